@@ -1,0 +1,1 @@
+"""Server-side CUDA devices behind one protocol: cpu (virtual), gpu (cuda-python), null."""

@@ -1,0 +1,199 @@
+"""The protocol that every server-side device implements, and the values it exchanges.
+
+One device object serves one session and lives in that session's worker process. The executor
+calls it with operations already decoded and bounds-checked as far as the wire allows; handles
+(streams, events, modules, graphs) are the robot's names, never device pointers. A device raises
+`CudaError` with the CUresult the program must see. It may execute at once or asynchronously; what
+CUDA orders must stay ordered, and `stream_synchronize`/`ctx_synchronize` wait for everything
+before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What a program may ask about the device, sent to the robot when a session opens.
+
+    Attributes:
+        kind: "cpu", "gpu" or "null".
+        name: Device name, at most 255 bytes of UTF-8.
+        uuid: 16 bytes.
+        compute_capability: (major, minor).
+        driver_version: As cuDriverGetVersion returns it, for example 13000.
+        total_bytes: Device memory that this session may allocate.
+        arena_base: First address of the session's arena, 2 MiB aligned.
+        arena_bytes: Size of the arena's address range (at least total_bytes).
+        attributes: CUdevice_attribute number -> value.
+    """
+
+    kind: str
+    name: str
+    uuid: bytes
+    compute_capability: tuple[int, int]
+    driver_version: int
+    total_bytes: int
+    arena_base: int
+    arena_bytes: int
+    attributes: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """One kernel of a loaded module.
+
+    Attributes:
+        name: The entry's (mangled) name.
+        params: (offset_bytes, size_bytes) of each parameter in the packed argument buffer.
+        attributes: CUfunction_attribute number -> value (0 max threads, 1 static shared bytes,
+            2 const bytes, 3 local bytes, 4 registers, 5 PTX version, 6 binary version, ...).
+    """
+
+    name: str
+    params: tuple[tuple[int, int], ...]
+    attributes: Mapping[int, int]
+
+    @property
+    def param_bytes(self) -> int:
+        """Size of the packed argument buffer in bytes."""
+        return max((offset + size for offset, size in self.params), default=0)
+
+
+@dataclass(frozen=True)
+class GlobalInfo:
+    """One device variable of a loaded module: where it lies and its size in bytes."""
+
+    name: str
+    address: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ModuleInfo:
+    """What the robot learns from a module load."""
+
+    kernels: tuple[KernelInfo, ...]
+    globals: tuple[GlobalInfo, ...] = ()
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch: kernel index in its module, geometry, packed argument bytes."""
+
+    module: int
+    kernel: int
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared_bytes: int
+    params: bytes
+    cooperative: bool = False
+
+
+@dataclass(frozen=True)
+class MemcpyNode:
+    """A device-to-device copy inside a graph."""
+
+    dst: int
+    src: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class MemsetNode:
+    """A fill inside a graph: `height` rows of `width` elements of `element_bytes` (1, 2, 4)."""
+
+    dst: int
+    pitch: int
+    value: int
+    element_bytes: int
+    width: int
+    height: int
+
+
+GraphNode = Launch | MemcpyNode | MemsetNode | None
+"""What a graph node does; None is an empty node."""
+
+
+@runtime_checkable
+class Device(Protocol):
+    """A CUDA device for one session."""
+
+    @property
+    def info(self) -> DeviceInfo: ...
+
+    def close(self) -> None: ...
+
+    def statistics(self) -> Mapping[str, int | float | str]: ...
+
+    # modules
+    def module_load(self, module: int, image: bytes) -> ModuleInfo: ...
+
+    def module_unload(self, module: int) -> None: ...
+
+    def function_set_attribute(
+        self, module: int, kernel: int, attribute: int, value: int
+    ) -> None: ...
+
+    # memory (addresses are inside the arena or inside a module's globals)
+    def mem_alloc(self, address: int, size: int, stream: int) -> None: ...
+
+    def mem_free(self, address: int, stream: int) -> None: ...
+
+    def memcpy_htod(self, dst: int, data: bytes | memoryview, stream: int) -> None: ...
+
+    def memcpy_dtoh(self, src: int, size: int, stream: int) -> bytes | memoryview: ...
+
+    def memcpy_dtod(self, dst: int, src: int, size: int, stream: int) -> None: ...
+
+    def memset(self, fill: MemsetNode, stream: int) -> None: ...
+
+    # execution
+    def launch(self, launch: Launch, stream: int) -> None: ...
+
+    def ctx_synchronize(self) -> None: ...
+
+    # streams and events
+    def stream_create(self, stream: int, flags: int, priority: int) -> None: ...
+
+    def stream_destroy(self, stream: int) -> None: ...
+
+    def stream_synchronize(self, stream: int) -> None: ...
+
+    def stream_query(self, stream: int) -> bool: ...
+
+    def stream_wait_event(self, stream: int, event: int, flags: int) -> None: ...
+
+    def event_create(self, event: int, flags: int) -> None: ...
+
+    def event_destroy(self, event: int) -> None: ...
+
+    def event_record(self, event: int, stream: int) -> None: ...
+
+    def event_synchronize(self, event: int) -> None: ...
+
+    def event_query(self, event: int) -> bool: ...
+
+    def event_elapsed_ms(self, start: int, end: int) -> float: ...
+
+    # graphs, built node by node
+    def graph_create(self, graph: int) -> None: ...
+
+    def graph_destroy(self, graph: int) -> None: ...
+
+    def graph_add_node(
+        self, graph: int, node: int, dependencies: Sequence[int], work: GraphNode
+    ) -> None: ...
+
+    def graph_node_set(self, graph: int, node: int, work: GraphNode) -> None: ...
+
+    def graph_instantiate(self, graph_exec: int, graph: int) -> None: ...
+
+    def graph_exec_destroy(self, graph_exec: int) -> None: ...
+
+    def graph_exec_node_set(self, graph_exec: int, node: int, work: GraphNode) -> None: ...
+
+    def graph_launch(self, graph_exec: int, stream: int) -> None: ...
