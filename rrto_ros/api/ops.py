@@ -68,7 +68,11 @@ OPS: tuple[Op, ...] = (
     _op(45, "event_elapsed_ms", "start:u64 end:u64", "bytes"),
     _op(50, "graph_create", "graph:u64"),
     _op(51, "graph_destroy", "graph:u64"),
-    _op(52, "graph_add_kernel_node", f"graph:u64 node:u64 {_LAUNCH} dependencies:u64[] params:bytes"),
+    _op(
+        52,
+        "graph_add_kernel_node",
+        f"graph:u64 node:u64 {_LAUNCH} dependencies:u64[] params:bytes",
+    ),
     _op(
         53,
         "graph_add_memcpy_node",
