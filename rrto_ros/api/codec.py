@@ -2,67 +2,110 @@
 
 Everything that is read is checked before it is used: sizes, bounds, operation codes, flags. What
 does not fit the format raises `ProtocolError` with a text that names what was got. The layouts
-come from `ops.OPS`; nothing here knows a particular operation. Handshake and descriptions are in
-`rrto_ros.api.descriptions`.
+come from `ops.OPS`; nothing here knows a particular operation. Handshake and descriptions
+(`rrto_ros.api.descriptions`) and the shared numbers (`rrto_ros.api.wire`) are re-exported here.
 """
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
+from rrto_ros.api.descriptions import (
+    HELLO,
+    MAGIC,
+    MAX_INFO_BYTES,
+    MAX_TEXT_BYTES,
+    WELCOME,
+    Hello,
+    Welcome,
+    hello_bytes,
+    pack_device_info,
+    pack_hello,
+    pack_module_info,
+    pack_welcome,
+    unpack_device_info,
+    unpack_hello,
+    unpack_module_info,
+    unpack_welcome,
+)
 from rrto_ros.api.ops import OPS, Op
+from rrto_ros.api.wire import (
+    ALL_FLAGS,
+    BLOB_REF,
+    CALL_HEADER,
+    FLAG_BLOB_REF,
+    FLAG_KEEP,
+    FLAG_REPLY,
+    FLAG_WAITED,
+    HEADER_BYTES,
+    PADDING_OP,
+    PADDING_STATUS,
+    PROTOCOL_VERSION,
+    RESULT_HEADER,
+    RESULT_STICKY,
+    TABLE_HASH,
+    Buffer,
+    pad8,
+)
 from rrto_ros.errors import ProtocolError
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
-
-PROTOCOL_VERSION = 1
-
-FLAG_WAITED = 1
-"""A program thread waits for this call's result now: flush."""
-FLAG_REPLY = 2
-"""Send a result record for this call."""
-FLAG_BLOB_REF = 4
-"""The payload is a blob reference."""
-FLAG_KEEP = 8
-"""Keep the payload as a blob under its SHA-256."""
-_ALL_FLAGS = FLAG_WAITED | FLAG_REPLY | FLAG_BLOB_REF | FLAG_KEEP
-
-RESULT_STICKY = 1
-"""An asynchronous call failed; every later call fails with this status."""
-
-CALL_HEADER = struct.Struct("<IHHQII")
-RESULT_HEADER = struct.Struct("<IIQII")
-HEADER_BYTES = 24
-PADDING_OP = 0
-PADDING_STATUS = 0xFFFFFFFF
-BLOB_REF = struct.Struct("<32sQ")
+__all__ = [
+    "ALL_FLAGS",
+    "BLOB_REF",
+    "Buffer",
+    "CALL_HEADER",
+    "CallHeader",
+    "CallRecord",
+    "FLAG_BLOB_REF",
+    "FLAG_KEEP",
+    "FLAG_REPLY",
+    "FLAG_WAITED",
+    "HEADER_BYTES",
+    "HELLO",
+    "Hello",
+    "LAYOUTS",
+    "Layout",
+    "MAGIC",
+    "MAX_INFO_BYTES",
+    "MAX_TEXT_BYTES",
+    "OP_BY_CODE",
+    "OP_BY_NAME",
+    "PADDING_OP",
+    "PADDING_STATUS",
+    "PROTOCOL_VERSION",
+    "RESULT_HEADER",
+    "RESULT_STICKY",
+    "ResultRecord",
+    "TABLE_HASH",
+    "WELCOME",
+    "Welcome",
+    "decode_call",
+    "hello_bytes",
+    "iter_calls",
+    "iter_headers",
+    "iter_results",
+    "pack_blob_ref",
+    "pack_call",
+    "pack_device_info",
+    "pack_hello",
+    "pack_module_info",
+    "pack_result",
+    "pack_welcome",
+    "pad8",
+    "replace_payload",
+    "unpack_blob_ref",
+    "unpack_device_info",
+    "unpack_hello",
+    "unpack_module_info",
+    "unpack_welcome",
+]
 
 _SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "i32": 4, "f32": 4, "u64[]": 4, "bytes": 4}
 _CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i32": "i", "f32": "f"}
 _CODES |= {"u64[]": "I", "bytes": "I"}
-
-
-def _table_text() -> str:
-    """Canonical text of the operations: one line each, in order."""
-    lines = [f"rrto ops {PROTOCOL_VERSION}"]
-    lines += [
-        f"{op.code} {op.name} {' '.join(f'{n}:{t}' for n, t in op.fields)} -> {op.reply}"
-        for op in OPS
-    ]
-    return "\n".join(lines) + "\n"
-
-
-TABLE_HASH = hashlib.sha256(_table_text().encode()).digest()
-"""32 bytes by which two ends know that they speak the same operations."""
-
-
-def pad8(size: int) -> int:
-    """`size` rounded up to a multiple of 8."""
-    return (size + 7) & ~7
 
 
 @dataclass(frozen=True)
@@ -185,7 +228,7 @@ def _check_header(
         raise ProtocolError(
             f"call record at byte {offset}: size {size} goes past the buffer's end at {limit}"
         )
-    if flags & ~_ALL_FLAGS:
+    if flags & ~ALL_FLAGS:
         raise ProtocolError(f"call record at byte {offset}: unknown flags 0x{flags:04x}")
     if payload_bytes > size - HEADER_BYTES:
         raise ProtocolError(
@@ -315,7 +358,8 @@ def pack_call(
         name: Operation name.
         index: Number of the driver call in its session.
         thread: Small number of the calling thread.
-        record_flags: FLAG_* bits of the record (`flags` is a field of some operations); REPLY is added for operations with a reply.
+        record_flags: FLAG_* bits of the record (`flags` is a field of some operations); REPLY is
+            added for operations with a reply.
         payload: Bulk data, for operations that have it.
         **fields: Every field of the operation but the payload: int, float, bytes (`bytes`) or a
             sequence of int (`u64[]`).

@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from rrto_ros.api.codec import PROTOCOL_VERSION, TABLE_HASH, Buffer
 from rrto_ros.api.info import DeviceInfo, GlobalInfo, KernelInfo, ModuleInfo
+from rrto_ros.api.wire import PROTOCOL_VERSION, TABLE_HASH, Buffer
 from rrto_ros.errors import ProtocolError
 
 MAGIC = 0x4F545252

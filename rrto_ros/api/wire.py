@@ -1,0 +1,52 @@
+"""Numbers and small rules of the wire format that every part shares (docs/wire_format.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import TypeAlias
+
+from rrto_ros.api.ops import OPS
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+PROTOCOL_VERSION = 1
+
+FLAG_WAITED = 1
+"""A program thread waits for this call's result now: flush."""
+FLAG_REPLY = 2
+"""Send a result record for this call."""
+FLAG_BLOB_REF = 4
+"""The payload is a blob reference."""
+FLAG_KEEP = 8
+"""Keep the payload as a blob under its SHA-256."""
+ALL_FLAGS = FLAG_WAITED | FLAG_REPLY | FLAG_BLOB_REF | FLAG_KEEP
+
+RESULT_STICKY = 1
+"""An asynchronous call failed; every later call fails with this status."""
+
+CALL_HEADER = struct.Struct("<IHHQII")
+RESULT_HEADER = struct.Struct("<IIQII")
+HEADER_BYTES = 24
+PADDING_OP = 0
+PADDING_STATUS = 0xFFFFFFFF
+BLOB_REF = struct.Struct("<32sQ")
+
+
+def _table_text() -> str:
+    """Canonical text of the operations: one line each, in order."""
+    lines = [f"rrto ops {PROTOCOL_VERSION}"]
+    lines += [
+        f"{op.code} {op.name} {' '.join(f'{n}:{t}' for n, t in op.fields)} -> {op.reply}"
+        for op in OPS
+    ]
+    return "\n".join(lines) + "\n"
+
+
+TABLE_HASH = hashlib.sha256(_table_text().encode()).digest()
+"""32 bytes by which two ends know that they speak the same operations."""
+
+
+def pad8(size: int) -> int:
+    """`size` rounded up to a multiple of 8."""
+    return (size + 7) & ~7
