@@ -152,8 +152,11 @@ def _layout(op: Op) -> Layout:
 
 LAYOUTS: dict[int, Layout] = {op.code: _layout(op) for op in OPS}
 """Layout of every operation, by code."""
-OP_BY_NAME: dict[str, Op] = {op.name: op for op in OPS}
-OP_BY_CODE: dict[int, Op] = {op.code: op for op in OPS}
+BLOB_DATA = Op(0xFF00, "blob_data", (("payload", "payload"),))
+"""Answers BLOB_WANTED: the content for the call of the same index. Not a call, so not in `OPS`."""
+LAYOUTS[BLOB_DATA.code] = _layout(BLOB_DATA)
+OP_BY_NAME: dict[str, Op] = {op.name: op for op in (*OPS, BLOB_DATA)}
+OP_BY_CODE: dict[int, Op] = {op.code: op for op in (*OPS, BLOB_DATA)}
 
 
 @dataclass(slots=True)
@@ -493,7 +496,7 @@ def iter_results(buffer: Buffer) -> Iterator[ResultRecord]:
                 f"result record at byte {offset}: size {size} with {payload_bytes} bytes of data "
                 f"in a buffer of {limit}"
             )
-        if flags & ~RESULT_STICKY:
+        if flags & ~(RESULT_STICKY | RESULT_BLOB_WANTED):
             raise ProtocolError(f"result record at byte {offset}: unknown flags 0x{flags:x}")
         start = offset + HEADER_BYTES
         yield ResultRecord(index, status, view[start : start + payload_bytes], flags, size)
