@@ -34,6 +34,8 @@ from rrto_ros.api.descriptions import (
 from rrto_ros.api.ops import OPS, Op
 from rrto_ros.api.wire import (
     ALL_FLAGS,
+    ALL_RESULT_FLAGS,
+    BLOB_DATA_OP,
     BLOB_REF,
     CALL_HEADER,
     FLAG_BLOB_REF,
@@ -44,6 +46,7 @@ from rrto_ros.api.wire import (
     PADDING_OP,
     PADDING_STATUS,
     PROTOCOL_VERSION,
+    RESULT_BLOB_WANTED,
     RESULT_HEADER,
     RESULT_STICKY,
     TABLE_HASH,
@@ -54,6 +57,8 @@ from rrto_ros.errors import ProtocolError
 
 __all__ = [
     "ALL_FLAGS",
+    "ALL_RESULT_FLAGS",
+    "BLOB_DATA_OP",
     "BLOB_REF",
     "Buffer",
     "CALL_HEADER",
@@ -76,6 +81,7 @@ __all__ = [
     "PADDING_OP",
     "PADDING_STATUS",
     "PROTOCOL_VERSION",
+    "RESULT_BLOB_WANTED",
     "RESULT_HEADER",
     "RESULT_STICKY",
     "ResultRecord",

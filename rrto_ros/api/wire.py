@@ -24,6 +24,12 @@ ALL_FLAGS = FLAG_WAITED | FLAG_REPLY | FLAG_BLOB_REF | FLAG_KEEP
 
 RESULT_STICKY = 1
 """An asynchronous call failed; every later call fails with this status."""
+RESULT_BLOB_WANTED = 2
+"""The server lacks the blob that the call refers to; never given to the program."""
+ALL_RESULT_FLAGS = RESULT_STICKY | RESULT_BLOB_WANTED
+
+BLOB_DATA_OP = 0xFF00
+"""A record that brings a wanted blob; only recorder_replayer makes it, never a program."""
 
 CALL_HEADER = struct.Struct("<IHHQII")
 RESULT_HEADER = struct.Struct("<IIQII")
