@@ -1,0 +1,125 @@
+"""What the two ends say to each other, as plain values: owns the requests, answers and messages.
+
+No ROS here, so that sessions can be run and tested over anything; `ros_port` carries these values
+over DDS. A session id is 16 bytes chosen by the robot.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rrto_ros.api.info import DeviceInfo
+from rrto_ros.api.wire import PROTOCOL_VERSION, TABLE_HASH, Buffer
+from rrto_ros.errors import ConfigError
+from rrto_ros.transport.link import MAX_MESSAGE_BYTES
+
+FLAG_MORE = 1
+"""The batch goes on in the next message."""
+FLAG_ACK_ONLY = 2
+"""No data; the sequence is that of the newest data message."""
+FLAG_BUSY = 4
+"""Results only: the session's worker is executing."""
+FLAG_CLOSED = 8
+"""Results only: the session is not open on this server (any more)."""
+
+_ROBOT = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
+
+
+def topic(robot: str, name: str) -> str:
+    """The full name of one of this package's topics or services for a robot.
+
+    Raises:
+        ConfigError: `robot` cannot be part of a ROS name.
+    """
+    if not _ROBOT.fullmatch(robot):
+        raise ConfigError(
+            f"robot name {robot!r} cannot be part of a topic name: letters, digits and _ in "
+            "parts separated by /, each beginning with a letter"
+        )
+    return f"/{robot}/rrto/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class CallsMessage:
+    """One message of a session's calls, robot to server (rrto_msgs/CallBatch)."""
+
+    session: bytes
+    sequence: int
+    results_ack: int
+    flags: int
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsMessage:
+    """One message of a session's results, server to robot (rrto_msgs/CallResult)."""
+
+    session: bytes
+    sequence: int
+    batches_ack: int
+    executed_call: int
+    missing: tuple[int, ...]
+    flags: int
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """Open a session (rrto_msgs/OpenSession); the fields are explained in the .srv file."""
+
+    session: bytes
+    robot: str
+    program: str
+    label: str
+    pid: int
+    device: str = ""
+    arena_base: int = 0
+    limit_bytes: int = 0
+    protocol_version: int = PROTOCOL_VERSION
+    table_hash: bytes = TABLE_HASH
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAnswer:
+    """How the server answers; `info` is there if and only if it accepted."""
+
+    accepted: bool
+    reason: str = ""
+    info: DeviceInfo | None = None
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    known_blobs: frozenset[bytes] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionAnnouncement:
+    """A session opened or closed (rrto_msgs/SessionEvent)."""
+
+    session: bytes
+    opened: bool
+    robot: str
+    program: str
+    pid: int
+    device: str = ""
+    arena_base: int = 0
+    arena_bytes: int = 0
+    reason: str = ""
+
+
+class RobotPort(Protocol):
+    """What a robot-side session needs of the network. Every method may be called by any thread."""
+
+    def publish_calls(self, message: CallsMessage) -> None: ...
+
+    def open_session(self, request: OpenRequest, timeout_s: float) -> OpenAnswer:
+        """Ask the server to open a session.
+
+        Raises:
+            UnavailableError: No server answered within the time.
+        """
+        ...
+
+    def close_session(self, session: bytes, reason: str) -> None:
+        """Ask the server to close a session; does not wait for the answer."""
+        ...
