@@ -1,0 +1,150 @@
+"""Builds the shim with the system's C compiler, when its sources changed, and says where it is.
+
+Two libraries: `libcuda.so.1` (with `libcuda.so` beside it), which the interposed program loads,
+and `librrto_ring.so`, the ring's atomics for the Python side. They lie in `lib/` inside the
+package where that is writable, else in the user's cache under the hash of the sources.
+`ensure_built()` is the one entry point; it costs one hash of the sources when nothing changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rrto_ros.errors import UnavailableError
+
+SHIM = Path(__file__).resolve().parent
+CFLAGS = ("-std=c11", "-O2", "-g", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra")
+_RING_SOURCE = "ring_atomics.c"
+_STAMP = "build.sha256"
+
+
+def compiler() -> str:
+    """The C compiler: `$CC`, else the first of cc, gcc, clang that is there.
+
+    Raises:
+        UnavailableError: There is none.
+    """
+    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
+        found = shutil.which(name) if name else None
+        if found:
+            return found
+    raise UnavailableError(
+        "no C compiler found (looked for $CC, cc, gcc, clang) to build the CUDA shim; install "
+        "one, for example: apt-get install gcc"
+    )
+
+
+def sources() -> tuple[list[Path], list[Path]]:
+    """(C files of libcuda.so.1, every file whose change means a new build)."""
+    core = sorted((SHIM / "core").glob("*.c"))
+    generated = sorted((SHIM / "generated").glob("*.c"))
+    units = [p for p in core + generated if p.name != _RING_SOURCE]
+    headers = sorted((SHIM / "core").glob("*.h")) + sorted((SHIM / "generated").glob("*.h"))
+    return units, [*core, *generated, *headers]
+
+
+def source_hash(cflags: Sequence[str] = CFLAGS) -> str:
+    """SHA-256 (hex) over the sources, their names, the flags and the compiler's path."""
+    digest = hashlib.sha256(" ".join((compiler(), *cflags)).encode())
+    for path in sources()[1]:
+        digest.update(f"\n{path.parent.name}/{path.name}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _cc(arguments: Sequence[str]) -> None:
+    command = [compiler(), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UnavailableError(
+            f"the C compiler failed while building the CUDA shim: {' '.join(command)}\n"
+            f"{done.stderr.strip()[-4000:]}"
+        )
+
+
+def build(target: Path, cflags: Sequence[str] = CFLAGS) -> None:
+    """Compile both libraries into `target`, each put in place whole.
+
+    Args:
+        target: An existing folder.
+        cflags: Compiler flags.
+
+    Raises:
+        UnavailableError: No compiler, or it refused the sources; the text holds its output.
+    """
+    units, _ = sources()
+    include = [f"-I{SHIM / 'core'}", f"-I{SHIM / 'generated'}"]
+    with tempfile.TemporaryDirectory(dir=target, prefix=".build-") as folder:
+        work = Path(folder)
+        ring = work / "librrto_ring.so"
+        _cc([*cflags, "-shared", str(SHIM / "core" / _RING_SOURCE), "-o", str(ring)])
+        made = [ring]
+        if units:
+            cuda = work / "libcuda.so.1"
+            link = ["-shared", "-Wl,-soname,libcuda.so.1", "-Wl,-z,defs", "-o", str(cuda)]
+            _cc([*cflags, *include, *map(str, units), *link])
+            plain = work / "libcuda.so"
+            plain.symlink_to("libcuda.so.1")
+            made += [cuda, plain]
+        for path in made:
+            path.replace(target / path.name)
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def _fresh(folder: Path, stamp: str) -> bool:
+    try:
+        return (folder / _STAMP).read_text() == stamp and (folder / "librrto_ring.so").exists()
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def ensure_built() -> Path:
+    """The folder that holds the libraries, for LD_LIBRARY_PATH; builds them if sources changed.
+
+    Raises:
+        UnavailableError: No compiler, it refused the sources, or no folder can be written.
+    """
+    packaged = SHIM / "lib"
+    with contextlib.suppress(UnavailableError):
+        if _fresh(packaged, source_hash()):
+            return packaged
+    stamp = source_hash()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for folder in (packaged, cache / "rrto" / "shim" / stamp[:16]):
+        if _fresh(folder, stamp):
+            return folder
+        if not _writable(folder):
+            continue
+        with _locked(folder):
+            if not _fresh(folder, stamp):
+                build(folder)
+                (folder / _STAMP).write_text(stamp)
+        return folder
+    raise UnavailableError(f"cannot write the built CUDA shim to {packaged} nor to {cache}")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{ensure_built()}\n")
