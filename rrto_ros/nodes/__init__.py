@@ -1,0 +1,1 @@
+"""ROS 2 nodes: the offloading nodes, and the demo: a camera source and a perception node."""
