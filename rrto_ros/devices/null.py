@@ -1,0 +1,401 @@
+"""The null device: accepts what a CUDA device accepts and computes nothing.
+
+It is for measurements of transport and scheduling only. Its name says so, copies to the host give
+zeros, and kernels take a modelled time. Handles, allocations and bounds are checked as a device
+does, so that a program takes the same path. Kernel names and parameter sizes come from a scan of
+the PTX text; binaries are refused.
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import TypeVar
+
+from rrto_ros.api.info import DeviceInfo, KernelInfo, ModuleInfo
+from rrto_ros.api.results import CUresult
+from rrto_ros.devices.protocol import GraphNode, Launch, MemcpyNode, MemsetNode
+from rrto_ros.errors import CudaError, PtxError
+
+_T = TypeVar("_T")
+
+DEFAULT_ARENA_BASE = 0x7E00_0000_0000
+ARENA_ALIGNMENT = 2 << 20
+DEFAULT_LAUNCH_S = 5e-6
+DEFAULT_BYTES_PER_S = 10e9
+_MAX_THREADS = 1024
+_SIZES = {"8": 1, "16": 2, "32": 4, "64": 8}
+# What tinygrad, Numba and cuda.core ask for before they launch anything.
+_ATTRIBUTES = {
+    1: _MAX_THREADS, 2: 1024, 3: 1024, 4: 64, 5: 2**31 - 1, 6: 65535, 7: 65535, 8: 49152,
+    10: 32, 12: 65536, 13: 1_500_000, 16: 16, 31: 1, 39: 1536, 40: 1, 41: 1, 81: 102400,
+    97: 101376, 106: 16, 115: 1,
+}  # fmt: skip
+
+
+def scan_ptx(text: str) -> tuple[KernelInfo, ...]:
+    """The kernels of a PTX text with their parameters' offsets and sizes in bytes.
+
+    Raises:
+        PtxError: The text declares no kernel, or a parameter list makes no sense.
+    """
+    kernels: list[KernelInfo] = []
+    at = 0
+    while (at := text.find(".entry", at)) >= 0:
+        start = at + len(".entry")
+        opened, body = text.find("(", start), text.find("{", start)
+        end = body if opened < 0 or 0 <= body < opened else opened
+        if end < 0:
+            raise PtxError("a .entry without a body; is the text truncated?")
+        name = text[start:end].strip()
+        params: list[tuple[int, int]] = []
+        if end == opened:
+            closed = text.find(")", opened)
+            if closed < 0 or not name:
+                raise PtxError(f"the parameter list of kernel {name!r} does not end")
+            params = _scan_params(name, text[opened + 1 : closed])
+            end = closed
+        kernels.append(KernelInfo(name, tuple(params), {0: _MAX_THREADS, 1: 0, 2: 0, 3: 0, 4: 32}))
+        at = end
+    if not kernels:
+        raise PtxError("the text declares no kernel (.entry)")
+    return tuple(kernels)
+
+
+def _scan_params(name: str, text: str) -> list[tuple[int, int]]:
+    """(offset, size) of each ``.param [.align N] .type name[count]``."""
+    out: list[tuple[int, int]] = []
+    offset = 0
+    for declaration in filter(None, (part.strip() for part in text.split(","))):
+        words = declaration.replace("[", " [").split()
+        size, align = 0, 0
+        try:
+            for i, word in enumerate(words):
+                if word == ".align":
+                    align = max(align, int(words[i + 1]))
+                elif word[:1] == "." and word[2:] in _SIZES:
+                    size = _SIZES[word[2:]]
+                elif word[:1] == "[":
+                    size *= int(word[1:].rstrip("]"))
+        except (ValueError, IndexError):
+            size = 0
+        if not size:
+            raise PtxError(f"kernel {name!r}: cannot read the parameter {declaration!r}")
+        align = align or (size if size in (1, 2, 4, 8) else 8)
+        offset += -offset % align
+        out.append((offset, size))
+        offset += size
+    return out
+
+
+class _Memory:
+    """Which ranges are allocated."""
+
+    def __init__(self, base: int, end: int, limit: int) -> None:
+        self._base, self._end, self._limit = base, end, limit
+        self._starts: list[int] = []
+        self._sizes: dict[int, int] = {}
+        self.used = 0
+
+    def allocate(self, address: int, size: int) -> None:
+        if size == 0 or address < self._base or address + size > self._end:
+            raise CudaError(
+                CUresult.INVALID_VALUE, f"{size} bytes at 0x{address:x} are outside the arena"
+            )
+        if self.used + size > self._limit:
+            raise CudaError(
+                CUresult.OUT_OF_MEMORY,
+                f"{size} bytes wanted, {self._limit - self.used} of {self._limit} are free",
+            )
+        at = bisect.bisect_right(self._starts, address)
+        before = self._starts[at - 1] if at else -1
+        overlaps = at > 0 and before + self._sizes[before] > address
+        if overlaps or (at < len(self._starts) and self._starts[at] < address + size):
+            raise CudaError(CUresult.INVALID_VALUE, f"0x{address:x} is already allocated")
+        self._starts.insert(at, address)
+        self._sizes[address] = size
+        self.used += size
+
+    def free(self, address: int) -> None:
+        if address not in self._sizes:
+            raise CudaError(CUresult.INVALID_VALUE, f"0x{address:x} is not allocated")
+        self.used -= self._sizes.pop(address)
+        del self._starts[bisect.bisect_left(self._starts, address)]
+
+    def check(self, address: int, size: int) -> None:
+        at = bisect.bisect_right(self._starts, address)
+        start = self._starts[at - 1] if at else 0
+        if not at or address + size > start + self._sizes[start]:
+            raise CudaError(
+                CUresult.INVALID_VALUE, f"{size} bytes at 0x{address:x} are not allocated"
+            )
+
+
+class NullDevice:
+    """A device without results.
+
+    Args:
+        limit_bytes: Memory that may be allocated (nothing is really used).
+        arena_base: Wanted base of the arena, 0 for the default.
+        compute_capability: What it reports, by default (8, 9).
+        launch_s: Modelled time of one kernel in seconds.
+        bytes_per_s: Modelled rate of copies in bytes per second, 0 for instant copies.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit_bytes: int,
+        arena_base: int = 0,
+        compute_capability: tuple[int, int] | None = None,
+        launch_s: float = DEFAULT_LAUNCH_S,
+        bytes_per_s: float = DEFAULT_BYTES_PER_S,
+    ) -> None:
+        base = arena_base or DEFAULT_ARENA_BASE
+        size = -(-max(limit_bytes, 1) * 2 // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
+        major, minor = compute_capability or (8, 9)
+        self._info = DeviceInfo(
+            "null", "RRTO null device: no results", sha256(b"rrto null device").digest()[:16],
+            (major, minor), 13000, limit_bytes, base, size,
+            {**_ATTRIBUTES, 75: major, 76: minor},
+        )  # fmt: skip
+        self._launch_s = launch_s
+        self._per_byte_s = 1 / bytes_per_s if bytes_per_s else 0.0
+        self._memory = _Memory(base, base + size, limit_bytes)
+        self._modules: dict[int, tuple[KernelInfo, ...]] = {}
+        self._streams = {0, 1, 2}  # null, legacy and per-thread default stream
+        self._events: dict[int, float | None] = {}
+        self._graphs: dict[int, dict[int, GraphNode]] = {}
+        self._execs: dict[int, dict[int, GraphNode]] = {}
+        self._busy_until = 0.0
+        self._launches = 0
+        self._modelled_s = 0.0
+
+    @property
+    def info(self) -> DeviceInfo:
+        return self._info
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def statistics(self) -> Mapping[str, int | float | str]:
+        return {
+            "device": "null: no results",
+            "launches": self._launches,
+            "modelled_s": self._modelled_s,
+            "used_bytes": self._memory.used,
+        }
+
+    # modules
+
+    def module_load(self, module: int, image: bytes) -> ModuleInfo:
+        if image[:4] == b"\x7fELF" or b"\x00" in image.rstrip(b"\x00"):
+            raise CudaError(
+                CUresult.NO_BINARY_FOR_GPU, "the null device reads PTX text, not binaries"
+            )
+        kernels = scan_ptx(image.rstrip(b"\x00").decode("utf-8", "replace"))
+        self._new(self._modules, module, "module")
+        self._modules[module] = kernels
+        return ModuleInfo(kernels)
+
+    def module_unload(self, module: int) -> None:
+        self._get(self._modules, module, "module")
+        del self._modules[module]
+
+    def function_set_attribute(self, module: int, kernel: int, attribute: int, value: int) -> None:
+        self._kernel(module, kernel)
+        if value < 0:
+            raise CudaError(CUresult.INVALID_VALUE, f"attribute {attribute} = {value}")
+
+    # memory
+
+    def mem_alloc(self, address: int, size: int, stream: int) -> None:
+        self._stream(stream)
+        self._memory.allocate(address, size)
+
+    def mem_free(self, address: int, stream: int) -> None:
+        self._stream(stream)
+        self._memory.free(address)
+
+    def memcpy_htod(self, dst: int, data: bytes | memoryview, stream: int) -> None:
+        self._stream(stream)
+        self._memory.check(dst, len(data))
+        self._take(len(data) * self._per_byte_s)
+
+    def memcpy_dtoh(self, src: int, size: int, stream: int) -> bytes:
+        self._stream(stream)
+        self._memory.check(src, size)
+        self._take(size * self._per_byte_s)
+        self.ctx_synchronize()
+        return bytes(size)
+
+    def memcpy_dtod(self, dst: int, src: int, size: int, stream: int) -> None:
+        self._stream(stream)
+        self._memory.check(dst, size)
+        self._memory.check(src, size)
+        self._take(size * self._per_byte_s)
+
+    def memset(self, fill: MemsetNode, stream: int) -> None:
+        self._stream(stream)
+        self._work(fill)
+
+    # execution
+
+    def launch(self, launch: Launch, stream: int) -> None:
+        self._stream(stream)
+        self._work(launch)
+
+    def ctx_synchronize(self) -> None:
+        remaining = self._busy_until - time.perf_counter()
+        if remaining > 0:
+            time.sleep(remaining)  # the modelled device computes
+
+    # streams and events
+
+    def stream_create(self, stream: int, flags: int, priority: int) -> None:  # noqa: ARG002
+        if stream in self._streams:
+            raise CudaError(CUresult.INVALID_HANDLE, f"stream {stream} exists")
+        self._streams.add(stream)
+
+    def stream_destroy(self, stream: int) -> None:
+        self._stream(stream)
+        self._streams.discard(stream)
+
+    def stream_synchronize(self, stream: int) -> None:
+        self._stream(stream)
+        self.ctx_synchronize()
+
+    def stream_query(self, stream: int) -> bool:
+        self._stream(stream)
+        return time.perf_counter() >= self._busy_until
+
+    def stream_wait_event(self, stream: int, event: int, flags: int) -> None:  # noqa: ARG002
+        self._stream(stream)
+        self._get(self._events, event, "event")
+
+    def event_create(self, event: int, flags: int) -> None:  # noqa: ARG002
+        self._new(self._events, event, "event")
+        self._events[event] = None
+
+    def event_destroy(self, event: int) -> None:
+        self._get(self._events, event, "event")
+        del self._events[event]
+
+    def event_record(self, event: int, stream: int) -> None:
+        self._stream(stream)
+        self._get(self._events, event, "event")
+        self._events[event] = max(self._busy_until, time.perf_counter())
+
+    def event_synchronize(self, event: int) -> None:
+        self._get(self._events, event, "event")
+        self.ctx_synchronize()
+
+    def event_query(self, event: int) -> bool:
+        at = self._get(self._events, event, "event")
+        return at is None or time.perf_counter() >= at
+
+    def event_elapsed_ms(self, start: int, end: int) -> float:
+        first = self._get(self._events, start, "event")
+        last = self._get(self._events, end, "event")
+        if first is None or last is None:
+            raise CudaError(CUresult.INVALID_HANDLE, "an event was not recorded")
+        if time.perf_counter() < last:
+            raise CudaError(CUresult.NOT_READY, "the event is not reached yet")
+        return (last - first) * 1e3
+
+    # graphs
+
+    def graph_create(self, graph: int) -> None:
+        self._new(self._graphs, graph, "graph")
+        self._graphs[graph] = {}
+
+    def graph_destroy(self, graph: int) -> None:
+        self._get(self._graphs, graph, "graph")
+        del self._graphs[graph]
+
+    def graph_add_node(
+        self, graph: int, node: int, dependencies: Sequence[int], work: GraphNode
+    ) -> None:
+        nodes = self._get(self._graphs, graph, "graph")
+        self._new(nodes, node, "graph node")
+        for dependency in dependencies:
+            self._get(nodes, dependency, "graph node")
+        nodes[node] = work
+
+    def graph_node_set(self, graph: int, node: int, work: GraphNode) -> None:
+        nodes = self._get(self._graphs, graph, "graph")
+        self._get(nodes, node, "graph node")
+        nodes[node] = work
+
+    def graph_instantiate(self, graph_exec: int, graph: int) -> None:
+        nodes = self._get(self._graphs, graph, "graph")
+        self._new(self._execs, graph_exec, "executable graph")
+        self._execs[graph_exec] = dict(nodes)
+
+    def graph_exec_destroy(self, graph_exec: int) -> None:
+        self._get(self._execs, graph_exec, "executable graph")
+        del self._execs[graph_exec]
+
+    def graph_exec_node_set(self, graph_exec: int, node: int, work: GraphNode) -> None:
+        nodes = self._get(self._execs, graph_exec, "executable graph")
+        self._get(nodes, node, "graph node")
+        nodes[node] = work
+
+    def graph_launch(self, graph_exec: int, stream: int) -> None:
+        self._stream(stream)
+        for work in self._get(self._execs, graph_exec, "executable graph").values():
+            self._work(work)
+
+    # what they share
+
+    def _work(self, work: GraphNode) -> None:
+        if isinstance(work, Launch):
+            kernel = self._kernel(work.module, work.kernel)
+            threads = work.block[0] * work.block[1] * work.block[2]
+            if not 0 < threads <= _MAX_THREADS or min(work.grid) < 1:
+                raise CudaError(CUresult.INVALID_VALUE, f"grid {work.grid}, block {work.block}")
+            if len(work.params) < kernel.param_bytes:
+                raise CudaError(
+                    CUresult.INVALID_VALUE,
+                    f"{len(work.params)} bytes of arguments, {kernel.name} has "
+                    f"{kernel.param_bytes}",
+                )
+            self._launches += 1
+            self._take(self._launch_s)
+        elif isinstance(work, MemcpyNode):
+            self._memory.check(work.dst, work.bytes)
+            self._memory.check(work.src, work.bytes)
+            self._take(work.bytes * self._per_byte_s)
+        elif isinstance(work, MemsetNode) and work.height and work.width:
+            row = work.width * work.element_bytes
+            size = (work.height - 1) * work.pitch + row
+            self._memory.check(work.dst, size)
+            self._take(row * work.height * self._per_byte_s)
+
+    def _take(self, seconds: float) -> None:
+        """The modelled device is busy for another `seconds`."""
+        self._busy_until = max(self._busy_until, time.perf_counter()) + seconds
+        self._modelled_s += seconds
+
+    def _kernel(self, module: int, kernel: int) -> KernelInfo:
+        kernels = self._get(self._modules, module, "module")
+        if kernel >= len(kernels):
+            raise CudaError(CUresult.INVALID_HANDLE, f"module {module} has no kernel {kernel}")
+        return kernels[kernel]
+
+    def _stream(self, stream: int) -> None:
+        if stream not in self._streams:
+            raise CudaError(CUresult.INVALID_HANDLE, f"stream {stream} does not exist")
+
+    @staticmethod
+    def _get(table: Mapping[int, _T], handle: int, what: str) -> _T:
+        if handle not in table:
+            raise CudaError(CUresult.INVALID_HANDLE, f"{what} {handle} does not exist")
+        return table[handle]
+
+    @staticmethod
+    def _new(table: Mapping[int, object], handle: int, what: str) -> None:
+        if handle in table:
+            raise CudaError(CUresult.INVALID_HANDLE, f"{what} {handle} exists already")

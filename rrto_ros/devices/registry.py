@@ -1,0 +1,115 @@
+"""Device names to devices: owns which kinds exist and imports each only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rrto_ros.devices.protocol import Device
+from rrto_ros.errors import ConfigError, UnavailableError
+
+DEVICE_NAMES = ("cpu", "gpu", "null")
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """What a session's device is made with.
+
+    Attributes:
+        limit_bytes: Device memory that the session may allocate.
+        arena_base: Wanted first address of the arena, 0 for the device's choice. A device that
+            cannot have it takes another.
+        compute_capability: (major, minor) that the device reports, None for its own.
+        threads: Threads that execute kernels, 0 for one per core.
+        cache_directory: Where compiled kernels are kept, None for the default place.
+        cache_bytes: Size limit of that cache, 0 for the device's default.
+    """
+
+    limit_bytes: int
+    arena_base: int = 0
+    compute_capability: tuple[int, int] | None = None
+    threads: int = 0
+    cache_directory: Path | None = None
+    cache_bytes: int = 0
+
+
+DeviceFactory = Callable[[DeviceSettings], Device]
+
+
+def _cpu(settings: DeviceSettings) -> Device:
+    module = importlib.import_module("rrto_ros.devices.cpu.device")
+    options: dict[str, object] = {"limit_bytes": settings.limit_bytes}
+    if settings.arena_base:
+        options["arena_base"] = settings.arena_base
+    if settings.compute_capability is not None:
+        options["compute_capability"] = settings.compute_capability
+    if settings.threads:
+        options["threads"] = settings.threads
+    if settings.cache_directory is not None:
+        options["cache_dir"] = settings.cache_directory
+    if settings.cache_bytes:
+        options["cache_bytes"] = settings.cache_bytes
+    device: Device = module.CpuDevice(**options)
+    return device
+
+
+def _null(settings: DeviceSettings) -> Device:
+    module = importlib.import_module("rrto_ros.devices.null")
+    device: Device = module.NullDevice(
+        limit_bytes=settings.limit_bytes,
+        arena_base=settings.arena_base,
+        compute_capability=settings.compute_capability,
+    )
+    return device
+
+
+def _gpu(settings: DeviceSettings) -> Device:  # noqa: ARG001 same shape as the others
+    raise UnavailableError(
+        "device 'gpu' comes with a later release; use device 'cpu' (real results, slower) or "
+        "'null' (no results, for transport measurements)"
+    )
+
+
+_FACTORIES: dict[str, DeviceFactory] = {"cpu": _cpu, "gpu": _gpu, "null": _null}
+_MODULES = {"cpu": "rrto_ros.devices.cpu.device", "null": "rrto_ros.devices.null"}
+
+
+def check_available(name: str) -> None:
+    """Say now, before any session opens, if a device cannot be had.
+
+    Raises:
+        ConfigError: There is no such device.
+        UnavailableError: This installation does not have it.
+    """
+    if name not in _FACTORIES:
+        raise ConfigError(
+            f"device {name!r} is none of {', '.join(DEVICE_NAMES)}; set the parameter 'device'"
+        )
+    if name == "gpu":
+        _gpu(DeviceSettings(limit_bytes=0))
+    if name == "cpu" and importlib.util.find_spec("llvmlite") is None:
+        raise UnavailableError(
+            "device 'cpu' needs the Python package llvmlite: pip install llvmlite"
+        )
+
+
+def preload(name: str) -> None:
+    """Import a device's modules ahead of its creation, so that a session opens faster."""
+    if name in _MODULES:
+        importlib.import_module(_MODULES[name])
+
+
+def create_device(name: str, settings: DeviceSettings) -> Device:
+    """Make a device.
+
+    Raises:
+        ConfigError: There is no such device, or a setting cannot be used.
+        UnavailableError: This installation does not have it.
+    """
+    factory = _FACTORIES.get(name)
+    if factory is None:
+        raise ConfigError(f"device {name!r} is none of {', '.join(DEVICE_NAMES)}")
+    return factory(settings)
