@@ -85,7 +85,7 @@ class RingListener:
 
     def accept(self) -> socket.socket | None:
         """Wait for the next program; None once `stop` was called."""
-        readable, _, _ = select.select([self._socket, self._wake], [], [])
+        readable, _, _ = select.select([self._socket.fileno(), self._wake], [], [])
         if self._wake in readable:
             return None
         try:
