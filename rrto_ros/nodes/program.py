@@ -8,6 +8,7 @@ from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Future
@@ -98,7 +99,7 @@ def run(make: Callable[[], TaskNode], arguments: Sequence[str] | None = None) ->
             node.finished.result()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except RrtoError as error:
+    except (RrtoError, ParameterException) as error:
         logger.fatal(str(error))
         code = 2
     except Exception as error:
