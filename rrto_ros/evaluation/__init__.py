@@ -1,0 +1,1 @@
+"""Measuring: network namespaces, an emulated robot link, metrics and reports."""
