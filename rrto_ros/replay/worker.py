@@ -109,7 +109,9 @@ def _prepare_process() -> None:
 class _Session:
     """One open session: its device, executor and blobs."""
 
-    def __init__(self, end: socket.socket, device: Device, blobs: BlobWriter | None, page: int):
+    def __init__(
+        self, end: socket.socket, device: Device, blobs: BlobWriter | None, page: int
+    ) -> None:
         self._end = end
         self.device = device
         self._blobs = blobs

@@ -1,0 +1,299 @@
+"""The server's end of one session: owns the order of its messages and the life of its worker.
+
+Calls come in as messages (any thread), are put in order and handed to the worker; what the worker
+answers is cut into messages and published from the worker's reader thread. `tick` keeps time:
+acknowledgements, resending, a sign of life four times per second, and the end of a session from
+whose recorder nothing is heard. No ROS: messages go out through a callback.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rrto_ros.api.codec import pack_result
+from rrto_ros.api.info import DeviceInfo
+from rrto_ros.api.wire import RESULT_STICKY, Buffer
+from rrto_ros.errors import ProtocolError
+from rrto_ros.replay.executor import refuse_calls
+from rrto_ros.transport.link import MAX_MESSAGE_BYTES, Message, MessageReceiver, MessageSender
+from rrto_ros.transport.port import (
+    FLAG_ACK_ONLY,
+    FLAG_BUSY,
+    FLAG_CLOSED,
+    FLAG_MORE,
+    CallsMessage,
+    OpenRequest,
+    ResultsMessage,
+)
+from rrto_ros.transport.worker_process import WorkerDeath, WorkerProcess
+
+KEEPALIVE_S = 0.25
+MAX_UNEXECUTED_BYTES = 256 << 20
+MAX_UNSENT_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class HostLimits:
+    """What one session may hold and how long it may be silent.
+
+    Attributes:
+        max_message_bytes: Largest message taken or sent.
+        timeout_s: The session closes when nothing came for so long, in seconds.
+        unexecuted_bytes: Beyond it calls are not taken (the robot sends them again).
+        unsent_bytes: The session closes when more results wait for acknowledgement.
+    """
+
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    timeout_s: float = 10.0
+    unexecuted_bytes: int = MAX_UNEXECUTED_BYTES
+    unsent_bytes: int = MAX_UNSENT_BYTES
+
+
+class SessionHost:
+    """One open session.
+
+    Args:
+        request: What the robot asked for.
+        info: The session's device.
+        worker: Its worker; results and death are to be given to `on_results` and `on_death`.
+        publish: Sends one message; called by several threads, one at a time per session.
+        limits: Bounds.
+        wake: Told that `deadline` may have come closer.
+    """
+
+    def __init__(
+        self,
+        request: OpenRequest,
+        info: DeviceInfo,
+        worker: WorkerProcess,
+        publish: Callable[[ResultsMessage], None],
+        limits: HostLimits,
+        wake: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self.request = request
+        self.info = info
+        self._worker = worker
+        self._publish = publish
+        self._limits = limits
+        self._wake = wake
+        self._lock = threading.RLock()
+        self._receiver = MessageReceiver(max_message_bytes=limits.max_message_bytes)
+        self._sender = MessageSender(max_message_bytes=limits.max_message_bytes)
+        # What the worker has not finished: answered from here if it dies.
+        self._unexecuted: deque[Buffer] = deque()
+        self._unexecuted_bytes = 0
+        self._batches_done = 0
+        self._executed = 0
+        self._last_reply = 0
+        self._dead: WorkerDeath | None = None
+        self._closed = ""
+        now = time.monotonic()
+        self._opened_at = now
+        self._heard_at = now
+        self._said_at = now
+        self._deadline = now + KEEPALIVE_S
+        self._deferred = 0
+        self._refused = 0
+        self._last_refusal = ""
+
+    @property
+    def session(self) -> bytes:
+        """The session's id, 16 bytes."""
+        return self.request.session
+
+    @property
+    def worker(self) -> WorkerProcess:
+        """The session's worker process."""
+        return self._worker
+
+    @property
+    def closed(self) -> str:
+        """Why the session is closed, empty while it is open."""
+        return self._closed
+
+    @property
+    def error(self) -> str:
+        """What ended the worker, empty while it lives."""
+        return self._dead.text if self._dead is not None else ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether the worker has something to execute."""
+        return bool(self._unexecuted) and self._dead is None
+
+    @property
+    def deadline(self) -> float:
+        """When `tick` has something to do, in seconds of the monotonic clock."""
+        return self._deadline
+
+    def receive(self, message: CallsMessage) -> None:
+        """Take one message of this session.
+
+        Raises:
+            ProtocolError: It is refused (and counted); the session goes on if it can.
+        """
+        with self._lock:
+            if self._closed:
+                self._say_closed()
+                return
+            now = time.monotonic()
+            self._heard_at = now
+            try:
+                self._sender.acknowledged(message.results_ack, (), now)
+                if message.flags & FLAG_ACK_ONLY:
+                    self._receiver.announced(message.sequence, now)
+                elif self._unexecuted_bytes > self._limits.unexecuted_bytes:
+                    self._deferred += 1
+                else:
+                    more = bool(message.flags & FLAG_MORE)
+                    for batch in self._receiver.receive(message.sequence, more, message.data, now):
+                        self._feed(batch)
+            except ProtocolError as error:
+                self._refused += 1
+                self._last_refusal = str(error)
+                raise
+            finally:
+                self._pump(now)
+
+    def on_results(self, data: memoryview, executed: int, done: int, last_reply: int) -> None:
+        """Take results from the worker (its reader thread)."""
+        with self._lock:
+            self._executed = executed
+            self._last_reply = last_reply
+            while self._batches_done < done and self._unexecuted:
+                self._unexecuted_bytes -= len(self._unexecuted.popleft())
+                self._batches_done += 1
+            if self._closed:
+                return
+            if len(data):
+                self._sender.push(data)
+            self._pump(time.monotonic())
+
+    def on_death(self, death: WorkerDeath) -> None:
+        """Answer for a worker that died: a sticky error, then everything that waits."""
+        with self._lock:
+            self._dead = death
+            index = death.executing.index or self._executed
+            self._last_reply = max(self._last_reply, 0)
+            self._sender.push(pack_result(index, death.status, death.text.encode(), RESULT_STICKY))
+            for batch in self._unexecuted:
+                self._refuse(batch, after=self._last_reply, but=death.executing.index)
+            self._unexecuted.clear()
+            self._unexecuted_bytes = 0
+            if not self._closed:
+                self._pump(time.monotonic())
+
+    def tick(self, now: float) -> str:
+        """Do what is due; return why the session has to be closed, empty if not."""
+        with self._lock:
+            if self._closed:
+                return ""
+            silent = now - self._heard_at
+            if silent > self._limits.timeout_s:
+                return f"nothing was heard from the recorder for {silent:.1f} s"
+            if self._receiver.broken:
+                return f"the stream of calls broke: {self._receiver.broken}"
+            stats = self._sender.statistics()
+            unsent = int(stats["queued_bytes"]) + int(stats["unacknowledged_bytes"])
+            if unsent > self._limits.unsent_bytes:
+                return f"{unsent} bytes of results wait for the recorder's acknowledgement"
+            self._pump(now)
+            return ""
+
+    def close(self, reason: str) -> None:
+        """Tell the robot, end the worker, free everything; may take two seconds."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = reason or "closed"
+            self._unexecuted.clear()
+            self._unexecuted_bytes = 0
+            self._say_closed()
+        # A worker in the middle of a kernel need not finish it: nobody wants the result.
+        self._worker.close(0.0 if self.busy else 2.0)
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters of both directions, the worker's report, ages in seconds."""
+        with self._lock:
+            now = time.monotonic()
+            return {
+                "duration_s": now - self._opened_at,
+                "silent_s": now - self._heard_at,
+                "executed_call": self._executed,
+                "busy": self.busy,
+                "unexecuted_bytes": self._unexecuted_bytes,
+                "deferred": self._deferred,
+                "refused": self._refused,
+                "last_refusal": self._last_refusal,
+                "error": self.error,
+                "received": self._receiver.statistics(),
+                "sent": self._sender.statistics(),
+                "worker": self._worker.statistics(),
+            }
+
+    def _feed(self, batch: Buffer) -> None:
+        if self._dead is not None:
+            self._refuse(batch)
+            return
+        self._unexecuted.append(batch)
+        self._unexecuted_bytes += len(batch)
+        self._worker.send(batch)
+
+    def _refuse(self, batch: Buffer, after: int = 0, but: int = 0) -> None:
+        if self._dead is None:
+            return
+        answers = refuse_calls(batch, self._dead.status, self._dead.text, after=after, but=but)
+        if answers:
+            self._sender.push(answers)
+
+    def _pump(self, now: float) -> None:
+        """Send what is due and find the next deadline; the lock is held."""
+        if self._closed:
+            return
+        sender, receiver = self._sender, self._receiver
+        due = sender.due(now)
+        for message in due:
+            self._say(message, now)
+        if not due and (receiver.ack_due(now) or now - self._said_at >= KEEPALIVE_S):
+            self._say(None, now)
+        deadline = self._said_at + KEEPALIVE_S
+        for other in (sender.deadline(), receiver.ack_deadline()):
+            if other is not None and other < deadline:
+                deadline = other
+        self._deadline = deadline
+        self._wake(deadline)
+
+    def _say(self, message: Message | None, now: float) -> None:
+        flags = FLAG_BUSY if self.busy else 0
+        if message is None:
+            sequence, data = self._sender.newest, b""
+            flags |= FLAG_ACK_ONLY
+        else:
+            sequence, data = message.sequence, message.data
+            flags |= FLAG_MORE if message.more else 0
+        self._publish(
+            ResultsMessage(
+                self.session,
+                sequence,
+                self._receiver.ack,
+                self._executed,
+                tuple(self._receiver.missing()),
+                flags,
+                data,
+            )
+        )
+        self._receiver.ack_sent()
+        self._said_at = now
+
+    def _say_closed(self) -> None:
+        self._publish(closed_message(self.session, self._receiver.ack, self._executed))
+
+
+def closed_message(session: bytes, batches_ack: int = 0, executed: int = 0) -> ResultsMessage:
+    """What tells a robot that a session is not open here."""
+    return ResultsMessage(session, 0, batches_ack, executed, (), FLAG_ACK_ONLY | FLAG_CLOSED, b"")
