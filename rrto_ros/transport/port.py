@@ -19,6 +19,8 @@ FLAG_MORE = 1
 """The batch goes on in the next message."""
 FLAG_ACK_ONLY = 2
 """No data; the sequence is that of the newest data message."""
+FLAG_PROBE = 4
+"""Calls only: answer at once with a message, whatever there is to say."""
 FLAG_BUSY = 4
 """Results only: the session's worker is executing."""
 FLAG_CLOSED = 8

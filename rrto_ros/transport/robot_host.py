@@ -199,7 +199,7 @@ class RobotHost:
             return self._send_away(
                 connection,
                 f"recorder_replayer for robot {self._config.robot!r} {state}; activate it with "
-                "`ros2 lifecycle set /recorder_replayer activate` or start it with autostart:=true",
+                "`ros2 lifecycle set /recorder_replayer activate` or use autostart:=true",
             )
         return self._send_away(
             connection, f"{count} sessions are open, the most allowed (max_sessions)"
@@ -222,11 +222,12 @@ class RobotHost:
         self._log(f"session {session.id.hex()[:8]} {final.phase}{note}")
         self._on_closed(final)
 
-    def _send_away(self, connection: socket.socket, text: str) -> None:
+    def _send_away(self, connection: socket.socket, text: str) -> RobotSession | None:
         self._refuse(text)
         with contextlib.suppress(OSError):
             send_welcome(connection, Welcome(int(CUresult.SYSTEM_NOT_READY), text))
         connection.close()
+        return None
 
     def _refuse(self, text: str) -> None:
         self._refused += 1

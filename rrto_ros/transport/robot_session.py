@@ -39,6 +39,7 @@ from rrto_ros.transport.port import (
     FLAG_ACK_ONLY,
     FLAG_CLOSED,
     FLAG_MORE,
+    FLAG_PROBE,
     CallsMessage,
     OpenRequest,
     ResultsMessage,
@@ -286,8 +287,8 @@ class RobotSession:
             outgoing = [self._message(message, ack) for message in self._sender.due(now)]
             silent = now - self._spoke >= ALIVE_PERIOD_S
             if not outgoing and (silent or self._receiver.ack_due(now)):
-                newest = self._sender.newest
-                outgoing = [CallsMessage(self.id, newest, ack, FLAG_ACK_ONLY, b"")]
+                flags = FLAG_ACK_ONLY | (FLAG_PROBE if silent else 0)
+                outgoing = [CallsMessage(self.id, self._sender.newest, ack, flags, b"")]
             if outgoing:
                 self._spoke = now
                 self._receiver.ack_sent()
