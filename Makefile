@@ -1,0 +1,45 @@
+# One virtual environment for everything; scripts/bootstrap.py makes it and keeps it current.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out
+PYTEST_ARGS ?=
+RUN := $(VENV)/bin
+
+.PHONY: help setup-python setup-demo setup-test demo test check gen bench clean distclean
+
+help: ## these lines
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup-python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found. Install: apt-get install python3 python3-venv" >&2; exit 2; }
+
+setup-demo: setup-python
+	@$(PYTHON) scripts/bootstrap.py --venv $(VENV) demo
+
+setup-test: setup-python
+	@$(PYTHON) scripts/bootstrap.py --venv $(VENV) demo test clients
+
+demo: setup-demo ## set up; run the detector on an image through an offload server; save the picture
+	@$(RUN)/rrto demo --output $(OUT)/demo
+
+test: setup-test ## set up; run the tests
+	@$(RUN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup-test ## set up; ruff, mypy, generated code, import order
+	@$(RUN)/ruff check .
+	@$(RUN)/mypy
+	@$(RUN)/python -m rrto_ros.shim.generate --check
+	@$(RUN)/python -m pytest -q -p no:cacheprovider test/unit/test_layers.py
+
+gen: setup-test ## make the generated files anew (fetches the CUDA headers from PyPI)
+	@$(RUN)/python -m rrto_ros.shim.generate
+
+bench: setup-test ## set up; measure the shim and the transport
+	@set -e; for file in bench/bench_*.py; do echo "== $$file"; $(RUN)/python $$file $(BENCH_ARGS); done
+
+clean: ## remove what was built and written, not the environment
+	rm -rf build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis rrto_ros.egg-info rrto_ros/shim/lib
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment too
+	rm -rf $(VENV) .ci/venv

@@ -1,0 +1,45 @@
+"""Package description, read by pip and by colcon (ament_python)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = "rrto_ros"
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="Runs the CUDA work of unmodified robot programs on an edge GPU over ROS 2.",
+    license="Apache-2.0",
+    maintainer="rrto_ros maintainers",
+    maintainer_email="maintainers@rrto-ros.invalid",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={
+        PACKAGE: ["data/*", "py.typed"],
+        f"{PACKAGE}.shim": ["core/*.[ch]", "generated/*"],
+        f"{PACKAGE}.api": ["_generated/*"],
+    },
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        (f"share/{PACKAGE}/launch", sorted(map(str, Path("launch").glob("*.launch.py")))),
+        (f"share/{PACKAGE}/config", sorted(map(str, Path("config").glob("*.yaml")))),
+    ],
+    install_requires=["numpy", "pyyaml", "llvmlite", "lz4", "typer", "rich", "rosbags"],
+    extras_require={
+        "gpu": ["cuda-python"],
+        "demo": ["tinygrad", "opencv-python-headless"],
+        "test": ["pytest<9", "pytest-timeout", "hypothesis"],
+    },
+    zip_safe=False,
+    entry_points={
+        "console_scripts": [
+            "rrto = rrto_ros.cli.main:main",
+            "recorder_replayer = rrto_ros.nodes.recorder_replayer:main",
+            "offload_server = rrto_ros.nodes.offload_server:main",
+            "camera = rrto_ros.nodes.camera:main",
+            "perception = rrto_ros.nodes.perception:main",
+        ],
+    },
+)
