@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rclpy.duration import Duration
 from rclpy.event_handler import PublisherEventCallbacks, QoSPublisherMatchedInfo
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -17,8 +16,6 @@ from rrto_ros.errors import ConfigError
 from rrto_ros.nodes.frame_sources import Pixels, open_source, play
 from rrto_ros.nodes.image_codec import CHANNELS, fill_image
 from rrto_ros.nodes.program import TaskNode, run
-
-DELIVERY_TIMEOUT = Duration(seconds=5)
 
 
 class CameraNode(TaskNode):
@@ -83,8 +80,7 @@ class CameraNode(TaskNode):
 
     def close(self) -> None:
         """Let the last frames arrive, then say how many there were."""
-        if self.finished.done() and self.context.ok():
-            self._publisher.wait_for_all_acked(DELIVERY_TIMEOUT)
+        self.deliver(self._publisher)
         self.report(f"published {self._published} frames")
 
 

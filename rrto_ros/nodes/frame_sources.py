@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -162,7 +163,7 @@ class BagImages:
         except (AnyReaderError, OSError) as error:
             msg = f"cannot read the bag {self._path}: {error}"
             raise ConfigError(msg) from error
-        with reader:
+        with closing(reader):
             images = [c for c in reader.connections if c.msgtype == IMAGE_TYPE]
             chosen = [c for c in images if not self._topic or c.topic == self._topic]
             if len({connection.topic for connection in chosen}) != 1:

@@ -130,7 +130,8 @@ class PerceptionNode(TaskNode):
         return {**self._latency.statistics(), "refused": self._refused}
 
     def close(self) -> None:
-        """Close the result file and say how it went."""
+        """Let the last results arrive, close the result file and say how it went."""
+        self.deliver(self._detections, self._annotated)
         if self._folder is not None:
             self._folder.close()
         self.report(f"{self._latency.describe()}, {self._refused} pictures refused")

@@ -8,12 +8,17 @@ from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.task import Future
 
 from rrto_ros.errors import RrtoError
+
+DELIVERY_TIMEOUT = Duration(seconds=5)
 
 
 class TaskNode(Node):  # type: ignore[misc]  # rclpy has no types
@@ -69,6 +74,18 @@ class TaskNode(Node):  # type: ignore[misc]  # rclpy has no types
             # The node's own logger would try to publish on /rosout.
             logger = rclpy.logging.get_logger(f"{self.get_name()}.end")
         logger.info(text)
+
+    def deliver(self, *publishers: Publisher) -> None:
+        """After the work is finished, let what was published last arrive (for a bounded time)."""
+        if not self.finished.done():
+            return
+        for publisher in publishers:
+            try:
+                publisher.wait_for_all_acked(DELIVERY_TIMEOUT)
+            except rclpy_implementation.RCLError:
+                if self.context.ok():
+                    raise
+                return  # told to stop meanwhile
 
     def close(self) -> None:
         """Called once at the end, finished or stopped, while the node still exists."""

@@ -43,7 +43,9 @@ def draw_detections(bgr: Pixels, detections: Sequence[Detection]) -> Pixels:
     line = max(1, round(scale * 3))
     for detection in sorted(detections, key=lambda found: found.score):
         colour = class_colour(detection.label)
-        x0, y0, x1, y1 = (round(value) for value in detection.box)
+        limits = (width - 1, height - 1, width - 1, height - 1)
+        corners = zip(detection.box, limits, strict=True)
+        x0, y0, x1, y1 = (min(max(round(value), 0), limit) for value, limit in corners)
         cv2.rectangle(picture, (x0, y0), (x1, y1), colour, line)
         text = f"{detection.label} {detection.score:.2f}"
         (text_width, text_height), baseline = cv2.getTextSize(text, FONT, scale, 1)
