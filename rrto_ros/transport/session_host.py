@@ -26,6 +26,7 @@ from rrto_ros.transport.port import (
     FLAG_BUSY,
     FLAG_CLOSED,
     FLAG_MORE,
+    FLAG_PROBE,
     CallsMessage,
     OpenRequest,
     ResultsMessage,
@@ -158,7 +159,8 @@ class SessionHost:
                 self._last_refusal = str(error)
                 raise
             finally:
-                self._pump(now)
+                probed = message.flags & FLAG_ACK_ONLY and message.flags & FLAG_PROBE
+                self._pump(now, answer=bool(probed))
 
     def on_results(self, data: memoryview, executed: int, done: int, last_reply: int) -> None:
         """Take results from the worker (its reader thread)."""
@@ -251,15 +253,16 @@ class SessionHost:
         if answers:
             self._sender.push(answers)
 
-    def _pump(self, now: float) -> None:
-        """Send what is due and find the next deadline; the lock is held."""
+    def _pump(self, now: float, *, answer: bool = False) -> None:
+        """Send what is due (or at least a sign of life); the lock is held."""
         if self._closed:
             return
         sender, receiver = self._sender, self._receiver
         due = sender.due(now)
         for message in due:
             self._say(message, now)
-        if not due and (receiver.ack_due(now) or now - self._said_at >= KEEPALIVE_S):
+        answer = answer or receiver.ack_due(now) or now - self._said_at >= KEEPALIVE_S
+        if answer and not due:
             self._say(None, now)
         deadline = self._said_at + KEEPALIVE_S
         for other in (sender.deadline(), receiver.ack_deadline()):
