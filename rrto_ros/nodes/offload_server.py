@@ -1,0 +1,217 @@
+"""The node on the edge: runs every session's driver calls on this machine's device.
+
+Owns the ROS side only (parameters, services, status, diagnostics, shutdown); sessions are in
+`rrto_ros.transport.session_table`. Calls and results travel through `RosServerPort`, whose data
+thread never waits for the opening of a session, which has a thread of its own.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import rclpy
+import rclpy.logging
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.exceptions import ParameterException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+
+from rrto_msgs.msg import SessionStatus, Status
+from rrto_ros.errors import RrtoError
+from rrto_ros.nodes.server_parameters import declare_robot, declare_settings
+from rrto_ros.transport.port import (
+    CallsMessage,
+    OpenAnswer,
+    OpenRequest,
+    ResultsMessage,
+    SessionAnnouncement,
+    topic,
+)
+from rrto_ros.transport.ros_port import RosServerPort, SpinThread, id_array
+from rrto_ros.transport.session_host import SessionHost
+from rrto_ros.transport.session_table import SessionTable
+
+STATUS_PERIOD_S = 0.5
+DIAGNOSTICS_PERIOD_S = 1.0
+_SWITCH_INTERVAL_S = 0.0005
+
+
+class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
+    """Serves the sessions of one robot.
+
+    Raises:
+        ConfigError: A parameter cannot be used.
+        UnavailableError: The device cannot be had on this machine.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("offload_server", **options)
+        self._robot = declare_robot(self)
+        settings = declare_settings(self)
+        self._device = settings.device
+        status_topic = topic(self._robot, "status")
+        # The port needs the table and the table the port; nothing arrives before both are there.
+        self._port: RosServerPort | None = None
+        self._table = SessionTable(
+            settings, self._publish, self._announce, lambda text: self.get_logger().info(text)
+        )
+        try:
+            self._port = RosServerPort(
+                self.context, self._robot, self._calls, self._open, self._close, self.get_name()
+            )
+            self._status = self.create_publisher(Status, status_topic, QoSProfile(depth=10))
+            self._diagnostics = self.create_publisher(
+                DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
+            )
+            self.create_timer(STATUS_PERIOD_S, self._publish_status)
+            self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        except BaseException:
+            self._table.close()
+            raise
+        self._spin = SpinThread(self)
+        self.get_logger().info(
+            f"ready on {topic(self._robot, 'open_session')}: device {settings.device}, "
+            f"{settings.max_sessions} sessions of "
+            f"{settings.device_settings.limit_bytes >> 20} MiB"
+        )
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters of the sessions' table and of the port."""
+        port = self._port.statistics() if self._port is not None else {}
+        return {**self._table.statistics(), "port": port}
+
+    def close(self) -> None:
+        """Close every session (their robots are told), end the workers, leave the graph."""
+        self._table.close()
+        self._publish_status()
+        self._spin.close()
+        if self._port is not None:
+            self._port.close()
+        self.destroy_node()
+
+    # Called by the port's and the table's threads.
+
+    def _calls(self, message: CallsMessage) -> None:
+        self._table.receive(message)
+
+    def _open(self, request: OpenRequest) -> OpenAnswer:
+        return self._table.open(request)
+
+    def _close(self, session: bytes, reason: str) -> tuple[bool, str]:
+        return self._table.close_session(session, reason)
+
+    def _publish(self, message: ResultsMessage) -> None:
+        if self._port is not None:
+            self._port.publish_results(message)
+
+    def _announce(self, event: SessionAnnouncement) -> None:
+        if self._port is not None:
+            self._port.announce(event)
+
+    # Timers of this node.
+
+    def _publish_status(self) -> None:
+        refused, reason = self._table.refused
+        out = Status()
+        out.stamp = self.get_clock().now().to_msg()
+        out.node = self.get_fully_qualified_name()
+        out.kind = "offload_server"
+        out.state = "running"
+        out.device = self._device
+        out.server_state = "connected"
+        out.messages_refused = refused
+        out.last_refusal = reason
+        out.sessions = [_session_status(host) for host in self._table.hosts]
+        self._status.publish(out)
+
+    def _publish_diagnostics(self) -> None:
+        statistics = self._table.statistics()
+        hosts = self._table.hosts
+        failed = [host for host in hosts if host.error]
+        out = DiagnosticStatus()
+        out.name = f"{self.get_name()}: sessions"
+        out.hardware_id = f"{self._robot} {self._device}"
+        out.level = DiagnosticStatus.OK
+        out.message = f"{len(hosts)} sessions on device {self._device}"
+        if failed:
+            out.level = DiagnosticStatus.WARN
+            out.message = f"{len(failed)} of {len(hosts)} sessions failed: {failed[0].error}"
+        pairs = {
+            **{key: value for key, value in statistics.items() if not isinstance(value, dict)},
+            **{f"workers {key}": value for key, value in statistics["pool"].items()},
+            **{f"blobs {key}": value for key, value in statistics["blobs"].items()},
+        }
+        out.values = [KeyValue(key=key, value=str(value)) for key, value in pairs.items()]
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.status = [out]
+        self._diagnostics.publish(message)
+
+
+def _session_status(host: SessionHost) -> SessionStatus:
+    """What the server knows of a session; calls by class are counted on the robot."""
+    statistics = host.statistics()
+    received, sent = statistics["received"], statistics["sent"]
+    out = SessionStatus()
+    out.session = id_array(host.session)
+    out.label = host.request.label
+    out.program = host.request.program
+    out.pid = host.request.pid
+    out.device = host.info.kind
+    out.phase = "lost" if host.error else "recording"
+    out.error = host.error
+    out.duration_s = float(statistics["duration_s"])
+    out.batches = received["batches"]
+    out.messages_sent = sent["messages"]
+    out.messages_received = received["messages"]
+    out.messages_resent = sent["resent"]
+    out.messages_refused = statistics["refused"]
+    out.bytes_sent = sent["bytes"]
+    out.bytes_received = received["bytes"]
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM.
+
+    Args:
+        arguments: Command line without the program's name; None takes it from sys.argv.
+
+    Returns:
+        Exit code: 0 stopped, 1 failed, 2 a parameter or device cannot be used.
+    """
+    # Sessions are told of a shutdown over ROS, so the context must outlive the signal.
+    rclpy.init(
+        args=None if arguments is None else [sys.argv[0], *arguments],
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    # A result's thread takes over from a busy one within this time.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    code = 0
+    server: OffloadServer | None = None
+    try:
+        server = OffloadServer()
+        stop.wait()
+    except (RrtoError, ParameterException) as error:
+        rclpy.logging.get_logger("offload_server").fatal(str(error))
+        code = 2
+    except Exception as error:
+        rclpy.logging.get_logger("offload_server").fatal(f"{type(error).__name__}: {error}")
+        code = 1
+    finally:
+        if server is not None:
+            server.close()
+        rclpy.try_shutdown()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
