@@ -1,0 +1,166 @@
+"""Starts a bring-up's processes, passes their output on, ends them in order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from rrto_ros.bringup.processes import Process
+
+GRACE_S = 10.0
+"""How long a process may take after SIGINT before SIGTERM, and after that before SIGKILL."""
+
+Output = Callable[[str, str], None]
+"""Takes (process name, line), from any thread."""
+
+
+class Child:
+    """A process that was started, with the thread that reads its output."""
+
+    def __init__(
+        self,
+        process: Process,
+        output: Output,
+        ended: Callable[[Child], None],
+        base: Mapping[str, str],
+    ) -> None:
+        self.process = process
+        self._popen = subprocess.Popen(
+            process.command,
+            env={**base, **process.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # Ctrl-C in a terminal goes to the foreground group; here the order of ending matters.
+            start_new_session=True,
+        )
+        self._output = output
+        self._ended = ended
+        self._thread = threading.Thread(target=self._read, name=process.name, daemon=True)
+        self._thread.start()
+
+    @property
+    def code(self) -> int | None:
+        """Exit code (negative: the signal), None while it runs."""
+        return self._popen.poll()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._popen.pid
+
+    def stop(self) -> None:
+        """Ask it to end, then insist; returns when it is gone."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            if self.code is not None:
+                break
+            # A node ends its own workers in order; only the last resort goes to the whole group.
+            with contextlib.suppress(ProcessLookupError):
+                if number == signal.SIGKILL:
+                    os.killpg(self._popen.pid, number)
+                else:
+                    self._popen.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(GRACE_S)
+        self._popen.wait()
+        # Workers that outlived their node would keep the output open.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._thread.join(timeout=GRACE_S)
+
+    def _read(self) -> None:
+        assert self._popen.stdout is not None
+        for line in self._popen.stdout:
+            self._output(self.process.name, line.rstrip("\n"))
+        self._popen.wait()
+        self._ended(self)
+
+
+class Supervisor:
+    """The processes of one bring-up on this machine. Nothing is restarted.
+
+    Args:
+        processes: In the order of starting.
+        output: Takes their output.
+        environment: The environment that theirs is added to; default: this process's.
+    """
+
+    def __init__(
+        self,
+        processes: Sequence[Process],
+        output: Output,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._processes = list(processes)
+        self._output = output
+        self._base = dict(os.environ if environment is None else environment)
+        self._children: list[Child] = []
+        self._events: queue.SimpleQueue[Child | None] = queue.SimpleQueue()
+        self._stopped = False
+        self._started = time.monotonic()
+
+    def start(self) -> None:
+        """Start all; what cannot be started ends those before it."""
+        try:
+            for process in self._processes:
+                self._children.append(Child(process, self._output, self._events.put, self._base))
+        except OSError:
+            self.stop()
+            raise
+
+    def interrupt(self) -> None:
+        """Make `wait` return (any thread, also a signal handler)."""
+        self._events.put(None)
+
+    def wait(self) -> int:
+        """Wait until a process fails, one that ends all ends, all have ended, or `interrupt`.
+
+        Returns:
+            The exit code of the process that failed first, else 0.
+        """
+        left = len(self._children)
+        while left:
+            child = self._events.get()
+            if child is None:
+                return 0
+            left -= 1
+            code = child.code or 0
+            if code:
+                self._output(child.process.name, f"ended with {_describe(code)}")
+                return code if code > 0 else 128 - code
+            if child.process.ends_all:
+                return 0
+        return 0
+
+    def failed(self) -> str:
+        """Names of the processes that ended with an error so far, with how; empty if none."""
+        bad = [(c.process.name, c.code) for c in self._children if c.code]
+        return ", ".join(f"{name} ended with {_describe(code or 0)}" for name, code in bad)
+
+    def stop(self) -> None:
+        """End all in the reverse order of starting; safe to call again."""
+        self._stopped = True
+        for child in reversed(self._children):
+            child.stop()
+
+    def statistics(self) -> dict[str, float | int]:
+        """Processes started and alive, and seconds since the start."""
+        return {
+            "started": len(self._children),
+            "alive": sum(child.code is None for child in self._children),
+            "seconds": time.monotonic() - self._started,
+        }
+
+
+def _describe(code: int) -> str:
+    if code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"
