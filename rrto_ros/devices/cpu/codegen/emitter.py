@@ -1,0 +1,301 @@
+"""What every instruction emitter uses: registers, operands, guards and addresses."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+
+from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
+from rrto_ros.devices.cpu.codegen.table import emitter_for, unsupported
+from rrto_ros.devices.cpu.passes.layout import KernelLayout
+from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
+from rrto_ros.errors import PtxError
+
+B8, U16, U32, U64 = TYPES["b8"], TYPES["u16"], TYPES["u32"], TYPES["u64"]
+S32, B16, B32, B64, PRED = TYPES["s32"], TYPES["b16"], TYPES["b32"], TYPES["b64"], TYPES["pred"]
+
+
+class Emitter:
+    """Emits the instructions of one region for one number of lanes.
+
+    Attributes:
+        b: The IR builder.
+        slots: Register -> (stack slot, LLVM element type, one value per lane).
+        strides: Register -> bytes (or units) between neighbouring lanes, where known.
+        mask: Guard of the current instruction, or None.
+        special: Special register -> value in the current thread loop.
+        local: Pointer(s) to the local memory of the thread(s).
+    """
+
+    def __init__(
+        self,
+        builder: Builder,
+        layout: KernelLayout,
+        slots: Mapping[str, tuple[str, str, bool]],
+        strides: Mapping[str, int],
+    ) -> None:
+        self.b = builder
+        self.layout = layout
+        self.slots = slots
+        self.strides = strides
+        self.mask: Val | None = None
+        self.special: dict[str, Val] = {}
+        self.local: Val = Val("null", "ptr")
+        self.instr = ast.Instr("nop", (), ())
+        self._known: dict[str, Val] = {}
+
+    # flow
+    def begin_block(self, label: str) -> None:
+        """Starts a basic block of the program: nothing is known about registers."""
+        self.b.label(label)
+        self._known.clear()
+
+    def emit(self, instr: ast.Instr) -> None:
+        """Emits one instruction.
+
+        Raises:
+            PtxError: The instruction or this form of it is not supported.
+        """
+        function = emitter_for(instr.op)
+        if function is None:
+            raise unsupported(instr)
+        self.instr = instr
+        self.mask = None
+        if instr.guard is not None:
+            self.mask = self.predicate(instr.guard, instr.guard_negated)
+        try:
+            function(self, instr)
+        except (IndexError, KeyError, ValueError, AttributeError, TypeError) as error:
+            raise unsupported(instr, f"malformed: {error!r}") from error
+        self.mask = None
+
+    def predicate(self, reg: ast.Reg, negated: bool) -> Val:
+        value = self.read(reg, PRED)
+        return self.b.binary("xor", value, const(1, "i1")) if negated else value
+
+    # registers
+    def get(self, name: str) -> Val:
+        """The value of a register in its own type."""
+        known = self._known.get(name)
+        if known is None:
+            slot, kind, vec = self._slot(name)
+            text = self.b.name("r")
+            self.b.line(f"{text} = load {self.b.ty(kind, vec)}, ptr {slot}")
+            known = self._known[name] = Val(text, kind, vec)
+        return known
+
+    def put(self, name: str, value: Val) -> None:
+        """Sets a register; the value already has its type."""
+        slot, kind, vec = self._slot(name)
+        if value.type != kind:
+            raise PtxError(f"line {self.instr.line}: {self.instr.text} writes {value.type} "
+                           f"to {name}, which holds {kind}")
+        if self.mask is not None:
+            value = self.b.select(self.mask, value, self.get(name))
+        if vec:
+            value = self.b.widen(value)
+        elif value.vec:
+            raise AssertionError(f"{name} differs between lanes but was taken for uniform")
+        self.b.line(f"store {self.b.arg(value)}, ptr {slot}")
+        self._known[name] = value
+
+    def _slot(self, name: str) -> tuple[str, str, bool]:
+        found = self.slots.get(name)
+        if found is None:
+            raise PtxError(f"line {self.instr.line}: register {name} is not declared")
+        return found
+
+    def write(self, operand: ast.Operand, value: Val, kind: PtxType) -> None:
+        """Writes a result of PTX type `kind` to a register, extending or truncating it."""
+        if isinstance(operand, ast.Sink):
+            return
+        if not isinstance(operand, ast.Reg):
+            raise unsupported(self.instr, "the destination must be a register")
+        _, slot_type, _ = self._slot(operand.name)
+        if slot_type != value.type:
+            if slot_type == "i1" or value.type == "i1":
+                raise unsupported(self.instr, f"{operand.name} does not fit the result")
+            value = self.b.as_int(value)
+            bits = Val("", slot_type).bits
+            value = self.b.resize(value, f"i{bits}", kind.signed)
+            value = self.b.bitcast(value, slot_type)
+        self.put(operand.name, value)
+
+    # operands
+    def read(self, operand: ast.Operand, kind: PtxType) -> Val:
+        """An operand as a value of PTX type `kind` (its LLVM type is kind.llvm)."""
+        match operand:
+            case ast.Reg(name):
+                return self._convert(self.get(name), kind)
+            case ast.Imm(value):
+                return self._immediate(value, kind)
+            case ast.FloatImm():
+                return float_constant(operand, kind)
+            case ast.Special(name):
+                return self._convert(self.special_value(name), kind)
+            case ast.Sym():
+                return self._convert(self.symbol_address(operand), kind)
+            case ast.Not(reg):
+                return self.predicate(reg, True)
+            case _:
+                raise unsupported(self.instr, "unexpected kind of operand")
+
+    def _convert(self, value: Val, kind: PtxType) -> Val:
+        if value.type == kind.llvm:
+            return value
+        if value.type == "i1" or kind.llvm == "i1":
+            raise unsupported(self.instr, "a predicate and a number are mixed")
+        value = self.b.as_int(value)
+        value = self.b.resize(value, kind.llvm_int, kind.signed)
+        return self.b.bitcast(value, kind.llvm)
+
+    def _immediate(self, value: int, kind: PtxType) -> Val:
+        if kind.kind == "f" and kind.bits > 16:
+            bits = struct.unpack("<Q", struct.pack("<d", float(value)))[0]
+            return float_constant(ast.FloatImm(bits, 64), kind)
+        if kind.name == "f16":
+            return Val(f"0xH{value & 0xFFFF:04X}", "half")
+        return const(value, kind.llvm)
+
+    def special_value(self, name: str) -> Val:
+        value = self.special.get(name)
+        if value is not None:
+            return value
+        if name in ("clock", "clock64", "clock_hi", "globaltimer", "globaltimer_lo",
+                    "globaltimer_hi"):
+            return self._clock(name)
+        if name == "laneid":
+            return self.b.binary("and", self.special["linear"], const(31, "i32"))
+        if name == "warpid":
+            return self.b.binary("lshr", self.special["linear"], const(5, "i32"))
+        if name.startswith("lanemask_"):
+            return self._lanemask(name[9:])
+        raise PtxError(f"line {self.instr.line}: special register %{name} is not supported")
+
+    def _clock(self, name: str) -> Val:
+        out = self.b.name()
+        self.b.declared["cycles"] = "declare i64 @llvm.readcyclecounter()"
+        self.b.line(f"{out} = call i64 @llvm.readcyclecounter()")
+        value = Val(out, "i64")
+        if name.endswith("_hi"):
+            value = self.b.binary("lshr", value, const(32, "i64"))
+        if name in ("clock64", "globaltimer"):
+            return value
+        return self.b.cast("trunc", value, "i32")
+
+    def _lanemask(self, which: str) -> Val:
+        one = self.b.binary("shl", const(1, "i32"), self.special_value("laneid"))
+        below = self.b.binary("sub", one, const(1, "i32"))
+        ones = const(-1, "i32")
+        match which:
+            case "eq":
+                return one
+            case "lt":
+                return below
+            case "le":
+                return self.b.binary("or", below, one)
+            case "ge":
+                return self.b.binary("xor", below, ones)
+            case "gt":
+                return self.b.binary("xor", self.b.binary("or", below, one), ones)
+        raise PtxError(f"special register %lanemask_{which} is not supported")
+
+    # addresses
+    def symbol_address(self, symbol: ast.Sym) -> Val:
+        """The address of a variable: its offset for shared memory, else a real address."""
+        placed = self.layout.symbols.get(symbol.name)
+        if placed is None:
+            raise PtxError(f"line {self.instr.line}: {symbol.name} is not declared")
+        if placed.var.space == "shared" and not symbol.generic:
+            return const(placed.offset + symbol.offset, "i64")
+        return self.b.cast("ptrtoint", self._symbol_pointer(symbol), "i64")
+
+    def _symbol_pointer(self, symbol: ast.Sym) -> Val:
+        placed = self.layout.symbols.get(symbol.name)
+        if placed is None:
+            raise PtxError(f"line {self.instr.line}: {symbol.name} is not declared")
+        base = {
+            "param": Val("%params", "ptr"), "shared": Val("%shared", "ptr"),
+            "global": Val("%globals", "ptr"), "const": Val("%globals", "ptr"),
+        }.get(placed.var.space, self.local)
+        if placed.var.space == "param" and not self._is_kernel_param(symbol.name):
+            base = self.local
+        return self.offset(base, const(placed.offset + symbol.offset, "i64"))
+
+    def _is_kernel_param(self, name: str) -> bool:
+        return name in self.kernel_params
+
+    kernel_params: frozenset[str] = frozenset()
+
+    def offset(self, pointer: Val, bytes_: Val) -> Val:
+        """pointer + bytes."""
+        vec = pointer.vec or bytes_.vec
+        out = self.b.name("p")
+        self.b.line(f"{out} = getelementptr i8, {self.b.arg(pointer)}, {self.b.arg(bytes_)}")
+        return Val(out, "ptr", vec)
+
+    def pointer(self, operand: ast.Operand, space: str) -> Val:
+        """The pointer(s) that a memory operand names in a state space ("" is generic)."""
+        if not isinstance(operand, ast.Addr):
+            raise unsupported(self.instr, "expected an address in brackets")
+        if isinstance(operand.base, ast.Sym):
+            symbol = operand.base
+            return self._symbol_pointer(
+                ast.Sym(symbol.name, symbol.offset + operand.offset, symbol.generic))
+        base = self.read(operand.base, U64)
+        if operand.offset:
+            base = self.b.binary("add", base, const(operand.offset, "i64"))
+        if space == "shared":
+            return self.offset(Val("%shared", "ptr"), base)
+        if space == "const" and isinstance(operand.base, ast.Imm):
+            raise unsupported(self.instr, "absolute constant addresses")
+        return self.b.cast("inttoptr", base, "ptr")
+
+    def stride(self, operand: ast.Operand) -> int | None:
+        """Bytes between the addresses of neighbouring lanes, if the analysis knows them."""
+        if isinstance(operand, ast.Addr) and isinstance(operand.base, ast.Reg):
+            return self.strides.get(operand.base.name)
+        return None
+
+    # guards
+    def when(self, condition: Val | None, action: Callable[[], None]) -> None:
+        """Runs code that has side effects under a scalar condition."""
+        if condition is None:
+            action()
+            return
+        then, after = self.b.new_label("then"), self.b.new_label("after")
+        self.b.line(f"br i1 {condition.text}, label %{then}, label %{after}")
+        self.b.label(then)
+        known = dict(self._known)
+        action()
+        self._known = known
+        self.b.line(f"br label %{after}")
+        self.b.label(after)
+
+
+def float_constant(immediate: ast.FloatImm, kind: PtxType) -> Val:
+    """A floating-point literal in the type that the instruction wants."""
+    if not kind.is_float or kind.kind == "bf":
+        return const(immediate.bits, kind.llvm)
+    bits, width = immediate.bits, immediate.width
+    if kind.bits == 64 and width == 64:
+        return Val(f"0x{bits:016X}", "double")
+    if width == 64:
+        number = struct.unpack("<d", struct.pack("<Q", bits))[0]
+        bits = struct.unpack("<I", struct.pack("<f", number))[0]
+    if kind.bits == 32:
+        return Val(f"0x{widen_bits(bits):016X}", "float")
+    if kind.bits == 64:
+        return Val(f"0x{widen_bits(bits):016X}", "double")
+    return Val(f"0xH{bits & 0xFFFF:04X}", "half")
+
+
+def widen_bits(bits: int) -> int:
+    """Bits of a binary32 as the bits of the equal binary64, as LLVM writes float literals."""
+    exponent, fraction = bits >> 23 & 0xFF, bits & 0x7FFFFF
+    sign = bits >> 31 << 63
+    if exponent == 0xFF:
+        return sign | 0x7FF << 52 | fraction << 29
+    number = struct.unpack("<f", struct.pack("<I", bits))[0]
+    return int(struct.unpack("<Q", struct.pack("<d", number))[0])

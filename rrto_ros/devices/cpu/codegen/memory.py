@@ -1,0 +1,326 @@
+"""Loads, stores and address conversions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rrto_ros.devices.cpu.codegen.builder import Val, const
+from rrto_ros.devices.cpu.codegen.emitter import U64, Emitter
+from rrto_ros.devices.cpu.codegen.table import emits, unsupported
+from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
+
+_SPACES = {"global", "shared", "local", "const", "param"}
+
+
+def access(instr: ast.Instr) -> tuple[str, PtxType, int, bool]:
+    """(space, element type, elements, volatile) of a load or store."""
+    space, kind, count, volatile = "", None, 1, False
+    for mod in instr.mods:
+        head = mod.split("::")[0]
+        if head in _SPACES:
+            space = head
+        elif mod in TYPES:
+            kind = TYPES[mod]
+        elif mod in ("v2", "v4", "v8"):
+            count = int(mod[1:])
+        elif mod in ("volatile", "mmio"):
+            volatile = True
+    if kind is None:
+        raise unsupported(instr, "no type")
+    return space, kind, count, volatile
+
+
+def _memory_type(kind: PtxType) -> str:
+    return kind.llvm
+
+
+@emits("ld", "ldu", forms="param, global, shared, local, const, generic; .v2 .v4 .v8; .nc, "
+       ".volatile, cache hints; 8 to 64 bits")
+def load(e: Emitter, instr: ast.Instr) -> None:
+    space, kind, count, volatile = access(instr)
+    pointer = e.pointer(instr.args[1], space)
+    dests = instr.args[0].items if isinstance(instr.args[0], ast.Vec) else (instr.args[0],)
+    if len(dests) != count or kind.name == "pred":
+        raise unsupported(instr, "the destination does not fit")
+    if pointer.vec or (e.mask is not None and e.mask.vec):
+        values = _load_lanes(e, pointer, kind, count, e.stride(instr.args[1]))
+    else:
+        values = _load_scalar(e, pointer, kind, count, volatile)
+    for dest, value in zip(dests, values, strict=True):
+        e.write(dest, value, kind)
+
+
+def _load_scalar(
+    e: Emitter, pointer: Val, kind: PtxType, count: int, volatile: bool
+) -> list[Val]:
+    b = e.b
+    if e.mask is not None:
+        # A load that must not happen reads the scratch line instead: no branch is needed.
+        pointer = b.select(e.mask, pointer, Val("%scratch", "ptr"))
+    type_ = _memory_type(kind)
+    flag = "volatile " if volatile else ""
+    out = b.name("v")
+    if count == 1:
+        b.line(f"{out} = load {flag}{type_}, ptr {pointer.text}, align 1")
+        return [Val(out, type_)]
+    b.line(f"{out} = load {flag}<{count} x {type_}>, ptr {pointer.text}, align 1")
+    values = []
+    for index in range(count):
+        item = b.name("v")
+        b.line(f"{item} = extractelement <{count} x {type_}> {out}, i32 {index}")
+        values.append(Val(item, type_))
+    return values
+
+
+def _mask_of(e: Emitter) -> Val:
+    return e.b.widen(e.mask if e.mask is not None else Val("true", "i1"))
+
+
+def _load_lanes(
+    e: Emitter, pointer: Val, kind: PtxType, count: int, stride: int | None
+) -> list[Val]:
+    b = e.b
+    pointer = b.widen(pointer)
+    mask = _mask_of(e)
+    type_ = _memory_type(kind)
+    if stride != kind.bytes * count:
+        return [_gather(e, e.offset(pointer, const(i * kind.bytes, "i64")) if i else pointer,
+                        type_, mask) for i in range(count)]
+    first, contiguous = _contiguity(e, pointer, stride)
+    fast, slow, done = b.new_label("fast"), b.new_label("slow"), b.new_label("done")
+    b.line(f"br i1 {contiguous.text}, label %{fast}, label %{slow}")
+    b.label(fast)
+    quick = _load_row(e, first, type_, count, mask)
+    b.line(f"br label %{done}")
+    b.label(slow)
+    slow_values = [
+        _gather(e, e.offset(pointer, const(i * kind.bytes, "i64")), type_, mask)
+        for i in range(count)
+    ]
+    b.line(f"br label %{done}")
+    b.label(done)
+    values = []
+    for one, other in zip(quick, slow_values, strict=True):
+        out = b.name("v")
+        b.line(f"{out} = phi {b.of(one)} [ {one.text}, %{fast} ], [ {other.text}, %{slow} ]")
+        values.append(Val(out, type_, True))
+    return values
+
+
+def _contiguity(e: Emitter, pointer: Val, stride: int) -> tuple[Val, Val]:
+    """The first lane's pointer, and whether the lanes really are `stride` bytes apart.
+
+    The analysis says so up to wrap-around of 32-bit indices, which shows in the last lane.
+    """
+    b = e.b
+    first = b.lane(pointer, 0)
+    last = b.lane(pointer, b.lanes - 1)
+    distance = b.binary("sub", b.cast("ptrtoint", last, "i64"), b.cast("ptrtoint", first, "i64"))
+    return first, b.compare("icmp eq", distance, const(stride * (b.lanes - 1), "i64"))
+
+
+def _load_row(e: Emitter, first: Val, type_: str, count: int, mask: Val) -> list[Val]:
+    """Loads lanes * count neighbouring elements and deals them out to `count` values."""
+    b = e.b
+    total = b.lanes * count
+    out = b.name("v")
+    if e.mask is None:
+        b.line(f"{out} = load <{total} x {type_}>, ptr {first.text}, align 1")
+    else:
+        wide = _repeat_mask(e, mask, count)
+        name = f"llvm.masked.load.v{total}{_suffix(type_)}.p0"
+        vector = f"<{total} x {type_}>"
+        b.declared[name] = (f"declare {vector} @{name}(ptr, <{total} x i1>, {vector})")
+        b.line(f"{out} = call {vector} @{name}(ptr align 1 {first.text}, <{total} x i1> {wide}, "
+               f"{vector} zeroinitializer)")
+    if count == 1:
+        return [Val(out, type_, True)]
+    values = []
+    for index in range(count):
+        item = b.name("v")
+        picks = ", ".join(f"i32 {lane * count + index}" for lane in range(b.lanes))
+        b.line(f"{item} = shufflevector <{total} x {type_}> {out}, <{total} x {type_}> poison, "
+               f"<{b.lanes} x i32> <{picks}>")
+        values.append(Val(item, type_, True))
+    return values
+
+
+def _repeat_mask(e: Emitter, mask: Val, count: int) -> str:
+    if count == 1:
+        return mask.text
+    b = e.b
+    out = b.name("m")
+    picks = ", ".join(f"i32 {i // count}" for i in range(b.lanes * count))
+    b.line(f"{out} = shufflevector <{b.lanes} x i1> {mask.text}, <{b.lanes} x i1> poison, "
+           f"<{b.lanes * count} x i32> <{picks}>")
+    return out
+
+
+def _suffix(type_: str) -> str:
+    return {"float": "f32", "double": "f64", "half": "f16"}.get(type_, type_)
+
+
+def _gather(e: Emitter, pointer: Val, type_: str, mask: Val) -> Val:
+    b = e.b
+    lanes = b.lanes
+    name = f"llvm.masked.gather.v{lanes}{_suffix(type_)}.v{lanes}p0"
+    vector = f"<{lanes} x {type_}>"
+    b.declared[name] = (f"declare {vector} @{name}(<{lanes} x ptr>, <{lanes} x i1>, "
+                        f"{vector})")
+    out = b.name("v")
+    b.line(f"{out} = call {vector} @{name}(<{lanes} x ptr> align 1 {pointer.text}, "
+           f"<{lanes} x i1> {mask.text}, {vector} zeroinitializer)")
+    return Val(out, type_, True)
+
+
+@emits("st", forms="param, global, shared, local, generic; .v2 .v4 .v8; .volatile, cache hints; "
+       "8 to 64 bits")
+def store(e: Emitter, instr: ast.Instr) -> None:
+    space, kind, count, volatile = access(instr)
+    if space == "const" or kind.name == "pred":
+        raise unsupported(instr)
+    pointer = e.pointer(instr.args[0], space)
+    items = instr.args[1].items if isinstance(instr.args[1], ast.Vec) else (instr.args[1],)
+    if len(items) != count:
+        raise unsupported(instr, "the source does not fit")
+    values = [e.read(item, kind) for item in items]
+    mask = e.mask
+    if pointer.vec or (mask is not None and mask.vec):
+        _store_lanes(e, pointer, values, kind, e.stride(instr.args[0]))
+        return
+    if any(v.vec for v in values):
+        # Every lane writes the same place: the last lane's value stays, as in lane order.
+        values = [e.b.lane(v, e.b.lanes - 1) for v in values]
+    e.when(mask, lambda: _store_scalar(e, pointer, values, volatile))
+
+
+def _store_scalar(e: Emitter, pointer: Val, values: Sequence[Val], volatile: bool) -> None:
+    b = e.b
+    flag = "volatile " if volatile else ""
+    if len(values) == 1:
+        b.line(f"store {flag}{b.arg(values[0])}, ptr {pointer.text}, align 1")
+        return
+    type_, count = values[0].type, len(values)
+    text = "poison"
+    for index, value in enumerate(values):
+        out = b.name()
+        b.line(f"{out} = insertelement <{count} x {type_}> {text}, {type_} {value.text}, "
+               f"i32 {index}")
+        text = out
+    b.line(f"store {flag}<{count} x {type_}> {text}, ptr {pointer.text}, align 1")
+
+
+def _store_lanes(
+    e: Emitter, pointer: Val, values: list[Val], kind: PtxType, stride: int | None
+) -> None:
+    b = e.b
+    pointer = b.widen(pointer)
+    values = [b.widen(v) for v in values]
+    mask = _mask_of(e)
+    count = len(values)
+    if stride != kind.bytes * count:
+        _scatter(e, pointer, values, kind, mask)
+        return
+    first, contiguous = _contiguity(e, pointer, stride)
+    fast, slow, done = b.new_label("fast"), b.new_label("slow"), b.new_label("done")
+    b.line(f"br i1 {contiguous.text}, label %{fast}, label %{slow}")
+    b.label(fast)
+    _store_row(e, first, values, mask)
+    b.line(f"br label %{done}")
+    b.label(slow)
+    _scatter(e, pointer, values, kind, mask)
+    b.line(f"br label %{done}")
+    b.label(done)
+
+
+def _scatter(
+    e: Emitter, pointer: Val, values: list[Val], kind: PtxType, mask: Val
+) -> None:
+    b = e.b
+    lanes, type_ = b.lanes, values[0].type
+    name = f"llvm.masked.scatter.v{lanes}{_suffix(type_)}.v{lanes}p0"
+    vector = f"<{lanes} x {type_}>"
+    b.declared[name] = f"declare void @{name}({vector}, <{lanes} x ptr>, <{lanes} x i1>)"
+    for index, value in enumerate(values):
+        where = e.offset(pointer, const(index * kind.bytes, "i64")) if index else pointer
+        b.line(f"call void @{name}({vector} {value.text}, <{lanes} x ptr> align 1 {where.text}, "
+               f"<{lanes} x i1> {mask.text})")
+
+
+def _store_row(e: Emitter, first: Val, values: list[Val], mask: Val) -> None:
+    b = e.b
+    lanes, count, type_ = b.lanes, len(values), values[0].type
+    total = lanes * count
+    text = values[0].text
+    if count > 1:
+        text = _interleave(e, values)
+    vector = f"<{total} x {type_}>"
+    if e.mask is None:
+        b.line(f"store {vector} {text}, ptr {first.text}, align 1")
+        return
+    name = f"llvm.masked.store.v{total}{_suffix(type_)}.p0"
+    b.declared[name] = f"declare void @{name}({vector}, ptr, <{total} x i1>)"
+    b.line(f"call void @{name}({vector} {text}, ptr align 1 {first.text}, "
+           f"<{total} x i1> {_repeat_mask(e, mask, count)})")
+
+
+def _interleave(e: Emitter, values: list[Val]) -> str:
+    """Concatenates the vectors and deals them into memory order."""
+    b = e.b
+    type_, count, lanes = values[0].type, len(values), b.lanes
+    parts = [v.text for v in values]
+    width = lanes
+    while len(parts) > 1:
+        joined = []
+        for index in range(0, len(parts), 2):
+            out = b.name()
+            picks = ", ".join(f"i32 {i}" for i in range(2 * width))
+            b.line(f"{out} = shufflevector <{width} x {type_}> {parts[index]}, "
+                   f"<{width} x {type_}> {parts[index + 1]}, <{2 * width} x i32> <{picks}>")
+            joined.append(out)
+        parts, width = joined, 2 * width
+    out = b.name()
+    picks = ", ".join(f"i32 {(i % count) * lanes + i // count}" for i in range(width))
+    b.line(f"{out} = shufflevector <{width} x {type_}> {parts[0]}, <{width} x {type_}> poison, "
+           f"<{width} x i32> <{picks}>")
+    return out
+
+
+@emits("cvta", forms="to and from global, shared, local, const, param")
+def cvta(e: Emitter, instr: ast.Instr) -> None:
+    mods = [m.split("::")[0] for m in instr.mods]
+    value = e.read(instr.args[1], U64)
+    if isinstance(instr.args[1], ast.Sym):
+        placed = e.layout.symbols.get(instr.args[1].name)
+        if placed is not None and placed.var.space == "shared" and "to" not in mods:
+            value = const(placed.offset + instr.args[1].offset, "i64")
+    if "shared" in mods:
+        base = e.b.cast("ptrtoint", Val("%shared", "ptr"), "i64")
+        value = e.b.binary("sub" if "to" in mods else "add", value, base)
+    e.write(instr.args[0], value, U64)
+
+
+@emits("isspacep", forms="shared, global, local, const, param")
+def isspacep(e: Emitter, instr: ast.Instr) -> None:
+    b = e.b
+    address = e.read(instr.args[1], U64)
+    base = b.cast("ptrtoint", Val("%shared", "ptr"), "i64")
+    inside = b.compare("icmp ult", b.binary("sub", address, base), const(1 << 18, "i64"))
+    space = instr.mods[0].split("::")[0]
+    if space == "global":
+        inside = b.binary("xor", inside, const(1, "i1"))
+    elif space != "shared":
+        raise unsupported(instr)
+    e.put(instr.args[0].name, inside)  # type: ignore[union-attr]
+
+
+@emits("prefetch", "prefetchu", "discard", "applypriority", forms="all (no effect)")
+def prefetch(e: Emitter, instr: ast.Instr) -> None:
+    """Hints: nothing to do."""
+
+
+@emits("membar", "fence", forms="all scopes")
+def fence(e: Emitter, instr: ast.Instr) -> None:
+    """Orders memory between the worker threads."""
+    e.b.line("fence seq_cst")

@@ -1,0 +1,120 @@
+"""Helpers for floating point: flushing, saturation, bf16, and directed rounding."""
+
+from __future__ import annotations
+
+from rrto_ros.devices.cpu.codegen.builder import Val, const
+from rrto_ros.devices.cpu.codegen.emitter import Emitter
+from rrto_ros.devices.cpu.codegen.table import unsupported
+from rrto_ros.devices.cpu.ptx.types import PtxType
+
+ZERO = {"half": "0xH0000", "float": "0.0", "double": "0.0"}
+ONE = {"half": "0xH3C00", "float": "1.0", "double": "1.0"}
+DIRECTED = frozenset({"rz", "rm", "rp"})
+
+
+def zero(type_: str) -> Val:
+    return Val(ZERO[type_], type_)
+
+
+def one(type_: str) -> Val:
+    return Val(ONE[type_], type_)
+
+
+def flush(e: Emitter, value: Val) -> Val:
+    """Subnormal binary32 values become zeros of the same sign (.ftz)."""
+    if value.type != "float":
+        return value
+    b = e.b
+    bits = b.as_int(value)
+    exponent = b.binary("and", bits, const(0x7F800000, "i32"))
+    sign = b.binary("and", bits, const(0x80000000, "i32"))
+    tiny = b.compare("icmp eq", exponent, const(0, "i32"))
+    return b.bitcast(b.select(tiny, sign, bits), "float")
+
+
+def saturate(e: Emitter, value: Val) -> Val:
+    """Clamps to [0, 1]; NaN becomes +0 (.sat)."""
+    b = e.b
+    low, high = zero(value.type), one(value.type)
+    value = b.select(b.compare("fcmp ogt", value, low), value, low)
+    return b.select(b.compare("fcmp ogt", value, high), high, value)
+
+
+def bf16_to_float(e: Emitter, bits: Val) -> Val:
+    b = e.b
+    return b.bitcast(b.binary("shl", b.resize(bits, "i32", False), const(16, "i32")), "float")
+
+
+def float_to_bf16(e: Emitter, value: Val, rounding: str = "rn") -> Val:
+    """The bits of the nearest-even (or truncated) bfloat16; NaN becomes 0x7FFF."""
+    b = e.b
+    bits = b.as_int(value)
+    kept = b.binary("lshr", bits, const(16, "i32"))
+    if rounding == "rn":
+        odd = b.binary("and", kept, const(1, "i32"))
+        bias = b.binary("add", odd, const(0x7FFF, "i32"))
+        kept = b.binary("lshr", b.binary("add", bits, bias), const(16, "i32"))
+    kept = b.select(b.compare("fcmp uno", value, value), const(0x7FFF, "i32"), kept)
+    return b.resize(kept, "i16", False)
+
+
+def widen(e: Emitter, value: Val, kind: PtxType) -> Val:
+    """A half or bf16 value as float; others as they are."""
+    if kind.kind == "bf":
+        return bf16_to_float(e, value)
+    return e.b.cast("fpext", value, "float") if value.type == "half" else value
+
+
+def narrow(e: Emitter, value: Val, kind: PtxType, rounding: str = "rn") -> Val:
+    """A float rounded back to half or bf16."""
+    if kind.kind == "bf":
+        return float_to_bf16(e, value, rounding)
+    return e.b.cast("fptrunc", value, kind.llvm)
+
+
+def next_toward(e: Emitter, value: Val, up: bool) -> Val:
+    """The neighbouring binary32 above (or below) a finite value."""
+    b = e.b
+    bits = b.as_int(value)
+    negative = b.compare("icmp slt", bits, const(0, "i32"))
+    away, toward = const(1, "i32"), const(-1, "i32")
+    step = b.select(negative, toward if up else away, away if up else toward)
+    moved = b.binary("add", bits, step)
+    tiny = const(1 if up else 0x80000001, "i32")
+    is_zero = b.compare("fcmp oeq", value, zero("float"))
+    return b.bitcast(b.select(is_zero, tiny, moved), "float")
+
+
+def round_directed(e: Emitter, high: Val, error: Val, mode: str) -> Val:
+    """high + error (an exact pair of doubles) as binary32, rounded by rz, rm or rp."""
+    b = e.b
+    if mode not in DIRECTED:
+        raise unsupported(e.instr)
+    nearest = b.cast("fptrunc", high, "float")
+    back = b.cast("fpext", nearest, "double")
+    # The sign of (exact - nearest): the difference of the heads decides, then the error.
+    head = b.binary("fsub", high, back)
+    same = b.compare("fcmp oeq", head, zero("double"))
+    rest = b.select(same, error, head)
+    above = b.compare("fcmp ogt", rest, zero("double"))
+    below = b.compare("fcmp olt", rest, zero("double"))
+    up, down = next_toward(e, nearest, True), next_toward(e, nearest, False)
+    if mode == "rp":
+        return b.select(above, up, nearest)
+    if mode == "rm":
+        return b.select(below, down, nearest)
+    positive = b.compare("fcmp ogt", nearest, zero("float"))
+    toward_zero = b.select(b.binary("and", below, positive), down, nearest)
+    negative = b.compare("fcmp olt", nearest, zero("float"))
+    return b.select(b.binary("and", above, negative), up, toward_zero)
+
+
+def two_sum(e: Emitter, x: Val, y: Val) -> tuple[Val, Val]:
+    """x + y as head and exact error (doubles)."""
+    b = e.b
+    total = b.binary("fadd", x, y)
+    part = b.binary("fsub", total, x)
+    error = b.binary("fadd", b.binary("fsub", x, b.binary("fsub", total, part)),
+                     b.binary("fsub", y, part))
+    finite = b.compare("fcmp ord", error, error)
+    return total, b.select(finite, error, zero("double"))

@@ -1,0 +1,374 @@
+"""The virtual CUDA device: PTX kernels executed on the processor, with real results.
+
+Every operation is finished when its call returns, so streams and events need bookkeeping only.
+A kernel that touches an address outside live allocations faults, which ends this process; the
+parent reports it as ILLEGAL_ADDRESS.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rrto_ros.api.results import CUresult
+from rrto_ros.devices.cpu import attributes as attr
+from rrto_ros.devices.cpu.cache import default_directory
+from rrto_ros.devices.cpu.launcher import Launcher
+from rrto_ros.devices.cpu.memory import Arena
+from rrto_ros.devices.cpu.modules import Compiler, LoadedModule
+from rrto_ros.devices.cpu.passes.layout import align_up, initial_bytes
+from rrto_ros.devices.cpu.program import KernelProgram
+from rrto_ros.devices.graphs import Graphs
+from rrto_ros.devices.images import ptx_texts
+from rrto_ros.devices.protocol import (
+    DeviceInfo,
+    GlobalInfo,
+    GraphNode,
+    KernelInfo,
+    Launch,
+    MemcpyNode,
+    MemsetNode,
+    ModuleInfo,
+)
+from rrto_ros.devices.timeline import Timeline
+from rrto_ros.errors import ConfigError, CudaError
+
+DEFAULT_LIMIT_BYTES = 2 << 30
+DEFAULT_ARENA_BASE = 0x2000_0000_0000
+DEFAULT_ARENA_BYTES = 64 << 30
+DEFAULT_CACHE_BYTES = 512 << 20
+DRIVER_VERSION = 13000
+_CLOCK_KHZ = 1_500_000
+
+
+class CpuDevice:
+    """One session's virtual device (see `protocol.Device` for the calls).
+
+    Args:
+        limit_bytes: Device memory that the session may allocate.
+        arena_base: Wanted first address; another is taken, and reported, if it is not free.
+        arena_bytes: Size of the address range.
+        compute_capability: What programs are told; steers the PTX that they generate.
+        threads: Worker threads; 0 is one per usable core.
+        cache_dir: Directory of compiled kernels; None is the user's cache directory.
+        cache_bytes: Its size limit; 0 keeps nothing on disk.
+        vector_lanes: Threads per vector instruction; 0 is what the processor does best.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        arena_base: int = DEFAULT_ARENA_BASE,
+        arena_bytes: int = DEFAULT_ARENA_BYTES,
+        compute_capability: tuple[int, int] = (12, 1),
+        threads: int = 0,
+        cache_dir: Path | str | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        vector_lanes: int = 0,
+    ) -> None:
+        if limit_bytes <= 0 or arena_bytes < limit_bytes:
+            raise ConfigError(f"arena_bytes ({arena_bytes}) must be at least limit_bytes "
+                              f"({limit_bytes}), and both positive")
+        cores = threads or len(os.sched_getaffinity(0))
+        directory = Path(cache_dir) if cache_dir is not None else default_directory()
+        self._compiler = Compiler(directory if cache_bytes else None, cache_bytes, vector_lanes)
+        self._arena = Arena(arena_base, arena_bytes, limit_bytes)
+        self._launcher = Launcher(cores)
+        self._timeline = Timeline()
+        self._graphs = Graphs()
+        self._modules: dict[int, LoadedModule] = {}
+        self._counts = {"launches": 0, "copies": 0, "copied_bytes": 0, "fills": 0}
+        name = f"RRTO virtual CUDA device ({cores} cores)"
+        self._info = DeviceInfo(
+            kind="cpu", name=name,
+            uuid=hashlib.sha256(f"{name} {compute_capability}".encode()).digest()[:16],
+            compute_capability=compute_capability, driver_version=DRIVER_VERSION,
+            total_bytes=limit_bytes, arena_base=self._arena.base, arena_bytes=self._arena.size,
+            attributes=attr.device_attributes(cores, compute_capability, _CLOCK_KHZ),
+        )
+
+    @property
+    def info(self) -> DeviceInfo:
+        return self._info
+
+    def close(self) -> None:
+        """Ends the worker threads and gives all device memory back."""
+        self._launcher.close()
+        self._modules.clear()
+        self._arena.close()
+
+    def statistics(self) -> Mapping[str, int | float | str]:
+        """Counters since the start; times in seconds."""
+        compiler = self._compiler
+        return {
+            **self._counts, **self._timeline.counts(), **self._graphs.counts(),
+            "modules": len(self._modules), "memory_bytes": self._arena.used,
+            "memory_peak_bytes": self._arena.peak, "kernels_compiled": compiler.compiled,
+            "kernels_vectorised": compiler.vectorised,
+            "compile_seconds": compiler.compile_ns / 1e9, "cache_hits": compiler.cache.hits,
+            "cache_misses": compiler.cache.misses, "cache_errors": compiler.cache.errors,
+        }
+
+    # modules
+    def module_load(self, module: int, image: bytes) -> ModuleInfo:
+        """Loads PTX (text or in a fatbin); every kernel is checked, none is compiled yet."""
+        if module in self._modules:
+            raise CudaError(CUresult.INVALID_HANDLE, f"module {module} exists already")
+        loaded = self._compiler.load(ptx_texts(bytes(image))[0])
+        layout = loaded.program.layout
+        if layout.total_bytes:
+            loaded.base = self._arena.allocate_module(layout.total_bytes)
+            data = initial_bytes(layout, loaded.base)
+            self._arena.view(loaded.base, len(data))[:] = np.frombuffer(data, np.uint8)
+        self._modules[module] = loaded
+        constants = sum(p.var.size for p in layout.symbols.values() if p.var.space == "const")
+        return ModuleInfo(
+            tuple(self._kernel_info(k, loaded, constants) for k in loaded.program.kernels),
+            tuple(GlobalInfo(name, loaded.base + p.offset, p.var.size)
+                  for name, p in layout.symbols.items()),
+        )
+
+    def _kernel_info(
+        self, kernel: KernelProgram, loaded: LoadedModule, constants: int
+    ) -> KernelInfo:
+        function = kernel.function
+        size = function.reqntid or function.maxntid or (attr.MAX_THREADS, 1, 1)
+        threads = min(attr.MAX_THREADS, size[0] * size[1] * size[2])
+        attributes = attr.function_attributes(
+            loaded.program.module.version, self._info.compute_capability, threads,
+            kernel.layout.shared_bytes, constants, kernel.layout.local_bytes)
+        return KernelInfo(kernel.name, kernel.layout.params, attributes)
+
+    def module_unload(self, module: int) -> None:
+        """Frees a module and its variables."""
+        loaded = self._module(module)
+        if loaded.base:
+            self._arena.free(loaded.base)
+        del self._modules[module]
+
+    def function_set_attribute(
+        self, module: int, kernel: int, attribute: int, value: int
+    ) -> None:
+        """Sets the dynamic shared memory limit (8) or the carve-out hint (9)."""
+        loaded, program = self._kernel(module, kernel)
+        if attribute == attr.FUNCTION_CARVEOUT and -1 <= value <= 100:
+            return
+        most = attr.SHARED_OPTIN_BYTES - program.layout.shared_bytes
+        if attribute != attr.FUNCTION_MAX_DYNAMIC_SHARED or not 0 <= value <= most:
+            raise CudaError(CUresult.INVALID_VALUE,
+                            f"function attribute {attribute} cannot be {value}")
+        loaded.max_dynamic[kernel] = value
+
+    def _module(self, module: int) -> LoadedModule:
+        found = self._modules.get(module)
+        if found is None:
+            raise CudaError(CUresult.INVALID_HANDLE, f"module {module} is unknown")
+        return found
+
+    def _kernel(self, module: int, kernel: int) -> tuple[LoadedModule, KernelProgram]:
+        loaded = self._module(module)
+        if not 0 <= kernel < len(loaded.program.kernels):
+            raise CudaError(CUresult.INVALID_HANDLE, f"module {module} has no kernel {kernel}")
+        return loaded, loaded.program.kernels[kernel]
+
+    # memory
+    def mem_alloc(self, address: int, size: int, stream: int) -> None:
+        self._timeline.check_stream(stream)
+        self._arena.allocate(address, size)
+
+    def mem_free(self, address: int, stream: int) -> None:
+        self._timeline.check_stream(stream)
+        if address >= self._arena.base + self._arena.size:
+            raise CudaError(CUresult.INVALID_VALUE, "a module's variable cannot be freed")
+        self._arena.free(address)
+
+    def memcpy_htod(self, dst: int, data: bytes | memoryview, stream: int) -> None:
+        self._timeline.check_stream(stream)
+        source = np.frombuffer(data, np.uint8)
+        if source.size:
+            self._arena.view(dst, source.size)[:] = source
+        self._count_copy(source.size)
+
+    def memcpy_dtoh(self, src: int, size: int, stream: int) -> bytes | memoryview:
+        self._timeline.check_stream(stream)
+        self._count_copy(size)
+        if size == 0:
+            return b""
+        self._arena.check(src, size)
+        return ctypes.string_at(src, size)
+
+    def memcpy_dtod(self, dst: int, src: int, size: int, stream: int) -> None:
+        self._timeline.check_stream(stream)
+        self._count_copy(size)
+        if size:
+            self._arena.check(dst, size)
+            self._arena.check(src, size)
+            ctypes.memmove(dst, src, size)
+
+    def memset(self, fill: MemsetNode, stream: int) -> None:
+        self._timeline.check_stream(stream)
+        width = fill.element_bytes
+        row = fill.width * width
+        if width not in (1, 2, 4) or fill.dst % width or fill.width < 0 or fill.height < 0 or (
+            fill.height > 1 and (fill.pitch < row or fill.pitch % width)
+        ):
+            raise CudaError(CUresult.INVALID_VALUE, f"bad fill {fill}")
+        self._counts["fills"] += 1
+        if row == 0 or fill.height == 0:
+            return
+        size = fill.pitch * (fill.height - 1) + row
+        view = self._arena.view(fill.dst, size).view(np.dtype(f"<u{width}"))
+        value = fill.value & (1 << 8 * width) - 1
+        if fill.height == 1:
+            view[:] = value
+            return
+        step = fill.pitch // width
+        for start in range(0, fill.height * step, step):
+            view[start : start + fill.width] = value
+
+    def _count_copy(self, size: int) -> None:
+        if size < 0:
+            raise CudaError(CUresult.INVALID_VALUE, f"a copy of {size} bytes")
+        self._counts["copies"] += 1
+        self._counts["copied_bytes"] += size
+
+    # execution
+    def launch(self, launch: Launch, stream: int) -> None:
+        """Runs a kernel to its end.
+
+        Raises:
+            CudaError: INVALID_VALUE for geometry, shared memory or arguments that do not fit
+                the kernel; INVALID_HANDLE for an unknown kernel.
+        """
+        self._timeline.check_stream(stream)
+        loaded, kernel = self._kernel(launch.module, launch.kernel)
+        self._check_launch(launch, loaded, kernel)
+        runnable = self._compiler.runnable(loaded, launch.kernel, launch.block)
+        static = kernel.layout.shared_bytes
+        self._launcher.run(runnable, launch.grid, launch.params, loaded.base,
+                           (static, launch.shared_bytes))
+        self._counts["launches"] += 1
+
+    def _check_launch(
+        self, launch: Launch, loaded: LoadedModule, kernel: KernelProgram
+    ) -> None:
+        def refuse(what: str) -> CudaError:
+            return CudaError(CUresult.INVALID_VALUE, f"launch of {kernel.name}: {what}")
+
+        block, grid = launch.block, launch.grid
+        threads = block[0] * block[1] * block[2]
+        if any(not 0 < b <= m for b, m in zip(block, attr.MAX_BLOCK, strict=True)) or (
+            threads > attr.MAX_THREADS
+        ):
+            raise refuse(f"block {block} is out of range")
+        if any(not 0 < g <= m for g, m in zip(grid, attr.MAX_GRID, strict=True)):
+            raise refuse(f"grid {grid} is out of range")
+        function = kernel.function
+        if function.reqntid and function.reqntid != block:
+            raise refuse(f"block {block}, the kernel requires {function.reqntid}")
+        if function.maxntid:
+            most = function.maxntid[0] * function.maxntid[1] * function.maxntid[2]
+            if threads > most:
+                raise refuse(f"{threads} threads, the kernel was built for at most {most}")
+        wanted = max((o + s for o, s in kernel.layout.params), default=0)
+        # A packed argument buffer may be padded to the alignment of its largest member.
+        if not wanted <= len(launch.params) <= align_up(wanted, 16):
+            raise refuse(f"{len(launch.params)} bytes of arguments, the kernel has {wanted}")
+        static = kernel.layout.shared_bytes
+        most = loaded.max_dynamic.get(launch.kernel, max(0, attr.SHARED_BYTES - static))
+        if not 0 <= launch.shared_bytes <= most:
+            raise refuse(f"{launch.shared_bytes} bytes of dynamic shared memory, "
+                         f"at most {most} are allowed")
+
+    def ctx_synchronize(self) -> None:
+        """Nothing is ever pending."""
+
+    # streams and events
+    def stream_create(self, stream: int, flags: int, priority: int) -> None:
+        self._timeline.create_stream(stream)
+
+    def stream_destroy(self, stream: int) -> None:
+        self._timeline.destroy_stream(stream)
+
+    def stream_synchronize(self, stream: int) -> None:
+        self._timeline.check_stream(stream)
+
+    def stream_query(self, stream: int) -> bool:
+        self._timeline.check_stream(stream)
+        return True
+
+    def stream_wait_event(self, stream: int, event: int, flags: int) -> None:
+        self._timeline.check_stream(stream)
+        self._timeline.event(event)
+
+    def event_create(self, event: int, flags: int) -> None:
+        self._timeline.create_event(event, flags)
+
+    def event_destroy(self, event: int) -> None:
+        self._timeline.destroy_event(event)
+
+    def event_record(self, event: int, stream: int) -> None:
+        self._timeline.record(event, stream)
+
+    def event_synchronize(self, event: int) -> None:
+        self._timeline.event(event)
+
+    def event_query(self, event: int) -> bool:
+        self._timeline.event(event)
+        return True
+
+    def event_elapsed_ms(self, start: int, end: int) -> float:
+        return self._timeline.elapsed_ms(start, end)
+
+    # graphs
+    def graph_create(self, graph: int) -> None:
+        self._graphs.create(graph)
+
+    def graph_destroy(self, graph: int) -> None:
+        self._graphs.destroy(graph)
+
+    def graph_add_node(
+        self, graph: int, node: int, dependencies: Sequence[int], work: GraphNode
+    ) -> None:
+        self._graphs.add_node(graph, node, dependencies, work)
+
+    def graph_node_set(self, graph: int, node: int, work: GraphNode) -> None:
+        self._graphs.set_node(graph, node, work)
+
+    def graph_instantiate(self, graph_exec: int, graph: int) -> None:
+        made = self._graphs.instantiate(graph_exec, graph)
+        try:
+            for work in made.work.values():
+                self._check_work(work)
+        except CudaError:
+            self._graphs.destroy_exec(graph_exec)
+            raise
+
+    def _check_work(self, work: GraphNode) -> None:
+        if isinstance(work, Launch):
+            self._check_launch(work, *self._kernel(work.module, work.kernel))
+
+    def graph_exec_destroy(self, graph_exec: int) -> None:
+        self._graphs.destroy_exec(graph_exec)
+
+    def graph_exec_node_set(self, graph_exec: int, node: int, work: GraphNode) -> None:
+        self._check_work(work)
+        self._graphs.set_exec_node(graph_exec, node, work)
+
+    def graph_launch(self, graph_exec: int, stream: int) -> None:
+        self._timeline.check_stream(stream)
+        found = self._graphs.executable(graph_exec)
+        for node in found.order:
+            work = found.work[node]
+            if isinstance(work, Launch):
+                self.launch(work, stream)
+            elif isinstance(work, MemcpyNode):
+                self.memcpy_dtod(work.dst, work.src, work.bytes, stream)
+            elif isinstance(work, MemsetNode):
+                self.memset(work, stream)

@@ -1,0 +1,136 @@
+"""Runs compiled kernels: contexts, per-worker memory and the spread of blocks over cores.
+
+Blocks of a kernel without global atomics are independent, so the result does not depend on which
+worker runs which; kernels with global atomics run in block order on one worker. Results are
+therefore the same bit for bit every time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from rrto_ros.devices.cpu.attributes import SHARED_OPTIN_BYTES
+from rrto_ros.devices.cpu.codegen.kernel import CONTEXT_FIELDS
+from rrto_ros.devices.cpu.jit import LoadedCode
+
+_SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+_Context = ctypes.c_int64 * len(CONTEXT_FIELDS)
+_SHARED_BYTES = SHARED_OPTIN_BYTES + 4096
+# Below this, handing blocks to another thread costs more than it saves.
+_SPREAD_NS = 150_000
+_CHUNKS_PER_WORKER = 8
+
+
+@dataclass
+class Runnable:
+    """A compiled kernel for one block size, with what its last run cost."""
+
+    code: LoadedCode
+    frame_bytes: int
+    local_bytes: int
+    ordered: bool
+    last_ns: int = 0
+
+    def __post_init__(self) -> None:
+        self.call = _SIGNATURE(self.code.address)
+
+
+class _WorkerMemory:
+    """Shared, frame and local memory of the block that a worker runs."""
+
+    def __init__(self) -> None:
+        self.shared = mmap.mmap(-1, _SHARED_BYTES)
+        self.frames = mmap.mmap(-1, 1 << 16)
+        self.local = mmap.mmap(-1, 1 << 16)
+        self.addresses = [_address(m) for m in (self.shared, self.frames, self.local)]
+
+    def ensure(self, frame_bytes: int, local_bytes: int) -> list[int]:
+        """Addresses of the three areas, grown where needed."""
+        if len(self.frames) < frame_bytes:
+            self.frames = mmap.mmap(-1, 2 * frame_bytes)
+            self.addresses[1] = _address(self.frames)
+        if len(self.local) < local_bytes:
+            self.local = mmap.mmap(-1, 2 * local_bytes)
+            self.addresses[2] = _address(self.local)
+        return self.addresses
+
+
+def _address(area: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(area))
+
+
+class Launcher:
+    """A small pool of worker threads; the calling thread works too."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = max(1, threads)
+        self._pool = (
+            ThreadPoolExecutor(self.threads - 1, thread_name_prefix="rrto-cpu")
+            if self.threads > 1 else None
+        )
+        self._memory = threading.local()
+        self._scratch = ctypes.create_string_buffer(256)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def run(
+        self, kernel: Runnable, grid: tuple[int, int, int], params: bytes, module_base: int,
+        shared: tuple[int, int],
+    ) -> None:
+        """Runs every block of a grid and returns when all are done.
+
+        Args:
+            kernel: Code for the block size.
+            grid: Blocks along x, y, z.
+            params: The packed argument buffer.
+            module_base: Address of the module's variables.
+            shared: (static, dynamic) shared bytes.
+        """
+        started = time.perf_counter_ns()
+        # Loads of whole vectors may read past the last parameter.
+        arguments = ctypes.create_string_buffer(params, len(params) + 64)
+        words = (ctypes.addressof(arguments), 0, 0, 0, module_base,
+                 ctypes.addressof(self._scratch), *grid, shared[1], shared[0] + shared[1])
+        total = grid[0] * grid[1] * grid[2]
+        spread = (self._pool is not None and total > 1 and not kernel.ordered
+                  and (kernel.last_ns > _SPREAD_NS or kernel.last_ns == 0))
+        if spread:
+            self._spread(kernel, words, total)
+        else:
+            self._blocks(kernel, words, 0, total)
+        spent = time.perf_counter_ns() - started
+        kernel.last_ns = spent * (self.threads if spread else 1)
+
+    def _spread(self, kernel: Runnable, words: tuple[int, ...], total: int) -> None:
+        assert self._pool is not None
+        chunk = max(1, total // (self.threads * _CHUNKS_PER_WORKER))
+        starts = iter(range(0, total, chunk))
+        lock = threading.Lock()
+
+        def work() -> None:
+            while True:
+                with lock:
+                    first = next(starts, -1)
+                if first < 0:
+                    return
+                self._blocks(kernel, words, first, min(first + chunk, total))
+
+        others = [self._pool.submit(work) for _ in range(self.threads - 1)]
+        work()
+        for other in others:
+            other.result()
+
+    def _blocks(self, kernel: Runnable, words: tuple[int, ...], first: int, last: int) -> None:
+        memory: _WorkerMemory | None = getattr(self._memory, "value", None)
+        if memory is None:
+            memory = self._memory.value = _WorkerMemory()
+        areas = memory.ensure(kernel.frame_bytes, kernel.local_bytes)
+        context = _Context(words[0], *areas, *words[4:])
+        kernel.call(ctypes.addressof(context), first, last)

@@ -1,0 +1,162 @@
+"""Inlines calls of .func functions, with their registers, variables and labels renamed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.devices.cpu.ptx.types import PtxType
+from rrto_ros.errors import PtxError
+
+MAX_INSTRUCTIONS = 2_000_000
+_MAX_DEPTH = 64
+
+
+class _Inliner:
+    def __init__(self, kernel: ast.Function, module: ast.Module) -> None:
+        self.kernel = kernel
+        self.module = module
+        self.regs: dict[str, PtxType] = dict(kernel.regs)
+        self.variables: list[ast.Var] = list(kernel.variables)
+        self.tables = dict(kernel.tables)
+        self.code: list[ast.Instr | ast.Label] = []
+        self.count = 0
+
+    def expand(self, body: tuple[ast.Instr | ast.Label, ...], stack: tuple[str, ...]) -> None:
+        for item in body:
+            if isinstance(item, ast.Instr) and item.op == "call":
+                self._call(item, stack)
+            else:
+                self.code.append(item)
+            if len(self.code) > MAX_INSTRUCTIONS:
+                raise PtxError(f"{self.kernel.name}: too large after inlining its calls")
+
+    def _call(self, call: ast.Instr, stack: tuple[str, ...]) -> None:
+        args = list(call.args)
+        returns: tuple[ast.Operand, ...] = ()
+        if args and isinstance(args[0], ast.Vec):
+            first = args.pop(0)
+            assert isinstance(first, ast.Vec)
+            returns = first.items
+        target = args.pop(0) if args else None
+        if not isinstance(target, ast.Sym):
+            raise PtxError(f"line {call.line}: indirect calls are not supported "
+                           f"({self.kernel.name})")
+        passed = args[0].items if args and isinstance(args[0], ast.Vec) else ()
+        function = self.module.functions.get(target.name)
+        if function is None or function.body is None:
+            raise PtxError(f"line {call.line}: call of {target.name} is not supported "
+                           f"({self.kernel.name}): the module does not define it")
+        if target.name in stack or len(stack) > _MAX_DEPTH:
+            raise PtxError(f"line {call.line}: recursion ({target.name}) is not supported "
+                           f"({self.kernel.name})")
+        if len(passed) != len(function.params) or len(returns) != len(function.returns):
+            raise PtxError(f"line {call.line}: call of {target.name} with the wrong number of "
+                           "arguments")
+        self.count += 1
+        suffix = f"$c{self.count}"
+        rename = _Renamer(function, suffix)
+        skip = f"$skip{suffix}"
+        if call.guard is not None:
+            self.code.append(ast.Instr("bra", (), (ast.Sym(skip),), call.guard,
+                                       not call.guard_negated, call.line))
+        for names, values in ((function.params, passed), (function.returns, returns)):
+            for var, value in zip(names, values, strict=True):
+                self._bind(var, value, rename)
+        self._bind_registers(function.params, passed, rename, call, into=True)
+        for name, kind in function.regs.items():
+            self.regs[rename.names.get(name, name)] = kind
+        for var in function.variables:
+            if var.space in ("shared", "global", "const"):
+                self.variables.append(var)
+                rename.names.pop(var.name, None)
+            else:
+                self.variables.append(replace(var, name=rename.names[var.name]))
+        for table, labels in function.tables.items():
+            self.tables[table + suffix] = tuple(label + suffix for label in labels)
+        self.expand(rename.body(function.body), (*stack, target.name))
+        self.code.append(ast.Label(rename.end))
+        self._bind_registers(function.returns, returns, rename, call, into=False)
+        if call.guard is not None:
+            self.code.append(ast.Label(skip))
+
+    def _bind(self, var: ast.Var, value: ast.Operand, rename: _Renamer) -> None:
+        """A .param formal and its actual are the same buffer."""
+        if var.space == "param":
+            if not isinstance(value, ast.Sym):
+                raise PtxError(f"{self.kernel.name}: argument {var.name} must be a variable")
+            rename.names[var.name] = value.name
+
+    def _bind_registers(
+        self, formals: tuple[ast.Var, ...], actuals: tuple[ast.Operand, ...],
+        rename: _Renamer, call: ast.Instr, *, into: bool,
+    ) -> None:
+        for var, value in zip(formals, actuals, strict=True):
+            if var.space == "reg":
+                inner = ast.Reg(rename.names[var.name])
+                pair = (inner, value) if into else (value, inner)
+                self.code.append(ast.Instr("mov", (f"b{var.type.bits}",), pair, line=call.line))
+
+
+class _Renamer:
+    """Gives a function body fresh names; `ret` becomes a jump behind it."""
+
+    def __init__(self, function: ast.Function, suffix: str) -> None:
+        self.suffix = suffix
+        self.end = f"$end{suffix}"
+        self.names = {n: n + suffix for n in function.regs}
+        self.names.update({v.name: v.name + suffix for v in function.variables})
+        self.labels = {i.name for i in function.body or () if isinstance(i, ast.Label)}
+        self.labels.update(function.tables)
+
+    def body(self, items: tuple[ast.Instr | ast.Label, ...]) -> tuple[ast.Instr | ast.Label, ...]:
+        return tuple(
+            ast.Label(i.name + self.suffix) if isinstance(i, ast.Label) else self._instr(i)
+            for i in items
+        )
+
+    def _instr(self, instr: ast.Instr) -> ast.Instr:
+        guard = instr.guard and ast.Reg(self.names.get(instr.guard.name, instr.guard.name))
+        if instr.op == "ret":
+            return ast.Instr("bra", (), (ast.Sym(self.end),), guard, instr.guard_negated,
+                             instr.line)
+        return replace(instr, guard=guard, args=tuple(self._operand(a) for a in instr.args))
+
+    def _operand(self, operand: ast.Operand) -> ast.Operand:
+        match operand:
+            case ast.Reg(name):
+                return ast.Reg(self.names.get(name, name))
+            case ast.Sym(name, offset, generic):
+                if name in self.labels:
+                    return ast.Sym(name + self.suffix)
+                return ast.Sym(self.names.get(name, name), offset, generic)
+            case ast.Not(reg):
+                return ast.Not(ast.Reg(self.names.get(reg.name, reg.name)))
+            case ast.Addr(base, offset):
+                inner = self._operand(base)
+                assert isinstance(inner, ast.Reg | ast.Sym | ast.Imm)
+                return ast.Addr(inner, offset)
+            case ast.Vec(items):
+                return ast.Vec(tuple(self._operand(i) for i in items))
+            case ast.Pair(first, second):
+                return ast.Pair(self._operand(first), self._operand(second))
+            case _:
+                return operand
+
+
+def inline_calls(kernel: ast.Function, module: ast.Module) -> ast.Function:
+    """The kernel with every call replaced by the body of the function it names.
+
+    Raises:
+        PtxError: Recursion, an indirect call, or a function that the module does not define
+            (vprintf, malloc and other services of a real driver).
+    """
+    body = kernel.body or ()
+    if not any(isinstance(i, ast.Instr) and i.op == "call" for i in body):
+        return kernel
+    inliner = _Inliner(kernel, module)
+    inliner.expand(body, (kernel.name,))
+    return replace(kernel, regs=inliner.regs, variables=tuple(inliner.variables),
+                   tables=inliner.tables, body=tuple(inliner.code))
+
+

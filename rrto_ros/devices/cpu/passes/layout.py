@@ -1,0 +1,151 @@
+"""Where variables lie: parameter, shared, local and module-global offsets."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.errors import PtxError
+
+MAX_STATIC_SHARED_BYTES = 48 * 1024
+MAX_LOCAL_BYTES = 512 * 1024
+
+
+def align_up(value: int, alignment: int) -> int:
+    """The next multiple of a power of two."""
+    return (value + alignment - 1) & -alignment
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A variable with its state space and offset in bytes."""
+
+    var: ast.Var
+    offset: int
+
+
+@dataclass(frozen=True)
+class KernelLayout:
+    """Everything that one kernel can name.
+
+    Attributes:
+        symbols: Name -> placement, innermost declaration first.
+        params: (offset, size) of each kernel parameter.
+        shared_bytes: Static shared memory; dynamic shared memory starts there, aligned to 16.
+        local_bytes: Local memory of one thread.
+    """
+
+    symbols: dict[str, Placed]
+    params: tuple[tuple[int, int], ...]
+    shared_bytes: int
+    local_bytes: int
+
+
+@dataclass(frozen=True)
+class ModuleLayout:
+    """Module variables: placements, total size and alignment of their block."""
+
+    symbols: dict[str, Placed]
+    total_bytes: int
+
+
+def layout_module(variables: Iterable[ast.Var]) -> ModuleLayout:
+    """Offsets of .global and .const variables in one block, each aligned to at least 16."""
+    offset = 0
+    placed: dict[str, Placed] = {}
+    for var in variables:
+        if var.space not in ("global", "const"):
+            continue
+        if var.external:
+            raise PtxError(f"variable {var.name} is defined in no module")
+        offset = align_up(offset, max(16, var.align))
+        placed[var.name] = Placed(var, offset)
+        offset += var.size
+    return ModuleLayout(placed, offset)
+
+
+def layout_kernel(
+    kernel: ast.Function, module: ast.Module, module_layout: ModuleLayout
+) -> KernelLayout:
+    """Offsets of a kernel's parameters, shared and local variables."""
+    symbols = dict(module_layout.symbols)
+    used = _names(kernel)
+    shared = local = 0
+    dynamic: list[ast.Var] = []
+    for var in (*module.variables, *kernel.variables):
+        if var.space == "shared":
+            if var.external or var.size == 0:
+                dynamic.append(var)
+            elif var.name in used:
+                shared = align_up(shared, var.align)
+                symbols[var.name] = Placed(var, shared)
+                shared += var.size
+        elif var.space in ("local", "param"):
+            local = align_up(local, max(var.align, 8))
+            symbols[var.name] = Placed(var, local)
+            local += var.size
+    start = max((align_up(shared, max(16, v.align)) for v in dynamic), default=shared)
+    for var in dynamic:
+        symbols[var.name] = Placed(var, align_up(start, max(16, var.align)))
+    offset = 0
+    params = []
+    for var in kernel.params:
+        offset = align_up(offset, var.align)
+        symbols[var.name] = Placed(var, offset)
+        params.append((offset, var.size))
+        offset += var.size
+    if shared > MAX_STATIC_SHARED_BYTES:
+        raise PtxError(f"{kernel.name} uses {shared} bytes of static shared memory, "
+                       f"at most {MAX_STATIC_SHARED_BYTES} are allowed")
+    if local > MAX_LOCAL_BYTES:
+        raise PtxError(f"{kernel.name} uses {local} bytes of local memory per thread, "
+                       f"at most {MAX_LOCAL_BYTES} are allowed")
+    return KernelLayout(symbols, tuple(params), start, align_up(local, 16))
+
+
+def _names(kernel: ast.Function) -> set[str]:
+    names: set[str] = set()
+    for item in kernel.body or ():
+        if isinstance(item, ast.Instr):
+            for arg in item.args:
+                base = arg.base if isinstance(arg, ast.Addr) else arg
+                if isinstance(base, ast.Sym):
+                    names.add(base.name)
+    return names
+
+
+def initial_bytes(layout: ModuleLayout, base: int) -> bytearray:
+    """The initial contents of the module's block when it lies at address `base`."""
+    data = bytearray(layout.total_bytes)
+    for placed in layout.symbols.values():
+        var, offset = placed.var, placed.offset
+        for item in var.init or ():
+            width = var.type.bytes
+            if offset + width > placed.offset + var.size:
+                raise PtxError(f"variable {var.name} has more initial values than elements")
+            data[offset : offset + width] = _encode(item, var, layout, base)
+            offset += width
+    return data
+
+
+def _encode(
+    item: ast.Imm | ast.FloatImm | ast.Sym, var: ast.Var, layout: ModuleLayout, base: int
+) -> bytes:
+    width = var.type.bytes
+    if isinstance(item, ast.Sym):
+        target = layout.symbols.get(item.name)
+        if target is None or width != 8:
+            raise PtxError(f"variable {var.name} is initialised with {item.name}, "
+                           "which is not the address of a variable")
+        return (base + target.offset + item.offset).to_bytes(8, "little")
+    if isinstance(item, ast.FloatImm):
+        if item.width == var.type.bits or not var.type.is_float:
+            return (item.bits & (1 << var.type.bits) - 1).to_bytes(width, "little")
+        value = struct.unpack("<d", item.bits.to_bytes(8, "little"))[0] if item.width == 64 else (
+            struct.unpack("<f", item.bits.to_bytes(4, "little"))[0])
+        return struct.pack({16: "<e", 32: "<f", 64: "<d"}[var.type.bits], value)
+    if var.type.is_float and var.type.bits > 16:
+        return struct.pack("<f" if width == 4 else "<d", float(item.value))
+    return (item.value & (1 << var.type.bits) - 1).to_bytes(width, "little")

@@ -1,0 +1,82 @@
+"""A kernel after all passes, ready for code generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rrto_ros.devices.cpu.passes.cfg import build_blocks
+from rrto_ros.devices.cpu.passes.inline import inline_calls
+from rrto_ros.devices.cpu.passes.layout import (
+    KernelLayout,
+    ModuleLayout,
+    layout_kernel,
+    layout_module,
+)
+from rrto_ros.devices.cpu.passes.regions import Regions, split
+from rrto_ros.devices.cpu.passes.registers import register_types
+from rrto_ros.devices.cpu.passes.uniform import VectorPlan, plan_vectors
+from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.devices.cpu.ptx.parser import parse_module
+
+
+@dataclass(frozen=True)
+class KernelProgram:
+    """One kernel: regions, register types and layout.
+
+    Attributes:
+        function: The kernel with calls inlined.
+        ordered: Blocks must run one after the other for results to be the same every time
+            (global atomics).
+    """
+
+    function: ast.Function
+    layout: KernelLayout
+    regions: Regions
+    types: dict[str, str]
+    kernel_params: frozenset[str]
+    uses_carry: bool
+    ordered: bool
+
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+    def vector_plan(self, block: tuple[int, int, int], max_lanes: int) -> VectorPlan | None:
+        """How to run several threads per instruction, or None where threads may diverge."""
+        return plan_vectors(self.regions, self.function, block, max_lanes)
+
+
+@dataclass(frozen=True)
+class ModuleProgram:
+    """A parsed module with all its kernels prepared."""
+
+    module: ast.Module
+    layout: ModuleLayout
+    kernels: tuple[KernelProgram, ...]
+
+
+def prepare(text: str) -> ModuleProgram:
+    """Parses a PTX text and prepares every kernel in it.
+
+    Raises:
+        PtxError: The text is not valid or needs something that is not supported.
+    """
+    module = parse_module(text)
+    layout = layout_module(module.variables)
+    return ModuleProgram(module, layout, tuple(
+        _prepare_kernel(entry, module, layout) for entry in module.entries))
+
+
+def _prepare_kernel(
+    entry: ast.Function, module: ast.Module, module_layout: ModuleLayout
+) -> KernelProgram:
+    function = inline_calls(entry, module)
+    kernel_params = frozenset(p.name for p in function.params)
+    layout = layout_kernel(function, module, module_layout)
+    regions = split(build_blocks(function), kernel_params)
+    instrs = [i for b in regions.blocks for i in b.instrs]
+    carry = any("cc" in i.mods or i.op in ("addc", "subc", "madc") for i in instrs)
+    ordered = any(i.op in ("atom", "red") and not any("shared" in m for m in i.mods)
+                  for i in instrs)
+    types = register_types(function.regs, regions.blocks)
+    return KernelProgram(function, layout, regions, types, kernel_params, carry, ordered)

@@ -1,0 +1,1 @@
+"""PTX text: types, syntax tree, lexer and parser."""

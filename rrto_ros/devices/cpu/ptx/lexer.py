@@ -1,0 +1,63 @@
+"""Splits PTX text into tokens. One regular expression, linear time, bounded input."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from rrto_ros.errors import PtxError
+
+MAX_TEXT_BYTES = 64 << 20
+
+
+class Token(NamedTuple):
+    """One token: its kind ("dot", "id", "num", "str" or "op"), its text and its line."""
+
+    kind: str
+    text: str
+    line: int
+
+
+_TOKEN = re.compile(
+    r"""
+    (?P<skip>[ \t\r\f\v]+|//[^\n]*)
+  | (?P<nl>\n)
+  | (?P<block>/\*.*?\*/)
+  | (?P<num>0[fF][0-9a-fA-F]{8}(?![0-9a-fA-F])|0[dD][0-9a-fA-F]{16}|0[xX][0-9a-fA-F]+U?
+      |0[bB][01]+U?|\d+\.\d*(?:[eE][+-]?\d+)?|\d+(?:[eE][+-]?\d+)?U?)
+  | (?P<id>[A-Za-z_$%][\w$]*)
+  | (?P<dot>\.[\w$]+(?:::[\w$]+)*)
+  | (?P<str>"(?:[^"\\\n]|\\.)*")
+  | (?P<op><<|>>|[{}()\[\],;:@!|<>+\-=*&~?/^])
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def tokenize(text: str) -> list[Token]:
+    """Tokens of a PTX text, comments removed.
+
+    Raises:
+        PtxError: A character that no token starts with, or a text that is too long.
+    """
+    if len(text) > MAX_TEXT_BYTES:
+        raise PtxError(f"PTX text of {len(text)} bytes, at most {MAX_TEXT_BYTES} are read")
+    tokens: list[Token] = []
+    append = tokens.append
+    position, line, end = 0, 1, len(text)
+    match = _TOKEN.match
+    while position < end:
+        found = match(text, position)
+        if found is None:
+            raise PtxError(f"line {line}: unexpected character {text[position]!r}")
+        kind = found.lastgroup
+        position = found.end()
+        if kind == "skip":
+            continue
+        if kind == "nl":
+            line += 1
+        elif kind == "block":
+            line += found.group().count("\n")
+        else:
+            append(Token(kind or "", found.group(), line))
+    return tokens

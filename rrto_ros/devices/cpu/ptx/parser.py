@@ -1,0 +1,337 @@
+"""Recursive-descent parser: PTX text to the syntax tree.
+
+Accepts PTX ISO 1.0 to 9.x as compilers write it. Debug and tuning directives are skipped. Every
+loop consumes tokens, so any input ends in a module or in PtxError.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.devices.cpu.ptx.cursor import Cursor
+from rrto_ros.devices.cpu.ptx.lexer import tokenize
+from rrto_ros.devices.cpu.ptx.operands import parse_operand
+from rrto_ros.devices.cpu.ptx.scope import Scope
+from rrto_ros.devices.cpu.ptx.types import SPACES, TYPES, PtxType
+from rrto_ros.errors import PtxError
+
+MAX_VARIABLE_BYTES = 1 << 32
+_LINKAGE = {"visible", "weak", "extern", "common"}
+_SKIP_TO_SEMICOLON = {"pragma", "alias", "callprototype"}
+_SKIP_LINE = {"file", "loc"}
+_GEOMETRY = {"maxntid", "reqntid", "minnctapersm", "maxnctapersm", "maxnreg", "reqnctapercluster",
+             "maxclusterrank"}
+_FLAGS = {"noreturn", "explicitcluster", "blocksareclusters", "unique", "abi_preserve",
+          "abi_preserve_control"}
+
+
+def parse_module(text: str) -> ast.Module:
+    """The syntax tree of a PTX text.
+
+    Raises:
+        PtxError: The text is not PTX, is cut short, or uses unknown syntax (the line is named).
+    """
+    return _ModuleParser(Cursor(tokenize(text.rstrip("\0")))).module()
+
+
+class _ModuleParser:
+    def __init__(self, cursor: Cursor) -> None:
+        self.at = cursor
+        self.variables: list[ast.Var] = []
+        self.functions: dict[str, ast.Function] = {}
+
+    def module(self) -> ast.Module:
+        at = self.at
+        at.expect(".version")
+        number = re.fullmatch(r"(\d+)\.(\d+)", at.next().text)
+        if number is None or not 1 <= int(number[1]) <= 9:
+            raise at.error("PTX versions 1.0 to 9.x are read")
+        version = (int(number[1]), int(number[2]))
+        target = ""
+        while not at.done:
+            token = at.peek()
+            name = token.text[1:]
+            if token.text == ".target":
+                at.next()
+                target = at.next().text
+                while at.accept(","):
+                    at.next()
+            elif token.text == ".address_size":
+                at.next()
+                if at.integer() != 64:
+                    raise at.error("only 64-bit addresses are supported")
+            elif name in _SKIP_LINE:
+                at.skip_line()
+            elif name in _SKIP_TO_SEMICOLON:
+                at.skip_past(";")
+            elif name == "section":
+                at.skip_past("{")
+                at.skip_past("}")
+            elif token.text == ";":
+                at.next()
+            elif token.kind == "dot":
+                self._declaration()
+            else:
+                raise at.error(f"unexpected {token.text!r} at module level")
+        if not self.functions and not self.variables:
+            raise PtxError("the PTX text declares nothing (cut short?)")
+        return ast.Module(version, target, tuple(self.variables), self.functions)
+
+    def _declaration(self) -> None:
+        at = self.at
+        external = False
+        while at.peek().text[1:] in _LINKAGE:
+            external |= at.next().text == ".extern"
+        word = at.peek().text[1:]
+        if word in ("entry", "func"):
+            at.next()
+            function = self._function(is_entry=word == "entry")
+            known = self.functions.get(function.name)
+            if known is not None and known.body is not None and function.body is not None:
+                raise at.error(f"{function.name} is defined twice")
+            if known is None or known.body is None:
+                self.functions[function.name] = function
+        elif word in SPACES:
+            self.variables += parse_variables(at, external, lambda name: name)
+        else:
+            raise at.error(f"unknown directive .{word}")
+
+    def _function(self, *, is_entry: bool) -> ast.Function:
+        at = self.at
+        returns: tuple[ast.Var, ...] = ()
+        while at.peek().text[1:] in _FLAGS:
+            at.next()
+        if at.peek().text == "(":
+            returns = self._parameters()
+        name = at.identifier()
+        params = self._parameters() if at.peek().text == "(" else ()
+        sizes: dict[str, tuple[int, int, int]] = {}
+        while at.peek().text not in ("{", ";"):
+            directive = at.next().text[1:]
+            if directive in _GEOMETRY:
+                numbers = [at.integer()]
+                while at.accept(","):
+                    numbers.append(at.integer())
+                sizes[directive] = (*numbers, 1, 1, 1)[:3]  # type: ignore[assignment]
+            elif directive == "pragma":
+                at.skip_past(";")
+            elif directive not in _FLAGS:
+                raise at.error(f"unknown function directive .{directive}")
+        if at.accept(";"):
+            return ast.Function(name, is_entry, params, returns)
+        body = _BodyParser(at, params, returns)
+        body.block()
+        return ast.Function(
+            name, is_entry, params, returns, body.scope.registers, tuple(body.scope.variables),
+            tuple(body.code), sizes.get("maxntid"), sizes.get("reqntid"), body.tables,
+        )
+
+    def _parameters(self) -> tuple[ast.Var, ...]:
+        at = self.at
+        at.expect("(")
+        result: list[ast.Var] = []
+        while not at.accept(")"):
+            result += parse_variables(at, False, lambda name: name, single=True)
+            at.accept(",")
+        return tuple(result)
+
+
+class _BodyParser:
+    """Statements of one function body, with nested scopes."""
+
+    def __init__(
+        self, at: Cursor, params: tuple[ast.Var, ...], returns: tuple[ast.Var, ...]
+    ) -> None:
+        self.at = at
+        self.scope = Scope()
+        for var in (*params, *returns):
+            if var.space == "reg":
+                self.scope.declare_register(var.name, var.type)
+        self.code: list[ast.Instr | ast.Label] = []
+        self.tables: dict[str, tuple[str, ...]] = {}
+
+    def block(self) -> None:
+        """Statements up to the brace that closes the body (nesting is iterative)."""
+        at = self.at
+        at.expect("{")
+        depth = 1
+        while depth:
+            token = at.peek()
+            if token.text == "{":
+                at.next()
+                self.scope.push()
+                depth += 1
+            elif token.text == "}":
+                at.next()
+                depth -= 1
+                if depth:
+                    self.scope.pop()
+            elif token.text == ";":
+                at.next()
+            elif token.kind == "dot":
+                self._directive(token.text[1:])
+            elif token.kind == "id" and at.peek(1).text == ":":
+                self._label()
+            else:
+                self.code.append(self._instruction())
+
+    def _label(self) -> None:
+        at = self.at
+        name = at.next().text
+        at.expect(":")
+        following = at.peek().text if not at.done else ""
+        if following == ".branchtargets":
+            at.next()
+            targets = [self.scope.label(at.identifier())]
+            while at.accept(","):
+                targets.append(self.scope.label(at.identifier()))
+            at.expect(";")
+            self.tables[name] = tuple(targets)
+        elif following in (".callprototype", ".calltargets"):
+            at.skip_past(";")
+        else:
+            self.code.append(ast.Label(name))
+
+    def _directive(self, name: str) -> None:
+        at = self.at
+        if name == "reg":
+            self._registers()
+        elif name in _SKIP_LINE:
+            at.skip_line()
+        elif name in _SKIP_TO_SEMICOLON:
+            at.skip_past(";")
+        elif name == "section":
+            at.skip_past("}")
+        elif name in SPACES or name in _LINKAGE:
+            external = False
+            while at.peek().text[1:] in _LINKAGE:
+                external |= at.next().text == ".extern"
+            for var in parse_variables(at, external, self.scope.new_name):
+                self.scope.variables.append(var)
+        else:
+            raise at.error(f"unknown directive .{name}")
+
+    def _registers(self) -> None:
+        at = self.at
+        at.expect(".reg")
+        vector = 1
+        if at.peek().text in (".v2", ".v4"):
+            vector = int(at.next().text[2:])
+        kind = parse_type(at)
+        if vector > 1:
+            raise at.error("vector registers are not supported")
+        while True:
+            name = at.identifier()
+            if at.accept("<"):
+                self.scope.declare_range(name, at.integer(), kind)
+                at.expect(">")
+            else:
+                self.scope.declare_register(name, kind)
+            if not at.accept(","):
+                break
+        at.expect(";")
+
+    def _instruction(self) -> ast.Instr:
+        at = self.at
+        guard, negated = None, False
+        line = at.peek().line
+        if at.accept("@"):
+            negated = at.accept("!")
+            operand = self.scope.resolve(at.identifier())
+            if not isinstance(operand, ast.Reg):
+                raise at.error("a guard must be a predicate register")
+            guard = operand
+        op = at.identifier()
+        mods: list[str] = []
+        while at.peek().kind == "dot":
+            mods.append(at.next().text[1:])
+        args: list[ast.Operand] = []
+        while not at.accept(";"):
+            if args:
+                at.expect(",")
+            args.append(parse_operand(at, self.scope))
+        return ast.Instr(op, tuple(mods), tuple(args), guard, negated, line)
+
+
+def parse_type(at: Cursor) -> PtxType:
+    """A type such as .f32 at the cursor."""
+    token = at.next()
+    if token.kind != "dot" or token.text[1:] not in TYPES:
+        raise at.error(f"unknown type {token.text!r}")
+    return TYPES[token.text[1:]]
+
+
+def parse_variables(
+    at: Cursor, external: bool, rename: Callable[[str], str], *, single: bool = False
+) -> list[ast.Var]:
+    """Variables declared at the cursor, from the state space to the semicolon (or name)."""
+    space = at.next().text[1:]
+    if space not in SPACES:
+        raise at.error(f"unknown state space .{space}")
+    align, vector = 0, 1
+    kind: PtxType | None = None
+    while at.peek().kind == "dot":
+        word = at.peek().text[1:]
+        if word == "align":
+            at.next()
+            align = at.integer()
+        elif word in ("v2", "v4", "v8"):
+            at.next()
+            vector = int(word[1:])
+        elif word in TYPES:
+            kind = parse_type(at)
+        elif word in ("ptr", "global", "const", "shared", "local", "attribute"):
+            at.next()
+            if word == "attribute":
+                at.skip_past(")")
+        else:
+            raise at.error(f"unknown attribute .{word} of a variable")
+    if kind is None:
+        raise at.error("a variable needs a type")
+    result = []
+    while True:
+        name = rename(at.identifier())
+        count, unsized = vector, False
+        while at.accept("["):
+            if at.accept("]"):
+                unsized = True
+            else:
+                count *= at.integer()
+                at.expect("]")
+        init = None
+        if at.accept("="):
+            init = tuple(_initialiser(at))
+            if unsized:
+                count = len(init)
+                unsized = False
+        size = 0 if unsized else count * kind.bytes
+        if size > MAX_VARIABLE_BYTES or align & (align - 1) or align > 1 << 20:
+            raise at.error(f"variable {name}: size {size} or alignment {align} is out of range")
+        result.append(
+            ast.Var(space, kind, name, align or min(kind.bytes * vector, 16), size, init, external)
+        )
+        if single or not at.accept(","):
+            break
+    if not single:
+        at.expect(";")
+    return result
+
+
+def _initialiser(at: Cursor) -> list[ast.Imm | ast.FloatImm | ast.Sym]:
+    items: list[ast.Imm | ast.FloatImm | ast.Sym] = []
+    depth = 0
+    while True:
+        if at.accept("{"):
+            depth += 1
+            continue
+        if at.accept("}"):
+            depth -= 1
+        elif not at.accept(","):
+            operand = parse_operand(at, None)
+            if not isinstance(operand, ast.Imm | ast.FloatImm | ast.Sym):
+                raise at.error("an initialiser must be a number or an address")
+            items.append(operand)
+        if depth <= 0 and (depth < 0 or at.peek().text in (";", ",")):
+            return items
