@@ -194,6 +194,7 @@ class RingClient:
         filled = self.head - a.load_u64(base + layout.CALL_TAIL)
         half = filled > self.call_bytes // 2
         if sleeping == layout.SLEEPING or (sleeping == layout.LINGERING and (waited or half)):
+            a.store_u32(base + layout.CONSUMER_SLEEPING, 0)
             self.signals += 1
             os.write(self.call_fd, _ONE)
 
