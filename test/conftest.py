@@ -1,4 +1,4 @@
-"""What every test shares: the helpers of test/support and the fixtures that clean up after them."""
+"""What every test shares: the helpers of test/support, and logs of processes when a test fails."""
 
 import sys
 from pathlib import Path
@@ -6,3 +6,41 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from support.domains import domain_lock
+from support.rig import Rig
+from support.shared_memory import cleaned_shared_memory
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(item.path).parent.name == "ros":
+            item.add_marker(pytest.mark.ros)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    rig = item.funcargs.get("rig") if hasattr(item, "funcargs") else None
+    if report.failed and isinstance(rig, Rig):
+        for name, text in rig.logs().items():
+            report.sections.append((f"output of {name}", text))
+    return report
+
+
+@pytest.fixture
+def ros_domain():
+    """A ROS domain that no other test on this machine uses meanwhile."""
+    with domain_lock() as number:
+        yield number
+
+
+@pytest.fixture
+def rig(ros_domain, tmp_path):
+    """A robot and an edge whose nodes and programs this test starts and breaks."""
+    with cleaned_shared_memory():
+        made = Rig(ros_domain, tmp_path)
+        try:
+            yield made
+        finally:
+            made.close()

@@ -1,0 +1,110 @@
+"""A hostile node on the call topics: `hostile.py ROBOT`, commanded by lines on its input.
+
+It learns the session id from the calls that it overhears. Commands, each answered by one JSON
+line: unknown, oversized, far, old, replay, garbage_ahead, garbage_next, acknowledge, results,
+listen.
+"""
+
+import array
+import json
+import os
+import sys
+import threading
+import time
+
+import numpy as np
+import rclpy
+
+from rrto_msgs.msg import CallBatch, CallResult
+from rrto_ros.transport.port import topic
+from rrto_ros.transport.ros_port import call_qos
+
+
+class Hostile:
+    """Knows the last calls message and makes bad ones from it."""
+
+    def __init__(self, robot):
+        self.node = rclpy.create_node("hostile")
+        calls = topic(robot, "call_batches")
+        self.calls = self.node.create_publisher(CallBatch, calls, call_qos())
+        self.results = self.node.create_publisher(
+            CallResult, topic(robot, "call_results"), call_qos()
+        )
+        self.heard = []
+        self.mine = set()
+        self.know = threading.Event()
+        self.node.create_subscription(CallBatch, calls, self.overhear, call_qos())
+
+    def overhear(self, message):
+        """Remember what others sent, with data only."""
+        own = (message.sequence, bytes(message.data)) in self.mine
+        if not own and not message.flags & CallBatch.ACK_ONLY:
+            self.heard.append(message)
+            self.know.set()
+
+    def results_heard(self):
+        """Whether the recorder, if any is wanted, listens to results."""
+        return "--server-only" in sys.argv or self.results.get_subscription_count() > 0
+
+    def send(self, sequence, data, session=None, flags=0, results_ack=0):
+        """Publish one calls message."""
+        out = CallBatch()
+        known = self.heard[-1].session if session is None else np.frombuffer(session, np.uint8)
+        out.session = known
+        out.sequence, out.flags, out.results_ack = sequence, flags, results_ack
+        out.data = array.array("B", data)
+        self.mine.add((sequence, bytes(data)))
+        self.calls.publish(out)
+
+    def act(self, command):
+        """Do one bad thing."""
+        newest = self.heard[-1].sequence if self.heard else 0
+        if command == "unknown":
+            self.send(1, os.urandom(256), session=b"\x11" * 16)
+        elif command == "oversized":
+            self.send(newest + 1, bytes(9 << 20))
+        elif command == "far":
+            self.send(newest + 1_000_000, bytes(64))
+        elif command == "old":
+            self.send(1, os.urandom(64))
+        elif command == "replay":
+            for message in list(self.heard):
+                self.mine.add((message.sequence, bytes(message.data)))
+                self.calls.publish(message)
+        elif command == "garbage_ahead":
+            self.send(newest + 500, os.urandom(333))
+        elif command == "garbage_next":
+            self.send(newest + 1, os.urandom(336))
+        elif command == "acknowledge":
+            self.send(newest, b"", flags=CallBatch.ACK_ONLY, results_ack=1 << 40)
+        elif command == "results":
+            out = CallResult()
+            out.session = self.heard[-1].session
+            out.sequence, out.batches_ack = 1 << 40, 1 << 50
+            out.missing = array.array("Q", [1 << 60, 0])
+            out.data = array.array("B", os.urandom(100))
+            self.results.publish(out)
+        else:
+            raise SystemExit(f"unknown command {command!r}")
+
+
+def main():
+    rclpy.init()
+    hostile = Hostile(sys.argv[1])
+    threading.Thread(target=rclpy.spin, args=(hostile.node,), daemon=True).start()
+    while hostile.calls.get_subscription_count() < 2 or not hostile.results_heard():
+        # Its own subscription and the server's; DDS has no event for a match in rclpy.
+        time.sleep(0.01)
+    print('{"hostile": true}', flush=True)
+    for line in sys.stdin:
+        command = line.strip()
+        if command == "listen":
+            hostile.know.wait()
+        else:
+            hostile.act(command)
+        print(json.dumps({"did": command, "heard": len(hostile.heard)}), flush=True)
+    rclpy.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Print every status message of a robot's nodes as a JSON line: `status_watch.py ROBOT`."""
+
+import contextlib
+import json
+import sys
+
+import rclpy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from rrto_msgs.msg import Status
+from rrto_ros.transport.port import topic
+
+
+def plain(value):
+    """A message as JSON can say it."""
+    if hasattr(value, "get_fields_and_field_types"):
+        return {name: plain(getattr(value, name)) for name in value.get_fields_and_field_types()}
+    if hasattr(value, "tobytes"):
+        return value.tobytes().hex()
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def show(message):
+    """One line per message."""
+    print(json.dumps(plain(message)), flush=True)
+
+
+rclpy.init()
+node = rclpy.create_node("status_watch")
+quality = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+node.create_subscription(Status, topic(sys.argv[1], "status"), show, quality)
+print('{"watching": true}', flush=True)
+with contextlib.suppress(KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
+    rclpy.spin(node)
