@@ -1,0 +1,114 @@
+"""The null device: accepts what CUDA accepts, refuses the rest, and says that it has no results."""
+
+import pytest
+
+from rrto_ros.api.results import CUresult
+from rrto_ros.devices.null import NullDevice, scan_ptx
+from rrto_ros.devices.protocol import Device, Launch, MemsetNode
+from rrto_ros.devices.registry import DeviceSettings, check_available, create_device
+from rrto_ros.errors import ConfigError, CudaError, PtxError, UnavailableError
+
+PTX = """
+.version 7.5
+.visible .entry first(
+    .param .u64 a,
+    .param .u32 n,
+    .param .align 16 .b8 block[40],
+    .param .f64 x
+)
+.maxntid 256
+{ ret; }
+.entry second { ret; }
+"""
+
+
+@pytest.fixture
+def device():
+    return NullDevice(limit_bytes=1 << 20, bytes_per_s=0, launch_s=0)
+
+
+def test_its_name_says_that_it_has_no_results(device):
+    assert isinstance(device, Device)
+    assert "no results" in device.info.name
+    assert device.info.kind == "null"
+    assert device.info.arena_base % (2 << 20) == 0
+    assert device.info.arena_bytes >= device.info.total_bytes
+
+
+def test_kernels_and_parameter_offsets_are_read_from_ptx():
+    first, second = scan_ptx(PTX)
+    assert (first.name, second.name) == ("first", "second")
+    assert first.params == ((0, 8), (8, 4), (16, 40), (56, 8))
+    assert first.param_bytes == 64
+    assert second.params == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".version 7.0", ".entry k(.param .u64 a", ".entry k(.param .q9 a) {}", ".entry k"]
+)
+def test_text_that_is_no_ptx_is_refused(text):
+    with pytest.raises(PtxError):
+        scan_ptx(text)
+
+
+def test_binaries_are_refused(device):
+    with pytest.raises(CudaError) as caught:
+        device.module_load(1, b"\x7fELF" + bytes(60))
+    assert caught.value.result is CUresult.NO_BINARY_FOR_GPU
+
+
+def test_memory_is_counted_and_bounds_are_checked(device):
+    base = device.info.arena_base
+    device.mem_alloc(base, 4096, 0)
+    device.memcpy_htod(base, b"x" * 4096, 0)
+    assert device.memcpy_dtoh(base, 4096, 0) == bytes(4096)
+    for work in (
+        lambda: device.mem_alloc(base + 100, 16, 0),
+        lambda: device.memcpy_dtoh(base + 1, 4096, 0),
+        lambda: device.mem_free(base + 8, 0),
+        lambda: device.memset(MemsetNode(base, 0, 0, 4, 2048, 1), 0),
+        lambda: device.mem_alloc(16, 16, 0),
+    ):
+        with pytest.raises(CudaError) as caught:
+            work()
+        assert caught.value.result is CUresult.INVALID_VALUE
+    with pytest.raises(CudaError) as caught:
+        device.mem_alloc(base + 8192, 1 << 20, 0)
+    assert caught.value.result is CUresult.OUT_OF_MEMORY
+    device.mem_free(base, 0)
+    assert device.statistics()["used_bytes"] == 0
+
+
+def test_launches_take_modelled_time():
+    device = NullDevice(limit_bytes=1 << 20, launch_s=0.02, bytes_per_s=0)
+    device.module_load(1, PTX.encode())
+    device.event_create(1, 0)
+    device.event_create(2, 0)
+    device.event_record(1, 0)
+    for _ in range(3):
+        device.launch(Launch(1, 1, (1, 1, 1), (32, 1, 1), 0, b""), 0)
+    device.event_record(2, 0)
+    assert not device.stream_query(0)
+    device.stream_synchronize(0)
+    assert device.stream_query(0)
+    assert device.event_elapsed_ms(1, 2) == pytest.approx(60, abs=1)
+
+
+def test_the_gpu_device_says_that_it_comes_later():
+    with pytest.raises(UnavailableError, match="later release"):
+        check_available("gpu")
+    with pytest.raises(UnavailableError, match="later release"):
+        create_device("gpu", DeviceSettings(limit_bytes=1))
+
+
+def test_an_unknown_device_is_refused_with_those_that_exist():
+    with pytest.raises(ConfigError, match="cpu, gpu, null"):
+        check_available("tpu")
+
+
+def test_the_registry_makes_a_null_device_at_the_wanted_base():
+    device = create_device(
+        "null", DeviceSettings(limit_bytes=1 << 20, arena_base=1 << 40, compute_capability=(7, 5))
+    )
+    assert device.info.arena_base == 1 << 40
+    assert device.info.compute_capability == (7, 5)
