@@ -181,7 +181,6 @@ class SessionHost:
         with self._lock:
             self._dead = death
             index = death.executing.index or self._executed
-            self._last_reply = max(self._last_reply, 0)
             self._sender.push(pack_result(index, death.status, death.text.encode(), RESULT_STICKY))
             for batch in self._unexecuted:
                 self._refuse(batch, after=self._last_reply, but=death.executing.index)
@@ -213,11 +212,12 @@ class SessionHost:
             if self._closed:
                 return
             self._closed = reason or "closed"
+            # A worker in the middle of a kernel need not finish it: nobody wants the result.
+            patience_s = 0.0 if self.busy else 2.0
             self._unexecuted.clear()
             self._unexecuted_bytes = 0
             self._say_closed()
-        # A worker in the middle of a kernel need not finish it: nobody wants the result.
-        self._worker.close(0.0 if self.busy else 2.0)
+        self._worker.close(patience_s)
 
     def statistics(self) -> dict[str, Any]:
         """Counters of both directions, the worker's report, ages in seconds."""

@@ -1,4 +1,4 @@
-"""The null device: accepts what CUDA accepts, refuses the rest, and says that it has no results."""
+"""The null device: accepts what CUDA accepts, refuses the rest, and says what it is."""
 
 import pytest
 
