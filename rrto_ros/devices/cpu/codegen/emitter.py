@@ -26,6 +26,8 @@ class Emitter:
         mask: Guard of the current instruction, or None.
         special: Special register -> value in the current thread loop.
         local: Pointer(s) to the local memory of the thread(s).
+        kernel_params: Names of the kernel's own parameters.
+        threads: Threads of a block.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class Emitter:
         self.mask: Val | None = None
         self.special: dict[str, Val] = {}
         self.local: Val = Val("null", "ptr")
+        self.kernel_params: frozenset[str] = frozenset()
+        self.threads = 1
         self.instr = ast.Instr("nop", (), ())
         self._known: dict[str, Val] = {}
 
@@ -225,8 +229,6 @@ class Emitter:
 
     def _is_kernel_param(self, name: str) -> bool:
         return name in self.kernel_params
-
-    kernel_params: frozenset[str] = frozenset()
 
     def offset(self, pointer: Val, bytes_: Val) -> Val:
         """pointer + bytes."""

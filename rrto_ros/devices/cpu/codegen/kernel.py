@@ -17,10 +17,11 @@ from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (they register their i
     floating,
     integer,
     memory,
+    warp,
 )
 from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
 from rrto_ros.devices.cpu.codegen.emitter import Emitter
-from rrto_ros.devices.cpu.passes.cfg import Block
+from rrto_ros.devices.cpu.passes.cfg import Block, gives_result
 from rrto_ros.devices.cpu.passes.layout import KernelLayout, align_up
 from rrto_ros.devices.cpu.passes.regions import Region
 from rrto_ros.devices.cpu.program import KernelProgram
@@ -96,6 +97,7 @@ class _KernelWriter:
         self.single = len(program.regions.regions) == 1
         self.frames: dict[str, int] = {}
         self.frame_bytes = 0
+        self.exchange = 0
         if not self.single:
             self._place_frames()
 
@@ -107,7 +109,13 @@ class _KernelWriter:
                     self.frames[name] = offset
                     width = Val("", self.program.types[name]).bits
                     offset += align_up(self.threads * max(1, width // 8), 64)
-        self.frame_bytes = offset + 64
+        # Two buffers of one word per thread, padded to whole warps.
+        self.exchange = offset
+        self.frame_bytes = offset + 2 * self.exchange_bytes + 64
+
+    @property
+    def exchange_bytes(self) -> int:
+        return align_up(self.threads, 32) * 8
 
     def write(self) -> Generated:
         b = self.b
@@ -167,10 +175,22 @@ class _KernelWriter:
         size = self.threads * 4
         b.line(f"%states2 = getelementptr i8, ptr %frames, i64 {align_up(size, 64)}")
         b.line(f"call void @llvm.memset.p0.i64(ptr %frames, i8 0, i64 {size}, i1 false)")
+        b.line(f"%exchange = getelementptr i8, ptr %frames, i64 {self.exchange}")
+        b.line(f"call void @llvm.memset.p0.i64(ptr %exchange, i8 0, "
+               f"i64 {2 * self.exchange_bytes}, i1 false)")
+        parity = b.alloca("i64")
+        b.line(f"store i64 0, ptr {parity}")
         b.line("br label %phase")
         b.label("phase")
         b.line(f"%r0 = call i32 @rrto_find(ptr %frames, i32 {self.threads}, i32 -1)")
         b.line(f"%over = icmp eq i32 %r0, {_DONE}")
+        warp_wide = self.program.regions.warp_wide
+        b.line(f"%in_warp = icmp ule i32 %r0, {warp_wide}")
+        b.line(f"%limit = select i1 %in_warp, i32 {warp_wide}, i32 {_DONE - 1}")
+        b.line(f"%write_at = load i64, ptr {parity}")
+        b.line(f"%read_at = sub i64 {self.exchange_bytes}, %write_at")
+        b.line("%exchange_out = getelementptr i8, ptr %exchange, i64 %write_at")
+        b.line("%exchange_in = getelementptr i8, ptr %exchange, i64 %read_at")
         b.line("br i1 %over, label %block_done, label %run")
         b.label("run")
         b.line("%which = phi i32 [ %r0, %phase ], [ %r2, %ran ]")
@@ -182,11 +202,12 @@ class _KernelWriter:
             self._region(index, "ran")
         b.label("ran")
         b.line(f"%r2 = call i32 @rrto_find(ptr %frames, i32 {self.threads}, i32 %which)")
-        b.line(f"%last_region = icmp eq i32 %r2, {_DONE}")
+        b.line("%last_region = icmp ugt i32 %r2, %limit")
         b.line("br i1 %last_region, label %swap, label %run")
         b.label("swap")
         b.line(f"call void @llvm.memcpy.p0.p0.i64(ptr %frames, ptr %states2, i64 {size}, "
                "i1 false)")
+        b.line(f"store i64 %read_at, ptr {parity}")
         b.line("br label %phase")
 
     # one region over all threads
@@ -240,6 +261,7 @@ class _RegionWriter:
         strides = plan.strides if plan and self.lanes > 1 else {}
         e = Emitter(b, self.program.layout, self.slots, strides)
         e.kernel_params = self.program.kernel_params
+        e.threads = self.kernel.threads
         self._specials(e, t)
         self._local(e, t)
         if not self.kernel.single:
@@ -389,6 +411,8 @@ class _RegionWriter:
         latch = f"%{self.prefix}_latch"
         if block.barrier is not None:
             target = self.program.regions.of_entry[block.targets[0]]
+            if gives_result(block.barrier):
+                warp.offer(e, block.barrier)
             self._store_live(target, t)
             self._set_state(target, t)
             b.line(f"br label {latch}")

@@ -8,6 +8,7 @@ from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.errors import PtxError
 
 BARRIER_OPS = frozenset({"bar", "barrier"})
+WARP_OPS = frozenset({"shfl", "vote", "match", "redux"})
 _STORES = frozenset({"st", "red", "bra", "brx", "ret", "exit", "trap", "bar", "barrier",
                      "membar", "fence", "prefetch", "prefetchu", "discard", "brkpt", "nanosleep",
                      "pmevent", "cp", "call", "applypriority"})
@@ -23,7 +24,7 @@ class Block:
         guard: Register that decides, or None.
         guard_negated: Whether it decides the other way round.
         targets: Successor blocks: [] returns, [t] jumps, [taken, fallen] branches, more for brx.
-        barrier: The block ends in a barrier, and targets[0] runs after it.
+        barrier: The block ends in a barrier or a warp exchange; targets[0] runs after it.
         selector: Index register of brx.idx.
     """
 
@@ -38,8 +39,18 @@ class Block:
 
 
 def is_barrier(instr: ast.Instr) -> bool:
-    """Whether a thread waits here for its block."""
-    return instr.op in BARRIER_OPS and "arrive" not in instr.mods and "warp" not in instr.mods
+    """Whether a thread waits here, for its block or for its warp."""
+    return instr.op in WARP_OPS or (instr.op in BARRIER_OPS and "arrive" not in instr.mods)
+
+
+def is_warp_wide(instr: ast.Instr) -> bool:
+    """Whether the wait concerns the warp only."""
+    return instr.op in WARP_OPS or "warp" in instr.mods
+
+
+def gives_result(instr: ast.Instr) -> bool:
+    """Whether the instruction computes something from all waiting threads' values."""
+    return instr.op in WARP_OPS or "red" in instr.mods
 
 
 def build_blocks(function: ast.Function) -> list[Block]:
@@ -76,6 +87,8 @@ def build_blocks(function: ast.Function) -> list[Block]:
                 block.barrier = item
                 current = fresh()
                 block.targets = [current.index]
+                if gives_result(item):
+                    current.instrs.append(item)
                 continue
             block.guard, block.guard_negated = item.guard, item.guard_negated
             if item.op == "bra":
@@ -135,6 +148,8 @@ def destinations(instr: ast.Instr) -> list[str]:
     if instr.op == "call":
         first = instr.args[0] if instr.args else None
         return operand_registers(first) if isinstance(first, ast.Vec) else []
+    if instr.op in BARRIER_OPS and gives_result(instr):
+        return operand_registers(instr.args[0])
     if instr.op in _STORES or not instr.args:
         return []
     return operand_registers(instr.args[0])
@@ -166,6 +181,8 @@ def live_in(blocks: list[Block]) -> list[frozenset[str]]:
         for reg in (block.guard, block.selector):
             if reg is not None and reg.name not in killed:
                 used.add(reg.name)
+        if block.barrier is not None:
+            used.update(n for n in sources(block.barrier) if n not in killed)
         uses.append(used)
         kills.append(killed)
     live = [set(u) for u in uses]

@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rrto_ros.devices.cpu.passes.cfg import Block, destinations, live_in, sources
+from rrto_ros.devices.cpu.passes.cfg import (
+    Block,
+    destinations,
+    is_warp_wide,
+    live_in,
+    sources,
+)
 from rrto_ros.devices.cpu.ptx import ast
 
 _PURE = frozenset({"mov", "cvt", "add", "sub", "mul", "mad", "shl", "shr", "and", "or", "xor",
@@ -35,19 +41,27 @@ class Region:
 
 @dataclass(frozen=True)
 class Regions:
-    """All regions of a kernel; regions[0] is the start."""
+    """All regions of a kernel; regions[0] is the start.
+
+    Attributes:
+        of_entry: First block -> index of the region.
+        warp_wide: Regions 1 to this one follow a warp exchange, later ones a barrier. Threads in
+            the former always go on first, so that no barrier opens before every thread is there.
+    """
 
     blocks: tuple[Block, ...]
     regions: tuple[Region, ...]
     of_entry: dict[int, int]
+    warp_wide: int
 
 
 def split(blocks: list[Block], kernel_params: frozenset[str]) -> Regions:
     """The regions of a kernel's blocks."""
-    entries = [0]
-    for block in blocks:
-        if block.barrier is not None and block.targets[0] not in entries:
-            entries.append(block.targets[0])
+    waits = [b for b in blocks if b.barrier is not None]
+    warp = [b.targets[0] for b in waits if b.barrier and is_warp_wide(b.barrier)]
+    whole = [b.targets[0] for b in waits if b.barrier and not is_warp_wide(b.barrier)]
+    # Block 0 is never a target here: what follows a wait is always a fresh block.
+    entries = [0, *warp, *whole]
     live = live_in(blocks)
     repeatable = _repeatable(blocks, kernel_params)
     regions = []
@@ -67,7 +81,8 @@ def split(blocks: list[Block], kernel_params: frozenset[str]) -> Regions:
             again = [instr for name, instr in repeatable.items() if name in chosen]
             needed = needed - wanted
         regions.append(Region(entry, reached, tuple(sorted(needed)), tuple(again)))
-    return Regions(tuple(blocks), tuple(regions), {e: i for i, e in enumerate(entries)})
+    return Regions(tuple(blocks), tuple(regions), {e: i for i, e in enumerate(entries)},
+                   len(warp))
 
 
 def _reach(blocks: list[Block], entry: int) -> tuple[int, ...]:

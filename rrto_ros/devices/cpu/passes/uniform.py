@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from rrto_ros.devices.cpu.passes.cfg import destinations, sources
 from rrto_ros.devices.cpu.passes.regions import Regions
 from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.devices.cpu.ptx.types import TYPES
 
+# A gather costs about as much as this many vector instructions; below, scalar code wins.
+_INSTRUCTIONS_PER_GATHER = 40
 _NO_VECTOR = frozenset({"atom", "red", "shfl", "vote", "match", "activemask", "redux", "mma",
                         "ldmatrix", "wmma", "bar", "barrier", "addc", "subc", "madc"})
 
@@ -51,7 +54,25 @@ def plan_vectors(
         for reg in (b.guard, b.selector):
             if reg is not None and reg.name in varying:
                 return None
-    return VectorPlan(lanes, varying, _strides(instrs, varying, block, lanes))
+    strides = _strides(instrs, varying, block, lanes)
+    scattered = sum(_is_scattered(i, varying, strides) for i in instrs)
+    if scattered * _INSTRUCTIONS_PER_GATHER > len(instrs):
+        return None
+    return VectorPlan(lanes, varying, strides)
+
+
+def _is_scattered(
+    instr: ast.Instr, varying: frozenset[str], strides: dict[str, int]
+) -> bool:
+    """Whether lanes access memory in places that are not neighbours."""
+    if instr.op not in ("ld", "st"):
+        return False
+    address = instr.args[1 if instr.op == "ld" else 0]
+    base = address.base if isinstance(address, ast.Addr) else None
+    if not isinstance(base, ast.Reg) or base.name not in varying:
+        return False
+    count = next((int(m[1:]) for m in instr.mods if m in ("v2", "v4", "v8")), 1)
+    return strides.get(base.name) != TYPES[instr.mods[-1]].bytes * count
 
 
 def _varying_specials(block: tuple[int, int, int], lanes: int) -> frozenset[str]:

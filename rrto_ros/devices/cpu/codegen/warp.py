@@ -1,0 +1,240 @@
+"""Exchanges between the threads of a warp or block: shfl, vote, match, redux, bar.red.
+
+Each is a place where threads wait: before it a thread offers its value in a buffer, and when all
+have come it reads what the others offered. The buffer has two sides that swap at every step.
+"""
+
+from __future__ import annotations
+
+from rrto_ros.devices.cpu.codegen.builder import Val, const
+from rrto_ros.devices.cpu.codegen.emitter import B32, PRED, U32, Emitter
+from rrto_ros.devices.cpu.codegen.integer import type_of
+from rrto_ros.devices.cpu.codegen.table import emits, unsupported
+from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
+
+_WARP = 32
+
+
+def _offered_type(instr: ast.Instr) -> PtxType:
+    if instr.op in ("shfl", "match", "redux"):
+        return TYPES[f"b{type_of(instr).bits}"]
+    return PRED
+
+
+def _offered(instr: ast.Instr) -> ast.Operand:
+    """The operand that other threads see."""
+    if instr.op in ("bar", "barrier"):
+        return instr.args[-1]
+    return instr.args[1]
+
+
+def offer(e: Emitter, instr: ast.Instr) -> None:
+    """Puts this thread's value into the buffer."""
+    b = e.b
+    e.instr = instr
+    if instr.guard is not None:
+        raise unsupported(instr, "with a guard")
+    kind = _offered_type(instr)
+    operand = _offered(instr)
+    if kind is PRED and isinstance(operand, ast.Imm):
+        value = const(operand.value, "i1")
+    else:
+        value = e.read(operand, kind)
+    wide = b.resize(value, "i64", False)
+    b.line(f"store i64 {wide.text}, ptr {_slot(e, 'exchange_out', e.special['linear'])}")
+
+
+def _slot(e: Emitter, side: str, thread: Val) -> str:
+    where = e.b.name("x")
+    e.b.line(f"{where} = getelementptr i64, ptr %{side}, i32 {thread.text}")
+    return where
+
+
+def _take(e: Emitter, thread: Val) -> Val:
+    out = e.b.name("x")
+    e.b.line(f"{out} = load i64, ptr {_slot(e, 'exchange_in', thread)}")
+    return Val(out, "i64")
+
+
+def _warp_start(e: Emitter) -> Val:
+    return e.b.binary("and", e.special["linear"], const(-_WARP, "i32"))
+
+
+@emits("shfl", forms=".sync and without; .up .down .bfly .idx; b32")
+def shuffle(e: Emitter, instr: ast.Instr) -> None:
+    b = e.b
+    dest, in_range = instr.args[0], None
+    if isinstance(dest, ast.Pair):
+        dest, in_range = dest.first, dest.second
+    amount, control = e.read(instr.args[2], U32), e.read(instr.args[3], U32)
+    lane = e.special_value("laneid")
+    clamp = b.binary("and", control, const(31, "i32"))
+    segment = b.binary("and", b.binary("lshr", control, const(8, "i32")), const(31, "i32"))
+    keep = b.binary("xor", segment, const(31, "i32"))
+    low = b.binary("and", lane, segment)
+    high = b.binary("or", low, b.binary("and", clamp, keep))
+    amount = b.binary("and", amount, const(31, "i32"))
+    mode = next(m for m in instr.mods if m in ("up", "down", "bfly", "idx"))
+    match mode:
+        case "up":
+            source = b.binary("sub", lane, amount)
+            good = b.compare("icmp sge", source, high)
+        case "down":
+            source = b.binary("add", lane, amount)
+            good = b.compare("icmp sle", source, high)
+        case "bfly":
+            source = b.binary("xor", lane, amount)
+            good = b.compare("icmp sle", source, high)
+        case _:
+            source = b.binary("or", low, b.binary("and", amount, keep))
+            good = b.compare("icmp sle", source, high)
+    source = b.select(good, source, lane)
+    value = _take(e, b.binary("add", _warp_start(e), source))
+    e.write(dest, b.resize(value, "i32", False), B32)
+    if in_range is not None:
+        e.write(in_range, good, PRED)
+
+
+def _members(e: Emitter, instr: ast.Instr, position: int) -> Val:
+    """The member mask, limited to threads that exist."""
+    mask = const(-1, "i32")
+    if "sync" in instr.mods:
+        mask = e.read(instr.args[position], U32)
+    return e.b.binary("and", mask, active_lanes(e))
+
+
+def active_lanes(e: Emitter) -> Val:
+    """One bit for each thread of this warp (the last warp may be short)."""
+    b = e.b
+    left = b.binary("sub", const(e.threads, "i32"), _warp_start(e))
+    count = b.intrinsic("llvm.umin", left, const(_WARP, "i32"))
+    ones = b.binary("sub", b.binary("shl", const(1, "i64"), b.resize(count, "i64", False)),
+                    const(1, "i64"))
+    return b.resize(ones, "i32", False)
+
+
+def _ballot(e: Emitter) -> Val:
+    """One bit for each thread of the warp: the predicate that it offered."""
+    b = e.b
+    start = _warp_start(e)
+    total = const(0, "i32")
+    for lane in range(_WARP):
+        bit = b.resize(_take(e, b.binary("add", start, const(lane, "i32"))), "i32", False)
+        total = b.binary("or", total, b.binary("shl", bit, const(lane, "i32")))
+    return total
+
+
+@emits("vote", forms=".sync and without; .all .any .uni .ballot")
+def vote(e: Emitter, instr: ast.Instr) -> None:
+    b = e.b
+    members = _members(e, instr, 2)
+    ballot = b.binary("and", _ballot(e), members)
+    if "ballot" in instr.mods:
+        e.write(instr.args[0], ballot, B32)
+        return
+    none = b.compare("icmp eq", ballot, const(0, "i32"))
+    everyone = b.compare("icmp eq", ballot, members)
+    if "all" in instr.mods:
+        result = everyone
+    elif "any" in instr.mods:
+        result = b.binary("xor", none, const(1, "i1"))
+    elif "uni" in instr.mods:
+        result = b.binary("or", none, everyone)
+    else:
+        raise unsupported(instr)
+    e.write(instr.args[0], result, PRED)
+
+
+@emits("activemask", forms="b32: every thread of the warp counts as active")
+def activemask(e: Emitter, instr: ast.Instr) -> None:
+    if e.b.lanes > 1:
+        raise unsupported(instr)
+    e.write(instr.args[0], active_lanes(e), B32)
+
+
+@emits("match", forms=".any .all; b32, b64")
+def match_values(e: Emitter, instr: ast.Instr) -> None:
+    b = e.b
+    members = _members(e, instr, 2)
+    kind = _offered_type(instr)
+    mine = b.resize(e.read(instr.args[1], kind), "i64", False)
+    start = _warp_start(e)
+    total = const(0, "i32")
+    for lane in range(_WARP):
+        other = _take(e, b.binary("add", start, const(lane, "i32")))
+        same = b.resize(b.compare("icmp eq", other, mine), "i32", False)
+        total = b.binary("or", total, b.binary("shl", same, const(lane, "i32")))
+    total = b.binary("and", total, members)
+    dest = instr.args[0]
+    if "any" in instr.mods:
+        e.write(dest, total, B32)
+        return
+    everyone = b.compare("icmp eq", total, members)
+    first = dest.first if isinstance(dest, ast.Pair) else dest
+    e.write(first, b.select(everyone, members, const(0, "i32")), B32)
+    if isinstance(dest, ast.Pair):
+        e.write(dest.second, everyone, PRED)
+
+
+@emits("redux", forms=".add .min .max (u32, s32), .and .or .xor (b32)")
+def reduce_warp(e: Emitter, instr: ast.Instr) -> None:
+    b = e.b
+    kind = type_of(instr)
+    if kind.is_float:
+        raise unsupported(instr)
+    members = _members(e, instr, 2)
+    operation = next(m for m in instr.mods if m in ("add", "min", "max", "and", "or", "xor"))
+    sign = "s" if kind.signed else "u"
+    neutral = {"min": 0x7FFFFFFF if kind.signed else -1, "and": -1,
+               "max": 0x80000000 if kind.signed else 0}.get(operation, 0)
+    start = _warp_start(e)
+    total = const(neutral, "i32")
+    for lane in range(_WARP):
+        value = b.resize(_take(e, b.binary("add", start, const(lane, "i32"))), "i32", False)
+        bit = b.binary("and", b.binary("lshr", members, const(lane, "i32")), const(1, "i32"))
+        value = b.select(b.compare("icmp ne", bit, const(0, "i32")), value,
+                         const(neutral, "i32"))
+        if operation in ("min", "max"):
+            total = b.intrinsic(f"llvm.{sign}{operation}", total, value)
+        else:
+            total = b.binary(operation, total, value)
+    e.write(instr.args[0], total, kind)
+
+
+@emits("bar", "barrier", forms=".sync .red.popc .red.and .red.or .arrive .warp.sync .cta; every "
+       "thread of the block takes part")
+def block_barrier(e: Emitter, instr: ast.Instr) -> None:
+    """bar.arrive needs nothing; bar.red combines the predicates of the block."""
+    if "red" not in instr.mods:
+        return
+    b = e.b
+    total = const(0, "i32")
+    slot = b.alloca("i32")
+    step, head, out = b.new_label("bit"), b.new_label("all"), b.new_label("got")
+    before = b.new_label("bar")
+    b.line(f"store i32 0, ptr {slot}")
+    b.line(f"br label %{before}")
+    b.label(before)
+    b.line(f"br label %{head}")
+    b.label(head)
+    index, following = b.name("i"), b.name("i")
+    b.line(f"{index} = phi i32 [ 0, %{before} ], [ {following}, %{head} ]")
+    value = b.resize(_take(e, Val(index, "i32")), "i32", False)
+    b.line(f"%{step} = load i32, ptr {slot}")
+    b.line(f"store i32 {b.binary('add', Val('%' + step, 'i32'), value).text}, ptr {slot}")
+    more = b.name("i")
+    b.line(f"{following} = add i32 {index}, 1")
+    b.line(f"{more} = icmp ult i32 {following}, {e.threads}")
+    b.line(f"br i1 {more}, label %{head}, label %{out}")
+    b.label(out)
+    count = b.name("i")
+    b.line(f"{count} = load i32, ptr {slot}")
+    total = Val(count, "i32")
+    if "popc" in instr.mods:
+        e.write(instr.args[0], total, U32)
+    elif "and" in instr.mods:
+        result = b.compare("icmp eq", total, const(e.threads, "i32"))
+        e.write(instr.args[0], result, PRED)
+    else:
+        e.write(instr.args[0], b.compare("icmp ne", total, const(0, "i32")), PRED)
