@@ -17,6 +17,7 @@ from pathlib import Path
 from rrto_ros.api.codec import Welcome
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError
+from rrto_ros.transport.atomics import atomics
 from rrto_ros.transport.port import ResultsMessage, RobotPort
 from rrto_ros.transport.ring_socket import RingListener, read_hello, send_welcome
 from rrto_ros.transport.robot_session import RobotSession
@@ -38,7 +39,7 @@ class RobotHost:
 
     Raises:
         ConfigError: The socket's path or folder cannot be used.
-        UnavailableError: Another recorder listens there.
+        UnavailableError: Another recorder listens there, or there is no C compiler.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class RobotHost:
         self._strays = 0
         self._link_refused = 0
         self._recent: deque[SessionSnapshot] = deque(maxlen=16)
+        # Built here if need be, so that a machine without a compiler says so before any program.
+        atomics()
         self._listener = RingListener(path)
         self._thread = threading.Thread(target=self._listen, name="ring-listener", daemon=True)
         self._thread.start()

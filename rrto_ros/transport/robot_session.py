@@ -8,6 +8,7 @@ lock; nothing is published or waited for under it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -91,6 +92,8 @@ class RobotSession:
         self._stop = ""
         self._lost = ""
         self._over = False
+        self._opened = False
+        self._welcomed = False
         self._ring: RingMemory | None = None
         self._sender = MessageSender()
         self._receiver = MessageReceiver()
@@ -126,6 +129,13 @@ class RobotSession:
         except OSError as error:
             reason = f"the program's socket failed: {error}"
             self._fail(reason, CUresult.DEVICE_UNAVAILABLE)
+        except Exception as error:
+            # A fault of ours must not leave a session open on the server or a program waiting.
+            reason = f"recorder_replayer failed: {type(error).__name__}: {error}"
+            self._fail(reason, CUresult.UNKNOWN)
+            if not self._welcomed:
+                with contextlib.suppress(OSError):
+                    self._refuse(reason)
         return self._end(reason)
 
     def stop(self, reason: str) -> None:
@@ -166,6 +176,7 @@ class RobotSession:
             return self._refuse(str(error))
         if not answer.accepted or answer.info is None:
             return self._refuse(f"the offload server refused the session: {answer.reason}")
+        self._opened = True
         now = time.monotonic()
         with self._lock:
             if self._stop:
@@ -190,6 +201,7 @@ class RobotSession:
             self._heard = self._spoke = now
             self._phase = "recording"
         ring = self._ring
+        self._welcomed = True
         fds = (ring.memory_fd, ring.call_fd, ring.reply_fd)
         send_welcome(
             self._connection, Welcome(0, info=pack_device_info(answer.info, self.id)), fds
@@ -343,7 +355,6 @@ class RobotSession:
 
     def _end(self, reason: str) -> SessionSnapshot:
         with self._lock:
-            opened = self._ring is not None
             self._phase = "closed" if self._phase != "lost" else "lost"
             final = self._snapshot()
             self._final = final
@@ -352,7 +363,7 @@ class RobotSession:
                 self._ring.close()
             os.close(self._wake)
         self._connection.close()
-        if opened:
+        if self._opened:
             self._port.close_session(self.id, reason)
         return final
 

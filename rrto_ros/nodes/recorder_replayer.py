@@ -1,0 +1,336 @@
+"""The node on the robot: takes the driver calls of interposed programs and has them executed.
+
+A lifecycle node. Owns the ROS side only (parameters, transitions, status, diagnostics); sessions
+are in `rrto_ros.transport.robot_host`. What each transition does and refuses:
+
+    configure    checks the parameters, makes the socket and the data topics. Refused (the node
+                 stays unconfigured, the log says why) if a parameter cannot be used, the socket's
+                 folder is not the user's own, or another recorder of this robot runs.
+    activate     accepts programs. Before, they are answered with SYSTEM_NOT_READY and the reason.
+    deactivate   accepts no more programs. Refused while a session is open, unless the parameter
+                 `force_deactivate` is set: then sessions end and their programs' calls return
+                 DEVICE_UNAVAILABLE.
+    cleanup      closes the socket and the topics; parameters are read anew by `configure`.
+    shutdown     from any state; ends open sessions. SIGINT and SIGTERM do the same and end the
+                 process.
+    an error     in a transition ends sessions, closes everything and leads to unconfigured.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import rclpy
+import rclpy.logging
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.exceptions import ParameterException
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+
+from rrto_msgs.msg import SessionStatus, Status
+from rrto_ros.api._generated.exports import CLASSES, EXPORTS
+from rrto_ros.errors import ConfigError, RrtoError
+from rrto_ros.nodes.recorder_parameters import (
+    SESSION_PARAMETERS,
+    declare_parameters,
+    session_config,
+)
+from rrto_ros.nodes.session_messages import session_message
+from rrto_ros.transport.port import topic
+from rrto_ros.transport.ring_socket import socket_path
+from rrto_ros.transport.robot_host import RobotHost
+from rrto_ros.transport.ros_port import RosRobotPort, SpinThread, announcement_qos
+from rrto_ros.transport.session_status import SessionSnapshot
+
+DIAGNOSTICS_PERIOD_S = 1.0
+_SWITCH_INTERVAL_S = 0.0005
+_SUPPORTED = frozenset(CLASSES)
+_OK = TransitionCallbackReturn.SUCCESS
+_REFUSED = TransitionCallbackReturn.FAILURE
+
+
+class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no types
+    """Serves the programs of one robot.
+
+    Raises:
+        ConfigError: The robot's name cannot be used.
+        rclpy.exceptions.ParameterException: A parameter has a wrong type or is out of range.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("recorder_replayer", **options)
+        declare_parameters(self)
+        robot = str(self.get_parameter("robot").value)
+        self._robot = robot
+        self._host: RobotHost | None = None
+        self._port: RosRobotPort | None = None
+        self._server_seen = False
+        self._lifecycle_state = "unconfigured"
+        # rclpy has no public way to read the state without a service call to oneself.
+        self._lock = threading.Lock()
+        self._status = self.create_publisher(Status, topic(robot, "status"), QoSProfile(depth=10))
+        self._reports = self.create_publisher(
+            SessionStatus, topic(robot, "reports"), announcement_qos()
+        )
+        self._diagnostics = self.create_publisher(
+            DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
+        )
+        rate = float(self.get_parameter("status_rate_hz").value)
+        self.create_timer(1.0 / rate, self.publish_status)
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        self.add_on_set_parameters_callback(self._check_change)
+        self.add_post_set_parameters_callback(self._apply_change)
+
+    # ---- transitions
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Check the parameters; make the socket and the topics."""
+        try:
+            config = session_config(self)
+            sessions = int(self.get_parameter("max_sessions").value)
+            host = RobotHost(
+                socket_path(self._robot), config, sessions, self._report, self._log_info
+            )
+        except (RrtoError, OSError) as error:
+            self.get_logger().error(f"not configured: {error}")
+            return _REFUSED
+        self._host = host
+        self._port = RosRobotPort(self.context, self._robot, host.on_results, self.get_name())
+        super().on_configure(state)
+        self._entered("inactive")
+        return _OK
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Accept programs."""
+        if self._host is None or self._port is None:
+            return TransitionCallbackReturn.ERROR
+        self._host.activate(self._port)
+        super().on_activate(state)
+        self._entered("active")
+        mode = self.get_parameter("mode").value
+        self.get_logger().info(
+            f"active in mode {mode}: programs of robot {self._robot!r} find it at "
+            f"{self._host.path}"
+        )
+        return _OK
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Accept no more programs, if none has a session."""
+        if self._host is None:
+            return TransitionCallbackReturn.ERROR
+        port = self._port
+        self._host.deactivate()
+        sessions = self._host.sessions
+        if sessions and not self.get_parameter("force_deactivate").value:
+            names = ", ".join(f"{s.hello.program} (pid {s.hello.pid})" for s in sessions)
+            self.get_logger().error(
+                f"not deactivated: {len(sessions)} sessions are open ({names}); end the programs, "
+                "or set force_deactivate to true"
+            )
+            if port is not None:
+                self._host.activate(port)
+            return _REFUSED
+        self._host.stop_sessions("recorder_replayer was deactivated")
+        super().on_deactivate(state)
+        self._entered("inactive")
+        return _OK
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the socket and the topics."""
+        self._release("recorder_replayer was cleaned up")
+        super().on_cleanup(state)
+        self._entered("unconfigured")
+        return _OK
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End sessions and close everything."""
+        self._release("recorder_replayer was shut down")
+        super().on_shutdown(state)
+        self._entered("finalized")
+        return _OK
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End sessions, close everything and be unconfigured again."""
+        self._release("recorder_replayer failed in a transition")
+        super().on_error(state)
+        self._entered("unconfigured")
+        return _OK
+
+    def start(self) -> None:
+        """Configure and activate, as `autostart` wants it; before the node is spun.
+
+        Raises:
+            ConfigError: A transition was refused; the log says why.
+        """
+        for transition in (self.trigger_configure, self.trigger_activate):
+            if transition() != _OK:
+                raise ConfigError("autostart failed; the message before this one says why")
+
+    def close(self) -> None:
+        """End sessions, close everything, publish the last status."""
+        self._release("recorder_replayer shuts down")
+        self._lifecycle_state = "finalized"
+        self.publish_status()
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters of the sessions and of the port."""
+        host, port = self._host, self._port
+        return {
+            **(host.statistics() if host is not None else {}),
+            **({"port": port.statistics()} if port is not None else {}),
+        }
+
+    def _entered(self, state: str) -> None:
+        self._lifecycle_state = state
+        self.publish_status()
+
+    def _release(self, reason: str) -> None:
+        host, port = self._host, self._port
+        self._host = self._port = None
+        if host is not None:
+            host.close(reason)
+        if port is not None:
+            port.close()
+
+    # ---- parameters
+
+    def _check_change(self, parameters: list[Parameter]) -> SetParametersResult:
+        try:
+            session_config(self, {p.name: p.value for p in parameters})
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _apply_change(self, parameters: list[Parameter]) -> None:
+        host = self._host
+        if host is None:
+            return
+        names = {p.name for p in parameters}
+        if names & {*SESSION_PARAMETERS, "mode"}:
+            config = session_config(self)
+            host.reconfigure(config)
+            if "mode" in names:
+                host.set_mode(config.mode)
+                self.get_logger().info(f"mode is {config.mode}")
+
+    # ---- what others see (the sessions' threads and the timers)
+
+    def _log_info(self, text: str) -> None:
+        self.get_logger().info(text)
+
+    def _report(self, snapshot: SessionSnapshot) -> None:
+        message = session_message(snapshot, EXPORTS, _SUPPORTED)
+        with self._lock:
+            self._reports.publish(message)
+
+    def _server_state(self) -> str:
+        port = self._port
+        if port is not None and port.server_seen():
+            self._server_seen = True
+            return "connected"
+        return "lost" if self._server_seen else "unknown"
+
+    def publish_status(self) -> None:
+        """Publish the status now."""
+        host = self._host
+        out = Status()
+        out.stamp = self.get_clock().now().to_msg()
+        out.node = self.get_fully_qualified_name()
+        out.kind = "recorder_replayer"
+        out.state = self._lifecycle_state
+        out.mode = str(self.get_parameter("mode").value)
+        out.device = str(self.get_parameter("device").value)
+        out.server_state = self._server_state()
+        if host is not None:
+            out.messages_refused, out.last_refusal = host.refused
+            out.sessions = [
+                session_message(session.snapshot(), EXPORTS, _SUPPORTED)
+                for session in host.sessions
+            ]
+        with self._lock:
+            self._status.publish(out)
+
+    def _publish_diagnostics(self) -> None:
+        host = self._host
+        server = self._server_state()
+        snapshots = [s.snapshot() for s in host.sessions] if host is not None else []
+        failed = [s for s in snapshots if s.error]
+        out = DiagnosticStatus()
+        out.name = f"{self.get_name()}: sessions"
+        out.hardware_id = self._robot
+        out.level = DiagnosticStatus.OK
+        out.message = f"{self._lifecycle_state}, {len(snapshots)} sessions, server {server}"
+        if self._lifecycle_state == "active" and server != "connected":
+            out.level = DiagnosticStatus.WARN
+            out.message = f"no offload server on {topic(self._robot, 'open_session')} ({server})"
+        if failed:
+            out.level = DiagnosticStatus.ERROR
+            first = failed[0]
+            out.message = (
+                f"{len(failed)} of {len(snapshots)} sessions failed; {first.program} "
+                f"(pid {first.pid}): {first.error}"
+            )
+        values = {
+            key: value for key, value in self.statistics().items() if not isinstance(value, dict)
+        }
+        out.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.status = [out]
+        self._diagnostics.publish(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM.
+
+    Args:
+        arguments: Command line without the program's name; None takes it from sys.argv.
+
+    Returns:
+        Exit code: 0 stopped, 1 failed, 2 a parameter cannot be used or autostart failed.
+    """
+    # Programs and the server are told of a shutdown, so the context must outlive the signal.
+    rclpy.init(
+        args=None if arguments is None else [sys.argv[0], *arguments],
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    # The thread that brings a result takes over from a busy one within this time.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    code = 0
+    node: RecorderReplayer | None = None
+    spin: SpinThread | None = None
+    try:
+        node = RecorderReplayer()
+        if node.get_parameter("autostart").value:
+            node.start()
+        spin = SpinThread(node)
+        stop.wait()
+    except (RrtoError, ParameterException) as error:
+        rclpy.logging.get_logger("recorder_replayer").fatal(str(error))
+        code = 2
+    except Exception as error:
+        rclpy.logging.get_logger("recorder_replayer").fatal(f"{type(error).__name__}: {error}")
+        code = 1
+    finally:
+        if node is not None:
+            node.close()
+        if spin is not None:
+            spin.close()
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
