@@ -52,22 +52,19 @@ def config_folder() -> Path:
     )
 
 
-def node_command(
-    options: Options, module: str, name: str, parameters: Mapping[str, Value]
-) -> tuple[str, ...]:
+def node_command(options: Options, name: str, parameters: Mapping[str, Value]) -> tuple[str, ...]:
     """The command line of one node.
 
     Args:
         options: The bring-up.
-        module: Module of `rrto_ros.nodes`.
-        name: Node name.
+        name: Module of `rrto_ros.nodes`, and node name.
         parameters: Set last, over all files.
     """
     files = [str(config_folder() / "rrto_ros.yaml")]
     if options.params_file:
         files.append(str(Path(options.params_file).expanduser().resolve()))
-    out = [sys.executable, "-m", f"rrto_ros.nodes.{module}", "--ros-args"]
-    out += ["-r", f"__ns:=/{options.robot}", "-r", f"__node:={name}"]
+    out = [sys.executable, "-m", f"rrto_ros.nodes.{name}", "--ros-args"]
+    out += ["-r", f"__ns:=/{options.robot}"]
     for file in files:
         out += ["--params-file", file]
     for key, value in parameters.items():
@@ -83,7 +80,7 @@ def server(options: Options) -> Process:
         parameters["limit_bytes"] = options.limit_bytes
     return Process(
         "offload_server",
-        node_command(options, "offload_server", "offload_server", parameters),
+        node_command(options, "offload_server", parameters),
         {**node_environment(), **options.environment()},
     )
 
@@ -97,7 +94,7 @@ def recorder(options: Options) -> Process:
     }
     return Process(
         "recorder_replayer",
-        node_command(options, "recorder_replayer", "recorder_replayer", parameters),
+        node_command(options, "recorder_replayer", parameters),
         {**node_environment(), **options.environment()},
     )
 
@@ -107,7 +104,7 @@ def camera(options: Options) -> Process:
     source = str(Path(options.input).expanduser().resolve()) if options.input else ""
     return Process(
         "camera",
-        node_command(options, "camera", "camera", {"source": source, "loop": True}),
+        node_command(options, "camera", {"source": source, "loop": True}),
         {**node_environment(), **options.environment()},
     )
 
@@ -120,7 +117,7 @@ def perception(options: Options) -> Process:
         "output_dir": output,
         "jit": options.jit,
     }
-    node = node_command(options, "perception", "perception", parameters)
+    node = node_command(options, "perception", parameters)
     wait = [sys.executable, "-m", "rrto_ros.bringup.when_ready", "--robot", options.robot]
     if options.label:
         wait += ["--label", options.label]

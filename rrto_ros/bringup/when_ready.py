@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     sys.stdout.flush()
-    os.execve(program, chosen.command, environment)
+    return os.execve(program, chosen.command, environment)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ class RobotClient:
         )
         self._spin = SpinThread(self._node)
 
-    def __enter__(self) -> RobotClient:
+    def __enter__(self) -> RobotClient:  # noqa: PYI034 (Self is newer than Python 3.10)
         return self
 
     def __exit__(

@@ -1,0 +1,206 @@
+"""Plays a recorded session into a server, and compares what comes back byte for byte."""
+
+from __future__ import annotations
+
+import queue
+import time
+import uuid
+from dataclasses import dataclass
+
+from rrto_ros.api.codec import ResultRecord, iter_results
+from rrto_ros.cli.bag_file import RecordedSession
+from rrto_ros.errors import UnavailableError
+from rrto_ros.transport.link import Message, MessageReceiver, MessageSender
+from rrto_ros.transport.port import (
+    FLAG_ACK_ONLY,
+    FLAG_CLOSED,
+    FLAG_MORE,
+    FLAG_PROBE,
+    CallsMessage,
+    OpenRequest,
+    ResultsMessage,
+    RobotPort,
+)
+
+OPEN_TIMEOUT_S = 30.0
+SILENCE_S = 30.0
+PROBE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one session's replay went.
+
+    Attributes:
+        session: Id of the recorded session.
+        program: Its program.
+        equal: Whether all recorded results came again, byte for byte.
+        results: Result records compared.
+        bytes_compared: Bytes of them.
+        timings: Answers that are measured times: only their status was compared.
+        difference: The first difference; empty if equal.
+    """
+
+    session: str
+    program: str
+    equal: bool
+    results: int
+    bytes_compared: int
+    timings: int
+    difference: str
+
+
+class SessionPlayer:
+    """One replay. `on_results` is given to the port; `play` does the work in the caller's thread.
+
+    Args:
+        recorded: What to play.
+        device: Device wanted; empty for the recorded one.
+    """
+
+    def __init__(self, recorded: RecordedSession, device: str = "") -> None:
+        self._recorded = recorded
+        self._device = device or recorded.device
+        self._id = uuid.uuid4().bytes
+        self._inbox: queue.SimpleQueue[ResultsMessage] = queue.SimpleQueue()
+        self._sender = MessageSender()
+        self._receiver = MessageReceiver()
+        self._got = bytearray()
+
+    def on_results(self, message: ResultsMessage) -> None:
+        """Take a message (the port's thread)."""
+        if message.session == self._id:
+            self._inbox.put(message)
+
+    def play(self, port: RobotPort, robot: str) -> Outcome:
+        """Open a session at the recorded address, send the calls, compare the results.
+
+        Raises:
+            UnavailableError: No server, it refuses, or it cannot use the recorded address.
+            ProtocolError: The server's messages break the format.
+        """
+        recorded = self._recorded
+        request = OpenRequest(
+            self._id, robot, recorded.program, "bag", recorded.pid, self._device,
+            arena_base=recorded.arena_base,
+        )  # fmt: skip
+        answer = port.open_session(request, OPEN_TIMEOUT_S)
+        if not answer.accepted or answer.info is None:
+            raise UnavailableError(f"the server refused the session: {answer.reason}")
+        try:
+            if answer.info.arena_base != recorded.arena_base:
+                raise UnavailableError(
+                    f"the recorded session had its memory at 0x{recorded.arena_base:x}, the "
+                    f"server can give 0x{answer.info.arena_base:x}; addresses would be wrong"
+                )
+            self._sender = MessageSender(max_message_bytes=answer.max_message_bytes)
+            self._receiver = MessageReceiver(max_message_bytes=answer.max_message_bytes)
+            self._exchange(port)
+        finally:
+            port.close_session(self._id, "the bag was played")
+        return self._compare()
+
+    def _exchange(self, port: RobotPort) -> None:
+        waiting = iter(self._recorded.batches)
+        batch = next(waiting, None)
+        heard = spoke = time.monotonic()
+        wanted = len(self._recorded.results)
+        while True:
+            now = time.monotonic()
+            while batch is not None and self._sender.room:
+                self._sender.push(batch)
+                out = self._sender.due(now)
+                self._publish(port, out)
+                spoke = now
+                batch = next(waiting, None)
+            self._publish(port, self._sender.due(now))
+            if batch is None and self._sender.idle and len(self._got) >= wanted:
+                return
+            probe = now - spoke >= PROBE_S
+            if probe or self._receiver.ack_due(now):
+                flags = FLAG_ACK_ONLY | (FLAG_PROBE if probe else 0)
+                port.publish_calls(
+                    CallsMessage(self._id, self._sender.newest, self._receiver.ack, flags, b"")
+                )
+                self._receiver.ack_sent()
+                spoke = now
+            if now - heard > SILENCE_S:
+                raise UnavailableError(
+                    f"the server was silent for {SILENCE_S:g} s after "
+                    f"{len(self._got)} of {wanted} bytes of results"
+                )
+            due = [spoke + PROBE_S, self._sender.deadline(), self._receiver.ack_deadline()]
+            timeout = max(0.0, min(d for d in due if d is not None) - now)
+            try:
+                message = self._inbox.get(timeout=max(timeout, 0.001))
+            except queue.Empty:
+                continue
+            heard = time.monotonic()
+            self._take(message, heard)
+
+    def _publish(self, port: RobotPort, messages: list[Message]) -> None:
+        for message in messages:
+            flags = FLAG_MORE if message.more else 0
+            port.publish_calls(
+                CallsMessage(self._id, message.sequence, self._receiver.ack, flags, message.data)
+            )
+            self._receiver.ack_sent()
+
+    def _take(self, message: ResultsMessage, now: float) -> None:
+        if message.flags & FLAG_CLOSED:
+            raise UnavailableError("the server closed the session before its end")
+        if message.flags & FLAG_ACK_ONLY:
+            self._receiver.announced(message.sequence, now)
+        else:
+            more = bool(message.flags & FLAG_MORE)
+            for batch in self._receiver.receive(message.sequence, more, message.data, now):
+                self._got += batch
+        self._sender.acknowledged(message.batches_ack, message.missing, now)
+
+    def _compare(self) -> Outcome:
+        recorded = self._recorded
+        same, size, timings, difference = 0, 0, 0, ""
+        expected = list(iter_results(recorded.results))
+        got = list(iter_results(bytes(self._got)))
+        for number, one in enumerate(expected):
+            if number >= len(got):
+                difference = f"call {one.index}: no result came"
+                break
+            timed = one.index in recorded.timings
+            difference = compare_records(one, got[number], timed=timed)
+            if difference:
+                break
+            same += 1
+            size += one.size
+            timings += timed
+        return Outcome(
+            recorded.session, recorded.program, not difference, same, size, timings, difference
+        )
+
+
+def compare_records(recorded: ResultRecord, got: ResultRecord, *, timed: bool) -> str:
+    """How two result records differ; empty if they do not.
+
+    Args:
+        recorded: From the bag.
+        got: From the server.
+        timed: The answer is a measured time: only its size is compared.
+    """
+    if recorded.index != got.index:
+        return f"call {recorded.index}: the result of call {got.index} came instead"
+    if (recorded.status, recorded.flags) != (got.status, got.flags):
+        return (
+            f"call {recorded.index}: status {got.status} (flags {got.flags}), recorded "
+            f"{recorded.status} (flags {recorded.flags})"
+        )
+    before, after = bytes(recorded.payload), bytes(got.payload)
+    if len(before) != len(after):
+        return f"call {recorded.index}: {len(after)} bytes of data, recorded {len(before)}"
+    if before != after and not timed:
+        at = next(i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b)
+        count = sum(a != b for a, b in zip(before, after, strict=True))
+        return (
+            f"call {recorded.index}: {count} of {len(before)} bytes differ, the first at {at} "
+            f"(0x{after[at]:02x}, recorded 0x{before[at]:02x})"
+        )
+    return ""

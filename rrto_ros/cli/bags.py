@@ -1,0 +1,230 @@
+"""`rrto bag record|play|info`, and the recording of `rrto run --bag`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from rrto_ros.bringup.options import Options
+from rrto_ros.bringup.processes import server
+from rrto_ros.bringup.supervisor import Supervisor
+from rrto_ros.cli.ambient import users_environment
+from rrto_ros.cli.bag_file import BagWriter, RecordedSession, read_bag
+from rrto_ros.cli.bag_player import Outcome, SessionPlayer
+from rrto_ros.cli.console import note, out, print_json, process_line
+from rrto_ros.cli.state import STATUS_TIMEOUT_S
+from rrto_ros.cli.summary import human_bytes
+from rrto_ros.errors import ConfigError, UnavailableError
+from rrto_ros.transport.port import ResultsMessage
+from rrto_ros.transport.ros_bag import CallRecorder
+from rrto_ros.transport.ros_client import RECORDER, RobotClient
+
+CLOSE_TIMEOUT_S = 10.0
+
+
+@contextlib.contextmanager
+def _whole_uploads(client: RobotClient) -> Iterator[None]:
+    """The recorder sends every upload whole while the block lasts."""
+    before = client.get_parameter("blob_references")
+    if before is not False:
+        reason = client.set_parameter("blob_references", False)
+        if reason:
+            raise ConfigError(f"recorder_replayer refuses blob_references false: {reason}")
+    try:
+        yield
+    finally:
+        if before is True:
+            with contextlib.suppress(UnavailableError):
+                client.set_parameter("blob_references", True)
+
+
+@contextlib.contextmanager
+def recording(client: RobotClient, folder: Path) -> Iterator[CallRecorder]:
+    """Record the sessions that begin while the block lasts, to their end.
+
+    Raises:
+        ConfigError: The folder cannot be used.
+        UnavailableError: No recorder answers, or the bag could not be written.
+    """
+    if not client.wait(lambda: client.status(RECORDER) is not None, STATUS_TIMEOUT_S):
+        raise UnavailableError(
+            f"no recorder_replayer of robot {client.robot!r} in ROS domain {client.domain}; start "
+            "one with `rrto up`"
+        )
+    with BagWriter(folder, client.robot) as writer, _whole_uploads(client):
+        # A status from after the change: what it lists may hold references already.
+        seen = client.status(RECORDER)
+        stamp = seen["stamp"] if seen else None
+        client.wait(
+            lambda: (s := client.status(RECORDER)) is not None and s["stamp"] != stamp,
+            STATUS_TIMEOUT_S,
+        )
+        status = client.status(RECORDER) or {"sessions": []}
+        old = frozenset(s["session"] for s in status["sessions"])
+        if old:
+            note(
+                f"{len(old)} sessions began before and are not recorded, since their start is "
+                "missing"
+            )
+        recorder = CallRecorder(client.robot, client.domain, writer.write, old)
+        try:
+            if not recorder.wait_matched(STATUS_TIMEOUT_S * 2):
+                raise UnavailableError(
+                    "the call topics have no publishers; is the offload server up?"
+                )
+            yield recorder
+            recorder.wait_closed(CLOSE_TIMEOUT_S)
+        finally:
+            recorder.close()
+        if recorder.failure:
+            raise UnavailableError(f"the bag {folder} is not complete: {recorder.failure}")
+
+
+def record(client: RobotClient, folder: Path) -> None:
+    """Record until Ctrl-C or SIGTERM.
+
+    Raises:
+        ConfigError: The folder cannot be used.
+        UnavailableError: No recorder answers, or the bag could not be written.
+    """
+    stop = threading.Event()
+    before = {n: signal.signal(n, lambda *_: stop.set()) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with recording(client, folder) as recorder:
+            note(
+                f"recording to {folder}; uploads are sent whole meanwhile (blob_references: "
+                "false). Ctrl-C ends"
+            )
+            stop.wait()
+        counted = recorder.statistics()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    out.print(f"{counted['written']} messages of {counted['opened']} sessions in {folder}")
+
+
+def play(folder: Path, device: str | None, domain: int) -> dict[str, Any]:
+    """Play every session of a bag into a server that is started for it.
+
+    Returns:
+        {equal, sessions: [`Outcome` as dict]}.
+
+    Raises:
+        ConfigError: It is no bag, or not complete.
+        UnavailableError: The server does not start or refuses.
+    """
+    from rrto_ros.transport.ros_client import SERVER
+    from rrto_ros.transport.ros_session import playing_port
+
+    sessions = read_bag(folder)
+    for session in sessions:
+        if session.faults:
+            raise ConfigError(
+                f"session {session.session[:8]} ({session.program}) in {folder} is not complete: "
+                f"{'; '.join(session.faults)}. Record again with `rrto bag record`"
+            )
+    # A name of its own, so that no running server or recorder takes part.
+    robot = f"bag_{os.getpid()}"
+    options = Options(
+        robot=robot, device=device or sessions[0].device, domain=domain, log_level="warn"
+    )
+    outcomes: list[Outcome] = []
+    current: list[SessionPlayer] = []
+
+    def on_results(message: ResultsMessage) -> None:
+        for player in current:
+            player.on_results(message)
+
+    supervisor = Supervisor([server(options)], process_line, users_environment())
+    note(f"starting a server on device {options.device}")
+    try:
+        supervisor.start()
+        with RobotClient(robot, domain) as client:
+            while not client.wait(lambda: client.status(SERVER) is not None, 1.0):
+                if supervisor.failed():
+                    raise UnavailableError(supervisor.failed())
+        with playing_port(robot, domain, on_results) as port:
+            for session in sessions:
+                player = SessionPlayer(session, options.device)
+                current[:] = [player]
+                outcome = player.play(port, robot)
+                outcomes.append(outcome)
+                _tell(outcome)
+    finally:
+        supervisor.stop()
+    return {
+        "equal": all(outcome.equal for outcome in outcomes),
+        "device": options.device,
+        "sessions": [dataclasses.asdict(outcome) for outcome in outcomes],
+    }
+
+
+def _tell(outcome: Outcome) -> None:
+    text = (
+        f"{outcome.results:,} results, {human_bytes(outcome.bytes_compared)}: equal byte for byte"
+        if outcome.equal
+        else f"after {outcome.results:,} equal results: {outcome.difference}"
+    )
+    if outcome.timings:
+        text += f" ({outcome.timings} measured times not compared)"
+    out.print(f"session {outcome.session[:8]} {outcome.program}: {text}", markup=False)
+
+
+def describe(session: RecordedSession) -> dict[str, Any]:
+    """A session without its contents."""
+    return {
+        "session": session.session,
+        "robot": session.robot,
+        "program": session.program,
+        "pid": session.pid,
+        "device": session.device,
+        "messages": session.messages,
+        "batches": len(session.batches),
+        "bytes_sent": session.bytes_sent,
+        "bytes_received": session.bytes_received,
+        "operations": dict(session.operations.most_common()),
+        "faults": session.faults,
+    }
+
+
+def info(folder: Path, *, as_json: bool) -> None:
+    """Print what a bag holds.
+
+    Raises:
+        ConfigError: It is no bag, or has no driver calls.
+    """
+    sessions = [describe(session) for session in read_bag(folder)]
+    if as_json:
+        print_json({"sessions": sessions})
+        return
+    table = Table(title=f"driver calls in {folder.name}", title_justify="left")
+    for name in ("session", "program", "device", "messages", "sent", "received", "state"):
+        table.add_column(name)
+    total: Counter[str] = Counter()
+    for one in sessions:
+        total.update(one["operations"])
+        table.add_row(
+            one["session"][:8],
+            one["program"].replace("[", "\\["),
+            one["device"] or "?",
+            str(one["messages"]),
+            human_bytes(one["bytes_sent"]),
+            human_bytes(one["bytes_received"]),
+            "; ".join(one["faults"]) or "complete",
+        )
+    out.print(table)
+    calls = Table(title="calls by operation", title_justify="left")
+    calls.add_column("operation")
+    calls.add_column("calls", justify="right")
+    for name, count in total.most_common():
+        calls.add_row(name, f"{count:,}")
+    out.print(calls)

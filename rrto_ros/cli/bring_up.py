@@ -1,0 +1,113 @@
+"""`rrto up` and `rrto demo`: run a bring-up's processes from one terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rrto_ros.bringup.options import Options
+from rrto_ros.bringup.processes import processes
+from rrto_ros.bringup.supervisor import Supervisor
+from rrto_ros.cli.ambient import users_environment
+from rrto_ros.cli.console import err, note, out, process_line
+from rrto_ros.cli.sessions import collect_reports
+from rrto_ros.cli.summary import report, summary_table
+from rrto_ros.errors import UnavailableError
+
+INTERRUPTED = 130
+
+
+@contextlib.contextmanager
+def ends_on_signal(supervisor: Supervisor) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM end the waiting; the list receives the signal's number."""
+    got: list[int] = []
+
+    def handle(number: int, _: Any) -> None:
+        got.append(number)
+        supervisor.interrupt()
+
+    before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield got
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def up(options: Options) -> int:
+    """Start, wait, end in order.
+
+    Returns:
+        The exit code of the first process that failed; 0 also after Ctrl-C.
+    """
+    supervisor = Supervisor(processes(options), process_line, users_environment())
+    with ends_on_signal(supervisor):
+        try:
+            supervisor.start()
+            code = supervisor.wait()
+        finally:
+            note("ending")
+            supervisor.stop()
+    return code
+
+
+def demo(options: Options, folder: Path) -> tuple[int, dict[str, Any]]:
+    """The demonstration: everything on this machine, until perception has seen all its pictures.
+
+    Args:
+        options: The bring-up; `demo`, `output` and `label` are set here.
+        folder: Where pictures, detections and the report go.
+
+    Returns:
+        (exit code, the report as `summary.report` makes it).
+    """
+    from rrto_ros.transport.ros_client import RobotClient
+
+    folder.mkdir(parents=True, exist_ok=True)
+    options = dataclasses.replace(
+        options, demo=True, output=str(folder), label=options.label or str(uuid.uuid4())
+    )
+    supervisor = Supervisor(processes(options), process_line, users_environment())
+    with (
+        RobotClient(options.robot, options.domain_number()) as client,
+        ends_on_signal(supervisor) as signals,
+    ):
+        try:
+            start = time.monotonic()
+            supervisor.start()
+            code = supervisor.wait()
+            seconds = time.monotonic() - start
+            sessions: list[dict[str, Any]] = []
+            complete = False
+            if not signals and not code:
+                sessions, complete = collect_reports(client, options.label)
+        finally:
+            supervisor.stop()
+    if signals:
+        code = INTERRUPTED
+    return code, report(["demo"], code, seconds, sessions, complete)
+
+
+def show_demo(folder: Path, result: dict[str, Any]) -> None:
+    """Print what the demo found in its first picture, where the pictures are, and the summary.
+
+    Raises:
+        UnavailableError: There are no results.
+    """
+    lines = folder / "detections.jsonl"
+    if not lines.is_file() or not (text := lines.read_text().splitlines()):
+        raise UnavailableError(f"the demo left no detections in {lines}; see its output above")
+    err.print(summary_table(result))
+    out.print(f"{len(text)} pictures. In the first one:")
+    for found in json.loads(text[0])["detections"]:
+        box = ", ".join(f"{value:.0f}" for value in found["box"])
+        out.print(f"  {found['class']:12} score {found['score']:.3f}  box \\[{box}]")
+    for picture in sorted(folder.glob("annotated_*.png"))[:1]:
+        out.print(f"annotated picture: {picture}")

@@ -1,0 +1,287 @@
+"""The commands of `rrto`: owns their arguments, help and exit codes. Nothing here imports ROS."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rrto_ros.errors import ConfigError, RrtoError
+
+FAILED = 1
+UNUSABLE = 2
+RUN_FAILED = 125
+"""Exit code of `rrto run` when it could not run the program, to tell it from the program's."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Run the CUDA work of unmodified programs on an offload server over ROS 2.",
+)
+bag = typer.Typer(no_args_is_help=True, help="Record, replay and look at bags of driver calls.")
+app.add_typer(bag, name="bag")
+
+Robot = Annotated[str, typer.Option(envvar="RRTO_ROBOT", help="Robot name: prefix of the topics.")]
+Domain = Annotated[
+    int, typer.Option(help="ROS domain; -1: as ROS_DOMAIN_ID says, else 0.", show_default=True)
+]
+Device = Annotated[str, typer.Option(help="What the server computes on: cpu, gpu or null.")]
+Mode = Annotated[str, typer.Option(help="rpc or batched (later also replay, local, partition).")]
+Level = Annotated[str, typer.Option(help="debug, info, warn, error or fatal.")]
+Input = Annotated[
+    str, typer.Option("--input", help="Demo: picture, folder, video or bag; empty: built in.")
+]
+
+
+@app.callback()
+def _prepare() -> None:
+    """Run the CUDA work of unmodified programs on an offload server over ROS 2."""
+    from rrto_ros.cli.ambient import join_transports
+
+    join_transports()
+
+
+@app.command()
+def up(
+    robot: Robot = "robot",
+    side: Annotated[str, typer.Option(help="What runs here: both, robot or edge.")] = "both",
+    device: Device = "cpu",
+    mode: Mode = "batched",
+    domain: Domain = -1,
+    log_level: Level = "info",
+    params_file: Annotated[str, typer.Option(help="ROS parameter file (YAML) of your own.")] = "",
+    demo: Annotated[bool, typer.Option(help="Also start camera and perception.")] = False,
+    source: Input = "",
+    frames: Annotated[int, typer.Option(help="Demo: end after so many pictures.")] = 0,
+    output: Annotated[str, typer.Option(help="Demo: folder for pictures.")] = "",
+) -> None:
+    """Start offload server and recorder (as `ros2 launch` would) and show their output.
+
+    Ctrl-C ends all in order. The exit code is that of the process that failed first.
+    """
+    from rrto_ros.bringup.options import Options
+    from rrto_ros.cli.bring_up import up as bring_up
+
+    options = Options(
+        robot=robot,
+        side=side,
+        device=device,
+        mode=mode,
+        domain=domain,
+        log_level=log_level,
+        params_file=params_file,
+        demo=demo,
+        input=source,
+        frames=frames,
+        output=output,
+    )
+    raise typer.Exit(bring_up(options))
+
+
+@app.command("demo")
+def demo_command(
+    robot: Robot = "robot",
+    device: Device = "cpu",
+    mode: Mode = "batched",
+    domain: Domain = -1,
+    log_level: Level = "info",
+    source: Input = "",
+    frames: Annotated[int, typer.Option(help="Pictures to look at.", min=1)] = 10,
+    jit: Annotated[bool, typer.Option(help="Use one CUDA graph per inference.")] = False,
+    output: Annotated[Path, typer.Option(help="Folder for results.")] = Path("out/demo"),
+) -> None:
+    """Find objects in pictures with an unmodified CUDA program on an offload server."""
+    from rrto_ros.bringup.options import Options
+    from rrto_ros.cli.bring_up import demo, show_demo
+    from rrto_ros.cli.console import write_json
+
+    options = Options(
+        robot=robot,
+        device=device,
+        mode=mode,
+        domain=domain,
+        log_level=log_level,
+        input=source,
+        frames=frames,
+        jit=jit,
+    )
+    code, result = demo(options, output)
+    write_json(output / "report.json", result)
+    if code == 0:
+        show_demo(output, result)
+    raise typer.Exit(code)
+
+
+@app.command(
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
+)
+def run(
+    command: Annotated[list[str], typer.Argument(help="The program and its arguments.")],
+    mode: Annotated[str | None, typer.Option(help="Mode; default batched.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device; default cpu.")] = None,
+    robot: Robot = "robot",
+    domain: Domain = -1,
+    report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Device memory in bytes.", min=1)] = None,
+    bag_folder: Annotated[
+        Path | None, typer.Option("--bag", help="Record the driver calls into this folder.")
+    ] = None,
+    log_level: Level = "warn",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table at the end.")] = False,
+) -> None:
+    """Run any program interposed, for example: rrto run -- python my_node.py.
+
+    Starts offload server and recorder where none answers. The exit code is the program's; 125 if
+    it could not be run. The table at the end goes to stderr.
+    """
+    from rrto_ros.bringup.options import Options
+    from rrto_ros.cli.console import err, write_json
+    from rrto_ros.cli.running import Wanted, run_interposed
+    from rrto_ros.cli.summary import summary_table
+
+    try:
+        options = Options(
+            robot=robot,
+            device=device or "cpu",
+            mode=mode or "batched",
+            domain=domain,
+            log_level=log_level,
+            limit_bytes=limit or 0,
+        )
+        result = run_interposed(command, options, Wanted(mode, device, limit), bag_folder)
+        if report is not None:
+            write_json(report, result)
+    except RrtoError as error:
+        _complain(error)
+        raise typer.Exit(RUN_FAILED) from None
+    if not quiet:
+        err.print(summary_table(result))
+    raise typer.Exit(result["exit_code"])
+
+
+@app.command()
+def status(
+    robot: Robot = "robot",
+    domain: Domain = -1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what recorder, server and their sessions do."""
+    from rrto_ros.cli.console import out, print_json
+    from rrto_ros.cli.state import node_table, read_statuses, session_table
+
+    with _client(robot, domain) as client:
+        found = read_statuses(client)
+    if as_json:
+        print_json(found)
+        return
+    out.print(node_table(found))
+    sessions = session_table(found)
+    if sessions is not None:
+        out.print(sessions)
+
+
+@app.command()
+def mode(
+    name: Annotated[str, typer.Argument(help="rpc or batched.")],
+    robot: Robot = "robot",
+    domain: Domain = -1,
+) -> None:
+    """Change the mode of the running recorder, for all its sessions."""
+    from rrto_ros.cli.console import out
+    from rrto_ros.cli.state import set_mode
+
+    with _client(robot, domain) as client:
+        before = set_mode(client, name)
+    out.print(f"mode {name} (was {before})")
+
+
+@bag.command("record")
+def bag_record(
+    folder: Annotated[Path, typer.Argument(help="New folder for the bag.")],
+    robot: Robot = "robot",
+    domain: Domain = -1,
+) -> None:
+    """Record the driver calls and results of the sessions that begin from now on; Ctrl-C ends."""
+    from rrto_ros.cli.bags import record
+
+    with _client(robot, domain) as client:
+        record(client, folder)
+
+
+@bag.command("play")
+def bag_play(
+    folder: Annotated[Path, typer.Argument(help="Folder of the bag.")],
+    device: Annotated[str | None, typer.Option(help="Device; default: the recorded one.")] = None,
+    domain: Domain = -1,
+    report: Annotated[Path | None, typer.Option(help="Write the outcome as JSON.")] = None,
+) -> None:
+    """Play a bag into a fresh server and compare the results byte for byte.
+
+    Exit code 0: all equal; 1: not.
+    """
+    from rrto_ros.bringup.options import Options
+    from rrto_ros.cli.bags import play
+    from rrto_ros.cli.console import write_json
+
+    outcome = play(folder, device, Options(domain=domain).domain_number())
+    if report is not None:
+        write_json(report, outcome)
+    raise typer.Exit(0 if outcome["equal"] else FAILED)
+
+
+@bag.command("info")
+def bag_info(
+    folder: Annotated[Path, typer.Argument(help="Folder of the bag.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show a bag's sessions, messages, bytes and calls by operation."""
+    from rrto_ros.cli.bags import info
+
+    info(folder, as_json=as_json)
+
+
+def _client(robot: str, domain: int) -> Any:
+    from rrto_ros.bringup.options import Options
+
+    number = Options(robot=robot, domain=domain).domain_number()
+    try:
+        from rrto_ros.transport.ros_client import RobotClient
+    except ImportError as error:
+        raise ConfigError(
+            f"ROS 2 or rrto_msgs is missing here ({error}); run `make demo` once, or source your "
+            "ROS installation and workspace"
+        ) from error
+    return RobotClient(robot, number)
+
+
+def _complain(error: RrtoError) -> None:
+    sys.stderr.write(f"rrto: {error}\n")
+
+
+def main() -> int:
+    """Run the command line.
+
+    Returns:
+        Exit code: 0 done, 1 failed, 2 an argument or file cannot be used; `run`, `up` and
+        `bag play` have their own.
+    """
+    try:
+        app()
+    except ConfigError as error:
+        _complain(error)
+        return UNUSABLE
+    except RrtoError as error:
+        _complain(error)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,107 @@
+"""`rrto status` and `rrto mode`: look at a running robot, and change its mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from rrto_ros.cli.summary import counts, human_bytes
+from rrto_ros.errors import ConfigError, UnavailableError
+from rrto_ros.transport.ros_client import RECORDER, SERVER, RobotClient
+
+STATUS_TIMEOUT_S = 3.0
+
+
+def read_statuses(client: RobotClient) -> list[dict[str, Any]]:
+    """The status of recorder and server; of one of them if the other says nothing in time.
+
+    Raises:
+        UnavailableError: Neither says anything.
+    """
+    client.wait(
+        lambda: client.status(RECORDER) is not None and client.status(SERVER) is not None,
+        STATUS_TIMEOUT_S,
+    )
+    found = client.statuses()
+    if not found:
+        raise UnavailableError(
+            f"no node of robot {client.robot!r} was seen in ROS domain {client.domain} within "
+            f"{STATUS_TIMEOUT_S:g} s; start them with `rrto up`, or check --robot and --domain"
+        )
+    return found
+
+
+def node_table(statuses: list[dict[str, Any]]) -> Table:
+    """One row per node."""
+    table = Table(title="nodes", title_justify="left")
+    for name in ("node", "state", "mode", "device", "server", "sessions", "refused"):
+        table.add_column(name)
+    for status in statuses:
+        refused = str(status["messages_refused"])
+        if status["last_refusal"]:
+            refused += f": {status['last_refusal']}".replace("[", "\\[")
+        table.add_row(
+            status["node"],
+            status["state"],
+            status["mode"] or "-",
+            status["device"] or "-",
+            status["server_state"],
+            str(len(status["sessions"])),
+            refused,
+        )
+    return table
+
+
+def session_table(statuses: list[dict[str, Any]]) -> Table | None:
+    """One row per session, as the recorder knows it, else as the server does."""
+    status = next((s for s in statuses if s["kind"] == RECORDER), statuses[0])
+    if not status["sessions"]:
+        return None
+    table = Table(title="sessions", title_justify="left")
+    names = (
+        "program",
+        "pid",
+        "phase",
+        "mode",
+        "calls",
+        "waits",
+        "sent",
+        "received",
+        "unsupported",
+    )
+    for name in names:
+        table.add_column(name)
+    for s in status["sessions"]:
+        calls = s["calls_local"] + s["calls_async"] + s["calls_sync"]
+        unsupported = ", ".join(f"{n} {c}" for n, c in counts(s["unsupported"]).items())
+        table.add_row(
+            s["program"].replace("[", "\\["),
+            str(s["pid"]),
+            f"{s['phase']} {s['error']}".strip().replace("[", "\\["),
+            s["mode"] or "-",
+            f"{calls:,}",
+            f"{s['round_trips']:,} ({s['median_wait_ms']:.2f} ms)",
+            human_bytes(s["bytes_sent"]),
+            human_bytes(s["bytes_received"]),
+            unsupported or "-",
+        )
+    return table
+
+
+def set_mode(client: RobotClient, mode: str) -> str:
+    """Change the mode of the recorder.
+
+    Returns:
+        The mode before.
+
+    Raises:
+        ConfigError: The recorder refuses; the text says why.
+        UnavailableError: There is no recorder.
+    """
+    client.wait(lambda: client.status(RECORDER) is not None, STATUS_TIMEOUT_S)
+    before = client.get_parameter("mode")
+    reason = client.set_parameter("mode", mode)
+    if reason:
+        raise ConfigError(f"recorder_replayer refuses mode {mode!r}: {reason}")
+    return str(before)

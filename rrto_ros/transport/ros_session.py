@@ -1,0 +1,41 @@
+"""A robot's port over DDS for a tool that plays sessions itself, with a context of its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import rclpy
+from rclpy.context import Context
+from rclpy.signals import SignalHandlerOptions
+
+from rrto_ros.transport.port import ResultsMessage
+from rrto_ros.transport.ros_port import RosRobotPort
+
+
+@contextlib.contextmanager
+def playing_port(
+    robot: str, domain: int, on_results: Callable[[ResultsMessage], None]
+) -> Iterator[RosRobotPort]:
+    """A port that lasts as long as the block.
+
+    Args:
+        robot: Robot name.
+        domain: ROS domain number.
+        on_results: Takes every message of results, in the port's thread.
+    """
+    context = Context()
+    rclpy.init(
+        args=[],
+        context=context,
+        domain_id=domain,
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
+    try:
+        port = RosRobotPort(context, robot, on_results, name="rrto_bag_play")
+        try:
+            yield port
+        finally:
+            port.close()
+    finally:
+        context.try_shutdown()
