@@ -12,6 +12,8 @@ from rrto_ros.devices.protocol import Device
 from rrto_ros.errors import ConfigError, UnavailableError
 
 DEVICE_NAMES = ("cpu", "gpu", "null")
+DEFAULT_CACHE_BYTES = 512 << 20
+_CPU_ARENA_BYTES = 64 << 30
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class DeviceSettings:
         compute_capability: (major, minor) that the device reports, None for its own.
         threads: Threads that execute kernels, 0 for one per core.
         cache_directory: Where compiled kernels are kept, None for the default place.
-        cache_bytes: Size limit of that cache, 0 for the device's default.
+        cache_bytes: Size limit of that cache, 0 to keep nothing.
     """
 
     limit_bytes: int
@@ -33,7 +35,7 @@ class DeviceSettings:
     compute_capability: tuple[int, int] | None = None
     threads: int = 0
     cache_directory: Path | None = None
-    cache_bytes: int = 0
+    cache_bytes: int = DEFAULT_CACHE_BYTES
 
 
 DeviceFactory = Callable[[DeviceSettings], Device]
@@ -41,7 +43,11 @@ DeviceFactory = Callable[[DeviceSettings], Device]
 
 def _cpu(settings: DeviceSettings) -> Device:
     module = importlib.import_module("rrto_ros.devices.cpu.device")
-    options: dict[str, object] = {"limit_bytes": settings.limit_bytes}
+    options: dict[str, object] = {
+        "limit_bytes": settings.limit_bytes,
+        "arena_bytes": max(_CPU_ARENA_BYTES, settings.limit_bytes),
+        "cache_bytes": settings.cache_bytes,
+    }
     if settings.arena_base:
         options["arena_base"] = settings.arena_base
     if settings.compute_capability is not None:
@@ -50,8 +56,6 @@ def _cpu(settings: DeviceSettings) -> Device:
         options["threads"] = settings.threads
     if settings.cache_directory is not None:
         options["cache_dir"] = settings.cache_directory
-    if settings.cache_bytes:
-        options["cache_bytes"] = settings.cache_bytes
     device: Device = module.CpuDevice(**options)
     return device
 

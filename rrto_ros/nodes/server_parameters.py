@@ -12,7 +12,7 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
-from rrto_ros.devices.registry import DEVICE_NAMES, DeviceSettings
+from rrto_ros.devices.registry import DEFAULT_CACHE_BYTES, DEVICE_NAMES, DeviceSettings
 from rrto_ros.errors import ConfigError
 from rrto_ros.replay.blob_store import DEFAULT_LIMIT_BYTES, default_directory
 from rrto_ros.transport.link import MAX_MESSAGE_BYTES
@@ -109,8 +109,8 @@ def declare_settings(node: Node) -> ServerSettings:
         node, "threads", 0, "Threads of the cpu device per session; 0 for one per core.", 0, 1024
     )
     kernel_bytes = _declare(
-        node, "kernel_cache_bytes", 0,
-        "Size limit of the cpu device's cache of compiled kernels; 0 for the device's default.",
+        node, "kernel_cache_bytes", DEFAULT_CACHE_BYTES,
+        "Size limit of the cpu device's cache of compiled kernels on disk; 0 keeps none.",
         0, _TIB,
     )  # fmt: skip
     kernel_directory = str(
