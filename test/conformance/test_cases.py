@@ -1,0 +1,199 @@
+"""Whole kernels in cases/*.ptx: control flow, memory spaces, barriers, calls, warps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent / "cases"
+RNG = np.random.default_rng(7)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One launch: arguments as the harness takes them, and the arrays expected afterwards."""
+
+    name: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    args: tuple
+    expected: tuple
+    shared: int = 0
+    tolerance: float = 0.0
+    kernel: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.grid}-{self.block}".replace(" ", "")
+
+
+def u32(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.uint32)
+
+
+def vector_add(n: int, block: int) -> Case:
+    a = RNG.standard_normal(n, np.float32)
+    b = RNG.standard_normal(n, np.float32)
+    c = np.full(n + 5, 9, np.float32)
+    want = np.concatenate([a + b, c[n:]])
+    return Case("vector_add", (-(-n // block), 1, 1), (block, 1, 1), (a, b, c, np.uint32(n)),
+                (a, b, want))
+
+
+def block_sum(blocks: int, threads: int) -> Case:
+    data = RNG.integers(0, 100, blocks * threads).astype(np.float32)
+    want = data.reshape(blocks, threads).sum(1).astype(np.float32)
+    return Case("block_sum", (blocks, 1, 1), (threads, 1, 1),
+                (data, np.zeros(blocks, np.float32)), (data, want))
+
+
+def reverse(threads: int) -> Case:
+    data = np.arange(3 * threads, dtype=np.uint32)
+    want = data.reshape(3, threads)[:, ::-1].reshape(-1)
+    return Case("reverse_dynamic", (3, 1, 1), (threads, 1, 1), (data,), (want,),
+                shared=4 * threads)
+
+
+def collatz(threads: int) -> Case:
+    def steps(n: int) -> int:
+        count = 0
+        while n != 1:
+            n, count = (3 * n + 1 if n % 2 else n // 2), count + 1
+        return count
+
+    want = np.array([steps(i + 1) for i in range(threads)], np.uint32)
+    return Case("loop_collatz", (1, 1, 1), (threads, 1, 1), (u32(threads),), (want,))
+
+
+def geometry(grid: tuple[int, int, int], block: tuple[int, int, int]) -> Case:
+    z, y, x = np.meshgrid(*(np.arange(b) for b in reversed(block)), indexing="ij")
+    one = (z << 8 | y << 4 | x).reshape(-1)
+    want = np.concatenate([one | bz * 65536 for bz in range(grid[2])
+                           for _ in range(grid[0] * grid[1])]).astype(np.uint32)
+    return Case("geometry", grid, block, (u32(want.size),), (want,))
+
+
+def globals_case() -> Case:
+    weights = np.array([1, 2, 3, 4], np.float32)
+    return Case("globals", (1, 1, 1), (4, 1, 1), (np.zeros(4, np.float32),),
+                (weights * 7 + ord("o"),))
+
+
+def vectors() -> Case:
+    data = RNG.integers(0, 2**32, (40, 4), dtype=np.uint32)
+    want = data.copy()
+    want[:, 0], want[:, 1] = data[:, 1], data[:, 0]
+    want[:, 2] = data[:, 2] >> 16 | data[:, 2] << 16
+    return Case("vectors", (1, 1, 1), (40, 1, 1), (data, np.zeros_like(data)), (data, want))
+
+
+def warp_sum(threads: int) -> Case:
+    data = np.arange(threads, dtype=np.uint32)
+    warps = data.reshape(-1, 32)
+    want = np.repeat(warps.sum(1), 32) + np.repeat(warps[:, 3] * 1000000, 32)
+    return Case("warp_sum", (1, 1, 1), (threads, 1, 1), (data, u32(threads)),
+                (data, want.astype(np.uint32)))
+
+
+def warp_scan() -> Case:
+    data = RNG.integers(0, 50, 96).astype(np.uint32)
+    want = data.reshape(-1, 16).cumsum(1).reshape(-1).astype(np.uint32)
+    return Case("warp_scan", (1, 1, 1), (96, 1, 1), (data,), (want,))
+
+
+def warp_votes() -> Case:
+    t = np.arange(64)
+    ballot = [sum(1 << lane for lane in range(32) if (32 * w + lane) % 3 == 0) for w in (0, 1)]
+    match = [sum(1 << lane for lane in range(32) if (32 * (i // 32) + lane) % 3 == i % 3)
+             for i in t]
+    # Lanes 0 and 3 agree in every warp, so .uni over them holds.
+    want = np.stack([np.array(ballot)[t // 32], np.full(64, 1 + 4), np.array(match),
+                     t // 32 * 32 + 31, np.full(64, (t % 3 == 0).sum())], 1)
+    return Case("warp_votes", (1, 1, 1), (64, 1, 1), (u32(64, 5),), (want.astype(np.uint32),))
+
+
+def atomics() -> Case:
+    n = 8 * 24
+    start = np.array([0, 5, 50, 0, 0xFFFFFFFF, 0, 0, 0, 0], np.uint32)
+    everything = np.bitwise_or.reduce(np.arange(n))
+    want = np.array([n * (n - 1) // 2, n - 1, 0, everything, 0, n % 10,
+                     np.float32(n * (n - 1) / 2).view(np.uint32), n % 2, 3 * n], np.uint32)
+    return Case("atomics", (8, 1, 1), (24, 1, 1), (start,), (want,))
+
+
+def half_math() -> Case:
+    data = RNG.standard_normal((50, 2)).astype(np.float16)
+    a, b = data[:, 0], data[:, 1]
+    total = a + b
+    fused = (a.astype(np.float64) * b + total).astype(np.float16)
+    squares = data * data
+    bits = data.astype(np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    want = np.stack([total.view(np.uint16), fused.view(np.uint16), squares[:, 0].view(np.uint16),
+                     squares[:, 1].view(np.uint16), rounded[:, 1], rounded[:, 0]], 1)
+    return Case("half_math", (1, 1, 1), (50, 1, 1), (data, np.zeros((50, 6), np.uint16)),
+                (data, want))
+
+
+def carry_add() -> Case:
+    data = RNG.integers(0, 2**32, (20, 8), dtype=np.uint32)
+    data[:3] = 0xFFFFFFFF
+    want = np.zeros((20, 4), np.uint32)
+    for row, out in zip(data, want, strict=True):
+        total = int.from_bytes(row[:4].tobytes(), "little") + int.from_bytes(
+            row[4:].tobytes(), "little")
+        out[:] = np.frombuffer((total % 2**128).to_bytes(16, "little"), np.uint32)
+    return Case("carry_add", (1, 1, 1), (20, 1, 1), (data, np.zeros((20, 4), np.uint32)),
+                (data, want))
+
+
+T64 = np.arange(64, dtype=np.uint32)
+TABLE = np.arange(6, dtype=np.uint32) * 11
+CASES = [
+    vector_add(1000, 128), vector_add(1, 32), vector_add(77, 100), vector_add(4096, 1024),
+    block_sum(5, 64), block_sum(1, 2), block_sum(300, 32),
+    reverse(48), reverse(7), reverse(1024),
+    Case("early_exit", (2, 1, 1), (64, 1, 1), (u32(64), np.uint32(40)),
+         (np.where(T64 < 40, 40, 0).astype(np.uint32),)),
+    Case("divergent_barriers", (1, 1, 1), (64, 1, 1), (u32(64),),
+         (np.where(T64 < 32, T64 + 1032, T64 + 1968).astype(np.uint32),)),
+    globals_case(),
+    Case("call_function", (1, 1, 1), (16, 1, 1), (u32(16),),
+         ((3 ** np.arange(16) + np.arange(16) ** 2).astype(np.uint32),)),
+    Case("local_depot", (1, 1, 1), (64, 1, 1), (u32(64),), (T64 * 100 + T64 % 8,)),
+    Case("param_struct", (1, 1, 1), (6, 1, 1), (np.uint8(3), TABLE.tobytes(), u32(6)),
+         (TABLE * 3,)),
+    vectors(), collatz(32), collatz(45),
+    Case("switch_table", (1, 1, 1), (32, 1, 1), (u32(32),),
+         ((10 + 10 * (T64[:32] & 3) + T64[:32]).astype(np.uint32),)),
+    geometry((2, 3, 2), (16, 4, 2)), geometry((1, 1, 1), (3, 5, 2)), geometry((3, 1, 1), (1, 16, 4)),
+    warp_sum(32), warp_sum(128), warp_scan(), warp_votes(), atomics(), half_math(), carry_add(),
+    Case("nested_scopes", (1, 1, 1), (8, 1, 1), (u32(8),), (T64[:8] + 105,)),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+def test_kernel_leaves_the_expected_memory(harness, case):
+    loaded = harness.load((HERE / f"{case.name}.ptx").read_text())
+    results = harness.launch(loaded, case.kernel or case.name, case.grid, case.block, case.args,
+                             case.shared)
+    for got, want in zip(results, case.expected, strict=True):
+        if case.tolerance:
+            np.testing.assert_allclose(got, want, rtol=case.tolerance)
+        else:
+            np.testing.assert_array_equal(got, want)
+
+
+def test_module_variable_persists_between_launches(harness):
+    loaded = harness.load((HERE / "counter_persists.ptx").read_text())
+    seen = [int(harness.launch(loaded, "counter_persists", (1, 1, 1), (1, 1, 1), (u32(1),))[0][0])
+            for _ in range(3)]
+    assert seen == [10, 11, 12]
+
+
+def test_every_listing_has_a_case():
+    named = {c.name for c in CASES} | {"counter_persists"}
+    assert named == {p.stem for p in HERE.glob("*.ptx")}
