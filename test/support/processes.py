@@ -62,6 +62,10 @@ class Process:
         self._popen.stdin.write(text + "\n")
         self._popen.stdin.flush()
 
+    def close_input(self):
+        """Close its standard input; it reads the end of the file."""
+        self._popen.stdin.close()
+
     def wait_until(self, accepts, timeout_s=PATIENCE_S, after=0, what="the wanted line"):
         """Wait for a line that `accepts(line)` likes; returns what `accepts` returned.
 

@@ -86,7 +86,7 @@ class Rig:
             {"mode": mode, "robot": robot, "autostart": True, **parameters}, "robot",
         )  # fmt: skip
         if wait:
-            node.wait_for(r"active", START_S)
+            node.wait_for(r"\bactive in mode", START_S)
         return node
 
     def both(self, device="cpu", mode="batched", server=None, recorder=None):
@@ -94,7 +94,7 @@ class Rig:
         edge = self.server(device, wait=False, **(server or {}))
         robot = self.recorder(mode, wait=False, **(recorder or {}))
         edge.wait_for(r"ready on", START_S)
-        robot.wait_for(r"active", START_S)
+        robot.wait_for(r"\bactive in mode", START_S)
         return edge, robot
 
     def _node(self, module, robot, parameters, side):

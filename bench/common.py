@@ -1,0 +1,125 @@
+"""What the measurements share: rows with targets, the command line, table and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from rrto_ros.errors import RrtoError  # noqa: E402
+from rrto_ros.evaluation.stack import Stack, compile_c  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured value.
+
+    Attributes:
+        name: What was measured, under which mode and device.
+        unit: "ns" or "ms".
+        median: Of the samples.
+        p99: 99th percentile.
+        samples: How many.
+        target: Wanted upper bound of the median, 0 for none.
+    """
+
+    name: str
+    unit: str
+    median: float
+    p99: float
+    samples: int
+    target: float = 0.0
+
+    @property
+    def ratio(self) -> float | None:
+        """Median by target; at most 1 is wanted."""
+        return self.median / self.target if self.target else None
+
+
+Measure = Callable[[bool], list[Row]]
+"""Takes whether only a few iterations are wanted."""
+
+
+def driver_calls(stack: Stack, program: Path, *arguments: object) -> dict[str, dict[str, float]]:
+    """Run bench/driver_calls.c over a stack; {name of the measurement: its numbers}.
+
+    Raises:
+        UnavailableError: It failed, for one because results were wrong.
+    """
+    lines = stack.run([str(program), *map(str, arguments)])
+    return {str(line["name"]): line for line in lines}
+
+
+def row(name: str, measured: dict[str, float], unit: str = "ns", target: float = 0.0) -> Row:
+    """A row from one line of bench/driver_calls.c."""
+    scale = 1e6 if unit == "ms" else 1.0
+    median, p99 = measured["median_ns"] / scale, measured["p99_ns"] / scale
+    return Row(name, unit, median, p99, int(measured["samples"]), target)
+
+
+def compiled(folder: str) -> Path:
+    """bench/driver_calls.c, built into `folder`."""
+    return compile_c(HERE / "driver_calls.c", Path(folder))
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print the rows as one table."""
+    width = max([len(r.name) for r in rows], default=10)
+    print(f"{'measurement':{width}}  {'median':>12} {'p99':>12} {'samples':>8}  target    ratio")
+    for r in rows:
+        goal = f"{r.target:g} {r.unit}" if r.target else "-"
+        ratio = f"{r.ratio:.2f}{'' if r.ratio <= 1 else '  missed'}" if r.ratio is not None else ""
+        print(
+            f"{r.name:{width}}  {r.median:9.3f} {r.unit} {r.p99:9.3f} {r.unit} {r.samples:8}  "
+            f"{goal:9} {ratio}"
+        )
+
+
+def machine() -> dict[str, object]:
+    """What the numbers were taken on; figures of different machines do not compare."""
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0],
+    }
+
+
+def main(description: str, measures: Sequence[Measure]) -> int:
+    """The command line of a measurement.
+
+    Returns:
+        0 measured (whatever the times), 1 failed or wrong results.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--smoke", action="store_true", help="a few iterations, the same path")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    code = 0
+    for measure in measures:
+        try:
+            rows += measure(options.smoke)
+        except RrtoError as error:
+            print(f"{measure.__module__}.{measure.__name__}: {error}", file=sys.stderr)
+            code = 1
+    show(rows)
+    if options.json:
+        body = {"on": machine(), "smoke": options.smoke, "rows": [asdict(r) for r in rows]}
+        options.json.write_text(json.dumps(body, indent=1) + "\n")
+    return code
+
+
+def temporary() -> tempfile.TemporaryDirectory[str]:
+    """A folder for a built program."""
+    return tempfile.TemporaryDirectory(prefix="rrto-bench-")

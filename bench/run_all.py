@@ -1,0 +1,12 @@
+"""All measurements in one table, with their targets: `make bench`, or with --smoke in a minute."""
+
+from __future__ import annotations
+
+import sys
+
+from common import main
+from round_trip import small, small_with_results, upload
+from shim_calls import shim_calls
+
+if __name__ == "__main__":
+    sys.exit(main(__doc__ or "", [shim_calls, small, small_with_results, upload]))

@@ -1,0 +1,190 @@
+"""A private server and recorder for a measurement: owns their start, their end, their log.
+
+Both run with the package's own bring-up, under a robot name and a socket that no one else has, so
+that a measurement meets neither another one nor a robot that is in use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rrto_ros.bringup.environment import interposed_environment
+from rrto_ros.bringup.options import Options
+from rrto_ros.bringup.processes import Process, recorder, server
+from rrto_ros.bringup.supervisor import Child
+from rrto_ros.errors import UnavailableError
+from rrto_ros.evaluation.netns import Machines
+
+START_TIMEOUT_S = 60.0
+_READY = {"offload_server": r"ready on", "recorder_replayer": r"\bactive\b"}
+
+
+class Stack:
+    """A running pair of nodes.
+
+    Args:
+        device: Of the server: cpu, gpu or null.
+        mode: Of the recorder: rpc or batched.
+        machines: Two namespaces to put them in (server: edge, recorder: robot), or None.
+        parameters: Node name -> further ROS parameters, as in a parameter file.
+
+    Raises:
+        UnavailableError: A node ended or was not ready in time; the text holds its log.
+    """
+
+    def __init__(
+        self,
+        device: str = "null",
+        mode: str = "batched",
+        machines: Machines | None = None,
+        parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.robot = f"measure{os.getpid()}"
+        self._machines = machines
+        self._folder = tempfile.TemporaryDirectory(prefix="rrto-")
+        self._changed = threading.Condition()
+        self._lines: list[tuple[str, str]] = []
+        self._ended: set[str] = set()
+        discovery = "LOCALHOST" if machines is None else "SUBNET"
+        self._base = {
+            **os.environ,
+            "XDG_RUNTIME_DIR": self._folder.name,
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": discovery,
+        }
+        self._base.pop("RRTO_SOCKET", None)
+        options = Options(robot=self.robot, device=device, mode=mode, domain=self._domain())
+        extra = dict(parameters or {})
+        blobs = {"blob_directory": f"{self._folder.name}/blobs"}
+        extra["offload_server"] = {**blobs, **extra.get("offload_server", {})}
+        self._children: list[Child] = []
+        try:
+            for process in (server(options), recorder(options)):
+                self._start(process, extra.get(process.name, {}))
+            for name, pattern in _READY.items():
+                self._wait(name, pattern)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(
+        self, command: Sequence[str], timeout_s: float = 300.0, **environment: str
+    ) -> list[dict[str, Any]]:
+        """Run an interposed program to its end; returns the JSON objects it printed, one a line.
+
+        Raises:
+            UnavailableError: It failed, or took longer than `timeout_s`.
+        """
+        env = interposed_environment({**self._base, **environment}, self.robot)
+        env["ROS_DOMAIN_ID"] = str(self._domain())
+        whole = list(command) if self._machines is None else self._machines.robot.command(command)
+        try:
+            done = subprocess.run(
+                whole, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise UnavailableError(f"{command[0]} still ran after {timeout_s:g} s") from None
+        if done.returncode:
+            raise UnavailableError(
+                f"{' '.join(command)} ended with {done.returncode}: "
+                f"{(done.stderr or done.stdout).strip()[-1000:]}\n{self.log()}"
+            )
+        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in lines]
+
+    def log(self, last: int = 20) -> str:
+        """The last lines that the nodes wrote."""
+        with self._changed:
+            return "\n".join(f"[{name}] {line}" for name, line in self._lines[-last:])
+
+    def statistics(self) -> dict[str, int]:
+        """Processes running and log lines so far."""
+        with self._changed:
+            running = sum(child.code is None for child in self._children)
+            return {"running": running, "lines": len(self._lines)}
+
+    def close(self) -> None:
+        """End both nodes, the recorder first."""
+        for child in reversed(self._children):
+            child.stop()
+        self._folder.cleanup()
+
+    @staticmethod
+    def _domain() -> int:
+        return 1 + os.getpid() % 101
+
+    def _start(self, process: Process, parameters: Mapping[str, Any]) -> None:
+        command = list(process.command)
+        at = command.index("--log-level")
+        for name, value in parameters.items():
+            command[at:at] = ["-p", f"{name}:={json.dumps(value)}"]
+        if self._machines is not None:
+            side = self._machines.edge if process.name in "offload_server" else None
+            command = (side or self._machines.robot).command(command)
+        started = Process(process.name, tuple(command), process.environment)
+        self._children.append(Child(started, self._said, self._over, self._base))
+
+    def _said(self, name: str, line: str) -> None:
+        with self._changed:
+            self._lines.append((name, line))
+            self._changed.notify_all()
+
+    def _over(self, child: Child) -> None:
+        with self._changed:
+            self._ended.add(child.process.name)
+            self._changed.notify_all()
+
+    def _wait(self, wanted: str, pattern: str) -> None:
+        search, end = re.compile(pattern).search, time.monotonic() + START_TIMEOUT_S
+        with self._changed:
+            while not any(name == wanted and search(line) for name, line in self._lines):
+                left = end - time.monotonic()
+                if wanted in self._ended or left <= 0:
+                    said = "\n".join(line for _, line in self._lines[-20:])
+                    raise UnavailableError(f"{wanted} did not become ready:\n{said}")
+                self._changed.wait(left)
+
+
+@contextlib.contextmanager
+def stack(device: str = "null", mode: str = "batched", **settings: Any) -> Iterator[Stack]:
+    """A `Stack` that ends with the block; `settings` are its other arguments."""
+    made = Stack(device, mode, **settings)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def compile_c(source: Path, folder: Path) -> Path:
+    """Build a C program of the measurements; returns the executable.
+
+    Raises:
+        UnavailableError: No compiler, or it refused.
+    """
+    from rrto_ros.shim.build import compiler
+
+    out = folder / source.stem
+    command = [
+        compiler(),
+        "-std=c11",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-o",
+        str(out),
+        str(source),
+        "-ldl",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UnavailableError(f"{source.name} cannot be compiled: {done.stderr.strip()[-2000:]}")
+    return out
