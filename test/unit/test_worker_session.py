@@ -16,6 +16,8 @@ from support.robot_end import RobotEnd
 from rrto_ros.api.codec import (
     FLAG_BLOB_REF,
     FLAG_KEEP,
+    FLAG_REPLY,
+    FLAG_WAITED,
     RESULT_BLOB_WANTED,
     RESULT_STICKY,
     pack_blob_ref,
@@ -122,9 +124,9 @@ def load(index):
     return pack_call("module_load", index, module=1, payload=PTX)
 
 
-def launch(index, kernel, params=b""):
+def launch(index, kernel, params=b"", flags=0):
     return pack_call(
-        "launch", index, module=1, kernel=KERNELS.index(kernel), flags=0, grid_x=1, grid_y=1,
+        "launch", index, record_flags=flags, module=1, kernel=KERNELS.index(kernel), flags=0, grid_x=1, grid_y=1,
         grid_z=1, block_x=1, block_y=1, block_z=1, shared_bytes=0, stream=0, params=params,
     )  # fmt: skip
 
@@ -224,6 +226,16 @@ def test_a_crash_fails_its_session_and_leaves_the_other_alone(edge):
     errors = [host.error for host in edge.table.hosts if host.error]
     assert len(errors) == 1
     assert "SIGSEGV" in errors[0]
+
+
+def test_every_call_of_a_batch_that_crashes_is_answered_exactly_once(edge):
+    _, robot = edge.open()
+    robot.push(load(1))
+    robot.answer(1)
+    waited = pack_call("ctx_synchronize", 2, record_flags=FLAG_WAITED, context=0)
+    robot.push(waited + launch(3, "segfault", flags=FLAG_REPLY) + synchronize(4))
+    robot.answer(4)
+    assert [r[:2] for r in robot.records] == [(1, 0), (2, 0), (3, 700), (4, 700)]
 
 
 def test_a_killed_worker_is_a_failed_launch_for_its_session(edge):
