@@ -122,6 +122,11 @@ class MessageSender:
         """Whether everything pushed was sent and acknowledged."""
         return not self._queue and not self._sent
 
+    @property
+    def urgent(self) -> bool:
+        """Whether a message was named missing and waits for `due`."""
+        return bool(self._urgent)
+
     def push(self, batch: Buffer) -> None:
         """Queue one batch of whole records, not empty.
 

@@ -59,6 +59,9 @@ from rrto_ros.transport.ring_socket import send_welcome
 from rrto_ros.transport.session_status import SessionConfig, SessionSnapshot, check_mode
 
 ALIVE_PERIOD_S = 1.0
+ACK_SLACK_S = 0.04
+"""How late an acknowledgement may be that waits for the program's next call; with the receiver's
+own delay it stays below the other side's shortest retransmission time."""
 WAIT_SAMPLES = 512
 MAX_TRACKED_WAITS = 1024
 MAX_TEXT = 256
@@ -92,6 +95,8 @@ class RobotSession:
         self._stop = ""
         self._lost = ""
         self._over = False
+        self._blocked = False
+        self._sleeps_until = 0.0
         self._opened = False
         self._welcomed = False
         self._ring: RingMemory | None = None
@@ -314,7 +319,11 @@ class RobotSession:
                 due.append(self._flush_at)
             deadlines = (self._sender.deadline(), self._receiver.ack_deadline())
             due.extend(deadline for deadline in deadlines if deadline is not None)
-            timeout = 0.0 if self._lost else max(min(due) - now, 0.0)
+            if self._waits:
+                due.append(now + ACK_SLACK_S)
+            self._sleeps_until = now if self._lost else min(due)
+            self._blocked = not self._sender.room
+            timeout = max(self._sleeps_until - now, 0.0)
         for message in outgoing:
             self._port.publish_calls(message)
         return timeout
@@ -385,8 +394,19 @@ class RobotSession:
                     self._refused += 1
                     self._last_refusal = str(error)
                     self._lost = self._lost or self._receiver.broken
-            # The due times have changed; this also finds the thread ready for the next call.
-            os.eventfd_write(self._wake, 1)
+            if self._needs_thread():
+                os.eventfd_write(self._wake, 1)
+
+    def _needs_thread(self) -> bool:
+        """Whether the session's thread has to act before it wakes by itself.
+
+        A wake-up costs as much as the rest of a short round trip. Usually none is needed: the
+        program's next call carries the acknowledgement.
+        """
+        if self._lost or self._blobs_wanted or self._blocked or self._sender.urgent:
+            return True
+        due = self._receiver.ack_deadline()
+        return due is not None and self._sleeps_until > due + ACK_SLACK_S
 
     def _received(self, message: ResultsMessage, now: float) -> None:
         assert self._ring is not None
