@@ -126,7 +126,8 @@ def load(index):
 
 def launch(index, kernel, params=b"", flags=0):
     return pack_call(
-        "launch", index, record_flags=flags, module=1, kernel=KERNELS.index(kernel), flags=0, grid_x=1, grid_y=1,
+        "launch", index, record_flags=flags, module=1, kernel=KERNELS.index(kernel),
+        flags=0, grid_x=1, grid_y=1,
         grid_z=1, block_x=1, block_y=1, block_z=1, shared_bytes=0, stream=0, params=params,
     )  # fmt: skip
 
