@@ -107,6 +107,8 @@ def _number(at: Cursor) -> ast.Imm | ast.FloatImm:
         sign = at.next().text
         negative ^= sign == "-"
         inverted ^= sign == "~"
+    if at.peek().kind != "num":
+        raise at.error(f"expected a number, got {at.peek().text!r}")
     text = at.peek().text
     lead = text[:2].lower()
     if lead in ("0f", "0d"):

@@ -248,10 +248,14 @@ class _BodyParser:
         while at.peek().kind == "dot":
             mods.append(at.next().text[1:])
         args: list[ast.Operand] = []
-        while not at.accept(";"):
-            if args:
-                at.expect(",")
-            args.append(parse_operand(at, self.scope))
+        try:
+            while not at.accept(";"):
+                if args:
+                    at.expect(",")
+                args.append(parse_operand(at, self.scope))
+        except PtxError as error:
+            text = ".".join((op, *mods))
+            raise PtxError(f"{error.detail} (in instruction {text})") from error
         return ast.Instr(op, tuple(mods), tuple(args), guard, negated, line)
 
 

@@ -1,0 +1,266 @@
+"""The virtual device: launches are validated, memory is checked, handles are known."""
+
+import numpy as np
+import pytest
+
+from rrto_ros.api.results import CUresult
+from rrto_ros.devices.cpu.device import CpuDevice
+from rrto_ros.devices.protocol import Device, Launch, MemcpyNode, MemsetNode
+from rrto_ros.errors import ConfigError, CudaError
+
+FILL = b"""
+.version 7.0
+.target sm_70
+.address_size 64
+.visible .entry fill(.param .u64 out, .param .u32 value)
+.maxntid 256
+{
+  .reg .b32 %r<4>; .reg .b64 %rd<4>;
+  ld.param.u64 %rd1, [out];
+  ld.param.u32 %r1, [value];
+  mov.u32 %r2, %tid.x;
+  mul.wide.u32 %rd2, %r2, 4;
+  add.s64 %rd3, %rd1, %rd2;
+  st.global.u32 [%rd3], %r1;
+  ret;
+}
+.visible .entry exact() .reqntid 32 { ret; }
+"""
+
+
+@pytest.fixture
+def device(tmp_path):
+    made = CpuDevice(limit_bytes=1 << 20, arena_bytes=1 << 30, threads=2, cache_dir=tmp_path)
+    yield made
+    made.close()
+
+
+def refused(result, call, *args):
+    with pytest.raises(CudaError) as caught:
+        call(*args)
+    assert caught.value.result == result
+
+
+def fill(device, address, value, *, count=4, kernel=0, **changes):
+    fields = {"grid": (1, 1, 1), "block": (count, 1, 1), "shared_bytes": 0,
+              "params": np.uint64(address).tobytes() + np.uint32(value).tobytes()}
+    return Launch(1, kernel, **{**fields, **changes})
+
+
+@pytest.fixture
+def loaded(device):
+    device.module_load(1, FILL)
+    device.mem_alloc(device.info.arena_base, 4096, 0)
+    return device
+
+
+def words(device, address, count):
+    return np.frombuffer(bytes(device.memcpy_dtoh(address, 4 * count, 0)), np.uint32).tolist()
+
+
+def test_it_is_a_device_with_the_promised_identity(device):
+    assert isinstance(device, Device)
+    info = device.info
+    assert (info.kind, info.compute_capability, info.driver_version) == ("cpu", (12, 1), 13000)
+    assert info.arena_base == 0x2000_0000_0000
+    assert info.attributes[1] == 1024
+    assert info.attributes[75:76] == () if False else info.attributes[75] == 12
+    assert info.attributes[97] == 232448
+    assert len(info.uuid) == 16
+
+
+def test_a_taken_arena_base_is_replaced_and_reported(device, tmp_path):
+    second = CpuDevice(arena_base=device.info.arena_base, cache_dir=tmp_path)
+    assert second.info.arena_base != device.info.arena_base
+    assert second.info.arena_base % (2 << 20) == 0
+    second.close()
+
+
+def test_a_launch_writes_what_the_kernel_says(loaded):
+    base = loaded.info.arena_base
+    loaded.launch(fill(loaded, base, 7), 0)
+    assert words(loaded, base, 5) == [7, 7, 7, 7, 0]
+
+
+@pytest.mark.parametrize("changes", [
+    {"grid": (0, 1, 1)}, {"grid": (1, 65536, 1)}, {"block": (0, 1, 1)}, {"block": (1025, 1, 1)},
+    {"block": (32, 32, 2)}, {"block": (257, 1, 1)}, {"block": (1, 1, 65)}, {"params": b"12345678"},
+    {"params": bytes(64)}, {"shared_bytes": 48 * 1024 + 1}, {"shared_bytes": -1},
+    {"kernel": 1, "params": b"", "block": (31, 1, 1)},
+])
+def test_a_launch_that_does_not_fit_is_invalid_value(loaded, changes):
+    refused(CUresult.INVALID_VALUE, loaded.launch, fill(loaded, loaded.info.arena_base, 1,
+                                                        **changes), 0)
+
+
+def test_dynamic_shared_memory_can_be_raised_to_the_opt_in_limit(loaded):
+    base = loaded.info.arena_base
+    loaded.function_set_attribute(1, 0, 8, 227 * 1024)
+    loaded.launch(fill(loaded, base, 3, shared_bytes=227 * 1024), 0)
+    refused(CUresult.INVALID_VALUE, loaded.function_set_attribute, 1, 0, 8, 227 * 1024 + 1)
+
+
+def test_unknown_modules_and_kernels_are_invalid_handles(loaded):
+    refused(CUresult.INVALID_HANDLE, loaded.launch, fill(loaded, 0, 1, kernel=2), 0)
+    loaded.module_unload(1)
+    refused(CUresult.INVALID_HANDLE, loaded.launch, fill(loaded, 0, 1), 0)
+    refused(CUresult.INVALID_HANDLE, loaded.module_unload, 1)
+
+
+def test_bad_images_have_the_results_of_cuda(device):
+    refused(CUresult.INVALID_PTX, device.module_load, 5, FILL[:200])
+    refused(CUresult.NO_BINARY_FOR_GPU, device.module_load, 5, b"\x7fELF" + bytes(100))
+    refused(CUresult.INVALID_IMAGE, device.module_load, 5, b"\xff\xfe\x80garbage")
+    refused(CUresult.INVALID_PTX, device.module_load, 5, b"")
+
+
+def test_copies_must_stay_inside_one_allocation(loaded):
+    base = loaded.info.arena_base
+    refused(CUresult.INVALID_VALUE, loaded.memcpy_dtoh, base + 4000, 97, 0)
+    refused(CUresult.INVALID_VALUE, loaded.memcpy_htod, base - 1, b"ab", 0)
+    refused(CUresult.INVALID_VALUE, loaded.memcpy_dtod, base + 8192, base, 4, 0)
+    refused(CUresult.INVALID_VALUE, loaded.memset, MemsetNode(base, 0, 1, 4, 1025, 1), 0)
+    assert bytes(loaded.memcpy_dtoh(base, 0, 0)) == b""
+
+
+def test_freed_memory_cannot_be_copied_and_comes_back_zeroed(loaded):
+    base = loaded.info.arena_base
+    loaded.memcpy_htod(base, b"secret", 0)
+    loaded.mem_free(base, 0)
+    refused(CUresult.INVALID_VALUE, loaded.memcpy_dtoh, base, 6, 0)
+    refused(CUresult.INVALID_VALUE, loaded.mem_free, base, 0)
+    loaded.mem_alloc(base, 4096, 0)
+    assert bytes(loaded.memcpy_dtoh(base, 6, 0)) == bytes(6)
+
+
+def test_the_memory_limit_is_kept(device):
+    base = device.info.arena_base
+    device.mem_alloc(base, 1 << 19, 0)
+    refused(CUresult.OUT_OF_MEMORY, device.mem_alloc, base + (1 << 19), (1 << 19) + 1, 0)
+    device.mem_alloc(base + (1 << 19), 1 << 19, 0)
+    device.mem_free(base, 0)
+    device.mem_alloc(base, 1, 0)
+
+
+def test_overlaps_and_addresses_outside_the_arena_are_refused(device):
+    base = device.info.arena_base
+    device.mem_alloc(base + 512, 512, 0)
+    refused(CUresult.INVALID_VALUE, device.mem_alloc, base + 1023, 16, 0)
+    refused(CUresult.INVALID_VALUE, device.mem_alloc, base, 513, 0)
+    refused(CUresult.INVALID_VALUE, device.mem_alloc, base - 512, 512, 0)
+    refused(CUresult.INVALID_VALUE, device.mem_alloc, base + device.info.arena_bytes, 512, 0)
+
+
+def test_neighbours_on_a_page_survive_a_free(device):
+    base = device.info.arena_base
+    for index in range(3):
+        device.mem_alloc(base + 512 * index, 512, 0)
+        device.memcpy_htod(base + 512 * index, bytes([index + 1]) * 512, 0)
+    device.mem_free(base + 512, 0)
+    assert bytes(device.memcpy_dtoh(base, 1, 0)) == b"\1"
+    assert bytes(device.memcpy_dtoh(base + 1024, 1, 0)) == b"\3"
+
+
+@pytest.mark.parametrize(("width", "value"), [(1, 0xAB), (2, 0xABCD), (4, 0xABCDEF01)])
+def test_memset_2d_leaves_the_gaps(loaded, width, value):
+    base = loaded.info.arena_base
+    loaded.memset(MemsetNode(base, 32, value, width, 3, 4), 0)
+    rows = np.frombuffer(bytes(loaded.memcpy_dtoh(base, 128, 0)), np.uint8).reshape(4, 32)
+    assert (rows[:, : 3 * width].reshape(-1).view(f"<u{width}") == value).all()
+    assert not rows[:, 3 * width :].any()
+
+
+def test_streams_and_events_follow_cuda(device):
+    device.stream_create(10, 0, 0)
+    device.event_create(20, 0)
+    device.event_create(21, 2)
+    refused(CUresult.INVALID_HANDLE, device.event_elapsed_ms, 20, 20)
+    device.event_record(20, 10)
+    assert device.event_elapsed_ms(20, 20) == 0
+    device.event_record(21, 0)
+    refused(CUresult.INVALID_HANDLE, device.event_elapsed_ms, 20, 21)
+    device.stream_wait_event(0, 20, 0)
+    assert device.stream_query(10)
+    assert device.event_query(20)
+    device.stream_destroy(10)
+    device.event_destroy(20)
+    for call, args in ((device.stream_query, (10,)), (device.event_query, (20,)),
+                       (device.stream_destroy, (10,)), (device.event_record, (21, 10)),
+                       (device.mem_alloc, (device.info.arena_base, 8, 10))):
+        refused(CUresult.INVALID_HANDLE, call, *args)
+
+
+def test_a_graph_runs_in_the_order_of_its_dependencies(loaded):
+    base = loaded.info.arena_base
+    loaded.graph_create(1)
+    loaded.graph_add_node(1, 30, [], fill(loaded, base, 5))
+    loaded.graph_add_node(1, 20, [30], MemcpyNode(base + 64, base, 16))
+    loaded.graph_add_node(1, 10, [20], MemsetNode(base, 0, 9, 4, 2, 1))
+    loaded.graph_add_node(1, 40, [30, 20], None)
+    loaded.graph_instantiate(2, 1)
+    loaded.graph_destroy(1)
+    loaded.graph_launch(2, 0)
+    assert words(loaded, base, 4) == [9, 9, 5, 5]
+    assert words(loaded, base + 64, 4) == [5] * 4
+    loaded.graph_exec_node_set(2, 30, fill(loaded, base, 6))
+    loaded.graph_launch(2, 0)
+    assert words(loaded, base + 64, 4) == [6] * 4
+    refused(CUresult.INVALID_VALUE, loaded.graph_exec_node_set, 2, 30, None)
+    loaded.graph_exec_destroy(2)
+    refused(CUresult.INVALID_HANDLE, loaded.graph_launch, 2, 0)
+
+
+def test_graphs_refuse_unknown_nodes(loaded):
+    loaded.graph_create(1)
+    loaded.graph_add_node(1, 1, [], None)
+    refused(CUresult.INVALID_VALUE, loaded.graph_add_node, 1, 1, [], None)
+    refused(CUresult.INVALID_VALUE, loaded.graph_add_node, 1, 2, [3], None)
+    refused(CUresult.INVALID_VALUE, loaded.graph_node_set, 1, 9, None)
+    refused(CUresult.INVALID_HANDLE, loaded.graph_add_node, 5, 1, [], None)
+
+
+def test_arena_smaller_than_the_limit_is_a_configuration_error():
+    with pytest.raises(ConfigError, match="arena_bytes"):
+        CpuDevice(limit_bytes=2 << 30, arena_bytes=1 << 30)
+
+
+def test_a_second_start_compiles_nothing(tmp_path):
+    counts = []
+    for _ in range(2):
+        device = CpuDevice(cache_dir=tmp_path, threads=1)
+        device.module_load(1, FILL)
+        device.mem_alloc(device.info.arena_base, 64, 0)
+        device.launch(fill(device, device.info.arena_base, 8), 0)
+        assert words(device, device.info.arena_base, 4) == [8] * 4
+        counts.append((device.statistics()["kernels_compiled"],
+                       device.statistics()["cache_misses"]))
+        device.close()
+    assert counts == [(1, 2), (0, 0)]
+
+
+def test_damaged_cache_entries_are_compiled_again(tmp_path):
+    for damage in (None, b"", b"RRTOOBJ1" + bytes(60)):
+        device = CpuDevice(cache_dir=tmp_path, threads=1)
+        device.module_load(1, FILL)
+        device.mem_alloc(device.info.arena_base, 64, 0)
+        device.launch(fill(device, device.info.arena_base, 8), 0)
+        assert words(device, device.info.arena_base, 4) == [8] * 4
+        if damage is not None:
+            assert device.statistics()["kernels_compiled"] == 1
+        device.close()
+        for path in tmp_path.rglob("*.o"):
+            path.write_bytes(damage or b"")
+
+
+def test_the_cache_stays_under_its_limit_and_drops_the_oldest(tmp_path):
+    from rrto_ros.devices.cpu.cache import Entry, KernelCache
+
+    cache = KernelCache(tmp_path, 3500)
+    keys = [f"{i:02x}{'0' * 62}" for i in range(4)]
+    for key in keys[:3]:
+        cache.put(key, Entry(bytes(1000), {}))
+    import os
+    for age, key in enumerate((keys[1], keys[0], keys[2])):
+        os.utime(tmp_path / key[:2] / f"{key[2:]}.o", (1000 + age, 1000 + age))
+    cache.put(keys[3], Entry(bytes(1000), {}))
+    assert [cache.get(k) is not None for k in keys] == [True, False, True, True]

@@ -1,0 +1,128 @@
+"""The PTX parser accepts what compilers write and refuses the rest with PtxError."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rrto_ros.api.results import CUresult
+from rrto_ros.devices.cpu.codegen.table import supported_instructions
+from rrto_ros.devices.cpu.modules import check_kernel
+from rrto_ros.devices.cpu.program import prepare
+from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.devices.cpu.ptx.parser import parse_module
+from rrto_ros.errors import PtxError
+
+CASES = sorted((Path(__file__).parents[1] / "conformance" / "cases").glob("*.ptx"))
+HEAD = ".version 8.7\n.target sm_121\n.address_size 64\n"
+
+
+def kernel(body, params=""):
+    return f"{HEAD}.visible .entry k({params})\n{{\n{body}\n}}\n"
+
+
+def test_operands_of_every_kind_are_read():
+    module = parse_module(kernel("""
+      .reg .b32 %r<4>; .reg .f32 %f<3>; .reg .pred %p<2>, %q; .reg .b64 %rd1;
+      @!%p1 mov.f32 %f1, 0fBF800000;
+      mov.f64 %f2, 0d3FF0000000000000;
+      ld.global.v2.f32 {%f1, _}, [%rd1+-8];
+      setp.lt.and.s32 %p0|%q, %r1, -5, !%p1;
+      mov.u32 %r2, %ctaid.x; add.u32 %r3, %r2, 0x1FU;"""))
+    code = module.functions["k"].body
+    assert code[0].guard == ast.Reg("%p1")
+    assert code[0].guard_negated
+    assert code[0].args[1] == ast.FloatImm(0xBF800000, 32)
+    assert code[2].args == (ast.Vec((ast.Reg("%f1"), ast.Sink())), ast.Addr(ast.Reg("%rd1"), -8))
+    assert code[3].args[0] == ast.Pair(ast.Reg("%p0"), ast.Reg("%q"))
+    assert code[3].args[2:] == (ast.Imm(-5), ast.Not(ast.Reg("%p1")))
+    assert code[4].args[1] == ast.Special("ctaid.x")
+    assert code[5].args[2] == ast.Imm(31)
+
+
+def test_directives_that_change_nothing_are_skipped():
+    module = parse_module(HEAD + """
+      .file 1 "a.cu"
+      .weak .func helper() .noreturn ;
+      .visible .entry k(.param .u64 .ptr .global .align 16 a)
+      .maxntid 128, 2, 1
+      .minnctapersm 2
+      .pragma "nounroll";
+      { .loc 1 2 3
+        /* a
+           comment */ ret; // end
+      }
+      .section .debug_str { .b8 1, 2 }""")
+    assert module.functions["k"].maxntid == (128, 2, 1)
+    assert len(module.entries) == 1
+
+
+def test_parameters_are_placed_as_the_abi_says():
+    program = prepare(kernel("ret;", ".param .u8 a, .param .u64 b, .param .align 16 .b8 c[20], "
+                                     ".param .f32 d"))
+    assert program.kernels[0].layout.params == ((0, 1), (8, 8), (16, 20), (36, 4))
+
+
+@pytest.mark.parametrize(("body", "names"), [
+    ("frobnicate.f32 %f0, %f0;", "frobnicate.f32"),
+    ("tex.2d.v4.f32.f32 {%f0, %f0, %f0, %f0}, [t, {%f0, %f0}];", "tex.2d.v4.f32.f32"),
+    ("add.rz.f64 %d0, %d0, %d0;", "add.rz.f64"),
+    ("call vprintf, ();", "vprintf"),
+    ("mov.u32 %r0, %envreg3;", "envreg3"),
+    ("bra NOWHERE;", "NOWHERE"),
+    ("add.u32 %r0, %r0, %r9;", "r9"),
+    ("ld.global.u32 %r0, %r0;", "ld.global.u32"),
+    ("add.u32 %r0;", "add.u32"),
+    ("mov.u32 %r0, %p0;", "predicate"),
+])
+def test_unsupported_code_is_refused_by_name(body, names):
+    text = kernel(".reg .f32 %f<1>; .reg .f64 %d<1>; .reg .b32 %r<1>; .reg .pred %p<1>;" + body
+                  + " ret;")
+    with pytest.raises(PtxError, match=names) as caught:
+        for program in prepare(text).kernels:
+            check_kernel(program)
+    assert caught.value.result == CUresult.INVALID_PTX
+
+
+def test_recursion_is_refused():
+    text = HEAD + ".func f() { call f, (); ret; }\n.visible .entry k() { call f, (); ret; }"
+    with pytest.raises(PtxError, match="recursion"):
+        prepare(text)
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+def test_text_cut_anywhere_never_breaks_the_parser(path):
+    text = path.read_text()
+    for cut in range(0, len(text), 23):
+        try:
+            program = prepare(text[:cut])
+            for made in program.kernels:
+                check_kernel(made)
+        except PtxError:
+            continue
+        # What is accepted lost only blank space, comments or a whole later function.
+        assert text[:cut].count("{") == text[:cut].count("}")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet=" \n.%@!{}[]()<>,;:|+-=_rdpfxe019abmovldtu\"/*", max_size=200))
+def test_garbage_is_refused_quickly(noise):
+    for text in (noise, kernel(noise), HEAD + noise):
+        try:
+            for program in prepare(text).kernels:
+                check_kernel(program)
+        except PtxError:
+            pass
+
+
+def test_deeply_nested_input_does_not_exhaust_the_stack():
+    prepare(kernel("{" * 5000 + "}" * 5000 + "ret;"))
+    with pytest.raises(PtxError):
+        prepare(kernel("mov.u32 %r, " + "{" * 5000))
+
+
+def test_the_table_of_instructions_can_be_listed():
+    table = supported_instructions()
+    assert {"add", "fma", "ld", "st", "atom", "shfl", "bar", "cvt"} <= set(table)
+    assert all(table.values())
