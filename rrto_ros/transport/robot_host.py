@@ -202,7 +202,7 @@ class RobotHost:
             return self._send_away(
                 connection,
                 f"recorder_replayer for robot {self._config.robot!r} {state}; activate it with "
-                "`ros2 lifecycle set /recorder_replayer activate` or use autostart:=true",
+                f"`ros2 lifecycle set /{self._config.robot}/recorder_replayer activate`",
             )
         return self._send_away(
             connection, f"{count} sessions are open, the most allowed (max_sessions)"
