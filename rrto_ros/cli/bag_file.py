@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -33,9 +34,8 @@ def message_folder() -> Path:
     Raises:
         UnavailableError: Nowhere.
     """
-    import rrto_msgs
-
-    for base in rrto_msgs.__path__:
+    found = importlib.util.find_spec("rrto_msgs")
+    for base in (found.submodule_search_locations or ()) if found else ():
         for parent in Path(base).parents:
             folder = parent / "share" / "rrto_msgs" / "msg"
             if (folder / "CallBatch.msg").is_file():

@@ -190,7 +190,8 @@ class RobotSession:
                 call_bytes=config.call_ring_bytes,
                 reply_bytes=config.reply_ring_bytes,
                 mode=check_mode(self._mode),
-                wait_timeout_ms=int(config.server_timeout_s * 1000),
+                # The recorder's own verdict, which says more, comes first.
+                wait_timeout_ms=int((config.server_timeout_s + 1.0) * 1000),
             )
             self._consumer = RingConsumer(self._ring)
             self._replies = ReplyWriter(self._ring)
