@@ -18,10 +18,14 @@ class Profile:
         verdict: Why it cannot be an inference, "" if it can.
         footprint: Allocations and handles that it touches: two runs whose footprints are apart
             cannot depend on each other.
+        uploads: Where the program's data goes.
+        delivers: It copies something to the program.
     """
 
     verdict: str
-    footprint: frozenset[tuple[str, int]]
+    footprint: frozenset[tuple[str, int]] = frozenset()
+    uploads: frozenset[int] = frozenset()
+    delivers: bool = False
 
 
 def profile(
@@ -39,6 +43,7 @@ def profile(
     own: Allocations | None = None
     touched: set[tuple[str, int]] = set()
     changed: set[int] = set()
+    uploads: set[int] = set()
     work = inputs = outputs = depending = syncs = 0
     verdict = ""
     for item in items:
@@ -59,6 +64,7 @@ def profile(
             work += 1
         elif kind is Kind.INPUT:
             inputs += 1
+            uploads.update(lo for lo, _ in got.writes)
         elif kind is Kind.SYNC:
             syncs += 1
             if name == "memcpy_dtoh":
@@ -70,7 +76,7 @@ def profile(
             changed.update(_bases(Accesses(writes=got.writes, possible=got.possible), live))
     if not verdict:
         verdict = _verdict(work, inputs, outputs, syncs, depending, is_round)
-    return Profile(verdict, frozenset(touched))
+    return Profile(verdict, frozenset(touched), frozenset(uploads), outputs > 0)
 
 
 def _verdict(

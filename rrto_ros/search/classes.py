@@ -20,6 +20,7 @@ import numpy as np
 
 from rrto_ros.api.wire import HEADER_BYTES
 from rrto_ros.record.templates import CallTemplate, Templates
+from rrto_ros.search.checks import Profile
 from rrto_ros.search.sequence import SearchOptions, Varying
 
 MAX_FORMS = 16
@@ -62,10 +63,13 @@ class UnitClass:
         members: Of a composite: the numbers of its parts, in order.
         composed: It is part of a composite; then only instances outside it count.
         standalone: Instances outside any composite.
-        outside, inround, last_outside: Segments: instances in rounds that were not recognised, in
-            the unfinished round, and the position of the newest of both.
+        outside, inround: Segments: instances in rounds that were not recognised, and in the
+            unfinished round.
+        whole: When (in units of the miner) it last was a unit by itself.
+        lead_of: It is this class with calls before that compute nothing; -1 if not.
+        lead_run: Instances since that class was last seen by itself.
         reported: It is part of what the search found.
-        verdict: Why it cannot be an inference; "" if it can; None if that was not asked yet.
+        profile: What its newest forms do; None if that was not asked yet.
     """
 
     key: bytes
@@ -82,10 +86,11 @@ class UnitClass:
     standalone: int = 0
     outside: int = 0
     inround: int = 0
-    last_outside: int = -1
+    whole: int = -1
+    lead_of: int = -1
+    lead_run: int = 0
     reported: bool = False
-    verdict: str | None = None
-    footprint: frozenset[tuple[str, int]] | None = None
+    profile: Profile | None = None
     forms: dict[bytes, Form] = field(default_factory=dict)
     exact_mode: bool = True
     trailing: int = 0
@@ -134,7 +139,7 @@ class UnitClass:
             self.forms[exact] = Form(1, position, position)
             self.trailing = 0
             self.novel_of_4 = (self.novel_of_4 << 1 | 1) & 15
-            self.verdict = self.footprint = None
+            self.profile = None
         if exact != self.base or form is None:
             self._merge(exact, position, templates, options)
         else:

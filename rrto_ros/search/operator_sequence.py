@@ -28,6 +28,7 @@ order and in each thread's own order; the order that explains more is the one re
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
@@ -46,15 +47,19 @@ MAX_THREADS = 16
 _CHUNK = 32768
 _CATCH_UP = 1 << 17
 _KNOWN_ITEMS = 32
+_RECENT = 32
+_SETTLED = 2
+"""Rounds recognised in a row after which pieces of them are no longer of interest."""
+_MARGIN = 0.05
+"""The threads' own orders must explain this share of the calls more than the session's order."""
 
 
 @dataclass(slots=True)
 class Offer:
-    """A sequence that a lane offers, and what is needed to weigh it against the others."""
+    """A sequence that a lane offers, and its skeleton numbers."""
 
     sequence: Sequence
-    exact: bytes
-    last_outside: int
+    key: bytes
 
 
 class Stream:
@@ -66,13 +71,14 @@ class Stream:
         self.lane = Lane(thread, 3 * options.max_length)
         self.rounds = Miner(log, self.lane, options, is_round=True)
         self.segments = Miner(log, self.lane, options, is_round=False)
-        self.share = 0.0
         self.units = 0
+        self._streak = 0
         self._round_start = 0
         self._segment_start = 0
         self._segments_seen = 0
         self._tried: tuple[Miner, Miner] | None = None
         self._known_items: dict[bytes, tuple[CallTemplate, ...]] = {}
+        self._recent: deque[tuple[int, int]] = deque(maxlen=_RECENT)
 
     def feed(
         self, exact: array[int], skeletons: array[int], kinds: bytearray, positions: Items[int]
@@ -102,11 +108,12 @@ class Stream:
             known = self.rounds.observe(self._round_start, at)
             changed = _news(known) or changed
         recognised = known is not None and known.count + known.witnesses > 1
-        self.share += 0.125 * (recognised - self.share)
+        self._streak = self._streak + 1 if recognised else 0
+        calls = at - self._round_start
+        self._recent.append((calls, known.length if known is not None and recognised else 0))
         for c in self.segments.classes.values() if self._segments_seen else ():
             if c.inround and not recognised:
                 c.outside += c.inround
-                c.last_outside = c.last
             c.inround = 0
         self._round_start = at
         self._segments_seen = 0
@@ -121,6 +128,11 @@ class Stream:
             self.lane.abandon(self.lane.end)
         else:
             self.lane.round_start = self._segment_start
+
+    @property
+    def recent(self) -> tuple[int, int]:
+        """(calls, calls in rounds that were recognised) of the last rounds."""
+        return sum(c for c, _ in self._recent), sum(k for _, k in self._recent)
 
     def try_unfinished(self) -> bool:
         """Try the unfinished units as if they ended at the newest call, a sync point."""
@@ -168,6 +180,8 @@ class Stream:
     def _offer(self, miner: Miner, klass: UnitClass) -> list[Offer]:
         if klass.composed and klass.standalone < self.options.min_repetitions:
             return []
+        if miner.is_noise(klass):
+            return []
         answers = klass.answers(self.options)
         if not answers or miner.profile_of(klass).verdict:
             return []
@@ -185,7 +199,7 @@ class Stream:
                 thread=self.lane.thread,
                 is_round=miner.is_round,
             )
-            offers.append(Offer(sequence, klass.key, klass.last_outside))
+            offers.append(Offer(sequence, klass.key))
         if miner is self.rounds or miner is self.segments:
             klass.reported = bool(offers)
         return offers
@@ -195,7 +209,7 @@ class Stream:
         for r in rounds:
             if r.sequence.start > piece.sequence.last:
                 return True
-            if piece.last_outside < r.sequence.last and _contains(r.exact, piece.exact):
+            if self._streak >= _SETTLED and _contains(r.key, piece.key):
                 return True
         return False
 
@@ -320,12 +334,16 @@ class OperatorSequenceSearch:
             if self._threads:
                 apart = [s for stream in self._threads.values() for s in stream.offers()]
                 apart.sort(key=lambda s: (s.last, s.repetitions), reverse=True)
-                shares = [s.share for s in self._threads.values() if s.rounds.units]
-                share = sum(shares) / len(shares) if shares else 0.0
-                if apart and (not own or share > self._session.share + 0.1):
+                if apart and (not own or self._threads_explain_more()):
                     best = apart
             self._found = tuple(best)
         return self._found
+
+    def _threads_explain_more(self) -> bool:
+        calls, known = self._session.recent
+        parts = [s.recent for s in self._threads.values()]
+        apart_calls, apart_known = sum(c for c, _ in parts), sum(k for _, k in parts)
+        return apart_known * calls > (known + _MARGIN * calls) * apart_calls
 
     def statistics(self) -> Mapping[str, int | float | str]:
         session = self._session
@@ -334,7 +352,7 @@ class OperatorSequenceSearch:
             "calls": self._next,
             "lost_calls": self._lost_calls,
             "rounds": session.rounds.units,
-            "recognised_share": round(session.share, 3),
+            "recognised_share": round(session.recent[1] / max(1, session.recent[0]), 3),
             "classes": len(session.rounds.classes),
             "threads": max(1, len(self._threads)),
             "found": len(self.found()),
