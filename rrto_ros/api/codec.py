@@ -8,6 +8,7 @@ come from `ops.OPS`; nothing here knows a particular operation. Handshake and de
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,6 +94,7 @@ __all__ = [
     "iter_calls",
     "iter_headers",
     "iter_results",
+    "blob_tag",
     "pack_blob_ref",
     "pack_call",
     "pack_device_info",
@@ -428,6 +430,14 @@ def replace_payload(record: Buffer, payload: Buffer, *, set_flags: int, clear_fl
     header = CALL_HEADER.pack(size, old.op, flags, old.index, old.thread, length)
     body = view[old.offset + HEADER_BYTES : head]
     return b"".join((header, body, payload, bytes(-length % 8)))
+
+
+def blob_tag(digest: bytes) -> bytes:
+    """What a server may tell anyone about a blob it keeps: the SHA-256 of its SHA-256.
+
+    Who has the content recognises it; who has only the tag cannot name, and so not read, it.
+    """
+    return hashlib.sha256(digest).digest()
 
 
 def pack_blob_ref(digest: bytes, length: int) -> bytes:

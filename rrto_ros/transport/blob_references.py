@@ -19,6 +19,7 @@ from rrto_ros.api.codec import (
     LAYOUTS,
     OP_BY_NAME,
     CallHeader,
+    blob_tag,
     pack_blob_ref,
     pack_call,
     replace_payload,
@@ -36,16 +37,17 @@ class BlobReferences:
     """Turns upload records into references where the server has the content.
 
     Args:
-        known: Digests that the server listed when the session opened.
+        tags: `blob_tag` of the blobs that the server listed when the session opened.
         min_bytes: Smaller payloads always travel as they are.
         max_kept_bytes: Bound of the contents kept for a server that lost a blob; beyond it
             uploads travel literally.
     """
 
     def __init__(
-        self, known: frozenset[bytes], min_bytes: int, max_kept_bytes: int = MAX_KEPT_BYTES
+        self, tags: frozenset[bytes], min_bytes: int, max_kept_bytes: int = MAX_KEPT_BYTES
     ) -> None:
-        self._known = set(known)
+        self._tags = tags
+        self._known: set[bytes] = set()
         self._min_bytes = min_bytes
         self._max_kept_bytes = max_kept_bytes
         self._seen: OrderedDict[tuple[int, int], tuple[bytes, int]] = OrderedDict()
@@ -83,6 +85,8 @@ class BlobReferences:
         if code == _HTOD:
             self._remember(key, digest, changes)
         record = memoryview(data)[header.offset : header.offset + header.size]
+        if digest not in self._known and blob_tag(digest) in self._tags:
+            self._known.add(digest)
         if digest in self._known and self._kept_bytes + size <= self._max_kept_bytes:
             self._kept[header.index] = (digest, bytes(payload))
             self._kept_bytes += size

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rrto_ros.api.codec import blob_tag
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.api.wire import PROTOCOL_VERSION, TABLE_HASH
 from rrto_ros.devices.registry import DEVICE_NAMES, DeviceSettings, check_available
@@ -133,7 +134,7 @@ class SessionTable:
         )
         known: frozenset[bytes] = frozenset()
         if self._blobs is not None and self._settings.announce_blobs:
-            known = frozenset(self._blobs.newest(KNOWN_BLOBS))
+            known = frozenset(map(blob_tag, self._blobs.newest(KNOWN_BLOBS)))
         return OpenAnswer(True, "", info, self._settings.limits.max_message_bytes, known)
 
     def close_session(self, session: bytes, reason: str) -> tuple[bool, str]:
