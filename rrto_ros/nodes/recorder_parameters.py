@@ -102,8 +102,10 @@ def declare_parameters(node: Node) -> None:
         (0.5, 600.0),
     )  # fmt: skip
     _declare(
-        node, "connect_timeout_s", 5.0,
-        "How long a starting program waits for a server, in seconds." + _LATER, (0.1, 600.0),
+        node, "connect_timeout_s", 4.0,
+        "How long a starting program waits for a server, in seconds. The program itself waits 5 s "
+        "for the recorder (RRTO_CONNECT_TIMEOUT_MS); more here wants more there." + _LATER,
+        (0.1, 600.0),
     )  # fmt: skip
     _declare(
         node, "limit_bytes", 0,

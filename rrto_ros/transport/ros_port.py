@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -236,12 +237,13 @@ class RosRobotPort:
         message.device = request.device
         message.arena_base = request.arena_base
         message.limit_bytes = request.limit_bytes
+        end = time.monotonic() + timeout_s
         if not self._open.wait_for_service(timeout_sec=timeout_s):
             raise missing
         done = threading.Event()
         future = self._open.call_async(message)
         future.add_done_callback(lambda _: done.set())
-        if not done.wait(timeout_s):
+        if not done.wait(max(end - time.monotonic(), 0.1)):
             self._open.remove_pending_request(future)
             raise missing
         return _open_answer(future.result())

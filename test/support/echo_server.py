@@ -35,7 +35,7 @@ class EchoServer:
         loss: Share of messages lost, each way.
         seed: Of the losses.
         max_message_bytes: Told to the robot.
-        known: Digests told to the robot.
+        known: Tags of blobs told to the robot.
     """
 
     def __init__(self, on_results, *, loss=0.0, seed=0, max_message_bytes=1 << 20, known=()):

@@ -15,7 +15,7 @@ import time
 import pytest
 from support.echo_server import EchoServer
 
-from rrto_ros.api.codec import HELLO, Hello, pack_call, pack_hello, pack_result
+from rrto_ros.api.codec import HELLO, Hello, blob_tag, pack_call, pack_hello, pack_result
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import CudaError
 from rrto_ros.transport import ring as layout
@@ -197,7 +197,7 @@ def test_threads_of_a_program_get_their_own_results_in_any_order(world):
 def test_an_upload_that_the_server_lists_is_named_instead_of_sent(world):
     content = bytes(range(256)) * 200
     digest = hashlib.sha256(content).digest()
-    w = world(known=[digest])
+    w = world(known=[blob_tag(digest)])
     w.server.blobs[digest] = content
     client = w.client()
     client.put(htod(1, content))
@@ -211,7 +211,7 @@ def test_an_upload_that_the_server_lists_is_named_instead_of_sent(world):
 
 def test_a_blob_that_the_server_has_lost_is_sent_when_it_asks(world):
     content = bytes(range(256)) * 200
-    w = world(known=[hashlib.sha256(content).digest()])
+    w = world(known=[blob_tag(hashlib.sha256(content).digest())])
     w.server.answer = lambda call: b"answer"
     client = w.client()
     client.put(htod(1, content))
@@ -250,7 +250,7 @@ def test_without_blob_references_every_upload_is_literal(world):
     content = b"w" * 50_000
     w = world(
         dataclasses.replace(CONFIG, blob_references=False),
-        known=[hashlib.sha256(content).digest()],
+        known=[blob_tag(hashlib.sha256(content).digest())],
     )
     client = w.client()
     client.put(htod(1, content))
