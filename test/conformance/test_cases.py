@@ -150,6 +150,14 @@ def carry_add() -> Case:
                 (data, want))
 
 
+def tensor_product() -> Case:
+    # Small integers: every sum is exact, so the order of addition does not matter.
+    a, b = (RNG.integers(-9, 10, shape).astype(np.float16) for shape in ((16, 16), (8, 16)))
+    c = RNG.integers(-99, 100, (16, 8)).astype(np.float32)
+    want = a.astype(np.float32) @ b.astype(np.float32).T + c
+    return Case("tensor_product", (1, 1, 1), (32, 1, 1), (a, b, c), (a, b, want))
+
+
 T64 = np.arange(64, dtype=np.uint32)
 TABLE = np.arange(6, dtype=np.uint32) * 11
 CASES = [
@@ -169,8 +177,10 @@ CASES = [
     vectors(), collatz(32), collatz(45),
     Case("switch_table", (1, 1, 1), (32, 1, 1), (u32(32),),
          ((10 + 10 * (T64[:32] & 3) + T64[:32]).astype(np.uint32),)),
-    geometry((2, 3, 2), (16, 4, 2)), geometry((1, 1, 1), (3, 5, 2)), geometry((3, 1, 1), (1, 16, 4)),
+    geometry((2, 3, 2), (16, 4, 2)), geometry((1, 1, 1), (3, 5, 2)),
+    geometry((3, 1, 1), (1, 16, 4)),
     warp_sum(32), warp_sum(128), warp_scan(), warp_votes(), atomics(), half_math(), carry_add(),
+    tensor_product(),
     Case("nested_scopes", (1, 1, 1), (8, 1, 1), (u32(8),), (T64[:8] + 105,)),
 ]
 

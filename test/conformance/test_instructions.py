@@ -4,19 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 DTYPES = {
-    "u8": np.uint8, "s8": np.int8, "u16": np.uint16, "s16": np.int16, "u32": np.uint32,
-    "s32": np.int32, "u64": np.uint64, "s64": np.int64, "f32": np.float32, "f64": np.float64,
-    "f16": np.float16, "b16": np.uint16, "b32": np.uint32, "b64": np.uint64,
+    "u8": np.uint8,
+    "s8": np.int8,
+    "u16": np.uint16,
+    "s16": np.int16,
+    "u32": np.uint32,
+    "s32": np.int32,
+    "u64": np.uint64,
+    "s64": np.int64,
+    "f32": np.float32,
+    "f64": np.float64,
+    "f16": np.float16,
+    "b16": np.uint16,
+    "b32": np.uint32,
+    "b64": np.uint64,
 }
 REGISTER = {1: "b16", 2: "b16", 4: "b32", 8: "b64"}
 EDGES = [0, 1, 2, 3, 5, 7, 8, 31, 32, 33, 63, 64, 65, 100, 127, 128, 255, 256, 1000]
-FLOATS = [0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -2.5, 3.7, -3.7, 1e-45, -1e-40, 1e30, -1e30, 65504.0,
-          70000.0, 1e10, -1e10, 0.1, np.pi, np.inf, -np.inf, np.nan, 126.3, -149.5, 5e-8]
+FLOATS = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.5,
+    1.5,
+    2.5,
+    -2.5,
+    3.7,
+    -3.7,
+    1e-45,
+    -1e-40,
+    1e30,
+    -1e30,
+    65504.0,
+    70000.0,
+    1e10,
+    -1e10,
+    0.1,
+    np.pi,
+    np.inf,
+    -np.inf,
+    np.nan,
+    126.3,
+    -149.5,
+    5e-8,
+]
 
 
 def values(kind: str, seed: int) -> np.ndarray:
@@ -26,7 +64,7 @@ def values(kind: str, seed: int) -> np.ndarray:
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
             fixed = np.array(FLOATS, np.float64).astype(dtype)
-        rest = (rng.standard_normal(128 - fixed.size) * 10 ** rng.uniform(-3, 3, 128 - fixed.size))
+        rest = rng.standard_normal(128 - fixed.size) * 10 ** rng.uniform(-3, 3, 128 - fixed.size)
         out = np.concatenate([fixed, rest.astype(dtype)])
     else:
         bits = 8 * dtype.itemsize
@@ -61,6 +99,7 @@ def wrap(value: int, kind: str) -> int:
 
 def ints(text: str, result: str, sources: tuple[str, ...], f: Callable[..., int]) -> Op:
     """An integer operation; the reference works on Python integers and wraps."""
+
     def reference(*arrays: np.ndarray) -> np.ndarray:
         rows = zip(*(a.tolist() for a in arrays), strict=True)
         return np.array([wrap(int(f(*row)), result) for row in rows], DTYPES[result])
@@ -132,8 +171,7 @@ def saturated(x: float, kind: str, how: Callable[[float], float]) -> int:
 
 
 def f2i(to: str, source: str, mode: str, how: Callable[[float], float]) -> Op:
-    return ints(f"cvt.{mode}.{to}.{source} d, a", to, (source,),
-                lambda x: saturated(x, to, how))
+    return ints(f"cvt.{mode}.{to}.{source} d, a", to, (source,), lambda x: saturated(x, to, how))
 
 
 def canonical_min(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -142,8 +180,6 @@ def canonical_min(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def directed(a: np.ndarray, b: np.ndarray, up: bool) -> np.ndarray:
     exact = [None] * a.size
-    from fractions import Fraction
-
     out = (a + b).astype(np.float32)
     for i, (x, y, r) in enumerate(zip(a, b, out, strict=True)):
         if np.isfinite(x) and np.isfinite(y) and np.isfinite(r):
@@ -159,7 +195,6 @@ def rint(x: float) -> float:
     return float(np.rint(x))
 
 
-I2, I3 = ("{0}", "{0}"), ("{0}", "{0}", "{0}")
 OPS: list[Op] = []
 for k in ("u32", "s32", "u64", "s64", "u16", "s16"):
     bits = 8 * np.dtype(DTYPES[k]).itemsize
@@ -173,11 +208,15 @@ for k in ("u32", "s32", "u64", "s64", "u16", "s16"):
         ints(f"rem.{k} d, a, b", k, (k, k), c_rem),
         ints(f"min.{k} d, a, b", k, (k, k), min),
         ints(f"max.{k} d, a, b", k, (k, k), max),
-        ints(f"shr.{k} d, a, b", k, (k, "u32"),
-             lambda x, n, w=bits: x >> min(n, w) if n < w or x < 0 else 0),
+        ints(
+            f"shr.{k} d, a, b",
+            k,
+            (k, "u32"),
+            lambda x, n, w=bits: x >> min(n, w) if n < w or x < 0 else 0,
+        ),
         ints(f"shl.b{bits} d, a, b", k, (k, "u32"), lambda x, n, w=bits: shifted(x, n, w)),
         ints(f"sad.{k} d, a, b, c", k, (k, k, k), lambda x, y, z: abs(x - y) + z),
-        ints(f"selp.b{bits} d, a, b, PRED", k, (k, k), lambda x, y: x if x < y else y),
+        ints(f"selp.b{bits} d, a, b, PRED", k, (k, k), lambda x, y: min(y, x)),
     ]
 for k in ("s32", "s64", "s16"):
     OPS += [ints(f"abs.{k} d, a", k, (k,), abs), ints(f"neg.{k} d, a", k, (k,), lambda x: -x)]
@@ -188,15 +227,29 @@ for k in ("u32", "s32"):
         ints(f"mad.wide.{k} d, a, b, c", w, (k, k, w), lambda x, y, z: x * y + z),
         ints(f"mad.hi.{k} d, a, b, c", k, (k, k, k), lambda x, y, z: (x * y >> 32) + z),
         ints(f"bfind.{k} d, a", "u32", (k,), lambda x, s=k[0] == "s": bfind(x, 32, s)),
-        ints(f"bfe.{k} d, a, b, c", k, (k, "u32", "u32"),
-             lambda x, p, n, s=k[0] == "s": bfe(x, p, n, 32, s)),
+        ints(
+            f"bfe.{k} d, a, b, c",
+            k,
+            (k, "u32", "u32"),
+            lambda x, p, n, s=k[0] == "s": bfe(x, p, n, 32, s),
+        ),
     ]
 OPS += [
-    ints("bfe.s64 d, a, b, c", "s64", ("s64", "u32", "u32"), lambda x, p, n: bfe(x, p, n, 64, True)),
-    ints("bfi.b32 d, a, b, c, 9", "b32", ("b32", "b32", "u32"), lambda x, y, p: bfi(x, y, p, 9, 32)),
-    ints("bfi.b64 d, a, b, 5, c", "b64", ("b64", "b64", "u32"), lambda x, y, n: bfi(x, y, 5, n, 64)),
-    ints("add.sat.s32 d, a, b", "s32", ("s32", "s32"),
-         lambda x, y: min(max(x + y, -(2**31)), 2**31 - 1)),
+    ints(
+        "bfe.s64 d, a, b, c", "s64", ("s64", "u32", "u32"), lambda x, p, n: bfe(x, p, n, 64, True)
+    ),
+    ints(
+        "bfi.b32 d, a, b, c, 9", "b32", ("b32", "b32", "u32"), lambda x, y, p: bfi(x, y, p, 9, 32)
+    ),
+    ints(
+        "bfi.b64 d, a, b, 5, c", "b64", ("b64", "b64", "u32"), lambda x, y, n: bfi(x, y, 5, n, 64)
+    ),
+    ints(
+        "add.sat.s32 d, a, b",
+        "s32",
+        ("s32", "s32"),
+        lambda x, y: min(max(x + y, -(2**31)), 2**31 - 1),
+    ),
     ints("and.b32 d, a, b", "b32", ("b32", "b32"), lambda x, y: x & y),
     ints("or.b64 d, a, b", "b64", ("b64", "b64"), lambda x, y: x | y),
     ints("xor.b16 d, a, b", "b16", ("b16", "b16"), lambda x, y: x ^ y),
@@ -208,17 +261,38 @@ OPS += [
     ints("clz.b64 d, a", "u32", ("b64",), lambda x: 64 - x.bit_length()),
     ints("brev.b32 d, a", "b32", ("b32",), lambda x: int(f"{x:032b}"[::-1], 2)),
     ints("prmt.b32 d, a, b, c", "b32", ("b32", "b32", "b32"), prmt),
-    ints("lop3.b32 d, a, b, c, 0xCA", "b32", ("b32", "b32", "b32"), lambda x, y, z: x & y | ~x & z),
-    ints("shf.l.wrap.b32 d, a, b, c", "b32", ("b32", "b32", "u32"),
-         lambda x, y, n: ((y << 32 | x) << (n & 31)) >> 32),
-    ints("shf.r.clamp.b32 d, a, b, c", "b32", ("b32", "b32", "u32"),
-         lambda x, y, n: (y << 32 | x) >> min(n, 32)),
-    ints("mul24.lo.s32 d, a, b", "s32", ("s32", "s32"),
-         lambda x, y: ((x & 0xFFFFFF) - (x << 1 & 0x1000000))
-         * ((y & 0xFFFFFF) - (y << 1 & 0x1000000))),
-    ints("dp4a.s32.s32 d, a, b, c", "s32", ("s32", "s32", "s32"),
-         lambda x, y, z: z + sum(wrap(x >> s, "s8") * wrap(y >> s, "s8") for s in (0, 8, 16, 24))),
-    ints("slct.s32.s32 d, a, b, c", "s32", ("s32", "s32", "s32"), lambda x, y, z: x if z >= 0 else y),
+    ints(
+        "lop3.b32 d, a, b, c, 0xCA", "b32", ("b32", "b32", "b32"), lambda x, y, z: x & y | ~x & z
+    ),
+    ints(
+        "shf.l.wrap.b32 d, a, b, c",
+        "b32",
+        ("b32", "b32", "u32"),
+        lambda x, y, n: ((y << 32 | x) << (n & 31)) >> 32,
+    ),
+    ints(
+        "shf.r.clamp.b32 d, a, b, c",
+        "b32",
+        ("b32", "b32", "u32"),
+        lambda x, y, n: (y << 32 | x) >> min(n, 32),
+    ),
+    ints(
+        "mul24.lo.s32 d, a, b",
+        "s32",
+        ("s32", "s32"),
+        lambda x, y: (
+            ((x & 0xFFFFFF) - (x << 1 & 0x1000000)) * ((y & 0xFFFFFF) - (y << 1 & 0x1000000))
+        ),
+    ),
+    ints(
+        "dp4a.s32.s32 d, a, b, c",
+        "s32",
+        ("s32", "s32", "s32"),
+        lambda x, y, z: z + sum(wrap(x >> s, "s8") * wrap(y >> s, "s8") for s in (0, 8, 16, 24)),
+    ),
+    ints(
+        "slct.s32.s32 d, a, b, c", "s32", ("s32", "s32", "s32"), lambda x, y, z: x if z >= 0 else y
+    ),
     ints("set.lt.u32.s32 d, a, b", "u32", ("s32", "s32"), lambda x, y: -int(x < y)),
     ints("cvt.sat.s8.s32 d, a", "s16", ("s32",), lambda x: min(max(x, -128), 127)),
     ints("cvt.sat.u16.s64 d, a", "u16", ("s64",), lambda x: min(max(x, 0), 65535)),
@@ -226,9 +300,11 @@ OPS += [
     ints("cvt.u64.u32 d, a", "u64", ("u32",), lambda x: x),
     ints("cvt.u32.s8 d, a", "u32", ("s8",), lambda x: x),
     ints("cvt.u16.u64 d, a", "u16", ("u64",), lambda x: x),
-    f2i("s32", "f32", "rzi", np.trunc), f2i("u32", "f32", "rzi", np.trunc),
-    f2i("s64", "f64", "rmi", np.floor) if False else f2i("s32", "f64", "rmi", np.floor),
-    f2i("s32", "f32", "rni", rint), f2i("s16", "f32", "rpi", np.ceil),
+    f2i("s32", "f32", "rzi", np.trunc),
+    f2i("u32", "f32", "rzi", np.trunc),
+    f2i("s32", "f64", "rmi", np.floor),
+    f2i("s32", "f32", "rni", rint),
+    f2i("s16", "f32", "rpi", np.ceil),
     f2i("u32", "f16", "rzi", np.trunc),
 ]
 
@@ -240,30 +316,37 @@ def floating(op: str, k: str, f: Callable[..., np.ndarray], count: int = 2, **ex
 
 for k in ("f32", "f64"):
     OPS += [
-        floating("add.rn", k, np.add), floating("sub", k, np.subtract),
-        floating("mul.rn", k, np.multiply), floating("div.rn", k, np.divide),
-        floating("sqrt.rn", k, np.sqrt, 1), floating("rcp.rn", k, lambda x: 1 / x, 1),
-        floating("min", k, canonical_min), floating("abs", k, np.abs, 1),
+        floating("add.rn", k, np.add),
+        floating("sub", k, np.subtract),
+        floating("mul.rn", k, np.multiply),
+        floating("div.rn", k, np.divide),
+        floating("sqrt.rn", k, np.sqrt, 1),
+        floating("rcp.rn", k, lambda x: 1 / x, 1),
+        floating("min", k, canonical_min),
+        floating("abs", k, np.abs, 1),
         floating("neg", k, np.negative, 1),
         floating("max", k, lambda a, b: -canonical_min(-a, -b)),
-        floating("cvt.rzi." + k, k, np.trunc, 1), floating("cvt.rni." + k, k, np.rint, 1),
+        floating("cvt.rzi." + k, k, np.trunc, 1),
+        floating("cvt.rni." + k, k, np.rint, 1),
     ]
 
 
 def fma32(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """Exact through rational numbers, rounded once."""
-    from fractions import Fraction
-
     out = (a.astype(np.float64) * b + c).astype(np.float32)
     for i, row in enumerate(zip(a, b, c, strict=True)):
         if all(np.isfinite(row)) and np.isfinite(out[i]):
             x, y, z = (Fraction(float(v)) for v in row)
             exact = x * y + z
-            near = [np.nextafter(out[i], np.float32(-np.inf)), out[i],
-                    np.nextafter(out[i], np.float32(np.inf))]
+            near = [
+                np.nextafter(out[i], np.float32(-np.inf)),
+                out[i],
+                np.nextafter(out[i], np.float32(np.inf)),
+            ]
             near = [v for v in near if np.isfinite(v)]
-            best = min(near, key=lambda v: (abs(Fraction(float(v)) - exact),
-                                            int(v.view(np.uint32)) & 1))
+            best = min(
+                near, key=lambda v: (abs(Fraction(float(v)) - exact), int(v.view(np.uint32)) & 1)
+            )
             if Fraction(float(best)) != Fraction(float(out[i])):
                 out[i] = best
     return out
@@ -276,13 +359,28 @@ OPS += [
     floating("add.rm", "f32", lambda a, b: directed(a, b, False)),
     floating("add.sat", "f32", lambda a, b: np.where(np.isnan(a + b), 0, np.clip(a + b, 0, 1))),
     floating("add.ftz", "f32", lambda a, b: flushed(flushed(a) + flushed(b))),
-    floating("add", "f16", np.add), floating("mul", "f16", np.multiply),
-    floating("ex2.approx", "f32", lambda x: EXP2(x.astype(np.float64)).astype(np.float32), 1, ulp=2),
+    floating("add", "f16", np.add),
+    floating("mul", "f16", np.multiply),
+    floating(
+        "ex2.approx", "f32", lambda x: EXP2(x.astype(np.float64)).astype(np.float32), 1, ulp=2
+    ),
     floating("lg2.approx", "f32", lambda x: LOG2(x.astype(np.float64)), 1, ulp=3, absolute=2**-22),
-    floating("sin.approx", "f32", lambda x: np.sin(x.astype(np.float64)), 1, absolute=2**-20.5,
-             limits=(-3000.0, 3000.0)),
-    floating("cos.approx", "f32", lambda x: np.cos(x.astype(np.float64)), 1, absolute=2**-20.5,
-             limits=(-3000.0, 3000.0)),
+    floating(
+        "sin.approx",
+        "f32",
+        lambda x: np.sin(x.astype(np.float64)),
+        1,
+        absolute=2**-20.5,
+        limits=(-3000.0, 3000.0),
+    ),
+    floating(
+        "cos.approx",
+        "f32",
+        lambda x: np.cos(x.astype(np.float64)),
+        1,
+        absolute=2**-20.5,
+        limits=(-3000.0, 3000.0),
+    ),
     floating("tanh.approx", "f32", lambda x: np.tanh(x.astype(np.float64)), 1, ulp=2**13),
     floating("rsqrt.approx", "f32", lambda x: 1 / np.sqrt(x.astype(np.float64)), 1, ulp=2),
     floating("rcp.approx", "f32", lambda x: 1 / x, 1, ulp=1),
@@ -295,13 +393,24 @@ OPS += [
     Op("cvt.rn.f32.s32 d, a", "f32", ("s32",), lambda x: x.astype(np.float32)),
     Op("cvt.rn.f32.u64 d, a", "f32", ("u64",), lambda x: x.astype(np.float32)),
     Op("cvt.rn.f16.s32 d, a", "f16", ("s32",), lambda x: x.astype(np.float64).astype(np.float16)),
-    Op("cvt.sat.f32.f32 d, a", "f32", ("f32",),
-       lambda x: np.where(np.isnan(x), 0, np.clip(x, 0, 1)) + 0.0),
+    Op(
+        "cvt.sat.f32.f32 d, a",
+        "f32",
+        ("f32",),
+        lambda x: np.where(np.isnan(x), 0, np.clip(x, 0, 1)) + 0.0,
+    ),
 ]
-SIGNED = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
-          "gt": np.greater, "ge": np.greater_equal}
+SIGNED = {
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+}
 for name, compare in SIGNED.items():
     for k in ("s32", "u32", "f32", "f64"):
+
         def ordered(a, b, f=compare, flt=k[0] == "f"):
             good = ~(np.isnan(a) | np.isnan(b)) if flt else True
             return np.where(f(a, b) & good, 1, 0).astype(np.uint32)
@@ -322,20 +431,30 @@ def listing(op: Op) -> str:
     sizes = {n: np.dtype(DTYPES[t]).itemsize for n, t in zip("abc", op.sources, strict=False)}
     for name, kind in (*zip("abc", op.sources, strict=False), ("d", op.result)):
         floating_register = kind if kind in ("f32", "f64") else None
-        lines.append(f".reg .{floating_register or REGISTER[np.dtype(DTYPES[kind]).itemsize]} "
-                     f"{name};")
+        lines.append(
+            f".reg .{floating_register or REGISTER[np.dtype(DTYPES[kind]).itemsize]} {name};"
+        )
     for index, (name, kind) in enumerate(zip("abc", op.sources, strict=False)):
         memory = "b16" if kind == "f16" else kind
-        lines += [f"ld.param.u64 base, [p{index}];", f"mad.wide.u32 at, i, {sizes[name]}, base;",
-                  f"ld.global.{memory} {name}, [at];"]
+        lines += [
+            f"ld.param.u64 base, [p{index}];",
+            f"mad.wide.u32 at, i, {sizes[name]}, base;",
+            f"ld.global.{memory} {name}, [at];",
+        ]
     text = op.text
     if "PRED" in text:
         lines.append(f"setp.lt.{op.sources[0]} P, a, b;")
         text = text.replace("PRED", "P")
     memory = "b16" if op.result == "f16" else op.result
     size = np.dtype(DTYPES[op.result]).itemsize
-    lines += [text + ";", "ld.param.u64 base, [out];", f"mad.wide.u32 at, i, {size}, base;",
-              f"st.global.{memory} [at], d;", "ret;", "}"]
+    lines += [
+        text + ";",
+        "ld.param.u64 base, [out];",
+        f"mad.wide.u32 at, i, {size}, base;",
+        f"st.global.{memory} [at], d;",
+        "ret;",
+        "}",
+    ]
     return "\n".join(lines)
 
 
@@ -345,8 +464,9 @@ def test_instruction_matches_the_reference(harness, op):
     if op.limits:
         arrays = [np.clip(np.nan_to_num(a), *op.limits) for a in arrays]
     out = np.zeros(128, DTYPES[op.result])
-    got = harness.launch(harness.load(listing(op)), "k", (1, 1, 1), (128, 1, 1),
-                         [*arrays, out])[-1]
+    got = harness.launch(harness.load(listing(op)), "k", (1, 1, 1), (128, 1, 1), [*arrays, out])[
+        -1
+    ]
     with np.errstate(all="ignore"):
         want = np.asarray(op.reference(*arrays))
     if np.dtype(DTYPES[op.result]).kind != "f":
@@ -356,10 +476,14 @@ def test_instruction_matches_the_reference(harness, op):
     assert (np.isnan(got) == np.isnan(narrow)).all()
     exact = (got == narrow) | np.isnan(narrow)
     if not op.ulp and not op.absolute:
-        bad = np.flatnonzero(~exact | (~np.isnan(narrow) & (np.signbit(got) != np.signbit(narrow))))
+        bad = np.flatnonzero(
+            ~exact | (~np.isnan(narrow) & (np.signbit(got) != np.signbit(narrow)))
+        )
         assert not bad.size, [(a[bad[0]] for a in arrays), got[bad[0]], narrow[bad[0]]]
         return
     with np.errstate(all="ignore"):
         error = np.abs(got.astype(np.float64) - want)
         allowed = op.ulp * np.spacing(np.abs(narrow)).astype(np.float64) + op.absolute
-    assert (exact | (error <= allowed)).all(), float(np.nanmax(np.where(exact, 0, error / allowed)))
+    assert (exact | (error <= allowed)).all(), float(
+        np.nanmax(np.where(exact, 0, error / allowed))
+    )

@@ -1,5 +1,6 @@
 """The PTX parser accepts what compilers write and refuses the rest with PtxError."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ HEAD = ".version 8.7\n.target sm_121\n.address_size 64\n"
 
 def kernel(body, params=""):
     return f"{HEAD}.visible .entry k({params})\n{{\n{body}\n}}\n"
+
+
+def check(text):
+    """What a module load does."""
+    for program in prepare(text).kernels:
+        check_kernel(program)
 
 
 def test_operands_of_every_kind_are_read():
@@ -80,8 +87,7 @@ def test_unsupported_code_is_refused_by_name(body, names):
     text = kernel(".reg .f32 %f<1>; .reg .f64 %d<1>; .reg .b32 %r<1>; .reg .pred %p<1>;" + body
                   + " ret;")
     with pytest.raises(PtxError, match=names) as caught:
-        for program in prepare(text).kernels:
-            check_kernel(program)
+        check(text)
     assert caught.value.result == CUresult.INVALID_PTX
 
 
@@ -96,9 +102,7 @@ def test_text_cut_anywhere_never_breaks_the_parser(path):
     text = path.read_text()
     for cut in range(0, len(text), 23):
         try:
-            program = prepare(text[:cut])
-            for made in program.kernels:
-                check_kernel(made)
+            check(text[:cut])
         except PtxError:
             continue
         # What is accepted lost only blank space, comments or a whole later function.
@@ -109,11 +113,8 @@ def test_text_cut_anywhere_never_breaks_the_parser(path):
 @given(st.text(alphabet=" \n.%@!{}[]()<>,;:|+-=_rdpfxe019abmovldtu\"/*", max_size=200))
 def test_garbage_is_refused_quickly(noise):
     for text in (noise, kernel(noise), HEAD + noise):
-        try:
-            for program in prepare(text).kernels:
-                check_kernel(program)
-        except PtxError:
-            pass
+        with contextlib.suppress(PtxError):
+            check(text)
 
 
 def test_deeply_nested_input_does_not_exhaust_the_stack():

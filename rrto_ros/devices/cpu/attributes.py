@@ -17,7 +17,7 @@ def device_attributes(
     cores: int, compute_capability: tuple[int, int], clock_khz: int
 ) -> dict[int, int]:
     """CUdevice_attribute number -> value; numbers from cuda.h."""
-    values = {
+    return {
         1: MAX_THREADS, 2: MAX_BLOCK[0], 3: MAX_BLOCK[1], 4: MAX_BLOCK[2],
         5: MAX_GRID[0], 6: MAX_GRID[1], 7: MAX_GRID[2],
         8: SHARED_BYTES, 9: 65536, 10: WARP, 11: 2**31 - 1, 12: REGISTERS, 13: clock_khz,
@@ -49,7 +49,6 @@ def device_attributes(
         126: 0, 127: 0, 128: 0, 129: 0, 130: 0, 131: 0, 132: 0, 133: 0, 134: -1, 135: 0,
         136: 0, 137: 0, 138: 0, 139: -1, 140: 0,
     }
-    return values
 
 
 def function_attributes(

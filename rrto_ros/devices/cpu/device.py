@@ -290,7 +290,7 @@ class CpuDevice:
         """Nothing is ever pending."""
 
     # streams and events
-    def stream_create(self, stream: int, flags: int, priority: int) -> None:
+    def stream_create(self, stream: int, flags: int, priority: int) -> None:  # noqa: ARG002
         self._timeline.create_stream(stream)
 
     def stream_destroy(self, stream: int) -> None:
@@ -303,7 +303,7 @@ class CpuDevice:
         self._timeline.check_stream(stream)
         return True
 
-    def stream_wait_event(self, stream: int, event: int, flags: int) -> None:
+    def stream_wait_event(self, stream: int, event: int, flags: int) -> None:  # noqa: ARG002
         self._timeline.check_stream(stream)
         self._timeline.event(event)
 

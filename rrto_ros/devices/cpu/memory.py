@@ -161,4 +161,4 @@ class Arena:
         """A checked, writable byte view of device memory."""
         self.check(address, size)
         array = (ctypes.c_uint8 * size).from_address(address)
-        return np.frombuffer(array, dtype=np.uint8)
+        return np.ctypeslib.as_array(array)

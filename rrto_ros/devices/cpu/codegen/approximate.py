@@ -41,7 +41,7 @@ def polynomial(e: Emitter, x: Val, coefficients: tuple[float, ...]) -> Val:
 
 
 def exp2(e: Emitter, x: Val) -> Val:
-    """2 ** x."""
+    """Two to the power of x."""
     b = e.b
     clamped = b.select(b.compare("fcmp olt", x, number(-151.0)), number(-151.0), x)
     clamped = b.select(b.compare("fcmp ogt", clamped, number(129.0)), number(129.0), clamped)
@@ -64,7 +64,7 @@ def _power(e: Emitter, exponent: Val) -> Val:
 
 
 def log2(e: Emitter, x: Val) -> Val:
-    """log2(x) from the mantissa in [sqrt(1/2), sqrt(2)) and the exponent."""
+    """The binary logarithm, from the mantissa in [sqrt(1/2), sqrt(2)) and the exponent."""
     b = e.b
     small = b.compare("fcmp olt", x, number(1.1754944e-38))
     scaled = b.select(small, b.binary("fmul", x, number(8388608.0)), x)
@@ -85,7 +85,7 @@ def log2(e: Emitter, x: Val) -> Val:
 
 
 def sine(e: Emitter, x: Val, quarter: int) -> Val:
-    """sin(x + quarter * pi / 2), reduced in double precision."""
+    """The sine of x + quarter * pi / 2, reduced in double precision."""
     b = e.b
     wide = b.cast("fpext", x, "double")
     turns = b.intrinsic("llvm.rint", b.binary("fmul", wide, Val("0x3FE45F306DC9C883", "double")))
@@ -111,7 +111,7 @@ def sine(e: Emitter, x: Val, quarter: int) -> Val:
 
 
 def tanh(e: Emitter, x: Val) -> Val:
-    """tanh(x): a series near zero, else 1 - 2 / (e^2x + 1)."""
+    """The hyperbolic tangent: a series near zero, else 1 - 2 / (e^2x + 1)."""
     b = e.b
     square = b.binary("fmul", x, x)
     near = b.binary("fmul", x, polynomial(e, square, (-17 / 315, 2 / 15, -1 / 3, 1.0)))
@@ -125,6 +125,7 @@ def tanh(e: Emitter, x: Val) -> Val:
 @emits("ex2", "lg2", "sin", "cos", "tanh",
        forms=".approx f32; ex2 and tanh also f16, bf16 and pairs")
 def approximate(e: Emitter, instr: ast.Instr) -> None:
+    """Emits ex2, lg2, sin, cos and tanh."""
     kind = type_of(instr)
     if kind.bits == 64 or (kind.name != "f32" and instr.op not in ("ex2", "tanh")):
         raise unsupported(instr)

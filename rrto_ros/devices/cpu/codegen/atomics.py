@@ -29,6 +29,7 @@ def _operation(instr: ast.Instr, kind: PtxType) -> str:
 @emits("atom", "red", forms="add (integers, f16, f32, f64), min, max, and, or, xor, exch, cas, "
        "inc, dec; global, shared, generic; 32 and 64 bits")
 def atomic(e: Emitter, instr: ast.Instr) -> None:
+    """Emits atom and red."""
     kind = type_of(instr)
     if kind.kind == "x2" or kind.bits > 64 or "v2" in instr.mods or "v4" in instr.mods:
         raise unsupported(instr)

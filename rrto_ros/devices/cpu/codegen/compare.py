@@ -42,6 +42,7 @@ def _combined(e: Emitter, instr: ast.Instr, value: Val) -> Val:
 
 @emits("setp", forms="integers, f16, bf16, f32, f64; .and .or .xor; p|q; pairs of f16")
 def setp(e: Emitter, instr: ast.Instr) -> None:
+    """Emits setp."""
     kind = type_of(instr)
     dest = instr.args[0]
     if kind.kind == "x2":
@@ -78,6 +79,7 @@ def _setp_pair(e: Emitter, instr: ast.Instr, kind: PtxType) -> None:
 
 @emits("set", forms="results u32, s32, f32, f16; operands as setp, pairs not")
 def set_(e: Emitter, instr: ast.Instr) -> None:
+    """Emits set."""
     types = [TYPES[m] for m in instr.mods if m in TYPES]
     result, kind = types
     if "x2" in (kind.kind, result.kind) or result.kind == "bf":
@@ -93,6 +95,7 @@ def set_(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("selp", forms="16 to 64 bits, any type")
 def selp(e: Emitter, instr: ast.Instr) -> None:
+    """Emits selp."""
     kind = type_of(instr)
     value = e.b.select(e.read(instr.args[3], PRED), e.read(instr.args[1], kind),
                        e.read(instr.args[2], kind))
@@ -101,6 +104,7 @@ def selp(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("slct", forms="selected by s32 or f32")
 def slct(e: Emitter, instr: ast.Instr) -> None:
+    """Emits slct."""
     types = [TYPES[m] for m in instr.mods if m in TYPES]
     kind, control = types
     c = e.read(instr.args[3], control)

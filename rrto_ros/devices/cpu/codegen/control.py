@@ -8,7 +8,8 @@ from rrto_ros.devices.cpu.ptx import ast
 
 
 @emits("trap", forms="all (the launch fails)")
-def trap(e: Emitter, instr: ast.Instr) -> None:
+def trap(e: Emitter, instr: ast.Instr) -> None:  # noqa: ARG001
+    """Emits trap."""
     e.b.declared["trap"] = "declare void @llvm.trap()"
     e.when(e.mask, lambda: e.b.line("call void @llvm.trap()"))
 

@@ -15,6 +15,7 @@ _TO_INTEGRAL = {"rni": "llvm.rint", "rzi": "llvm.trunc", "rmi": "llvm.floor", "r
 
 @emits("mov", forms="any type; packing and unpacking of {a, b, ...}; addresses")
 def mov(e: Emitter, instr: ast.Instr) -> None:
+    """Emits mov."""
     kind = type_of(instr)
     dest, source = instr.args[0], instr.args[1]
     b = e.b
@@ -41,6 +42,7 @@ def mov(e: Emitter, instr: ast.Instr) -> None:
 @emits("cvt", forms="between all integers, f16, bf16, f32, f64; .rn .rz .rm .rp, .rni .rzi .rmi "
        ".rpi, .sat, .ftz; f32 pairs to f16x2 and bf16x2; tf32")
 def cvt(e: Emitter, instr: ast.Instr) -> None:
+    """Emits cvt."""
     types = [TYPES[m] for m in instr.mods if m in TYPES]
     if len(types) != 2:
         raise unsupported(instr)
@@ -122,8 +124,7 @@ def _to_float(e: Emitter, instr: ast.Instr, value: Val, source: PtxType, to: Ptx
 def _narrow_double(e: Emitter, value: Val, mode: str) -> Val:
     if mode == "rn":
         return e.b.cast("fptrunc", value, "float")
-    directed = rnd.round_directed(e, value, rnd.zero("double"), mode)
-    return directed
+    return rnd.round_directed(e, value, rnd.zero("double"), mode)
 
 
 def _narrow_half(e: Emitter, value: Val, to: PtxType, mode: str) -> Val:

@@ -231,14 +231,14 @@ class Emitter:
         return name in self.kernel_params
 
     def offset(self, pointer: Val, bytes_: Val) -> Val:
-        """pointer + bytes."""
+        """A pointer moved by a number of bytes."""
         vec = pointer.vec or bytes_.vec
         out = self.b.name("p")
         self.b.line(f"{out} = getelementptr i8, {self.b.arg(pointer)}, {self.b.arg(bytes_)}")
         return Val(out, "ptr", vec)
 
     def pointer(self, operand: ast.Operand, space: str) -> Val:
-        """The pointer(s) that a memory operand names in a state space ("" is generic)."""
+        """Where a memory operand points in a state space ("" is generic)."""
         if not isinstance(operand, ast.Addr):
             raise unsupported(self.instr, "expected an address in brackets")
         if isinstance(operand.base, ast.Sym):

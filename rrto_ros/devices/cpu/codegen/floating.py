@@ -106,7 +106,7 @@ def _fma(mode: str) -> Operation:
 
 
 def _round_to_odd(e: Emitter, x: Val, y: Val, z: Val) -> Val:
-    """x * y + z as a float that rounds to 16 bits without double rounding."""
+    """X * y + z as a float that rounds to 16 bits without double rounding."""
     b = e.b
     head, error = rnd.two_sum(e, b.binary("fmul", x, y), z)
     nearest = b.cast("fptrunc", head, "float")
@@ -122,6 +122,7 @@ def _round_to_odd(e: Emitter, x: Val, y: Val, z: Val) -> Val:
 @emits("add", "sub", forms="integers (.sat.s32, .cc), f16, bf16, pairs, f32, f64; .ftz .sat; "
        "directed rounding for f32")
 def add(e: Emitter, instr: ast.Instr) -> None:
+    """Emits add and sub."""
     kind = type_of(instr)
     if kind.kind in "us":
         add_sub(e, instr, kind)
@@ -131,6 +132,7 @@ def add(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("mul", forms="integers .lo .hi .wide, floats as add")
 def mul(e: Emitter, instr: ast.Instr) -> None:
+    """Emits mul."""
     kind = type_of(instr)
     if kind.kind in "us":
         multiply(e, instr, kind)
@@ -140,6 +142,7 @@ def mul(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("mad", "fma", forms="integers .lo .hi .wide .cc; floats: one rounding")
 def mad(e: Emitter, instr: ast.Instr) -> None:
+    """Emits mad and fma."""
     kind = type_of(instr)
     if kind.kind in "us":
         multiply(e, instr, kind)
@@ -149,6 +152,7 @@ def mad(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("div", forms="integers; f32 .rn .approx .full, f64 .rn")
 def div(e: Emitter, instr: ast.Instr) -> None:
+    """Emits div."""
     kind = type_of(instr)
     if kind.kind in "us":
         divide(e, instr, kind)
@@ -160,6 +164,7 @@ def div(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("rcp", forms="f32 and f64, .rn and .approx")
 def rcp(e: Emitter, instr: ast.Instr) -> None:
+    """Emits rcp."""
     if _rounding(instr) != "rn":
         raise unsupported(instr)
     apply(e, instr, type_of(instr),
@@ -168,6 +173,7 @@ def rcp(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("sqrt", "rsqrt", forms="f32 and f64, .rn and .approx")
 def sqrt(e: Emitter, instr: ast.Instr) -> None:
+    """Emits sqrt and rsqrt."""
     if _rounding(instr) != "rn":
         raise unsupported(instr)
 
@@ -180,6 +186,7 @@ def sqrt(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("min", "max", forms="integers; f16, bf16, pairs, f32, f64; .NaN .ftz .xorsign.abs not")
 def min_max(e: Emitter, instr: ast.Instr) -> None:
+    """Emits min and max."""
     kind = type_of(instr)
     b = e.b
     if kind.kind in "us":
@@ -230,6 +237,7 @@ def _pair_min_max(e: Emitter, instr: ast.Instr, x: Val, y: Val) -> Val:
 
 @emits("abs", "neg", forms="integers, f16, bf16, pairs, f32, f64")
 def sign(e: Emitter, instr: ast.Instr) -> None:
+    """Emits abs and neg."""
     kind = type_of(instr)
     b = e.b
     if kind.kind in "us":
@@ -255,6 +263,7 @@ def sign(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("copysign", forms="f32, f64")
 def copysign(e: Emitter, instr: ast.Instr) -> None:
+    """Emits copysign."""
     kind = type_of(instr)
     sign_of, magnitude = e.read(instr.args[1], kind), e.read(instr.args[2], kind)
     e.write(instr.args[0], e.b.intrinsic("llvm.copysign", magnitude, sign_of), kind)
@@ -262,6 +271,7 @@ def copysign(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("testp", forms="f32, f64")
 def testp(e: Emitter, instr: ast.Instr) -> None:
+    """Emits testp."""
     kind = type_of(instr)
     b = e.b
     classes = {"nan": 0x3, "infinite": 0x204, "finite": 0x1F8, "number": 0x3FC,

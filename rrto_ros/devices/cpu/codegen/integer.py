@@ -49,7 +49,7 @@ def _carry_slot(e: Emitter) -> None:
 
 
 def _with_carry(e: Emitter, op: str, x: Val, y: Val, carry: Val) -> Val:
-    """x +- y +- carry in a wider type; leaves the carry (borrow) out in the flag."""
+    """X +- y +- carry in a wider type; leaves the carry (borrow) out in the flag."""
     _carry_slot(e)
     b = e.b
     bits = x.bits
@@ -63,6 +63,7 @@ def _with_carry(e: Emitter, op: str, x: Val, y: Val, carry: Val) -> Val:
 
 @emits("addc", "subc", forms="u32, s32, u64, s64, .cc")
 def add_carry(e: Emitter, instr: ast.Instr) -> None:
+    """Emits addc and subc."""
     kind = type_of(instr)
     _carry_slot(e)
     carry = e.get("%carry")
@@ -105,6 +106,7 @@ def multiply(e: Emitter, instr: ast.Instr, kind: PtxType) -> None:
 
 @emits("madc", forms=".lo .hi; u32, s32, u64, s64; .cc")
 def mad_carry(e: Emitter, instr: ast.Instr) -> None:
+    """Emits madc."""
     kind = type_of(instr)
     b = e.b
     wide = f"i{kind.bits * 2}"
@@ -123,6 +125,7 @@ def mad_carry(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("mul24", "mad24", forms=".lo .hi; u32, s32")
 def mul24(e: Emitter, instr: ast.Instr) -> None:
+    """Emits mul24 and mad24."""
     kind = type_of(instr)
     b = e.b
 
@@ -160,11 +163,13 @@ def divide(e: Emitter, instr: ast.Instr, kind: PtxType) -> None:
 
 @emits("rem", forms="16, 32, 64 bits")
 def rem(e: Emitter, instr: ast.Instr) -> None:
+    """Emits rem."""
     divide(e, instr, type_of(instr))
 
 
 @emits("sad", forms="16, 32, 64 bits")
 def sad(e: Emitter, instr: ast.Instr) -> None:
+    """Emits sad."""
     kind = type_of(instr)
     b = e.b
     x, y = e.read(instr.args[1], kind), e.read(instr.args[2], kind)
@@ -175,6 +180,7 @@ def sad(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("and", "or", "xor", forms="pred, b16, b32, b64")
 def logic(e: Emitter, instr: ast.Instr) -> None:
+    """Emits and, or and xor."""
     kind = type_of(instr)
     value = e.b.binary(instr.op, e.read(instr.args[1], kind), e.read(instr.args[2], kind))
     e.write(instr.args[0], value, kind)
@@ -182,6 +188,7 @@ def logic(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("not", "cnot", forms="pred, b16, b32, b64")
 def invert(e: Emitter, instr: ast.Instr) -> None:
+    """Emits not and cnot."""
     kind = type_of(instr)
     value = e.read(instr.args[1], kind)
     if instr.op == "cnot":
@@ -193,6 +200,7 @@ def invert(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("shl", "shr", forms="16, 32, 64 bits; amounts beyond the width clamp")
 def shift(e: Emitter, instr: ast.Instr) -> None:
+    """Emits shl and shr."""
     kind = type_of(instr)
     b = e.b
     value = e.read(instr.args[1], kind)
@@ -213,6 +221,7 @@ def shift(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("shf", forms=".l .r; .wrap .clamp; b32")
 def funnel(e: Emitter, instr: ast.Instr) -> None:
+    """Emits shf."""
     b = e.b
     low, high = e.read(instr.args[1], B32), e.read(instr.args[2], B32)
     amount = e.read(instr.args[3], U32)
@@ -232,6 +241,7 @@ def funnel(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("popc", "clz", "brev", forms="b32, b64")
 def count_bits(e: Emitter, instr: ast.Instr) -> None:
+    """Emits popc, clz and brev."""
     kind = type_of(instr)
     b = e.b
     value = e.read(instr.args[1], kind)
@@ -247,6 +257,7 @@ def count_bits(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("bfind", forms="u32, s32, u64, s64; .shiftamt")
 def bfind(e: Emitter, instr: ast.Instr) -> None:
+    """Emits bfind."""
     kind = type_of(instr)
     b = e.b
     value = e.read(instr.args[1], kind)
@@ -264,6 +275,7 @@ def bfind(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("bfe", forms="u32, s32, u64, s64")
 def bit_extract(e: Emitter, instr: ast.Instr) -> None:
+    """Emits bfe."""
     kind = type_of(instr)
     b = e.b
     wide = "i128" if kind.bits == 64 else "i64"
@@ -286,6 +298,7 @@ def bit_extract(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("bfi", forms="b32, b64")
 def bit_insert(e: Emitter, instr: ast.Instr) -> None:
+    """Emits bfi."""
     kind = type_of(instr)
     b = e.b
     wide = f"i{kind.bits * 2}"
@@ -304,6 +317,7 @@ def bit_insert(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("bmsk", forms=".clamp .wrap; b32")
 def bit_mask(e: Emitter, instr: ast.Instr) -> None:
+    """Emits bmsk."""
     b = e.b
     start, length = e.read(instr.args[1], U32), e.read(instr.args[2], U32)
     if "wrap" in instr.mods:
@@ -317,6 +331,7 @@ def bit_mask(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("prmt", forms="b32, with and without a mode")
 def permute(e: Emitter, instr: ast.Instr) -> None:
+    """Emits prmt."""
     b = e.b
     low, high = e.read(instr.args[1], B32), e.read(instr.args[2], B32)
     control = e.read(instr.args[3], U32)
@@ -364,6 +379,7 @@ def _permute_pick(e: Emitter, control: Val, byte: int, mode: str) -> Val:
 
 @emits("lop3", forms="b32")
 def lop3(e: Emitter, instr: ast.Instr) -> None:
+    """Emits lop3."""
     b = e.b
     table = instr.args[4]
     if not isinstance(table, ast.Imm) or "BoolOp" in instr.mods:
@@ -382,6 +398,7 @@ def lop3(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("dp4a", "dp2a", forms="u32 and s32 in both operands")
 def dot(e: Emitter, instr: ast.Instr) -> None:
+    """Emits dp4a and dp2a."""
     b = e.b
     types = [TYPES[m] for m in instr.mods if m in TYPES]
     x, y = e.read(instr.args[1], types[0]), e.read(instr.args[2], types[1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (they register their instructions)
+from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (importing registers them)
     approximate,
     atomics,
     compare,
@@ -17,6 +17,7 @@ from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (they register their i
     floating,
     integer,
     memory,
+    tensor,
     warp,
 )
 from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
@@ -115,7 +116,10 @@ class _KernelWriter:
 
     @property
     def exchange_bytes(self) -> int:
-        return align_up(self.threads, 32) * 8
+        offers = [b.barrier for b in self.program.regions.blocks
+                  if b.barrier is not None and gives_result(b.barrier)]
+        words = max((warp.words_offered(i) for i in offers), default=1)
+        return align_up(self.threads, 32) * 8 * words
 
     def write(self) -> Generated:
         b = self.b
@@ -263,7 +267,7 @@ class _RegionWriter:
         e.kernel_params = self.program.kernel_params
         e.threads = self.kernel.threads
         self._specials(e, t)
-        self._local(e, t)
+        self._local(e)
         if not self.kernel.single:
             if self.lanes == 1:
                 self._check_state(t)
@@ -332,7 +336,7 @@ class _RegionWriter:
             "is_explicit_cluster": const(0, "i1"), "cluster_ctaid.x": const(0, "i32"),
         }
 
-    def _local(self, e: Emitter, t: Val) -> None:
+    def _local(self, e: Emitter) -> None:
         b = self.b
         size = self.program.layout.local_bytes
         if not size:

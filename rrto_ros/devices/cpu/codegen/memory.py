@@ -38,6 +38,7 @@ def _memory_type(kind: PtxType) -> str:
 @emits("ld", "ldu", forms="param, global, shared, local, const, generic; .v2 .v4 .v8; .nc, "
        ".volatile, cache hints; 8 to 64 bits")
 def load(e: Emitter, instr: ast.Instr) -> None:
+    """Emits ld and ldu."""
     space, kind, count, volatile = access(instr)
     pointer = e.pointer(instr.args[1], space)
     dests = instr.args[0].items if isinstance(instr.args[0], ast.Vec) else (instr.args[0],)
@@ -177,6 +178,7 @@ def _gather(e: Emitter, pointer: Val, type_: str, mask: Val) -> Val:
 @emits("st", forms="param, global, shared, local, generic; .v2 .v4 .v8; .volatile, cache hints; "
        "8 to 64 bits")
 def store(e: Emitter, instr: ast.Instr) -> None:
+    """Emits st."""
     space, kind, count, volatile = access(instr)
     if space == "const" or kind.name == "pred":
         raise unsupported(instr)
@@ -289,6 +291,7 @@ def _interleave(e: Emitter, values: list[Val]) -> str:
 
 @emits("cvta", forms="to and from global, shared, local, const, param")
 def cvta(e: Emitter, instr: ast.Instr) -> None:
+    """Emits cvta."""
     mods = [m.split("::")[0] for m in instr.mods]
     value = e.read(instr.args[1], U64)
     if isinstance(instr.args[1], ast.Sym):
@@ -303,6 +306,7 @@ def cvta(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("isspacep", forms="shared, global, local, const, param")
 def isspacep(e: Emitter, instr: ast.Instr) -> None:
+    """Emits isspacep."""
     b = e.b
     address = e.read(instr.args[1], U64)
     base = b.cast("ptrtoint", Val("%shared", "ptr"), "i64")
@@ -321,6 +325,6 @@ def prefetch(e: Emitter, instr: ast.Instr) -> None:
 
 
 @emits("membar", "fence", forms="all scopes")
-def fence(e: Emitter, instr: ast.Instr) -> None:
+def fence(e: Emitter, instr: ast.Instr) -> None:  # noqa: ARG001
     """Orders memory between the worker threads."""
     e.b.line("fence seq_cst")

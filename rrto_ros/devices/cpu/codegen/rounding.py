@@ -13,10 +13,12 @@ DIRECTED = frozenset({"rz", "rm", "rp"})
 
 
 def zero(type_: str) -> Val:
+    """The literal 0."""
     return Val(ZERO[type_], type_)
 
 
 def one(type_: str) -> Val:
+    """The literal 1."""
     return Val(ONE[type_], type_)
 
 
@@ -41,6 +43,7 @@ def saturate(e: Emitter, value: Val) -> Val:
 
 
 def bf16_to_float(e: Emitter, bits: Val) -> Val:
+    """The binary32 value of bfloat16 bits."""
     b = e.b
     return b.bitcast(b.binary("shl", b.resize(bits, "i32", False), const(16, "i32")), "float")
 
@@ -86,7 +89,7 @@ def next_toward(e: Emitter, value: Val, up: bool) -> Val:
 
 
 def round_directed(e: Emitter, high: Val, error: Val, mode: str) -> Val:
-    """high + error (an exact pair of doubles) as binary32, rounded by rz, rm or rp."""
+    """High + error (an exact pair of doubles) as binary32, rounded by rz, rm or rp."""
     b = e.b
     if mode not in DIRECTED:
         raise unsupported(e.instr)
@@ -110,7 +113,7 @@ def round_directed(e: Emitter, high: Val, error: Val, mode: str) -> Val:
 
 
 def two_sum(e: Emitter, x: Val, y: Val) -> tuple[Val, Val]:
-    """x + y as head and exact error (doubles)."""
+    """X + y as head and exact error (doubles)."""
     b = e.b
     total = b.binary("fadd", x, y)
     part = b.binary("fsub", total, x)

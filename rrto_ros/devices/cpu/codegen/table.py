@@ -30,6 +30,7 @@ def emits(*ops: str, forms: str) -> Callable[[EmitFunction], EmitFunction]:
 
 
 def emitter_for(op: str) -> EmitFunction | None:
+    """The emitter of an opcode, or None if it is not supported."""
     return _TABLE.get(op)
 
 

@@ -10,6 +10,7 @@ from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.emitter import B32, PRED, U32, Emitter
 from rrto_ros.devices.cpu.codegen.integer import type_of
 from rrto_ros.devices.cpu.codegen.table import emits, unsupported
+from rrto_ros.devices.cpu.passes.layout import align_up
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 
@@ -17,16 +18,23 @@ _WARP = 32
 
 
 def _offered_type(instr: ast.Instr) -> PtxType:
+    if instr.op == "mma":
+        return B32
     if instr.op in ("shfl", "match", "redux"):
         return TYPES[f"b{type_of(instr).bits}"]
     return PRED
 
 
-def _offered(instr: ast.Instr) -> ast.Operand:
-    """The operand that other threads see."""
+def _offered(instr: ast.Instr) -> tuple[ast.Operand, ...]:
+    """The operands that other threads see."""
+    if instr.op == "mma":
+        a, b = instr.args[1], instr.args[2]
+        if not (isinstance(a, ast.Vec) and isinstance(b, ast.Vec)):
+            raise unsupported(instr)
+        return (*a.items, *b.items)
     if instr.op in ("bar", "barrier"):
-        return instr.args[-1]
-    return instr.args[1]
+        return (instr.args[-1],)
+    return (instr.args[1],)
 
 
 def offer(e: Emitter, instr: ast.Instr) -> None:
@@ -36,37 +44,49 @@ def offer(e: Emitter, instr: ast.Instr) -> None:
     if instr.guard is not None:
         raise unsupported(instr, "with a guard")
     kind = _offered_type(instr)
-    operand = _offered(instr)
-    if kind is PRED and isinstance(operand, ast.Imm):
-        value = const(operand.value, "i1")
-    else:
-        value = e.read(operand, kind)
-    wide = b.resize(value, "i64", False)
-    b.line(f"store i64 {wide.text}, ptr {_slot(e, 'exchange_out', e.special['linear'])}")
+    for word, operand in enumerate(_offered(instr)):
+        if kind is PRED and isinstance(operand, ast.Imm):
+            value = const(operand.value, "i1")
+        else:
+            value = e.read(operand, kind)
+        wide = b.resize(value, "i64", False)
+        where = _slot(e, "exchange_out", e.special["linear"], word)
+        b.line(f"store i64 {wide.text}, ptr {where}")
 
 
-def _slot(e: Emitter, side: str, thread: Val) -> str:
-    where = e.b.name("x")
-    e.b.line(f"{where} = getelementptr i64, ptr %{side}, i32 {thread.text}")
+def words_offered(instr: ast.Instr) -> int:
+    """Words of the exchange buffer that an instruction needs for each thread."""
+    return len(_offered(instr))
+
+
+def _slot(e: Emitter, side: str, thread: Val, word: int) -> str:
+    padded = align_up(e.threads, _WARP)
+    base, where = e.b.name("x"), e.b.name("x")
+    e.b.line(f"{base} = getelementptr i64, ptr %{side}, i32 {word * padded}")
+    e.b.line(f"{where} = getelementptr i64, ptr {base}, i32 {thread.text}")
     return where
 
 
-def _take(e: Emitter, thread: Val) -> Val:
+def take(e: Emitter, thread: Val, word: int = 0) -> Val:
+    """What another thread of the block offered."""
     out = e.b.name("x")
-    e.b.line(f"{out} = load i64, ptr {_slot(e, 'exchange_in', thread)}")
+    e.b.line(f"{out} = load i64, ptr {_slot(e, 'exchange_in', thread, word)}")
     return Val(out, "i64")
 
 
-def _warp_start(e: Emitter) -> Val:
+def warp_start(e: Emitter) -> Val:
+    """The number of the first thread of this warp in the block."""
     return e.b.binary("and", e.special["linear"], const(-_WARP, "i32"))
 
 
 @emits("shfl", forms=".sync and without; .up .down .bfly .idx; b32")
 def shuffle(e: Emitter, instr: ast.Instr) -> None:
+    """Emits shfl."""
     b = e.b
-    dest, in_range = instr.args[0], None
-    if isinstance(dest, ast.Pair):
-        dest, in_range = dest.first, dest.second
+    target = instr.args[0]
+    dest, in_range = (
+        (target.first, target.second) if isinstance(target, ast.Pair) else (target, ast.Sink())
+    )
     amount, control = e.read(instr.args[2], U32), e.read(instr.args[3], U32)
     lane = e.special_value("laneid")
     clamp = b.binary("and", control, const(31, "i32"))
@@ -90,10 +110,9 @@ def shuffle(e: Emitter, instr: ast.Instr) -> None:
             source = b.binary("or", low, b.binary("and", amount, keep))
             good = b.compare("icmp sle", source, high)
     source = b.select(good, source, lane)
-    value = _take(e, b.binary("add", _warp_start(e), source))
+    value = take(e, b.binary("add", warp_start(e), source))
     e.write(dest, b.resize(value, "i32", False), B32)
-    if in_range is not None:
-        e.write(in_range, good, PRED)
+    e.write(in_range, good, PRED)
 
 
 def _members(e: Emitter, instr: ast.Instr, position: int) -> Val:
@@ -107,7 +126,7 @@ def _members(e: Emitter, instr: ast.Instr, position: int) -> Val:
 def active_lanes(e: Emitter) -> Val:
     """One bit for each thread of this warp (the last warp may be short)."""
     b = e.b
-    left = b.binary("sub", const(e.threads, "i32"), _warp_start(e))
+    left = b.binary("sub", const(e.threads, "i32"), warp_start(e))
     count = b.intrinsic("llvm.umin", left, const(_WARP, "i32"))
     ones = b.binary("sub", b.binary("shl", const(1, "i64"), b.resize(count, "i64", False)),
                     const(1, "i64"))
@@ -117,16 +136,17 @@ def active_lanes(e: Emitter) -> Val:
 def _ballot(e: Emitter) -> Val:
     """One bit for each thread of the warp: the predicate that it offered."""
     b = e.b
-    start = _warp_start(e)
+    start = warp_start(e)
     total = const(0, "i32")
     for lane in range(_WARP):
-        bit = b.resize(_take(e, b.binary("add", start, const(lane, "i32"))), "i32", False)
+        bit = b.resize(take(e, b.binary("add", start, const(lane, "i32"))), "i32", False)
         total = b.binary("or", total, b.binary("shl", bit, const(lane, "i32")))
     return total
 
 
 @emits("vote", forms=".sync and without; .all .any .uni .ballot")
 def vote(e: Emitter, instr: ast.Instr) -> None:
+    """Emits vote."""
     b = e.b
     members = _members(e, instr, 2)
     ballot = b.binary("and", _ballot(e), members)
@@ -148,6 +168,7 @@ def vote(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("activemask", forms="b32: every thread of the warp counts as active")
 def activemask(e: Emitter, instr: ast.Instr) -> None:
+    """Emits activemask."""
     if e.b.lanes > 1:
         raise unsupported(instr)
     e.write(instr.args[0], active_lanes(e), B32)
@@ -155,14 +176,15 @@ def activemask(e: Emitter, instr: ast.Instr) -> None:
 
 @emits("match", forms=".any .all; b32, b64")
 def match_values(e: Emitter, instr: ast.Instr) -> None:
+    """Emits match."""
     b = e.b
     members = _members(e, instr, 2)
     kind = _offered_type(instr)
     mine = b.resize(e.read(instr.args[1], kind), "i64", False)
-    start = _warp_start(e)
+    start = warp_start(e)
     total = const(0, "i32")
     for lane in range(_WARP):
-        other = _take(e, b.binary("add", start, const(lane, "i32")))
+        other = take(e, b.binary("add", start, const(lane, "i32")))
         same = b.resize(b.compare("icmp eq", other, mine), "i32", False)
         total = b.binary("or", total, b.binary("shl", same, const(lane, "i32")))
     total = b.binary("and", total, members)
@@ -171,14 +193,17 @@ def match_values(e: Emitter, instr: ast.Instr) -> None:
         e.write(dest, total, B32)
         return
     everyone = b.compare("icmp eq", total, members)
-    first = dest.first if isinstance(dest, ast.Pair) else dest
-    e.write(first, b.select(everyone, members, const(0, "i32")), B32)
+    agreed = b.select(everyone, members, const(0, "i32"))
     if isinstance(dest, ast.Pair):
+        e.write(dest.first, agreed, B32)
         e.write(dest.second, everyone, PRED)
+    else:
+        e.write(dest, agreed, B32)
 
 
 @emits("redux", forms=".add .min .max (u32, s32), .and .or .xor (b32)")
 def reduce_warp(e: Emitter, instr: ast.Instr) -> None:
+    """Emits redux."""
     b = e.b
     kind = type_of(instr)
     if kind.is_float:
@@ -188,10 +213,10 @@ def reduce_warp(e: Emitter, instr: ast.Instr) -> None:
     sign = "s" if kind.signed else "u"
     neutral = {"min": 0x7FFFFFFF if kind.signed else -1, "and": -1,
                "max": 0x80000000 if kind.signed else 0}.get(operation, 0)
-    start = _warp_start(e)
+    start = warp_start(e)
     total = const(neutral, "i32")
     for lane in range(_WARP):
-        value = b.resize(_take(e, b.binary("add", start, const(lane, "i32"))), "i32", False)
+        value = b.resize(take(e, b.binary("add", start, const(lane, "i32"))), "i32", False)
         bit = b.binary("and", b.binary("lshr", members, const(lane, "i32")), const(1, "i32"))
         value = b.select(b.compare("icmp ne", bit, const(0, "i32")), value,
                          const(neutral, "i32"))
@@ -209,7 +234,6 @@ def block_barrier(e: Emitter, instr: ast.Instr) -> None:
     if "red" not in instr.mods:
         return
     b = e.b
-    total = const(0, "i32")
     slot = b.alloca("i32")
     step, head, out = b.new_label("bit"), b.new_label("all"), b.new_label("got")
     before = b.new_label("bar")
@@ -220,7 +244,7 @@ def block_barrier(e: Emitter, instr: ast.Instr) -> None:
     b.label(head)
     index, following = b.name("i"), b.name("i")
     b.line(f"{index} = phi i32 [ 0, %{before} ], [ {following}, %{head} ]")
-    value = b.resize(_take(e, Val(index, "i32")), "i32", False)
+    value = b.resize(take(e, Val(index, "i32")), "i32", False)
     b.line(f"%{step} = load i32, ptr {slot}")
     b.line(f"store i32 {b.binary('add', Val('%' + step, 'i32'), value).text}, ptr {slot}")
     more = b.name("i")

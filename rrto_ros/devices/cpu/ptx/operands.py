@@ -113,7 +113,7 @@ def _number(at: Cursor) -> ast.Imm | ast.FloatImm:
     lead = text[:2].lower()
     if lead in ("0f", "0d"):
         at.next()
-        bits, width = int(text[2:], 16), 32 if lead == "0f" else 64
+        bits, width = int("0x" + text[2:], 0), 32 if lead == "0f" else 64
         return ast.FloatImm(bits ^ (1 << (width - 1)) if negative else bits, width)
     if lead != "0x" and ("." in text or "e" in text or "E" in text):
         at.next()
