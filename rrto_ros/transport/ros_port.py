@@ -38,6 +38,8 @@ from rrto_ros.transport.port import (
 CALL_DEPTH = 256
 ANNOUNCEMENT_DEPTH = 64
 MAX_KNOWN_BLOBS = 4096
+CLOSE_ANSWER_S = 1.0
+"""How long a port that is closed waits for the server's answers about closed sessions."""
 _U32 = 0xFFFFFFFF
 
 
@@ -191,6 +193,8 @@ class RosRobotPort:
         self._on_results = on_results
         self._lock = threading.Lock()
         self._published = 0
+        self._answers = threading.Condition()
+        self._unanswered = 0
         self._data = quiet_node(f"{name}_data", context)
         self._calls = self._data.create_publisher(
             CallBatch, topic(robot, "call_batches"), call_qos()
@@ -253,8 +257,11 @@ class RosRobotPort:
         message = CloseSession.Request()
         message.session = id_array(session)
         message.reason = reason
-        if self._close.service_is_ready():
-            self._close.call_async(message)
+        if not self._close.service_is_ready():
+            return
+        with self._answers:
+            self._unanswered += 1
+        self._close.call_async(message).add_done_callback(self._answered)
 
     def server_seen(self) -> bool:
         """Whether an offload server for this robot is known to DDS now."""
@@ -265,11 +272,19 @@ class RosRobotPort:
         return {"published": self._published, **self._take.statistics()}
 
     def close(self) -> None:
-        """Stop the threads and leave the graph."""
+        """Stop the threads and leave the graph, once the server has heard of closed sessions."""
+        with self._answers:
+            # What a node that disappears has just sent does not always arrive.
+            self._answers.wait_for(lambda: self._unanswered == 0, CLOSE_ANSWER_S)
         self._take.close()
         self._spin.close()
         self._data.destroy_node()
         self._control.destroy_node()
+
+    def _answered(self, _: Any) -> None:
+        with self._answers:
+            self._unanswered -= 1
+            self._answers.notify_all()
 
     def _received(self, m: Any) -> None:
         self._on_results(
