@@ -26,7 +26,8 @@ from rrto_ros.errors import ConfigError, UnavailableError
 from rrto_ros.transport.ring_socket import socket_path
 from rrto_ros.transport.ros_client import RECORDER, SERVER, RobotClient
 
-DISCOVERY_S = 2.0
+DISCOVERY_S = 3.0
+RECORDER_S = 10.0
 READY_TIMEOUT_S = 60.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -67,14 +68,12 @@ def missing_processes(client: RobotClient, options: Options, wanted: Wanted) -> 
         UnavailableError: A recorder holds the socket, but is not in this ROS domain.
     """
     listens = recorder_listens(options.robot)
-    client.wait(
-        lambda: (
-            client.status(SERVER) is not None
-            and (not listens or client.status(RECORDER) is not None)
-        ),
-        DISCOVERY_S,
-    )
+    if listens:
+        # It knows its server, so that a server that is only slow to be discovered is not doubled.
+        client.wait(lambda: client.status(RECORDER) is not None, RECORDER_S)
+    client.wait(lambda: client.status(SERVER) is not None, DISCOVERY_S)
     running_recorder, running_server = client.status(RECORDER), client.status(SERVER)
+    knows_server = running_recorder is not None and running_recorder["server_state"] == "connected"
     if listens and running_recorder is None:
         raise UnavailableError(
             f"a recorder_replayer holds {socket_path(options.robot)} but is not seen in ROS "
@@ -97,7 +96,7 @@ def missing_processes(client: RobotClient, options: Options, wanted: Wanted) -> 
             "its parameter limit_bytes, or give another --robot name"
         )
     out = []
-    if running_server is None:
+    if running_server is None and not (listens and knows_server):
         out.append(server(options))
     if not listens:
         out.append(recorder(options))

@@ -10,7 +10,7 @@ from rrto_ros.cli.summary import counts, human_bytes
 from rrto_ros.errors import ConfigError, UnavailableError
 from rrto_ros.transport.ros_client import RECORDER, SERVER, RobotClient
 
-STATUS_TIMEOUT_S = 3.0
+STATUS_TIMEOUT_S = 8.0
 
 
 def read_statuses(client: RobotClient) -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def node_table(statuses: list[dict[str, Any]]) -> Table:
     """One row per node."""
     table = Table(title="nodes", title_justify="left")
     for name in ("node", "state", "mode", "device", "server", "sessions", "refused"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for status in statuses:
         refused = str(status["messages_refused"])
         if status["last_refusal"]:
@@ -71,7 +71,7 @@ def session_table(statuses: list[dict[str, Any]]) -> Table | None:
         "unsupported",
     )
     for name in names:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for s in status["sessions"]:
         calls = s["calls_local"] + s["calls_async"] + s["calls_sync"]
         unsupported = ", ".join(f"{n} {c}" for n, c in counts(s["unsupported"]).items())
@@ -99,7 +99,12 @@ def set_mode(client: RobotClient, mode: str) -> str:
         ConfigError: The recorder refuses; the text says why.
         UnavailableError: There is no recorder.
     """
-    client.wait(lambda: client.status(RECORDER) is not None, STATUS_TIMEOUT_S)
+    if not client.wait(lambda: client.status(RECORDER) is not None, STATUS_TIMEOUT_S):
+        raise UnavailableError(
+            f"no recorder_replayer of robot {client.robot!r} was seen in ROS domain "
+            f"{client.domain} within {STATUS_TIMEOUT_S:g} s; start one with `rrto up`, or check "
+            "--robot and --domain"
+        )
     before = client.get_parameter("mode")
     reason = client.set_parameter("mode", mode)
     if reason:

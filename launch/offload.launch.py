@@ -1,0 +1,68 @@
+"""Starts offload server and recorder, with `demo:=true` also camera and perception.
+
+`ros2 launch rrto_ros offload.launch.py --show-args` lists the arguments. What starts is described
+in `rrto_ros.bringup`, which `rrto up` reads too.
+"""
+
+from __future__ import annotations
+
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.events.process import ProcessExited
+from launch.launch_description_entity import LaunchDescriptionEntity
+from launch.substitutions import LaunchConfiguration
+
+from launch import LaunchContext, LaunchDescription
+from rrto_ros.bringup.options import Options
+from rrto_ros.bringup.processes import Process, processes
+
+
+def _ended(event: ProcessExited, process: Process) -> list[LaunchDescriptionEntity] | None:
+    if event.returncode == 0 and not process.ends_all:
+        return None
+    reason = f"{process.name} ended with exit code {event.returncode}"
+    return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]
+
+
+def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    names = [name for name, _, _, _ in Options.describe()]
+    options = Options.from_texts(
+        {name: LaunchConfiguration(name).perform(context) for name in names}
+    )
+    out: list[LaunchDescriptionEntity] = []
+    for process in processes(options):
+        action = ExecuteProcess(
+            name=process.name,
+            cmd=list(process.command),
+            additional_env=dict(process.environment),
+            output="screen",
+        )
+        # Processes that start late must not end before their handler is there.
+        handler = OnProcessExit(
+            target_action=action,
+            on_exit=lambda event, _, process=process: _ended(event, process),
+        )
+        out += [RegisterEventHandler(handler), action]
+    return out
+
+
+def generate_launch_description() -> LaunchDescription:
+    """One argument per option of `rrto_ros.bringup.options.Options`."""
+    arguments = [
+        DeclareLaunchArgument(
+            name,
+            default_value=default,
+            description=text + (f" ({', '.join(choices)})" if choices else ""),
+            choices=list(choices) or None,
+        )
+        for name, default, text, choices in Options.describe()
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=_start)])
