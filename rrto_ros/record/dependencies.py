@@ -7,13 +7,27 @@ Incremental and bounded: for every live allocation it keeps who wrote which part
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from rrto_ros.record.accesses import Accesses, GraphTable, Range, accesses
+from rrto_ros.api.codec import OP_BY_NAME
+from rrto_ros.record.accesses import GraphTable, accesses
 from rrto_ros.record.memory import Allocations
 from rrto_ros.record.templates import EFFECTS, CallTemplate
 
 MAX_PARTS = 16
 _CACHE = 65536
+_GRAPH_LAUNCH = OP_BY_NAME["graph_launch"].code
+_EVENT_DESTROY = OP_BY_NAME["event_destroy"].code
+
+
+@dataclass(frozen=True, slots=True)
+class _Touch:
+    """Accesses as (allocation, first address, end), launches' in both."""
+
+    reads: tuple[tuple[int, int, int], ...]
+    writes: tuple[tuple[int, int, int], ...]
+    handles: tuple[tuple[str, int], ...]
+    needs: tuple[tuple[str, int], ...]
 
 
 class Dependencies:
@@ -24,7 +38,7 @@ class Dependencies:
         self.graphs = GraphTable()
         self._writers: dict[int, list[tuple[int, int, int]]] = {}
         self._handles: dict[tuple[str, int], int] = {}
-        self._cache: dict[tuple[int, int], Accesses] = {}
+        self._cache: dict[tuple[int, int], _Touch] = {}
         self._calls = 0
         self._edges = 0
 
@@ -48,39 +62,48 @@ class Dependencies:
             Positions of the earlier calls whose results this call may use, ascending.
         """
         self._calls += 1
-        got = self.accesses_of(number, template)
+        got = self._touch(number, template)
+        writers = self._writers
         sources: set[int] = set()
-        for lo, hi in got.reads:
-            self._read(lo, hi, sources)
-        for lo, hi in got.possible:
-            self._read(lo, hi, sources)
+        for base, lo, hi in got.reads:
+            for a, b, p in writers.get(base, ()):
+                if a < hi and lo < b:
+                    sources.add(p)
         for need in got.needs:
             if need in self._handles:
                 sources.add(self._handles[need])
-        for lo, hi in got.writes:
-            self._write(lo, hi, position)
-        for lo, hi in got.possible:
-            self._write(lo, hi, position)
+        for base, lo, hi in got.writes:
+            old = writers.get(base)
+            if not old or (len(old) == 1 and lo <= old[0][0] and hi >= old[0][1]):
+                writers[base] = [(lo, hi, position)]
+            else:
+                self._write(base, old, lo, hi, position)
         for handle in got.handles:
             self._handles[handle] = position
         if EFFECTS[template.code]:
             self._apply(template)
-        elif template.op.name == "event_destroy":
+        elif template.code == _EVENT_DESTROY:
             self._handles.pop(("event", template.fields()["event"]), None)
         sources.discard(position)
         self._edges += len(sources)
         return tuple(sorted(sources))
 
-    def accesses_of(self, number: int, template: CallTemplate) -> Accesses:
-        """Accesses of a call now, from the cache where the same allocations are live."""
-        if template.op.name == "graph_launch":
-            return accesses(template, self.allocations, self.graphs)
+    def _touch(self, number: int, template: CallTemplate) -> _Touch:
+        """What a call touches now; kept while the same allocations are live."""
         key = (number, self.allocations.signature)
         got = self._cache.get(key)
         if got is None:
             if len(self._cache) >= _CACHE:
                 self._cache.clear()
-            got = self._cache[key] = accesses(template, self.allocations, self.graphs)
+            a = accesses(template, self.allocations, self.graphs)
+            got = _Touch(
+                tuple((self._base(lo), lo, hi) for lo, hi in a.reads + a.possible),
+                tuple((self._base(lo), lo, hi) for lo, hi in a.writes + a.possible),
+                a.handles,
+                a.needs,
+            )
+            if template.code != _GRAPH_LAUNCH:  # its nodes may be changed by other calls
+                self._cache[key] = got
         return got
 
     def _apply(self, template: CallTemplate) -> None:
@@ -98,17 +121,9 @@ class Dependencies:
         hit = self.allocations.find(address)
         return hit[0] if hit is not None else address
 
-    def _read(self, lo: int, hi: int, sources: set[int]) -> None:
-        for a, b, position in self._writers.get(self._base(lo), ()):
-            if a < hi and lo < b:
-                sources.add(position)
-
-    def _write(self, lo: int, hi: int, position: int) -> None:
-        base = self._base(lo)
-        old = self._writers.get(base)
-        if not old or (len(old) == 1 and lo <= old[0][0] and hi >= old[0][1]):
-            self._writers[base] = [(lo, hi, position)]
-            return
+    def _write(
+        self, base: int, old: list[tuple[int, int, int]], lo: int, hi: int, position: int
+    ) -> None:
         parts: list[tuple[int, int, int]] = []
         for a, b, p in old:
             if a < lo:
@@ -117,6 +132,5 @@ class Dependencies:
                 parts.append((max(a, hi), b, p))
         parts.append((lo, hi, position))
         if len(parts) > MAX_PARTS:
-            span: Range = (min(p[0] for p in parts), max(p[1] for p in parts))
-            parts = [(*span, position)]
+            parts = [(min(p[0] for p in parts), max(p[1] for p in parts), position)]
         self._writers[base] = parts

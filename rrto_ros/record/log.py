@@ -166,8 +166,12 @@ class CallLog:
             kinds.append(kind)
             threads.append(thread)
             offset += size
-        added = len(exact) - before
-        if len(exact) > self.max_calls or self.memory_bytes() > self.memory_limit_bytes:
+        kept = len(exact)
+        added = kept - before
+        if (
+            kept > self.max_calls
+            or CALL_BYTES * kept + self.templates.bytes > self.memory_limit_bytes
+        ):
             self._trim()
         if len(self._breaks) > MAX_BREAKS:
             del self._breaks[: MAX_BREAKS // 2]

@@ -69,6 +69,7 @@ class UnitClass:
         lead_of: It is this class with calls before that compute nothing; -1 if not.
         lead_run: Instances since that class was last seen by itself.
         reported: It is part of what the search found.
+        offered: Its `state` when that was last asked.
         profile: What its newest forms do; None if that was not asked yet.
     """
 
@@ -90,6 +91,7 @@ class UnitClass:
     lead_of: int = -1
     lead_run: int = 0
     reported: bool = False
+    offered: tuple[int, ...] = ()
     profile: Profile | None = None
     forms: dict[bytes, Form] = field(default_factory=dict)
     exact_mode: bool = True
@@ -139,7 +141,6 @@ class UnitClass:
             self.forms[exact] = Form(1, position, position)
             self.trailing = 0
             self.novel_of_4 = (self.novel_of_4 << 1 | 1) & 15
-            self.profile = None
         if exact != self.base or form is None:
             self._merge(exact, position, templates, options)
         else:
@@ -164,15 +165,32 @@ class UnitClass:
             words = differing_words(self.base, exact, templates, limit)
             if words is not None:
                 for call, offsets in words.items():
-                    self.varying.setdefault(call, set()).update(offsets)
+                    known = self.varying.setdefault(call, set())
+                    if not offsets <= known:
+                        known |= offsets
+                        self.profile = None
                 if sum(map(len, self.varying.values())) <= limit:
                     self.merged_count += 1
                     return
         # Too different: what came before says nothing about what varies from now on.
         self.base = exact
+        self.profile = None
         self.varying = {}
         self.merged_count = 1
         self.merged_first = position
+
+    def state(self, options: SearchOptions) -> tuple[int, ...]:
+        """Differs whenever the class may offer other sequences than before, counts apart."""
+        need = options.min_repetitions
+        return (
+            self.exact_mode,
+            sum(f.count + self.witnesses >= need for f in self.forms.values()),
+            sum(map(len, self.varying.values())),
+            self.merged_count >= need,
+            self.lead_run,
+            self.composed and self.standalone >= need,
+            max(self.outside, self.inround) >= need,
+        )
 
     def answers(self, options: SearchOptions) -> list[Answer]:
         """What the class offers now, if anything was repeated often enough."""

@@ -24,10 +24,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from rrto_ros.record.dependencies import Dependencies
 from rrto_ros.record.log import CallLog
-from rrto_ros.record.templates import CallTemplate, Kind
+from rrto_ros.record.templates import EFFECTS, KINDS, CallTemplate, Kind
 from rrto_ros.search.classes import items_of
 from rrto_ros.search.sequence import SearchOptions, Sequence
 
@@ -54,6 +55,7 @@ class DataDependencySearch:
         self._templates: dict[int, CallTemplate] = {}
         self._active: tuple[int, int] | None = None  # (start of the first copy, length)
         self._found: Sequence | None = None
+        self._accepted = 0
         self._dropped = 0
         log.keepers.append(self._keep)
 
@@ -64,18 +66,18 @@ class DataDependencySearch:
         """Look at the calls that were logged since the last time.
 
         Returns:
-            Whether `found` may have changed.
+            Whether `found` may have another sequence than before (counts apart).
         """
         log = self.log
         if self._next < log.base:
             self._reset(log.base)
-        before = self._found
+        before = self._accepted
         for position in range(self._next, log.end):
             self._step(position, log.exact[position - log.base])
         self._next = log.end
         if len(self._history) > 2 * self._reach:
             self._trim()
-        return self._found is not before
+        return self._accepted != before
 
     @property
     def _reach(self) -> int:
@@ -103,29 +105,33 @@ class DataDependencySearch:
         template = self._templates.get(number)
         if template is None:
             template = self._templates[number] = self.log.templates[number]
-        sources = self.graph.step(position, number, template)
-        kind = template.kind
-        self._history.append(number)
-        self._starting.append(not sources and kind not in _ENDING)
         if self._active is not None:
-            _, length = self._active
-            if self._history[-1 - length] == number:
-                self._extend(position)
+            start, length = self._active
+            if self._history[-length] == number:
+                # The same calls depend on each other in the same way as a repetition ago.
+                self._history.append(number)
+                self._starting.append(self._starting[-length])
+                if EFFECTS[template.code]:
+                    self.graph.step(position, number, template)
+                if (position + 1 - start) % length == 0:
+                    self._extend(position)
                 return
             self._active = None
             self._found = None
+            self._accepted += 1
             self._dropped += 1
+        sources = self.graph.step(position, number, template)
+        kind = KINDS[template.code]
+        self._history.append(number)
+        self._starting.append(not sources and kind not in _ENDING)
         if kind in _ENDING:
             self._propose(position, number)
 
     def _extend(self, position: int) -> None:
-        assert self._active is not None
-        start, length = self._active
-        if self._found is not None and (position + 1 - start) % length == 0:
-            f = self._found
-            self._found = Sequence(
-                f.items, start=f.start, last=position + 1 - length, repetitions=f.repetitions + 1
-            )
+        if self._found is not None:
+            last = position + 1 - len(self._found)
+            more = self._found.repetitions + 1
+            self._found = replace(self._found, last=last, repetitions=more)
 
     def _propose(self, position: int, number: int) -> None:
         """Candidates that end here, the shortest first."""
@@ -172,6 +178,7 @@ class DataDependencySearch:
             start -= length
             repetitions += 1
         first = self._base + start
+        self._accepted += 1
         self._active = (first, length)
         self._found = Sequence(
             items,

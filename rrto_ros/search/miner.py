@@ -74,6 +74,7 @@ class Miner:
         self.history: list[Unit] = []
         self.composites: dict[tuple[int, ...], UnitClass] = {}
         self.units = 0
+        self._min, self._max = options.min_length, options.max_length
         self._bytes = 0
         self._next = 0
         self._fork_of: Miner | None = None
@@ -98,8 +99,7 @@ class Miner:
         Returns:
             Its class (of the part that was recognised), None if it has not the wanted length.
         """
-        n = end - start
-        if not self.options.min_length <= n <= self.options.max_length or start < self.lane.base:
+        if not self._min <= end - start <= self._max or start < self.lane.base:
             self.history.clear()
             return None
         key = self.lane.skeleton_bytes(start, end)
@@ -120,6 +120,12 @@ class Miner:
         self._place(klass, start, end)
         return klass
 
+    def mark_reported(self, klass: UnitClass, *, reported: bool) -> None:
+        """Remember whether a class is offered: then it needs no early answers."""
+        klass.reported = reported
+        if self._fork_of is not None and klass.number in self._fork_of.by_number:
+            self._fork_of.by_number[klass.number].reported = reported
+
     def _is_stray(self, klass: UnitClass, known: UnitClass) -> bool:
         """Whether a known round with something before it is that round and stray calls."""
         if klass.lead_of < 0:
@@ -138,7 +144,7 @@ class Miner:
     def could_finish(self, start: int, end: int) -> bool:
         """Whether the unfinished unit may be one that completes a repetition (cheap)."""
         n = end - start
-        if n < self.options.min_length or n > self.options.max_length:
+        if not self._min <= n <= self._max:
             return False
         if n in self.lengths:
             # One that was reported already needs no early answer.
@@ -163,7 +169,7 @@ class Miner:
         return own
 
     def _count(self, klass: UnitClass, start: int, end: int) -> None:
-        before = klass.memory_bytes()
+        before = len(klass.forms)
         klass.observe(
             self.lane.exact_bytes(start, end),
             self.lane.position(start),
@@ -171,7 +177,8 @@ class Miner:
             self.options,
         )
         klass.inround += 1
-        self._bytes += klass.memory_bytes() - before
+        if len(klass.forms) != before:
+            self._bytes += len(klass.key)
 
     def _new(self, key: bytes, start: int, end: int) -> UnitClass:
         kinds = self.lane.kind_bytes(start, end)
@@ -253,9 +260,10 @@ class Miner:
         history.append(Unit(klass.number, start, end))
         if len(history) > 2 * _HISTORY:
             del history[:_HISTORY]
-        for members, composite in list(self.composites.items()):
-            if members[-1] == klass.number:
-                self._tail(members, composite)
+        if klass.composed:
+            for members, composite in list(self.composites.items()):
+                if members[-1] == klass.number:
+                    self._tail(members, composite)
         if 2 <= distance <= MAX_PERIOD:
             self._period(distance)
 

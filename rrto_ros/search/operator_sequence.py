@@ -37,7 +37,7 @@ from itertools import compress
 import numpy as np
 
 from rrto_ros.record.log import CallLog
-from rrto_ros.record.templates import CallTemplate
+from rrto_ros.record.templates import CallTemplate, Kind
 from rrto_ros.search.classes import UnitClass, items_of, numbers_of, varying_ranges
 from rrto_ros.search.miner import Miner
 from rrto_ros.search.rounds import SYNCED, Lane
@@ -45,6 +45,8 @@ from rrto_ros.search.sequence import SearchOptions, Sequence
 
 MAX_THREADS = 16
 _CHUNK = 32768
+_PATIENCE = 256
+_OBSERVES = (int(Kind.SYNC), int(Kind.POLL))
 _CATCH_UP = 1 << 17
 _KNOWN_ITEMS = 32
 _RECENT = 32
@@ -91,7 +93,7 @@ class Stream:
             if cut.is_round:
                 changed = self._end_round(cut.at) or changed
             else:
-                changed = _news(self.segments.observe(self._segment_start, cut.at)) or changed
+                changed = self._news(self.segments.observe(self._segment_start, cut.at)) or changed
                 self._segments_seen += 1
             self._segment_start = cut.at
         if self.lane.end - self._round_start > self.options.max_length:
@@ -102,22 +104,32 @@ class Stream:
     def _end_round(self, at: int) -> bool:
         changed = False
         if self._segments_seen:
-            changed = _news(self.segments.observe(self._segment_start, at))
+            changed = self._news(self.segments.observe(self._segment_start, at))
         known = None
         if self._round_start >= 0:
             known = self.rounds.observe(self._round_start, at)
-            changed = _news(known) or changed
+            changed = self._news(known) or changed
         recognised = known is not None and known.count + known.witnesses > 1
         self._streak = self._streak + 1 if recognised else 0
         calls = at - self._round_start
         self._recent.append((calls, known.length if known is not None and recognised else 0))
-        for c in self.segments.classes.values() if self._segments_seen else ():
-            if c.inround and not recognised:
-                c.outside += c.inround
-            c.inround = 0
+        if self._segments_seen:
+            for c in self.segments.classes.values():
+                if not recognised:
+                    c.outside += c.inround
+                c.inround = 0
         self._round_start = at
         self._segments_seen = 0
         return changed
+
+    def _news(self, klass: UnitClass | None) -> bool:
+        """Whether an instance of this class may change what is found, counts apart."""
+        if klass is None:
+            return False
+        if klass.reported and len(klass.forms) == 1 and klass.lead_of < 0 and not klass.composed:
+            return False  # the usual case, without asking
+        before, klass.offered = klass.offered, klass.state(self.options)
+        return klass.offered != before or klass.composed
 
     def _give_up_round(self) -> None:
         """The unfinished round is too long to be of use; its segments may still be."""
@@ -200,8 +212,7 @@ class Stream:
                 is_round=miner.is_round,
             )
             offers.append(Offer(sequence, klass.key))
-        if miner is self.rounds or miner is self.segments:
-            klass.reported = bool(offers)
+        miner.mark_reported(klass, reported=bool(offers))
         return offers
 
     def _superseded(self, piece: Offer, rounds: list[Offer]) -> bool:
@@ -212,11 +223,6 @@ class Stream:
             if self._streak >= _SETTLED and _contains(r.key, piece.key):
                 return True
         return False
-
-
-def _news(klass: UnitClass | None) -> bool:
-    """Whether an instance of this class may change what is found, counts apart."""
-    return klass is not None and (not klass.reported or klass.trailing == 0 or klass.composed)
 
 
 def _contains(whole: bytes, part: bytes) -> bool:
@@ -257,6 +263,9 @@ class OperatorSequenceSearch:
             Whether `found` may have other sequences than before (counts apart).
         """
         log = self.log
+        pending = log.end - self._next
+        if not pending or (pending < _PATIENCE and log.kinds[-1] not in _OBSERVES):
+            return False  # nothing can be decided before the program observes something
         if self._next < log.base:
             self._lost_calls += log.base - self._next
             self._next = log.base
@@ -267,9 +276,11 @@ class OperatorSequenceSearch:
             b = min(a + _CHUNK, len(log))
             changed = self._chunk(a, b) or changed
             self._next = log.base + b
-        for stream in (self._session, *self._threads.values()):
+        units = self._session.units
+        self._tried = self._session.try_unfinished()
+        for stream in self._threads.values():
             self._tried = stream.try_unfinished() or self._tried
-        units = sum(stream.units for stream in (self._session, *self._threads.values()))
+            units += stream.units
         if changed or self._tried or units != self._units:
             self._found = None
         self._units = units
