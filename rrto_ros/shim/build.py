@@ -22,7 +22,17 @@ from pathlib import Path
 from rrto_ros.errors import UnavailableError
 
 SHIM = Path(__file__).resolve().parent
-CFLAGS = ("-std=c11", "-O2", "-g", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra")
+CFLAGS = (
+    "-std=c11",
+    "-D_GNU_SOURCE",
+    "-O2",
+    "-g",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-pthread",
+    "-Wall",
+    "-Wextra",
+)
 _RING_SOURCE = "ring_atomics.c"
 _STAMP = "build.sha256"
 

@@ -1,0 +1,323 @@
+"""The table of driver calls: each supported call of the CUDA driver API described once.
+
+From it come the stubs of the shim, the emitters that need no hand-written code, and
+docs/driver_calls.md. Prototypes, the versions that brought a symbol and what cuGetProcAddress
+answers come from the header snapshot (`_generated/prototypes.json`). An export that is not named
+here returns CUDA_ERROR_NOT_SUPPORTED and is counted.
+
+A call is one of three classes: "local" is answered in the shim, "async" is recorded and returns
+at once, "sync" waits for the server (in mode rpc an async call waits as well).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Call:
+    """One supported driver call.
+
+    Attributes:
+        name: The export whose prototype the shim's core function `rrto_<name>` has.
+        kind: "local", "async" or "sync".
+        ops: Wire operations that it may record, for the documentation; the generated emitter
+            uses the only one.
+        aliases: Other exports with the same arguments that do the same.
+        needs: What is checked before: "none", "init" (cuInit succeeded), "context" (and a
+            context is current), "operator" (and the session is not in error).
+        fields: For calls without hand-written code: operation field -> C expression over the
+            arguments. `stream(x)`, `event(x)` and `graph_exec(x)` turn a handle into its name on
+            the wire, and fail as CUDA does where it is not one.
+        checks: C expressions that give a CUresult; checked in order before the operation.
+        note: What a reader of docs/driver_calls.md should know.
+    """
+
+    name: str
+    kind: str
+    ops: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    needs: str = "init"
+    fields: dict[str, str] = field(default_factory=dict)
+    checks: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def exports(self) -> tuple[str, ...]:
+        """Every exported name of the call."""
+        return (self.name, *self.aliases)
+
+
+def _locals(names: str, needs: str) -> list[Call]:
+    """Local calls without more to say: `name=alias=alias`, separated by blanks."""
+    split = [word.split("=") for word in names.split()]
+    return [Call(w[0], "local", aliases=tuple(w[1:]), needs=needs) for w in split]
+
+
+def _core(kind: str, ops: str, names: str, needs: str = "operator", note: str = "") -> list[Call]:
+    """Calls with hand-written code that record `ops`: `name=alias=alias`."""
+    split = [word.split("=") for word in names.split()]
+    operations = tuple(ops.split())
+    return [Call(w[0], kind, operations, tuple(w[1:]), needs, note=note) for w in split]
+
+
+def _memsets() -> list[Call]:
+    """The twelve memset calls: 8, 16, 32 bits; rows or not; synchronous or not."""
+    out = []
+    for bits, value in ((8, "uc"), (16, "us"), (32, "ui")):
+        unit = bits // 8
+        for rows in (False, True):
+            size = "Width, Height" if rows else "N, 1"
+            width, height = size.split(", ")
+            fields = {
+                "dst": "dstDevice",
+                "pitch": "dstPitch" if rows else "0",
+                "width": width,
+                "height": height,
+                "value": value,
+                "element_bytes": str(unit),
+            }
+            check = f"rrto_check_fill(dstDevice, {fields['pitch']}, {unit}, {size})"
+            stem = f"cuMemsetD2D{bits}" if rows else f"cuMemsetD{bits}"
+            for suffix, variant, stream in (
+                ("_v2", "_ptds", "0"),
+                ("Async", "_ptsz", "stream(hStream)"),
+            ):
+                name = stem + suffix
+                out.append(
+                    Call(
+                        name,
+                        "async",
+                        ("memset",),
+                        (name + variant,),
+                        "operator",
+                        {**fields, "stream": stream},
+                        (check,),
+                    )
+                )
+    return out
+
+
+CALLS: tuple[Call, ...] = (
+    # start, errors, symbols
+    Call("cuInit", "sync", needs="none", note="opens the session"),
+    *_locals(
+        "cuDriverGetVersion cuGetErrorString cuGetErrorName cuGetProcAddress cuGetProcAddress_v2 "
+        "cuGetExportTable cuProfilerStart cuProfilerStop cuModuleGetLoadingMode",
+        "none",
+    ),
+    # devices
+    *_locals(
+        "cuDeviceGet cuDeviceGetCount cuDeviceGetName cuDeviceGetUuid_v2=cuDeviceGetUuid "
+        "cuDeviceTotalMem_v2 cuDeviceGetAttribute cuDeviceGetProperties "
+        "cuDeviceComputeCapability cuDeviceGetPCIBusId cuDeviceGetByPCIBusId "
+        "cuDeviceCanAccessPeer cuDeviceGetP2PAttribute cuDeviceGetExecAffinitySupport "
+        "cuDeviceGetMemPool cuDeviceGetDefaultMemPool cuDeviceSetMemPool "
+        "cuDevicePrimaryCtxRetain cuDevicePrimaryCtxSetFlags_v2=cuDevicePrimaryCtxSetFlags "
+        "cuDevicePrimaryCtxGetState",
+        "init",
+    ),
+    *_core(
+        "async",
+        "mem_free stream_destroy event_destroy module_unload",
+        "cuDevicePrimaryCtxRelease_v2=cuDevicePrimaryCtxRelease "
+        "cuDevicePrimaryCtxReset_v2=cuDevicePrimaryCtxReset cuCtxDestroy_v2=cuCtxDestroy",
+        "init",
+        "frees what belongs to the context",
+    ),
+    # contexts
+    *_locals(
+        "cuCtxCreate_v2=cuCtxCreate cuCtxCreate_v3 cuCtxCreate_v4 "
+        "cuCtxPushCurrent_v2=cuCtxPushCurrent cuCtxPopCurrent_v2=cuCtxPopCurrent "
+        "cuCtxSetCurrent cuCtxGetCurrent cuCtxGetId cuCtxGetApiVersion "
+        "cuCtxEnablePeerAccess cuCtxDisablePeerAccess",
+        "init",
+    ),
+    *_locals(
+        "cuCtxGetDevice cuCtxGetDevice_v2 cuCtxGetFlags cuCtxSetFlags cuCtxGetLimit cuCtxSetLimit "
+        "cuCtxGetCacheConfig cuCtxSetCacheConfig cuCtxGetSharedMemConfig cuCtxSetSharedMemConfig "
+        "cuCtxGetStreamPriorityRange cuCtxResetPersistingL2Cache",
+        "context",
+    ),
+    *_core("sync", "ctx_synchronize", "cuCtxSynchronize cuCtxSynchronize_v2"),
+    # modules, libraries, kernels, linking
+    *_core(
+        "sync",
+        "module_load",
+        "cuModuleLoad cuModuleLoadData cuModuleLoadDataEx cuModuleLoadFatBinary",
+        note="PTX text, fatbin or ELF; the server decides what it can run",
+    ),
+    *_core("sync", "module_load", "cuLibraryLoadData cuLibraryLoadFromFile"),
+    *_core("async", "module_unload", "cuModuleUnload cuLibraryUnload", "context"),
+    *_core(
+        "async",
+        "function_set_attribute",
+        "cuFuncSetAttribute cuKernelSetAttribute",
+        note="only the attributes that may be set: dynamic shared bytes, carve-out",
+    ),
+    *_locals(
+        "cuModuleGetFunction cuModuleGetFunctionCount cuModuleEnumerateFunctions "
+        "cuModuleGetGlobal_v2 cuFuncGetAttribute cuFuncSetCacheConfig cuFuncSetSharedMemConfig "
+        "cuFuncGetModule cuFuncGetName cuFuncGetParamInfo cuFuncGetParamCount cuFuncIsLoaded "
+        "cuFuncLoad cuLibraryGetKernel cuLibraryGetKernelCount cuLibraryEnumerateKernels "
+        "cuLibraryGetModule cuLibraryGetGlobal cuLibraryGetManaged cuKernelGetFunction "
+        "cuKernelGetLibrary cuKernelGetAttribute cuKernelSetCacheConfig cuKernelGetName "
+        "cuKernelGetParamInfo cuKernelGetParamCount "
+        "cuLinkCreate_v2=cuLinkCreate cuLinkAddData_v2=cuLinkAddData cuLinkAddFile_v2=cuLinkAddFile "
+        "cuLinkComplete cuLinkDestroy "
+        "cuOccupancyMaxActiveBlocksPerMultiprocessor "
+        "cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags cuOccupancyMaxPotentialBlockSize "
+        "cuOccupancyMaxPotentialBlockSizeWithFlags cuOccupancyAvailableDynamicSMemPerBlock",
+        "context",
+    ),
+    # memory
+    *_core("async", "mem_alloc", "cuMemAlloc_v2 cuMemAllocPitch_v2"),
+    *_core("async", "mem_free", "cuMemFree_v2"),
+    *_core(
+        "async",
+        "mem_alloc",
+        "cuMemAllocAsync=cuMemAllocAsync_ptsz "
+        "cuMemAllocFromPoolAsync=cuMemAllocFromPoolAsync_ptsz",
+    ),
+    *_core("async", "mem_free", "cuMemFreeAsync=cuMemFreeAsync_ptsz"),
+    *_locals(
+        "cuMemGetInfo_v2 cuMemGetAddressRange_v2 cuMemAllocHost_v2 cuMemHostAlloc "
+        "cuMemHostRegister_v2=cuMemHostRegister cuMemHostGetFlags "
+        "cuMemPoolCreate cuMemPoolDestroy cuMemPoolGetAttribute "
+        "cuMemPoolSetAttribute cuMemPoolTrimTo cuMemPoolSetAccess cuMemPoolGetAccess "
+        "cuMemGetDefaultMemPool cuMemGetMemPool cuMemSetMemPool "
+        "cuPointerGetAttribute cuPointerGetAttributes cuPointerSetAttribute",
+        "context",
+    ),
+    *_locals("cuMemFreeHost cuMemHostUnregister", "init"),
+    *_core(
+        "async",
+        "memcpy_htod",
+        "cuMemcpyHtoD_v2=cuMemcpyHtoD_v2_ptds cuMemcpyHtoDAsync_v2=cuMemcpyHtoDAsync_v2_ptsz",
+        note="the data is taken before the call returns",
+    ),
+    *_core("sync", "memcpy_dtoh", "cuMemcpyDtoH_v2=cuMemcpyDtoH_v2_ptds"),
+    *_core(
+        "async",
+        "memcpy_dtoh",
+        "cuMemcpyDtoHAsync_v2=cuMemcpyDtoHAsync_v2_ptsz",
+        note="waits where the destination is not pinned",
+    ),
+    *_core(
+        "async",
+        "memcpy_dtod",
+        "cuMemcpyDtoD_v2=cuMemcpyDtoD_v2_ptds cuMemcpyDtoDAsync_v2=cuMemcpyDtoDAsync_v2_ptsz",
+    ),
+    *_core(
+        "sync",
+        "memcpy_htod memcpy_dtoh memcpy_dtod",
+        "cuMemcpy=cuMemcpy_ptds cuMemcpyAsync=cuMemcpyAsync_ptsz "
+        "cuMemcpy2D_v2=cuMemcpy2D_v2_ptds cuMemcpy2DUnaligned_v2=cuMemcpy2DUnaligned_v2_ptds "
+        "cuMemcpy2DAsync_v2=cuMemcpy2DAsync_v2_ptsz cuMemcpy3D_v2=cuMemcpy3D_v2_ptds "
+        "cuMemcpy3DAsync_v2=cuMemcpy3DAsync_v2_ptsz",
+        note="waits only where data comes to the host; no arrays",
+    ),
+    *_memsets(),
+    # streams
+    *_core("async", "stream_create", "cuStreamCreate cuStreamCreateWithPriority"),
+    *_core("async", "stream_destroy", "cuStreamDestroy_v2=cuStreamDestroy", "context"),
+    *_core(
+        "sync",
+        "stream_synchronize",
+        "cuStreamSynchronize=cuStreamSynchronize_ptsz",
+    ),
+    *_core("sync", "stream_query", "cuStreamQuery=cuStreamQuery_ptsz"),
+    Call(
+        "cuStreamWaitEvent",
+        "async",
+        ("stream_wait_event",),
+        ("cuStreamWaitEvent_ptsz",),
+        "operator",
+        {"stream": "stream(hStream)", "event": "event(hEvent)", "flags": "Flags"},
+    ),
+    *_locals(
+        "cuStreamGetPriority=cuStreamGetPriority_ptsz cuStreamGetFlags=cuStreamGetFlags_ptsz "
+        "cuStreamGetId=cuStreamGetId_ptsz cuStreamGetCtx=cuStreamGetCtx_ptsz "
+        "cuStreamGetCtx_v2=cuStreamGetCtx_v2_ptsz cuStreamGetDevice=cuStreamGetDevice_ptsz "
+        "cuStreamIsCapturing=cuStreamIsCapturing_ptsz "
+        "cuStreamGetCaptureInfo=cuStreamGetCaptureInfo_ptsz "
+        "cuStreamGetCaptureInfo_v2=cuStreamGetCaptureInfo_v2_ptsz "
+        "cuStreamGetCaptureInfo_v3=cuStreamGetCaptureInfo_v3_ptsz "
+        "cuThreadExchangeStreamCaptureMode",
+        "context",
+    ),
+    # events
+    *_core("async", "event_create", "cuEventCreate"),
+    *_core("async", "event_destroy", "cuEventDestroy_v2=cuEventDestroy", "context"),
+    *_core(
+        "async",
+        "event_record",
+        "cuEventRecord=cuEventRecord_ptsz cuEventRecordWithFlags=cuEventRecordWithFlags_ptsz",
+    ),
+    *_core("sync", "event_synchronize", "cuEventSynchronize"),
+    *_core("sync", "event_query", "cuEventQuery"),
+    *_core("sync", "event_elapsed_ms", "cuEventElapsedTime_v2=cuEventElapsedTime"),
+    # launches
+    *_core(
+        "async",
+        "launch",
+        "cuLaunchKernel=cuLaunchKernel_ptsz cuLaunchKernelEx=cuLaunchKernelEx_ptsz "
+        "cuLaunchCooperativeKernel=cuLaunchCooperativeKernel_ptsz",
+        note="no clusters",
+    ),
+    # graphs
+    *_core("async", "graph_create", "cuGraphCreate"),
+    *_core("async", "graph_destroy", "cuGraphDestroy"),
+    *_core("async", "graph_add_kernel_node", "cuGraphAddKernelNode_v2 cuGraphAddKernelNode"),
+    *_core("async", "graph_add_memcpy_node", "cuGraphAddMemcpyNode", note="device to device"),
+    *_core("async", "graph_add_memset_node", "cuGraphAddMemsetNode"),
+    *_core("async", "graph_add_empty_node", "cuGraphAddEmptyNode"),
+    *_core(
+        "async",
+        "graph_kernel_node_set",
+        "cuGraphKernelNodeSetParams_v2 cuGraphKernelNodeSetParams",
+    ),
+    *_core(
+        "async",
+        "graph_instantiate",
+        "cuGraphInstantiate_v2=cuGraphInstantiate cuGraphInstantiateWithFlags "
+        "cuGraphInstantiateWithParams=cuGraphInstantiateWithParams_ptsz",
+    ),
+    *_core("async", "graph_exec_destroy", "cuGraphExecDestroy"),
+    *_core(
+        "async",
+        "graph_exec_kernel_node_set",
+        "cuGraphExecKernelNodeSetParams_v2 cuGraphExecKernelNodeSetParams",
+    ),
+    *_core("async", "graph_exec_memcpy_node_set", "cuGraphExecMemcpyNodeSetParams"),
+    *_core("async", "graph_exec_memset_node_set", "cuGraphExecMemsetNodeSetParams"),
+    Call(
+        "cuGraphLaunch",
+        "async",
+        ("graph_launch",),
+        ("cuGraphLaunch_ptsz",),
+        "operator",
+        {"graph_exec": "graph_exec(hGraph)", "stream": "stream(hStream)"},
+    ),
+    *_locals(
+        "cuGraphUpload=cuGraphUpload_ptsz cuGraphGetNodes cuGraphNodeGetType cuGraphExecGetFlags",
+        "context",
+    ),
+)
+"""Every supported call."""
+
+EXTRA_EXPORTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "cuProfilerInitialize": (),
+    "cuProfilerStart": (),
+    "cuProfilerStop": (),
+}
+"""Exports whose prototypes are in no header of the wheels: arguments as (type, name)."""
+
+UNSUPPORTED_NOTES: dict[str, str] = {
+    "cuMemAllocManaged": "memory is not shared between robot and server",
+    "cuMemHostGetDevicePointer_v2": "memory is not shared between robot and server",
+    "cuStreamBeginCapture_v2": "graphs are built node by node",
+    "cuIpcGetMemHandle": "a session belongs to one process",
+    "cuMemAlloc": "the 32-bit interface of CUDA 2; programs get cuMemAlloc_v2",
+}
+"""Why a call that a reader may look for is not supported."""

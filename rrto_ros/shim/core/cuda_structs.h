@@ -1,0 +1,122 @@
+/* Structures of the driver API that the shim looks into. Own declarations; a test compares their
+ * layout with the header snapshot where CUDA's headers are at hand. */
+#ifndef RRTO_CUDA_STRUCTS_H
+#define RRTO_CUDA_STRUCTS_H
+#include "cuda_types.h"
+
+enum { RRTO_MEMORY_HOST = 1, RRTO_MEMORY_DEVICE = 2, RRTO_MEMORY_ARRAY = 3, RRTO_MEMORY_UNIFIED = 4 };
+
+struct rrto_CUuuid {
+    unsigned char bytes[16];
+};
+
+struct rrto_CUDA_MEMCPY2D_v2 {
+    size_t srcXInBytes, srcY;
+    int srcMemoryType;
+    const void *srcHost;
+    CUdeviceptr srcDevice;
+    void *srcArray;
+    size_t srcPitch;
+    size_t dstXInBytes, dstY;
+    int dstMemoryType;
+    void *dstHost;
+    CUdeviceptr dstDevice;
+    void *dstArray;
+    size_t dstPitch;
+    size_t WidthInBytes, Height;
+};
+
+struct rrto_CUDA_MEMCPY3D_v2 {
+    size_t srcXInBytes, srcY, srcZ, srcLOD;
+    int srcMemoryType;
+    const void *srcHost;
+    CUdeviceptr srcDevice;
+    void *srcArray, *reserved0;
+    size_t srcPitch, srcHeight;
+    size_t dstXInBytes, dstY, dstZ, dstLOD;
+    int dstMemoryType;
+    void *dstHost;
+    CUdeviceptr dstDevice;
+    void *dstArray, *reserved1;
+    size_t dstPitch, dstHeight;
+    size_t WidthInBytes, Height, Depth;
+};
+
+struct rrto_CUDA_KERNEL_NODE_PARAMS_v1 {
+    CUfunction func;
+    unsigned gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
+    void **kernelParams, **extra;
+};
+
+struct rrto_CUDA_KERNEL_NODE_PARAMS_v2 {
+    CUfunction func;
+    unsigned gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
+    void **kernelParams, **extra;
+    CUkernel kern;
+    CUcontext ctx;
+};
+
+struct rrto_CUDA_MEMSET_NODE_PARAMS_v1 {
+    CUdeviceptr dst;
+    size_t pitch;
+    unsigned value, elementSize;
+    size_t width, height;
+};
+
+struct rrto_CUDA_GRAPH_INSTANTIATE_PARAMS {
+    cuuint64_t flags;
+    CUstream hUploadStream;
+    CUgraphNode hErrNode_out;
+    int result_out;
+};
+
+struct rrto_launch_attribute {
+    int id;
+    char pad[4];
+    union {
+        char bytes[64];
+        int number;
+        struct {
+            unsigned x, y, z;
+        } dim;
+    } value;
+};
+
+struct rrto_CUlaunchConfig {
+    unsigned gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
+    CUstream hStream;
+    struct rrto_launch_attribute *attrs;
+    unsigned numAttrs;
+};
+
+struct rrto_CUmemLocation_v1 {
+    int type, id;
+};
+
+struct rrto_CUmemPoolProps_v1 {
+    int allocType, handleTypes;
+    struct rrto_CUmemLocation_v1 location;
+    void *win32SecurityAttributes;
+    size_t maxSize;
+    unsigned short usage;
+    unsigned char reserved[54];
+};
+
+struct rrto_CUmemAccessDesc_v1 {
+    struct rrto_CUmemLocation_v1 location;
+    int flags;
+};
+
+struct rrto_CUdevprop_v1 {
+    int maxThreadsPerBlock, maxThreadsDim[3], maxGridSize[3];
+    int sharedMemPerBlock, totalConstantMemory, SIMDWidth, memPitch, regsPerBlock, clockRate;
+    int textureAlign;
+};
+
+struct rrto_CUctxCreateParams {
+    void *execAffinityParams;
+    int numExecAffinityParams;
+    void *cigParams;
+};
+
+#endif

@@ -1,0 +1,228 @@
+/* Launches: geometry against the device's and the kernel's limits, arguments packed by the kernel's
+ * table, one record. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "shim.h"
+
+enum { COOPERATIVE = 1, SMALL = 4096 };
+
+static unsigned limit_of(int attribute, unsigned otherwise)
+{
+    int value = rrto_attribute(attribute);
+    return value > 0 ? (unsigned)value : otherwise;
+}
+
+struct limits {
+    unsigned threads, block[3], grid[3];
+};
+
+static const struct limits *device_limits(void)
+{
+    static struct limits limits;
+    static _Atomic int known;
+    if (!atomic_load_explicit(&known, memory_order_acquire)) {
+        /* Every thread writes the same values. */
+        limits = (struct limits){limit_of(1, 1024),
+                                 {limit_of(2, 1024), limit_of(3, 1024), limit_of(4, 64)},
+                                 {limit_of(5, 0x7FFFFFFF), limit_of(6, 65535), limit_of(7, 65535)}};
+        atomic_store_explicit(&known, 1, memory_order_release);
+    }
+    return &limits;
+}
+
+CUresult rrto_check_launch(const struct rrto_kernel *kernel, const struct rrto_geometry *at)
+{
+    const struct limits *limits = device_limits();
+    uint64_t threads = 1;
+    for (int i = 0; i < 3; i++) {
+        if (!at->grid[i] || !at->block[i] || at->grid[i] > limits->grid[i] ||
+            at->block[i] > limits->block[i])
+            return CUDA_INVALID_VALUE;
+        threads *= at->block[i];
+    }
+    if (threads > limits->threads ||
+        (kernel->max_threads > 0 && threads > (unsigned)kernel->max_threads))
+        return CUDA_INVALID_VALUE;
+    if (at->shared > (unsigned)atomic_load_explicit((_Atomic int *)&kernel->dynamic_limit,
+                                                    memory_order_relaxed))
+        return CUDA_INVALID_VALUE;
+    return CUDA_SUCCESS;
+}
+
+static CUresult from_extra(const struct rrto_kernel *kernel, void **extra, const void **out)
+{
+    enum { END = 0, POINTER = 1, SIZE = 2, MOST = 16 };
+    const void *buffer = NULL;
+    size_t bytes = 0;
+    int complete = 0;
+    for (int i = 0; i < MOST && !complete; i++) {
+        switch ((uintptr_t)extra[2 * i]) {
+        case END:
+            complete = 1;
+            break;
+        case POINTER:
+            buffer = extra[2 * i + 1];
+            break;
+        case SIZE:
+            if (!extra[2 * i + 1])
+                return CUDA_INVALID_VALUE;
+            memcpy(&bytes, extra[2 * i + 1], sizeof bytes);
+            break;
+        default:
+            return CUDA_INVALID_VALUE;
+        }
+    }
+    /* Compilers round the size of the structure up to its alignment, 16 at most. */
+    size_t wanted = kernel->param_bytes, most = (wanted + 15) & ~(size_t)15;
+    if (!complete || bytes < wanted || bytes > most || (wanted && !buffer))
+        return CUDA_INVALID_VALUE;
+    *out = buffer;
+    return CUDA_SUCCESS;
+}
+
+/* The packed arguments: in `small` if they fit, else allocated (free if it is not `small`). */
+CUresult rrto_pack(const struct rrto_kernel *kernel, void **params, void **extra,
+                   unsigned char *small, size_t small_bytes, unsigned char **packed)
+{
+    const void *ready = NULL;
+    size_t bytes = kernel->param_bytes;
+    *packed = small;
+    if (params && extra)
+        return CUDA_INVALID_VALUE;
+    if (extra) {
+        CUresult result = from_extra(kernel, extra, &ready);
+        if (result)
+            return result;
+    } else if (kernel->param_count && !params) {
+        return CUDA_INVALID_VALUE;
+    }
+    if (bytes > small_bytes && !(*packed = malloc(bytes)))
+        return CUDA_OUT_OF_MEMORY;
+    if (ready) {
+        memcpy(*packed, ready, bytes);
+        return CUDA_SUCCESS;
+    }
+    memset(*packed, 0, bytes); /* gaps between arguments are the same every time */
+    for (uint32_t i = 0; i < kernel->param_count; i++) {
+        const struct rrto_param *p = &kernel->params[i];
+        if (!params[i]) {
+            if (*packed != small)
+                free(*packed);
+            return CUDA_INVALID_VALUE;
+        }
+        switch (p->size) { /* the usual sizes without a call */
+        case 4:
+            memcpy(*packed + p->offset, params[i], 4);
+            break;
+        case 8:
+            memcpy(*packed + p->offset, params[i], 8);
+            break;
+        default:
+            memcpy(*packed + p->offset, params[i], p->size);
+        }
+    }
+    return CUDA_SUCCESS;
+}
+
+static CUresult launch(CUfunction f, const struct rrto_geometry *at, CUstream hStream,
+                       uint32_t flags, void **params, void **extra)
+{
+    struct rrto_kernel *kernel = rrto_kernel_of(f);
+    unsigned char small[SMALL], *packed;
+    uint64_t stream;
+    if (!kernel)
+        return CUDA_INVALID_HANDLE;
+    CUresult result = rrto_name_stream(hStream, &stream);
+    if (!result)
+        result = rrto_check_launch(kernel, at);
+    if (!result)
+        result = rrto_pack(kernel, params, extra, small, sizeof small, &packed);
+    if (result)
+        return result;
+    struct rrto_op_launch op = {kernel->module, kernel->index, flags,        at->grid[0],
+                                at->grid[1],    at->grid[2],   at->block[0], at->block[1],
+                                at->block[2],   at->shared,    stream,       kernel->param_bytes};
+    result = rrto_emit_launch(&op, packed, NULL);
+    if (packed != small)
+        free(packed);
+    return result;
+}
+
+CUresult rrto_cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
+                             unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY,
+                             unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream,
+                             void **kernelParams, void **extra)
+{
+    struct rrto_geometry at = {{gridDimX, gridDimY, gridDimZ},
+                               {blockDimX, blockDimY, blockDimZ},
+                               sharedMemBytes};
+    return launch(f, &at, hStream, 0, kernelParams, extra);
+}
+
+CUresult rrto_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
+                                        unsigned int gridDimZ, unsigned int blockDimX,
+                                        unsigned int blockDimY, unsigned int blockDimZ,
+                                        unsigned int sharedMemBytes, CUstream hStream,
+                                        void **kernelParams)
+{
+    struct rrto_geometry at = {{gridDimX, gridDimY, gridDimZ},
+                               {blockDimX, blockDimY, blockDimZ},
+                               sharedMemBytes};
+    return launch(f, &at, hStream, COOPERATIVE, kernelParams, NULL);
+}
+
+/* Attributes that only advise are accepted; those that change what the kernel means are refused. */
+static CUresult read_attributes(const CUlaunchConfig *config, uint32_t *flags)
+{
+    enum { COOPERATE = 2, CLUSTER = 4, EVENT = 7, COMPLETION_EVENT = 12, DEVICE_UPDATABLE = 13 };
+    if (config->numAttrs && !config->attrs)
+        return CUDA_INVALID_VALUE;
+    for (unsigned i = 0; i < config->numAttrs; i++) {
+        const struct rrto_launch_attribute *a = &config->attrs[i];
+        switch (a->id) {
+        case 0:  /* ignore */
+        case 1:  /* access policy window */
+        case 3:  /* synchronization policy */
+        case 5:  /* cluster scheduling preference */
+        case 6:  /* programmatic stream serialization: may start early, need not */
+        case 8:  /* priority */
+        case 9:  /* memory synchronization domain map */
+        case 10: /* memory synchronization domain */
+        case 11: /* preferred cluster dimension */
+        case 14: /* preferred shared memory carve-out */
+            break;
+        case COOPERATE:
+            *flags |= a->value.number ? COOPERATIVE : 0;
+            break;
+        case CLUSTER:
+            if ((uint64_t)a->value.dim.x * a->value.dim.y * a->value.dim.z > 1)
+                return CUDA_NOT_SUPPORTED;
+            break;
+        case DEVICE_UPDATABLE:
+            if (a->value.number)
+                return CUDA_NOT_SUPPORTED;
+            break;
+        case EVENT:
+        case COMPLETION_EVENT:
+        default:
+            return CUDA_NOT_SUPPORTED;
+        }
+    }
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **kernelParams,
+                               void **extra)
+{
+    uint32_t flags = 0;
+    if (!config)
+        return CUDA_INVALID_VALUE;
+    CUresult result = read_attributes(config, &flags);
+    if (result)
+        return result;
+    struct rrto_geometry at = {{config->gridDimX, config->gridDimY, config->gridDimZ},
+                               {config->blockDimX, config->blockDimY, config->blockDimZ},
+                               config->sharedMemBytes};
+    return launch(f, &at, config->hStream, flags, kernelParams, extra);
+}

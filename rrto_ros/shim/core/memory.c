@@ -1,0 +1,411 @@
+/* Device memory: allocation, stream-ordered allocation and its pools, and questions about pointers.
+ * Pools hold no memory of their own here: freed memory goes back to the arena. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "shim.h"
+
+#define S rrto_session
+
+struct pool_state {
+    int reuse[4];
+    uint64_t threshold;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct rrto_object *default_pool, *current_pool;
+
+static CUresult allocate(CUdeviceptr *out, size_t bytes, void *pool, uint64_t stream)
+{
+    struct rrto_op_mem_alloc op = {.size = bytes, .stream = stream};
+    if (!out)
+        return CUDA_INVALID_VALUE;
+    CUresult result = rrto_range_alloc(bytes, rrto_current(), pool, &op.address);
+    if (result)
+        return result;
+    result = rrto_emit_mem_alloc(&op, NULL);
+    if (result) {
+        uint64_t reserved;
+        if (!rrto_range_take(op.address, &reserved))
+            rrto_range_return(op.address, reserved);
+    } else {
+        *out = op.address;
+    }
+    return result;
+}
+
+CUresult rrto_cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
+{
+    return allocate(dptr, bytesize, NULL, 0);
+}
+
+CUresult rrto_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes,
+                                 size_t Height, unsigned int ElementSizeBytes)
+{
+    size_t pitch, bytes;
+    if (!dptr || !pPitch || !WidthInBytes || !Height ||
+        (ElementSizeBytes != 4 && ElementSizeBytes != 8 && ElementSizeBytes != 16) ||
+        __builtin_add_overflow(WidthInBytes, 511, &pitch) ||
+        __builtin_mul_overflow(pitch & ~(size_t)511, Height, &bytes))
+        return CUDA_INVALID_VALUE;
+    CUresult result = allocate(dptr, bytes, NULL, 0);
+    if (!result)
+        *pPitch = pitch & ~(size_t)511;
+    return result;
+}
+
+CUresult rrto_memory_release(CUdeviceptr address, uint64_t stream)
+{
+    struct rrto_op_mem_free op = {.address = address, .stream = stream};
+    uint64_t reserved;
+    CUresult result = rrto_range_take(address, &reserved);
+    if (result)
+        return result;
+    result = rrto_emit_mem_free(&op, NULL);
+    rrto_range_return(address, reserved);
+    return result;
+}
+
+CUresult rrto_cuMemFree_v2(CUdeviceptr dptr)
+{
+    return dptr ? rrto_memory_release(dptr, 0) : CUDA_SUCCESS;
+}
+
+/* ---- stream-ordered allocation ---- */
+
+static struct rrto_object *new_pool(void)
+{
+    struct rrto_object *object = rrto_new(RRTO_POOL);
+    if (object) {
+        struct pool_state *state = calloc(1, sizeof *state);
+        if (!state) {
+            rrto_drop(RRTO_POOL, object);
+            return NULL;
+        }
+        state->reuse[1] = state->reuse[2] = state->reuse[3] = 1;
+        object->data = state;
+    }
+    return object;
+}
+
+static struct rrto_object *the_default(void)
+{
+    pthread_mutex_lock(&lock);
+    if (!default_pool)
+        current_pool = default_pool = new_pool();
+    struct rrto_object *found = default_pool;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+CUresult rrto_cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool,
+                                      CUstream hStream)
+{
+    uint64_t stream;
+    CUresult result = rrto_name_stream(hStream, &stream);
+    if (result)
+        return result;
+    if (!rrto_find(RRTO_POOL, pool))
+        return CUDA_INVALID_VALUE;
+    return allocate(dptr, bytesize, pool, stream);
+}
+
+CUresult rrto_cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream)
+{
+    if (!the_default())
+        return CUDA_OUT_OF_MEMORY;
+    return rrto_cuMemAllocFromPoolAsync(dptr, bytesize, current_pool->handle, hStream);
+}
+
+CUresult rrto_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
+{
+    uint64_t stream;
+    CUresult result = rrto_name_stream(hStream, &stream);
+    return result ? result : dptr ? rrto_memory_release(dptr, stream) : CUDA_INVALID_VALUE;
+}
+
+CUresult rrto_cuDeviceGetDefaultMemPool(CUmemoryPool *pool_out, CUdevice dev)
+{
+    if (!pool_out)
+        return CUDA_INVALID_VALUE;
+    if (dev)
+        return CUDA_INVALID_DEVICE;
+    if (!the_default())
+        return CUDA_OUT_OF_MEMORY;
+    *pool_out = default_pool->handle;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuDeviceGetMemPool(CUmemoryPool *pool, CUdevice dev)
+{
+    CUresult result = rrto_cuDeviceGetDefaultMemPool(pool, dev);
+    if (!result)
+        *pool = current_pool->handle;
+    return result;
+}
+
+CUresult rrto_cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool)
+{
+    struct rrto_object *object = rrto_find(RRTO_POOL, pool);
+    if (dev)
+        return CUDA_INVALID_DEVICE;
+    if (!object || !the_default())
+        return CUDA_INVALID_VALUE;
+    current_pool = object;
+    return CUDA_SUCCESS;
+}
+
+/* Only memory on the device (location type 1), pinned (allocation type 1). */
+static CUresult on_device(const CUmemLocation *location, CUmemAllocationType type)
+{
+    if (!location)
+        return CUDA_INVALID_VALUE;
+    if (location->type != 1 || type != 1)
+        return CUDA_NOT_SUPPORTED;
+    return location->id ? CUDA_INVALID_DEVICE : CUDA_SUCCESS;
+}
+
+CUresult rrto_cuMemGetDefaultMemPool(CUmemoryPool *pool_out, CUmemLocation *location,
+                                     CUmemAllocationType type)
+{
+    CUresult result = on_device(location, type);
+    return result ? result : rrto_cuDeviceGetDefaultMemPool(pool_out, 0);
+}
+
+CUresult rrto_cuMemGetMemPool(CUmemoryPool *pool, CUmemLocation *location, CUmemAllocationType type)
+{
+    CUresult result = on_device(location, type);
+    return result ? result : rrto_cuDeviceGetMemPool(pool, 0);
+}
+
+CUresult rrto_cuMemSetMemPool(CUmemLocation *location, CUmemAllocationType type, CUmemoryPool pool)
+{
+    CUresult result = on_device(location, type);
+    return result ? result : rrto_cuDeviceSetMemPool(0, pool);
+}
+
+CUresult rrto_cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProps)
+{
+    if (!pool || !poolProps)
+        return CUDA_INVALID_VALUE;
+    if (poolProps->handleTypes)
+        return CUDA_NOT_SUPPORTED;
+    CUresult result = on_device(&poolProps->location, poolProps->allocType);
+    if (result)
+        return result;
+    if (!the_default()) /* the default pool has the first name */
+        return CUDA_OUT_OF_MEMORY;
+    struct rrto_object *object = new_pool();
+    if (!object)
+        return CUDA_OUT_OF_MEMORY;
+    *pool = object->handle;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuMemPoolDestroy(CUmemoryPool pool)
+{
+    struct rrto_object *object = rrto_find(RRTO_POOL, pool);
+    if (!object || object == default_pool)
+        return CUDA_INVALID_VALUE;
+    if (current_pool == object)
+        current_pool = default_pool;
+    rrto_drop(RRTO_POOL, object);
+    free(object->data);
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value)
+{
+    struct rrto_object *object = rrto_find(RRTO_POOL, pool);
+    if (!object || !value)
+        return CUDA_INVALID_VALUE;
+    struct pool_state *state = object->data;
+    uint64_t high, now = rrto_range_used(pool, &high);
+    if (attr >= 1 && attr <= 3)
+        memcpy(value, &state->reuse[attr], 4);
+    else if (attr == 4)
+        memcpy(value, &state->threshold, 8);
+    else if (attr == 5 || attr == 7)
+        memcpy(value, &now, 8);
+    else if (attr == 6 || attr == 8)
+        memcpy(value, &high, 8);
+    else
+        return CUDA_INVALID_VALUE;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value)
+{
+    struct rrto_object *object = rrto_find(RRTO_POOL, pool);
+    if (!object || !value)
+        return CUDA_INVALID_VALUE;
+    struct pool_state *state = object->data;
+    uint64_t zero;
+    if (attr >= 1 && attr <= 3) {
+        memcpy(&state->reuse[attr], value, 4);
+    } else if (attr == 4) {
+        memcpy(&state->threshold, value, 8);
+    } else if (attr == 6 || attr == 8) {
+        memcpy(&zero, value, 8);
+        if (zero)
+            return CUDA_INVALID_VALUE;
+        rrto_range_reset_high(pool);
+    } else {
+        return CUDA_INVALID_VALUE;
+    }
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
+{
+    (void)minBytesToKeep; /* nothing is kept back */
+    return rrto_find(RRTO_POOL, pool) ? CUDA_SUCCESS : CUDA_INVALID_VALUE;
+}
+
+CUresult rrto_cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *map, size_t count)
+{
+    if (!rrto_find(RRTO_POOL, pool) || (count && !map))
+        return CUDA_INVALID_VALUE;
+    for (size_t i = 0; i < count; i++)
+        if (map[i].location.type != 1 || map[i].location.id || map[i].flags != 3)
+            return CUDA_NOT_SUPPORTED; /* only the device itself, read and write */
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool memPool,
+                                 CUmemLocation *location)
+{
+    if (!flags || !location || !rrto_find(RRTO_POOL, memPool))
+        return CUDA_INVALID_VALUE;
+    *flags = location->type == 1 && !location->id ? 3 : 0;
+    return CUDA_SUCCESS;
+}
+
+/* ---- questions ---- */
+
+CUresult rrto_cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
+{
+    if (!free_bytes || !total)
+        return CUDA_INVALID_VALUE;
+    *total = S.total_bytes;
+    *free_bytes = S.total_bytes - rrto_range_used(NULL, NULL);
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr)
+{
+    struct rrto_range range;
+    if (!rrto_range_find(dptr, &range))
+        return CUDA_NOT_FOUND;
+    if (pbase)
+        *pbase = range.address;
+    if (psize)
+        *psize = range.bytes;
+    return CUDA_SUCCESS;
+}
+
+/* One attribute into `data`; with `lenient` an unknown pointer gives zeros, not an error. */
+static CUresult pointer_attribute(void *data, int attribute, CUdeviceptr ptr, int lenient)
+{
+    struct rrto_range range = {0};
+    uintptr_t base = 0;
+    size_t bytes = 0;
+    int device = rrto_range_find(ptr, &range);
+    int host = !device && rrto_host_find((const void *)(uintptr_t)ptr, &base, &bytes);
+    uint64_t wide = 0;
+    unsigned narrow = 0;
+    int ordinal = device || host ? 0 : -2;
+    unsigned char flag = 0;
+    void *handle = NULL;
+    if (!data)
+        return CUDA_INVALID_VALUE;
+    if (!device && !host && !lenient)
+        return CUDA_INVALID_VALUE;
+    switch (attribute) {
+    case 1: /* CONTEXT */
+        handle = device ? range.context : NULL;
+        memcpy(data, &handle, sizeof handle);
+        return CUDA_SUCCESS;
+    case 2: /* MEMORY_TYPE */
+        narrow = device ? RRTO_MEMORY_DEVICE : host ? RRTO_MEMORY_HOST : 0;
+        memcpy(data, &narrow, 4);
+        return CUDA_SUCCESS;
+    case 3: /* DEVICE_POINTER */
+        if (!device && !lenient)
+            return CUDA_INVALID_VALUE;
+        wide = device ? ptr : 0;
+        break;
+    case 4: /* HOST_POINTER */
+        if (!host && !lenient)
+            return CUDA_INVALID_VALUE;
+        wide = host ? ptr : 0;
+        break;
+    case 6: /* SYNC_MEMOPS */
+    case 8: /* IS_MANAGED */
+    case 10: /* IS_LEGACY_CUDA_IPC_CAPABLE */
+    case 15: /* IS_GPU_DIRECT_RDMA_CAPABLE */
+        memcpy(data, &flag, 1);
+        return CUDA_SUCCESS;
+    case 7: /* BUFFER_ID */
+    case 20: /* MEMORY_BLOCK_ID */
+        wide = device ? range.id : host ? base : 0;
+        break;
+    case 9: /* DEVICE_ORDINAL */
+        memcpy(data, &ordinal, 4);
+        return CUDA_SUCCESS;
+    case 11: /* RANGE_START_ADDR */
+    case 19: /* MAPPING_BASE_ADDR */
+        wide = device ? range.address : base;
+        break;
+    case 12: /* RANGE_SIZE */
+    case 18: /* MAPPING_SIZE */
+        wide = device ? range.bytes : bytes;
+        break;
+    case 13: /* MAPPED */
+        flag = device || host;
+        memcpy(data, &flag, 1);
+        return CUDA_SUCCESS;
+    case 14: /* ALLOWED_HANDLE_TYPES */
+        break;
+    case 16: /* ACCESS_FLAGS */
+        narrow = device ? 3 : 0;
+        memcpy(data, &narrow, 4);
+        return CUDA_SUCCESS;
+    case 17: /* MEMPOOL_HANDLE */
+        handle = device ? range.pool : NULL;
+        memcpy(data, &handle, sizeof handle);
+        return CUDA_SUCCESS;
+    default:
+        return CUDA_NOT_SUPPORTED;
+    }
+    memcpy(data, &wide, 8);
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdeviceptr ptr)
+{
+    return pointer_attribute(data, attribute, ptr, 0);
+}
+
+CUresult rrto_cuPointerGetAttributes(unsigned int numAttributes, CUpointer_attribute *attributes,
+                                     void **data, CUdeviceptr ptr)
+{
+    if (!numAttributes || !attributes || !data)
+        return CUDA_INVALID_VALUE;
+    for (unsigned i = 0; i < numAttributes; i++) {
+        CUresult result = pointer_attribute(data[i], attributes[i], ptr, 1);
+        if (result)
+            return result;
+    }
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuPointerSetAttribute(const void *value, CUpointer_attribute attribute,
+                                    CUdeviceptr ptr)
+{
+    struct rrto_range range;
+    if (!value || !rrto_range_find(ptr, &range))
+        return CUDA_INVALID_VALUE;
+    /* SYNC_MEMOPS asks for more waiting than CUDA does by itself; what is here waits anyway. */
+    return attribute == 6 ? CUDA_SUCCESS : CUDA_NOT_SUPPORTED;
+}

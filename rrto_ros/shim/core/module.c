@@ -1,0 +1,467 @@
+/* Modules: loading an image, the table of kernels and variables that the server answers with, and
+ * functions. What a program asks about a kernel is answered from that table. */
+#include "module.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- JIT options: the logs ---- */
+
+void rrto_jit_log(const struct rrto_jit *jit, const char *error)
+{
+    enum { INFO = 3, INFO_BYTES = 4, ERROR = 5, ERROR_BYTES = 6 };
+    char *buffer[2] = {NULL, NULL};
+    void **sizes[2] = {NULL, NULL};
+    for (unsigned i = 0; jit->options && jit->values && i < jit->count; i++) {
+        int option = jit->options[i];
+        if (option == INFO || option == ERROR)
+            buffer[option == ERROR] = jit->values[i];
+        if (option == INFO_BYTES || option == ERROR_BYTES)
+            sizes[option == ERROR_BYTES] = &jit->values[i];
+    }
+    for (int i = 0; i < 2; i++) {
+        size_t room = sizes[i] ? (size_t)(uintptr_t)*sizes[i] & 0xFFFFFFFFu : 0;
+        const char *text = i ? error : "";
+        size_t bytes = strlen(text);
+        if (!buffer[i] || !room)
+            continue;
+        if (bytes >= room)
+            bytes = room - 1;
+        memcpy(buffer[i], text, bytes);
+        buffer[i][bytes] = 0;
+        *sizes[i] = (void *)(uintptr_t)bytes;
+    }
+}
+
+/* ---- the module description ---- */
+
+struct reader {
+    const unsigned char *at, *end;
+    int broken;
+};
+
+static const unsigned char *take(struct reader *from, size_t bytes)
+{
+    static const unsigned char zeros[64];
+    const unsigned char *at = from->at;
+    if (from->broken || (size_t)(from->end - from->at) < bytes) {
+        from->broken = 1;
+        return bytes <= sizeof zeros ? zeros : NULL;
+    }
+    from->at += bytes;
+    return at;
+}
+
+static char *take_name(struct reader *from, size_t bytes, char **names)
+{
+    const unsigned char *at = take(from, bytes);
+    char *name = *names;
+    if (from->broken)
+        return name;
+    memcpy(name, at, bytes);
+    name[bytes] = 0;
+    *names += bytes + 1;
+    return name;
+}
+
+static void read_kernel(struct reader *from, struct rrto_kernel *kernel, char **names)
+{
+    uint16_t lengths[2];
+    uint32_t count;
+    const unsigned char *head = take(from, 8);
+    memcpy(lengths, head, 4);
+    memcpy(&count, head + 4, 4);
+    kernel->name = take_name(from, lengths[0], names);
+    size_t param_bytes = (size_t)lengths[1] * 8, attribute_bytes = (size_t)count * 8;
+    if (from->broken || param_bytes + attribute_bytes > (size_t)(from->end - from->at)) {
+        from->broken = 1;
+        return;
+    }
+    kernel->params = malloc(param_bytes + attribute_bytes + 1);
+    if (!kernel->params) {
+        from->broken = 1;
+        return;
+    }
+    kernel->attributes = (struct rrto_pair *)(kernel->params + lengths[1]);
+    kernel->param_count = lengths[1];
+    kernel->attribute_count = count;
+    memcpy(kernel->params, take(from, param_bytes), param_bytes);
+    memcpy(kernel->attributes, take(from, attribute_bytes), attribute_bytes);
+    for (unsigned i = 0; i < lengths[1]; i++) {
+        const struct rrto_param *p = &kernel->params[i];
+        if (p->offset > 65536 || p->size > 65536)
+            from->broken = 1;
+        else if (p->offset + p->size > kernel->param_bytes)
+            kernel->param_bytes = p->offset + p->size;
+    }
+}
+
+static void destroy(struct rrto_module *module)
+{
+    for (uint32_t i = 0; i < module->kernel_count; i++) {
+        if (module->kernels[i].function)
+            rrto_drop(RRTO_FUNCTION, module->kernels[i].function);
+        free(module->kernels[i].params);
+    }
+    free(module->kernels);
+    free(module->globals);
+    free(module->names);
+    free(module);
+}
+
+static struct rrto_module *read_module(const unsigned char *data, size_t bytes,
+                                       struct rrto_object *owner)
+{
+    struct reader from = {data, data + bytes, 0};
+    uint32_t counts[2];
+    memcpy(counts, take(&from, 8), 8);
+    struct rrto_module *module = calloc(1, sizeof *module);
+    if (!module || from.broken || counts[0] > bytes / 8 || counts[1] > bytes / 24) {
+        free(module);
+        return NULL;
+    }
+    module->kernels = calloc(counts[0] + 1, sizeof *module->kernels);
+    module->globals = calloc(counts[1] + 1, sizeof *module->globals);
+    module->names = malloc(bytes + counts[0] + counts[1] + 1);
+    char *names = module->names;
+    if (!module->kernels || !module->globals || !names) {
+        destroy(module);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < counts[0] && !from.broken; i++) {
+        struct rrto_kernel *kernel = &module->kernels[i];
+        module->kernel_count = i + 1;
+        read_kernel(&from, kernel, &names);
+        kernel->module = owner->name;
+        kernel->owner = owner;
+        kernel->index = i;
+        kernel->max_threads = rrto_kernel_attribute(kernel, 0);
+        kernel->static_shared = rrto_kernel_attribute(kernel, 1);
+        int shared = rrto_attribute(8);
+        shared = (shared ? shared : 49152) - kernel->static_shared;
+        atomic_store(&kernel->dynamic_limit, shared > 0 ? shared : 0);
+        kernel->function = rrto_new(RRTO_FUNCTION);
+        if (!kernel->function)
+            from.broken = 1;
+        else
+            kernel->function->data = kernel;
+    }
+    for (uint32_t i = 0; i < counts[1] && !from.broken; i++) {
+        struct rrto_global *global = &module->globals[i];
+        uint16_t length;
+        const unsigned char *head = take(&from, 24);
+        memcpy(&length, head, 2);
+        memcpy(&global->address, head + 8, 8);
+        memcpy(&global->bytes, head + 16, 8);
+        global->name = take_name(&from, length, &names);
+        module->global_count = i + 1;
+    }
+    if (from.broken) {
+        destroy(module);
+        return NULL;
+    }
+    return module;
+}
+
+CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
+                   struct rrto_object **out)
+{
+    struct rrto_object *object = rrto_new(RRTO_MODULE);
+    struct rrto_wait wait = {.grow = 1};
+    if (!object)
+        return CUDA_OUT_OF_MEMORY;
+    struct rrto_op_module_load op = {object->name};
+    int status = rrto_emit_module_load(&op, image->data, (uint32_t)image->bytes, &wait);
+    if (status) {
+        char *text = wait.data;
+        if (text)
+            text[wait.got] = 0;
+        rrto_jit_log(jit, text ? text : "the module could not be loaded");
+        if (text && wait.got)
+            rrto_say("module load failed: %s", text);
+    } else {
+        object->data = read_module(wait.data, wait.got, object);
+        if (!object->data) {
+            rrto_say("the server's description of a module is damaged");
+            status = CUDA_UNKNOWN;
+        }
+    }
+    free(wait.data);
+    if (status) {
+        rrto_drop(RRTO_MODULE, object);
+        return status;
+    }
+    rrto_jit_log(jit, "");
+    object->owner = rrto_current();
+    struct rrto_module *module = object->data;
+    for (uint32_t i = 0; i < module->global_count; i++)
+        rrto_range_globals(object, module->globals[i].address, module->globals[i].bytes);
+    *out = object;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_unload(struct rrto_object *object)
+{
+    struct rrto_op_module_unload op = {object->name};
+    struct rrto_module *module = object->data;
+    rrto_range_forget(object);
+    CUresult result = rrto_emit_module_unload(&op, NULL);
+    rrto_drop(RRTO_MODULE, object);
+    destroy(module);
+    return result;
+}
+
+struct rrto_kernel *rrto_module_kernel(const struct rrto_object *object, const char *name)
+{
+    const struct rrto_module *module = object->data;
+    for (uint32_t i = 0; i < module->kernel_count; i++)
+        if (!strcmp(module->kernels[i].name, name))
+            return &module->kernels[i];
+    return NULL;
+}
+
+const struct rrto_global *rrto_module_global(const struct rrto_object *object, const char *name)
+{
+    const struct rrto_module *module = object->data;
+    for (uint32_t i = 0; i < module->global_count; i++)
+        if (!strcmp(module->globals[i].name, name))
+            return &module->globals[i];
+    return NULL;
+}
+
+/* ---- the calls ---- */
+
+static CUresult load_into(CUmodule *out, const struct rrto_image *image, const struct rrto_jit *jit)
+{
+    struct rrto_object *object;
+    CUresult result = rrto_load(image, jit, &object);
+    if (!result)
+        *out = object->handle;
+    return result;
+}
+
+CUresult rrto_cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int numOptions,
+                                 CUjit_option *options, void **optionValues)
+{
+    struct rrto_image what;
+    struct rrto_jit jit = {numOptions, options, optionValues};
+    if (!module || (numOptions && (!options || !optionValues)))
+        return CUDA_INVALID_VALUE;
+    CUresult result = rrto_image_of(image, &what);
+    return result ? result : load_into(module, &what, &jit);
+}
+
+CUresult rrto_cuModuleLoadData(CUmodule *module, const void *image)
+{
+    return rrto_cuModuleLoadDataEx(module, image, 0, NULL, NULL);
+}
+
+CUresult rrto_cuModuleLoadFatBinary(CUmodule *module, const void *fatCubin)
+{
+    return rrto_cuModuleLoadDataEx(module, fatCubin, 0, NULL, NULL);
+}
+
+CUresult rrto_cuModuleLoad(CUmodule *module, const char *fname)
+{
+    struct rrto_image what;
+    struct rrto_jit jit = {0};
+    CUresult result = module ? rrto_image_of_file(fname, &what) : CUDA_INVALID_VALUE;
+    if (result)
+        return result;
+    result = load_into(module, &what, &jit);
+    free(what.owned);
+    return result;
+}
+
+CUresult rrto_cuModuleUnload(CUmodule hmod)
+{
+    struct rrto_object *object = rrto_find(RRTO_MODULE, hmod);
+    if (!object)
+        return CUDA_INVALID_HANDLE;
+    return object->number ? CUDA_NOT_PERMITTED : rrto_unload(object);
+}
+
+CUresult rrto_cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name)
+{
+    struct rrto_object *object = rrto_find(RRTO_MODULE, hmod);
+    if (!hfunc || !name)
+        return CUDA_INVALID_VALUE;
+    if (!object)
+        return CUDA_INVALID_HANDLE;
+    struct rrto_kernel *kernel = rrto_module_kernel(object, name);
+    if (!kernel)
+        return CUDA_NOT_FOUND;
+    *hfunc = kernel->function->handle;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuModuleGetFunctionCount(unsigned int *count, CUmodule mod)
+{
+    struct rrto_object *object = rrto_find(RRTO_MODULE, mod);
+    if (!count)
+        return CUDA_INVALID_VALUE;
+    if (!object)
+        return CUDA_INVALID_HANDLE;
+    *count = ((struct rrto_module *)object->data)->kernel_count;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions,
+                                         CUmodule mod)
+{
+    struct rrto_object *object = rrto_find(RRTO_MODULE, mod);
+    if (!functions)
+        return CUDA_INVALID_VALUE;
+    if (!object)
+        return CUDA_INVALID_HANDLE;
+    struct rrto_module *module = object->data;
+    for (unsigned i = 0; i < numFunctions && i < module->kernel_count; i++)
+        functions[i] = module->kernels[i].function->handle;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
+                                   const char *name)
+{
+    struct rrto_object *object = rrto_find(RRTO_MODULE, hmod);
+    if (!name)
+        return CUDA_INVALID_VALUE;
+    if (!object)
+        return CUDA_INVALID_HANDLE;
+    const struct rrto_global *global = rrto_module_global(object, name);
+    if (!global)
+        return CUDA_NOT_FOUND;
+    if (dptr)
+        *dptr = global->address;
+    if (bytes)
+        *bytes = global->bytes;
+    return CUDA_SUCCESS;
+}
+
+/* ---- functions ---- */
+
+struct rrto_kernel *rrto_kernel_of(const void *function)
+{
+    struct rrto_object *object = rrto_find(RRTO_FUNCTION, function);
+    return object ? object->data : NULL;
+}
+
+int rrto_kernel_attribute(const struct rrto_kernel *kernel, int id)
+{
+    if (id == 8 && kernel->function)
+        return atomic_load(&((struct rrto_kernel *)(uintptr_t)kernel)->dynamic_limit);
+    for (uint32_t i = 0; i < kernel->attribute_count; i++)
+        if (kernel->attributes[i].id == id)
+            return kernel->attributes[i].value;
+    return id == 9 ? -1 : 0; /* the preferred carve-out has no value by default */
+}
+
+CUresult rrto_cuFuncGetAttribute(int *pi, CUfunction_attribute attrib, CUfunction hfunc)
+{
+    struct rrto_kernel *kernel = rrto_kernel_of(hfunc);
+    if (!pi || attrib < 0 || attrib > 15)
+        return CUDA_INVALID_VALUE;
+    if (!kernel)
+        return CUDA_INVALID_HANDLE;
+    *pi = rrto_kernel_attribute(kernel, attrib);
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value)
+{
+    enum { MAX_DYNAMIC_SHARED = 8, CARVEOUT = 9 };
+    struct rrto_kernel *kernel = rrto_kernel_of(hfunc);
+    if (!kernel)
+        return CUDA_INVALID_HANDLE;
+    if (attrib == MAX_DYNAMIC_SHARED) {
+        int most = rrto_attribute(97); /* shared bytes per block, opt-in */
+        if (!most)
+            most = rrto_attribute(8) ? rrto_attribute(8) : 49152;
+        if (value < 0 || value > most - kernel->static_shared)
+            return CUDA_INVALID_VALUE;
+        atomic_store(&kernel->dynamic_limit, value);
+    } else if (attrib == CARVEOUT) {
+        if (value < -1 || value > 100)
+            return CUDA_INVALID_VALUE;
+    } else {
+        return attrib >= 10 && attrib <= 15 ? CUDA_NOT_SUPPORTED : CUDA_INVALID_VALUE;
+    }
+    struct rrto_op_function_set_attribute op = {kernel->module, kernel->index, attrib, value};
+    return rrto_emit_function_set_attribute(&op, NULL);
+}
+
+CUresult rrto_cuFuncSetCacheConfig(CUfunction hfunc, CUfunc_cache config)
+{
+    if (!rrto_kernel_of(hfunc))
+        return CUDA_INVALID_HANDLE;
+    return config >= 0 && config <= 3 ? CUDA_SUCCESS : CUDA_INVALID_VALUE; /* a preference */
+}
+
+CUresult rrto_cuFuncSetSharedMemConfig(CUfunction hfunc, CUsharedconfig config)
+{
+    if (!rrto_kernel_of(hfunc))
+        return CUDA_INVALID_HANDLE;
+    return config >= 0 && config <= 2 ? CUDA_SUCCESS : CUDA_INVALID_VALUE; /* a preference */
+}
+
+CUresult rrto_cuFuncGetModule(CUmodule *hmod, CUfunction hfunc)
+{
+    struct rrto_kernel *kernel = rrto_kernel_of(hfunc);
+    if (!hmod)
+        return CUDA_INVALID_VALUE;
+    if (!kernel)
+        return CUDA_INVALID_HANDLE;
+    *hmod = kernel->owner->handle;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuFuncGetName(const char **name, CUfunction hfunc)
+{
+    struct rrto_kernel *kernel = rrto_kernel_of(hfunc);
+    if (!name)
+        return CUDA_INVALID_VALUE;
+    if (!kernel)
+        return CUDA_INVALID_HANDLE;
+    *name = kernel->name;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuFuncGetParamInfo(CUfunction func, size_t paramIndex, size_t *paramOffset,
+                                 size_t *paramSize)
+{
+    struct rrto_kernel *kernel = rrto_kernel_of(func);
+    if (!kernel)
+        return CUDA_INVALID_HANDLE;
+    if (!paramOffset || paramIndex >= kernel->param_count)
+        return CUDA_INVALID_VALUE;
+    *paramOffset = kernel->params[paramIndex].offset;
+    if (paramSize)
+        *paramSize = kernel->params[paramIndex].size;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuFuncGetParamCount(CUfunction func, size_t *paramCount)
+{
+    struct rrto_kernel *kernel = rrto_kernel_of(func);
+    if (!paramCount)
+        return CUDA_INVALID_VALUE;
+    if (!kernel)
+        return CUDA_INVALID_HANDLE;
+    *paramCount = kernel->param_count;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuFuncIsLoaded(CUfunctionLoadingState *state, CUfunction function)
+{
+    if (!state)
+        return CUDA_INVALID_VALUE;
+    if (!rrto_kernel_of(function))
+        return CUDA_INVALID_HANDLE;
+    *state = 1;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuFuncLoad(CUfunction function)
+{
+    return rrto_kernel_of(function) ? CUDA_SUCCESS : CUDA_INVALID_HANDLE;
+}

@@ -1,0 +1,107 @@
+/* Occupancy, computed from the device's and the kernel's attributes as the programming guide says:
+ * how many blocks fit by threads, blocks, registers and shared memory. */
+#include "shim.h"
+
+static int attribute_or(int id, int otherwise)
+{
+    int value = rrto_attribute(id);
+    return value > 0 ? value : otherwise;
+}
+
+static int blocks_that_fit(const struct rrto_kernel *kernel, int threads, size_t dynamic)
+{
+    int warp = attribute_or(10, 32), most = attribute_or(1, 1024);
+    if (threads < 1 || threads > most || (kernel->max_threads > 0 && threads > kernel->max_threads))
+        return 0;
+    int rounded = (threads + warp - 1) / warp * warp;
+    int fit = attribute_or(39, 2048) / rounded;
+    int blocks = attribute_or(106, 32);
+    int registers = rrto_kernel_attribute(kernel, 4);
+    size_t shared = dynamic + (size_t)kernel->static_shared;
+    fit = blocks < fit ? blocks : fit;
+    if (registers > 0) {
+        int by_registers = attribute_or(82, 65536) / (registers * rounded);
+        fit = by_registers < fit ? by_registers : fit;
+    }
+    if (shared) {
+        size_t by_shared = (size_t)attribute_or(81, 102400) / shared;
+        fit = by_shared < (size_t)fit ? (int)by_shared : fit;
+    }
+    return fit;
+}
+
+CUresult rrto_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlocks, CUfunction func,
+                                                                   int blockSize,
+                                                                   size_t dynamicSMemSize,
+                                                                   unsigned int flags)
+{
+    struct rrto_kernel *kernel = rrto_kernel_of(func);
+    if (!numBlocks || blockSize < 1 || flags > 1)
+        return CUDA_INVALID_VALUE;
+    if (!kernel)
+        return CUDA_INVALID_HANDLE;
+    *numBlocks = blocks_that_fit(kernel, blockSize, dynamicSMemSize);
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuOccupancyMaxActiveBlocksPerMultiprocessor(int *numBlocks, CUfunction func,
+                                                          int blockSize, size_t dynamicSMemSize)
+{
+    return rrto_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(numBlocks, func, blockSize,
+                                                                     dynamicSMemSize, 0);
+}
+
+CUresult rrto_cuOccupancyMaxPotentialBlockSizeWithFlags(
+    int *minGridSize, int *blockSize, CUfunction func, CUoccupancyB2DSize blockSizeToDynamicSMemSize,
+    size_t dynamicSMemSize, int blockSizeLimit, unsigned int flags)
+{
+    struct rrto_kernel *kernel = rrto_kernel_of(func);
+    if (!minGridSize || !blockSize || flags > 1 || blockSizeLimit < 0)
+        return CUDA_INVALID_VALUE;
+    if (!kernel)
+        return CUDA_INVALID_HANDLE;
+    int warp = attribute_or(10, 32), most = attribute_or(1, 1024);
+    if (kernel->max_threads > 0 && kernel->max_threads < most)
+        most = kernel->max_threads;
+    if (blockSizeLimit && blockSizeLimit < most)
+        most = blockSizeLimit;
+    int best_threads = 0, best_fit = 0;
+    /* From the largest block down: of equals the larger block is taken. */
+    for (int threads = (most + warp - 1) / warp * warp; threads > 0; threads -= warp) {
+        int block = threads < most ? threads : most;
+        size_t dynamic =
+            blockSizeToDynamicSMemSize ? blockSizeToDynamicSMemSize(block) : dynamicSMemSize;
+        int fit = blocks_that_fit(kernel, block, dynamic);
+        if (fit * block > best_fit * best_threads) {
+            best_fit = fit;
+            best_threads = block;
+        }
+    }
+    *blockSize = best_threads;
+    *minGridSize = best_fit * attribute_or(16, 1);
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuOccupancyMaxPotentialBlockSize(int *minGridSize, int *blockSize, CUfunction func,
+                                               CUoccupancyB2DSize blockSizeToDynamicSMemSize,
+                                               size_t dynamicSMemSize, int blockSizeLimit)
+{
+    return rrto_cuOccupancyMaxPotentialBlockSizeWithFlags(minGridSize, blockSize, func,
+                                                          blockSizeToDynamicSMemSize,
+                                                          dynamicSMemSize, blockSizeLimit, 0);
+}
+
+CUresult rrto_cuOccupancyAvailableDynamicSMemPerBlock(size_t *dynamicSmemSize, CUfunction func,
+                                                      int numBlocks, int blockSize)
+{
+    struct rrto_kernel *kernel = rrto_kernel_of(func);
+    if (!dynamicSmemSize || numBlocks < 1 || blockSize < 1)
+        return CUDA_INVALID_VALUE;
+    if (!kernel)
+        return CUDA_INVALID_HANDLE;
+    int each = attribute_or(81, 102400) / numBlocks - kernel->static_shared;
+    int limit = rrto_kernel_attribute(kernel, 8);
+    each = each < limit ? each : limit;
+    *dynamicSmemSize = each > 0 ? (size_t)each : 0;
+    return CUDA_SUCCESS;
+}

@@ -1,0 +1,210 @@
+/* What the parts of the shim share. Each section is owned by the file named there. */
+#ifndef RRTO_SHIM_H
+#define RRTO_SHIM_H
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cuda_structs.h"
+#include "driver_api.h"
+#include "ops.h"
+
+/* Record flags (docs/wire_format.md). */
+#define RRTO_WAITED 1
+#define RRTO_REPLY 2
+
+/* ---- session.c: connection, start, errors, counters ---- */
+enum rrto_class { RRTO_LOCAL, RRTO_ASYNC, RRTO_SYNC, RRTO_UNSUPPORTED };
+enum rrto_counter { RRTO_WAITS = 4, RRTO_WAIT_NS = 5, RRTO_LAST_WAIT_NS = 6 };
+
+struct rrto_pair {
+    int32_t id, value;
+};
+
+struct rrto_session {
+    _Atomic int ready;  /* connected: everything below is set */
+    _Atomic int forked; /* this process is the child of a connected one */
+    _Atomic int error;  /* sticky CUresult, 0: none */
+    _Atomic int dead;   /* the recorder is gone: this CUresult for ever */
+    unsigned char *shm, *calls, *replies;
+    uint64_t call_bytes, reply_bytes; /* ring sizes, powers of two */
+    int socket_fd, call_fd, reply_fd;
+    int driver_version, major, minor;
+    uint64_t total_bytes, arena_base, arena_bytes;
+    unsigned char uuid[16];
+    char name[256];
+    struct rrto_pair *attributes;
+    uint32_t attribute_count;
+};
+extern struct rrto_session rrto_session;
+
+CUresult rrto_connect(void); /* idempotent */
+void rrto_fail(int status, const char *why) __attribute__((cold));
+void rrto_die(int status, const char *why) __attribute__((cold));
+void rrto_say(const char *format, ...) __attribute__((cold, format(printf, 1, 2)));
+const char *rrto_error_name(int status);
+
+extern _Atomic(uint64_t *) rrto_counters;
+extern _Atomic(uint32_t *) rrto_export_calls;
+
+static inline void rrto_add(unsigned counter, uint64_t value)
+{
+    uint64_t *at = atomic_load_explicit(&rrto_counters, memory_order_relaxed) + counter;
+    atomic_fetch_add_explicit((_Atomic uint64_t *)at, value, memory_order_relaxed);
+}
+
+static inline void rrto_count(unsigned number, enum rrto_class kind)
+{
+    uint32_t *at = atomic_load_explicit(&rrto_export_calls, memory_order_relaxed) + number;
+    atomic_fetch_add_explicit((_Atomic uint32_t *)at, 1, memory_order_relaxed);
+    rrto_add(kind, 1);
+}
+CUresult rrto_unsupported(unsigned number, const char *name);
+
+/* ---- ring.c: records to the recorder, results from it ---- */
+struct rrto_content {
+    const void *data;
+    size_t bytes;
+};
+
+struct rrto_record {
+    uint16_t op, flags;
+    const void *fixed;
+    size_t fixed_bytes;
+    struct rrto_content content[2];
+    const void *payload;
+    uint32_t payload_bytes;
+};
+
+/* Where a reply goes. `data` with `room` bytes, or a buffer that is allocated (`grow`). */
+struct rrto_wait {
+    void *data;
+    size_t room, got;
+    int grow;  /* allocate `data` as large as the reply; the caller frees it */
+    int later; /* do not wait now: the reply is collected by rrto_collect or rrto_finish */
+    int status, done;
+    uint64_t index;
+    struct rrto_wait *next;     /* in the table of expected replies */
+    struct rrto_wait *deferred; /* in the list of copies that run on */
+};
+
+int rrto_submit(struct rrto_record *record, struct rrto_wait *wait);
+int rrto_collect(struct rrto_wait *wait); /* wait for one reply */
+void rrto_defer(struct rrto_wait *wait);  /* hand over a heap-allocated `later` wait */
+int rrto_finish_deferred(void);           /* wait for every deferred copy */
+int rrto_mode(void);
+size_t rrto_call_piece(void);  /* largest payload of one record, bytes */
+size_t rrto_reply_piece(void); /* largest reply to ask for, bytes */
+
+/* ---- objects.c: handles ---- */
+enum rrto_kind {
+    RRTO_CONTEXT = 1,
+    RRTO_STREAM,
+    RRTO_EVENT,
+    RRTO_MODULE,
+    RRTO_FUNCTION,
+    RRTO_LIBRARY,
+    RRTO_GRAPH,
+    RRTO_NODE,
+    RRTO_EXEC,
+    RRTO_POOL,
+    RRTO_LINK,
+    RRTO_KINDS
+};
+
+struct rrto_object {
+    _Atomic uint32_t state; /* generation * 2 + live */
+    uint32_t slot;
+    void *handle;
+    uint64_t name;    /* on the wire: slot + 1 */
+    void *owner;      /* context, or the module, library or graph it belongs to */
+    uint32_t flags;
+    int32_t number;
+    void *data;
+    struct rrto_object *free_next;
+};
+
+struct rrto_object *rrto_new(enum rrto_kind kind);      /* NULL: out of memory */
+void rrto_drop(enum rrto_kind kind, struct rrto_object *object);
+struct rrto_object *rrto_find(enum rrto_kind kind, const void *handle);
+struct rrto_object *rrto_next(enum rrto_kind kind, uint32_t *slot); /* live ones, by name */
+
+/* ---- context.c ---- */
+CUresult rrto_need_init(void);
+CUresult rrto_need_context(void);
+CUresult rrto_need_operator(void);
+CUcontext rrto_current(void);
+void rrto_context_start(void); /* makes the primary context's object */
+
+/* ---- ranges.c: device memory ---- */
+struct rrto_range {
+    uint64_t address, bytes;  /* what the program asked for */
+    uint64_t reserved;        /* bytes taken from the arena, 0: a module's variable */
+    void *context, *pool, *module;
+    uint64_t id;
+};
+
+void rrto_arena_start(void);
+CUresult rrto_range_alloc(uint64_t bytes, void *context, void *pool, uint64_t *address);
+CUresult rrto_range_take(uint64_t address, uint64_t *reserved);
+void rrto_range_return(uint64_t address, uint64_t reserved);
+int rrto_range_first_of(void *context, struct rrto_range *out);
+int rrto_range_find(uint64_t address, struct rrto_range *out);
+CUresult rrto_range_check(uint64_t address, uint64_t bytes);
+void rrto_range_globals(void *module, uint64_t address, uint64_t bytes);
+void rrto_range_forget(void *module);
+uint64_t rrto_range_used(void *pool, uint64_t *high); /* pool NULL: all */
+void rrto_range_reset_high(void *pool);
+CUresult rrto_check_fill(uint64_t dst, size_t pitch, unsigned unit, size_t width, size_t height);
+
+CUresult rrto_memory_release(CUdeviceptr address, uint64_t stream); /* memory.c */
+
+/* ---- host.c: pinned memory ---- */
+int rrto_host_find(const void *at, uintptr_t *base, size_t *bytes);
+
+/* ---- device.c ---- */
+int rrto_attribute(int id);
+
+/* ---- module.c, image.c ---- */
+struct rrto_param {
+    uint32_t offset, size;
+};
+
+struct rrto_kernel {
+    uint64_t module; /* name on the wire */
+    uint32_t index;
+    char *name;
+    struct rrto_param *params;
+    uint32_t param_count, param_bytes;
+    struct rrto_pair *attributes;
+    uint32_t attribute_count;
+    int max_threads, static_shared;
+    _Atomic int dynamic_limit; /* dynamic shared bytes that a launch may ask for */
+    struct rrto_object *function, *owner;
+};
+
+struct rrto_kernel *rrto_kernel_of(const void *function); /* NULL: not a function */
+struct rrto_image {
+    const void *data;
+    size_t bytes;
+    char *owned; /* to free */
+};
+CUresult rrto_image_of(const void *at, struct rrto_image *out);
+CUresult rrto_image_of_file(const char *path, struct rrto_image *out);
+int rrto_kernel_attribute(const struct rrto_kernel *kernel, int id);
+
+/* ---- stream.c ---- */
+CUresult rrto_name_stream(CUstream stream, uint64_t *name);
+CUresult rrto_name_event(CUevent event, uint64_t *name);
+CUresult rrto_name_graph_exec(CUgraphExec exec, uint64_t *name);
+
+/* ---- launch.c ---- */
+struct rrto_geometry {
+    unsigned grid[3], block[3], shared;
+};
+CUresult rrto_check_launch(const struct rrto_kernel *kernel, const struct rrto_geometry *at);
+CUresult rrto_pack(const struct rrto_kernel *kernel, void **params, void **extra,
+                   unsigned char *small, size_t small_bytes, unsigned char **packed);
+
+#endif

@@ -1,0 +1,287 @@
+/* Streams and events: names for the server, and what can be said about them here. */
+#include <string.h>
+
+#include "shim.h"
+
+enum { NON_BLOCKING = 1, DISABLE_TIMING = 2, RECORDED = 1u << 16 };
+
+/* The legacy stream, its explicit names and the per-thread one are one stream: 0. All that CUDA
+ * orders stays ordered. */
+static int is_default(CUstream stream)
+{
+    return (uintptr_t)stream <= 2;
+}
+
+CUresult rrto_name_stream(CUstream stream, uint64_t *name)
+{
+    if (is_default(stream)) {
+        *name = 0;
+        return CUDA_SUCCESS;
+    }
+    struct rrto_object *object = rrto_find(RRTO_STREAM, stream);
+    if (!object)
+        return CUDA_INVALID_HANDLE;
+    *name = object->name;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_name_event(CUevent event, uint64_t *name)
+{
+    struct rrto_object *object = rrto_find(RRTO_EVENT, event);
+    if (!object)
+        return CUDA_INVALID_HANDLE;
+    *name = object->name;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, int priority)
+{
+    if (!phStream || flags & ~(unsigned)NON_BLOCKING)
+        return CUDA_INVALID_VALUE;
+    priority = priority > 0 ? 0 : priority < -5 ? -5 : priority;
+    struct rrto_object *object = rrto_new(RRTO_STREAM);
+    if (!object)
+        return CUDA_OUT_OF_MEMORY;
+    object->owner = rrto_current();
+    object->flags = flags;
+    object->number = priority;
+    struct rrto_op_stream_create op = {object->name, flags, priority};
+    CUresult result = rrto_emit_stream_create(&op, NULL);
+    if (result)
+        rrto_drop(RRTO_STREAM, object);
+    else
+        *phStream = object->handle;
+    return result;
+}
+
+CUresult rrto_cuStreamCreate(CUstream *phStream, unsigned int Flags)
+{
+    return rrto_cuStreamCreateWithPriority(phStream, Flags, 0);
+}
+
+CUresult rrto_cuStreamDestroy_v2(CUstream hStream)
+{
+    struct rrto_object *object = rrto_find(RRTO_STREAM, hStream);
+    if (!object)
+        return CUDA_INVALID_HANDLE;
+    struct rrto_op_stream_destroy op = {object->name};
+    CUresult result = rrto_emit_stream_destroy(&op, NULL);
+    rrto_drop(RRTO_STREAM, object); /* after the record: the name may be used again from here */
+    return result;
+}
+
+CUresult rrto_cuStreamSynchronize(CUstream hStream)
+{
+    struct rrto_op_stream_synchronize op;
+    CUresult result = rrto_name_stream(hStream, &op.stream);
+    return result ? result : rrto_emit_stream_synchronize(&op, NULL);
+}
+
+CUresult rrto_cuStreamQuery(CUstream hStream)
+{
+    struct rrto_op_stream_query op;
+    CUresult result = rrto_name_stream(hStream, &op.stream);
+    return result ? result : rrto_emit_stream_query(&op, NULL);
+}
+
+CUresult rrto_cuStreamGetPriority(CUstream hStream, int *priority)
+{
+    struct rrto_object *object = rrto_find(RRTO_STREAM, hStream);
+    if (!priority)
+        return CUDA_INVALID_VALUE;
+    if (!object && !is_default(hStream))
+        return CUDA_INVALID_HANDLE;
+    *priority = object ? object->number : 0;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuStreamGetFlags(CUstream hStream, unsigned int *flags)
+{
+    struct rrto_object *object = rrto_find(RRTO_STREAM, hStream);
+    if (!flags)
+        return CUDA_INVALID_VALUE;
+    if (!object && !is_default(hStream))
+        return CUDA_INVALID_HANDLE;
+    *flags = object ? object->flags : 0;
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuStreamGetId(CUstream hStream, unsigned long long *streamId)
+{
+    uint64_t name;
+    CUresult result = streamId ? rrto_name_stream(hStream, &name) : CUDA_INVALID_VALUE;
+    if (!result) /* distinct from every created stream, also for the default ones */
+        *streamId = name ? name + 2 : (uintptr_t)hStream == 2 ? 2 : 1;
+    return result;
+}
+
+CUresult rrto_cuStreamGetCtx(CUstream hStream, CUcontext *pctx)
+{
+    struct rrto_object *object = rrto_find(RRTO_STREAM, hStream);
+    if (!pctx)
+        return CUDA_INVALID_VALUE;
+    if (!object && !is_default(hStream))
+        return CUDA_INVALID_HANDLE;
+    *pctx = object ? object->owner : rrto_current();
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuStreamGetCtx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
+{
+    if (pGreenCtx)
+        *pGreenCtx = NULL;
+    return rrto_cuStreamGetCtx(hStream, pCtx);
+}
+
+CUresult rrto_cuStreamGetDevice(CUstream hStream, CUdevice *device)
+{
+    uint64_t name;
+    CUresult result = device ? rrto_name_stream(hStream, &name) : CUDA_INVALID_VALUE;
+    if (!result)
+        *device = 0;
+    return result;
+}
+
+/* Nothing is ever being captured: cuStreamBeginCapture is not supported. */
+CUresult rrto_cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus *captureStatus)
+{
+    uint64_t name;
+    CUresult result = captureStatus ? rrto_name_stream(hStream, &name) : CUDA_INVALID_VALUE;
+    if (!result)
+        *captureStatus = 0;
+    return result;
+}
+
+CUresult rrto_cuStreamGetCaptureInfo(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
+                                     cuuint64_t *id_out)
+{
+    if (id_out)
+        *id_out = 0;
+    return rrto_cuStreamIsCapturing(hStream, captureStatus_out);
+}
+
+CUresult rrto_cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
+                                        cuuint64_t *id_out, CUgraph *graph_out,
+                                        const CUgraphNode **dependencies_out,
+                                        size_t *numDependencies_out)
+{
+    if (graph_out)
+        *graph_out = NULL;
+    if (dependencies_out)
+        *dependencies_out = NULL;
+    if (numDependencies_out)
+        *numDependencies_out = 0;
+    return rrto_cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out);
+}
+
+CUresult rrto_cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
+                                        cuuint64_t *id_out, CUgraph *graph_out,
+                                        const CUgraphNode **dependencies_out,
+                                        const CUgraphEdgeData **edgeData_out,
+                                        size_t *numDependencies_out)
+{
+    if (edgeData_out)
+        *edgeData_out = NULL;
+    return rrto_cuStreamGetCaptureInfo_v2(hStream, captureStatus_out, id_out, graph_out,
+                                          dependencies_out, numDependencies_out);
+}
+
+CUresult rrto_cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)
+{
+    static _Thread_local int current;
+    if (!mode || *mode < 0 || *mode > 2)
+        return CUDA_INVALID_VALUE;
+    int old = current;
+    current = *mode;
+    *mode = old;
+    return CUDA_SUCCESS;
+}
+
+/* ---- events ---- */
+
+CUresult rrto_cuEventCreate(CUevent *phEvent, unsigned int Flags)
+{
+    enum { BLOCKING_SYNC = 1, INTERPROCESS = 4 };
+    if (!phEvent || Flags & ~(unsigned)(BLOCKING_SYNC | DISABLE_TIMING | INTERPROCESS))
+        return CUDA_INVALID_VALUE;
+    if (Flags & INTERPROCESS)
+        return CUDA_NOT_SUPPORTED;
+    struct rrto_object *object = rrto_new(RRTO_EVENT);
+    if (!object)
+        return CUDA_OUT_OF_MEMORY;
+    object->owner = rrto_current();
+    object->flags = Flags;
+    struct rrto_op_event_create op = {object->name, Flags};
+    CUresult result = rrto_emit_event_create(&op, NULL);
+    if (result)
+        rrto_drop(RRTO_EVENT, object);
+    else
+        *phEvent = object->handle;
+    return result;
+}
+
+CUresult rrto_cuEventDestroy_v2(CUevent hEvent)
+{
+    struct rrto_object *object = rrto_find(RRTO_EVENT, hEvent);
+    if (!object)
+        return CUDA_INVALID_HANDLE;
+    struct rrto_op_event_destroy op = {object->name};
+    CUresult result = rrto_emit_event_destroy(&op, NULL);
+    rrto_drop(RRTO_EVENT, object);
+    return result;
+}
+
+CUresult rrto_cuEventRecord(CUevent hEvent, CUstream hStream)
+{
+    struct rrto_object *object = rrto_find(RRTO_EVENT, hEvent);
+    struct rrto_op_event_record op;
+    if (!object)
+        return CUDA_INVALID_HANDLE;
+    op.event = object->name;
+    CUresult result = rrto_name_stream(hStream, &op.stream);
+    if (result)
+        return result;
+    object->flags |= RECORDED;
+    return rrto_emit_event_record(&op, NULL);
+}
+
+CUresult rrto_cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int flags)
+{
+    /* Flag 1 (external) means something only while capturing. */
+    return flags ? CUDA_INVALID_VALUE : rrto_cuEventRecord(hEvent, hStream);
+}
+
+CUresult rrto_cuEventSynchronize(CUevent hEvent)
+{
+    struct rrto_object *object = rrto_find(RRTO_EVENT, hEvent);
+    if (!object)
+        return CUDA_INVALID_HANDLE;
+    struct rrto_op_event_synchronize op = {object->name};
+    return object->flags & RECORDED ? rrto_emit_event_synchronize(&op, NULL) : CUDA_SUCCESS;
+}
+
+CUresult rrto_cuEventQuery(CUevent hEvent)
+{
+    struct rrto_object *object = rrto_find(RRTO_EVENT, hEvent);
+    if (!object)
+        return CUDA_INVALID_HANDLE;
+    struct rrto_op_event_query op = {object->name};
+    return object->flags & RECORDED ? rrto_emit_event_query(&op, NULL) : CUDA_SUCCESS;
+}
+
+CUresult rrto_cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUevent hEnd)
+{
+    struct rrto_object *start = rrto_find(RRTO_EVENT, hStart), *end = rrto_find(RRTO_EVENT, hEnd);
+    if (!pMilliseconds)
+        return CUDA_INVALID_VALUE;
+    if (!start || !end || (start->flags | end->flags) & DISABLE_TIMING ||
+        !(start->flags & end->flags & RECORDED))
+        return CUDA_INVALID_HANDLE;
+    struct rrto_op_event_elapsed_ms op = {start->name, end->name};
+    float answer = 0;
+    struct rrto_wait wait = {.data = &answer, .room = sizeof answer};
+    CUresult result = rrto_emit_event_elapsed_ms(&op, &wait);
+    if (!result)
+        memcpy(pMilliseconds, &answer, sizeof answer);
+    return result;
+}
