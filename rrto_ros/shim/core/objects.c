@@ -1,12 +1,13 @@
 /* Handles. What a program holds is a tagged number, not a pointer into the shim: kind, generation
  * and slot. So a wrong, destroyed or foreign handle is found out without touching memory, and an
- * object's name on the wire (slot + 1) is the same at every start. Objects are never freed, only
+ * object's name on the wire (by its slot) is the same at every start. Objects are never freed, only
  * reused with a new generation. */
 #include <stdlib.h>
 
 #include "shim.h"
 
-enum { CHUNK = 256, CHUNKS = 8192, GENERATION_BITS = 20 };
+/* Streams 0, 1 and 2 are CUDA's default streams; created ones come after them. */
+enum { FIRST_STREAM = 3, CHUNK = 256, CHUNKS = 8192, GENERATION_BITS = 20 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic(struct rrto_object *) chunks[RRTO_KINDS][CHUNKS];
@@ -36,7 +37,7 @@ struct rrto_object *rrto_new(enum rrto_kind kind)
             if (chunk) {
                 object = &chunk[slot % CHUNK];
                 object->slot = slot;
-                object->name = slot + 1;
+                object->name = slot + (kind == RRTO_STREAM ? FIRST_STREAM : 1);
                 atomic_store(&used[kind], slot + 1);
             }
         }

@@ -367,11 +367,21 @@ struct room {
     uint64_t head, size;
 };
 
-static int has_room(void *arg)
+static int fits(const struct room *room)
 {
-    struct room *room = arg;
     uint64_t tail = atomic_load_explicit(U64(CALL_TAIL), memory_order_acquire);
     return room->head + room->size - tail <= S.call_bytes;
+}
+
+/* Where there is no room yet, the flag is up again each time: the recorder takes it down when it
+ * has made some, which may not be enough. */
+static int has_room(void *arg)
+{
+    if (fits(arg))
+        return 1;
+    atomic_store_explicit(U32(PRODUCER_WAITING), 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_seq_cst);
+    return fits(arg);
 }
 
 static void wake(uint64_t head, int waited)
@@ -391,10 +401,8 @@ static void wake(uint64_t head, int waited)
 static int make_room(uint64_t head, uint64_t size)
 {
     struct room room = {head, size};
-    if (has_room(&room))
+    if (fits(&room))
         return 0;
-    atomic_store_explicit(U32(PRODUCER_WAITING), 1, memory_order_relaxed);
-    atomic_thread_fence(memory_order_seq_cst);
     wake(head, 1);
     int status = wait_until(has_room, &room);
     atomic_store_explicit(U32(PRODUCER_WAITING), 0, memory_order_relaxed);

@@ -255,7 +255,7 @@ static int read_device(const unsigned char *info, size_t bytes)
 
 static int power_of_two(uint64_t value)
 {
-    return value >= 65536 && !(value & (value - 1)) && value <= (uint64_t)1 << 40;
+    return value >= 4096 && !(value & (value - 1)) && value <= (uint64_t)1 << 40;
 }
 
 static int map_rings(const int *fds)

@@ -117,7 +117,7 @@ struct rrto_object {
     _Atomic uint32_t state; /* generation * 2 + live */
     uint32_t slot;
     void *handle;
-    uint64_t name;    /* on the wire: slot + 1 */
+    uint64_t name;    /* on the wire */
     void *owner;      /* context, or the module, library or graph it belongs to */
     uint32_t flags;
     int32_t number;

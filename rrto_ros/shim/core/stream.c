@@ -110,8 +110,8 @@ CUresult rrto_cuStreamGetId(CUstream hStream, unsigned long long *streamId)
 {
     uint64_t name;
     CUresult result = streamId ? rrto_name_stream(hStream, &name) : CUDA_INVALID_VALUE;
-    if (!result) /* distinct from every created stream, also for the default ones */
-        *streamId = name ? name + 2 : (uintptr_t)hStream == 2 ? 2 : 1;
+    if (!result) /* 1 legacy, 2 per-thread: created streams have names from 3 on */
+        *streamId = name ? name : (uintptr_t)hStream == 2 ? 2 : 1;
     return result;
 }
 
