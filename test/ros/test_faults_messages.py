@@ -92,10 +92,10 @@ def test_garbage_in_the_place_of_a_message_ends_that_session_only_and_says_why(r
     hostile.say("garbage_next")
     said(hostile, did="garbage_next")
     watch.wait(
-        "offload_server",
+        "recorder_replayer",
         lambda m: m["messages_refused"] or any(s["error"] for s in m["sessions"]),
         10,
-        "the garbage noticed",
+        "a sign that someone else sent calls",
     )
     victim.say("go")
     failed = said(victim, 15, failed=...)

@@ -55,7 +55,7 @@ def test_a_server_killed_during_a_long_kernel_ends_the_wait(rig):
     server.kill()
     answer = said(program, SILENCE_S + SLACK_S, code=...)
     assert answer["result"] in LOST
-    assert said(program, 5, after=...)["after"] in LOST
+    assert said(program, 5, then=...)["then"] in LOST
     assert program.wait(10) == 0
 
 

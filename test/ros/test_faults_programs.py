@@ -44,9 +44,7 @@ def run(nodes, case):
         ("copy_on_device_past_the_end", "INVALID_VALUE"),
         ("fill_past_the_end", "INVALID_VALUE"),
         ("parameters_too_short", "INVALID_VALUE"),
-        # The driver's documentation of cuLaunchKernel: arguments of the wrong size are "equivalent
-        # to passing too many arguments".
-        ("parameters_too_long", "LAUNCH_OUT_OF_RESOURCES"),
+        ("parameters_too_long", "INVALID_VALUE"),
         ("truncated_ptx", "INVALID_PTX"),
         ("not_ptx", "INVALID_PTX"),
         ("unknown_instruction", "INVALID_PTX"),

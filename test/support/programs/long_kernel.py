@@ -17,4 +17,4 @@ started = time.monotonic()
 result = driver.cuCtxSynchronize()[0]
 say(result=name(result), code=int(result), seconds=time.monotonic() - started)
 again = driver.cuMemAlloc(4)[0]
-say(after=name(again), code=int(again), seconds=time.monotonic() - started)
+say(then=name(again), code=int(again), seconds=time.monotonic() - started)

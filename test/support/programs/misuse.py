@@ -241,7 +241,7 @@ def unknown_device():
 def unsupported_call():
     context()
     kernel = functions("affine")
-    step("bad", driver.cuProfilerStart())
+    step("bad", driver.cuIpcGetMemHandle(check(driver.cuMemAlloc(BYTES))))
     still_works(kernel)
 
 
