@@ -77,6 +77,7 @@ class CallLog:
         # Calls are numbered without gaps but for what never left the robot: (position, index).
         self._breaks: list[tuple[int, int]] = []
         self._next_index = -1
+        self._trim_above = memory_limit_bytes
 
     @property
     def end(self) -> int:
@@ -168,10 +169,7 @@ class CallLog:
             offset += size
         kept = len(exact)
         added = kept - before
-        if (
-            kept > self.max_calls
-            or CALL_BYTES * kept + self.templates.bytes > self.memory_limit_bytes
-        ):
+        if kept > self.max_calls or CALL_BYTES * kept + self.templates.bytes > self._trim_above:
             self._trim()
         if len(self._breaks) > MAX_BREAKS:
             del self._breaks[: MAX_BREAKS // 2]
@@ -207,8 +205,11 @@ class CallLog:
             for keeper in self.keepers:
                 keep.update(keeper())
             self.templates.keep_only(n for n in keep if n in self.templates)
-            if self.memory_bytes() <= self.memory_limit_bytes // 2:
+            small = self.memory_bytes() <= self.memory_limit_bytes // 2
+            if small and len(self.exact) <= self.max_calls:
                 break
+        # What keepers hold cannot be dropped; without this every call would try again.
+        self._trim_above = max(self.memory_limit_bytes, self.memory_bytes() * 5 // 4)
 
     def restore(
         self,

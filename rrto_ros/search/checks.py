@@ -44,6 +44,8 @@ def profile(
     touched: set[tuple[str, int]] = set()
     changed: set[int] = set()
     uploads: set[int] = set()
+    uploaded: set[int] = set()
+    used = False
     work = inputs = outputs = depending = syncs = 0
     verdict = ""
     for item in items:
@@ -62,9 +64,11 @@ def profile(
         touched.update(("memory", b) for b in bases)
         if kind is Kind.WORK:
             work += 1
+            used = used or not uploaded.isdisjoint(bases) or name == "graph_launch"
         elif kind is Kind.INPUT:
             inputs += 1
             uploads.update(lo for lo, _ in got.writes)
+            uploaded.update(bases)
         elif kind is Kind.SYNC:
             syncs += 1
             if name == "memcpy_dtoh":
@@ -75,17 +79,18 @@ def profile(
         if kind is not Kind.SYNC and name != "mem_alloc":
             changed.update(_bases(Accesses(writes=got.writes, possible=got.possible), live))
     if not verdict:
-        verdict = _verdict(work, inputs, outputs, syncs, depending, is_round)
+        verdict = _verdict(work, inputs, outputs, syncs, used or depending > 0, is_round)
     return Profile(verdict, frozenset(touched), frozenset(uploads), outputs > 0)
 
 
 def _verdict(
-    work: int, inputs: int, outputs: int, syncs: int, depending: int, is_round: bool
+    work: int, inputs: int, outputs: int, syncs: int, connected: bool, is_round: bool
 ) -> str:
     if not work:
         return "nothing is computed in it"
-    if outputs and not depending:
-        return "no output depends on anything in it"
+    if not connected:
+        # A pipelined program reads what the inference before computed: the input will do.
+        return "what is computed in it has to do with neither input nor output"
     if not outputs and not is_round:
         return "it brings nothing to the program"
     if not outputs and not (inputs and syncs):

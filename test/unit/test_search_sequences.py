@@ -1,4 +1,4 @@
-"""The default search finds every inference of synthetic programs, call by call, and nothing else."""
+"""The default search finds the inferences of synthetic programs, call by call, nothing else."""
 
 import random
 
@@ -12,7 +12,7 @@ from rrto_ros.record import CallLog
 from rrto_ros.search import SearchOptions, make_search, shared_prefix
 
 SETTINGS = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 seeds = st.integers(0, 2**32 - 1)
 
@@ -48,9 +48,8 @@ def shape(items, varying=()):
         body = bytearray(item.body)
         for v in varying:
             if v.call == i:
-                body[v.offset - HEADER_BYTES :][: v.size] = b""
-                body[v.offset - HEADER_BYTES : v.offset - HEADER_BYTES] = bytes(v.size)
-                del body[len(item.body) :]
+                at = v.offset - HEADER_BYTES
+                body[at : at + v.size] = bytes(v.size)
         out.append((item.code, item.payload_bytes, bytes(body)))
     return tuple(out)
 
@@ -216,7 +215,8 @@ def test_an_argument_that_changes_each_time_varies(kernels, seed):
     assert v.call == 1
     assert v.size == 8
     assert v.offset - HEADER_BYTES == len(launch.body) - 16
-    assert s.repetitions == 5 or s.start == p.truth["net"][1][0]
+    assert s.start == p.truth["net"][0][0]
+    assert found_after(p, found_at, s, "net") <= 2
 
 
 @given(st.integers(1, 25), st.integers(2, 4), seeds)
@@ -344,7 +344,7 @@ def test_how_often_a_program_polls_makes_no_difference(kernels, seed):
             for _ in range(rng.randint(1, 6)):
                 p.call("event_query", event=4)
             m.read()
-    search, log, _ = run(p)
+    search = run(p)[0]
     (s,) = search.found()
     assert [i.op.name for i in s.items].count("event_query") == 1
     assert len(s) == kernels + 4
