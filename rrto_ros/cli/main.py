@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rrto_ros.errors import ConfigError, RrtoError
+
+if TYPE_CHECKING:
+    from rrto_ros.transport.ros_client import RobotClient
 
 FAILED = 1
 UNUSABLE = 2
@@ -26,9 +29,17 @@ app = typer.Typer(
 bag = typer.Typer(no_args_is_help=True, help="Record, replay and look at bags of driver calls.")
 app.add_typer(bag, name="bag")
 
+
+def _whole(text: str | int) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"got {text!r}, want a whole number") from None
+
+
 Robot = Annotated[str, typer.Option(envvar="RRTO_ROBOT", help="Robot name: prefix of the topics.")]
 Domain = Annotated[
-    int, typer.Option(help="ROS domain; -1: as ROS_DOMAIN_ID says, else 0.", show_default=True)
+    int, typer.Option(parser=_whole, help="ROS domain; -1: as ROS_DOMAIN_ID says, else 0.")
 ]
 Device = Annotated[str, typer.Option(help="What the server computes on: cpu, gpu or null.")]
 Mode = Annotated[str, typer.Option(help="rpc or batched (later also replay, local, partition).")]
@@ -57,7 +68,9 @@ def up(
     params_file: Annotated[str, typer.Option(help="ROS parameter file (YAML) of your own.")] = "",
     demo: Annotated[bool, typer.Option(help="Also start camera and perception.")] = False,
     source: Input = "",
-    frames: Annotated[int, typer.Option(help="Demo: end after so many pictures.")] = 0,
+    frames: Annotated[
+        int, typer.Option(parser=_whole, help="Demo: end after so many pictures.")
+    ] = 0,
     output: Annotated[str, typer.Option(help="Demo: folder for pictures.")] = "",
 ) -> None:
     """Start offload server and recorder (as `ros2 launch` would) and show their output.
@@ -65,7 +78,6 @@ def up(
     Ctrl-C ends all in order. The exit code is that of the process that failed first.
     """
     from rrto_ros.bringup.options import Options
-    from rrto_ros.cli.bring_up import up as bring_up
 
     options = Options(
         robot=robot,
@@ -80,6 +92,9 @@ def up(
         frames=frames,
         output=output,
     )
+    _need_ros()
+    from rrto_ros.cli.bring_up import up as bring_up
+
     raise typer.Exit(bring_up(options))
 
 
@@ -91,15 +106,16 @@ def demo_command(
     domain: Domain = -1,
     log_level: Level = "info",
     source: Input = "",
-    frames: Annotated[int, typer.Option(help="Pictures to look at.", min=1)] = 10,
+    frames: Annotated[int, typer.Option(parser=_whole, help="Pictures to look at.")] = 10,
     jit: Annotated[bool, typer.Option(help="Use one CUDA graph per inference.")] = False,
     output: Annotated[Path, typer.Option(help="Folder for results.")] = Path("out/demo"),
 ) -> None:
     """Find objects in pictures with an unmodified CUDA program on an offload server."""
     from rrto_ros.bringup.options import Options
-    from rrto_ros.cli.bring_up import demo, show_demo
     from rrto_ros.cli.console import write_json
 
+    if frames < 1:
+        raise ConfigError(f"frames is {frames}, want 1 or more; `rrto up --demo` runs for ever")
     options = Options(
         robot=robot,
         device=device,
@@ -110,6 +126,9 @@ def demo_command(
         frames=frames,
         jit=jit,
     )
+    _need_ros()
+    from rrto_ros.cli.bring_up import demo, show_demo
+
     code, result = demo(options, output)
     write_json(output / "report.json", result)
     if code == 0:
@@ -127,7 +146,9 @@ def run(
     robot: Robot = "robot",
     domain: Domain = -1,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Device memory in bytes.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(parser=_whole, help="Device memory in bytes.")
+    ] = None,
     bag_folder: Annotated[
         Path | None, typer.Option("--bag", help="Record the driver calls into this folder.")
     ] = None,
@@ -141,7 +162,6 @@ def run(
     """
     from rrto_ros.bringup.options import Options
     from rrto_ros.cli.console import err, write_json
-    from rrto_ros.cli.running import Wanted, run_interposed
     from rrto_ros.cli.summary import summary_table
 
     try:
@@ -151,8 +171,11 @@ def run(
             mode=mode or "batched",
             domain=domain,
             log_level=log_level,
-            limit_bytes=limit or 0,
+            limit_bytes=0 if limit is None else limit,
         )
+        _need_ros()
+        from rrto_ros.cli.running import Wanted, run_interposed
+
         result = run_interposed(command, options, Wanted(mode, device, limit), bag_folder)
         if report is not None:
             write_json(report, result)
@@ -172,9 +195,10 @@ def status(
 ) -> None:
     """Show what recorder, server and their sessions do."""
     from rrto_ros.cli.console import out, print_json
-    from rrto_ros.cli.state import node_table, read_statuses, session_table
 
     with _client(robot, domain) as client:
+        from rrto_ros.cli.state import node_table, read_statuses, session_table
+
         found = read_statuses(client)
     if as_json:
         print_json(found)
@@ -193,9 +217,10 @@ def mode(
 ) -> None:
     """Change the mode of the running recorder, for all its sessions."""
     from rrto_ros.cli.console import out
-    from rrto_ros.cli.state import set_mode
 
     with _client(robot, domain) as client:
+        from rrto_ros.cli.state import set_mode
+
         before = set_mode(client, name)
     out.print(f"mode {name} (was {before})")
 
@@ -207,9 +232,9 @@ def bag_record(
     domain: Domain = -1,
 ) -> None:
     """Record the driver calls and results of the sessions that begin from now on; Ctrl-C ends."""
-    from rrto_ros.cli.bags import record
-
     with _client(robot, domain) as client:
+        from rrto_ros.cli.bags import record
+
         record(client, folder)
 
 
@@ -225,10 +250,13 @@ def bag_play(
     Exit code 0: all equal; 1: not.
     """
     from rrto_ros.bringup.options import Options
-    from rrto_ros.cli.bags import play
     from rrto_ros.cli.console import write_json
 
-    outcome = play(folder, device, Options(domain=domain).domain_number())
+    number = Options(domain=domain, device=device or "cpu").domain_number()
+    _need_ros()
+    from rrto_ros.cli.bags import play
+
+    outcome = play(folder, device, number)
     if report is not None:
         write_json(report, outcome)
     raise typer.Exit(0 if outcome["equal"] else FAILED)
@@ -240,22 +268,34 @@ def bag_info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a bag's sessions, messages, bytes and calls by operation."""
+    _need_ros()
     from rrto_ros.cli.bags import info
 
     info(folder, as_json=as_json)
 
 
-def _client(robot: str, domain: int) -> Any:
+def _need_ros() -> None:
+    """Say what to do where ROS 2 or the messages cannot be imported."""
+    try:
+        import rclpy
+
+        # A folder of that name would do for a plain `import rrto_msgs`.
+        import rrto_msgs.msg
+    except ImportError as error:
+        raise ConfigError(
+            f"ROS 2 or rrto_msgs is missing here ({error}); run `make demo` once and use its "
+            "environment, or source your ROS installation and workspace"
+        ) from error
+    del rclpy, rrto_msgs
+
+
+def _client(robot: str, domain: int) -> RobotClient:
     from rrto_ros.bringup.options import Options
 
     number = Options(robot=robot, domain=domain).domain_number()
-    try:
-        from rrto_ros.transport.ros_client import RobotClient
-    except ImportError as error:
-        raise ConfigError(
-            f"ROS 2 or rrto_msgs is missing here ({error}); run `make demo` once, or source your "
-            "ROS installation and workspace"
-        ) from error
+    _need_ros()
+    from rrto_ros.transport.ros_client import RobotClient
+
     return RobotClient(robot, number)
 
 

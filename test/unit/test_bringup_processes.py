@@ -1,0 +1,90 @@
+"""The description of processes: which, in which order, with which command lines."""
+
+import json
+import sys
+
+import pytest
+import yaml
+
+from rrto_ros.bringup.options import Options
+from rrto_ros.bringup.processes import config_folder, processes
+
+
+def parameters(process):
+    """{name: value} of the -p arguments, as rcl reads them."""
+    words = list(process.command)
+    pairs = [words[i + 1].split(":=", 1) for i, word in enumerate(words) if word == "-p"]
+    return {name: yaml.safe_load(value) for name, value in pairs}
+
+
+@pytest.mark.parametrize(
+    ("side", "demo", "names"),
+    [
+        ("both", False, ["offload_server", "recorder_replayer"]),
+        ("edge", True, ["offload_server"]),
+        ("robot", False, ["recorder_replayer"]),
+        ("both", True, ["offload_server", "recorder_replayer", "camera", "perception"]),
+    ],
+)
+def test_a_side_starts_its_processes_servers_first(side, demo, names):
+    assert [p.name for p in processes(Options(side=side, demo=demo))] == names
+
+
+def test_options_reach_the_parameters():
+    server, recorder = processes(
+        Options(robot="r2", device="null", mode="rpc", limit_bytes=1 << 20)
+    )
+    assert parameters(server) == {"robot": "r2", "device": "null", "limit_bytes": 1 << 20}
+    assert parameters(recorder) == {"robot": "r2", "mode": "rpc", "autostart": True}
+    for process in (server, recorder):
+        assert "__ns:=/r2" in process.command
+
+
+def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path):
+    picture = tmp_path / "1e5"
+    picture.write_bytes(b"")
+    camera = processes(Options(demo=True, input=str(picture)))[2]
+    assert parameters(camera)["source"] == str(picture)
+    assert '"' in next(word for word in camera.command if word.startswith("source:="))
+
+
+def test_only_perception_is_interposed_and_ends_everything():
+    found = processes(Options(demo=True, frames=3, label="x", robot="r2"))
+    interposed = [p for p in found if "rrto_ros.bringup.when_ready" in p.command]
+    assert [p.name for p in interposed] == ["perception"]
+    assert [p.name for p in found if p.ends_all] == ["perception"]
+    assert interposed[0].environment["DEV"] == "CUDA:PTX"
+    assert "DEV" not in found[2].environment
+    words = interposed[0].command
+    assert words[words.index("--robot") + 1] == "r2"
+    assert words[words.index("--label") + 1] == "x"
+    assert parameters(interposed[0])["frames"] == 3
+
+
+def test_the_users_parameter_file_is_read_after_the_packages_own(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("{}")
+    for process in processes(Options(params_file=str(mine))):
+        words = process.command
+        files = [words[i + 1] for i, word in enumerate(words) if word == "--params-file"]
+        assert files == [str(config_folder() / "rrto_ros.yaml"), str(mine)]
+
+
+def test_nodes_get_the_transports_for_large_messages_unless_the_user_chose(monkeypatch):
+    monkeypatch.delenv("FASTDDS_BUILTIN_TRANSPORTS", raising=False)
+    assert processes(Options())[0].environment["FASTDDS_BUILTIN_TRANSPORTS"] == "LARGE_DATA"
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+    assert "FASTDDS_BUILTIN_TRANSPORTS" not in processes(Options())[0].environment
+
+
+def test_every_node_runs_with_this_python():
+    for process in processes(Options(demo=True)):
+        assert process.command[0] == sys.executable
+
+
+def test_the_parameter_file_names_every_node():
+    text = yaml.safe_load((config_folder() / "rrto_ros.yaml").read_text())
+    assert {name.rpartition("/")[2] for name in text} == {
+        p.name for p in processes(Options(demo=True))
+    }
+    assert json.dumps(text)

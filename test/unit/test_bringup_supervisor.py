@@ -1,0 +1,142 @@
+"""The supervisor with ordinary programs: output, exit codes, the order of ending."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from rrto_ros.bringup import supervisor as module
+from rrto_ros.bringup.processes import Process
+from rrto_ros.bringup.supervisor import Supervisor
+
+STAYS = """
+import signal, sys
+def end(*_):
+    print('ending', flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGINT, end)
+print('up', flush=True)
+while True:
+    signal.pause()
+"""
+STUBBORN = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('up', flush=True)
+while True:
+    signal.pause()
+"""
+
+
+class Lines:
+    """Takes the output and waits for what is expected."""
+
+    def __init__(self):
+        self.lines = []
+        self._changed = threading.Condition()
+
+    def __call__(self, name, line):
+        with self._changed:
+            self.lines.append((name, line))
+            self._changed.notify_all()
+
+    def wait(self, *wanted):
+        with self._changed:
+            assert self._changed.wait_for(lambda: set(wanted) <= set(self.lines), 30), self.lines
+
+
+def python(name, text, **more):
+    return Process(name, (sys.executable, "-c", text), **more)
+
+
+@pytest.fixture
+def lines():
+    return Lines()
+
+
+def supervised(lines, *processes):
+    supervisor = Supervisor(processes, lines, {"PATH": os.environ["PATH"]})
+    supervisor.start()
+    return supervisor
+
+
+def test_the_first_failing_process_gives_the_exit_code(lines):
+    bad = python("bad", "print('no'); raise SystemExit(7)")
+    supervisor = supervised(lines, python("stays", STAYS), bad)
+    assert supervisor.wait() == 7
+    supervisor.stop()
+    assert ("bad", "no") in lines.lines
+    assert ("bad", "ended with exit code 7") in lines.lines
+    assert supervisor.failed() == "bad ended with exit code 7"
+
+
+def test_a_signal_is_told_by_its_name_and_as_a_shell_would(lines):
+    supervisor = supervised(lines, python("bad", "import os; os.kill(os.getpid(), 11)"))
+    assert supervisor.wait() == 128 + signal.SIGSEGV
+    assert ("bad", "ended with signal SIGSEGV") in lines.lines
+    supervisor.stop()
+
+
+def test_processes_end_in_the_reverse_order_of_starting(lines):
+    supervisor = supervised(lines, python("first", STAYS), python("second", STAYS))
+    lines.wait(("first", "up"), ("second", "up"))
+    supervisor.stop()
+    ends = [name for name, line in lines.lines if line == "ending"]
+    assert ends == ["second", "first"]
+    assert supervisor.statistics()["alive"] == 0
+
+
+def test_one_that_ends_well_ends_the_others_only_if_it_is_to(lines):
+    quick = python("quick", "pass")
+    last = python("last", "input()", ends_all=True)
+    supervisor = supervised(lines, python("stays", STAYS), quick, last)
+    # `input` fails at once, since there is no input: exit code 1.
+    assert supervisor.wait() == 1
+    supervisor.stop()
+    supervisor = supervised(lines, python("stays", STAYS), python("last", "", ends_all=True))
+    assert supervisor.wait() == 0
+    supervisor.stop()
+
+
+def test_interrupt_ends_the_waiting(lines):
+    supervisor = supervised(lines, python("stays", STAYS))
+    lines.wait(("stays", "up"))
+    supervisor.interrupt()
+    assert supervisor.wait() == 0
+    supervisor.stop()
+
+
+def test_a_process_that_ignores_signals_is_killed(lines, monkeypatch):
+    monkeypatch.setattr(module, "GRACE_S", 0.2)
+    supervisor = supervised(lines, python("stubborn", STUBBORN))
+    lines.wait(("stubborn", "up"))
+    start = time.monotonic()
+    supervisor.stop()
+    assert time.monotonic() - start < 10
+    assert supervisor.statistics()["alive"] == 0
+
+
+def test_what_cannot_be_started_ends_what_was_started(lines):
+    supervisor = Supervisor(
+        [python("stays", STAYS), Process("none", ("/nowhere/program",))], lines, {}
+    )
+    with pytest.raises(OSError, match="nowhere"):
+        supervisor.start()
+    assert supervisor.statistics()["alive"] == 0
+
+
+def test_processes_get_the_given_environment_and_their_own(lines):
+    show = python(
+        "show",
+        "import os; print(os.environ['A'], os.environ['B'])",
+        environment={"B": "theirs"},
+    )
+    supervisor = Supervisor([show], lines, {"A": "base", "B": "base"})
+    supervisor.start()
+    assert supervisor.wait() == 0
+    supervisor.stop()
+    assert ("show", "base theirs") in lines.lines
