@@ -261,10 +261,10 @@ def report(analysis: Analysis) -> str:
     threads = len(np.unique(np.frombuffer(log.threads, np.uint32))) if len(log) else 0
     plural = "threads" if threads != 1 else "thread"
     distinct = len(log.templates)
-    count = f"{len(log)} calls, {distinct} distinct, {threads} {plural}"
+    size = f"{len(log)} calls, {distinct} distinct, {threads} {plural}"
     share = f"{100 * analysis.coverage:.1f} % of the calls"
     lines = [
-        f"session {name or '(unnamed)'}: {count}",
+        f"session {name or '(unnamed)'}: {size}",
         f"search {analysis.algorithm}: {len(analysis.found)} sequences, {share}",
     ]
     if log.base:

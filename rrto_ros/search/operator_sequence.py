@@ -88,14 +88,14 @@ class Stream:
         """Append calls; returns whether there may be other sequences than before."""
         self._tried = None
         changed = False
-        for cut in self.lane.extend(exact, skeletons, kinds, positions):
+        for at, is_round in self.lane.extend(exact, skeletons, kinds, positions):
             self.units += 1
-            if cut.is_round:
-                changed = self._end_round(cut.at) or changed
+            if is_round:
+                changed = self._end_round(at) or changed
             else:
-                changed = self._news(self.segments.observe(self._segment_start, cut.at)) or changed
+                changed = self._news(self.segments.observe(self._segment_start, at)) or changed
                 self._segments_seen += 1
-            self._segment_start = cut.at
+            self._segment_start = at
         if self.lane.end - self._round_start > self.options.max_length:
             self._give_up_round()
         self.lane.trim()

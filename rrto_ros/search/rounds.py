@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
 
 from rrto_ros.record.templates import Kind
 
@@ -23,12 +22,8 @@ RUNNING, SYNCED, PENDING = 0, 1, 2
 """In the middle of work; after a sync point; after it, with calls whose place is undecided."""
 
 
-@dataclass(slots=True)
-class Cut:
-    """A boundary. `at` is the lane offset of the first call after it."""
-
-    at: int
-    is_round: bool
+Cut = tuple[int, bool]
+"""A boundary: lane offset of the first call after it, and whether a round begins there."""
 
 
 class Lane:
@@ -129,7 +124,7 @@ class Lane:
                     continue
                 if kind == _INPUT:
                     if worked:
-                        cuts.append(Cut(i, is_round=True))
+                        cuts.append((i, True))
                         self.round_start = self.segment_start = i
                         worked = False
                     state = RUNNING
@@ -144,12 +139,12 @@ class Lane:
             elif kind == _INPUT:
                 if worked:
                     start = lead if lead >= 0 else i
-                    cuts.append(Cut(start, is_round=True))
+                    cuts.append((start, True))
                     self.round_start = self.segment_start = start
                     worked = False
                 state = RUNNING
             elif kind in _OBSERVES:
-                cuts.append(Cut(self._run_end, is_round=False))
+                cuts.append((self._run_end, False))
                 self.segment_start = self._run_end
                 state = SYNCED
             else:

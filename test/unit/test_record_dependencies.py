@@ -10,10 +10,8 @@ from rrto_ros.record import Allocations, CallLog, Dependencies
 from rrto_ros.record.accesses import GraphTable, accesses
 
 A, B, C = ARENA, ARENA + 4096, ARENA + 8192
-LAUNCH = dict(
-    module=1, kernel=0, flags=0, grid_x=1, grid_y=1, grid_z=1, block_x=1, block_y=1, block_z=1,
-    shared_bytes=0,
-)  # fmt: skip
+SHAPE = ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z")
+LAUNCH = {"module": 1, "kernel": 0, "flags": 0, "shared_bytes": 0, **dict.fromkeys(SHAPE, 1)}
 
 
 def template(name, payload=b"", **fields):
@@ -58,7 +56,7 @@ def test_aligned_argument_words_in_a_live_allocation_are_possible_accesses():
 def test_a_graph_launch_has_the_accesses_of_its_nodes():
     live = Allocations([(A, 64), (B, 64), (C, 64)])
     graphs = GraphTable()
-    node = dict(**LAUNCH, graph=1, dependencies=[], stream=0)
+    node = {**LAUNCH, "graph": 1, "dependencies": []}
 
     def apply(name, **fields):
         t = template(name, **fields)

@@ -15,13 +15,11 @@ from rrto_ros.search import ALGORITHMS, DataDependencySearch, SearchOptions, mak
 
 
 def feed(program, search, log):
-    at = 0
     found_at = None
     for i, record in enumerate(program.records()):
         log.extend(record)
         if search.update() and search.found() and found_at is None:
             found_at = i
-        at += 1
     return found_at
 
 
@@ -33,9 +31,7 @@ def same(search, log, program, label="net"):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @given(st.integers(1, 20), st.integers(1, 3), st.integers(0, 2**32))
 @settings(max_examples=25, deadline=None, derandomize=True)
-def test_either_search_finds_a_loop_behind_warm_up_and_autotuning(
-    algorithm, kernels, outputs, seed
-):
+def test_either_search_finds_a_loop_behind_noise(algorithm, kernels, outputs, seed):
     rng = random.Random(seed)
     p = Program()
     m = Model(p, "net", 1, kernels=kernels, outputs=outputs, lazy=True)
@@ -114,7 +110,7 @@ def test_rounds_that_never_repeat_do_not_fill_the_memory():
     log = CallLog(max_calls=20_000)
     search = make_search("operator_sequence", log, SearchOptions(max_length=500))
     index = 1
-    for _ in range(1500):
+    for _ in range(700):
         p.calls.clear()
         m.upload()
         for _ in range(rng.randint(5, 30)):
@@ -149,7 +145,7 @@ def test_a_loaded_log_has_the_same_sequences_as_the_live_one(tmp_path):
     assert {s.digest for s in live.found()} == {s.digest for s in offline.found()} != set()
 
 
-@pytest.mark.parametrize("kernels", [1, 450])
+@pytest.mark.parametrize("kernels", [10, 450])
 def test_a_million_calls_are_searched_in_seconds(kernels):
     p = Program()
     m = Model(p, "net", 1, kernels=kernels)
