@@ -163,8 +163,8 @@ CALLS: tuple[Call, ...] = (
         "cuLibraryGetModule cuLibraryGetGlobal cuLibraryGetManaged cuKernelGetFunction "
         "cuKernelGetLibrary cuKernelGetAttribute cuKernelSetCacheConfig cuKernelGetName "
         "cuKernelGetParamInfo cuKernelGetParamCount "
-        "cuLinkCreate_v2=cuLinkCreate cuLinkAddData_v2=cuLinkAddData cuLinkAddFile_v2=cuLinkAddFile "
-        "cuLinkComplete cuLinkDestroy "
+        "cuLinkCreate_v2=cuLinkCreate cuLinkAddData_v2=cuLinkAddData "
+        "cuLinkAddFile_v2=cuLinkAddFile cuLinkComplete cuLinkDestroy "
         "cuOccupancyMaxActiveBlocksPerMultiprocessor "
         "cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags cuOccupancyMaxPotentialBlockSize "
         "cuOccupancyMaxPotentialBlockSizeWithFlags cuOccupancyAvailableDynamicSMemPerBlock",

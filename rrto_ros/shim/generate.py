@@ -88,11 +88,11 @@ def _document(data: Snapshot) -> str:
         f"<!-- {emit_c.MARK} -->",
         "# Driver calls",
         "",
-        f"`libcuda.so.1` of this package exports {total} names; {supported} of them are supported "
-        f"({len(CALLS)} calls with their versions and per-thread variants). Every other export "
+        f"`libcuda.so.1` of this package exports {total} names; {supported} of them are supported",
+        f"({len(CALLS)} calls with their versions and per-thread variants). Every other export",
         "returns `CUDA_ERROR_NOT_SUPPORTED` and is counted by name in the status.",
         "",
-        "*local*: answered on the robot. *async*: recorded, returns at once (waits in mode "
+        "*local*: answered on the robot. *async*: recorded, returns at once (waits in mode",
         "`rpc`). *sync*: waits for the server.",
         "",
         "| call | class | CUDA since | also as | operations | note |",

@@ -1,6 +1,7 @@
 """A recorder and a device in one thread of the test: answers a program that loads the shim."""
 
 import contextlib
+import json
 import os
 import select
 import shutil
@@ -20,6 +21,7 @@ from rrto_ros.transport.ring_socket import RingListener, read_hello, send_welcom
 
 BATCHED = 1
 RPC = 0
+CASES = Path(__file__).resolve().parent / "programs" / "shim_cases.py"
 
 
 class Peer:
@@ -36,13 +38,23 @@ class Peer:
             b"" to say nothing, or None to execute it.
     """
 
-    def __init__(self, *, mode=BATCHED, call_bytes=1 << 22, reply_bytes=1 << 22,
-                 wait_timeout_ms=5000, memory_bytes=1 << 28, welcome=None, on_call=None):  # fmt: skip
+    def __init__(
+        self,
+        *,
+        mode=BATCHED,
+        call_bytes=1 << 22,
+        reply_bytes=1 << 22,
+        wait_timeout_ms=5000,
+        memory_bytes=1 << 28,
+        welcome=None,
+        on_call=None,
+    ):
         self.folder = Path(tempfile.mkdtemp(prefix="rrto-shim-"))
         self.path = self.folder / "s.sock"
         self.records = []
         self.rings = []
         self.hello = None
+        self.stderr = ""
         self.closed_sessions = threading.Semaphore(0)
         self._settings = {"mode": mode, "call_bytes": call_bytes, "reply_bytes": reply_bytes,
                           "wait_timeout_ms": wait_timeout_ms}  # fmt: skip
@@ -76,12 +88,21 @@ class Peer:
             stderr=subprocess.PIPE, stdin=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def run(self, source, *arguments, timeout=60, **extra):
-        """Run Python source to its end; returns the completed process."""
-        return subprocess.run(
-            [sys.executable, "-c", source, *arguments], env=self.environment(**extra),
-            capture_output=True, text=True, timeout=timeout, check=False,
+    def case(self, name, *arguments, **extra):
+        """Run one of programs/shim_cases.py; gives what it printed as JSON, or None.
+
+        Raises:
+            AssertionError: It failed; the message holds what it wrote.
+        """
+        done = subprocess.run(
+            [sys.executable, str(CASES), name, *map(str, arguments)],
+            env=self.environment(**extra), capture_output=True, text=True, timeout=120,
+            check=False,
         )  # fmt: skip
+        assert done.returncode == 0, f"{name} exited with {done.returncode}:\n{done.stderr}"
+        self.stderr = done.stderr
+        lines = done.stdout.strip().splitlines()
+        return json.loads(lines[-1]) if lines else None
 
     def hang_up(self):
         """Close every connection, as a killed recorder does."""
@@ -154,7 +175,7 @@ class Peer:
                 }
                 size = len(call.payload) if call.payload is not None else 0
                 self.records.append(
-                    {"op": call.op.name, "flags": call.flags, "index": call.index,
+                    {"op": call.op.name, "record_flags": call.flags, "index": call.index,
                      "thread": call.thread, "payload_bytes": size, **fields}
                 )  # fmt: skip
                 answer = self._on_call(call) if self._on_call else None

@@ -1,0 +1,100 @@
+"""The driver API through ctypes, for programs under test: no binding between test and shim."""
+
+import ctypes
+import struct
+
+LIB = ctypes.CDLL("libcuda.so.1")
+PTX = b"""
+.version 7.0
+.target sm_70
+.address_size 64
+.visible .global .align 4 .f32 offset[4] = {1.0, 2.0, 3.0, 4.0};
+
+.visible .entry scale(.param .u64 p, .param .f32 k, .param .u32 n)
+{
+  .reg .pred %q; .reg .b32 %r<6>; .reg .b64 %rd<4>; .reg .f32 %f<3>;
+  ld.param.u64 %rd1, [p]; ld.param.f32 %f1, [k]; ld.param.u32 %r1, [n];
+  mov.u32 %r2, %ctaid.x; mov.u32 %r3, %ntid.x; mov.u32 %r4, %tid.x;
+  mad.lo.s32 %r5, %r2, %r3, %r4;
+  setp.ge.u32 %q, %r5, %r1;
+  @%q bra DONE;
+  cvta.to.global.u64 %rd1, %rd1;
+  mul.wide.u32 %rd2, %r5, 4;
+  add.s64 %rd3, %rd1, %rd2;
+  ld.global.f32 %f2, [%rd3];
+  mul.f32 %f2, %f2, %f1;
+  st.global.f32 [%rd3], %f2;
+DONE:
+  ret;
+}
+
+.visible .entry limited(.param .u64 p) .maxntid 64, 1, 1
+{
+  ret;
+}
+"""
+
+
+def call(name, *arguments):
+    """Call an export; integers go as 64-bit words, everything else as it is. Gives a CUresult."""
+    words = [ctypes.c_uint64(a & (1 << 64) - 1) if isinstance(a, int) else a for a in arguments]
+    return getattr(LIB, name)(*words)
+
+
+def ok(name, *arguments):
+    """Call and insist on success."""
+    result = call(name, *arguments)
+    assert result == 0, f"{name} returned {result}"
+
+
+def out(name, *arguments, kind=ctypes.c_uint64):
+    """Call with a result pointer before the arguments, insist on success, give the result."""
+    value = kind()
+    ok(name, ctypes.byref(value), *arguments)
+    return value.value
+
+
+def start():
+    """Initialise and make a context current."""
+    ok("cuInit", 0)
+    return out("cuCtxCreate_v2", 0, 0)
+
+
+def load(image=PTX):
+    """A module with the kernels of `PTX`."""
+    return out("cuModuleLoadData", image)
+
+
+def function(module, name=b"scale"):
+    """A kernel of it."""
+    return out("cuModuleGetFunction", module, name)
+
+
+def params(*values):
+    """A kernelParams array; keep the result alive until the launch."""
+    kept = [ctypes.create_string_buffer(v) for v in values]
+    array = (ctypes.c_void_p * len(kept))(*[ctypes.addressof(k) for k in kept])
+    array.kept = kept
+    return array
+
+
+def scale_params(address, factor, count):
+    """Arguments of `scale`."""
+    return params(struct.pack("<Q", address), struct.pack("<f", factor), struct.pack("<I", count))
+
+
+def launch(kernel, arguments, *, grid=(1, 1, 1), block=(64, 1, 1), shared=0, stream=0, extra=0):
+    """cuLaunchKernel; gives its result."""
+    return call("cuLaunchKernel", kernel, *grid, *block, shared, stream, arguments, extra)
+
+
+def read(address, size):
+    """Bytes from the device by a synchronous copy."""
+    data = ctypes.create_string_buffer(size)
+    ok("cuMemcpyDtoH_v2", data, address, size)
+    return data.raw
+
+
+def floats(*values):
+    """Packed float32."""
+    return struct.pack(f"<{len(values)}f", *values)

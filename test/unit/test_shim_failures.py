@@ -1,0 +1,217 @@
+"""The recorder is missing, refuses, dies or falls silent: the program gets an error in time."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from support.shim_peer import CASES, RPC, Peer, refuse
+
+from rrto_ros.api.codec import RESULT_STICKY, Welcome
+from rrto_ros.shim.build import ensure_built
+
+DEVICE_UNAVAILABLE, SYSTEM_NOT_READY, ILLEGAL_ADDRESS = 46, 802, 700
+
+
+def init(path, timeout_ms=1000):
+    """cuInit of a program against a socket path."""
+    env = {**os.environ, "LD_LIBRARY_PATH": str(ensure_built()), "RRTO_SOCKET": str(path),
+           "RRTO_CONNECT_TIMEOUT_MS": str(timeout_ms)}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(CASES), "init_only"], env=env, capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout), done.stderr
+
+
+def test_without_a_recorder_cuinit_says_so_at_once(tmp_path):
+    answer, said = init(tmp_path / "nobody.sock")
+    assert answer["result"] == SYSTEM_NOT_READY
+    assert answer["seconds"] < 1
+    assert said.count("\n") == 1
+    assert "no recorder_replayer at" in said
+    assert "rrto run" in said
+
+
+def test_a_recorder_that_never_answers_is_given_up_in_the_stated_time(tmp_path):
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "s"))
+        deaf.listen()
+        answer, said = init(tmp_path / "s", 700)
+    assert answer["result"] == SYSTEM_NOT_READY
+    assert 0.6 < answer["seconds"] < 3
+    assert "did not answer in time" in said
+
+
+@pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(16)])
+def test_something_else_behind_the_socket_is_not_taken_for_a_recorder(tmp_path, reply):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+
+        def serve():
+            connection, _ = server.accept()
+            connection.recv(4096)
+            connection.sendall(reply)
+            connection.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        answer, said = init(tmp_path / "s")
+        thread.join()
+    assert answer["result"] == SYSTEM_NOT_READY
+    assert said.startswith("rrto: ")
+
+
+def test_a_refused_session_gives_the_recorders_status_and_reason():
+    with Peer(welcome=Welcome(2, "the server has no memory left")) as peer:
+        answer = peer.case("init_only")
+        assert "the server has no memory left" in peer.stderr
+    assert answer["result"] == 2
+
+
+def test_hello_names_the_program_and_its_label():
+    with Peer() as peer:
+        peer.case("init_only", RRTO_LABEL="front camera")
+        assert peer.hello.label == "front camera"
+        assert "shim_cases.py init_only" in peer.hello.program
+
+
+def error_after(peer, breaks):
+    """The program copies in a loop; `breaks()` breaks the recorder; what the program saw."""
+    program = peer.start([sys.executable, str(CASES), "wait_for_error"])
+    try:
+        assert program.stdout.readline() == "ready\n"
+        breaks()
+        out, said = program.communicate("go\n", timeout=60)
+    finally:
+        program.kill()
+    assert program.returncode == 0, said
+    return json.loads(out), said
+
+
+def test_a_recorder_that_dies_gives_an_error_not_a_hang():
+    with Peer() as peer:
+        answer, said = error_after(peer, peer.hang_up)
+    assert answer["result"] == DEVICE_UNAVAILABLE
+    assert answer["later"] == [DEVICE_UNAVAILABLE] * 2
+    assert answer["seconds"] < 3
+    assert said.count("rrto: ") == 1
+
+
+def test_a_recorder_that_falls_silent_is_given_up_after_the_wait_timeout():
+    silent = threading.Event()
+
+    def on_call(_call):
+        return b"" if silent.is_set() else None
+
+    with Peer(wait_timeout_ms=800, on_call=on_call) as peer:
+        answer, said = error_after(peer, silent.set)
+    assert answer["result"] == DEVICE_UNAVAILABLE
+    assert 0.7 < answer["seconds"] < 6
+    assert "no sign of life" in said
+
+
+def test_a_slow_server_that_shows_signs_of_life_is_waited_for():
+    slow = threading.Event()
+
+    def on_call(call):
+        if slow.is_set() and call.op.name == "memcpy_dtoh":
+            for _ in range(8):  # longer than the wait timeout, with a beat now and then
+                time.sleep(0.25)
+                peer.rings[0].beat()
+            return refuse(call, ILLEGAL_ADDRESS)
+        return None
+
+    with Peer(wait_timeout_ms=1000, on_call=on_call) as peer:
+        answer, _ = error_after(peer, slow.set)
+    assert answer["result"] == ILLEGAL_ADDRESS
+
+
+def test_a_state_set_by_the_recorder_is_what_calls_return():
+    with Peer() as peer:
+        answer, _ = error_after(peer, lambda: peer.rings[0].set_state(999))
+    assert answer["result"] == 999
+    assert answer["later"] == [999, 999]
+
+
+def test_a_failed_launch_is_sticky_and_comes_out_at_the_synchronisation():
+    state = {"broken": False}
+
+    def on_call(call):
+        if call.op.name == "launch" and not state["broken"]:
+            state["broken"] = True
+            return refuse(call, ILLEGAL_ADDRESS, b"launch of scale: address 0", RESULT_STICKY)
+        if state["broken"]:
+            return refuse(call, ILLEGAL_ADDRESS) if call.reply else b""
+        return None
+
+    with Peer(on_call=on_call) as peer:
+        answer = peer.case("sticky_launch")
+        said = peer.stderr
+    assert answer["first"] == 0
+    assert answer["sync"] == ILLEGAL_ADDRESS
+    assert answer["after"] == [ILLEGAL_ADDRESS] * 3
+    assert said.count("rrto: ") == 1
+    assert "launch of scale: address 0" in said
+
+
+def test_in_rpc_mode_a_failed_launch_is_returned_by_the_launch():
+    def on_call(call):
+        return refuse(call, ILLEGAL_ADDRESS) if call.op.name == "launch" else None
+
+    with Peer(mode=RPC, on_call=on_call) as peer:
+        assert peer.case("sticky_launch")["first"] == ILLEGAL_ADDRESS
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda call: refuse(call, 0),
+        lambda call: refuse(call, 0, b"12345678" * 2),
+        lambda _call: b"\xff" * 8,
+        lambda _call: b"\x18\0\0\0" + bytes(12) + b"\xff\xff\xff\xff" + bytes(4),
+    ],
+    ids=["too short", "too long", "no record", "payload past its record"],
+)
+def test_an_answer_that_breaks_the_format_is_an_error_not_data(answer):
+    def on_call(call):
+        return answer(call) if call.op.name == "event_elapsed_ms" else None
+
+    source = (
+        "from support.cuda_ctypes import *\n"
+        "start(); a = out('cuEventCreate', 0); ok('cuEventRecord', a, 0)\n"
+        "f = ctypes.c_float(7)\n"
+        "print(call('cuEventElapsedTime', ctypes.byref(f), a, a), f.value)\n"
+    )
+    with Peer(on_call=on_call) as peer:
+        path = str(CASES.parents[2])
+        program = peer.start([sys.executable, "-c", source], PYTHONPATH=path)
+        out, said = program.communicate(timeout=60)
+    assert out == "999 7.0\n", said
+
+
+def test_the_session_ends_when_the_program_is_killed():
+    with Peer() as peer:
+        program = peer.start([sys.executable, str(CASES), "wait_for_error"])
+        assert program.stdout.readline() == "ready\n"
+        program.kill()
+        program.wait()
+        assert peer.closed_sessions.acquire(timeout=5)
+
+
+def test_the_session_ends_with_its_process_though_a_forked_child_lives_on():
+    source = (
+        "import os, sys\nfrom support.cuda_ctypes import *\nstart()\n"
+        "if os.fork() == 0:\n    sys.stdin.readline(); os._exit(0)\n"
+        "print('forked', flush=True)\nos._exit(0)\n"
+    )
+    with Peer() as peer:
+        program = peer.start([sys.executable, "-c", source], PYTHONPATH=str(CASES.parents[2]))
+        assert program.stdout.readline() == "forked\n"
+        assert peer.closed_sessions.acquire(timeout=5)
+        program.communicate("go\n", timeout=10)
