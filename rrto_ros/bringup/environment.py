@@ -28,9 +28,9 @@ _CUDA = "libcuda.so.1"
 
 
 def node_environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a node needs beyond `base` (default: this process's environment)."""
+    """The variables a node needs, as `base` (default: this process's environment) has them."""
     base = os.environ if base is None else base
-    return {name: value for name, value in NODE_DEFAULTS.items() if name not in base}
+    return {name: base.get(name, value) for name, value in NODE_DEFAULTS.items()}
 
 
 def library_path(shim: Path, present: str) -> str:
