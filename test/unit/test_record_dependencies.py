@@ -69,8 +69,8 @@ def test_a_graph_launch_has_the_accesses_of_its_nodes():
     launch = template("graph_launch", graph_exec=9, stream=0)
     got = accesses(launch, live, graphs)
     assert (got.reads, got.writes, got.possible) == (((A, A + 4),), ((B, B + 4),), ((A, A + 64),))
-    apply("graph_exec_kernel_node_set", graph_exec=9, node=1, **LAUNCH, stream=0,
-          params=struct.pack("<Q", C))  # fmt: skip
+    other = struct.pack("<Q", C)
+    apply("graph_exec_kernel_node_set", graph_exec=9, node=1, **LAUNCH, params=other)
     assert accesses(launch, live, graphs).possible == ((C, C + 64),)
     assert graphs.launched(8) is None
 
