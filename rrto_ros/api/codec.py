@@ -33,6 +33,7 @@ from rrto_ros.api.descriptions import (
     unpack_welcome,
 )
 from rrto_ros.api.ops import OPS, Op
+from rrto_ros.api.result_codec import ResultRecord, iter_results, pack_result
 from rrto_ros.api.wire import (
     ALL_FLAGS,
     ALL_RESULT_FLAGS,
@@ -52,6 +53,7 @@ from rrto_ros.api.wire import (
     RESULT_STICKY,
     TABLE_HASH,
     Buffer,
+    check_padding,
     pad8,
 )
 from rrto_ros.errors import ProtocolError
@@ -255,15 +257,6 @@ def _check_header(
         raise ProtocolError(f"call record at byte {offset}: unknown operation code {code}")
 
 
-def _check_pad(offset: int, size: int, limit: int) -> None:
-    """Check the 8 bytes' worth of padding record at `offset` (any size from 8 up)."""
-    if size < 8 or size % 8 or offset + size > limit:
-        raise ProtocolError(
-            f"padding record at byte {offset}: size {size} is not a multiple of 8 within the "
-            f"buffer's {limit} bytes"
-        )
-
-
 def iter_headers(buffer: Buffer) -> Iterator[CallHeader]:
     """Walk the records' headers without decoding fields; padding records are skipped.
 
@@ -278,7 +271,7 @@ def iter_headers(buffer: Buffer) -> Iterator[CallHeader]:
     while offset < limit:
         if limit - offset >= 8 and view[offset + 4] == 0 and view[offset + 5] == 0:
             size = int.from_bytes(view[offset : offset + 4], "little")
-            _check_pad(offset, size, limit)
+            check_padding(offset, size, limit)
             offset += size
             continue
         if limit - offset < HEADER_BYTES:
@@ -461,66 +454,3 @@ def unpack_blob_ref(payload: Buffer) -> tuple[bytes, int]:
         raise ProtocolError(f"a blob reference has {BLOB_REF.size} bytes, not {len(payload)}")
     digest, length = BLOB_REF.unpack(payload)
     return digest, length
-
-
-@dataclass(slots=True)
-class ResultRecord:
-    """One result: the status of a call and the data that answers it.
-
-    Attributes:
-        index: The call's index.
-        status: CUresult number.
-        payload: Data, or a UTF-8 text where the call failed.
-        flags: RESULT_* bits.
-        size: Bytes of the record.
-    """
-
-    index: int
-    status: int
-    payload: memoryview
-    flags: int
-    size: int
-
-    @property
-    def sticky(self) -> bool:
-        """An asynchronous call failed and the session is in error from here on."""
-        return bool(self.flags & RESULT_STICKY)
-
-
-def iter_results(buffer: Buffer) -> Iterator[ResultRecord]:
-    """Decode the result records in `buffer`; padding is skipped.
-
-    Raises:
-        ProtocolError: A record does not fit the format.
-    """
-    view = memoryview(buffer).cast("B")
-    offset, limit = 0, len(view)
-    while offset < limit:
-        if limit - offset >= 8:
-            size, status = struct.unpack_from("<II", view, offset)
-            if status == PADDING_STATUS:
-                _check_pad(offset, size, limit)
-                offset += size
-                continue
-        if limit - offset < HEADER_BYTES:
-            raise ProtocolError(
-                f"result record at byte {offset}: only {limit - offset} bytes left for a header"
-            )
-        size, status, index, payload_bytes, flags = RESULT_HEADER.unpack_from(view, offset)
-        if size != HEADER_BYTES + pad8(payload_bytes) or offset + size > limit:
-            raise ProtocolError(
-                f"result record at byte {offset}: size {size} with {payload_bytes} bytes of data "
-                f"in a buffer of {limit}"
-            )
-        if flags & ~(RESULT_STICKY | RESULT_BLOB_WANTED):
-            raise ProtocolError(f"result record at byte {offset}: unknown flags 0x{flags:x}")
-        start = offset + HEADER_BYTES
-        yield ResultRecord(index, status, view[start : start + payload_bytes], flags, size)
-        offset += size
-
-
-def pack_result(index: int, status: int, payload: Buffer = b"", flags: int = 0) -> bytes:
-    """One result record for call `index`."""
-    length = len(payload)
-    header = RESULT_HEADER.pack(HEADER_BYTES + pad8(length), status, index, length, flags)
-    return b"".join((header, payload, bytes(-length % 8)))

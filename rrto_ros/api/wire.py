@@ -7,6 +7,7 @@ import struct
 from typing import TypeAlias
 
 from rrto_ros.api.ops import OPS
+from rrto_ros.errors import ProtocolError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -56,3 +57,12 @@ TABLE_HASH = hashlib.sha256(_table_text().encode()).digest()
 def pad8(size: int) -> int:
     """`size` rounded up to a multiple of 8."""
     return (size + 7) & ~7
+
+
+def check_padding(offset: int, size: int, limit: int) -> None:
+    """Check the 8 bytes' worth of padding record at `offset` (any size from 8 up)."""
+    if size < 8 or size % 8 or offset + size > limit:
+        raise ProtocolError(
+            f"padding record at byte {offset}: size {size} is not a multiple of 8 within the "
+            f"buffer's {limit} bytes"
+        )

@@ -67,7 +67,7 @@ def _preprocess(include: Path, header: str) -> str:
 def _arguments(text: str) -> list[list[str]]:
     if text.strip() in ("", "void"):
         return []
-    out = []
+    out: list[list[str]] = []
     for part in text.split(","):
         found = _ARGUMENT.match(part.strip())
         if found is None:

@@ -1,5 +1,5 @@
-/* Structures of the driver API that the shim looks into. Own declarations; a test compares their
- * layout with the header snapshot where CUDA's headers are at hand. */
+/* Structures of the driver API that the shim looks into: own declarations. The sizes and offsets
+ * below are those of CUDA 13.5's cuda.h on x86-64 and aarch64; a wrong one does not compile. */
 #ifndef RRTO_CUDA_STRUCTS_H
 #define RRTO_CUDA_STRUCTS_H
 #include "cuda_types.h"
@@ -118,5 +118,40 @@ struct rrto_CUctxCreateParams {
     int numExecAffinityParams;
     void *cigParams;
 };
+
+#define RRTO_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), "size of " #type)
+#define RRTO_AT(type, member, bytes)                                                              \
+    _Static_assert(offsetof(type, member) == (bytes), #member " of " #type)
+RRTO_SIZE(CUDA_MEMCPY2D, 128);
+RRTO_SIZE(CUDA_MEMCPY3D, 200);
+RRTO_SIZE(CUDA_KERNEL_NODE_PARAMS_v1, 56);
+RRTO_SIZE(CUDA_KERNEL_NODE_PARAMS_v2, 72);
+RRTO_SIZE(CUDA_MEMSET_NODE_PARAMS, 40);
+RRTO_SIZE(CUDA_GRAPH_INSTANTIATE_PARAMS, 32);
+RRTO_SIZE(struct rrto_launch_attribute, 72);
+RRTO_SIZE(CUlaunchConfig, 56);
+RRTO_SIZE(CUmemLocation, 8);
+RRTO_SIZE(CUmemPoolProps, 88);
+RRTO_SIZE(CUmemAccessDesc, 12);
+RRTO_SIZE(CUdevprop, 56);
+RRTO_SIZE(CUctxCreateParams, 24);
+RRTO_AT(CUDA_MEMCPY2D, dstMemoryType, 72);
+RRTO_AT(CUDA_MEMCPY2D, Height, 120);
+RRTO_AT(CUDA_MEMCPY3D, dstMemoryType, 120);
+RRTO_AT(CUDA_MEMCPY3D, Depth, 192);
+RRTO_AT(CUDA_MEMCPY3D, srcHeight, 80);
+RRTO_AT(CUDA_KERNEL_NODE_PARAMS_v2, kern, 56);
+RRTO_AT(CUDA_MEMSET_NODE_PARAMS, width, 24);
+RRTO_AT(CUlaunchConfig, hStream, 32);
+RRTO_AT(CUlaunchConfig, numAttrs, 48);
+RRTO_AT(struct rrto_launch_attribute, value, 8);
+RRTO_AT(CUmemPoolProps, location, 8);
+RRTO_AT(CUmemPoolProps, maxSize, 24);
+RRTO_AT(CUmemAccessDesc, flags, 8);
+RRTO_AT(CUdevprop, sharedMemPerBlock, 28);
+RRTO_AT(CUdevprop, textureAlign, 52);
+RRTO_AT(CUctxCreateParams, cigParams, 16);
+RRTO_AT(CUDA_GRAPH_INSTANTIATE_PARAMS, hErrNode_out, 16);
+RRTO_AT(CUDA_GRAPH_INSTANTIATE_PARAMS, result_out, 24);
 
 #endif
