@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -277,16 +278,15 @@ def bag_info(
 def _need_ros() -> None:
     """Say what to do where ROS 2 or the messages cannot be imported."""
     try:
-        import rclpy
+        importlib.import_module("rclpy")
 
         # A folder of that name would do for a plain `import rrto_msgs`.
-        import rrto_msgs.msg
+        importlib.import_module("rrto_msgs.msg")
     except ImportError as error:
         raise ConfigError(
             f"ROS 2 or rrto_msgs is missing here ({error}); run `make demo` once and use its "
             "environment, or source your ROS installation and workspace"
         ) from error
-    del rclpy, rrto_msgs
 
 
 def _client(robot: str, domain: int) -> RobotClient:

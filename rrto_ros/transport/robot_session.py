@@ -35,7 +35,7 @@ from rrto_ros.api.codec import (
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.transport.blob_references import BlobReferences
-from rrto_ros.transport.link import Message, MessageReceiver, MessageSender
+from rrto_ros.transport.link import MessageReceiver, MessageSender
 from rrto_ros.transport.port import (
     FLAG_ACK_ONLY,
     FLAG_CLOSED,
@@ -68,7 +68,7 @@ MAX_TEXT = 256
 
 
 class RobotSession:
-    """One program's session, from HELLO to its end. `run` does everything in the caller's thread.
+    """One program's session, from HELLO to its end; `run` serves it in the caller's thread.
 
     Args:
         connection: The program's socket, HELLO already read; closed by `run`.
@@ -121,8 +121,7 @@ class RobotSession:
     def run(self) -> SessionSnapshot:
         """Open the session, serve the program until it or the server is gone, close.
 
-        Returns:
-            The final snapshot.
+        Returns the final snapshot.
         """
         reason = "the program ended"
         try:
@@ -193,8 +192,7 @@ class RobotSession:
                 # The recorder's own verdict, which says more, comes first.
                 wait_timeout_ms=int((config.server_timeout_s + 1.0) * 1000),
             )
-            self._consumer = RingConsumer(self._ring)
-            self._replies = ReplyWriter(self._ring)
+            self._consumer, self._replies = RingConsumer(self._ring), ReplyWriter(self._ring)
             self._sender = MessageSender(
                 max_message_bytes=min(config.max_message_bytes, answer.max_message_bytes),
                 window_messages=config.window,
@@ -279,7 +277,7 @@ class RobotSession:
                     self._add(memoryview(data)[start : header.offset])
                     self._add(changed)
                     start = header.offset + header.size
-        self._add(data if start == 0 else memoryview(data)[start:])
+        self._add(memoryview(data)[start:] if start else data)
         self._flush = self._flush or every or self._parts_bytes >= self._config.batch_bytes
 
     def _add(self, part: Buffer) -> None:
@@ -293,7 +291,6 @@ class RobotSession:
             self._parts.clear()
             self._parts_bytes = 0
             return 3600.0
-        outgoing: list[CallsMessage] = []
         with self._lock:
             while self._blobs_wanted:
                 self._answer_wanted(self._blobs_wanted.popleft())
@@ -302,7 +299,10 @@ class RobotSession:
                 self._sender.push(parts[0] if len(parts) == 1 else b"".join(parts))
                 self._parts, self._parts_bytes, self._flush = [], 0, False
             ack = self._receiver.ack
-            outgoing = [self._message(message, ack) for message in self._sender.due(now)]
+            outgoing = [
+                CallsMessage(self.id, m.sequence, ack, FLAG_MORE if m.more else 0, m.data)
+                for m in self._sender.due(now)
+            ]
             silent = now - self._spoke >= ALIVE_PERIOD_S
             if not outgoing and (silent or self._receiver.ack_due(now)):
                 flags = FLAG_ACK_ONLY | (FLAG_PROBE if silent else 0)
@@ -335,10 +335,6 @@ class RobotSession:
             self._lost = f"the server wants a blob of call {index}, which refers to none"
             return
         self._sender.push(record)
-
-    def _message(self, message: Message, ack: int) -> CallsMessage:
-        flags = FLAG_MORE if message.more else 0
-        return CallsMessage(self.id, message.sequence, ack, flags, message.data)
 
     def _hung_up(self) -> bool:
         try:
