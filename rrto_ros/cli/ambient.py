@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 
-_TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
+_NAMES = ("FASTDDS_BUILTIN_TRANSPORTS", "ROS_STATIC_PEERS")
 
 
 @cache
@@ -19,4 +19,5 @@ def join_transports() -> None:
     from rrto_ros.bringup.environment import NODE_DEFAULTS
 
     users_environment()
-    os.environ.setdefault(_TRANSPORTS, NODE_DEFAULTS[_TRANSPORTS])
+    for name in _NAMES:
+        os.environ.setdefault(name, NODE_DEFAULTS[name])
