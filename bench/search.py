@@ -119,7 +119,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name, records in programs.items():
         for algorithm in ALGORITHMS:
             for per_batch in (1, 100):
-                runs = [while_recording(records, algorithm, per_batch) for _ in range(3)]
+                runs = [
+                    while_recording(records, algorithm, per_batch)
+                    for _ in range(1 if args.smoke else 5)
+                ]
                 middle = {k: statistics.median(r[k] for r in runs) for k in runs[0]}
                 report[f"{name}, {algorithm}, batches of {per_batch}"] = middle
     with tempfile.TemporaryDirectory() as folder:

@@ -192,10 +192,16 @@ class UnitClass:
             max(self.outside, self.inround) >= need,
         )
 
-    def answers(self, options: SearchOptions) -> list[Answer]:
-        """What the class offers now, if anything was repeated often enough."""
+    def answers(self, options: SearchOptions, *, newest: bool) -> list[Answer]:
+        """What the class offers now, if anything was repeated often enough.
+
+        Args:
+            options: Parameters of the search.
+            newest: Nothing else was seen since its newest instance: only then do witnesses count,
+                for what comes next shows whether they were right.
+        """
         need = options.min_repetitions
-        extra = self.witnesses if self.clean else 0
+        extra = self.witnesses if self.clean and newest else 0
         found = []
         if self.exact_mode or not self.varying:
             if len(self.forms) > 1:

@@ -52,8 +52,6 @@ _KNOWN_ITEMS = 32
 _RECENT = 32
 _SETTLED = 2
 """Rounds recognised in a row after which pieces of them are no longer of interest."""
-_MARGIN = 0.05
-"""The threads' own orders must explain this share of the calls more than the session's order."""
 
 
 @dataclass(slots=True)
@@ -194,7 +192,8 @@ class Stream:
             return []
         if miner.is_noise(klass):
             return []
-        answers = klass.answers(self.options)
+        newest = klass.last_unit == miner.units - 1
+        answers = klass.answers(self.options, newest=newest)
         if not answers or miner.profile_of(klass).verdict:
             return []
         offers = []
@@ -354,7 +353,7 @@ class OperatorSequenceSearch:
         calls, known = self._session.recent
         parts = [s.recent for s in self._threads.values()]
         apart_calls, apart_known = sum(c for c, _ in parts), sum(k for _, k in parts)
-        return apart_known * calls > (known + _MARGIN * calls) * apart_calls
+        return apart_known * calls > known * apart_calls
 
     def statistics(self) -> Mapping[str, int | float | str]:
         session = self._session

@@ -1,7 +1,11 @@
 """Both searches behind one interface; what is particular to each; bounds."""
 
+import json
 import random
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,3 +179,14 @@ def test_wrong_parameters_are_named():
         SearchOptions(min_length=9, max_length=4)
     with pytest.raises(ConfigError, match="call log of 3 calls"):
         CallLog(max_calls=3)
+
+
+def test_the_benchmark_runs():
+    script = Path(__file__).resolve().parents[2] / "bench" / "search.py"
+    done = subprocess.run(
+        [sys.executable, script, "--smoke", "--json"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert all(r["total_us_per_call"] > 0 for n, r in rows.items() if "batches" in n)
+    assert all(r["found"] == 1 for n, r in rows.items() if n.startswith(("loop", "offline")))

@@ -1,9 +1,10 @@
 """The default search finds the inferences of synthetic programs, call by call, nothing else."""
 
 import random
+import struct
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from rrto_ros.api.wire import HEADER_BYTES
@@ -99,8 +100,13 @@ def test_noise_and_warm_up_do_not_belong_to_the_sequence(kernels, seed, warm):
     m = Model(p, "net", 1, kernels=kernels, lazy=True)
     for _ in range(rng.randint(0, 30)):
         rng.choice([lambda: p.alloc(), lambda: p.fill(p.alloc(), 64), lambda: p.load_module(77)])()
+    warm_ups = []
     for _ in range(warm + 1):
+        start = len(p.calls)
         m.warm_up(rng)
+        warm_ups.append(tuple(c.name for c in p.calls[start:]))
+    # Two that are equal are a sequence that was seen twice, noise or not.
+    assume(len(set(warm_ups)) == len(warm_ups))
     for _ in range(3):
         m.infer()
     search, log, found_at = run(p)
@@ -111,7 +117,6 @@ def test_noise_and_warm_up_do_not_belong_to_the_sequence(kernels, seed, warm):
 def test_an_inference_with_lazy_loading_is_a_witness_for_the_first_clean_one():
     p = Program()
     m = Model(p, "net", 1, kernels=12, lazy=True)
-    rng = random.Random(3)
     p.call("stream_create", stream=5, flags=0, priority=0)
     m.prepare()
     m.upload()
@@ -122,8 +127,46 @@ def test_an_inference_with_lazy_loading_is_a_witness_for_the_first_clean_one():
     m.infer()
     search, log, _ = run(p)
     expect(p, search, log, ["net"])
-    assert rng is not None
     assert search.found()[0].repetitions == 1
+
+
+def test_a_graph_captured_in_the_second_inference_is_found_at_the_end_of_the_third():
+    p = Program()
+    m = Model(p, "net", 1, kernels=6)
+    node = {"module": 1, "flags": 0, "shared_bytes": 0, "dependencies": [], "graph": 7}
+    node |= dict.fromkeys(("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z"), 1)
+    m.warm_up(random.Random(1))
+    for i in range(2):
+        with p.inference("first" if i == 0 else "net"):
+            m.upload()
+            if i == 0:
+                p.alloc()
+                p.call("graph_create", graph=7)
+                for k in range(6):
+                    params = struct.pack("<QQ", m.x if k == 0 else m.buffer(k - 1), m.buffer(k))
+                    p.call("graph_add_kernel_node", node=k, kernel=k, params=params, **node)
+                p.call("graph_instantiate", graph_exec=8, graph=7)
+            p.call("graph_launch", graph_exec=8, stream=0)
+            p.call("ctx_synchronize", context=0)
+            m.read()
+    search, log, _ = run(p)
+    expect(p, search, log, ["net"])
+
+
+def test_a_pipelined_program_that_reads_the_inference_before_is_found():
+    p = Program()
+    m = Model(p, "net", 1, kernels=6)
+    last = p.alloc()
+    for _ in range(5):
+        with p.inference("net"):
+            m.upload()
+            m.launches(0, 6)
+            p.download(last)
+        p.call("memcpy_dtod", dst=last, src=m.buffer(5), size=64, stream=0)
+    search, _, _ = run(p)
+    (s,) = search.found()
+    assert [i.op.name for i in s.items].count("memcpy_dtod") == 1
+    assert len(s) == 9
 
 
 @given(st.integers(2, 30), seeds)
