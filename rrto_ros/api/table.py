@@ -148,7 +148,7 @@ CALLS: tuple[Call, ...] = (
         note="PTX text, fatbin or ELF; the server decides what it can run",
     ),
     *_core("sync", "module_load", "cuLibraryLoadData cuLibraryLoadFromFile"),
-    *_core("async", "module_unload", "cuModuleUnload cuLibraryUnload", "context"),
+    *_core("async", "module_unload", "cuModuleUnload cuLibraryUnload", "init"),
     *_core(
         "async",
         "function_set_attribute",
@@ -172,7 +172,7 @@ CALLS: tuple[Call, ...] = (
     ),
     # memory
     *_core("async", "mem_alloc", "cuMemAlloc_v2 cuMemAllocPitch_v2"),
-    *_core("async", "mem_free", "cuMemFree_v2"),
+    *_core("async", "mem_free", "cuMemFree_v2", "init"),
     *_core(
         "async",
         "mem_alloc",
@@ -220,7 +220,7 @@ CALLS: tuple[Call, ...] = (
     *_memsets(),
     # streams
     *_core("async", "stream_create", "cuStreamCreate cuStreamCreateWithPriority"),
-    *_core("async", "stream_destroy", "cuStreamDestroy_v2=cuStreamDestroy", "context"),
+    *_core("async", "stream_destroy", "cuStreamDestroy_v2=cuStreamDestroy", "init"),
     *_core(
         "sync",
         "stream_synchronize",
@@ -248,7 +248,7 @@ CALLS: tuple[Call, ...] = (
     ),
     # events
     *_core("async", "event_create", "cuEventCreate"),
-    *_core("async", "event_destroy", "cuEventDestroy_v2=cuEventDestroy", "context"),
+    *_core("async", "event_destroy", "cuEventDestroy_v2=cuEventDestroy", "init"),
     *_core(
         "async",
         "event_record",
@@ -304,7 +304,7 @@ CALLS: tuple[Call, ...] = (
         "context",
     ),
 )
-"""Every supported call."""
+"""Every supported call. What frees or destroys needs no current context, as with CUDA itself."""
 
 EXTRA_EXPORTS: dict[str, tuple[tuple[str, str], ...]] = {
     "cuProfilerInitialize": (),

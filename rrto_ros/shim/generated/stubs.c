@@ -903,7 +903,7 @@ CUresult cuEventDestroy(CUevent hEvent)
 {
     CUresult result;
     rrto_count(111, RRTO_ASYNC);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuEventDestroy_v2(hEvent);
 }
@@ -913,7 +913,7 @@ CUresult cuEventDestroy_v2(CUevent hEvent)
 {
     CUresult result;
     rrto_count(112, RRTO_ASYNC);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuEventDestroy_v2(hEvent);
 }
@@ -2331,7 +2331,7 @@ CUresult cuLibraryUnload(CUlibrary library)
 {
     CUresult result;
     rrto_count(301, RRTO_ASYNC);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuLibraryUnload(library);
 }
@@ -2725,7 +2725,7 @@ CUresult cuMemFree_v2(CUdeviceptr dptr)
 {
     CUresult result;
     rrto_count(354, RRTO_ASYNC);
-    if ((result = rrto_need_operator()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemFree_v2(dptr);
 }
@@ -4314,7 +4314,7 @@ CUresult cuModuleUnload(CUmodule hmod)
 {
     CUresult result;
     rrto_count(526, RRTO_ASYNC);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuModuleUnload(hmod);
 }
@@ -4666,7 +4666,7 @@ CUresult cuStreamDestroy(CUstream hStream)
 {
     CUresult result;
     rrto_count(577, RRTO_ASYNC);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuStreamDestroy_v2(hStream);
 }
@@ -4676,7 +4676,7 @@ CUresult cuStreamDestroy_v2(CUstream hStream)
 {
     CUresult result;
     rrto_count(578, RRTO_ASYNC);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuStreamDestroy_v2(hStream);
 }

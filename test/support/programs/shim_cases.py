@@ -249,7 +249,12 @@ def contexts():
     wants(call("cuMemFree_v2", theirs), INVALID_VALUE, "its memory is gone")
     ok("cuMemFree_v2", kept)
     wants(call("cuCtxDestroy_v2", made), INVALID_CONTEXT, "destroyed twice")
-    lost = out("cuMemAlloc_v2", 100)
+    lost, event = out("cuMemAlloc_v2", 100), out("cuEventCreate", 0)
+    freed = out("cuMemAlloc_v2", 100)
+    ok("cuCtxPopCurrent_v2", 0)
+    ok("cuMemFree_v2", freed)  # numba-cuda frees after it has popped every context
+    ok("cuEventDestroy_v2", event)
+    ok("cuCtxSetCurrent", primary)
     ok("cuDevicePrimaryCtxReset_v2", 0)
     wants(call("cuMemAlloc_v2", ctypes.byref(ctypes.c_uint64()), 4), CONTEXT_IS_DESTROYED, "reset")
     wants(out("cuDevicePrimaryCtxRetain", 0), primary, "the primary context's handle")
