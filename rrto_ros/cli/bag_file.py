@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 from collections import Counter
@@ -199,7 +200,7 @@ def read_bag(folder: Path) -> list[RecordedSession]:
         reader.open()
     except (AnyReaderError, OSError) as error:
         raise ConfigError(f"{folder} is no bag that can be read: {error}") from error
-    with reader:
+    with contextlib.closing(reader):
         chosen = [c for c in reader.connections if c.topic.rpartition("/")[2] in NAMES]
         for connection, _, data in reader.messages(connections=chosen):
             message: Any = reader.deserialize(data, connection.msgtype)
