@@ -12,7 +12,12 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
-from rrto_ros.devices.registry import DEFAULT_CACHE_BYTES, DEVICE_NAMES, DeviceSettings
+from rrto_ros.devices.registry import (
+    DEFAULT_CACHE_BYTES,
+    DEFAULT_LAUNCH_TIMEOUT_S,
+    DEVICE_NAMES,
+    DeviceSettings,
+)
 from rrto_ros.errors import ConfigError
 from rrto_ros.replay.blob_store import DEFAULT_LIMIT_BYTES, default_directory
 from rrto_ros.transport.link import MAX_MESSAGE_BYTES
@@ -119,6 +124,12 @@ def declare_settings(node: Node) -> ServerSettings:
             "Where compiled kernels are kept; empty for the user's cache directory.",
         )
     )  # fmt: skip
+    launch_timeout = _declare(
+        node, "launch_timeout_s", DEFAULT_LAUNCH_TIMEOUT_S,
+        "A kernel that runs longer on the cpu device is ended with CUDA_ERROR_LAUNCH_TIMEOUT, in "
+        "seconds; 0 ends none.",
+        0.0, 86400.0,
+    )  # fmt: skip
     blob_bytes = _declare(
         node, "blob_cache_bytes", DEFAULT_LIMIT_BYTES,
         "Size limit of the uploads kept on disk (weights, modules); 0 keeps none.", 0, _TIB,
@@ -143,6 +154,7 @@ def declare_settings(node: Node) -> ServerSettings:
             threads=threads,
             cache_directory=Path(kernel_directory) if kernel_directory else None,
             cache_bytes=kernel_bytes,
+            launch_timeout_s=launch_timeout,
         ),
         max_sessions=sessions,
         blob_directory=Path(blob_directory) if blob_directory else default_directory(),

@@ -54,6 +54,7 @@ def settings_json(
             "threads": settings.threads,
             "cache_directory": str(settings.cache_directory or ""),
             "cache_bytes": settings.cache_bytes,
+            "launch_timeout_s": settings.launch_timeout_s,
             "blob_directory": str(blob_directory or ""),
             "blob_bytes": blob_bytes,
         }
@@ -70,6 +71,7 @@ def _settings(values: dict[str, Any]) -> DeviceSettings:
         threads=int(values["threads"]),
         cache_directory=Path(cache) if cache else None,
         cache_bytes=int(values["cache_bytes"]),
+        launch_timeout_s=float(values["launch_timeout_s"]),
     )
 
 

@@ -267,3 +267,45 @@ def test_the_cache_stays_under_its_limit_and_drops_the_oldest(tmp_path):
         os.utime(tmp_path / key[:2] / f"{key[2:]}.o", (1000 + age, 1000 + age))
     cache.put(keys[3], Entry(bytes(1000), {}))
     assert [cache.get(k) is not None for k in keys] == [True, False, True, True]
+
+
+ENDLESS = b""".version 8.0
+.target sm_80
+.address_size 64
+.visible .entry spin(){ L: bra L; }
+.visible .entry barriers(){ L: bar.sync 0; bra L; }
+.visible .entry many_blocks(){ ret; }
+.visible .entry counts(.param .u64 out)
+{ .reg .b32 %i; .reg .pred %p; .reg .b64 %a;
+  ld.param.u64 %a, [out]; mov.u32 %i, 0;
+L: add.s32 %i, %i, 1; st.global.u32 [%a], %i; setp.lt.s32 %p, %i, 1000; @%p bra L; ret; }
+.visible .entry restarts()
+{ .reg .b32 %i, %j; .reg .pred %p;
+A: mov.u32 %i, 0;
+B: add.s32 %i, %i, 1; setp.lt.s32 %p, %i, 10; @%p bra B; bra A; }
+"""
+
+
+@pytest.mark.parametrize(("kernel", "grid"), [
+    ("spin", (3, 1, 1)), ("barriers", (1, 1, 1)), ("many_blocks", (2**31 - 1, 60000, 1)),
+    ("restarts", (1, 1, 1)),
+])
+def test_an_endless_kernel_ends_with_launch_timeout(kernel, grid):
+    device = CpuDevice(threads=2, cache_bytes=0, launch_timeout_s=0.2)
+    names = [k.name for k in device.module_load(1, ENDLESS).kernels]
+    with pytest.raises(CudaError, match=f"{kernel} ran longer than 0.2 s") as caught:
+        device.launch(Launch(1, names.index(kernel), grid, (64, 1, 1), 0, b""), 0)
+    assert caught.value.result == CUresult.LAUNCH_TIMEOUT
+    assert device.statistics()["launches_ended"] == 1
+    # The flag is down again: the next launch runs to its end.
+    base = device.info.arena_base
+    device.mem_alloc(base, 64, 0)
+    params = base.to_bytes(8, "little")
+    device.launch(Launch(1, names.index("counts"), (1, 1, 1), (1, 1, 1), 0, params), 0)
+    assert words(device, base, 1) == [1000]
+    device.close()
+
+
+def test_a_negative_launch_timeout_is_a_configuration_error():
+    with pytest.raises(ConfigError, match="launch_timeout_s"):
+        CpuDevice(launch_timeout_s=-1)
