@@ -13,6 +13,7 @@ from rrto_ros.errors import ConfigError, UnavailableError
 
 DEVICE_NAMES = ("cpu", "gpu", "null")
 DEFAULT_CACHE_BYTES = 512 << 20
+DEFAULT_LAUNCH_TIMEOUT_S = 30.0
 _CPU_ARENA_BYTES = 64 << 30
 
 
@@ -28,6 +29,7 @@ class DeviceSettings:
         threads: Threads that execute kernels, 0 for one per core.
         cache_directory: Where compiled kernels are kept, None for the default place.
         cache_bytes: Size limit of that cache, 0 to keep nothing.
+        launch_timeout_s: Seconds after which a launch on the cpu device is ended, 0 for never.
     """
 
     limit_bytes: int
@@ -36,6 +38,7 @@ class DeviceSettings:
     threads: int = 0
     cache_directory: Path | None = None
     cache_bytes: int = DEFAULT_CACHE_BYTES
+    launch_timeout_s: float = DEFAULT_LAUNCH_TIMEOUT_S
 
 
 DeviceFactory = Callable[[DeviceSettings], Device]
@@ -47,6 +50,7 @@ def _cpu(settings: DeviceSettings) -> Device:
         "limit_bytes": settings.limit_bytes,
         "arena_bytes": max(_CPU_ARENA_BYTES, settings.limit_bytes),
         "cache_bytes": settings.cache_bytes,
+        "launch_timeout_s": settings.launch_timeout_s,
     }
     if settings.arena_base:
         options["arena_base"] = settings.arena_base

@@ -42,6 +42,7 @@ DEFAULT_LIMIT_BYTES = 2 << 30
 DEFAULT_ARENA_BASE = 0x2000_0000_0000
 DEFAULT_ARENA_BYTES = 64 << 30
 DEFAULT_CACHE_BYTES = 512 << 20
+DEFAULT_LAUNCH_TIMEOUT_S = 30.0
 DRIVER_VERSION = 13000
 _CLOCK_KHZ = 1_500_000
 
@@ -58,6 +59,7 @@ class CpuDevice:
         cache_dir: Directory of compiled kernels; None is the user's cache directory.
         cache_bytes: Its size limit; 0 keeps nothing on disk.
         vector_lanes: Threads per vector instruction; 0 is what the processor does best.
+        launch_timeout_s: Seconds after which a launch ends with LAUNCH_TIMEOUT; 0 never.
     """
 
     def __init__(
@@ -71,7 +73,10 @@ class CpuDevice:
         cache_dir: Path | str | None = None,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         vector_lanes: int = 0,
+        launch_timeout_s: float = DEFAULT_LAUNCH_TIMEOUT_S,
     ) -> None:
+        if launch_timeout_s < 0:
+            raise ConfigError(f"launch_timeout_s is {launch_timeout_s}, at least 0 is wanted")
         if limit_bytes <= 0 or arena_bytes < limit_bytes:
             raise ConfigError(f"arena_bytes ({arena_bytes}) must be at least limit_bytes "
                               f"({limit_bytes}), and both positive")
@@ -79,7 +84,7 @@ class CpuDevice:
         directory = Path(cache_dir) if cache_dir is not None else default_directory()
         self._compiler = Compiler(directory if cache_bytes else None, cache_bytes, vector_lanes)
         self._arena = Arena(arena_base, arena_bytes, limit_bytes)
-        self._launcher = Launcher(cores)
+        self._launcher = Launcher(cores, launch_timeout_s)
         self._timeline = Timeline()
         self._graphs = Graphs()
         self._modules: dict[int, LoadedModule] = {}
@@ -108,6 +113,7 @@ class CpuDevice:
         compiler = self._compiler
         return {
             **self._counts, **self._timeline.counts(), **self._graphs.counts(),
+            "launches_ended": self._launcher.watchdog.fired,
             "modules": len(self._modules), "memory_bytes": self._arena.used,
             "memory_peak_bytes": self._arena.peak, "kernels_compiled": compiler.compiled,
             "kernels_vectorised": compiler.vectorised,

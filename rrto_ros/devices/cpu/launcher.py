@@ -14,9 +14,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.attributes import SHARED_OPTIN_BYTES
 from rrto_ros.devices.cpu.codegen.kernel import CONTEXT_FIELDS
 from rrto_ros.devices.cpu.jit import LoadedCode
+from rrto_ros.devices.cpu.watchdog import Watchdog
+from rrto_ros.errors import CudaError
 
 _SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 _Context = ctypes.c_int64 * len(CONTEXT_FIELDS)
@@ -30,6 +33,7 @@ _CHUNKS_PER_WORKER = 8
 class Runnable:
     """A compiled kernel for one block size, with what its last run cost."""
 
+    name: str
     code: LoadedCode
     frame_bytes: int
     local_bytes: int
@@ -65,9 +69,15 @@ def _address(area: mmap.mmap) -> int:
 
 
 class Launcher:
-    """A small pool of worker threads; the calling thread works too."""
+    """A small pool of worker threads; the calling thread works too.
 
-    def __init__(self, threads: int) -> None:
+    Args:
+        threads: Threads in all.
+        timeout_s: Seconds after which a launch is ended; 0 never ends one.
+    """
+
+    def __init__(self, threads: int, timeout_s: float = 0.0) -> None:
+        self.watchdog = Watchdog(timeout_s)
         self.threads = max(1, threads)
         self._pool = (
             ThreadPoolExecutor(self.threads - 1, thread_name_prefix="rrto-cpu")
@@ -77,6 +87,7 @@ class Launcher:
         self._scratch = ctypes.create_string_buffer(256)
 
     def close(self) -> None:
+        self.watchdog.close()
         if self._pool is not None:
             self._pool.shutdown()
 
@@ -92,19 +103,31 @@ class Launcher:
             params: The packed argument buffer.
             module_base: Address of the module's variables.
             shared: (static, dynamic) shared bytes.
+
+        Raises:
+            CudaError: LAUNCH_TIMEOUT if it ran longer than it may; what it wrote stays.
         """
         started = time.perf_counter_ns()
         # Loads of whole vectors may read past the last parameter.
         arguments = ctypes.create_string_buffer(params, len(params) + 64)
         words = (ctypes.addressof(arguments), 0, 0, 0, module_base,
-                 ctypes.addressof(self._scratch), *grid, shared[1], shared[0] + shared[1])
+                 ctypes.addressof(self._scratch), *grid, shared[1], shared[0] + shared[1],
+                 self.watchdog.flag)
         total = grid[0] * grid[1] * grid[2]
         spread = (self._pool is not None and total > 1 and not kernel.ordered
                   and (kernel.last_ns > _SPREAD_NS or kernel.last_ns == 0))
-        if spread:
-            self._spread(kernel, words, total)
-        else:
-            self._blocks(kernel, words, 0, total)
+        self.watchdog.begin()
+        try:
+            if spread:
+                self._spread(kernel, words, total)
+            else:
+                self._blocks(kernel, words, 0, total)
+        finally:
+            ended = self.watchdog.end()
+        if ended:
+            raise CudaError(CUresult.LAUNCH_TIMEOUT,
+                            f"kernel {kernel.name} ran longer than {self.watchdog.limit_s:g} s "
+                            "(launch_timeout_s)")
         spent = time.perf_counter_ns() - started
         kernel.last_ns = spent * (self.threads if spread else 1)
 

@@ -91,8 +91,8 @@ class Compiler:
             self.compile_ns += time.perf_counter_ns() - started
         facts = entry.facts
         self.vectorised += facts["lanes"] > 1
-        return Runnable(LoadedCode(entry.code, facts["symbol"]), facts["frame_bytes"],
-                        facts["local_bytes"], program.ordered)
+        return Runnable(program.name, LoadedCode(entry.code, facts["symbol"]),
+                        facts["frame_bytes"], facts["local_bytes"], program.ordered)
 
 
 def check_kernel(kernel: KernelProgram) -> None:

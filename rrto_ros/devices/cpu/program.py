@@ -12,6 +12,7 @@ from rrto_ros.devices.cpu.passes.layout import (
     layout_kernel,
     layout_module,
 )
+from rrto_ros.devices.cpu.passes.loops import bounded_edges
 from rrto_ros.devices.cpu.passes.regions import Regions, split
 from rrto_ros.devices.cpu.passes.registers import register_types
 from rrto_ros.devices.cpu.passes.uniform import VectorPlan, plan_vectors
@@ -27,6 +28,7 @@ class KernelProgram:
         function: The kernel with calls inlined.
         ordered: Blocks must run one after the other for results to be the same every time
             (global atomics).
+        bounded: Backward edges that need not look at the stop flag.
     """
 
     function: ast.Function
@@ -36,6 +38,7 @@ class KernelProgram:
     kernel_params: frozenset[str]
     uses_carry: bool
     ordered: bool
+    bounded: frozenset[tuple[int, int]]
 
     @property
     def name(self) -> str:
@@ -79,4 +82,5 @@ def _prepare_kernel(
     ordered = any(i.op in ("atom", "red") and not any("shared" in m for m in i.mods)
                   for i in instrs)
     types = register_types(function.regs, regions.blocks)
-    return KernelProgram(function, layout, regions, types, kernel_params, carry, ordered)
+    return KernelProgram(function, layout, regions, types, kernel_params, carry, ordered,
+                         bounded_edges(regions.blocks))

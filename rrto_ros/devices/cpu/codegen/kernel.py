@@ -28,10 +28,12 @@ from rrto_ros.devices.cpu.passes.regions import Region
 from rrto_ros.devices.cpu.program import KernelProgram
 
 CONTEXT_FIELDS = ("params", "shared", "frames", "local", "globals", "scratch",
-                  "nctaid.x", "nctaid.y", "nctaid.z", "dynamic_smem", "total_smem")
+                  "nctaid.x", "nctaid.y", "nctaid.z", "dynamic_smem", "total_smem", "stop")
 """The launch context: one 64-bit word each, in this order."""
+_NUMBERS = frozenset(CONTEXT_FIELDS[6:11])
 
 _DONE = 0x7FFFFFFF
+_RARELY = '!0 = !{!"branch_weights", i32 1048576, i32 1}'
 _ZERO = {"float": "0.0", "double": "0.0", "half": "0xH0000", "i1": "false"}
 
 _FIND = f"""
@@ -134,7 +136,7 @@ class _KernelWriter:
         attributes = ("attributes #0 = { nounwind "
                       f'"min-legal-vector-width"="{width}" "prefer-vector-width"="{width}" }}')
         extra = "" if self.single else _FIND
-        text = "\n".join([*declared, extra, *lines, attributes, ""])
+        text = "\n".join([*declared, extra, *lines, attributes, _RARELY, ""])
         local = self.layout.local_bytes * self.threads if not self.single else 0
         return Generated(text, symbol, self.frame_bytes, local, self.lanes)
 
@@ -142,7 +144,7 @@ class _KernelWriter:
     def _prologue(self) -> None:
         b = self.b
         for index, name in enumerate(CONTEXT_FIELDS):
-            kind = "ptr" if index < 6 else "i64"
+            kind = "i64" if name in _NUMBERS else "ptr"
             where = f"%c{index}"
             b.line(f"{where} = getelementptr i64, ptr %context, i64 {index}")
             target = f"%{name}" if kind == "ptr" else f"%f{index}"
@@ -155,7 +157,10 @@ class _KernelWriter:
         b.line("br label %block_head")
         b.label("block_head")
         b.line("%blk = phi i64 [ %first, %entry ], [ %blk_next, %block_done ]")
-        b.line("%blk_go = icmp ult i64 %blk, %last")
+        b.line("%blk_more = icmp ult i64 %blk, %last")
+        b.line("%blk_stop = load volatile i8, ptr %stop")
+        b.line("%blk_free = icmp eq i8 %blk_stop, 0")
+        b.line("%blk_go = and i1 %blk_more, %blk_free")
         b.line("br i1 %blk_go, label %block_body, label %leave")
         b.label("leave")
         b.line("ret void")
@@ -237,6 +242,7 @@ class _RegionWriter:
         self.lanes = lanes
         self.prefix = f"g{index}w{lanes}"
         self.slots: dict[str, tuple[str, str, bool]] = {}
+        self.polls: list[tuple[str, int]] = []
 
     def loop(self, start: int, stop: int) -> None:
         b = self.b
@@ -426,14 +432,28 @@ class _RegionWriter:
             b.line(f"br label {latch}")
         elif block.selector is not None:
             index = e.get(block.selector.name)
-            first = self._label(block.targets[0])
-            cases = " ".join(f"i32 {i}, label %{self._label(target)}"
-                             for i, target in enumerate(block.targets))
-            b.line(f"switch i32 {index.text}, label %{first} [ {cases} ]")
+            labels = [self._edge(block, target) for target in block.targets]
+            cases = " ".join(f"i32 {i}, label %{label}" for i, label in enumerate(labels))
+            b.line(f"switch i32 {index.text}, label %{labels[0]} [ {cases} ]")
         elif len(block.targets) == 1:
-            b.line(f"br label %{self._label(block.targets[0])}")
+            b.line(f"br label %{self._edge(block, block.targets[0])}")
         else:
             assert block.guard is not None
-            taken, fallen = (self._label(target) for target in block.targets)
+            taken, fallen = (self._edge(block, target) for target in block.targets)
             condition = e.predicate(block.guard, block.guard_negated)
             b.line(f"br i1 {condition.text}, label %{taken}, label %{fallen}")
+        for label, target in self.polls:
+            stop, go = b.name("st"), b.name("st")
+            b.label(label)
+            b.line(f"{stop} = load volatile i8, ptr %stop")
+            b.line(f"{go} = icmp eq i8 {stop}, 0")
+            b.line(f"br i1 {go}, label %{self._label(target)}, label %leave, !prof !0")
+        self.polls.clear()
+
+    def _edge(self, block: Block, target: int) -> str:
+        """The label to jump to; an edge that may close a loop looks at the stop flag first."""
+        if target > block.index or (block.index, target) in self.program.bounded:
+            return self._label(target)
+        label = self.b.new_label("poll")
+        self.polls.append((label, target))
+        return label
