@@ -77,26 +77,26 @@ def test_a_network_of_tinygrad_waits_only_at_its_sync_points_and_gives_equal_bit
     assert batched["calls_async"] > 3 * batched["calls_sync"]
 
 
-@pytest.mark.timeout(600)
+def demo(rig, mode, frames):
+    """(totals, detections of the first picture; later ones depend on what the camera dropped)."""
+    folder = rig.folder / f"demo-{mode}-{frames}"
+    options = ["--robot", rig.robot, "--domain", rig.domain, "--mode", mode]
+    rrto(rig, "demo", *options, "--frames", frames, "--output", folder, timeout_s=290)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["complete"]
+    first = (folder / "detections.jsonl").read_text().splitlines()[0]
+    return report["totals"], json.loads(first)["detections"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_inference_of_the_demo_waits_only_at_its_sync_points(rig):
-    found = {}
-    for mode in ("batched", "rpc"):
-        totals = []
-        for frames in (1, 3):
-            folder = rig.folder / f"demo-{mode}-{frames}"
-            options = ["--robot", rig.robot, "--domain", rig.domain, "--mode", mode]
-            rrto(rig, "demo", *options, "--frames", frames, "--output", folder, timeout_s=280)
-            totals.append(json.loads((folder / "report.json").read_text())["totals"])
-            found[mode] = (folder / "detections.jsonl").read_text()
-        grown = growth(*totals)
-        if mode == "batched":
-            assert grown["round_trips"] == grown["calls_sync"]
-            assert grown["calls_async"] > 20 * grown["round_trips"]
-        else:
-            assert grown["round_trips"] == grown["calls_sync"] + grown["calls_async"]
-    keep = ("detections",)
-    pictures = {
-        mode: [{k: json.loads(line)[k] for k in keep} for line in text.splitlines()]
-        for mode, text in found.items()
-    }
-    assert pictures["batched"] == pictures["rpc"]
+    one, found = demo(rig, "batched", 1)
+    two, again = demo(rig, "batched", 2)
+    grown = growth(one, two)
+    assert grown["round_trips"] == grown["calls_sync"] > 0
+    assert grown["calls_async"] > 20 * grown["round_trips"]
+    rpc, waited = demo(rig, "rpc", 1)
+    assert rpc["round_trips"] == one["calls_async"] + one["round_trips"]
+    assert found
+    assert found == again == waited, "the same bits, whatever the mode"
