@@ -190,3 +190,32 @@ def test_the_benchmark_runs():
     rows = json.loads(done.stdout)
     assert all(r["total_us_per_call"] > 0 for n, r in rows.items() if "batches" in n)
     assert all(r["found"] == 1 for n, r in rows.items() if n.startswith(("loop", "offline")))
+
+
+def test_a_program_that_never_uploads_is_followed_however_long_it_runs():
+    p = Program()
+    m = Model(p, "net", 1, kernels=6)
+    for _ in range(300):
+        with p.inference("net"):
+            m.launches(0, 6)
+            m.read()
+    log = CallLog()
+    search = make_search("operator_sequence", log, SearchOptions(max_length=50))
+    feed(p, search, log)
+    assert same(search, log, p)
+    assert len(search.found()) == 1
+    assert search.found()[0].last >= p.truth["net"][-3][0]
+    # Work that never meets a sync point is given up piece by piece, and what follows is found.
+    p.calls.clear()
+    p.truth.clear()
+    for _ in range(500):
+        p.launch(1, 3, m.x, m.buffer(0))
+    p.download(m.buffer(0))
+    for _ in range(4):
+        m.infer()
+    start = log.end
+    for record in p.records(start + 1):
+        log.extend(record)
+        search.update()
+    moved = {"net": [[start + i for i in places] for places in p.truth["net"]]}
+    assert same(search, log, Program(truth=moved))
