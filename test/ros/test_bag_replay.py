@@ -1,0 +1,140 @@
+"""Bags of driver calls: recorded beside a program, played into a fresh server, compared."""
+
+import json
+import shutil
+import signal
+import sys
+
+import pytest
+from support.rig import PROGRAMS, START_S
+
+RRTO = [sys.executable, "-m", "rrto_ros.cli.main"]
+EXAMPLE = PROGRAMS.parents[2] / "examples" / "vector_add_cuda_bindings.py"
+
+
+def rrto(rig, *arguments):
+    return rig.start("rrto", [*RRTO, *arguments], rig.environment(RRTO_ROBOT=rig.robot))
+
+
+def done(process):
+    """(exit code, output) at its end."""
+    return process.wait(), process.text()
+
+
+@pytest.fixture
+def program(rig):
+    """Starts the same CUDA program, interposed."""
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+
+    def start():
+        return rig.start("program", [sys.executable, EXAMPLE], rig.interposed())
+
+    return start
+
+
+def recorded(rig, program, folder, times=1):
+    """Record runs of the program into a bag."""
+    bag = rrto(rig, "bag", "record", folder)
+    bag.wait_for("recording to", START_S)
+    for _ in range(times):
+        assert program().wait() == 0
+    bag.signal(signal.SIGINT)
+    assert bag.wait() == 0, bag.text()
+    return bag
+
+
+def test_a_bag_of_two_runs_gives_the_same_results_byte_for_byte(rig, program, tmp_path):
+    rig.both()
+    # The server has the uploads now: without blob_references off they would be missing.
+    assert program().wait() == 0
+    bag = recorded(rig, program, tmp_path / "bag", times=2)
+    assert "2 sessions" in bag.text()
+    code, text = done(rrto(rig, "bag", "info", "--json", tmp_path / "bag"))
+    assert code == 0, text
+    sessions = json.loads(text)["sessions"]
+    assert len(sessions) == 2
+    for session in sessions:
+        assert session["faults"] == []
+        assert session["operations"]["launch"] == 4
+        assert session["bytes_sent"] > 8_000_000
+    report = tmp_path / "played.json"
+    code, text = done(rrto(rig, "bag", "play", tmp_path / "bag", "--report", report))
+    assert code == 0, text
+    played = json.loads(report.read_text())
+    assert played["equal"] is True
+    assert [s["results"] > 0 and s["bytes_compared"] > 4_000_000 for s in played["sessions"]] == [
+        True,
+        True,
+    ]
+    # The parameter is what it was.
+    status, text = done(rrto(rig, "mode", "batched"))
+    assert status == 0
+    after = program()
+    assert after.wait() == 0
+
+
+def test_a_changed_result_is_found(rig, program, tmp_path):
+    rig.both()
+    recorded(rig, program, tmp_path / "bag")
+    from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+
+    from rrto_ros.cli.bag_file import typestore
+
+    store = typestore()
+    changed = 0
+    with (
+        Reader(tmp_path / "bag") as reader,
+        Writer(tmp_path / "bad", version=9, storage_plugin=StoragePlugin.MCAP) as writer,
+    ):
+        connections = {
+            c.topic: writer.add_connection(c.topic, c.msgtype, typestore=store)
+            for c in reader.connections
+        }
+        for connection, time_ns, data in reader.messages():
+            copy = bytearray(data)
+            if connection.topic.endswith("call_results") and len(copy) > 100_000:
+                copy[len(copy) // 2] ^= 1
+                changed += 1
+            writer.write(connections[connection.topic], time_ns, bytes(copy))
+    assert changed
+    code, text = done(rrto(rig, "bag", "play", tmp_path / "bad"))
+    assert code == 1
+    assert "1 of" in text
+    assert "bytes differ" in text
+
+
+def test_a_session_that_began_before_is_left_out_and_told(rig, tmp_path):
+    rig.both(device="null")
+    waits = (
+        "import ctypes; ctypes.CDLL('libcuda.so.1').cuInit(0); print('begun', flush=True); input()"
+    )
+    early = rig.start("early", [sys.executable, "-c", waits], rig.interposed(), stdin=True)
+    early.wait_for("begun", START_S)
+    bag = rrto(rig, "bag", "record", tmp_path / "bag")
+    bag.wait_for("recording to", START_S)
+    assert "1 sessions began before" in bag.text()
+    early.say("")
+    assert early.wait() == 0
+    bag.signal(signal.SIGINT)
+    assert bag.wait() == 0
+    code, text = done(rrto(rig, "bag", "info", tmp_path / "bag"))
+    assert code == 2
+    assert "no driver calls" in text
+
+
+def test_what_is_no_bag_or_not_complete_is_refused_with_the_reason(rig, program, tmp_path):
+    code, text = done(rrto(rig, "bag", "play", tmp_path / "nothing"))
+    assert code == 2
+    assert "nothing" in text
+    rig.both()
+    recorded(rig, program, tmp_path / "bag")
+    code, text = done(rrto(rig, "bag", "record", tmp_path / "bag"))
+    assert code == 2
+    assert "exists" in text
+    (mcap,) = (tmp_path / "bag").glob("*.mcap")
+    shutil.copytree(tmp_path / "bag", tmp_path / "short")
+    short = tmp_path / "short" / mcap.name
+    short.write_bytes(mcap.read_bytes()[: mcap.stat().st_size // 2])
+    code, text = done(rrto(rig, "bag", "play", tmp_path / "short"))
+    assert code == 2, text
+    assert "Traceback" not in text

@@ -1,0 +1,141 @@
+"""The launch file under the real `launch`, with launch_testing; skipped where they are missing.
+
+`test_up_bring_up.py` tests the same scenario through `rrto up`.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH_FILE = ROOT / "launch" / "offload.launch.py"
+
+launch = pytest.importorskip("launch", reason="launch is not installed (part of ROS 2)")
+# A folder called launch imports as an empty package.
+if not hasattr(launch, "LaunchDescription"):
+    pytest.skip("launch is not installed (part of ROS 2)", allow_module_level=True)
+pytest.importorskip("launch_testing", reason="launch_testing is not installed (part of ROS 2)")
+
+SCENARIO = '''
+"""Server and recorder come up, talk to each other, and end cleanly."""
+import os
+import unittest
+
+import launch
+import launch.launch_description_sources
+import launch_testing.actions
+import launch_testing.asserts
+
+from rrto_ros.transport.ros_client import RECORDER, RobotClient
+
+
+def generate_test_description():
+    source = launch.launch_description_sources.PythonLaunchDescriptionSource({launch_file!r})
+    arguments = {{"robot": "launched", "device": "null", "mode": "rpc"}}.items()
+    return launch.LaunchDescription([
+        launch.actions.IncludeLaunchDescription(source, launch_arguments=arguments),
+        launch_testing.actions.ReadyToTest(),
+    ])
+
+
+class WhileRunning(unittest.TestCase):
+    def test_recorder_is_active_and_knows_the_server(self, proc_output):
+        proc_output.assertWaitFor("active in mode rpc", timeout=60)
+        with RobotClient("launched", int(os.environ["ROS_DOMAIN_ID"])) as client:
+            client.wait_ready(60)
+            self.assertEqual(client.status(RECORDER)["mode"], "rpc")
+            self.assertIn("comes later", client.set_parameter("mode", "partition"))
+
+
+@launch_testing.post_shutdown_test()
+class AfterShutdown(unittest.TestCase):
+    def test_both_end_cleanly(self, proc_info):
+        launch_testing.asserts.assertExitCodes(proc_info)
+        self.assertEqual(len(proc_info), 2)
+'''
+
+
+@pytest.fixture
+def environment(rig):
+    """Of ROS tools in this rig's domain."""
+    return {**rig.environment(), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+
+
+def tool(environment, *arguments):
+    """Run a Python module with the test's packages; (exit code, output)."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def test_the_launch_file_brings_up_a_working_robot_and_ends_cleanly(environment, tmp_path):
+    scenario = tmp_path / "test_offload.test.py"
+    scenario.write_text(SCENARIO.format(launch_file=str(LAUNCH_FILE)))
+    code, text = tool(environment, "launch_testing.launch_test", str(scenario))
+    assert code == 0, text
+    assert "OK" in text
+
+
+def run_launch(arguments, environment):
+    """Run the launch file in a process; (exit code, output)."""
+    text = (
+        "import sys, launch\n"
+        "from launch.launch_description_sources import PythonLaunchDescriptionSource as S\n"
+        "from launch.actions import IncludeLaunchDescription as I\n"
+        f"pairs = {arguments!r}.items()\n"
+        "service = launch.LaunchService()\n"
+        f"service.include_launch_description(launch.LaunchDescription("
+        f"[I(S({str(LAUNCH_FILE)!r}), launch_arguments=pairs)]))\n"
+        "sys.exit(service.run())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [({"device": "tpu"}, "tpu"), ({"domain": "many"}, "many"), ({"robot": "7"}, "'7'")],
+)
+def test_a_wrong_launch_argument_is_named(environment, arguments, named):
+    code, text = run_launch(arguments, environment)
+    assert code != 0
+    assert named in text
+
+
+def test_a_process_that_fails_ends_the_launch(environment, rig):
+    code, text = run_launch({"mode": "partition", "device": "null"}, environment)
+    assert "recorder_replayer ended with exit code 2" in text
+    assert "comes later" in text
+    assert code in (0, 1)
+
+
+def test_every_option_is_a_launch_argument():
+    import importlib.util
+
+    from rrto_ros.bringup.options import Options
+
+    spec = importlib.util.spec_from_file_location("offload_launch", LAUNCH_FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    declared = {
+        argument.name for argument in module.generate_launch_description().get_launch_arguments()
+    }
+    assert declared == {name for name, _, _, _ in Options.describe()}

@@ -1,0 +1,84 @@
+"""`rrto up`, `rrto status` and `rrto mode` with real nodes."""
+
+import json
+import re
+import signal
+import sys
+
+import pytest
+from support.processes import PATIENCE_S
+from support.rig import START_S
+
+RRTO = [sys.executable, "-m", "rrto_ros.cli.main"]
+
+
+def rrto(rig, *arguments, wait=True):
+    """Start an `rrto` command as a user of this rig's machine would; (code, text) when it ends."""
+    process = rig.start("rrto", [*RRTO, *arguments], rig.environment(RRTO_ROBOT=rig.robot))
+    if not wait:
+        return process
+    return process.wait(), process.text()
+
+
+@pytest.fixture
+def up(rig):
+    """Server and recorder, brought up by `rrto up` on the null device."""
+    process = rrto(rig, "up", "--device", "null", wait=False)
+    process.wait_for(r"^\[offload_server\] .*ready on", START_S)
+    process.wait_for(r"^\[recorder_replayer\] .*active in mode batched", START_S)
+    return process
+
+
+def test_up_starts_both_nodes_and_interrupt_ends_them_in_order(rig, up):
+    code, text = rrto(rig, "status", "--json")
+    assert code == 0
+    nodes = {node["kind"]: node for node in json.loads(text)}
+    assert nodes["offload_server"]["device"] == "null"
+    assert nodes["recorder_replayer"]["state"] == "active"
+    assert nodes["recorder_replayer"]["node"] == f"/{rig.robot}/recorder_replayer"
+    up.signal(signal.SIGINT)
+    assert up.wait() == 0
+    assert "Traceback" not in up.text()
+    # Status 8 s after the end: nobody answers, and that is said with the next step.
+    code, text = rrto(rig, "status")
+    assert code == 1
+    assert "rrto up" in text
+
+
+def test_mode_changes_it_and_a_refusal_gives_the_reason(rig, up):
+    assert rrto(rig, "mode", "rpc") == (0, "mode rpc (was batched)")
+    up.wait_for("mode is rpc")
+    code, text = rrto(rig, "mode", "replay")
+    assert code == 2
+    assert "replay" in text
+    assert "rpc, batched" in text
+    assert json.loads(rrto(rig, "status", "--json")[1])[1]["mode"] == "rpc"
+
+
+def test_a_process_that_fails_ends_the_others_and_gives_the_exit_code(rig, up):
+    second = rrto(rig, "up", "--side", "robot", wait=False)
+    assert second.wait() == 2
+    assert "another recorder_replayer listens" in second.text()
+    assert re.search("recorder_replayer.* ended with exit code 2", second.text())
+    # The first bring-up is not disturbed.
+    assert rrto(rig, "status")[0] == 0
+
+
+def test_the_two_sides_apart_are_the_same_as_both(rig):
+    edge = rrto(rig, "up", "--side", "edge", "--device", "null", wait=False)
+    robot = rrto(rig, "up", "--side", "robot", "--mode", "rpc", wait=False)
+    edge.wait_for("ready on", START_S)
+    robot.wait_for("active in mode rpc", START_S)
+    kinds = [n["kind"] for n in json.loads(rrto(rig, "status", "--json")[1])]
+    assert kinds == ["offload_server", "recorder_replayer"]
+    assert "recorder_replayer" not in edge.text()
+    assert "offload_server]" not in robot.text()
+
+
+def test_a_device_that_is_not_there_ends_the_bring_up_with_the_reason(rig):
+    process = rrto(rig, "up", "--device", "gpu", wait=False)
+    code = process.wait(PATIENCE_S)
+    if code == 0:
+        pytest.fail("device gpu came up where no release has it")
+    assert code == 2
+    assert "gpu" in process.text()

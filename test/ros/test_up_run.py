@@ -1,0 +1,97 @@
+"""`rrto run`: any program, what it needs, its exit code, signals and the report."""
+
+import json
+import signal
+import sys
+
+import pytest
+from support.rig import PROGRAMS, START_S
+
+RRTO = [sys.executable, "-m", "rrto_ros.cli.main"]
+
+
+def run(rig, *arguments):
+    """Start `rrto run`."""
+    environment = rig.environment(RRTO_ROBOT=rig.robot)
+    return rig.start("rrto run", [*RRTO, "run", *arguments], environment)
+
+
+@pytest.fixture
+def cuda_program():
+    """A command line of a CUDA program that anyone can have."""
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+    example = PROGRAMS.parents[2] / "examples" / "vector_add_cuda_bindings.py"
+    return [sys.executable, str(example)]
+
+
+def test_a_program_runs_where_nothing_was_up_and_is_reported(rig, tmp_path, cuda_program):
+    report = tmp_path / "report.json"
+    process = run(rig, "--mode", "rpc", "--report", report, "--", *cuda_program)
+    assert process.wait() == 0, process.text()
+    assert "starting offload_server and recorder_replayer" in process.text()
+    assert "0 elements differ from NumPy" in process.text()
+    found = json.loads(report.read_text())
+    assert found["complete"] is True
+    assert found["exit_code"] == 0
+    (session,) = found["sessions"]
+    assert (session["mode"], session["device"], session["phase"]) == ("rpc", "cpu", "closed")
+    assert session["calls"]["cuLaunchKernel"] == 4
+    assert session["unsupported"] == {}
+    assert found["totals"]["bytes_sent"] > 8_000_000
+    assert found["totals"]["round_trips"] > 0
+    assert found["totals"]["wait_s"] > 0
+    # The table says the same.
+    assert "1 (rpc on cpu)" in process.text()
+    assert f"{found['totals']['round_trips']} in" in process.text()
+
+
+def test_a_running_robot_is_used_and_left_running(rig, cuda_program):
+    rig.both()
+    process = run(rig, "--", *cuda_program)
+    assert process.wait() == 0, process.text()
+    assert "starting" not in process.text()
+    again = run(rig, "--mode", "rpc", "--", *cuda_program)
+    assert again.wait() == 125
+    assert "rrto mode rpc" in again.text()
+    again = run(rig, "--device", "null", "--", *cuda_program)
+    assert again.wait() == 125
+    assert "'cpu'" in again.text()
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("raise SystemExit(9)", 9), ("import os; os.kill(os.getpid(), 9)", 137)],
+    ids=["exit", "signal"],
+)
+def test_the_exit_code_is_the_programs(rig, text, code):
+    process = run(rig, "--device", "null", "--", sys.executable, "-c", text)
+    assert process.wait() == code
+    assert "0 (none)" in process.text()
+
+
+def test_a_program_that_is_not_there_is_named_before_anything_starts(rig):
+    process = run(rig, "--", "no-such-program-at-all")
+    assert process.wait() == 125
+    assert "no-such-program-at-all" in process.text()
+    assert "starting" not in process.text()
+
+
+def test_signals_reach_the_program_and_everything_ends(rig):
+    text = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
+        "print('program is up', flush=True)\n"
+        "while True: signal.pause()"
+    )
+    process = run(rig, "--device", "null", "--", sys.executable, "-c", text)
+    process.wait_for("^program is up", START_S)
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 5
+    assert "Traceback" not in process.text()
+
+
+def test_options_of_the_program_are_not_taken_for_ours(rig):
+    text = "import sys; print(sys.argv[1:])"
+    process = run(rig, "--device", "null", "--", sys.executable, "-c", text, "--mode", "-q")
+    assert process.wait() == 0
+    assert "['--mode', '-q']" in process.text()
