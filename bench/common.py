@@ -27,6 +27,7 @@ class Row:
         name: What was measured, under which mode and device.
         unit: "ns" or "ms".
         median: Of the samples.
+        p10: 10th percentile: what a busy machine shows of its quiet moments.
         p99: 99th percentile.
         samples: How many.
         target: Wanted upper bound of the median, 0 for none.
@@ -35,6 +36,7 @@ class Row:
     name: str
     unit: str
     median: float
+    p10: float
     p99: float
     samples: int
     target: float = 0.0
@@ -62,8 +64,8 @@ def driver_calls(stack: Stack, program: Path, *arguments: object) -> dict[str, d
 def row(name: str, measured: dict[str, float], unit: str = "ns", target: float = 0.0) -> Row:
     """A row from one line of bench/driver_calls.c."""
     scale = 1e6 if unit == "ms" else 1.0
-    median, p99 = measured["median_ns"] / scale, measured["p99_ns"] / scale
-    return Row(name, unit, median, p99, int(measured["samples"]), target)
+    median, p10, p99 = (measured[f"{which}_ns"] / scale for which in ("median", "p10", "p99"))
+    return Row(name, unit, median, p10, p99, int(measured["samples"]), target)
 
 
 def compiled(folder: str) -> Path:
@@ -74,14 +76,18 @@ def compiled(folder: str) -> Path:
 def show(rows: Sequence[Row]) -> None:
     """Print the rows as one table."""
     width = max([len(r.name) for r in rows], default=10)
-    print(f"{'measurement':{width}}  {'median':>12} {'p99':>12} {'samples':>8}  target    ratio")
+    print(
+        f"{'measurement':{width}}  {'median':>12} {'10 %':>12} {'99 %':>12} {'samples':>8}  "
+        "target    ratio"
+    )
     for r in rows:
         goal = f"{r.target:g} {r.unit}" if r.target else "-"
         ratio = f"{r.ratio:.2f}{'' if r.ratio <= 1 else '  missed'}" if r.ratio is not None else ""
-        print(
-            f"{r.name:{width}}  {r.median:9.3f} {r.unit} {r.p99:9.3f} {r.unit} {r.samples:8}  "
-            f"{goal:9} {ratio}"
-        )
+        numbers = " ".join(f"{value:9.3f} {r.unit}" for value in (r.median, r.p10, r.p99))
+        print(f"{r.name:{width}}  {numbers} {r.samples:8}  {goal:9} {ratio}")
+    busy, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if busy > cores / 2:
+        print(f"the machine is busy (load {busy:.1f} on {cores} cores): times are too long")
 
 
 def machine() -> dict[str, object]:

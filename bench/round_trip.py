@@ -1,5 +1,6 @@
 """What waiting for the edge costs: small round trips in mode rpc, an upload with its answer.
 
+DDS alone is measured beside it, with the same nodes and settings, as the part that is not ours.
 Targets (loopback, medians): 0.6 ms for a small rpc round trip, 3 ms for a 600 KB upload and a
 small answer in mode batched.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 import sys
 
 from common import Row, compiled, driver_calls, main, row, temporary
+from dds_echo import dds_alone
 
 from rrto_ros.evaluation.stack import stack
 
@@ -43,4 +45,4 @@ def upload(smoke: bool) -> list[Row]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(__doc__ or "", [small, small_with_results, upload]))
+    sys.exit(main(__doc__ or "", [dds_alone, small, small_with_results, upload]))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 from common import main
+from dds_echo import dds_alone
 from round_trip import small, small_with_results, upload
 from shim_calls import shim_calls
 
 if __name__ == "__main__":
-    sys.exit(main(__doc__ or "", [shim_calls, small, small_with_results, upload]))
+    sys.exit(main(__doc__ or "", [shim_calls, dds_alone, small, small_with_results, upload]))
