@@ -70,6 +70,10 @@ class KernelCache:
             self.hits += 1
         return entry
 
+    def holds(self, key: str) -> bool:
+        """Whether there is an entry; it may still turn out to be damaged."""
+        return self.directory is not None and self._path(key).exists()
+
     def _read(self, key: str) -> Entry | None:
         if self.directory is None:
             return None

@@ -18,6 +18,7 @@ import numpy as np
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu import attributes as attr
 from rrto_ros.devices.cpu.cache import default_directory
+from rrto_ros.devices.cpu.compile_pool import COMMAND, DEFAULT_TIMEOUT_S, CompilePool
 from rrto_ros.devices.cpu.launcher import Launcher
 from rrto_ros.devices.cpu.memory import Arena
 from rrto_ros.devices.cpu.modules import Compiler, LoadedModule
@@ -60,6 +61,8 @@ class CpuDevice:
         cache_bytes: Its size limit; 0 keeps nothing on disk.
         vector_lanes: Threads per vector instruction; 0 is what the processor does best.
         launch_timeout_s: Seconds after which a launch ends with LAUNCH_TIMEOUT; 0 never.
+        compile_timeout_s: Seconds that compiling a kernel may take.
+        compile_command: Starts a compile process.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class CpuDevice:
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         vector_lanes: int = 0,
         launch_timeout_s: float = DEFAULT_LAUNCH_TIMEOUT_S,
+        compile_timeout_s: float = DEFAULT_TIMEOUT_S,
+        compile_command: Sequence[str] = COMMAND,
     ) -> None:
         if launch_timeout_s < 0:
             raise ConfigError(f"launch_timeout_s is {launch_timeout_s}, at least 0 is wanted")
@@ -82,7 +87,8 @@ class CpuDevice:
                               f"({limit_bytes}), and both positive")
         cores = threads or len(os.sched_getaffinity(0))
         directory = Path(cache_dir) if cache_dir is not None else default_directory()
-        self._compiler = Compiler(directory if cache_bytes else None, cache_bytes, vector_lanes)
+        self._compiler = Compiler(directory if cache_bytes else None, cache_bytes, vector_lanes,
+                                  CompilePool(cores, compile_timeout_s, compile_command))
         self._arena = Arena(arena_base, arena_bytes, limit_bytes)
         self._launcher = Launcher(cores, launch_timeout_s)
         self._timeline = Timeline()
@@ -103,8 +109,9 @@ class CpuDevice:
         return self._info
 
     def close(self) -> None:
-        """Ends the worker threads and gives all device memory back."""
+        """Ends the worker threads and compilers and gives all device memory back."""
         self._launcher.close()
+        self._compiler.close()
         self._modules.clear()
         self._arena.close()
 
@@ -116,6 +123,8 @@ class CpuDevice:
             "launches_ended": self._launcher.watchdog.fired,
             "modules": len(self._modules), "memory_bytes": self._arena.used,
             "memory_peak_bytes": self._arena.peak, "kernels_compiled": compiler.compiled,
+            "kernels_compiled_ahead": compiler.ahead,
+            "compile_failures": compiler.pool.failures,
             "kernels_vectorised": compiler.vectorised,
             "compile_seconds": compiler.compile_ns / 1e9, "cache_hits": compiler.cache.hits,
             "cache_misses": compiler.cache.misses, "cache_errors": compiler.cache.errors,

@@ -47,8 +47,14 @@ def _machine(target: Target, level: int) -> Any:
     )
 
 
-def compile_object(ir: str, target: Target, level: int = 2) -> bytes:
+def compile_object(ir: str, target: Target, level: int = 2, *, vectorise: bool = True) -> bytes:
     """Optimises LLVM IR text and returns object code.
+
+    Args:
+        ir: The text of a module.
+        target: What to compile for.
+        level: How hard LLVM tries, 0 to 3.
+        vectorise: Whether it may form vectors; without, it has had fewer crashes.
 
     Raises:
         PtxError: LLVM refuses the text, which is a mistake of the code generator.
@@ -63,7 +69,7 @@ def compile_object(ir: str, target: Target, level: int = 2) -> bytes:
         raise PtxError(f"the generated code is not valid: {error}") from error
     options = llvm.create_pipeline_tuning_options(speed_level=level)
     options.loop_vectorization = False
-    options.slp_vectorization = True
+    options.slp_vectorization = vectorise
     options.loop_unrolling = True
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rrto_ros.devices.cpu.attributes import MAX_THREADS
 from rrto_ros.devices.cpu.cache import Entry, KernelCache, cache_key
-from rrto_ros.devices.cpu.codegen.kernel import generate
-from rrto_ros.devices.cpu.jit import LoadedCode, compile_object, host_target
+from rrto_ros.devices.cpu.codegen.kernel import Generated, generate
+from rrto_ros.devices.cpu.compile_pool import CompileError, CompilePool
+from rrto_ros.devices.cpu.jit import LoadedCode, host_target
 from rrto_ros.devices.cpu.launcher import Runnable
 from rrto_ros.devices.cpu.program import KernelProgram, ModuleProgram, prepare
 from rrto_ros.errors import PtxError
 
 _CHECK_BLOCK = (1, 1, 1)
 _VALID = "valid"
+_AHEAD = 64
+Block = tuple[int, int, int]
 
 
 @dataclass
@@ -27,25 +32,43 @@ class LoadedModule:
         digest: Hash of the PTX text.
         base: Address of the module's variables.
         max_dynamic: Kernel index -> dynamic shared bytes that a launch may ask for.
+        runnable: (kernel index, block size) -> native code.
+        ahead: (kernel index, block size) -> what is being compiled before a launch asked.
     """
 
     program: ModuleProgram
     digest: str
     base: int = 0
     max_dynamic: dict[int, int] = field(default_factory=dict)
-    runnable: dict[tuple[int, tuple[int, int, int]], Runnable] = field(default_factory=dict)
+    runnable: dict[tuple[int, Block], Runnable] = field(default_factory=dict)
+    ahead: dict[tuple[int, Block], tuple[Generated, Future[bytes]]] = field(default_factory=dict)
 
 
 class Compiler:
-    """Turns kernels into native code, through the disk cache."""
+    """Turns kernels into native code, through the disk cache and the compile processes.
 
-    def __init__(self, directory: Path | None, limit_bytes: int, max_lanes: int = 0) -> None:
+    Args:
+        directory: Of the disk cache; None keeps nothing.
+        limit_bytes: Size limit of the disk cache.
+        max_lanes: Threads per vector instruction; 0 is what the processor does best.
+        pool: The compile processes, closed with this object.
+    """
+
+    def __init__(
+        self, directory: Path | None, limit_bytes: int, max_lanes: int, pool: CompilePool
+    ) -> None:
         self.cache = KernelCache(directory, limit_bytes)
         self.target = host_target()
         self.lanes = max_lanes or self.target.lanes
+        self.pool = pool
         self.compiled = 0
         self.compile_ns = 0
         self.vectorised = 0
+        self.ahead = 0
+
+    def close(self) -> None:
+        """Ends the compile processes."""
+        self.pool.close()
 
     def load(self, text: str) -> LoadedModule:
         """Parses a PTX text and checks every instruction of every kernel.
@@ -57,33 +80,63 @@ class Compiler:
         program = prepare(text)
         key = cache_key(digest, _VALID)
         if self.cache.get(key) is None:
+            self.pool.warm()
             for kernel in program.kernels:
                 check_kernel(kernel)
             self.cache.put(key, Entry(b"", {"kernels": len(program.kernels)}))
-        return LoadedModule(program, digest)
+        module = LoadedModule(program, digest)
+        self._compile_ahead(module)
+        return module
+
+    def _compile_ahead(self, module: LoadedModule) -> None:
+        """Kernels that say their block size are compiled side by side, before a launch asks."""
+        kernels = module.program.kernels
+        for index, kernel in enumerate(kernels[:_AHEAD]):
+            block = kernel.function.reqntid or kernel.function.maxntid
+            if len(kernels) < 2 or block is None or block[0] * block[1] * block[2] > MAX_THREADS:
+                continue
+            key = self._key(module, kernel, block)
+            if not self.cache.holds(key):
+                made = self._generate(kernel, block)
+                module.ahead[index, block] = made, self.pool.submit(made.text, vectorise=True)
+
+    def _generate(self, program: KernelProgram, block: Block) -> Generated:
+        try:
+            return generate(program, block, self.lanes)
+        except PtxError:
+            # The check at load covers one lane; what has no vector form runs without.
+            return generate(program, block, 1)
 
     def runnable(
-        self, module: LoadedModule, index: int, block: tuple[int, int, int]
+        self, module: LoadedModule, index: int, block: Block
     ) -> Runnable:
-        """Native code of a kernel for a block size, compiled now if it is not known."""
+        """Native code of a kernel for a block size, compiled now if it is not known.
+
+        Raises:
+            PtxError: Naming the kernel that LLVM could not compile.
+        """
         found = module.runnable.get((index, block))
         if found is None:
             found = self._make(module, index, block)
             module.runnable[index, block] = found
         return found
 
+    def _key(
+        self, module: LoadedModule, program: KernelProgram, block: Block
+    ) -> str:
+        target = self.target
+        return cache_key(module.digest, program.name, str(block), str(self.lanes), target.cpu,
+                         target.features, target.llvm_version)
+
     def _make(
-        self, module: LoadedModule, index: int, block: tuple[int, int, int]
+        self, module: LoadedModule, index: int, block: Block
     ) -> Runnable:
         program = module.program.kernels[index]
-        target = self.target
-        key = cache_key(module.digest, program.name, str(block), str(self.lanes),
-                        target.cpu, target.features, target.llvm_version)
+        key = self._key(module, program, block)
         entry = self.cache.get(key)
         if entry is None:
             started = time.perf_counter_ns()
-            made = generate(program, block, self.lanes)
-            code = compile_object(made.text, target)
+            made, code = self._compile(module, index, block)
             entry = Entry(code, {"symbol": made.symbol, "frame_bytes": made.frame_bytes,
                                  "local_bytes": made.local_bytes, "lanes": made.lanes})
             self.cache.put(key, entry)
@@ -93,6 +146,26 @@ class Compiler:
         self.vectorised += facts["lanes"] > 1
         return Runnable(program.name, LoadedCode(entry.code, facts["symbol"]),
                         facts["frame_bytes"], facts["local_bytes"], program.ordered)
+
+    def _compile(
+        self, module: LoadedModule, index: int, block: Block
+    ) -> tuple[Generated, bytes]:
+        program = module.program.kernels[index]
+        try:
+            made, job = module.ahead.pop((index, block), (None, None))
+            if made is not None and job is not None:
+                self.ahead += 1
+                return made, job.result()
+            made = self._generate(program, block)
+            return made, self.pool.compile(made.text, vectorise=True)
+        except CompileError as error:
+            first = error
+        made = generate(program, block, 1)
+        try:
+            return made, self.pool.compile(made.text, vectorise=False)
+        except CompileError as error:
+            raise PtxError(f"kernel {program.name} cannot be compiled: {first}; and without "
+                           f"vectors: {error}") from error
 
 
 def check_kernel(kernel: KernelProgram) -> None:
