@@ -109,7 +109,7 @@ def record(client: RobotClient, folder: Path) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    out.print(f"{counted['written']} messages of {counted['opened']} sessions in {folder}")
+    out.print(f"{counted['written']} messages of {counted['sessions']} sessions in {folder}")
 
 
 def play(folder: Path, device: str | None, domain: int) -> dict[str, Any]:

@@ -52,7 +52,8 @@ class CallRecorder:
         self._write = write
         self._skip = skip
         self._changed = threading.Condition()
-        self._opened: set[str] = set()
+        self._active: set[str] = set()
+        self._pending: dict[str, tuple[str, int, bytes]] = {}
         self._closed: set[str] = set()
         self._written = 0
         self._skipped = 0
@@ -95,7 +96,7 @@ class CallRecorder:
     def wait_closed(self, timeout_s: float) -> bool:
         """Wait until every recorded session is closed. False if the time is over."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._opened <= self._closed, timeout_s)
+            return self._changed.wait_for(lambda: self._active <= self._closed, timeout_s)
 
     @property
     def failure(self) -> str:
@@ -111,31 +112,48 @@ class CallRecorder:
         self._thread.join()
 
     def statistics(self) -> dict[str, int]:
-        """Messages written and left out, sessions seen to open and to close."""
+        """Messages written and left out, sessions recorded, and those of them that closed."""
         return {
             "written": self._written,
             "skipped": self._skipped,
-            "opened": len(self._opened),
-            "closed": len(self._closed),
+            "sessions": len(self._active),
+            "closed": len(self._active & self._closed),
         }
 
     def _take(self, name: str, data: bytes) -> None:
-        now = time.time_ns()
+        item = (name, time.time_ns(), bytes(data))
         if name == "sessions":
-            event = deserialize_message(data, SessionEvent)
-            session = event.session.tobytes().hex()
-            if not self._wanted(session):
-                return
+            self._take_event(item)
+            return
+        if len(data) < _SESSION_SEQUENCE.size:
+            return
+        session = _SESSION_SEQUENCE.unpack_from(data)[0].hex()
+        if not self._wanted(session):
+            return
+        if session not in self._active:
             with self._changed:
-                opened = event.event == SessionEvent.OPENED
-                (self._opened if opened else self._closed).add(session)
-                self._changed.notify_all()
+                self._active.add(session)
+            opened = self._pending.pop(session, None)
+            if opened is not None:
+                self._queue.put(opened)
+        self._queue.put(item)
+
+    def _take_event(self, item: tuple[str, int, bytes]) -> None:
+        # Announcements of sessions that are long over come too: one counts when it makes calls.
+        event = deserialize_message(item[2], SessionEvent)
+        session = event.session.tobytes().hex()
+        if not self._wanted(session):
+            return
+        if session in self._active:
+            self._queue.put(item)
+        elif event.event == SessionEvent.OPENED:
+            self._pending[session] = item
         else:
-            if len(data) < _SESSION_SEQUENCE.size:
-                return
-            if not self._wanted(_SESSION_SEQUENCE.unpack_from(data)[0].hex()):
-                return
-        self._queue.put((name, now, bytes(data)))
+            self._pending.pop(session, None)
+        if event.event == SessionEvent.CLOSED:
+            with self._changed:
+                self._closed.add(session)
+                self._changed.notify_all()
 
     def _wanted(self, session: str) -> bool:
         if session in self._skip:

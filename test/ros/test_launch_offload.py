@@ -54,7 +54,7 @@ class WhileRunning(unittest.TestCase):
 class AfterShutdown(unittest.TestCase):
     def test_both_end_cleanly(self, proc_info):
         launch_testing.asserts.assertExitCodes(proc_info)
-        self.assertEqual(len(proc_info), 2)
+        self.assertEqual(len(list(proc_info)), 2)
 '''
 
 
