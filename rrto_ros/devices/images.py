@@ -63,8 +63,9 @@ def _best(entries: list[_Entry], compute_capability: tuple[int, int]) -> str:
     if not entries:
         raise PtxError("the fatbin holds machine code and no PTX", CUresult.NO_BINARY_FOR_GPU)
     own = compute_capability[0] * 10 + compute_capability[1]
-    # Of the same architecture, the later entry; and those first whose header names none.
-    for entry in sorted(entries[::-1], key=lambda e: -(e.architecture or 1 << 30)):
+    # Those first whose header names none; of the same architecture, the later entry.
+    numbered = sorted(enumerate(entries), key=lambda e: (e[1].architecture or 1 << 30, e[0]))
+    for _, entry in numbered[::-1]:
         if entry.architecture > own:
             continue
         text = entry.text()

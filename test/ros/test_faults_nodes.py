@@ -98,7 +98,7 @@ def test_a_killed_program_frees_its_session_within_seconds(rig):
 def test_a_program_killed_during_a_long_kernel_frees_its_session_too(rig):
     rig.both("cpu", recorder=RECORDER)
     watch = rig.watch()
-    program = rig.program("long_kernel.py", "4000000000")
+    program = rig.program("long_kernel.py", "4000000000", "100")  # minutes of work
     said(program, launched=True)
     watch.wait("offload_server", lambda m: m["sessions"], what="an open session")
     program.kill()

@@ -122,7 +122,8 @@ def test_the_command_line_runs_a_program_on_each_side_and_passes_the_status_on()
          "--robot", "sh -c 'hostname; exit 7'"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (7, "robot"), done.stderr
+    # The two ends share the output; whose line comes first is theirs to race for.
+    assert (done.returncode, "robot" in done.stdout.splitlines()) == (7, True), done
     assert "worst_late_ms" in json.loads(done.stderr.splitlines()[-1])
 
 
