@@ -15,6 +15,7 @@ from rrto_ros.devices.cpu.passes.layout import (
 from rrto_ros.devices.cpu.passes.loops import bounded_edges
 from rrto_ros.devices.cpu.passes.regions import Regions, split
 from rrto_ros.devices.cpu.passes.registers import register_types
+from rrto_ros.devices.cpu.passes.rename import rename_local
 from rrto_ros.devices.cpu.passes.uniform import VectorPlan, plan_vectors
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.parser import parse_module
@@ -46,7 +47,7 @@ class KernelProgram:
 
     def vector_plan(self, block: tuple[int, int, int], max_lanes: int) -> VectorPlan | None:
         """How to run several threads per instruction, or None where threads may diverge."""
-        return plan_vectors(self.regions, self.function, block, max_lanes)
+        return plan_vectors(self.regions, self.function, self.types, block, max_lanes)
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,13 @@ def _prepare_kernel(
     function = inline_calls(entry, module)
     kernel_params = frozenset(p.name for p in function.params)
     layout = layout_kernel(function, module, module_layout)
-    regions = split(build_blocks(function), kernel_params)
+    blocks = build_blocks(function)
+    registers = rename_local(blocks, function.regs)
+    regions = split(blocks, kernel_params)
     instrs = [i for b in regions.blocks for i in b.instrs]
     carry = any("cc" in i.mods or i.op in ("addc", "subc", "madc") for i in instrs)
     ordered = any(i.op in ("atom", "red") and not any("shared" in m for m in i.mods)
                   for i in instrs)
-    types = register_types(function.regs, regions.blocks)
+    types = register_types(registers, regions.blocks)
     return KernelProgram(function, layout, regions, types, kernel_params, carry, ordered,
                          bounded_edges(regions.blocks))
