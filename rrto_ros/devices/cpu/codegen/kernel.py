@@ -33,25 +33,30 @@ _NUMBERS = frozenset(CONTEXT_FIELDS[6:11])
 
 _RARELY = '!0 = !{!"branch_weights", i32 1048576, i32 1}'
 
+# The lowest state above `previous`; states are padded to whole vectors with "done".
 _FIND = f"""
-define internal i32 @rrto_find(ptr %states, i32 %count, i32 %previous) {{
+define internal i32 @rrto_find(ptr %states, i32 %count, i32 %previous) #0 {{
 entry:
+  %one = insertelement <16 x i32> poison, i32 %previous, i32 0
+  %all = shufflevector <16 x i32> %one, <16 x i32> poison, <16 x i32> zeroinitializer
   br label %loop
 loop:
   %i = phi i32 [ 0, %entry ], [ %next, %loop ]
-  %best = phi i32 [ {DONE}, %entry ], [ %better, %loop ]
+  %best = phi <16 x i32> [ splat (i32 {DONE}), %entry ], [ %better, %loop ]
   %at = getelementptr i32, ptr %states, i32 %i
-  %state = load i32, ptr %at
-  %later = icmp sgt i32 %state, %previous
-  %less = icmp slt i32 %state, %best
-  %take = and i1 %later, %less
-  %better = select i1 %take, i32 %state, i32 %best
-  %next = add i32 %i, 1
+  %state = load <16 x i32>, ptr %at, align 4
+  %later = icmp sgt <16 x i32> %state, %all
+  %open = select <16 x i1> %later, <16 x i32> %state, <16 x i32> splat (i32 {DONE})
+  %better = call <16 x i32> @llvm.smin.v16i32(<16 x i32> %best, <16 x i32> %open)
+  %next = add i32 %i, 16
   %more = icmp ult i32 %next, %count
   br i1 %more, label %loop, label %end
 end:
-  ret i32 %better
+  %least = call i32 @llvm.vector.reduce.smin.v16i32(<16 x i32> %better)
+  ret i32 %least
 }}
+declare <16 x i32> @llvm.smin.v16i32(<16 x i32>, <16 x i32>)
+declare i32 @llvm.vector.reduce.smin.v16i32(<16 x i32>)
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 """
@@ -102,6 +107,7 @@ class KernelWriter:
         self.frames: dict[str, int] = {}
         self.frame_bytes = 0
         self.exchange = 0
+        self.least, self.most = self.b.alloca("i32"), self.b.alloca("i32")
         if not self.single:
             self._place_frames()
 
@@ -121,7 +127,7 @@ class KernelWriter:
     def exchange_bytes(self) -> int:
         offers = [b.barrier for b in self.program.regions.blocks
                   if b.barrier is not None and gives_result(b.barrier)]
-        words = max((warp.words_offered(i) for i in offers), default=1)
+        words = max((warp.words_offered(i) for i in offers), default=0)
         return align_up(self.threads, 32) * 8 * words
 
     def write(self) -> Generated:
@@ -181,18 +187,38 @@ class KernelWriter:
         b.line("br label %block_head")
 
     def _phases(self) -> None:
+        """Runs region after region until every thread is done.
+
+        While all threads wait in the same place ("together"), that place is one number. Else each
+        thread has a state, its next region, and the lowest comes first.
+        """
         b = self.b
         size = self.threads * 4
         b.line(f"%states2 = getelementptr i8, ptr %frames, i64 {align_up(size, 64)}")
-        b.line(f"call void @llvm.memset.p0.i64(ptr %frames, i8 0, i64 {size}, i1 false)")
         b.line(f"%exchange = getelementptr i8, ptr %frames, i64 {self.exchange}")
-        b.line(f"call void @llvm.memset.p0.i64(ptr %exchange, i8 0, "
-               f"i64 {2 * self.exchange_bytes}, i1 false)")
-        parity = b.alloca("i64")
+        if self.exchange_bytes:
+            b.line(f"call void @llvm.memset.p0.i64(ptr %exchange, i8 0, "
+                   f"i64 {2 * self.exchange_bytes}, i1 false)")
+        if self.threads % 16:
+            pad = f"<{-self.threads % 16} x i32>"
+            b.line(f"%padding = getelementptr i8, ptr %frames, i64 {size}")
+            b.line(f"store {pad} splat (i32 {DONE}), ptr %padding, align 4")
+        parity, together, following = b.alloca("i64"), b.alloca("i1"), b.alloca("i32")
         b.line(f"store i64 0, ptr {parity}")
+        b.line(f"store i1 true, ptr {together}")
+        b.line(f"store i32 0, ptr {following}")
         b.line("br label %phase")
         b.label("phase")
-        b.line(f"%r0 = call i32 @rrto_find(ptr %frames, i32 {self.threads}, i32 -1)")
+        b.line(f"%together = load i1, ptr {together}")
+        b.line(f"%next_region = load i32, ptr {following}")
+        b.line(f"store i32 {DONE}, ptr {self.least}")
+        b.line(f"store i32 0, ptr {self.most}")
+        b.line("br i1 %together, label %begin, label %search")
+        b.label("search")
+        b.line(f"%lowest = call i32 @rrto_find(ptr %frames, i32 {self.threads}, i32 -1)")
+        b.line("br label %begin")
+        b.label("begin")
+        b.line("%r0 = phi i32 [ %next_region, %phase ], [ %lowest, %search ]")
         b.line(f"%over = icmp eq i32 %r0, {DONE}")
         warp_wide = self.program.regions.warp_wide
         b.line(f"%in_warp = icmp ule i32 %r0, {warp_wide}")
@@ -203,7 +229,7 @@ class KernelWriter:
         b.line("%exchange_in = getelementptr i8, ptr %exchange, i64 %read_at")
         b.line("br i1 %over, label %block_done, label %run")
         b.label("run")
-        b.line("%which = phi i32 [ %r0, %phase ], [ %r2, %ran ]")
+        b.line("%which = phi i32 [ %r0, %begin ], [ %r2, %others ]")
         count = len(self.program.regions.regions)
         cases = " ".join(f"i32 {i}, label %region{i}" for i in range(count))
         b.line(f"switch i32 %which, label %block_done [ {cases} ]")
@@ -211,13 +237,22 @@ class KernelWriter:
             b.label(f"region{index}")
             self._region(index, "ran")
         b.label("ran")
+        b.line(f"store i64 %read_at, ptr {parity}")
+        b.line("br i1 %together, label %same, label %others")
+        b.label("same")
+        b.line(f"%least = load i32, ptr {self.least}")
+        b.line(f"%most = load i32, ptr {self.most}")
+        b.line("%still = icmp eq i32 %least, %most")
+        b.line(f"store i1 %still, ptr {together}")
+        b.line(f"store i32 %least, ptr {following}")
+        b.line("br i1 %still, label %phase, label %swap")
+        b.label("others")
         b.line(f"%r2 = call i32 @rrto_find(ptr %frames, i32 {self.threads}, i32 %which)")
         b.line("%last_region = icmp ugt i32 %r2, %limit")
         b.line("br i1 %last_region, label %swap, label %run")
         b.label("swap")
         b.line(f"call void @llvm.memcpy.p0.p0.i64(ptr %frames, ptr %states2, i64 {size}, "
                "i1 false)")
-        b.line(f"store i64 %read_at, ptr {parity}")
         b.line("br label %phase")
 
     # one region over all threads

@@ -15,7 +15,7 @@ from rrto_ros.devices.cpu.codegen import warp
 from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.emitter import Emitter
 from rrto_ros.devices.cpu.passes.affine import Affine
-from rrto_ros.devices.cpu.passes.cfg import Block, gives_result
+from rrto_ros.devices.cpu.passes.cfg import Block, destinations, gives_result, sources
 from rrto_ros.devices.cpu.passes.regions import Region
 
 if TYPE_CHECKING:
@@ -69,6 +69,12 @@ class _Region:
         self.slots: dict[str, tuple[str, str, bool]] = {}
         self.roots: dict[str, str] = {}
         self.polls: list[tuple[str, int]] = []
+        instrs = [i for k in self.region.blocks for i in self.program.regions.blocks[k].instrs]
+        self.used = {n for i in instrs for n in (*destinations(i), *sources(i))}
+        written = {n for i in instrs for n in destinations(i)}
+        # Still in the frame from before; at the start of the kernel nothing is.
+        kept = frozenset(self.region.live) if self.region.entry else frozenset()
+        self.unchanged = kept - written
 
     @property
     def affine(self) -> dict[str, Affine]:
@@ -202,6 +208,8 @@ class _Region:
 
     def _store_live(self, e: Emitter, target: int, t: Val) -> None:
         for name in self.program.regions.regions[target].live:
+            if name in self.unchanged:
+                continue
             value = e.get(name)
             self._save(self.b.widen(value), self._frame(name, t))
 
@@ -327,8 +335,9 @@ class _ScalarRegion(_Region):
         state, mine = b.name("st"), b.name("st")
         b.line(f"{state} = load i32, ptr {self._state('%frames', t)}")
         b.line(f"{mine} = icmp eq i32 {state}, {self.index}")
+        here = b.binary("or", Val(mine, "i1"), Val("%together", "i1"))
         enter = b.new_label("enter")
-        b.line(f"br i1 {mine}, label %{enter}, label %{self.prefix}_latch")
+        b.line(f"br i1 {here.text}, label %{enter}, label %{self.prefix}_latch")
         b.label(enter)
 
     def _resume(self, e: Emitter, spill: _Spill, t: Val, start: Val, fresh: str) -> None:
@@ -370,7 +379,7 @@ class _VectorRegion(_Region):
         self.scalar_label = b.new_label("apart")
         self.local_slot = ""
         self.whole = kernel.threads - kernel.threads % kernel.lanes
-        self.fragile = [n for n in self.region.live if self.region.entry
+        self.fragile = [n for n in self.region.live if self.region.entry and n in self.used
                         and n in plan.affine and not plan.affine[n].exact]
         self.apart = self.whole < kernel.threads or bool(self.fragile) or (
             bool(plan.diverging) and not kernel.single)
@@ -452,11 +461,13 @@ class _VectorRegion(_Region):
         if self.plan.diverging:
             b.line(f"{state} = load {b.ty('i32', True)}, ptr {where}, align 4")
             mine = b.compare("icmp eq", Val(state, "i32", True), const(self.index, "i32"))
-            self._switch(mine, part, enter, latch)
+            here = b.binary("or", mine, Val("%together", "i1"))
+            self._switch(here, part, enter, latch)
         else:
             b.line(f"{state} = load i32, ptr {where}, align 4")
             mine = b.compare("icmp eq", Val(state, "i32"), const(self.index, "i32"))
-            b.line(f"br i1 {mine.text}, label %{enter}, label %{latch}")
+            here = b.binary("or", mine, Val("%together", "i1"))
+            b.line(f"br i1 {here.text}, label %{enter}, label %{latch}")
         b.label(enter)
         for name in self.fragile:
             self._check_step(name, t, part)
