@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rrto_ros.devices.cpu.passes.cfg import build_blocks
@@ -19,6 +21,7 @@ from rrto_ros.devices.cpu.passes.rename import rename_local
 from rrto_ros.devices.cpu.passes.uniform import VectorPlan, plan_vectors
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.parser import parse_module
+from rrto_ros.errors import PtxError
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,22 @@ def prepare(text: str) -> ModuleProgram:
 
 
 def _prepare_kernel(
+    entry: ast.Function, module: ast.Module, module_layout: ModuleLayout
+) -> KernelProgram:
+    with well_formed(entry.name):
+        return _analysed(entry, module, module_layout)
+
+
+@contextlib.contextmanager
+def well_formed(kernel: str) -> Iterator[None]:
+    """What fails on operands that are missing or of another kind becomes a PtxError."""
+    try:
+        yield
+    except (IndexError, KeyError, ValueError, AttributeError, TypeError, StopIteration) as error:
+        raise PtxError(f"kernel {kernel} holds a malformed instruction ({error!r})") from error
+
+
+def _analysed(
     entry: ast.Function, module: ast.Module, module_layout: ModuleLayout
 ) -> KernelProgram:
     function = inline_calls(entry, module)

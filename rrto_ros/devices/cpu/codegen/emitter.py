@@ -33,6 +33,8 @@ class Emitter:
         local: Pointer(s) to the local memory of the thread(s).
         kernel_params: Names of the kernel's own parameters.
         threads: Threads of a block.
+        memcheck: Whether every access is looked up first.
+        param_bytes: Size of the kernel's own parameters.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class Emitter:
         self.local: Val = Val("null", "ptr")
         self.kernel_params: frozenset[str] = frozenset()
         self.threads = 1
+        self.memcheck = False
+        self.param_bytes = 0
         self.instr = ast.Instr("nop", (), ())
         self._known: dict[str, Val] = {}
         self._spread: dict[str, Val] = {}
@@ -218,7 +222,7 @@ class Emitter:
                 return self._convert(self.special_value(name), kind)
             case ast.Sym():
                 return self._convert(self.symbol_address(operand), kind)
-            case ast.Not(reg):
+            case ast.Not(reg) if kind is PRED:
                 return self.predicate(reg, True)
             case _:
                 raise unsupported(self.instr, "unexpected kind of operand")

@@ -21,15 +21,17 @@ from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (importing registers t
     warp,
 )
 from rrto_ros.devices.cpu.codegen.builder import Builder, Val
+from rrto_ros.devices.cpu.codegen.checks import HELPERS
 from rrto_ros.devices.cpu.codegen.region import DONE, write_region
 from rrto_ros.devices.cpu.passes.cfg import gives_result, live_in
 from rrto_ros.devices.cpu.passes.layout import KernelLayout, align_up
-from rrto_ros.devices.cpu.program import KernelProgram
+from rrto_ros.devices.cpu.program import KernelProgram, well_formed
 
 CONTEXT_FIELDS = ("params", "shared", "frames", "local", "globals", "scratch",
-                  "nctaid.x", "nctaid.y", "nctaid.z", "dynamic_smem", "total_smem", "stop")
+                  "nctaid.x", "nctaid.y", "nctaid.z", "dynamic_smem", "total_smem", "stop",
+                  "ranges", "range_count", "report")
 """The launch context: one 64-bit word each, in this order."""
-_NUMBERS = frozenset(CONTEXT_FIELDS[6:11])
+_NUMBERS = frozenset({*CONTEXT_FIELDS[6:11], "range_count"})
 
 _RARELY = '!0 = !{!"branch_weights", i32 1048576, i32 1}'
 
@@ -81,20 +83,26 @@ class Generated:
     lanes: int
 
 
-def generate(program: KernelProgram, block: tuple[int, int, int], max_lanes: int) -> Generated:
-    """LLVM IR of a kernel for one block size.
+def generate(
+    program: KernelProgram, block: tuple[int, int, int], max_lanes: int, *, memcheck: bool = False
+) -> Generated:
+    """LLVM IR of a kernel for one block size; with `memcheck` for single lanes only.
 
     Raises:
         PtxError: An instruction that is not supported.
     """
-    return KernelWriter(program, block, max_lanes).write()
+    with well_formed(program.name):
+        return KernelWriter(program, block, 1 if memcheck else max_lanes, memcheck).write()
 
 
 class KernelWriter:
     """What the regions of one kernel share: the builder, frames and the function around them."""
 
-    def __init__(self, program: KernelProgram, block: tuple[int, int, int], lanes: int) -> None:
+    def __init__(
+        self, program: KernelProgram, block: tuple[int, int, int], lanes: int, memcheck: bool
+    ) -> None:
         self.program = program
+        self.memcheck = memcheck
         self.block = block
         self.threads = block[0] * block[1] * block[2]
         self.vector = program.vector_plan(block, lanes)
@@ -142,7 +150,7 @@ class KernelWriter:
         width = "512" if self.lanes >= 16 else "256"
         attributes = ("attributes #0 = { nounwind "
                       f'"min-legal-vector-width"="{width}" "prefer-vector-width"="{width}" }}')
-        extra = "" if self.single else _FIND
+        extra = ("" if self.single else _FIND) + (HELPERS if self.memcheck else "")
         text = "\n".join([*declared, extra, *lines, attributes, _RARELY, ""])
         local = self.layout.local_bytes * self.threads if not self.single else 0
         return Generated(text, symbol, self.frame_bytes, local, self.lanes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rrto_ros.devices.cpu.codegen.builder import Val, const
+from rrto_ros.devices.cpu.codegen.checks import checked
 from rrto_ros.devices.cpu.codegen.emitter import U64, Emitter
 from rrto_ros.devices.cpu.codegen.table import emits, unsupported
 from rrto_ros.devices.cpu.ptx import ast
@@ -63,6 +64,7 @@ def _load_scalar(
     if e.mask is not None:
         # A load that must not happen reads the scratch line instead: no branch is needed.
         pointer = b.select(e.mask, pointer, Val("%scratch", "ptr"))
+    pointer = checked(e, pointer, kind.bytes * count, writes=False)
     type_ = _memory_type(kind)
     flag = "volatile " if volatile else ""
     out = b.name("v")
@@ -197,6 +199,8 @@ def store(e: Emitter, instr: ast.Instr) -> None:
 
 def _store_scalar(e: Emitter, pointer: Val, values: Sequence[Val], volatile: bool) -> None:
     b = e.b
+    size = sum(max(8, v.bits) for v in values) // 8
+    pointer = checked(e, pointer, size, writes=True)
     flag = "volatile " if volatile else ""
     if len(values) == 1:
         b.line(f"store {flag}{b.arg(values[0])}, ptr {pointer.text}, align 1")

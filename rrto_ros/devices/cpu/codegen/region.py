@@ -86,6 +86,8 @@ class _Region:
         e = Emitter(self.b, self.program.layout, self.slots, self.affine, self.roots)
         e.kernel_params = self.program.kernel_params
         e.threads = self.kernel.threads
+        e.memcheck = self.kernel.memcheck
+        e.param_bytes = max((o + s for o, s in self.program.layout.params), default=0)
         self._specials(e, t)
         return e
 
@@ -284,7 +286,8 @@ class _ScalarRegion(_Region):
         """The loop over threads [start, stop); the code goes on behind it.
 
         Args:
-            start, stop: Thread numbers.
+            start: Number of the first thread.
+            stop: Behind the last one.
             spill: Where the loop is entered, None for the start only.
             local: Memory of the threads from `start` on, where it is not kept across barriers.
         """
@@ -302,7 +305,7 @@ class _ScalarRegion(_Region):
         e = self.emitter(t)
         self._local(e, t, start, local)
         if spill is not None and spill.exits:
-            self._resume(e, spill, t, start, fresh)
+            self._resume(spill, t, start, fresh)
         else:
             b.line(f"br label %{fresh}")
         b.label(fresh)
@@ -340,7 +343,7 @@ class _ScalarRegion(_Region):
         b.line(f"br i1 {here.text}, label %{enter}, label %{self.prefix}_latch")
         b.label(enter)
 
-    def _resume(self, e: Emitter, spill: _Spill, t: Val, start: Val, fresh: str) -> None:
+    def _resume(self, spill: _Spill, t: Val, start: Val, fresh: str) -> None:
         """Goes on behind the branch at which the lanes parted."""
         b = self.b
         lane = b.binary("sub", t, start)
@@ -436,7 +439,7 @@ class _VectorRegion(_Region):
             out = b.name("sp")
             b.line(f"{out} = load i32, ptr {slot}")
             ends.append(Val(out, "i32"))
-        _ScalarRegion(self.kernel, self.index).write(*ends, self.spill, self.local_slot)
+        _ScalarRegion(self.kernel, self.index).write(ends[0], ends[1], self.spill, self.local_slot)
         b.line(f"br label %{self.prefix}_latch")
 
     def _local(self, e: Emitter) -> None:

@@ -47,12 +47,12 @@ class Affine:
         return Affine(self.stride * factor, self.root, self.signed, self.factor * factor)
 
 
-_SAME = Affine(0)
 Known = Affine | None
 """None: not of this form."""
+_SAME = Affine(0)
 
 
-class _Unknown(Exception):
+class _UnknownError(Exception):
     """An operand that is not analysed yet."""
 
 
@@ -98,11 +98,12 @@ class AffineFinder:
             changed = False
             stuck = []
             for name, instr in todo:
-                if name in self._state and self._state[name] is None:
+                known = self._state.get(name, _SAME)
+                if known is None:
                     continue
                 try:
                     new = self._result(name, instr)
-                except _Unknown:
+                except _UnknownError:
                     stuck.append(name)
                     continue
                 if name not in self._state:
@@ -113,8 +114,6 @@ class AffineFinder:
                     changed = True
         self._state.update(dict.fromkeys(stuck))
         return bool(stuck)
-
-        return {n: a for n, a in self._state.items() if a is not None}
 
     # operands
     def _of(self, operand: ast.Operand, bits: int) -> Known:
@@ -127,7 +126,7 @@ class AffineFinder:
                 if _BITS.get(self._types.get(name, "")) != bits:
                     return None
                 if name not in self._state:
-                    raise _Unknown
+                    raise _UnknownError
                 return self._state[name]
             case ast.Special(name):
                 if name in self._specials and bits == 32:
