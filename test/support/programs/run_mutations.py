@@ -16,7 +16,7 @@ from rrto_ros.devices.protocol import Launch
 from rrto_ros.errors import CudaError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from support.ptx_mutations import cases  # noqa: E402
+from support.ptx_mutations import cases
 
 BYTES = 1 << 16
 
