@@ -198,6 +198,23 @@ def guarded_tail(n: int, threads: int) -> Case:
                 (want, after))
 
 
+def named_barriers() -> Case:
+    lane = np.arange(32, dtype=np.uint32)
+    turned = 3 * (31 - lane)
+    want = np.concatenate([turned[::-1] + (turned << 16), 5000 + (turned << 16)])
+    return Case("named_barriers", (2, 1, 1), (64, 1, 1), (u32(64),), (want.astype(np.uint32),))
+
+
+def active_lanes() -> Case:
+    t = np.arange(40)
+    third = [sum(1 << i for i in range(min(32, 40 - 32 * w)) if (32 * w + i) % 3 == 0)
+             for w in (0, 1)]
+    whole = [2**32 - 1, 255]
+    want = np.array([[third[i // 32] if i % 3 == 0 else whole[i // 32] & ~third[i // 32],
+                      whole[i // 32]] for i in t], np.uint32)
+    return Case("active_lanes", (1, 1, 1), (40, 1, 1), (u32(40, 2),), (want,))
+
+
 T64 = np.arange(64, dtype=np.uint32)
 TABLE = np.arange(6, dtype=np.uint32) * 11
 CASES = [
@@ -223,6 +240,8 @@ CASES = [
     warp_sum(32), warp_sum(128), warp_scan(), warp_votes(), atomics(), half_math(), carry_add(),
     tensor_product(), row_exit(3, 16), row_exit(2, 64), row_exit(1, 8),
     apart_and_together(64), apart_and_together(50), apart_and_together(1024), wrapped_index(),
+    named_barriers(), active_lanes(),
+    Case("guarded_barrier", (1, 1, 1), (64, 1, 1), (u32(64), np.uint32(63)), (63 - T64,)),
     guarded_tail(100, 64), guarded_tail(140, 50), guarded_tail(0, 32), guarded_tail(96, 32),
     Case("nested_scopes", (1, 1, 1), (8, 1, 1), (u32(8),), (T64[:8] + 105,)),
 ]

@@ -383,3 +383,29 @@ def test_memcheck_covers_shared_memory(careful):
     _, base, run = careful
     with pytest.raises(AccessError, match=r"kernel memories, line 20: .*writes 4 bytes at offset"):
         run("memories", address(base), (8).to_bytes(4, "little"))
+
+
+BLOCKED = b""".version 8.0
+.target sm_80
+.address_size 64
+.visible .entry trapped(.param .u32 n)
+{ .reg .b32 %a, %n; .reg .pred %p; ld.param.u32 %n, [n]; mov.u32 %a, %ctaid.x;
+  setp.eq.u32 %p, %a, %n; @%p trap; ret; }
+.visible .entry never_open(.param .u32 n)
+{ .reg .b32 %a, %n; .reg .pred %p; ld.param.u32 %n, [n]; mov.u32 %a, %tid.x;
+  setp.lt.u32 %p, %a, %n; @%p bar.sync 1, 64; bar.sync 0; ret; }
+"""
+
+
+@pytest.mark.parametrize(("kernel", "n", "result"), [
+    (0, 3, CUresult.LAUNCH_FAILED), (0, 9, None), (1, 64, None), (1, 40, CUresult.LAUNCH_TIMEOUT),
+])
+def test_a_trap_and_a_barrier_that_never_opens_end_the_launch(tmp_path, kernel, n, result):
+    device = CpuDevice(threads=2, cache_dir=tmp_path, launch_timeout_s=0.3)
+    device.module_load(1, BLOCKED)
+    launch = Launch(1, kernel, (5, 1, 1), (128, 1, 1), 0, n.to_bytes(4, "little"))
+    if result is None:
+        device.launch(launch, 0)
+    else:
+        refused(result, device.launch, launch, 0)
+    device.close()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.attributes import SHARED_OPTIN_BYTES
-from rrto_ros.devices.cpu.codegen.checks import REPORT_WORDS
+from rrto_ros.devices.cpu.codegen.checks import REPORT_WORDS, TRAPPED
 from rrto_ros.devices.cpu.codegen.kernel import CONTEXT_FIELDS
 from rrto_ros.devices.cpu.jit import LoadedCode
 from rrto_ros.devices.cpu.memory import Arena
@@ -117,6 +117,7 @@ class Launcher:
 
         Raises:
             CudaError: LAUNCH_TIMEOUT if it ran longer than it may; what it wrote stays.
+            CudaError: LAUNCH_FAILED if it executed trap.
             AccessError: A checked access went astray; what was written before stays.
         """
         started = time.perf_counter_ns()
@@ -145,10 +146,8 @@ class Launcher:
         kernel.last_ns = spent * (self.threads if spread else 1)
 
     def _memory_map(self) -> tuple[int, int, int]:
-        """Address of the live allocations, how many, and where a stray access is reported."""
-        if self._arena is None:
-            return 0, 0, 0
-        ranges = self._arena.ranges()
+        """Address of the live allocations, how many, and where traps and so on are reported."""
+        ranges = self._arena.ranges() if self._arena is not None else []
         self._ranges = (ctypes.c_int64 * len(ranges))(*ranges)
         self._report = (ctypes.c_int64 * REPORT_WORDS)()
         return (ctypes.addressof(self._ranges), len(ranges) // 2,
@@ -157,6 +156,8 @@ class Launcher:
     def _raise_report(
         self, name: str, grid: tuple[int, int, int], block: tuple[int, int, int]
     ) -> None:
+        if self._report[0] == TRAPPED:
+            raise CudaError(CUresult.LAUNCH_FAILED, f"kernel {name} executed trap")
         if self._arena is None or not self._report[0]:
             return
         _, address, what, number, thread = self._report

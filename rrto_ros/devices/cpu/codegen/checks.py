@@ -13,6 +13,9 @@ REPORT_WORDS = 5
 """Words of a report: whether there is one, address (or offset in shared memory),
 bytes | writes << 16 | shared << 17 | line << 32, block, thread."""
 
+TRAPPED = 2
+"""First word of the report when a thread executed trap."""
+
 HELPERS = """
 define internal i1 @rrto_inside(ptr %table, i64 %count, i64 %address, i64 %size) {
 entry:

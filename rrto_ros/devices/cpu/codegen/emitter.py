@@ -33,6 +33,8 @@ class Emitter:
         local: Pointer(s) to the local memory of the thread(s).
         kernel_params: Names of the kernel's own parameters.
         threads: Threads of a block.
+        region: Number of the region.
+        arrivals: Barrier -> slot that counts bar.arrive, where barriers take part of a block.
         memcheck: Whether every access is looked up first.
         param_bytes: Size of the kernel's own parameters.
     """
@@ -58,6 +60,8 @@ class Emitter:
         self.kernel_params: frozenset[str] = frozenset()
         self.threads = 1
         self.memcheck = False
+        self.region = 0
+        self.arrivals: dict[int, str] = {}
         self.param_bytes = 0
         self.instr = ast.Instr("nop", (), ())
         self._known: dict[str, Val] = {}

@@ -20,10 +20,10 @@ from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (importing registers t
     tensor,
     warp,
 )
-from rrto_ros.devices.cpu.codegen.builder import Builder, Val
+from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
 from rrto_ros.devices.cpu.codegen.checks import HELPERS
 from rrto_ros.devices.cpu.codegen.region import DONE, write_region
-from rrto_ros.devices.cpu.passes.cfg import gives_result, live_in
+from rrto_ros.devices.cpu.passes.cfg import BARRIER_OPS, gives_result, is_warp_wide, live_in
 from rrto_ros.devices.cpu.passes.layout import KernelLayout, align_up
 from rrto_ros.devices.cpu.program import KernelProgram, well_formed
 
@@ -56,6 +56,23 @@ loop:
 end:
   %least = call i32 @llvm.vector.reduce.smin.v16i32(<16 x i32> %better)
   ret i32 %least
+}}
+define internal i32 @rrto_count(ptr %states, i32 %count, i32 %wanted) {{
+entry:
+  br label %loop
+loop:
+  %i = phi i32 [ 0, %entry ], [ %next, %loop ]
+  %sum = phi i32 [ 0, %entry ], [ %more, %loop ]
+  %at = getelementptr i32, ptr %states, i32 %i
+  %state = load i32, ptr %at
+  %same = icmp eq i32 %state, %wanted
+  %one = zext i1 %same to i32
+  %more = add i32 %sum, %one
+  %next = add i32 %i, 1
+  %again = icmp ult i32 %next, %count
+  br i1 %again, label %loop, label %end
+end:
+  ret i32 %more
 }}
 declare <16 x i32> @llvm.smin.v16i32(<16 x i32>, <16 x i32>)
 declare i32 @llvm.vector.reduce.smin.v16i32(<16 x i32>)
@@ -115,9 +132,27 @@ class KernelWriter:
         self.frames: dict[str, int] = {}
         self.frame_bytes = 0
         self.exchange = 0
+        self.named: dict[int, tuple[int, int]] = {}
+        self.arrivals: dict[int, str] = {}
+        self._find_named()
         self.least, self.most = self.b.alloca("i32"), self.b.alloca("i32")
         if not self.single:
             self._place_frames()
+
+    def _find_named(self) -> None:
+        """Regions behind barriers, if any barrier is for a part of the block only."""
+        blocks = self.program.regions.blocks
+        found = {}
+        for block in blocks:
+            if block.barrier is not None and not is_warp_wide(block.barrier):
+                region = self.program.regions.of_entry[block.targets[0]]
+                found[region] = warp.barrier_of(block.barrier)
+        arrive = [warp.barrier_of(i) for b in blocks for i in b.instrs
+                  if i.op in BARRIER_OPS and "arrive" in i.mods]
+        if arrive or any(count not in (0, self.threads) for _, count in found.values()):
+            self.named = found
+            self.arrivals = {number: self.b.alloca("i32")
+                             for number in {n for n, _ in (*found.values(), *arrive)}}
 
     def _place_frames(self) -> None:
         offset = align_up(self.threads * 4, 64) * 2
@@ -212,6 +247,10 @@ class KernelWriter:
             b.line(f"%padding = getelementptr i8, ptr %frames, i64 {size}")
             b.line(f"store {pad} splat (i32 {DONE}), ptr %padding, align 4")
         parity, together, following = b.alloca("i64"), b.alloca("i1"), b.alloca("i32")
+        number = b.alloca("i64")
+        for slot in self.arrivals.values():
+            b.line(f"store i32 0, ptr {slot}")
+        b.line(f"store i64 1, ptr {number}")
         b.line(f"store i64 0, ptr {parity}")
         b.line(f"store i1 true, ptr {together}")
         b.line(f"store i32 0, ptr {following}")
@@ -223,10 +262,14 @@ class KernelWriter:
         b.line(f"store i32 0, ptr {self.most}")
         b.line("br i1 %together, label %begin, label %search")
         b.label("search")
+        b.line("%phase_stop = load volatile i8, ptr %stop")
+        b.line("%phase_free = icmp eq i8 %phase_stop, 0")
+        b.line("br i1 %phase_free, label %lookup, label %leave")
+        b.label("lookup")
         b.line(f"%lowest = call i32 @rrto_find(ptr %frames, i32 {self.threads}, i32 -1)")
         b.line("br label %begin")
         b.label("begin")
-        b.line("%r0 = phi i32 [ %next_region, %phase ], [ %lowest, %search ]")
+        b.line("%r0 = phi i32 [ %next_region, %phase ], [ %lowest, %lookup ]")
         b.line(f"%over = icmp eq i32 %r0, {DONE}")
         warp_wide = self.program.regions.warp_wide
         b.line(f"%in_warp = icmp ule i32 %r0, {warp_wide}")
@@ -235,14 +278,26 @@ class KernelWriter:
         b.line(f"%read_at = sub i64 {self.exchange_bytes}, %write_at")
         b.line("%exchange_out = getelementptr i8, ptr %exchange, i64 %write_at")
         b.line("%exchange_in = getelementptr i8, ptr %exchange, i64 %read_at")
-        b.line("br i1 %over, label %block_done, label %run")
+        b.line(f"%phase_before = load i64, ptr {number}")
+        b.line("%phase_number = add i64 %phase_before, 1")
+        b.line(f"store i64 %phase_number, ptr {number}")
+        opened = {n: b.alloca("i1") for n in self.arrivals}
+        b.line("br i1 %over, label %block_done, label %barriers")
+        b.label("barriers")
+        self._open_barriers(opened)
+        b.line("br label %run")
         b.label("run")
-        b.line("%which = phi i32 [ %r0, %begin ], [ %r2, %others ]")
+        b.line("%which = phi i32 [ %r0, %barriers ], [ %r2, %others ]")
         count = len(self.program.regions.regions)
         cases = " ".join(f"i32 {i}, label %region{i}" for i in range(count))
         b.line(f"switch i32 %which, label %block_done [ {cases} ]")
         for index in range(count):
             b.label(f"region{index}")
+            if index in self.named:
+                b.line(f"%gate{index} = load i1, ptr {opened[self.named[index][0]]}")
+                b.line(f"%pass{index} = or i1 %gate{index}, %together")
+                b.line(f"br i1 %pass{index}, label %within{index}, label %others")
+                b.label(f"within{index}")
             self._region(index, "ran")
         b.label("ran")
         b.line(f"store i64 %read_at, ptr {parity}")
@@ -262,6 +317,34 @@ class KernelWriter:
         b.line(f"call void @llvm.memcpy.p0.p0.i64(ptr %frames, ptr %states2, i64 {size}, "
                "i1 false)")
         b.line("br label %phase")
+
+    def _open_barriers(self, opened: dict[int, str]) -> None:
+        """Which barriers have all their threads; those that opened count from zero again.
+
+        Where none has, the program would hang: it goes on until the launch is ended.
+        """
+        b = self.b
+
+        def count(state: int) -> Val:
+            out = b.name("count")
+            b.line(f"{out} = call i32 @rrto_count(ptr %frames, i32 {self.threads}, i32 {state})")
+            return Val(out, "i32")
+
+        for number, slot in opened.items():
+            arrived = b.name("arrived")
+            b.line(f"{arrived} = load i32, ptr {self.arrivals[number]}")
+            waiting, wanted = Val(arrived, "i32"), 0
+            for region, (name, threads) in self.named.items():
+                if name == number:
+                    waiting = b.binary("add", waiting, count(region))
+                    wanted = max(wanted, threads)
+            need = const(wanted, "i32")
+            if not wanted:
+                need = b.binary("sub", const(self.threads, "i32"), count(DONE))
+            enough = b.compare("icmp uge", waiting, need)
+            left = b.select(enough, const(0, "i32"), Val(arrived, "i32"))
+            b.line(f"store i1 {enough.text}, ptr {slot}")
+            b.line(f"store i32 {left.text}, ptr {self.arrivals[number]}")
 
     # one region over all threads
     def _region(self, index: int, after: str) -> None:

@@ -86,6 +86,8 @@ class _Region:
         e = Emitter(self.b, self.program.layout, self.slots, self.affine, self.roots)
         e.kernel_params = self.program.kernel_params
         e.threads = self.kernel.threads
+        e.region = self.index
+        e.arrivals = self.kernel.arrivals
         e.memcheck = self.kernel.memcheck
         e.param_bytes = max((o + s for o, s in self.program.layout.params), default=0)
         self._specials(e, t)
@@ -231,7 +233,7 @@ class _Region:
         if block.barrier is not None:
             target = self.program.regions.of_entry[block.targets[0]]
             if gives_result(block.barrier):
-                warp.offer(e, block.barrier)
+                warp.offer(e, block.barrier, target)
             self._store_live(e, target, t)
             self._set_state(target, t)
             b.line(f"br label {latch}")
