@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from support.rig import PROGRAMS
 
 OPERATIONS_S = 170.0
 
@@ -54,6 +56,7 @@ def test_an_onnx_model_agrees_with_onnxruntime(rig, model):
     if not folder or not path.is_file():
         pytest.skip(f"RRTO_MODELS names no folder with {model} (NanoDet is in the demo's tests)")
     rig.both()
-    program = rig.program("onnx_model.py", path, "--frames", "1", DEV="CUDA:PTX")
+    command = [sys.executable, PROGRAMS.parents[2] / "bench" / "onnx_model.py", path]
+    program = rig.start("onnx_model", [*command, "--frames", "1"], rig.interposed(DEV="CUDA:PTX"))
     assert program.wait(250) == 0, program.text()
     assert json.loads(program.lines[-1])["worst"] < 1e-3

@@ -1,8 +1,8 @@
 """Runs compiled kernels: contexts, per-worker memory and the spread of blocks over cores.
 
-Blocks of a kernel without global atomics are independent, so the result does not depend on which
-worker runs which; kernels with global atomics run in block order on one worker. Results are
-therefore the same bit for bit every time.
+Blocks of a kernel are independent but for global atomics, so the result does not depend on which
+worker runs which; kernels with global atomics whose order shows (float sums, values read back) run
+in block order on one worker. Results are therefore the same bit for bit every time.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ def main():
         x = (rng.standard_normal((1, WIDTH)) * (0.2 + 0.4 * number)).astype(np.float32)
         ours, depth, path = Tensor(x).realize(), 0, []
         wanted, wanted_path = x.astype(np.float64), []
-        for depth in range(1, MOST + 1):
+        while depth < MOST:
+            depth += 1
             odd = int(ours[0, 0].item() > 0)
             path.append(odd)
             ours = ((ours @ on_device[odd]).tanh() + ours).realize()

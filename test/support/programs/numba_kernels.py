@@ -1,7 +1,7 @@
 """Kernels of numba-cuda: tiles in shared memory, shuffles, votes, atomics, reductions.
 
-Each is compared with NumPy; one JSON line for all. Exits with 77 where numba-cuda, or what it needs
-to compile, is not installed.
+Each is compared with NumPy; one JSON line for all. Exits with 77 where numba-cuda, or what it
+needs to compile, is not installed.
 """
 
 import json
@@ -159,8 +159,8 @@ def cases():
     """(name, kernel, grid, block, arguments, what they are afterwards, shared bytes)."""
     a, b = (RNG.standard_normal(s).astype(np.float32) for s in ((50, 70), (70, 40)))
     product = (a.astype(np.float64) @ b).astype(np.float32)
-    yield ("shared-memory matmul", matmul, (3, 4), (16, 16), (a, b, np.zeros((50, 40), np.float32)),
-           (a, b, product), 0)
+    yield ("shared-memory matmul", matmul, (3, 4), (16, 16),
+           (a, b, np.zeros((50, 40), np.float32)), (a, b, product), 0)
     x = RNG.integers(-100, 100, 256).astype(np.int32)
     rows = x.reshape(-1, 32)
     yield ("shuffle down", warp_sums, 2, 128, (x, np.zeros(8, np.int32)), (x, rows.sum(1)), 0)

@@ -17,6 +17,14 @@ from rrto_ros.errors import PtxError
 B8, U16, U32, U64 = TYPES["b8"], TYPES["u16"], TYPES["u32"], TYPES["u64"]
 S32, B16, B32, B64, PRED = TYPES["s32"], TYPES["b16"], TYPES["b32"], TYPES["b64"], TYPES["pred"]
 
+SPECIAL_REGISTERS = (
+    "tid.{x,y,z}", "ntid.{x,y,z}", "ctaid.{x,y,z}", "nctaid.{x,y,z}", "laneid", "warpid",
+    "nwarpid", "lanemask_{eq,lt,le,gt,ge}", "smid", "nsmid", "gridid", "clock", "clock_hi",
+    "clock64", "globaltimer", "globaltimer_lo", "globaltimer_hi", "dynamic_smem_size",
+    "total_smem_size", "is_explicit_cluster", "cluster_ctaid.x",
+)
+"""What special_value knows, as the support page names it."""
+
 
 class Emitter:
     """Emits the instructions of one region for one number of lanes.
