@@ -1,6 +1,6 @@
 """An ONNX model by tinygrad, compared with onnxruntime; one JSON line.
 
-    onnx_model.py MODEL [--frames N] [--only-reference]
+    onnx_model.py MODEL [--frames N] [--threads N]
 
 tinygrad takes its device from the environment, for example DEV=CUDA:PTX. Times are medians in ms
 over the frames behind the first three (which compile and capture).
@@ -47,7 +47,10 @@ def main():
     from tinygrad.nn.onnx import OnnxRunner
 
     network = OnnxRunner(options.model)
-    Tensor.realize(*(v for v in network.graph_values.values() if isinstance(v, Tensor)))
+    # Weights lie in the file until they are used; once on the device they stay there.
+    for name, value in network.graph_values.items():
+        if isinstance(value, Tensor) and value.numel() > 1:
+            network.graph_values[name] = value.to(Device.DEFAULT).contiguous().realize()
 
     @TinyJit
     def infer(v):

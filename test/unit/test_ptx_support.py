@@ -37,5 +37,5 @@ def test_what_is_left_out_is_refused_by_its_name():
     for text in REFUSED:
         module = (".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\n"
                   ".reg .b32 %r<4>; .reg .b64 %rd<4>; .reg .f32 %f<4>;\n" + text + ";\nret;\n}\n")
-        with pytest.raises(PtxError, match="line 6: .*" + re.escape(text.split()[0])):
+        with pytest.raises(PtxError, match="line 7: .*" + re.escape(text.split()[0])):
             compile_all(module)
