@@ -22,7 +22,8 @@ from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (importing registers t
 )
 from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
 from rrto_ros.devices.cpu.codegen.checks import HELPERS
-from rrto_ros.devices.cpu.codegen.region import DONE, write_region
+from rrto_ros.devices.cpu.codegen.region import DONE
+from rrto_ros.devices.cpu.codegen.vector_region import write_region
 from rrto_ros.devices.cpu.passes.cfg import BARRIER_OPS, gives_result, is_warp_wide, live_in
 from rrto_ros.devices.cpu.passes.layout import KernelLayout, align_up
 from rrto_ros.devices.cpu.program import KernelProgram, well_formed
