@@ -254,9 +254,14 @@ class CallHeader:
     payload_bytes: int
 
 
-def _check_header(
+def check_header(
     offset: int, limit: int, size: int, code: int, flags: int, payload_bytes: int
 ) -> None:
+    """Check one header that was read at `offset` of a buffer that ends at `limit`.
+
+    Raises:
+        ProtocolError: It does not fit the format.
+    """
     if size < HEADER_BYTES or size % 8:
         raise ProtocolError(
             f"call record at byte {offset}: size {size} is not a multiple of 8 of at least 24"
@@ -303,7 +308,7 @@ def iter_headers(buffer: Buffer) -> Iterator[CallHeader]:
                 f"call record at byte {offset}: only {limit - offset} bytes left for a header"
             )
         size, code, flags, index, thread, payload_bytes = CALL_HEADER.unpack_from(view, offset)
-        _check_header(offset, limit, size, code, flags, payload_bytes)
+        check_header(offset, limit, size, code, flags, payload_bytes)
         yield CallHeader(offset, size, code, flags, index, thread, payload_bytes)
         offset += size
 
