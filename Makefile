@@ -35,7 +35,7 @@ gen: setup-test ## make the generated files anew (fetches the CUDA headers from 
 	@$(RUN)/python -m rrto_ros.shim.generate
 
 bench: setup-test ## set up; measure the shim and the transport
-	@set -e; for file in bench/bench_*.py; do echo "== $$file"; $(RUN)/python $$file $(BENCH_ARGS); done
+	@$(RUN)/python bench/run_all.py $(BENCH_ARGS)
 
 clean: ## remove what was built and written, not the environment
 	rm -rf build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis rrto_ros.egg-info rrto_ros/shim/lib

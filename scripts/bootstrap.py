@@ -64,8 +64,8 @@ def check_machine() -> None:
     """What cannot be installed by pip must be there."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         fail(
-            f"this is {sys.platform} on {platform.machine()}, want Linux on x86_64 (the ROS 2 wheels "
-            "exist for that only). On other machines install ROS 2 and use: colcon build "
+            f"this is {sys.platform} on {platform.machine()}, want Linux on x86_64 (the ROS 2 "
+            "wheels exist for that only). On other machines install ROS 2 and use: colcon build "
             "--base-paths . rrto_msgs"
         )
     missing = [tool for tool in ("g++", "make") if shutil.which(tool) is None]

@@ -75,6 +75,8 @@ def demo(options: Options, folder: Path) -> tuple[int, dict[str, Any]]:
         options, demo=True, output=str(folder), label=options.label or str(uuid.uuid4())
     )
     supervisor = Supervisor(processes(options), process_line, users_environment())
+    if options.device == "cpu":
+        note("the first run compiles the program's kernels for this CPU: a minute or two")
     with (
         RobotClient(options.robot, options.domain_number()) as client,
         ends_on_signal(supervisor) as signals,

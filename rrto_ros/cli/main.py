@@ -226,6 +226,36 @@ def mode(
     out.print(f"mode {name} (was {before})")
 
 
+@app.command("analyze")
+def analyze_command(
+    path: Annotated[Path, typer.Argument(help="A bag of the call topics, or a dumped call log.")],
+    search: Annotated[
+        str, typer.Option(help="operator_sequence or data_dependency.")
+    ] = "operator_sequence",
+    min_repetitions: Annotated[
+        int, typer.Option(parser=_whole, help="How often a sequence must have been seen.")
+    ] = 2,
+    min_length: Annotated[int, typer.Option(parser=_whole, help="Shortest sequence, calls.")] = 3,
+    max_length: Annotated[
+        int, typer.Option(parser=_whole, help="Longest sequence, calls.")
+    ] = 32768,
+    png: Annotated[Path | None, typer.Option(help="Write a timeline of the calls.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an interactive timeline.")] = None,
+) -> None:
+    """Find the operator sequences that inferences repeat in recorded driver calls."""
+    from rrto_ros.evaluation.analyze import analyze, report
+    from rrto_ros.search import SearchOptions
+
+    options = SearchOptions(
+        min_repetitions=min_repetitions, min_length=min_length, max_length=max_length
+    )
+    for analysis in analyze(path, algorithm=search, options=options, png=png, html=html):
+        typer.echo(report(analysis))
+    for picture in (png, html):
+        if picture is not None:
+            typer.echo(f"picture: {picture}")
+
+
 @bag.command("record")
 def bag_record(
     folder: Annotated[Path, typer.Argument(help="New folder for the bag.")],

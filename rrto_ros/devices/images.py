@@ -8,7 +8,9 @@ A wrapper (0x466243B1) holds a pointer and cannot be followed here: the robot's 
 from __future__ import annotations
 
 import importlib
+import re
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 from rrto_ros.api.results import CUresult
@@ -19,14 +21,31 @@ _KIND_PTX = 1
 _FLAG_COMPRESSED, _FLAG_ZSTD = 0x2000, 0x8000
 MAX_PTX_BYTES = 64 << 20
 _ENTRY_HEADER_BYTES = 64
+_TARGET = re.compile(r"^\s*\.target\s+sm_(\d+)([af]?)", re.MULTILINE)
 
 
-def ptx_texts(image: bytes) -> list[str]:
-    """The PTX texts in a module image, in order.
+@dataclass(frozen=True)
+class _Entry:
+    """One PTX of a fatbin, still packed."""
+
+    payload: bytes
+    flags: int
+    raw_bytes: int
+    architecture: int
+
+    def text(self) -> str:
+        return _text(_decompress(self.payload, self.flags, self.raw_bytes))
+
+
+def ptx_text(image: bytes, compute_capability: tuple[int, int]) -> str:
+    """The PTX text in a module image; of several, the best for a compute capability.
+
+    Best is the highest architecture that is not above the device's. Text that is no fatbin is
+    taken as it is, whatever its .target.
 
     Raises:
-        PtxError: NO_BINARY_FOR_GPU for machine code without PTX, INVALID_IMAGE for a damaged or
-            unknown image, INVALID_PTX for text that is no PTX.
+        PtxError: NO_BINARY_FOR_GPU for machine code without PTX for this device, INVALID_IMAGE
+            for a damaged or unknown image, INVALID_PTX for text that is no PTX.
     """
     if image[:4] == _ELF:
         raise PtxError("the image holds machine code (ELF) and no PTX; build the program with "
@@ -36,12 +55,39 @@ def ptx_texts(image: bytes) -> list[str]:
         raise PtxError("a fatbin wrapper was sent instead of its contents",
                        CUresult.INVALID_IMAGE)
     if magic == _FATBIN:
-        texts = _fatbin(image)
-        if not texts:
-            raise PtxError("the fatbin holds machine code and no PTX",
-                           CUresult.NO_BINARY_FOR_GPU)
-        return texts
-    return [_text(image)]
+        return _best(_fatbin(image), compute_capability)
+    return _text(image)
+
+
+def _best(entries: list[_Entry], compute_capability: tuple[int, int]) -> str:
+    if not entries:
+        raise PtxError("the fatbin holds machine code and no PTX", CUresult.NO_BINARY_FOR_GPU)
+    own = compute_capability[0] * 10 + compute_capability[1]
+    # Those first whose header names none; of the same architecture, the later entry.
+    numbered = sorted(enumerate(entries), key=lambda e: (e[1].architecture or 1 << 30, e[0]))
+    for _, entry in numbered[::-1]:
+        if entry.architecture > own:
+            continue
+        text = entry.text()
+        if _runs_on(text, compute_capability):
+            return text
+    listed = ", ".join(str(e.architecture) for e in entries)
+    raise PtxError(f"the fatbin holds PTX for architectures {listed}, the device has {own}",
+                   CUresult.NO_BINARY_FOR_GPU)
+
+
+def _runs_on(text: str, compute_capability: tuple[int, int]) -> bool:
+    """Whether the .target is the device's or below; sm_90a is for 9.0 only, sm_100f for 10.x."""
+    found = _TARGET.search(text)
+    if found is None:
+        return True
+    wanted = divmod(int(found[1]), 10)
+    match found[2]:
+        case "a":
+            return wanted == compute_capability
+        case "f":
+            return wanted[0] == compute_capability[0] and wanted <= compute_capability
+    return wanted <= compute_capability
 
 
 def _text(data: bytes) -> str:
@@ -59,8 +105,8 @@ def _text(data: bytes) -> str:
     return text
 
 
-def _fatbin(image: bytes) -> list[str]:
-    texts: list[str] = []
+def _fatbin(image: bytes) -> list[_Entry]:
+    entries: list[_Entry] = []
     position = 0
     while len(image) - position >= 16:
         magic, _, header, body = struct.unpack_from("<IHHQ", image, position)
@@ -69,18 +115,19 @@ def _fatbin(image: bytes) -> list[str]:
         end = position + header + body
         if header < 16 or end > len(image):
             raise PtxError("the fatbin is cut short", CUresult.INVALID_IMAGE)
-        texts += _entries(image, position + header, end)
+        entries += _entries(image, position + header, end)
         position = end
-    return texts
+    return entries
 
 
-def _entries(image: bytes, position: int, end: int) -> list[str]:
-    texts = []
+def _entries(image: bytes, position: int, end: int) -> list[_Entry]:
+    entries = []
     while position < end:
         if end - position < _ENTRY_HEADER_BYTES:
             raise PtxError("a fatbin entry is cut short", CUresult.INVALID_IMAGE)
         kind, _, header, size = struct.unpack_from("<HHIQ", image, position)
         compressed, = struct.unpack_from("<I", image, position + 16)
+        architecture, = struct.unpack_from("<I", image, position + 28)
         flags, = struct.unpack_from("<Q", image, position + 40)
         raw, = struct.unpack_from("<Q", image, position + 56)
         start = position + header
@@ -88,9 +135,9 @@ def _entries(image: bytes, position: int, end: int) -> list[str]:
             raise PtxError("a fatbin entry is cut short", CUresult.INVALID_IMAGE)
         if kind == _KIND_PTX:
             payload = image[start : start + (compressed or size)]
-            texts.append(_text(_decompress(payload, flags, raw)))
+            entries.append(_Entry(payload, flags, raw, architecture))
         position = start + size
-    return texts
+    return entries
 
 
 def _decompress(payload: bytes, flags: int, raw: int) -> bytes:

@@ -130,6 +130,7 @@ class Executor:
         self._last_reply = 0
         self._sticky = 0
         self._sticky_text = b""
+        self._malformed = ""
         self._calls = 0
         self._batches = 0
         self._errors = 0
@@ -165,6 +166,11 @@ class Executor:
         """CUresult that every call gets, 0 while the session is sound."""
         return self._sticky
 
+    @property
+    def malformed(self) -> str:
+        """What was no call log, empty if all was; calls may be missing, so nobody should wait."""
+        return self._malformed
+
     def execute(self, batch: Buffer, flush: Callable[[bytes], None] | None = None) -> bytes:
         """Execute one batch of whole records.
 
@@ -192,7 +198,8 @@ class Executor:
             except ProtocolError as error:
                 header = pending.header
                 index = header.index if header is not None else self._last_index
-                self._break(index, CUresult.UNKNOWN, f"malformed call log: {error}")
+                self._malformed = f"malformed call log: {error}"
+                self._break(index, CUresult.UNKNOWN, self._malformed)
             self._queue.popleft()
             self._batches += 1
         if self._progress is not None:
@@ -208,6 +215,7 @@ class Executor:
             "errors": self._errors,
             "last_error": self._last_error,
             "skipped_calls": self._skipped,
+            "malformed": self._malformed,
             "sticky": self._sticky,
             "sticky_text": self._sticky_text.decode(errors="replace"),
             "blobs_used": self._blobs_used,

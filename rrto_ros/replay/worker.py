@@ -129,7 +129,7 @@ class _Session:
         # Sent even when empty: the host counts the batches that are done.
         self._flush(results)
         now = time.monotonic()
-        if now - self._reported >= STATISTICS_PERIOD_S:
+        if now - self._reported >= STATISTICS_PERIOD_S or executor.malformed:
             self._reported = now
             self.report()
 

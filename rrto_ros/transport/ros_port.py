@@ -9,6 +9,7 @@ in a second thread. Entities of one context share one DDS participant, so this c
 from __future__ import annotations
 
 import array
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -38,6 +39,8 @@ from rrto_ros.transport.port import (
 CALL_DEPTH = 256
 ANNOUNCEMENT_DEPTH = 64
 MAX_KNOWN_BLOBS = 4096
+OPEN_REPEAT_S = 1.0
+"""How long a request for a session waits for its answer before it is sent again."""
 CLOSE_ANSWER_S = 1.0
 """How long a port that is closed waits for the server's answers about closed sessions."""
 _U32 = 0xFFFFFFFF
@@ -244,13 +247,24 @@ class RosRobotPort:
         end = time.monotonic() + timeout_s
         if not self._open.wait_for_service(timeout_sec=timeout_s):
             raise missing
-        done = threading.Event()
-        future = self._open.call_async(message)
-        future.add_done_callback(lambda _: done.set())
-        if not done.wait(max(end - time.monotonic(), 0.1)):
-            self._open.remove_pending_request(future)
-            raise missing
-        return _open_answer(future.result())
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        asked = []
+        try:
+            while True:
+                # A server that was killed stays known for a while, and what went to it alone is
+                # lost; the one that took its place answers a later request.
+                future = self._open.call_async(message)
+                future.add_done_callback(lambda done: answers.put(done.result()))
+                asked.append(future)
+                left = max(end - time.monotonic(), 0.1)
+                try:
+                    return _open_answer(answers.get(timeout=min(left, OPEN_REPEAT_S)))
+                except queue.Empty:
+                    if left <= OPEN_REPEAT_S:
+                        raise missing from None
+        finally:
+            for future in asked:
+                self._open.remove_pending_request(future)
 
     def close_session(self, session: bytes, reason: str) -> None:
         """Ask the server to close a session, without waiting for the answer (any thread)."""

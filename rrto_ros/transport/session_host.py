@@ -199,6 +199,10 @@ class SessionHost:
                 return f"nothing was heard from the recorder for {silent:.1f} s"
             if self._receiver.broken:
                 return f"the stream of calls broke: {self._receiver.broken}"
+            malformed = self._worker.statistics().get("executor", {}).get("malformed", "")
+            if malformed:
+                # Who wrote it took the place of a message: its calls would be waited for in vain.
+                return f"the stream of calls broke: {malformed}"
             stats = self._sender.statistics()
             unsent = int(stats["queued_bytes"]) + int(stats["unacknowledged_bytes"])
             if unsent > self._limits.unsent_bytes:

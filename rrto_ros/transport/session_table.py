@@ -114,6 +114,10 @@ class SessionTable:
 
     def open(self, request: OpenRequest) -> OpenAnswer:
         """Answer a request for a session; making its device may take a second."""
+        present = self._hosts.get(request.session)
+        if present is not None and present.request == request:
+            # Sent again because its answer was late or lost.
+            return self._accepted(present)
         reason = self._objection(request)
         if reason:
             self._refuse(f"session not opened: {reason}")
@@ -132,10 +136,14 @@ class SessionTable:
             f"session {request.session.hex()[:8]} of {request.program or 'a program'} "
             f"(pid {request.pid}) opened on {info.name}"
         )
+        return self._accepted(host)
+
+    def _accepted(self, host: SessionHost) -> OpenAnswer:
         known: frozenset[bytes] = frozenset()
         if self._blobs is not None and self._settings.announce_blobs:
             known = frozenset(map(blob_tag, self._blobs.newest(KNOWN_BLOBS)))
-        return OpenAnswer(True, "", info, self._settings.limits.max_message_bytes, known)
+        limit = self._settings.limits.max_message_bytes
+        return OpenAnswer(True, "", host.info, limit, known)
 
     def close_session(self, session: bytes, reason: str) -> tuple[bool, str]:
         """Close a session; returns at once. Returns whether it was open, and why not."""

@@ -168,6 +168,7 @@ CASES = [
          (np.where(T64 < 40, 40, 0).astype(np.uint32),)),
     Case("divergent_barriers", (1, 1, 1), (64, 1, 1), (u32(64),),
          (np.where(T64 < 32, T64 + 1032, T64 + 1968).astype(np.uint32),)),
+    Case("shared_negative", (1, 1, 1), (64, 1, 1), (u32(64),), (63 - T64,)),
     globals_case(),
     Case("call_function", (1, 1, 1), (16, 1, 1), (u32(16),),
          ((3 ** np.arange(16) + np.arange(16) ** 2).astype(np.uint32),)),

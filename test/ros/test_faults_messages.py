@@ -80,7 +80,6 @@ def test_a_message_that_cannot_be_right_is_refused_and_disturbs_nobody(rig, comm
 def test_garbage_in_the_place_of_a_message_ends_that_session_only_and_says_why(rig):
     """Without DDS security anyone on the network can do this; it must not spread."""
     server, recorder = rig.both("cpu")
-    watch = rig.watch()
     hostile = rig.helper("hostile.py", rig.robot)
     said(hostile, START_S, hostile=True)
     victim = rig.program("infer.py", "1000", "--pace", stdin=True)
@@ -91,15 +90,10 @@ def test_garbage_in_the_place_of_a_message_ends_that_session_only_and_says_why(r
     said(hostile, did="listen")
     hostile.say("garbage_next")
     said(hostile, did="garbage_next")
-    watch.wait(
-        "recorder_replayer",
-        lambda m: m["messages_refused"] or any(s["error"] for s in m["sessions"]),
-        10,
-        "a sign that someone else sent calls",
-    )
+    # The message that the garbage displaced will be ignored: nobody may be left waiting for it.
+    server.wait_for("closed: the stream of calls broke: malformed", 10)
     victim.say("go")
-    failed = said(victim, 15, failed=...)
-    assert failed["failed"] != "SUCCESS"
+    assert said(victim, 15, failed=...)["failed"] in ("UNKNOWN", "DEVICE_UNAVAILABLE")
     victim.wait(10)
     assert said(rig.program("infer.py", "3"), done=True)
     assert server.alive

@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from rrto_ros.evaluation.synthetic import Model, Program
+from rrto_ros.record import CallLog, dump
+
 BLOCK = (
     "import sys\nfor name in ('rclpy', 'rrto_msgs', 'rosbags'):\n    sys.modules[name] = None\n"
 )
@@ -14,7 +17,7 @@ def rrto(*arguments, code=None, **environment):
     """Run the command where ROS cannot be imported; returns (code, out, err)."""
     start = BLOCK + "from rrto_ros.cli.main import main\nsys.exit(main())"
     done = subprocess.run(
-        [sys.executable, "-c", start, *arguments],
+        [sys.executable, "-c", start, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -26,7 +29,7 @@ def rrto(*arguments, code=None, **environment):
 @pytest.mark.parametrize(
     "command",
     [[], ["up"], ["run"], ["status"], ["mode"], ["demo"], ["bag"], ["bag", "record"],
-     ["bag", "play"], ["bag", "info"]],
+     ["bag", "play"], ["bag", "info"], ["analyze"]],
 )  # fmt: skip
 def test_every_command_has_help_without_ros(command):
     code, out, err = rrto(*command, "--help")
@@ -61,3 +64,23 @@ def test_without_ros_the_next_step_is_told():
     assert code == 2
     assert "make demo" in err
     assert "Traceback" not in err
+
+
+def test_analyze_names_the_sequences_of_a_log_and_draws_them(tmp_path):
+    p = Program()
+    model = Model(p, "a", 1, kernels=5)
+    for _ in range(4):
+        model.infer()
+    log = CallLog(session={"program": "detector"})
+    log.extend(b"".join(p.records()))
+    dump(log, tmp_path / "log")
+    code, out, err = rrto("analyze", tmp_path / "log", "--html", tmp_path / "calls.html")
+    assert code == 0, err
+    (truth,) = p.truth.values()
+    assert f"{len(truth[0])} calls, 4 times" in out
+    assert "<html" in (tmp_path / "calls.html").read_text().lower()
+
+
+def test_analyze_names_a_missing_log(tmp_path):
+    code, _, err = rrto("analyze", tmp_path / "none")
+    assert (code, "no such log or bag" in err) == (2, True)

@@ -68,9 +68,16 @@ def test_leaving_the_namespaces_ends_every_program_inside():
 @pytest.mark.root
 def test_an_error_inside_the_block_leaves_nothing_behind():
     _needs_namespaces()
-    with pytest.raises(RuntimeError), joined_by_veth() as machines:
-        holders = [machines.robot.pid, machines.edge.pid]
-        raise RuntimeError
+    holders: list[int] = []
+
+    def fail_inside() -> None:
+        with joined_by_veth() as machines:
+            holders.extend((machines.robot.pid, machines.edge.pid))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_inside()
+    assert holders
     assert not any(Path(f"/proc/{pid}").exists() for pid in holders)
     links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True)
     assert f"rr{holders[0]}" not in links.stdout
@@ -111,10 +118,12 @@ def test_the_command_line_runs_a_program_on_each_side_and_passes_the_status_on()
     _needs_link()
     done = subprocess.run(
         [sys.executable, "-m", "rrto_ros.evaluation.link_emulator", "--delay-ms", "1",
-         "--edge", f"{sys.executable} {PROBE} serve 0.0.0.0", "--robot", "sh -c 'hostname; exit 7'"],
+         "--edge", f"{sys.executable} {PROBE} serve 0.0.0.0",
+         "--robot", "sh -c 'hostname; exit 7'"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (7, "robot"), done.stderr
+    # The two ends share the output; whose line comes first is theirs to race for.
+    assert (done.returncode, "robot" in done.stdout.splitlines()) == (7, True), done
     assert "worst_late_ms" in json.loads(done.stderr.splitlines()[-1])
 
 

@@ -5,16 +5,18 @@ import struct
 import pytest
 
 from rrto_ros.api.results import CUresult
-from rrto_ros.devices.images import ptx_texts
+from rrto_ros.devices.images import ptx_text
 from rrto_ros.errors import PtxError
 
 TEXT = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() { ret; }\n"
 TEXT += "// x\n" * 40
+HOST = (12, 1)
 
 
-def entry(kind, payload, flags=0, raw=0, compressed=0):
+def entry(kind, payload, flags=0, raw=0, compressed=0, arch=0):
     padded = payload + bytes(-len(payload) % 8)
     head = struct.pack("<HHIQI", kind, 0x101, 64, len(padded), compressed)
+    head += struct.pack("<IHHI", 0, 0, 8, arch)
     head += bytes(40 - len(head)) + struct.pack("<QQQ", flags, 0, raw)
     assert len(head) == 64
     return head + padded
@@ -29,27 +31,27 @@ ELF = entry(2, b"\x7fELF" + bytes(60))
 
 
 def test_text_ends_at_its_nul():
-    assert ptx_texts(TEXT.encode() + b"\0junk") == [TEXT]
+    assert ptx_text(TEXT.encode() + b"\0junk", HOST) == TEXT
 
 
 def test_a_fatbin_gives_its_ptx_and_skips_machine_code():
-    assert ptx_texts(fatbin(ELF, entry(1, TEXT.encode()))) == [TEXT]
+    assert ptx_text(fatbin(ELF, entry(1, TEXT.encode())), HOST) == TEXT
 
 
 def test_compressed_ptx_is_unpacked():
     lz4 = pytest.importorskip("lz4.block")
     packed = lz4.compress(TEXT.encode(), store_size=False)
     image = fatbin(ELF, entry(1, packed, 0x2000, len(TEXT), len(packed)))
-    assert ptx_texts(image) == [TEXT]
+    assert ptx_text(image, HOST) == TEXT
     with pytest.raises(PtxError, match="damaged") as caught:
-        ptx_texts(fatbin(entry(1, packed[:20], 0x2000, len(TEXT), 20)))
+        ptx_text(fatbin(entry(1, packed[:20], 0x2000, len(TEXT), 20)), HOST)
     assert caught.value.result == CUresult.INVALID_IMAGE
 
 
 def test_machine_code_alone_is_no_binary_for_this_gpu():
     for image in (b"\x7fELF" + bytes(60), fatbin(ELF)):
         with pytest.raises(PtxError) as caught:
-            ptx_texts(image)
+            ptx_text(image, HOST)
         assert caught.value.result == CUresult.NO_BINARY_FOR_GPU
 
 
@@ -57,11 +59,40 @@ def test_a_fatbin_cut_anywhere_is_refused():
     image = fatbin(ELF, entry(1, TEXT.encode()))
     for cut in range(len(image)):
         with pytest.raises(PtxError):
-            ptx_texts(image[:cut])
+            ptx_text(image[:cut], HOST)
 
 
 def test_a_size_that_lies_is_refused():
     huge = fatbin(entry(1, b"x" * 16, 0x2000, 1 << 40, 16))
     with pytest.raises(PtxError) as caught:
-        ptx_texts(huge)
+        ptx_text(huge, HOST)
     assert caught.value.result == CUresult.INVALID_IMAGE
+
+
+def ptx_for(target):
+    text = TEXT.replace("sm_80", target)
+    return entry(1, text.encode(), arch=int(target[3:].rstrip("af")))
+
+
+@pytest.mark.parametrize(("targets", "capability", "best"), [
+    (["sm_52", "sm_80", "sm_70"], (12, 1), "sm_80"),
+    (["sm_52", "sm_80", "sm_70"], (7, 5), "sm_70"),
+    (["sm_120", "sm_121"], (12, 0), "sm_120"),
+    (["sm_80", "sm_90a"], (12, 1), "sm_80"),
+    (["sm_80", "sm_90a"], (9, 0), "sm_90a"),
+    (["sm_80", "sm_120f"], (12, 1), "sm_120f"),
+    (["sm_80", "sm_100f"], (12, 1), "sm_80"),
+])
+def test_of_several_ptx_the_best_for_the_device_is_taken(targets, capability, best):
+    text = ptx_text(fatbin(ELF, *(ptx_for(t) for t in targets)), capability)
+    assert f".target {best}\n" in text
+
+
+def test_ptx_for_later_devices_only_is_no_binary_for_this_gpu():
+    with pytest.raises(PtxError, match="architectures 90, 120") as caught:
+        ptx_text(fatbin(ptx_for("sm_90"), ptx_for("sm_120")), (8, 9))
+    assert caught.value.result == CUresult.NO_BINARY_FOR_GPU
+
+
+def test_plain_text_is_taken_whatever_its_target():
+    assert ".target sm_121a" in ptx_text(TEXT.replace("sm_80", "sm_121a").encode(), (7, 5))

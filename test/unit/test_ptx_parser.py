@@ -127,3 +127,9 @@ def test_the_table_of_instructions_can_be_listed():
     table = supported_instructions()
     assert {"add", "fma", "ld", "st", "atom", "shfl", "bar", "cvt"} <= set(table)
     assert all(table.values())
+
+
+def test_the_alignment_of_a_pointee_does_not_move_the_parameter():
+    program = prepare(kernel("ret;", ".param .u32 n, .param .u64 .ptr .align 1 a, "
+                                     ".param .u32 m, .param .u64 .ptr .global .align 64 b"))
+    assert program.kernels[0].layout.params == ((0, 4), (8, 8), (16, 4), (24, 8))

@@ -25,7 +25,7 @@ from rrto_ros.devices.cpu.modules import Compiler, LoadedModule
 from rrto_ros.devices.cpu.passes.layout import align_up, initial_bytes
 from rrto_ros.devices.cpu.program import KernelProgram
 from rrto_ros.devices.graphs import Graphs
-from rrto_ros.devices.images import ptx_texts
+from rrto_ros.devices.images import ptx_text
 from rrto_ros.devices.protocol import (
     DeviceInfo,
     GlobalInfo,
@@ -135,7 +135,7 @@ class CpuDevice:
         """Loads PTX (text or in a fatbin); every kernel is checked, none is compiled yet."""
         if module in self._modules:
             raise CudaError(CUresult.INVALID_HANDLE, f"module {module} exists already")
-        loaded = self._compiler.load(ptx_texts(bytes(image))[0])
+        loaded = self._compiler.load(ptx_text(bytes(image), self._info.compute_capability))
         layout = loaded.program.layout
         if layout.total_bytes:
             loaded.base = self._arena.allocate_module(layout.total_bytes)

@@ -1,4 +1,4 @@
-"""Launch a kernel that takes long and wait for it: `long_kernel.py ROUNDS`."""
+"""Launch a kernel that takes long and wait for it: `long_kernel.py ROUNDS [LAUNCHES]`."""
 
 import sys
 import time
@@ -10,8 +10,9 @@ context()
 kernel = functions("count_up")
 data = check(driver.cuMemAlloc(4))
 check(driver.cuCtxSynchronize())
-if count_up(kernel, data, int(sys.argv[1])):
-    sys.exit(5)
+for _ in range(int(sys.argv[2]) if len(sys.argv) > 2 else 1):
+    if count_up(kernel, data, int(sys.argv[1])):
+        sys.exit(5)
 say(launched=True)
 started = time.monotonic()
 result = driver.cuCtxSynchronize()[0]

@@ -245,6 +245,13 @@ class Emitter:
             symbol = operand.base
             return self._symbol_pointer(
                 ast.Sym(symbol.name, symbol.offset + operand.offset, symbol.generic))
+        if space == "shared" and isinstance(operand.base, ast.Reg) and (
+            self._slot(operand.base.name)[1] == "i32"
+        ):
+            # 32-bit addresses wrap: a register may hold "minus something".
+            near = self.b.binary("add", self.get(operand.base.name),
+                                 const(operand.offset, "i32"))
+            return self.offset(Val("%shared", "ptr"), self.b.resize(near, "i64", False))
         base = self.read(operand.base, U64)
         if operand.offset:
             base = self.b.binary("add", base, const(operand.offset, "i64"))

@@ -276,11 +276,14 @@ def parse_variables(
         raise at.error(f"unknown state space .{space}")
     align, vector = 0, 1
     kind: PtxType | None = None
+    is_pointer = False
     while at.peek().kind == "dot":
         word = at.peek().text[1:]
         if word == "align":
             at.next()
-            align = at.integer()
+            number = at.integer()
+            # Behind .ptr it is the alignment of what the parameter points to.
+            align = align if is_pointer else number
         elif word in ("v2", "v4", "v8"):
             at.next()
             vector = int(word[1:])
@@ -288,6 +291,7 @@ def parse_variables(
             kind = parse_type(at)
         elif word in ("ptr", "global", "const", "shared", "local", "attribute"):
             at.next()
+            is_pointer |= word == "ptr"
             if word == "attribute":
                 at.skip_past(")")
         else:
