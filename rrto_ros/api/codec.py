@@ -47,6 +47,8 @@ from rrto_ros.api.wire import (
     HEADER_BYTES,
     PADDING_OP,
     PADDING_STATUS,
+    PLAN_DEFINE_OP,
+    PLAN_REF_OP,
     PROTOCOL_VERSION,
     RESULT_BLOB_WANTED,
     RESULT_HEADER,
@@ -83,6 +85,8 @@ __all__ = [
     "OP_BY_NAME",
     "PADDING_OP",
     "PADDING_STATUS",
+    "PLAN_DEFINE_OP",
+    "PLAN_REF_OP",
     "PROTOCOL_VERSION",
     "RESULT_BLOB_WANTED",
     "RESULT_HEADER",
@@ -162,11 +166,31 @@ def _layout(op: Op) -> Layout:
 
 LAYOUTS: dict[int, Layout] = {op.code: _layout(op) for op in OPS}
 """Layout of every operation, by code."""
-BLOB_DATA = Op(0xFF00, "blob_data", (("payload", "payload"),))
+BLOB_DATA = Op(BLOB_DATA_OP, "blob_data", (("payload", "payload"),))
 """Answers BLOB_WANTED: the content for the call of the same index. Not a call, so not in `OPS`."""
-LAYOUTS[BLOB_DATA.code] = _layout(BLOB_DATA)
-OP_BY_NAME: dict[str, Op] = {op.name: op for op in (*OPS, BLOB_DATA)}
-OP_BY_CODE: dict[int, Op] = {op.code: op for op in (*OPS, BLOB_DATA)}
+PLAN_DEFINE = Op(
+    PLAN_DEFINE_OP,
+    "plan_define",
+    (("plan", "u32"), ("digest", "bytes"), ("payload", "payload")),
+)
+"""Brings a plan and the number by which references name it (docs/wire_format.md, "Plans")."""
+PLAN_REF = Op(
+    PLAN_REF_OP,
+    "plan_ref",
+    (
+        ("plan", "u32"),
+        ("first", "u32"),
+        ("count", "u32"),
+        ("marks", "u64[]"),
+        ("words", "u64[]"),
+        ("payload", "payload"),
+    ),
+)
+"""Stands for `count` calls of a plan, from its call `first` on."""
+_ITEMS = (BLOB_DATA, PLAN_DEFINE, PLAN_REF)
+LAYOUTS |= {op.code: _layout(op) for op in _ITEMS}
+OP_BY_NAME: dict[str, Op] = {op.name: op for op in (*OPS, *_ITEMS)}
+OP_BY_CODE: dict[int, Op] = {op.code: op for op in (*OPS, *_ITEMS)}
 
 
 @dataclass(slots=True)
@@ -230,9 +254,14 @@ class CallHeader:
     payload_bytes: int
 
 
-def _check_header(
+def check_header(
     offset: int, limit: int, size: int, code: int, flags: int, payload_bytes: int
 ) -> None:
+    """Check one header that was read at `offset` of a buffer that ends at `limit`.
+
+    Raises:
+        ProtocolError: It does not fit the format.
+    """
     if size < HEADER_BYTES or size % 8:
         raise ProtocolError(
             f"call record at byte {offset}: size {size} is not a multiple of 8 of at least 24"
@@ -279,7 +308,7 @@ def iter_headers(buffer: Buffer) -> Iterator[CallHeader]:
                 f"call record at byte {offset}: only {limit - offset} bytes left for a header"
             )
         size, code, flags, index, thread, payload_bytes = CALL_HEADER.unpack_from(view, offset)
-        _check_header(offset, limit, size, code, flags, payload_bytes)
+        check_header(offset, limit, size, code, flags, payload_bytes)
         yield CallHeader(offset, size, code, flags, index, thread, payload_bytes)
         offset += size
 

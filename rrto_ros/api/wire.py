@@ -31,6 +31,10 @@ ALL_RESULT_FLAGS = RESULT_STICKY | RESULT_BLOB_WANTED
 
 BLOB_DATA_OP = 0xFF00
 """A record that brings a wanted blob; only recorder_replayer makes it, never a program."""
+PLAN_DEFINE_OP = 0xFF01
+"""A record that brings a plan; only recorder_replayer makes it."""
+PLAN_REF_OP = 0xFF02
+"""A record that stands for calls of a plan; only recorder_replayer makes it."""
 
 CALL_HEADER = struct.Struct("<IHHQII")
 RESULT_HEADER = struct.Struct("<IIQII")

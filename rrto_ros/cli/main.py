@@ -43,7 +43,7 @@ Domain = Annotated[
     int, typer.Option(parser=_whole, help="ROS domain; -1: as ROS_DOMAIN_ID says, else 0.")
 ]
 Device = Annotated[str, typer.Option(help="What the server computes on: cpu, gpu or null.")]
-Mode = Annotated[str, typer.Option(help="rpc or batched (later also replay, local, partition).")]
+Mode = Annotated[str, typer.Option(help="rpc, batched or replay.")]
 Level = Annotated[str, typer.Option(help="debug, info, warn, error or fatal.")]
 Input = Annotated[
     str, typer.Option("--input", help="Demo: picture, folder, video or bag; empty: built in.")
@@ -198,21 +198,21 @@ def status(
     from rrto_ros.cli.console import out, print_json
 
     with _client(robot, domain) as client:
-        from rrto_ros.cli.state import node_table, read_statuses, session_table
+        from rrto_ros.cli.state import node_table, read_statuses, replay_table, session_table
 
         found = read_statuses(client)
     if as_json:
         print_json(found)
         return
     out.print(node_table(found))
-    sessions = session_table(found)
-    if sessions is not None:
-        out.print(sessions)
+    for table in (session_table(found), replay_table(found)):
+        if table is not None:
+            out.print(table)
 
 
 @app.command()
 def mode(
-    name: Annotated[str, typer.Argument(help="rpc or batched.")],
+    name: Annotated[str, typer.Argument(help="rpc, batched or replay.")],
     robot: Robot = "robot",
     domain: Domain = -1,
 ) -> None:

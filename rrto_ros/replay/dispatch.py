@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rrto_ros.api.codec import CallRecord
@@ -22,6 +23,8 @@ from rrto_ros.errors import CudaError
 
 Handler = Callable[[CallRecord], Buffer]
 """Executes one record on the device it is bound to."""
+Prepared = Callable[[], Buffer]
+"""Executes one call that is always the same."""
 
 LAUNCH_COOPERATIVE = 1
 """Bit of a launch's `flags`: every block must be resident at once."""
@@ -51,6 +54,21 @@ def bind(device: Device, loaded: Callable[[int, ModuleInfo], None]) -> dict[int,
     """
     special = _special(device, loaded)
     return {op.code: special.get(op.name) or _plain(getattr(device, op.name)) for op in OPS}
+
+
+def prepare(device: Device, handlers: dict[int, Handler], record: CallRecord) -> Prepared:
+    """What executes a record without payload again and again, its arguments made once."""
+    handler = handlers[record.op.code]
+    if record.op.name != "launch":
+        return partial(handler, record)
+    launch, stream = launch_of(record.values, record.values[11]), record.values[10]
+    method = device.launch
+
+    def run() -> Buffer:
+        method(launch, stream)
+        return _NOTHING
+
+    return run
 
 
 def _plain(method: Callable[..., None]) -> Handler:

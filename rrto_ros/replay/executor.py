@@ -12,10 +12,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import sha256
 from typing import Protocol
 
-from rrto_ros.api.codec import CallHeader, decode_call, iter_headers, pack_result, unpack_blob_ref
+from rrto_ros.api.codec import (
+    CallHeader,
+    CallRecord,
+    decode_call,
+    iter_headers,
+    pack_result,
+    unpack_blob_ref,
+)
 from rrto_ros.api.info import ModuleInfo
 from rrto_ros.api.results import CUresult
 from rrto_ros.api.wire import (
@@ -26,13 +34,17 @@ from rrto_ros.api.wire import (
     FLAG_REPLY,
     FLAG_WAITED,
     HEADER_BYTES,
+    PLAN_DEFINE_OP,
+    PLAN_REF_OP,
     RESULT_BLOB_WANTED,
     RESULT_STICKY,
     Buffer,
 )
 from rrto_ros.devices.protocol import Device
 from rrto_ros.errors import CudaError, ProtocolError
-from rrto_ros.replay.dispatch import Handler, bind
+from rrto_ros.replay.dispatch import Handler, Prepared, bind, prepare
+from rrto_ros.replay.plan import marked_calls
+from rrto_ros.replay.plan_runner import PlanRunner, Step
 from rrto_ros.replay.progress import Progress, describe
 
 BREAKS_CONTEXT = frozenset(
@@ -77,11 +89,12 @@ class NoBlobs:
 class _Pending:
     """A batch that is not done: its records from `header` (or the next) on."""
 
-    __slots__ = ("header", "headers", "view")
+    __slots__ = ("header", "step", "steps", "view")
 
     def __init__(self, batch: Buffer) -> None:
         self.view = memoryview(batch).cast("B")
-        self.headers: Iterator[CallHeader] = iter_headers(self.view)
+        self.steps: Iterator[Step] | None = None
+        self.step: Step | None = None
         self.header: CallHeader | None = None
 
 
@@ -107,6 +120,7 @@ class Executor:
         self._blobs: BlobSource = blobs or NoBlobs()
         self._progress = progress
         self._handlers: dict[int, Handler] = bind(device, self._loaded)
+        self._plans = PlanRunner(partial(prepare, device, self._handlers))
         self._kernels: dict[int, tuple[bytes, ...]] = {}
         self._queue: deque[_Pending] = deque()
         self._wanted: dict[bytes, tuple[int, int]] = {}
@@ -208,20 +222,21 @@ class Executor:
             "blobs_asked": self._blobs_asked,
             "blobs_ignored": self._blobs_ignored,
             "busy_s": self._busy_s,
+            **self._plans.statistics(),
         }
 
     def _run(self, pending: _Pending, flush: Callable[[bytes], None] | None) -> None:
         """Execute what is left of a batch."""
-        header = pending.header
+        if pending.steps is None:
+            pending.steps = self._steps(pending)
+        step = pending.step
         while True:
-            if header is None:
-                header = next(pending.headers, None)
-                if header is None:
+            if step is None:
+                step = next(pending.steps, None)
+                if step is None:
                     return
-                pending.header = header
-            if header.op == BLOB_DATA_OP:
-                header = None
-                continue
+                pending.step = step
+            header = step.header
             if header.index <= self._last_index:
                 raise ProtocolError(
                     f"call #{header.index} comes after call #{self._last_index}, indices ascend"
@@ -229,14 +244,29 @@ class Executor:
             if self._sticky:
                 self._skip(header)
             else:
-                self._call(pending.view, header)
+                self._call(step.record or decode_call(pending.view, header), header, step.run)
             self._last_index = header.index
             if header.flags & FLAG_WAITED and flush is not None and self._results:
                 flush(self._take_results())
-            header = None
+            step = None
 
-    def _call(self, view: memoryview, header: CallHeader) -> None:
-        record = decode_call(view, header)
+    def _steps(self, pending: _Pending) -> Iterator[Step]:
+        """The calls of a batch in order, references to plans replaced by what they stand for."""
+        view = pending.view
+        for header in iter_headers(view):
+            pending.header = header
+            if header.op == PLAN_DEFINE_OP:
+                self._plans.define(view, header)
+            elif header.op == PLAN_REF_OP:
+                if self._sticky:
+                    # Its plan may have been refused; what waits must be answered all the same.
+                    yield from (Step(marked) for marked in marked_calls(view, header))
+                else:
+                    yield from self._plans.expand(view, header)
+            elif header.op != BLOB_DATA_OP:
+                yield Step(header)
+
+    def _call(self, record: CallRecord, header: CallHeader, run: Prepared | None) -> None:
         kernel = b""
         at = _LAUNCH_FIELDS.get(header.op)
         if at is not None:
@@ -249,7 +279,7 @@ class Executor:
             self._progress.begin(header.index, header.op, kernel)
         self._calls += 1
         try:
-            data = self._handlers[header.op](record)
+            data = run() if run is not None else self._handlers[header.op](record)
         except CudaError as error:
             self._failed(header, error.result, str(error), error.detail, kernel)
         except Exception as error:
@@ -387,11 +417,14 @@ def refuse_calls(batch: Buffer, status: int, text: str, *, after: int = 0, but: 
     out: list[bytes] = []
     data = text.encode()
     try:
-        for header in iter_headers(batch):
-            if header.op == BLOB_DATA_OP or header.index <= after or header.index == but:
-                continue
-            if header.flags & FLAG_REPLY:
-                out.append(pack_result(header.index, status, data))
+        view = memoryview(batch).cast("B")
+        for item in iter_headers(view):
+            calls = marked_calls(view, item) if item.op == PLAN_REF_OP else (item,)
+            for header in calls:
+                if header.op in (BLOB_DATA_OP, PLAN_DEFINE_OP) or header.index == but:
+                    continue
+                if header.flags & FLAG_REPLY and header.index > after:
+                    out.append(pack_result(header.index, status, data))
     except ProtocolError:
         pass
     return b"".join(out)

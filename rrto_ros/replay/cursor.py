@@ -1,0 +1,333 @@
+"""Walks plans over a session's call records: records in, literal records and references out.
+
+Each lane (the session, or one thread of it) has a cursor: a plan and the next call that it
+expects. A record that equals the expected call (operation, payload length and every byte of its
+fields, varying words aside) becomes part of the open reference. Any other record is looked for
+elsewhere: in variants that share what was walked so far, at the start of another plan, further on
+in a plan. If it is nowhere it stays literal and the cursor waits where it was.
+
+Whatever the cursor does, the output means the input: a reference covers only records that follow
+each other in the session, of one thread, with ascending indices, and is made only of calls that
+were compared byte by byte. A wrong guess costs bytes, never correctness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rrto_ros.api.codec import CallHeader, check_header, iter_headers
+from rrto_ros.api.ops import OPS
+from rrto_ros.api.wire import (
+    CALL_HEADER,
+    FLAG_REPLY,
+    FLAG_WAITED,
+    HEADER_BYTES,
+    Buffer,
+)
+from rrto_ros.errors import ProtocolError
+from rrto_ros.replay.known import Known, KnownPlans
+from rrto_ros.replay.open_reference import OpenReference
+from rrto_ros.replay.plan import Plan, pack_define
+
+Rewrite = Callable[[bytes, CallHeader], bytes | None]
+"""Gives the record to send instead of an upload, or None (see `BlobReferences.rewrite`)."""
+
+MAX_LANES = 1024
+_CALLS = frozenset(op.code for op in OPS)
+_PROGRAM_FLAGS = FLAG_WAITED | FLAG_REPLY
+
+
+@dataclass(slots=True)
+class _Lane:
+    known: Known | None = None
+    position: int = 0
+    missing: int = 0
+    """Calls of the plan that this walk left out."""
+    astray: bool = False
+
+
+@dataclass(slots=True)
+class Fed:
+    """What one buffer of records became.
+
+    Attributes:
+        parts: What to send, in order; the open reference is not in it.
+        waited: (index, flags) of the calls for which a program thread waits.
+        clean: Whether every call was the one that its cursor expected.
+        parted: Whether no lane is in the middle of a plan now.
+        begun: Walks that began.
+        ended: For each walk that reached its end, the index of the last call before it whose
+            result a thread waits for; 0 for none.
+    """
+
+    parts: list[Buffer] = field(default_factory=list)
+    waited: list[tuple[int, int]] = field(default_factory=list)
+    clean: bool = True
+    parted: bool = True
+    begun: int = 0
+    ended: list[int] = field(default_factory=list)
+
+
+class Cursor:
+    """The walks of one session. Not thread-safe.
+
+    Args:
+        rewrite: What to do with uploads; None to leave them.
+        drop_after: A plan whose walks failed so often in a row rests for a while.
+    """
+
+    def __init__(self, rewrite: Rewrite | None = None, drop_after: int = 16) -> None:
+        self._rewrite = rewrite
+        self._plans = KnownPlans(self._leave, drop_after)
+        self._lanes: dict[int, _Lane] = {}
+        self._apart = False
+        self._open: OpenReference | None = None
+        self._waited = 0
+        self._calls = 0
+        self._hits = 0
+        self._references = 0
+        self._deviations = 0
+        self._saved_bytes = 0
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of the open reference, 0 if there is none."""
+        return self._open.size if self._open is not None else 0
+
+    @property
+    def carries(self) -> bool:
+        """Whether the open reference has a payload."""
+        return self._open is not None and self._open.carries
+
+    @property
+    def plans(self) -> KnownPlans:
+        """The plans that it may walk."""
+        return self._plans
+
+    @property
+    def deviations(self) -> int:
+        """How often a program left a plan before its end."""
+        return self._deviations
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the calls that became part of a reference."""
+        return self._hits / max(1, self._calls)
+
+    def statistics(self) -> dict[str, int | float]:
+        """Counters since the session began; `saved_bytes` against the literal records."""
+        return {
+            **self._plans.statistics(),
+            "calls": self._calls,
+            "referenced_calls": self._hits,
+            "hit_rate": round(self.hit_rate, 4),
+            "references": self._references,
+            "deviations": self._deviations,
+            "saved_bytes": self._saved_bytes,
+        }
+
+    def set_apart(self, apart: bool) -> None:
+        """Whether each thread has a cursor of its own."""
+        if apart != self._apart:
+            self._apart = apart
+            self._lanes.clear()
+
+    def add(self, plan: Plan) -> list[Buffer]:
+        """Walk a plan from now on.
+
+        Returns:
+            What is to be sent before anything that is fed later: the open reference and the
+            record that defines the plan. Nothing if the server has the plan already, or there
+            is no room for it.
+        """
+        known = self._plans.add(plan)
+        if known is None:
+            return []
+        # The number may have meant another plan.
+        open_ = [self.close()] if self._open is not None else []
+        return [*open_, pack_define(known.number, plan)]
+
+    def feed(self, data: bytes) -> Fed:
+        """Take whole records, as they come out of the ring.
+
+        Raises:
+            ProtocolError: A record does not fit the format, or has what no program may use.
+        """
+        view = memoryview(data)
+        fed = Fed()
+        unpack, lanes, apart = CALL_HEADER.unpack_from, self._lanes, self._apart
+        parts = fed.parts
+        offset, limit, literal = 0, len(data), -1
+        while offset < limit:
+            if limit - offset < HEADER_BYTES or not (data[offset + 4] or data[offset + 5]):
+                skip = _skip(view, offset, literal, parts)
+                literal = -1
+                offset = skip
+                continue
+            size, code, flags, index, thread, payload = unpack(data, offset)
+            after = offset + size
+            end = after - ((payload + 7) & ~7)
+            key = data[offset + 20 : end]
+            number = thread if apart else 0
+            lane = lanes.get(number)
+            if lane is None:
+                lane = self._lane(number)
+            known, position = lane.known, lane.position
+            if (
+                known is None
+                or position >= known.length
+                or known.codes[position] != code
+                or (
+                    key != known.keys[position]
+                    and (position not in known.ranges or not known.equals(position, code, key))
+                )
+            ):
+                check_header(offset, limit, size, code, flags, payload)
+                known = self._seek(lane, code, key, fed)
+                position = lane.position
+            if after > limit or flags & ~_PROGRAM_FLAGS or code not in _CALLS:
+                check_header(offset, limit, size, code, flags, payload)
+                raise ProtocolError(
+                    f"call {index} has flags 0x{flags:x} and operation {code}, which only the "
+                    "recorder may use"
+                )
+            self._calls += 1
+            if flags & FLAG_WAITED:
+                fed.waited.append((index, flags))
+                self._waited = index
+            changed: bytes | None = None
+            if payload and self._rewrite is not None:
+                header = CallHeader(offset, size, code, flags, index, thread, payload)
+                changed = self._rewrite(data, header)
+            if known is None:
+                if literal < 0:
+                    if self._open is not None:
+                        parts.append(self.close())
+                    literal = offset
+                if changed is not None:
+                    if offset > literal:
+                        parts.append(view[literal:offset])
+                    parts.append(changed)
+                    literal = -1
+                offset = after
+                continue
+            if literal >= 0:
+                parts.append(view[literal:offset])
+                literal = -1
+            self._hits += 1
+            open_ = self._open
+            if open_ is None or not open_.fits(known, position, thread, index, payload):
+                if open_ is not None:
+                    parts.append(self.close())
+                open_ = self._open = OpenReference(known, position, index, thread)
+            open_.add(view[offset:after], key, flags, after - end, changed)
+            lane.astray = False
+            lane.position = position + 1
+            if position + 1 == known.length:
+                if lane.missing:
+                    self._plans.fail(known, known.length - lane.missing, self._calls)
+                else:
+                    self._plans.complete(known)
+                    fed.ended.append(self._waited)
+            offset = after
+        if literal >= 0:
+            parts.append(view[literal:])
+        fed.parted = all(
+            lane.known is None or lane.position in (0, lane.known.length)
+            for lane in lanes.values()
+        )
+        return fed
+
+    def close(self) -> Buffer:
+        """End the open reference; returns what to send for it (nothing if there is none)."""
+        open_, self._open = self._open, None
+        if open_ is None:
+            return b""
+        literal = open_.literal
+        if literal is not None:
+            self._hits -= 1
+            return literal
+        record = open_.record()
+        self._references += 1
+        self._saved_bytes += open_.replaced - len(record)
+        return record
+
+    def reset(self) -> None:
+        """Forget where the cursors are (after calls that were not fed); plans stay."""
+        self._lanes.clear()
+
+    def _lane(self, number: int) -> _Lane:
+        if len(self._lanes) >= MAX_LANES:
+            self._lanes.clear()
+        lane = self._lanes[number] = _Lane()
+        return lane
+
+    def _leave(self, known: Known) -> None:
+        for lane in self._lanes.values():
+            if lane.known is known:
+                lane.known, lane.position, lane.missing, lane.astray = None, 0, 0, False
+
+    def _seek(self, lane: _Lane, code: int, key: bytes, fed: Fed) -> Known | None:
+        """Move the lane to a call that equals the record, if any plan has one."""
+        plans = self._plans
+        if plans.resting:
+            plans.wake(self._calls)
+        if not plans.active:
+            fed.clean = False
+            return None
+        known, position = lane.known, lane.position
+        ended = known is None or position >= known.length
+        if known is not None and position:
+            other = plans.variant(known, position, code, key)
+            if other is not None:
+                lane.known = other
+                return other
+        best = plans.first(code, key)
+        if best is not None:
+            if known is not None and not ended:
+                fed.clean = False
+                self._deviate(lane)
+                plans.fail(known, position - lane.missing, self._calls)
+                # That may have put it to rest.
+                best = plans.first(code, key)
+            if best is not None:
+                plans.begin(best)
+                fed.begun += 1
+                lane.known, lane.position, lane.missing, lane.astray = best, 0, 0, False
+                return best
+        fed.clean = False
+        if not ended:
+            self._deviate(lane)
+        places = plans.places(code, key)
+        if not places:
+            return None
+        other, at = next((p for p in places if p[0] is lane.known), places[0])
+        ahead = other is lane.known and at > lane.position
+        lane.missing = lane.missing + at - lane.position if ahead else at
+        lane.known, lane.position = other, at
+        return other
+
+    def _deviate(self, lane: _Lane) -> None:
+        """The program left the plan; literal calls that follow each other count once."""
+        if not lane.astray:
+            lane.astray = True
+            self._deviations += 1
+
+
+def _skip(view: memoryview, offset: int, literal: int, parts: list[Buffer]) -> int:
+    """Leave out padding; returns the offset after it.
+
+    Raises:
+        ProtocolError: It is no padding.
+    """
+    if literal >= 0:
+        parts.append(view[literal:offset])
+    if len(view) - offset >= 8:
+        size = int.from_bytes(view[offset : offset + 4], "little")
+        if 8 <= size <= len(view) - offset:
+            # Says what is wrong, if anything.
+            for _ in iter_headers(view[offset : offset + size]):
+                pass
+            return offset + size
+    raise ProtocolError(f"call record at byte {offset}: not whole")

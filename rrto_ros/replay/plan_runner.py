@@ -1,0 +1,138 @@
+"""A session's plans on the server: owns their numbers and their calls prepared for execution.
+
+Each call of a plan is decoded once, when the plan is defined. A reference becomes the same steps
+that its literal records would be; only calls with varying words are decoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from rrto_ros.api.codec import CallHeader, CallRecord, decode_call, iter_headers
+from rrto_ros.api.wire import CALL_HEADER, FLAG_BLOB_REF, FLAG_KEEP, HEADER_BYTES
+from rrto_ros.errors import ProtocolError
+from rrto_ros.record.templates import CallTemplate
+from rrto_ros.replay.dispatch import Prepared
+from rrto_ros.replay.plan import MAX_PLANS, Plan, decode_plan, pieces, read_reference
+
+MAX_SESSION_BYTES = 64 << 20
+
+
+class Step(NamedTuple):
+    """One call to execute; without a record it is to be decoded, without `run` dispatched."""
+
+    header: CallHeader
+    record: CallRecord | None = None
+    run: Prepared | None = None
+
+
+class _Ready:
+    """A plan whose calls are decoded.
+
+    Args:
+        plan: The plan.
+        prepare: Makes what executes a call that is always the same.
+
+    Raises:
+        ProtocolError: The fields of a call do not fit its operation.
+    """
+
+    def __init__(self, plan: Plan, prepare: Callable[[CallRecord], Prepared]) -> None:
+        self.plan = plan
+        self.records: list[CallRecord | None] = []
+        self.runs: list[Prepared | None] = []
+        for k, call in enumerate(plan.calls):
+            if k in plan.ranges:
+                # Decoded with each reference: only then it is whole.
+                self.records.append(None)
+                self.runs.append(None)
+                continue
+            record = _decode(call)
+            self.records.append(record)
+            self.runs.append(None if call.payload_bytes else prepare(record))
+
+
+def _decode(call: CallTemplate) -> CallRecord:
+    size = HEADER_BYTES + len(call.body)
+    view = memoryview(CALL_HEADER.pack(size, call.code, 0, 0, 0, 0) + call.body)
+    return decode_call(view, next(iter_headers(view)))
+
+
+class PlanRunner:
+    """The plans of one session by number.
+
+    Args:
+        prepare: Makes what executes a call that is always the same.
+    """
+
+    def __init__(self, prepare: Callable[[CallRecord], Prepared]) -> None:
+        self._prepare = prepare
+        self._plans: dict[int, _Ready] = {}
+        self._bytes = 0
+        self._defined = 0
+        self._references = 0
+        self._calls = 0
+
+    def define(self, view: memoryview, header: CallHeader) -> None:
+        """Take a PLAN_DEFINE record; a number that is taken gets the new plan.
+
+        Raises:
+            ProtocolError: It does not fit the format, or is one too many.
+        """
+        if header.flags:
+            raise ProtocolError(f"definition of a plan with flags 0x{header.flags:x}")
+        record = decode_call(view, header)
+        number, digest = record.values
+        if not 1 <= number <= MAX_PLANS:
+            raise ProtocolError(f"plan number {number}, they are 1 to {MAX_PLANS}")
+        plan = decode_plan(record.payload or b"", bytes(digest))
+        old = self._plans.pop(number, None)
+        if old is not None:
+            self._bytes -= len(old.plan.encoded)
+        if self._bytes + len(plan.encoded) > MAX_SESSION_BYTES:
+            raise ProtocolError(f"plans of more than {MAX_SESSION_BYTES} bytes in one session")
+        self._plans[number] = _Ready(plan, self._prepare)
+        self._bytes += len(plan.encoded)
+        self._defined += 1
+
+    def expand(self, view: memoryview, header: CallHeader) -> list[Step]:
+        """The calls that a PLAN_REF record stands for; checked whole before any is executed.
+
+        Raises:
+            ProtocolError: It does not fit the format or its plan.
+        """
+        ref = read_reference(view, header)
+        ready = self._plans.get(ref.plan)
+        if ready is None:
+            raise ProtocolError(f"reference to plan {ref.plan}, which was not defined")
+        steps: list[Step] = []
+        calls, records, runs = ready.plan.calls, ready.records, ready.runs
+        shift = ref.index - ref.first
+        for k, flags, body, payload in pieces(ready.plan, ref):
+            call = calls[k]
+            size = len(payload) if payload is not None else 0
+            head = CallHeader(0, 0, call.code, flags, k + shift, ref.thread, size)
+            record, run = records[k], runs[k]
+            if body is not None:
+                record = _decode(CallTemplate(call.code, call.payload_bytes, body))
+            assert record is not None
+            if payload is not None:
+                record = replace(record, payload=payload, flags=flags, index=head.index)
+            elif flags & (FLAG_BLOB_REF | FLAG_KEEP):
+                raise ProtocolError(f"call {k} of plan {ref.plan} has no payload to keep")
+            steps.append(Step(head, record, run))
+        self._references += 1
+        self._calls += ref.count
+        return steps
+
+    def statistics(self) -> dict[str, int]:
+        """Plans held and defined, their bytes, references and the calls in them."""
+        return {
+            "plans": len(self._plans),
+            "plan_bytes": self._bytes,
+            "plans_defined": self._defined,
+            "references": self._references,
+            "referenced_calls": self._calls,
+        }
