@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from struct import calcsize
 from typing import Any
 
 from rrto_ros.api.codec import LAYOUTS, TABLE_HASH
@@ -27,6 +28,7 @@ _C_TYPES = {
     "i32": "int32_t",
     "f32": "float",
 }
+_CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i32": "i", "f32": "f"}
 
 
 def export_names(data: Snapshot) -> list[str]:
@@ -157,13 +159,31 @@ def _emitter_head(name: str) -> str:
     return f"int rrto_emit_{name}({', '.join(args)})"
 
 
+def _gaps(code: int) -> list[tuple[int, int]]:
+    """(offset, bytes) of the padding in an operation's fixed part."""
+    gaps: list[tuple[int, int]] = []
+    offset = 0
+    for name, kind in LAYOUTS[code].op.fields:
+        if kind == "payload":
+            continue
+        size = 4 if kind in ("u64[]", "bytes") else calcsize(_CODES[kind])
+        if offset % size:
+            gaps.append((offset, -offset % size))
+        offset += -offset % size + size
+    if offset % 8:
+        gaps.append((offset, -offset % 8))
+    return gaps
+
+
 def ops_source() -> str:
     """ops.c: one emitter per operation."""
-    lines = [f"/* {MARK} */", '#include "ops.h"', '#include "shim.h"', ""]
+    lines = [f"/* {MARK} */", "#include <string.h>", "", '#include "ops.h"', '#include "shim.h"', ""]
     for op in OPS:
         variable, payload = _op_arguments(op.name)
         item = {n: (8 if kind == "u64[]" else 1) for n, kind in op.fields}
         lines += [_emitter_head(op.name), "{"]
+        # What C leaves unsaid between fields must be the same in every call that is the same.
+        lines += [f"    memset((char *)op + {at}, 0, {size});" for at, size in _gaps(op.code)]
         lines.append(f"    struct rrto_record record = {{.op = RRTO_OP_{op.name.upper()},")
         lines.append("        .fixed = op, .fixed_bytes = sizeof(*op),")
         if variable:

@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "shim.h"
+#include "cursor.h"
 
 enum {
     CALL_HEAD = 64,
@@ -27,9 +27,9 @@ enum {
     STATE = 516,
     WAIT_TIMEOUT = 520,
     ALIVE = 524,
-    HEADER = 24,
+    HEADER = RRTO_HEADER,
     STICKY = 1,
-    MODE_RPC = 0,
+    CONTROL = 4,
     BUCKETS = 1024,
     PIECE = 4 << 20
 };
@@ -50,14 +50,18 @@ static struct rrto_wait *deferred_first, *deferred_last;
 static uint64_t quiet_since;
 static uint32_t alive_seen;
 
-static uint64_t now_ns(void)
+/* What the recorder said about plans; taken up by the next call. */
+static struct rrto_news *news_first, **news_last = &news_first;
+static _Atomic int news_there;
+
+uint64_t rrto_now_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static uint32_t thread_number(void)
+uint32_t rrto_thread_number(void)
 {
     static _Atomic uint32_t count;
     static _Thread_local uint32_t mine;
@@ -138,6 +142,28 @@ static void deliver(uint64_t index, int status, const unsigned char *data, size_
     pthread_mutex_unlock(&reply_lock);
 }
 
+static void add_news(struct rrto_news *news)
+{
+    if (!news)
+        return;
+    pthread_mutex_lock(&reply_lock);
+    *news_last = news;
+    news_last = &news->next;
+    atomic_store_explicit(&news_there, 1, memory_order_relaxed);
+    pthread_mutex_unlock(&reply_lock);
+}
+
+static void take_news(void)
+{
+    pthread_mutex_lock(&reply_lock);
+    struct rrto_news *news = news_first;
+    news_first = NULL;
+    news_last = &news_first;
+    atomic_store_explicit(&news_there, 0, memory_order_relaxed);
+    pthread_mutex_unlock(&reply_lock);
+    rrto_walk_news(news);
+}
+
 /* Read every reply that is there. Only the leader calls it. Returns how many records it read. */
 static unsigned drain(void)
 {
@@ -167,6 +193,10 @@ static unsigned drain(void)
                 rrto_die(CUDA_UNKNOWN, "the recorder's reply ring is damaged");
                 break;
             }
+            if (flags & CONTROL) {
+                add_news(rrto_news_read(status, record + HEADER, payload));
+                goto next;
+            }
             if (flags & STICKY && status) {
                 char text[512];
                 size_t bytes = payload < sizeof text - 1 ? payload : sizeof text - 1;
@@ -180,6 +210,7 @@ static unsigned drain(void)
             deliver(index, (int)status, record + HEADER, payload);
             count++;
         }
+    next:
         tail += size;
         atomic_store_explicit(U64(REPLY_TAIL), tail, memory_order_release);
     }
@@ -191,7 +222,7 @@ static unsigned drain(void)
 
 static void still_alive(void)
 {
-    quiet_since = now_ns();
+    quiet_since = rrto_now_ns();
     alive_seen = atomic_load_explicit(U32(ALIVE), memory_order_relaxed);
 }
 
@@ -212,7 +243,7 @@ static void lead(void)
         limit_ms = 10000;
     if (alive_seen != atomic_load_explicit(U32(ALIVE), memory_order_relaxed))
         still_alive();
-    uint64_t quiet_ms = (now_ns() - quiet_since) / 1000000u;
+    uint64_t quiet_ms = (rrto_now_ns() - quiet_since) / 1000000u;
     if (quiet_ms >= limit_ms) {
         rrto_die(CUDA_DEVICE_UNAVAILABLE, "no sign of life from recorder_replayer or its server "
                                           "within the wait timeout; look at rrto status");
@@ -320,14 +351,15 @@ static int forget(struct rrto_wait *wait, int status)
 
 int rrto_collect(struct rrto_wait *wait)
 {
-    uint64_t start = now_ns();
+    uint64_t start = rrto_now_ns();
+    rrto_flush_open();
     int status = wait_until(is_done, wait);
     if (status)
         return forget(wait, status);
     uint64_t limit = wait->index;
     if (deferred_first)
         wait_until(deferred_done, &limit);
-    uint64_t took = now_ns() - start;
+    uint64_t took = rrto_now_ns() - start;
     rrto_add(RRTO_WAITS, 1);
     rrto_add(RRTO_WAIT_NS, took);
     atomic_store_explicit((_Atomic uint64_t *)(S.shm + 576 + 8 * RRTO_LAST_WAIT_NS), took,
@@ -353,15 +385,11 @@ void rrto_defer(struct rrto_wait *wait)
 int rrto_finish_deferred(void)
 {
     uint64_t limit = UINT64_MAX;
+    rrto_flush_open();
     return deferred_first ? wait_until(deferred_done, &limit) : 0;
 }
 
 /* ---- calls ---- */
-
-static size_t pad8(size_t bytes)
-{
-    return (bytes + 7) & ~(size_t)7;
-}
 
 struct room {
     uint64_t head, size;
@@ -409,14 +437,72 @@ static int make_room(uint64_t head, uint64_t size)
     return status;
 }
 
-static unsigned char *put(unsigned char *at, const void *data, size_t bytes)
+unsigned char *rrto_put(unsigned char *at, const void *data, size_t bytes)
 {
     if (!bytes)
         return at;
     memcpy(at, data, bytes);
-    size_t padded = pad8(bytes);
+    size_t padded = rrto_pad8(bytes);
     memset(at + bytes, 0, padded - bytes);
     return at + padded;
+}
+
+unsigned char *rrto_reserve(uint64_t size, int *status)
+{
+    uint64_t head = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
+    uint64_t left = S.call_bytes - (head & (S.call_bytes - 1));
+    uint64_t padding = left < size ? left : 0;
+    if ((*status = make_room(head, padding + size)))
+        return NULL;
+    if (padding) {
+        uint32_t words[2] = {(uint32_t)padding, 0};
+        memcpy(S.calls + (head & (S.call_bytes - 1)), words, 8);
+        head += padding;
+        atomic_store_explicit(U64(CALL_HEAD), head, memory_order_release);
+    }
+    return S.calls + (head & (S.call_bytes - 1));
+}
+
+void rrto_publish(uint64_t size)
+{
+    uint64_t head = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
+    atomic_store_explicit(U64(CALL_HEAD), head + size, memory_order_release);
+}
+
+static int write_literal(const struct rrto_record *record, int flags, uint64_t index, uint64_t size)
+{
+    int status;
+    unsigned char *at = rrto_reserve(size, &status);
+    if (!at)
+        return status;
+    uint32_t header[6] = {(uint32_t)size, record->op | (uint32_t)flags << 16, (uint32_t)index,
+                          (uint32_t)(index >> 32), rrto_thread_number(), record->payload_bytes};
+    memcpy(at, header, HEADER);
+    at = rrto_put(at + HEADER, record->fixed, record->fixed_bytes);
+    at = rrto_put(at, record->content[0].data, record->content[0].bytes);
+    at = rrto_put(at, record->content[1].data, record->content[1].bytes);
+    rrto_put(at, record->payload, record->payload_bytes);
+    return 0;
+}
+
+static void expect_reply(struct rrto_wait *wait, uint64_t index)
+{
+    wait->index = index;
+    pthread_mutex_lock(&reply_lock);
+    expect(wait);
+    pthread_mutex_unlock(&reply_lock);
+}
+
+int rrto_flush_open(void)
+{
+    if (!atomic_load_explicit(&rrto_walk_open, memory_order_relaxed))
+        return 0;
+    pthread_mutex_lock(&producer);
+    int status = rrto_walk_flush(NULL);
+    uint64_t head = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
+    pthread_mutex_unlock(&producer);
+    wake(head, 0);
+    return status;
 }
 
 int rrto_submit(struct rrto_record *record, struct rrto_wait *wait)
@@ -427,13 +513,14 @@ int rrto_submit(struct rrto_record *record, struct rrto_wait *wait)
     glance();
     struct rrto_wait own = {0};
     int flags = record->flags;
-    int now = (flags & RRTO_REPLY && !(wait && wait->later)) || rrto_mode() == MODE_RPC;
+    int now = (flags & RRTO_REPLY && !(wait && wait->later)) || rrto_mode() == RRTO_MODE_RPC;
     if (now)
         flags |= RRTO_WAITED | RRTO_REPLY;
     if (flags & RRTO_REPLY && !wait)
         wait = &own;
-    uint64_t size = HEADER + pad8(record->fixed_bytes) + pad8(record->content[0].bytes) +
-                    pad8(record->content[1].bytes) + pad8(record->payload_bytes);
+    int replies = wait && flags & RRTO_REPLY;
+    uint64_t size = HEADER + rrto_pad8(record->fixed_bytes) + rrto_pad8(record->content[0].bytes) +
+                    rrto_pad8(record->content[1].bytes) + rrto_pad8(record->payload_bytes);
     if (size > S.call_bytes / 2) {
         rrto_say("a call of %llu bytes does not fit into the ring of %llu; raise the recorder's "
                  "ring size",
@@ -442,38 +529,28 @@ int rrto_submit(struct rrto_record *record, struct rrto_wait *wait)
     }
 
     pthread_mutex_lock(&producer);
-    uint64_t head = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
-    uint64_t left = S.call_bytes - (head & (S.call_bytes - 1));
-    uint64_t padding = left < size ? left : 0;
-    status = make_room(head, padding + size);
+    uint64_t before = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
+    if (atomic_load_explicit(&news_there, memory_order_relaxed))
+        take_news();
+    int walk = rrto_walk(record, flags, next_index, &status);
+    if (!status && !walk)
+        status = write_literal(record, flags, next_index, size);
     if (status) {
         pthread_mutex_unlock(&producer);
         return status;
     }
-    if (padding) {
-        unsigned char *at = S.calls + (head & (S.call_bytes - 1));
-        uint32_t words[2] = {(uint32_t)padding, 0};
-        memcpy(at, words, 8);
-        head += padding;
-    }
     uint64_t index = next_index++;
-    uint32_t header[6] = {(uint32_t)size, record->op | (uint32_t)flags << 16, (uint32_t)index,
-                          (uint32_t)(index >> 32), thread_number(), record->payload_bytes};
-    unsigned char *at = S.calls + (head & (S.call_bytes - 1));
-    memcpy(at, header, HEADER);
-    at = put(at + HEADER, record->fixed, record->fixed_bytes);
-    at = put(at, record->content[0].data, record->content[0].bytes);
-    at = put(at, record->content[1].data, record->content[1].bytes);
-    put(at, record->payload, record->payload_bytes);
-    if (wait && flags & RRTO_REPLY) {
-        wait->index = index;
-        pthread_mutex_lock(&reply_lock);
-        expect(wait);
-        pthread_mutex_unlock(&reply_lock);
-    }
-    head += size;
-    atomic_store_explicit(U64(CALL_HEAD), head, memory_order_release);
+    if (replies)
+        expect_reply(wait, index);
+    if (walk & RRTO_WALK_FLUSH)
+        status = rrto_walk_flush(walk & RRTO_WALK_URGENT ? record : NULL);
+    else if (!walk)
+        rrto_publish(size);
+    uint64_t head = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
     pthread_mutex_unlock(&producer);
-    wake(head, now);
-    return now ? rrto_collect(wait) : atomic_load_explicit(&S.error, memory_order_relaxed);
+    if (head != before)
+        wake(head, now || walk & RRTO_WALK_URGENT);
+    if (now)
+        return rrto_collect(wait);
+    return status ? status : atomic_load_explicit(&S.error, memory_order_relaxed);
 }
