@@ -140,7 +140,7 @@ def check(plan: Plan) -> None:
             raise ProtocolError(f"a plan of {len(plan)} calls varies in call {v.call}")
         end = HEADER_BYTES + len(plan.calls[v.call].body)
         ascends = v.call > last[0] or v.offset >= last[1]
-        inside = HEADER_BYTES <= v.offset and v.offset + v.size <= end
+        inside = v.offset >= HEADER_BYTES and v.offset + v.size <= end
         if not (ascends and inside) or v.size < 8 or v.size % 8 or v.offset % 8:
             raise ProtocolError(
                 f"call {v.call} of a plan varies in {v.size} bytes at {v.offset}: no whole words "

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from rrto_ros.api.codec import CallHeader, CallRecord, decode_call, iter_headers
-from rrto_ros.api.wire import CALL_HEADER, FLAG_BLOB_REF, FLAG_KEEP, HEADER_BYTES, Buffer
+from rrto_ros.api.wire import CALL_HEADER, FLAG_BLOB_REF, FLAG_KEEP, HEADER_BYTES
 from rrto_ros.errors import ProtocolError
 from rrto_ros.record.templates import CallTemplate
 from rrto_ros.replay.dispatch import Prepared

@@ -163,7 +163,7 @@ def _gaps(code: int) -> list[tuple[int, int]]:
     """(offset, bytes) of the padding in an operation's fixed part."""
     gaps: list[tuple[int, int]] = []
     offset = 0
-    for name, kind in LAYOUTS[code].op.fields:
+    for _, kind in LAYOUTS[code].op.fields:
         if kind == "payload":
             continue
         size = 4 if kind in ("u64[]", "bytes") else calcsize(_CODES[kind])
@@ -177,7 +177,8 @@ def _gaps(code: int) -> list[tuple[int, int]]:
 
 def ops_source() -> str:
     """ops.c: one emitter per operation."""
-    lines = [f"/* {MARK} */", "#include <string.h>", "", '#include "ops.h"', '#include "shim.h"', ""]
+    lines = [f"/* {MARK} */", "#include <string.h>", ""]
+    lines += ['#include "ops.h"', '#include "shim.h"', ""]
     for op in OPS:
         variable, payload = _op_arguments(op.name)
         item = {n: (8 if kind == "u64[]" else 1) for n, kind in op.fields}

@@ -16,6 +16,7 @@ from rrto_ros.api.codec import (
     Welcome,
     iter_calls,
     iter_headers,
+    iter_results,
     pack_device_info,
     pack_result,
 )
@@ -214,11 +215,10 @@ class Peer:
                 answers = [self._call(call, whole) for call in iter_calls(whole)]
                 if any(answer is not None for answer in answers):
                     assert all(answer is not None for answer in answers), "on_call answers all"
-                    answer = b"".join(answers)
-                else:
-                    answer = executor.execute(record, lambda out: writer.write([out]))
-                if answer:
-                    writer.write([answer])
+                    writer.write([answer for answer in answers if answer])
+                    continue
+                answer = executor.execute(record, lambda out: writer.write(results_in(out)))
+                writer.write(results_in(answer))
 
     def _call(self, call, data):
         fields = {
@@ -232,6 +232,14 @@ class Peer:
              "thread": call.thread, "payload_bytes": size, **fields}
         )  # fmt: skip
         return self._on_call(call) if self._on_call else None
+
+
+def results_in(data):
+    """The result records in a buffer, one by one."""
+    at = 0
+    for result in iter_results(data):
+        yield data[at : at + result.size]
+        at += result.size
 
 
 def refuse(call, status, text=b"", flags=0):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import struct
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,22 +16,14 @@ from rrto_ros.api.codec import (
     iter_results,
     pack_call,
 )
-from rrto_ros.errors import ProtocolError
 from rrto_ros.evaluation.synthetic import Call, Model, Program, interleave
-from rrto_ros.record.templates import CallTemplate
-from rrto_ros.replay.executor import Executor, refuse_calls
+from rrto_ros.replay.executor import Executor
 from rrto_ros.replay.plan import (
-    MAX_PLANS,
-    Plan,
     decode_plan,
     literal,
-    mark,
-    pack_define,
-    pack_reference,
     read_reference,
 )
-from rrto_ros.replay.replayer import ReplayOptions, Replayer
-from rrto_ros.search.sequence import Varying
+from rrto_ros.replay.replayer import Replayer, ReplayOptions
 
 SETTINGS = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True

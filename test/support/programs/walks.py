@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from support.cuda_ctypes import function, launch, load, ok, out, read, scale_params, start
+from support.cuda_ctypes import LIB, function, launch, load, ok, out, read, scale_params, start
 
 FLOATS = 16
 
@@ -30,6 +30,7 @@ class Walker:
         self.stream = out("cuStreamCreate", 0)
         self.event = out("cuEventCreate", 0)
         self.pinned = out("cuMemHostAlloc", size, 0)
+        ctypes.memset(self.pinned, 0, size)
         self.seen = hashlib.sha256()
         self.extra = []
 
@@ -73,6 +74,7 @@ class Walker:
         """Waits for the copies into it."""
         ok("cuMemFreeHost", self.pinned)
         self.pinned = out("cuMemHostAlloc", 1 << 20, 0)
+        ctypes.memset(self.pinned, 0, 1 << 20)
 
     def wait(self):
         """Until the test says so, with `ready` said."""
@@ -102,6 +104,14 @@ class Walker:
             thread.start()
         for thread in threads:
             thread.join()
+
+    def fork(self):
+        """A child that frees what it inherited and ends in order."""
+        child = os.fork()
+        if not child:
+            LIB.cuMemFreeHost(ctypes.c_uint64(self.pinned))
+            ctypes.CDLL(None).exit(0)
+        assert os.waitpid(child, 0)[1] == 0
 
     def leave(self):
         """Without a word, as a killed program does."""
