@@ -43,7 +43,7 @@ Domain = Annotated[
     int, typer.Option(parser=_whole, help="ROS domain; -1: as ROS_DOMAIN_ID says, else 0.")
 ]
 Device = Annotated[str, typer.Option(help="What the server computes on: cpu, gpu or null.")]
-Mode = Annotated[str, typer.Option(help="rpc or batched (later also replay, local, partition).")]
+Mode = Annotated[str, typer.Option(help="rpc, batched or replay.")]
 Level = Annotated[str, typer.Option(help="debug, info, warn, error or fatal.")]
 Input = Annotated[
     str, typer.Option("--input", help="Demo: picture, folder, video or bag; empty: built in.")
@@ -212,7 +212,7 @@ def status(
 
 @app.command()
 def mode(
-    name: Annotated[str, typer.Argument(help="rpc or batched.")],
+    name: Annotated[str, typer.Argument(help="rpc, batched or replay.")],
     robot: Robot = "robot",
     domain: Domain = -1,
 ) -> None:

@@ -34,7 +34,7 @@ class Stack:
 
     Args:
         device: Of the server: cpu, gpu or null.
-        mode: Of the recorder: rpc or batched.
+        mode: Of the recorder: rpc, batched or replay.
         machines: Two namespaces to put them in (server: edge, recorder: robot), or None.
         parameters: Node name -> further ROS parameters, as in a parameter file.
 

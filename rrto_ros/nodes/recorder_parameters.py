@@ -9,6 +9,9 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 
 from rrto_ros.errors import ConfigError
+from rrto_ros.replay.plan import MAX_PLAN_CALLS
+from rrto_ros.replay.replayer import ReplayOptions
+from rrto_ros.search import ALGORITHMS
 from rrto_ros.transport.link import MAX_MESSAGE_BYTES, RECEIVE_WINDOW
 from rrto_ros.transport.port import topic
 from rrto_ros.transport.session_status import SessionConfig, check_mode
@@ -27,6 +30,11 @@ SESSION_PARAMETERS = (
     "server_timeout_s",
     "connect_timeout_s",
     "limit_bytes",
+    "search",
+    "min_repetitions",
+    "min_length",
+    "max_length",
+    "drop_plans_after",
 )
 """Parameters that may be changed at any time and hold for later sessions."""
 
@@ -63,8 +71,9 @@ def declare_parameters(node: Node) -> None:
     )  # fmt: skip
     _declare(
         node, "mode", "batched",
-        "How calls travel: rpc (every operator waits for its answer) or batched (calls that "
-        "nobody waits for travel together). Holds from every program's next call on.",
+        "How calls travel: rpc (every operator waits for its answer), batched (calls that nobody "
+        "waits for travel together) or replay (batched, and a sequence of calls that was found "
+        "to repeat is only named). Holds from every program's next call on.",
     )  # fmt: skip
     _declare(
         node, "device", "",
@@ -111,6 +120,29 @@ def declare_parameters(node: Node) -> None:
         node, "limit_bytes", 0,
         "Device memory wanted per session, in bytes; 0 for the server's own limit." + _LATER,
         (0, _TIB),
+    )  # fmt: skip
+    _declare(
+        node, "search", "operator_sequence",
+        f"Mode replay: how repeated sequences are found: {' or '.join(ALGORITHMS)}." + _LATER,
+    )  # fmt: skip
+    _declare(
+        node, "min_repetitions", 2,
+        "Mode replay: how often a sequence must have been seen before it is replayed." + _LATER,
+        (2, 1000),
+    )  # fmt: skip
+    _declare(
+        node, "min_length", 3, "Mode replay: shortest sequence, in calls." + _LATER,
+        (1, MAX_PLAN_CALLS),
+    )  # fmt: skip
+    _declare(
+        node, "max_length", MAX_PLAN_CALLS,
+        "Mode replay: longest sequence, in calls." + _LATER, (1, MAX_PLAN_CALLS),
+    )  # fmt: skip
+    _declare(
+        node, "drop_plans_after", 16,
+        "Mode replay: a sequence that the program left so often in a row is not replayed for a "
+        "while." + _LATER,
+        (1, 1_000_000),
     )  # fmt: skip
     _declare(
         node, "max_sessions", 32, "Programs served at once; others are refused.", (1, 256),
@@ -160,6 +192,12 @@ def session_config(node: Node, changed: dict[str, Any] | None = None) -> Session
     ring = int(value("ring_mib"))
     if ring & (ring - 1):
         raise ConfigError(f"ring_mib {ring} is not a power of two")
+    search = str(value("search"))
+    if search not in ALGORITHMS:
+        raise ConfigError(f"search {search!r} is none of {', '.join(ALGORITHMS)}")
+    shortest, longest = int(value("min_length")), int(value("max_length"))
+    if shortest > longest:
+        raise ConfigError(f"min_length {shortest} is above max_length {longest}")
     return SessionConfig(
         robot=robot,
         mode=mode,
@@ -175,4 +213,11 @@ def session_config(node: Node, changed: dict[str, Any] | None = None) -> Session
         limit_bytes=int(value("limit_bytes")),
         call_ring_bytes=ring << 20,
         reply_ring_bytes=ring << 20,
+        replay=ReplayOptions(
+            search,
+            int(value("min_repetitions")),
+            shortest,
+            longest,
+            int(value("drop_plans_after")),
+        ),
     )

@@ -6,16 +6,19 @@ is clear that nothing deviated, then dropped unseen, so that steady state costs 
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 
 from rrto_ros.errors import ProtocolError
 from rrto_ros.record.log import CallLog
-from rrto_ros.record.templates import EFFECTS
+from rrto_ros.record.templates import EFFECTS, CallTemplate
 from rrto_ros.replay.plan import Plan, plan_of
 from rrto_ros.search import SearchOptions, make_search
+from rrto_ros.search.sequence import Sequence, Varying
 
 MAX_HELD_BYTES = 8 << 20
 MAX_OFFERS = 32
+_MADE = 64
 
 
 class Learner:
@@ -34,15 +37,21 @@ class Learner:
         self._search = make_search(search, self._log, options)
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self._waiting: list[bytes] = []
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._made: OrderedDict[
+            tuple[int, tuple[Varying, ...]], tuple[tuple[CallTemplate, ...], Plan | None]
+        ] = OrderedDict()
+        self._seen: dict[str, int | float | str] = {}
         self._unseen = 0
         self._impossible = 0
         self.apart = False
+        """Whether the sequences found last are those of single threads."""
 
     @property
-    def calls(self) -> int:
-        """Calls that the search has seen."""
-        return self._log.end
+    def backlog(self) -> int:
+        """Bytes of records that `think` has not looked at."""
+        return self._waiting_bytes
 
     def take(self, data: bytes, *, clean: bool, parted: bool) -> None:
         """Take records that were sent.
@@ -56,6 +65,7 @@ class Learner:
         self._held_bytes += len(data)
         if not clean or self._held_bytes > MAX_HELD_BYTES:
             self._waiting += self._held
+            self._waiting_bytes += self._held_bytes
         elif not parted:
             return
         else:
@@ -64,34 +74,55 @@ class Learner:
         self._held_bytes = 0
 
     def think(self) -> list[Plan]:
-        """Log and search what was taken; returns the plans that the search now offers.
+        """Log and search the oldest buffer that was taken; returns the plans now offered.
 
         Raises:
             ProtocolError: The records do not fit their operations.
         """
         if not self._waiting:
             return []
-        waiting, self._waiting = self._waiting, []
-        for data in waiting:
-            self._log.extend(data)
-        if not self._search.update():
+        data = self._waiting.popleft()
+        self._waiting_bytes -= len(data)
+        self._log.extend(data)
+        changed = self._search.update()
+        # `statistics` may be asked by another thread, which must not search.
+        self._seen = {
+            **{f"log_{key}": value for key, value in self._log.statistics().items()},
+            **{f"search_{key}": value for key, value in self._search.statistics().items()},
+        }
+        if not changed:
             return []
         found = self._search.found()[:MAX_OFFERS]
         self.apart = any(s.thread is not None for s in found)
-        plans: list[Plan] = []
-        for sequence in found:
-            try:
-                plans.append(plan_of(sequence))
-            except ProtocolError:
-                self._impossible += 1
-        return plans
+        made = (self._plan(sequence) for sequence in found)
+        return [plan for plan in made if plan is not None]
+
+    def _plan(self, sequence: Sequence) -> Plan | None:
+        """The plan of a sequence, made once."""
+        key = (id(sequence.items), sequence.varying)
+        known = self._made.get(key)
+        # What is kept keeps its id.
+        if known is not None:
+            self._made.move_to_end(key)
+            return known[1]
+        plan: Plan | None = None
+        try:
+            plan = plan_of(sequence)
+        except ProtocolError:
+            self._impossible += 1
+        self._made[key] = (sequence.items, plan)
+        if len(self._made) > _MADE:
+            self._made.popitem(last=False)
+        return plan
 
     def statistics(self) -> Mapping[str, int | float | str]:
         """Counters of log and search; `unseen_bytes` of calls that were not searched."""
-        search = {f"search_{key}": value for key, value in self._search.statistics().items()}
-        log = {f"log_{key}": value for key, value in self._log.statistics().items()}
-        own = {"unseen_bytes": self._unseen, "impossible_plans": self._impossible}
-        return {**own, **search, **log}
+        return {
+            **self._seen,
+            "unseen_bytes": self._unseen,
+            "backlog_bytes": self._waiting_bytes,
+            "impossible_plans": self._impossible,
+        }
 
 
 def tracks(plan: Plan) -> bool:

@@ -183,9 +183,7 @@ def _decode(raw: bytes) -> Plan:
         at += _CALL.size
         calls.append(CallTemplate(code, payload_bytes, raw[at : at + size]))
         at += size
-    ranges = [
-        Varying(*_VARYING.unpack_from(raw, at + i * _VARYING.size)) for i in range(varying)
-    ]
+    ranges = [Varying(*_VARYING.unpack_from(raw, at + i * _VARYING.size)) for i in range(varying)]
     return Plan(tuple(calls), tuple(ranges))
 
 

@@ -6,10 +6,12 @@ call; `think` is to be called when the calls have left, so that no call waits fo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rrto_ros.api.wire import Buffer
+from rrto_ros.record.templates import EFFECTS
 from rrto_ros.replay.cursor import Cursor, Fed, Rewrite
 from rrto_ros.replay.learner import Learner, tracks
 from rrto_ros.search import SearchOptions
@@ -28,7 +30,7 @@ class ReplayOptions:
         min_repetitions: How often a sequence must have been seen before it is replayed.
         min_length: Shortest sequence, calls.
         max_length: Longest sequence, calls.
-        drop_after: A plan that failed so often in a row is dropped for a while.
+        drop_after: A plan that failed so often in a row rests for a while.
     """
 
     search: str = "operator_sequence"
@@ -38,8 +40,30 @@ class ReplayOptions:
     drop_after: int = 16
 
 
+@dataclass(frozen=True)
+class ReplayState:
+    """What the status shows of record and replay.
+
+    Attributes:
+        phase: recording, searching or replaying.
+        plans: Sequences that are replayed.
+        sequence_calls, sequence_repetitions: Of the one that was replayed last.
+        inferences: Sequences replayed from end to end.
+        deviations: How often the program left one.
+        hit_rate: Share of the calls that did not travel one by one.
+    """
+
+    phase: str
+    plans: int = 0
+    sequence_calls: int = 0
+    sequence_repetitions: int = 0
+    inferences: int = 0
+    deviations: int = 0
+    hit_rate: float = 0.0
+
+
 class Replayer:
-    """One session's record and replay. Not thread-safe, but for `phase` and `statistics`.
+    """One session's record and replay. Not thread-safe, but for `state` and `statistics`.
 
     Args:
         options: Parameters.
@@ -56,12 +80,25 @@ class Replayer:
             SearchOptions(options.min_repetitions, options.min_length, options.max_length),
         )
         self._follow = False
-        self.phase = RECORDING
+        self._phase = RECORDING
+        self._failure = ""
+        self._think_s = 0.0
+        self._think_max_s = 0.0
 
     @property
     def pending_bytes(self) -> int:
         """Bytes of calls that were fed and are not in a part yet."""
         return self._cursor.pending_bytes
+
+    @property
+    def carries(self) -> bool:
+        """Whether these calls bring data from the program."""
+        return self._cursor.carries
+
+    @property
+    def backlog(self) -> int:
+        """Bytes of records that `think` has not looked at."""
+        return 0 if self._failure else self._learner.backlog
 
     def feed(self, data: bytes) -> Fed:
         """Take whole records from the program; see `Cursor.feed`.
@@ -69,44 +106,81 @@ class Replayer:
         Raises:
             ProtocolError: A record does not fit the format.
         """
+        before = self._cursor.deviations
         fed = self._cursor.feed(data)
-        self._learner.take(data, clean=fed.clean and not self._follow, parted=fed.parted)
-        if fed.clean:
-            self.phase = REPLAYING
-        elif self.phase == REPLAYING:
-            self.phase = SEARCHING
+        if not self._failure:
+            self._learner.take(data, clean=fed.clean and not self._follow, parted=fed.parted)
+        if fed.ended:
+            self._phase = REPLAYING
+        elif self._cursor.deviations != before:
+            self._phase = SEARCHING
         return fed
+
+    def pass_by(self, op: int, data: bytes, offset: int, size: int) -> None:
+        """Another mode sends this record; the log follows what memory and graphs there are."""
+        if EFFECTS.get(op) and not self._failure:
+            self._learner.take(data[offset : offset + size], clean=False, parted=True)
 
     def close(self) -> Buffer:
         """End the open reference; returns what to send for it, maybe nothing."""
         return self._cursor.close()
 
     def think(self) -> list[Buffer]:
-        """Search what was fed; returns what is to be sent before what is fed next.
+        """Search the oldest buffer of the backlog.
 
-        Raises:
-            ProtocolError: The records do not fit their operations.
+        A search that fails is switched off; the plans that are known are replayed further.
+
+        Returns:
+            What is to be sent before what is fed next.
         """
-        plans = self._learner.think()
-        if not plans:
-            return []
+        started = time.perf_counter()
+        try:
+            plans = self._learner.think()
+        except Exception as error:
+            # The calls were sent already; only what could be learnt from them is lost.
+            self._failure = f"{type(error).__name__}: {error}"
+            plans = []
         out: list[Buffer] = []
-        self._cursor.set_apart(self._learner.apart)
-        for plan in plans:
-            out += self._cursor.add(plan)
-            # Else the log would lose track of the memory that a replayed inference allocates.
-            self._follow = self._follow or tracks(plan)
-        if self._cursor.plans and self.phase == RECORDING:
-            self.phase = SEARCHING
+        if plans:
+            self._cursor.set_apart(self._learner.apart)
+            for plan in plans:
+                out += self._cursor.add(plan)
+                # Else the log would lose track of the memory that an inference allocates.
+                self._follow = self._follow or tracks(plan)
+            if self._cursor.plans.active and self._phase == RECORDING:
+                self._phase = SEARCHING
+        seconds = time.perf_counter() - started
+        self._think_s += seconds
+        self._think_max_s = max(self._think_max_s, seconds)
         return out
 
     def pause(self) -> Buffer:
         """Calls will pass by for a while (another mode); returns what to send first."""
         out = self._cursor.close()
         self._cursor.reset()
-        self.phase = RECORDING
+        self._phase = RECORDING
         return out
 
+    def state(self) -> ReplayState:
+        """What the status shows."""
+        plans = self._cursor.plans
+        last = plans.last
+        return ReplayState(
+            self._phase,
+            len(plans.active),
+            last.length if last is not None else 0,
+            last.completed if last is not None else 0,
+            plans.completed,
+            self._cursor.deviations,
+            self._cursor.hit_rate,
+        )
+
     def statistics(self) -> Mapping[str, int | float | str]:
-        """Counters of cursor and learner."""
-        return {**self._cursor.statistics(), **self._learner.statistics()}
+        """Counters of cursor and learner, and the time that the search took."""
+        return {
+            **self._cursor.statistics(),
+            **self._learner.statistics(),
+            "think_s": round(self._think_s, 6),
+            "think_max_s": round(self._think_max_s, 6),
+            "search_failure": self._failure,
+        }

@@ -19,23 +19,20 @@ import uuid
 from collections import deque
 
 from rrto_ros.api.codec import (
-    BLOB_DATA_OP,
-    FLAG_BLOB_REF,
-    FLAG_KEEP,
-    FLAG_REPLY,
-    FLAG_WAITED,
     RESULT_BLOB_WANTED,
     Buffer,
     Hello,
     Welcome,
-    iter_headers,
     iter_results,
     pack_device_info,
 )
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError, UnavailableError
+from rrto_ros.replay.replayer import ReplayState
 from rrto_ros.transport.blob_references import BlobReferences
+from rrto_ros.transport.inferences import InferenceCost
 from rrto_ros.transport.link import MessageReceiver, MessageSender
+from rrto_ros.transport.outgoing import Outgoing
 from rrto_ros.transport.port import (
     FLAG_ACK_ONLY,
     FLAG_CLOSED,
@@ -63,7 +60,6 @@ ACK_SLACK_S = 0.04
 """How late an acknowledgement may be that waits for the program's next call; with the receiver's
 own delay it stays below the other side's shortest retransmission time."""
 WAIT_SAMPLES = 512
-MAX_TRACKED_WAITS = 1024
 MAX_TEXT = 256
 
 
@@ -104,15 +100,10 @@ class RobotSession:
         self._receiver = MessageReceiver()
         self._blobs: BlobReferences | None = None
         self._blobs_wanted: deque[int] = deque()
-        self._parts: list[Buffer] = []
-        self._parts_bytes = 0
-        self._flush = False
-        self._flush_at = 0.0
         self._heard = 0.0
         self._spoke = 0.0
         self._refused = 0
         self._last_refusal = ""
-        self._waits: dict[int, float] = {}
         self._wait_samples: deque[float] = deque(maxlen=WAIT_SAMPLES)
         self._final: SessionSnapshot | None = None
 
@@ -201,9 +192,10 @@ class RobotSession:
             self._receiver = MessageReceiver(max_message_bytes=answer.max_message_bytes)
             if config.blob_references:
                 self._blobs = BlobReferences(answer.known_blobs, config.blob_min_bytes)
+            self._out = Outgoing(config, self._blobs, self._totals)
             self._device = answer.info.kind
             self._heard = self._spoke = now
-            self._phase = "recording"
+            self._phase = "open"
         ring = self._ring
         self._welcomed = True
         fds = (ring.memory_fd, ring.call_fd, ring.reply_fd)
@@ -231,7 +223,8 @@ class RobotSession:
                 self._phase = "lost"
                 self._fail(self._lost, CUresult.DEVICE_UNAVAILABLE)
             open_ = self._phase == "lost" or self._sender.room
-            lingers = bool(self._parts)
+            out = self._out
+            lingers = out.pending
             if open_:
                 consumer.announce(LINGERING if lingers else SLEEPING)
                 data = consumer.take()
@@ -239,10 +232,17 @@ class RobotSession:
                     self._absorb(data)
             self._replies.flush()
             timeout = self._send(time.monotonic())
-            if bool(self._parts) != lingers or (not open_ and self._sender.room):
+            if out.must_think:
+                out.think(time.monotonic())
+            if out.pending != lingers or (not open_ and self._sender.room):
                 # The announcement no longer says what would wake us, or there is room again.
                 continue
+            thinks = out.thinks
+            timeout = 0.0 if thinks else timeout
             readable, _, _ = select.select([call_fd, socket_fd, self._wake], [], [], timeout)
+            if thinks and not readable:
+                # Nobody waits for this thread: the calls have left, and no other is there.
+                out.think(time.monotonic())
             if call_fd in readable:
                 consumer.awake()
             if self._wake in readable:
@@ -253,51 +253,26 @@ class RobotSession:
 
     def _absorb(self, data: bytes) -> None:
         """Take records out of the ring into the batch that is being made."""
-        if self._phase == "lost":
-            return
-        now = time.monotonic()
-        start = 0
-        every = self._mode == "rpc"
-        if not self._parts:
-            self._flush_at = now + self._config.linger_s
-        for header in iter_headers(data):
-            flags = header.flags
-            if flags & (FLAG_BLOB_REF | FLAG_KEEP) or header.op == BLOB_DATA_OP:
-                raise ProtocolError(
-                    f"call {header.index} has flags 0x{flags:x} and operation {header.op}, which "
-                    "only the recorder may use"
-                )
-            if flags & FLAG_WAITED:
-                self._flush = True
-                if flags & FLAG_REPLY and len(self._waits) < MAX_TRACKED_WAITS:
-                    self._waits[header.index] = now
-            if header.payload_bytes and self._blobs is not None:
-                changed = self._blobs.rewrite(data, header)
-                if changed is not None:
-                    self._add(memoryview(data)[start : header.offset])
-                    self._add(changed)
-                    start = header.offset + header.size
-        self._add(memoryview(data)[start:] if start else data)
-        self._flush = self._flush or every or self._parts_bytes >= self._config.batch_bytes
+        if self._phase != "lost":
+            self._out.absorb(data, self._mode, time.monotonic())
 
-    def _add(self, part: Buffer) -> None:
-        if len(part):
-            self._parts.append(part)
-            self._parts_bytes += len(part)
+    def _totals(self) -> tuple[int, int, int]:
+        """Bytes sent and received, and round trips."""
+        assert self._ring is not None
+        sent, received = self._sender.statistics(), self._receiver.statistics()
+        return int(sent["bytes"]), int(received["bytes"]), self._ring.counters().waits
 
     def _send(self, now: float) -> float:
         """Publish what is due; returns for how long nothing else will be (seconds)."""
         if self._phase == "lost":
-            self._parts.clear()
-            self._parts_bytes = 0
+            self._out.drop()
             return 3600.0
+        out = self._out
         with self._lock:
             while self._blobs_wanted:
                 self._answer_wanted(self._blobs_wanted.popleft())
-            if self._parts and (self._flush or now >= self._flush_at):
-                parts = self._parts
-                self._sender.push(parts[0] if len(parts) == 1 else b"".join(parts))
-                self._parts, self._parts_bytes, self._flush = [], 0, False
+            if out.pending and now >= out.flush_at:
+                self._sender.push(out.take())
             ack = self._receiver.ack
             outgoing = [
                 CallsMessage(self.id, m.sequence, ack, FLAG_MORE if m.more else 0, m.data)
@@ -316,11 +291,11 @@ class RobotSession:
                     f"the offload server was silent for {self._config.server_timeout_s:g} s"
                 )
             due = [self._spoke + ALIVE_PERIOD_S, lost_at]
-            if self._parts:
-                due.append(self._flush_at)
+            if out.pending:
+                due.append(out.flush_at)
             deadlines = (self._sender.deadline(), self._receiver.ack_deadline())
             due.extend(deadline for deadline in deadlines if deadline is not None)
-            if self._waits:
+            if out.waits:
                 due.append(now + ACK_SLACK_S)
             self._sleeps_until = now if self._lost else min(due)
             self._blocked = not self._sender.room
@@ -351,7 +326,7 @@ class RobotSession:
         """Send what the program called before it ended: its effects are part of the recording."""
         while self._phase != "lost" and self._sender.room and (data := self._consumer.take()):
             self._absorb(data)
-        self._flush = True
+        self._out.flush()
         self._send(time.monotonic())
 
     def _fail(self, text: str, status: CUresult) -> None:
@@ -429,7 +404,7 @@ class RobotSession:
                     self._blobs_wanted.append(result.index)
                 else:
                     records.append(view[offset : offset + result.size])
-                    since = self._waits.pop(result.index, None)
+                    since = self._out.answered(result.index, now)
                     if since is not None:
                         self._wait_samples.append(now - since)
                 offset += result.size
@@ -460,6 +435,7 @@ class RobotSession:
                 ("blobs", self._blobs.statistics() if self._blobs is not None else {}),
                 ("ring", self._consumer.statistics() if self._ring is not None else {}),
                 ("replies", self._replies.statistics() if self._ring is not None else {}),
+                ("replay", self._out.statistics() if self._ring is not None else {}),
             ):
                 out.update({f"{name}_{key}": value for key, value in part.items()})
             return out
@@ -469,6 +445,10 @@ class RobotSession:
         counters = ring.counters() if ring is not None else Counters(0, 0, 0, 0, 0, 0, 0)
         sent, received = self._sender.statistics(), self._receiver.statistics()
         samples = self._wait_samples
+        replay, cost = ReplayState(""), InferenceCost()
+        if ring is not None:
+            replay, cost = self._out.replayer.state(), self._out.meter.cost()
+        served = self._phase == "open"
         return SessionSnapshot(
             session=self.id,
             label=self.hello.label,
@@ -476,7 +456,7 @@ class RobotSession:
             pid=self.hello.pid,
             device=self._device,
             mode=self._mode,
-            phase=self._phase,
+            phase=replay.phase if served else self._phase,
             error=self._error,
             duration_s=time.monotonic() - self._started,
             calls_local=counters.local,
@@ -496,5 +476,16 @@ class RobotSession:
             wait_s=counters.wait_ns / 1e9,
             last_wait_ms=counters.last_wait_ns / 1e6,
             median_wait_ms=statistics.median(samples) * 1000 if samples else 0.0,
+            plans=replay.plans,
+            sequence_calls=replay.sequence_calls,
+            sequence_repetitions=replay.sequence_repetitions,
+            inferences=replay.inferences,
+            deviations=replay.deviations,
+            hit_rate=replay.hit_rate,
+            inference_bytes_sent=cost.bytes_sent,
+            inference_bytes_received=cost.bytes_received,
+            inference_round_trips=cost.round_trips,
+            last_inference_ms=cost.last_ms,
+            median_inference_ms=cost.median_ms,
             last_refusal=self._last_refusal,
         )

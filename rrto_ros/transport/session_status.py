@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rrto_ros.errors import ConfigError
+from rrto_ros.replay.replayer import ReplayOptions
 from rrto_ros.transport.link import MAX_MESSAGE_BYTES
 from rrto_ros.transport.ring import DEFAULT_CALL_BYTES, DEFAULT_REPLY_BYTES
 
 MODES: dict[str, int] = {"rpc": 0, "batched": 1, "replay": 2, "local": 3, "partition": 4}
 """Mode name -> value of the ring header's mode field."""
-READY_MODES = ("rpc", "batched")
+READY_MODES = ("rpc", "batched", "replay")
 """The modes that this version can run."""
 
 
@@ -48,6 +49,7 @@ class SessionConfig:
         limit_bytes: Wanted device memory, 0 for the server's own limit.
         call_ring_bytes: Size of the call ring, a power of two.
         reply_ring_bytes: Size of the reply ring, a power of two.
+        replay: Of mode replay.
     """
 
     robot: str = "robot"
@@ -65,6 +67,7 @@ class SessionConfig:
     limit_bytes: int = 0
     call_ring_bytes: int = DEFAULT_CALL_BYTES
     reply_ring_bytes: int = DEFAULT_REPLY_BYTES
+    replay: ReplayOptions = field(default_factory=ReplayOptions)
 
 
 @dataclass(frozen=True)
@@ -97,4 +100,15 @@ class SessionSnapshot:
     wait_s: float = 0.0
     last_wait_ms: float = 0.0
     median_wait_ms: float = 0.0
+    plans: int = 0
+    sequence_calls: int = 0
+    sequence_repetitions: int = 0
+    inferences: int = 0
+    deviations: int = 0
+    hit_rate: float = 0.0
+    inference_bytes_sent: float = 0.0
+    inference_bytes_received: float = 0.0
+    inference_round_trips: float = 0.0
+    last_inference_ms: float = 0.0
+    median_inference_ms: float = 0.0
     last_refusal: str = ""

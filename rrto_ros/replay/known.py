@@ -1,0 +1,228 @@
+"""The plans that a session's cursor may walk: owns their numbers, where each call is found in
+them, how their walks went, and which rest because they kept failing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from rrto_ros.replay.plan import MAX_PLANS, Plan
+
+MAX_DEFINED_BYTES = 60 << 20
+"""Below what a server takes in one session."""
+_IDLE_WALKS = 256
+
+
+class Known:
+    """A plan, and how its walks went.
+
+    Attributes:
+        number: Its number in the session.
+        plan: The plan.
+        codes, keys, length: Of its calls; see `Plan.keys`.
+        ranges: Call -> (start, end) of its varying words in the key.
+        shared: Number of another plan -> how many first calls are the same.
+        active: Whether cursors may enter it.
+        completed, failed: Walks to its end, and walks that ended before.
+        streak: Failed walks in a row.
+        used, back_at: In walks of the session: the last one, and when it may be active again.
+    """
+
+    __slots__ = (
+        "active", "back_at", "codes", "completed", "failed", "keys", "length", "number", "plan",
+        "ranges", "shared", "streak", "used",
+    )  # fmt: skip
+
+    def __init__(self, number: int, plan: Plan) -> None:
+        self.number = number
+        self.plan = plan
+        self.codes = [call.code for call in plan.calls]
+        self.keys = plan.keys
+        self.length = len(plan)
+        # In a key the payload's length (4 bytes) comes before the body.
+        self.ranges = {
+            k: tuple((a + 4, b + 4) for a, b in ranges) for k, ranges in plan.ranges.items()
+        }
+        self.shared: dict[int, int] = {}
+        self.active = True
+        self.completed = 0
+        self.failed = 0
+        self.streak = 0
+        self.used = 0
+        self.back_at = 0
+
+    def equals(self, position: int, code: int, key: bytes) -> bool:
+        """Whether a record is the call at a position, varying words aside."""
+        if position >= self.length or self.codes[position] != code:
+            return False
+        wanted = self.keys[position]
+        ranges = self.ranges.get(position)
+        if ranges is None:
+            return key == wanted
+        if len(key) != len(wanted):
+            return False
+        blank = bytearray(key)
+        for start, end in ranges:
+            blank[start:end] = bytes(end - start)
+        return blank == wanted
+
+
+class KnownPlans:
+    """The plans of one session. Not thread-safe.
+
+    Args:
+        leave: Told of a plan that no cursor may stand in any longer.
+        drop_after: A plan whose walks failed so often in a row rests for a while.
+    """
+
+    def __init__(self, leave: Callable[[Known], None], drop_after: int) -> None:
+        self._leave = leave
+        self._drop_after = drop_after
+        self._numbered: dict[int, Known] = {}
+        self._by_digest: dict[bytes, Known] = {}
+        self._where: dict[tuple[int, bytes], list[tuple[Known, int]]] = {}
+        self._held: dict[int, int] = {}
+        self._walks = 0
+        self._completed = 0
+        self._dropped = 0
+        self._refused = 0
+        self.active: list[Known] = []
+        self.last: Known | None = None
+        """The plan that was walked to its end last."""
+
+    @property
+    def walks(self) -> int:
+        """Walks that began."""
+        return self._walks
+
+    @property
+    def completed(self) -> int:
+        """Walks that reached their plan's end."""
+        return self._completed
+
+    def statistics(self) -> Mapping[str, int]:
+        """Plans by state, and their walks."""
+        return {
+            "plans": len(self.active),
+            "plans_defined": len(self._numbered),
+            "plans_dropped": self._dropped,
+            "plans_refused": self._refused,
+            "walks": self._walks,
+            "walks_completed": self._completed,
+        }
+
+    def add(self, plan: Plan) -> Known | None:
+        """Let cursors walk a plan; returns it if the server has to be told of it first."""
+        old = self._by_digest.get(plan.digest)
+        if old is not None:
+            if not old.active and self._walks >= old.back_at:
+                self._activate(old)
+            return None
+        size = len(plan.encoded)
+        number = self._number(size)
+        if not number:
+            self._refused += 1
+            return None
+        known = Known(number, plan)
+        self._numbered[number] = self._by_digest[plan.digest] = known
+        self._held[number] = size
+        for other in self._numbered.values():
+            if other is not known:
+                known.shared[other.number] = other.shared[number] = _shared(known, other)
+        self._activate(known)
+        return known
+
+    def begin(self, known: Known) -> None:
+        """A walk begins."""
+        self._walks += 1
+        known.used = self._walks
+
+    def complete(self, known: Known) -> None:
+        """A walk reached the plan's end."""
+        known.completed += 1
+        known.streak = 0
+        self._completed += 1
+        self.last = known
+
+    def fail(self, known: Known, position: int) -> None:
+        """A walk ended before its plan did, and another began."""
+        known.failed += 1
+        if 2 * position >= known.length:
+            return  # most of it was of use
+        known.streak += 1
+        if known.streak >= self._drop_after and known.active:
+            self._dropped += 1
+            known.back_at = self._walks + 4 * self._drop_after
+            self._deactivate(known)
+
+    def first(self, code: int, key: bytes) -> Known | None:
+        """The plan that begins with this call; of several the one that was walked last."""
+        best: Known | None = None
+        for other in self.active:
+            if other.equals(0, code, key) and (best is None or other.used >= best.used):
+                best = other
+        return best
+
+    def variant(self, known: Known, position: int, code: int, key: bytes) -> Known | None:
+        """A plan with the same calls up to `position`, where it has this call."""
+        for other in self.active:
+            shared = other.shared.get(known.number, 0)
+            if shared >= position and other.equals(position, code, key):
+                return other
+        return None
+
+    def places(self, code: int, key: bytes) -> list[tuple[Known, int]]:
+        """Where plans have this call: the first place in each."""
+        return self._where.get((code, key), [])
+
+    def _number(self, size: int) -> int:
+        """A number for a plan of so many bytes, 0 if there is none."""
+        held = sum(self._held.values())
+        if len(self._held) < MAX_PLANS and held + size <= MAX_DEFINED_BYTES:
+            return next(n for n in range(1, MAX_PLANS + 1) if n not in self._held)
+        for idle in sorted(self._numbered.values(), key=lambda k: k.used):
+            if idle.active and self._walks - idle.used < _IDLE_WALKS:
+                continue
+            # The server keeps a plan until its number is defined anew.
+            if held - self._held[idle.number] + size <= MAX_DEFINED_BYTES:
+                self._forget(idle)
+                return idle.number
+        return 0
+
+    def _forget(self, known: Known) -> None:
+        if known.active:
+            self._deactivate(known)
+        del self._numbered[known.number], self._by_digest[known.plan.digest]
+
+    def _activate(self, known: Known) -> None:
+        known.active, known.streak, known.used = True, 0, self._walks
+        self.active.append(known)
+        for k in range(known.length):
+            if k not in known.ranges:
+                places = self._where.setdefault((known.codes[k], known.keys[k]), [])
+                if not any(other is known for other, _ in places):
+                    places.append((known, k))
+
+    def _deactivate(self, known: Known) -> None:
+        known.active = False
+        self.active.remove(known)
+        for k in range(known.length):
+            call = (known.codes[k], known.keys[k])
+            places = self._where.get(call)
+            if places is not None:
+                places[:] = [p for p in places if p[0] is not known]
+                if not places:
+                    del self._where[call]
+        # Its number may come to mean another plan.
+        self._leave(known)
+
+
+def _shared(a: Known, b: Known) -> int:
+    """How many first calls two plans share."""
+    count = 0
+    for k in range(min(a.length, b.length)):
+        same = a.codes[k] == b.codes[k] and a.keys[k] == b.keys[k]
+        if not same or a.ranges.get(k) != b.ranges.get(k):
+            break
+        count += 1
+    return count

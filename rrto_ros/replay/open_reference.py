@@ -1,0 +1,119 @@
+"""The reference that is being made: owns the rule for what may join it, and its record."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from rrto_ros.api.wire import (
+    CALL_HEADER,
+    FLAG_BLOB_REF,
+    FLAG_KEEP,
+    HEADER_BYTES,
+    Buffer,
+)
+from rrto_ros.replay.known import Known
+from rrto_ros.replay.plan import MAX_PLAN_CALLS, mark, pack_reference
+
+MAX_REFERENCE_BYTES = 16 << 20
+_FIXED_BYTES = HEADER_BYTES + 32
+
+
+@dataclass(slots=True)
+class OpenReference:
+    """Consecutive calls of one plan, of one thread, with ascending indices.
+
+    Attributes:
+        known: The plan.
+        first: Its first call in the reference.
+        index: Index of that call in the session.
+        thread: Of all calls.
+        count: Calls so far.
+        size: Bytes of the record so far.
+        carries: Whether it has a payload.
+        replaced: Bytes of the records that it stands for.
+    """
+
+    known: Known
+    first: int
+    index: int
+    thread: int
+    count: int = 0
+    size: int = _FIXED_BYTES
+    carries: bool = False
+    replaced: int = 0
+    _marks: list[int] = field(default_factory=list)
+    _words: list[int] = field(default_factory=list)
+    _pieces: list[Buffer] = field(default_factory=list)
+    _only: Buffer | None = None
+
+    def fits(self, known: Known, position: int, thread: int, index: int, payload: int) -> bool:
+        """Whether a call may join."""
+        return (
+            self.known is known
+            and position == self.first + self.count
+            and thread == self.thread
+            and index == self.index + self.count
+            and self.size + payload <= MAX_REFERENCE_BYTES
+            and self.count < MAX_PLAN_CALLS
+        )
+
+    def add(
+        self, record: memoryview, key: bytes, flags: int, payload: int, changed: bytes | None
+    ) -> None:
+        """Take the next call.
+
+        Args:
+            record: As the program made it.
+            key: Its payload length and fields.
+            flags: Of the record.
+            payload: Padded bytes of its payload.
+            changed: The record to send instead (an upload by reference, or to be kept).
+        """
+        if not self.count and changed is None:
+            self._only = record
+        if changed is not None:
+            whole, _, made, _, _, length = CALL_HEADER.unpack_from(changed)
+            padded = (length + 7) & ~7
+            self._pieces.append(memoryview(changed)[whole - padded :])
+            self.size += padded
+            self.carries = True
+            flags |= made & (FLAG_BLOB_REF | FLAG_KEEP)
+        elif payload:
+            self._pieces.append(record[len(record) - payload :])
+            self.size += payload
+            self.carries = True
+        if flags:
+            self._marks.append(mark(self.count, flags))
+            self.size += 8
+        ranges = self.known.ranges.get(self.first + self.count)
+        if ranges is not None:
+            for start, stop in ranges:
+                self._words += struct.unpack_from(f"<{(stop - start) >> 3}Q", key, start)
+                self.size += stop - start
+        self.count += 1
+        self.replaced += len(record)
+
+    @property
+    def literal(self) -> Buffer | None:
+        """The record itself where naming it would not be shorter."""
+        if self.count == 1 and self._only is not None and len(self._only) <= self.size:
+            return self._only
+        return None
+
+    def record(self) -> bytes:
+        """The PLAN_REF record."""
+        pieces = self._pieces
+        payload: Buffer = b""
+        if pieces:
+            payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return pack_reference(
+            self.known.number,
+            self.first,
+            self.count,
+            self.index,
+            self.thread,
+            self._marks,
+            self._words,
+            payload,
+        )

@@ -1,0 +1,193 @@
+"""From a program's call records to the batches that leave: what each mode makes of them.
+
+`rpc` sends what it has at once, `batched` when somebody waits or after the linger time, `replay`
+the same, with references in place of the calls that a plan holds. Owns the batch that is being
+made, who waits for which call, and the record and replay of the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from rrto_ros.api.codec import (
+    BLOB_DATA_OP,
+    FLAG_BLOB_REF,
+    FLAG_KEEP,
+    FLAG_REPLY,
+    FLAG_WAITED,
+    PLAN_DEFINE_OP,
+    PLAN_REF_OP,
+    Buffer,
+    iter_headers,
+)
+from rrto_ros.errors import ProtocolError
+from rrto_ros.replay.replayer import Replayer
+from rrto_ros.transport.blob_references import BlobReferences
+from rrto_ros.transport.inferences import InferenceMeter
+from rrto_ros.transport.session_status import SessionConfig
+
+MAX_TRACKED_WAITS = 1024
+MAX_BACKLOG_BYTES = 32 << 20
+"""Above it the search keeps pace with the calls, whoever waits."""
+LONG_LINGER = 4
+"""A reference without data from the program lingers so much longer: the calls that it names cost
+the server little, a message costs the robot more."""
+_RECORDER_OPS = frozenset((BLOB_DATA_OP, PLAN_DEFINE_OP, PLAN_REF_OP))
+
+Totals = Callable[[], tuple[int, int, int]]
+"""Gives bytes sent, bytes received and round trips of the session so far."""
+
+
+class Outgoing:
+    """One session's calls on their way out. Belongs to the session's thread, but for `answered`,
+    `waits` and the cost of inferences.
+
+    Args:
+        config: Settings of the session.
+        blobs: What to do with uploads; None to leave them.
+        totals: For the cost of an inference.
+
+    Raises:
+        ConfigError: A parameter of the search cannot be used.
+    """
+
+    def __init__(
+        self, config: SessionConfig, blobs: BlobReferences | None, totals: Totals
+    ) -> None:
+        self._config = config
+        self._blobs = blobs
+        self._totals = totals
+        self._replayer = Replayer(config.replay, blobs.rewrite if blobs is not None else None)
+        self._replays = False
+        self._parts: list[Buffer] = []
+        self._parts_bytes = 0
+        self._flush = False
+        self._since = 0.0
+        self.meter = InferenceMeter()
+        self.waits: dict[int, float] = {}
+        """Call that a thread waits for -> when it came."""
+
+    @property
+    def replayer(self) -> Replayer:
+        """Record and replay of the session."""
+        return self._replayer
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._parts) or self._replayer.pending_bytes > 0
+
+    @property
+    def flush_at(self) -> float:
+        """When what is pending is to leave, monotonic seconds."""
+        if self._flush:
+            return 0.0
+        linger = self._config.linger_s
+        if not self._parts and not self._replayer.carries:
+            linger *= LONG_LINGER
+        return self._since + linger
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the search has something to look at."""
+        return self._replayer.backlog > 0
+
+    @property
+    def must_think(self) -> bool:
+        """Whether the search has too much to look at."""
+        return self._replayer.backlog > MAX_BACKLOG_BYTES
+
+    def absorb(self, data: bytes, mode: str, now: float) -> None:
+        """Take records out of the ring into the batch that is being made.
+
+        Raises:
+            ProtocolError: A record does not fit the format, or has what no program may use.
+        """
+        if not self.pending:
+            self._since = now
+        if mode == "replay":
+            self._replays = True
+            self._replay(data, now)
+        else:
+            if self._replays:
+                self._replays = False
+                self._add(self._replayer.pause())
+                self.meter.interrupt()
+            self._pass(data, now)
+        size = self._parts_bytes + self._replayer.pending_bytes
+        self._flush = self._flush or mode == "rpc" or size >= self._config.batch_bytes
+
+    def take(self) -> Buffer:
+        """The whole batch; a new one begins."""
+        self._add(self._replayer.close())
+        parts = self._parts
+        self._parts, self._parts_bytes, self._flush = [], 0, False
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def flush(self) -> None:
+        """What is pending leaves with the next `take`, which is due at once."""
+        self._flush = True
+
+    def think(self, now: float) -> None:
+        """Search a piece of what was sent; plans that it finds become pending."""
+        found = self._replayer.think()
+        if found and not self.pending:
+            self._since = now
+        for part in found:
+            self._add(part)
+
+    def drop(self) -> None:
+        """Forget what is pending."""
+        self.take()
+
+    def answered(self, index: int, now: float) -> float | None:
+        """A result came; returns since when a thread waited for it, None if none did."""
+        since = self.waits.pop(index, None)
+        self.meter.answered(index, now)
+        return since
+
+    def statistics(self) -> Mapping[str, int | float | str]:
+        """Counters of record and replay."""
+        return self._replayer.statistics()
+
+    def _replay(self, data: bytes, now: float) -> None:
+        fed = self._replayer.feed(data)
+        for part in fed.parts:
+            self._add(part)
+        for index, flags in fed.waited:
+            self._waited(index, flags, now)
+        if fed.begun:
+            self.meter.begin(fed.begun, now, *self._totals())
+        for index in fed.ended:
+            self.meter.end(index, now, self.waits)
+
+    def _pass(self, data: bytes, now: float) -> None:
+        start = 0
+        replayer, blobs = self._replayer, self._blobs
+        for header in iter_headers(data):
+            flags = header.flags
+            if flags & (FLAG_BLOB_REF | FLAG_KEEP) or header.op in _RECORDER_OPS:
+                raise ProtocolError(
+                    f"call {header.index} has flags 0x{flags:x} and operation {header.op}, which "
+                    "only the recorder may use"
+                )
+            if flags & FLAG_WAITED:
+                self._waited(header.index, flags, now)
+            replayer.pass_by(header.op, data, header.offset, header.size)
+            if header.payload_bytes and blobs is not None:
+                changed = blobs.rewrite(data, header)
+                if changed is not None:
+                    self._add(memoryview(data)[start : header.offset])
+                    self._add(changed)
+                    start = header.offset + header.size
+        self._add(memoryview(data)[start:] if start else data)
+
+    def _waited(self, index: int, flags: int, now: float) -> None:
+        self._flush = True
+        if flags & FLAG_REPLY and len(self.waits) < MAX_TRACKED_WAITS:
+            self.waits[index] = now
+
+    def _add(self, part: Buffer) -> None:
+        if len(part):
+            self._parts.append(part)
+            self._parts_bytes += len(part)
