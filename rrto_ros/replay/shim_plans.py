@@ -12,7 +12,8 @@ be defined anew for the server.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from itertools import accumulate
 
@@ -94,6 +95,10 @@ def pack_settings(*, apart: bool, flush_us: int = 0) -> bytes:
     return pack_control(Control.SETTINGS, 0, int(apart), flush_us)
 
 
+Rewrite = Callable[[bytes, CallHeader], bytes | None]
+"""Gives the record to send instead of an upload, or None (see `BlobReferences.rewrite`)."""
+
+
 class _Told:
     """A plan that the shim was told of; sums say what a reference to it must bring."""
 
@@ -106,6 +111,10 @@ class _Told:
         ]
         self.words = [0, *accumulate(words)]
         self.payload = [0, *accumulate(pad8(call.payload_bytes) for call in plan.calls)]
+        records = (call.record_bytes + pad8(call.payload_bytes) for call in plan.calls)
+        self.records = [0, *accumulate(records)]
+        self.uploads = [k for k, call in enumerate(plan.calls) if call.payload_bytes]
+        self.inputs: set[int] = set()
 
 
 class ShimPlans:
@@ -116,6 +125,8 @@ class ShimPlans:
         self._refused: set[bytes] = set()
         self._apart: bool | None = None
         self._plans: Mapping[int, Plan] = {}
+        self.version = 0
+        """Counts the numbers that the shim gave back."""
         self._installed = 0
         self._removed = 0
         self._refusals = 0
@@ -186,6 +197,7 @@ class ShimPlans:
         else:
             self._removed += 1
         del self._told[number]
+        self.version += 1
         self._publish()
 
     def reference(self, view: memoryview, header: CallHeader) -> Reference:
@@ -214,6 +226,48 @@ class ShimPlans:
         self._references += 1
         self._calls += ref.count
         return ref
+
+    def literal_bytes(self, ref: Reference) -> int:
+        """Bytes of the records that a checked reference stands for."""
+        records = self._told[ref.plan].records
+        return records[ref.first + ref.count] - records[ref.first]
+
+    def payloads(
+        self, ref: Reference, rewrite: Rewrite | None
+    ) -> tuple[list[Buffer], Mapping[int, int]]:
+        """The payloads of a checked reference, padded, and the flags of its calls.
+
+        An upload that `rewrite` once leaves as it is stays so: its content is an input.
+        """
+        if not ref.payload:
+            return [], ref.flags
+        told = self._told[ref.plan]
+        first, last = (bisect_left(told.uploads, k) for k in (ref.first, ref.first + ref.count))
+        uploads = told.uploads[first:last]
+        if rewrite is None or told.inputs.issuperset(uploads):
+            return [ref.payload], ref.flags
+        flags = dict(ref.flags)
+        pieces: list[Buffer] = []
+        at = 0
+        for k in uploads:
+            call = told.plan.calls[k]
+            padded = pad8(call.payload_bytes)
+            piece: Buffer = ref.payload[at : at + padded]
+            at += padded
+            if k not in told.inputs:
+                bits = flags.get(k - ref.first, 0)
+                literal_ = call.record(
+                    ref.index + k - ref.first, ref.thread, bits, piece[: call.payload_bytes]
+                )
+                changed = rewrite(literal_, next(iter_headers(literal_)))
+                if changed is None:
+                    told.inputs.add(k)
+                else:
+                    header = next(iter_headers(changed))
+                    piece = memoryview(changed)[header.size - pad8(header.payload_bytes) :]
+                    flags[k - ref.first] = header.flags
+            pieces.append(piece)
+        return pieces, dict(sorted(flags.items()))
 
     def statistics(self) -> dict[str, int]:
         """Plans that the shim has, what became of those it was told of, references and calls."""

@@ -230,6 +230,9 @@ class RobotSession:
                 data = consumer.take()
                 if data:
                     self._absorb(data)
+            news = out.shim_news()
+            if news:
+                self._replies.write(news)
             self._replies.flush()
             timeout = self._send(time.monotonic())
             if out.must_think:
