@@ -14,7 +14,6 @@ enum {
     TAKEN_OP = 0xFF03,
     REF_FIXED = 24,
     MOST_MARKS = 4096,
-    MOST_WORDS = 8192,
     MOST_CALLS = 32768,
     BUFFERED = 2048,      /* payloads up to here wait for the next flush, larger ones leave at once */
     BUFFER = 64 << 10,
@@ -22,14 +21,14 @@ enum {
     CLOCK_EVERY = 8
 };
 
-/* A walk's place. The plan is meant only while the slot still holds this generation of it. */
+/* A walk's place. The plan is there as long as none was dropped since. */
 struct lane {
-    uint32_t number, generation, position;
+    struct rrto_plan *plan;
+    uint32_t position, epoch;
 };
 
 static struct rrto_plan *plans[RRTO_MAX_PLANS + 1]; /* by number */
-static uint32_t generations[RRTO_MAX_PLANS + 1];
-static uint32_t plan_count, apart;
+static uint32_t plan_count, apart, epoch;
 static uint64_t walks, flush_ns = FLUSH_US * 1000u;
 static struct lane session_lane;
 static _Thread_local struct lane thread_lane;
@@ -38,12 +37,12 @@ static size_t scratch_bytes;
 
 static struct {
     struct rrto_plan *plan;
-    uint32_t first, thread, marks, words, payload;
+    uint32_t first, next, thread, marks, words, payload;
     uint64_t index, since;
     int work;
 } now_open;
 _Atomic uint32_t rrto_walk_open;
-static uint64_t marks[MOST_MARKS], words[MOST_WORDS];
+static uint64_t marks[MOST_MARKS], words[RRTO_MOST_WORDS];
 static unsigned char payload[BUFFER];
 
 static uint32_t count_open(void)
@@ -58,58 +57,67 @@ static void set_open(uint32_t count)
 
 /* ---- comparing ---- */
 
-static int same(const unsigned char *body, const void *data, size_t bytes)
+static inline uint64_t word_at(const unsigned char *at)
 {
-    if (!bytes)
-        return 1;
-    if (memcmp(body, data, bytes))
-        return 0;
-    for (size_t at = bytes; at < rrto_pad8(bytes); at++)
-        if (body[at])
-            return 0;
-    return 1;
+    uint64_t word;
+    memcpy(&word, at, sizeof word);
+    return word;
 }
 
-static int equals(const struct rrto_plan *plan, uint32_t position, const struct rrto_record *record)
+/* Whether data, padded with zeros, is what the body has. Word by word: bodies are short. */
+static inline int same(const unsigned char *body, const unsigned char *data, size_t bytes)
 {
-    const struct rrto_plan_call *call = &plan->calls[position];
-    if (call->op != record->op || call->payload_bytes != record->payload_bytes)
-        return 0;
-    size_t fixed = rrto_pad8(record->fixed_bytes);
-    size_t first = rrto_pad8(record->content[0].bytes);
-    if (fixed + first + rrto_pad8(record->content[1].bytes) != call->body_bytes)
-        return 0;
-    if (!call->ranges)
-        return same(call->body, record->fixed, record->fixed_bytes) &&
-               same(call->body + fixed, record->content[0].data, record->content[0].bytes) &&
-               same(call->body + fixed + first, record->content[1].data, record->content[1].bytes);
+    size_t at = 0;
+    for (; at + 8 <= bytes; at += 8)
+        if (word_at(body + at) != word_at(data + at))
+            return 0;
+    if (at == bytes)
+        return 1;
+    uint64_t last = 0;
+    memcpy(&last, data + at, bytes - at);
+    return last == word_at(body + at);
+}
+
+/* The same for a call with varying words. Its body is in the scratch buffer afterwards. */
+static int same_but_varying(const struct rrto_plan *plan, const struct rrto_plan_call *call,
+                            const struct rrto_record *record)
+{
     unsigned char *end = rrto_put(scratch, record->fixed, record->fixed_bytes);
     end = rrto_put(end, record->content[0].data, record->content[0].bytes);
     rrto_put(end, record->content[1].data, record->content[1].bytes);
     const struct rrto_varying *range = plan->varying + call->varying;
     uint32_t at = 0;
     for (unsigned i = 0; i < call->ranges; i++, range++) {
-        if (memcmp(scratch + at, call->body + at, range->start - at))
+        if (!same(call->body + at, scratch + at, range->start - at))
             return 0;
         at = range->end;
     }
-    return !memcmp(scratch + at, call->body + at, call->body_bytes - at);
+    return same(call->body + at, scratch + at, call->body_bytes - at);
 }
 
-static struct rrto_plan *plan_of(const struct lane *lane)
+static inline int equals(const struct rrto_plan *plan, uint32_t position,
+                         const struct rrto_record *record)
 {
-    return lane->number && generations[lane->number] == lane->generation ? plans[lane->number]
-                                                                         : NULL;
+    const struct rrto_plan_call *call = &plan->calls[position];
+    if (call->op != record->op || call->payload_bytes != record->payload_bytes)
+        return 0;
+    const struct rrto_content *content = record->content;
+    size_t fixed = rrto_pad8(record->fixed_bytes), first = rrto_pad8(content[0].bytes);
+    if (fixed + first + rrto_pad8(content[1].bytes) != call->body_bytes)
+        return 0;
+    if (call->ranges)
+        return same_but_varying(plan, call, record);
+    return same(call->body, record->fixed, record->fixed_bytes) &&
+           same(call->body + fixed, content[0].data, content[0].bytes) &&
+           same(call->body + fixed + first, content[1].data, content[1].bytes);
 }
 
-/* The plan whose next call this is: the lane's own, a variant of it, or one that begins with it.
- * Of several the one that was begun last. NULL: none, and the lane stays where it is. */
+/* The plan whose next call this is: a variant of the lane's own, or one that begins with it. Of
+ * several the one that was begun last. NULL: none, and the lane stays where it is. */
 static struct rrto_plan *seek(struct lane *lane, const struct rrto_record *record)
 {
-    struct rrto_plan *plan = plan_of(lane), *best = NULL;
+    struct rrto_plan *plan = lane->plan, *best = NULL;
     uint32_t at = plan ? lane->position : 0;
-    if (plan && at < plan->count && equals(plan, at, record))
-        return plan;
     for (uint32_t n = 1; plan && at && n <= RRTO_MAX_PLANS; n++) {
         struct rrto_plan *other = plans[n];
         if (other && other != plan && at < other->count && plan->shared[n] >= at &&
@@ -126,7 +134,7 @@ static struct rrto_plan *seek(struct lane *lane, const struct rrto_record *recor
     }
     if (!at)
         best->used = ++walks;
-    *lane = (struct lane){best->number, generations[best->number], at};
+    *lane = (struct lane){best, at, epoch};
     return best;
 }
 
@@ -181,49 +189,48 @@ static int is_work(uint16_t op)
 }
 
 /* Append a call that was compared; its varying words are in the scratch buffer. */
-static int append(const struct rrto_plan *plan, uint32_t position,
-                  const struct rrto_record *record, int flags)
+static inline int append(const struct rrto_plan *plan, uint32_t position, uint32_t count,
+                         const struct rrto_record *record, int flags)
 {
     const struct rrto_plan_call *call = &plan->calls[position];
-    const struct rrto_varying *range = plan->varying + call->varying;
-    uint32_t count = count_open();
     int result = RRTO_WALK_TOOK;
+    set_open(count + 1);
     if (flags)
         marks[now_open.marks++] = count | (uint64_t)flags << 32;
-    for (unsigned i = 0; i < call->ranges; i++, range++) {
-        memcpy(words + now_open.words, scratch + range->start, range->end - range->start);
-        now_open.words += (range->end - range->start) / 8;
+    if (call->ranges) {
+        const struct rrto_varying *range = plan->varying + call->varying;
+        for (unsigned i = 0; i < call->ranges; i++, range++) {
+            memcpy(words + now_open.words, scratch + range->start, range->end - range->start);
+            now_open.words += (range->end - range->start) / 8;
+        }
     }
     now_open.work |= is_work(call->op);
     if (call->payload_bytes > BUFFERED)
-        result |= RRTO_WALK_FLUSH | RRTO_WALK_URGENT;
-    else if (call->payload_bytes)
+        return result | RRTO_WALK_FLUSH | RRTO_WALK_URGENT;
+    if (call->payload_bytes)
         now_open.payload = (uint32_t)(rrto_put(payload + now_open.payload, record->payload,
                                                call->payload_bytes) -
                                       payload);
-    if (flags & RRTO_WAITED)
+    if (flags & RRTO_WAITED || (position + 1 == plan->count && now_open.work))
+        return result | RRTO_WALK_FLUSH;
+    if (count % CLOCK_EVERY == CLOCK_EVERY - 1 && now_open.work &&
+        rrto_now_ns() - now_open.since > flush_ns)
         result |= RRTO_WALK_FLUSH;
-    else if (now_open.work && position + 1 == plan->count)
-        result |= RRTO_WALK_FLUSH;
-    else if (count % CLOCK_EVERY == CLOCK_EVERY - 1 && now_open.work &&
-             rrto_now_ns() - now_open.since > flush_ns)
-        result |= RRTO_WALK_FLUSH;
-    set_open(count + 1);
     return result;
 }
 
-/* Bytes that a call adds to a reference; 0 if it is too large for the buffers. */
-static uint64_t added(const struct rrto_plan *plan, const struct rrto_plan_call *call,
-                      uint32_t *words_of)
+/* End the open reference and begin one with this call. */
+static int begin(struct rrto_plan *plan, uint32_t position, uint32_t thread, uint64_t index)
 {
-    const struct rrto_varying *range = plan->varying + call->varying;
-    uint32_t bytes = 0;
-    for (unsigned i = 0; i < call->ranges; i++)
-        bytes += range[i].end - range[i].start;
-    *words_of = bytes / 8;
-    if (*words_of > MOST_WORDS)
-        return 0;
-    return 8 + bytes + rrto_pad8(call->payload_bytes);
+    int status = rrto_walk_flush(NULL);
+    now_open.plan = plan;
+    now_open.next = now_open.first = position;
+    now_open.thread = thread;
+    now_open.index = index;
+    now_open.since = rrto_now_ns();
+    now_open.marks = now_open.words = now_open.payload = 0;
+    now_open.work = 0;
+    return status;
 }
 
 int rrto_walk(const struct rrto_record *record, int flags, uint64_t index, int *status)
@@ -233,38 +240,29 @@ int rrto_walk(const struct rrto_record *record, int flags, uint64_t index, int *
         return 0;
     }
     struct lane *lane = apart ? &thread_lane : &session_lane;
-    struct rrto_plan *plan = seek(lane, record);
-    uint64_t most = rrto_session.call_bytes / 2, more = 0;
-    uint32_t words_of = 0;
-    if (plan) {
-        more = added(plan, &plan->calls[lane->position], &words_of);
-        if (!more || RRTO_HEADER + REF_FIXED + more > most)
-            plan = NULL;
-    }
-    if (!plan) {
+    if (lane->epoch != epoch)
+        *lane = (struct lane){NULL, 0, epoch};
+    struct rrto_plan *plan = lane->plan;
+    if (!plan || lane->position >= plan->count || !equals(plan, lane->position, record))
+        plan = seek(lane, record);
+    uint64_t most = rrto_session.call_bytes / 2;
+    uint32_t position = lane->position;
+    const struct rrto_plan_call *call = plan ? &plan->calls[position] : NULL;
+    if (!call || RRTO_HEADER + REF_FIXED + (uint64_t)call->adds > most) {
         *status = rrto_walk_flush(NULL);
         return 0;
     }
-    uint32_t count = count_open(), thread = rrto_thread_number(), position = lane->position;
-    if (count && (now_open.plan != plan || now_open.first + count != position ||
-                  now_open.thread != thread || count >= MOST_CALLS ||
-                  now_open.marks >= MOST_MARKS || now_open.words + words_of > MOST_WORDS ||
-                  now_open.payload + BUFFERED > BUFFER || open_bytes() + more > most)) {
-        if ((*status = rrto_walk_flush(NULL)))
+    uint32_t count = count_open(), thread = rrto_thread_number();
+    if (!count || now_open.plan != plan || now_open.next != position ||
+        now_open.thread != thread || count >= MOST_CALLS || now_open.marks >= MOST_MARKS ||
+        now_open.words + call->words > RRTO_MOST_WORDS || now_open.payload + BUFFERED > BUFFER ||
+        open_bytes() + call->adds > most) {
+        if ((*status = begin(plan, position, thread, index)))
             return 0;
         count = 0;
     }
-    if (!count) {
-        now_open.plan = plan;
-        now_open.first = position;
-        now_open.thread = thread;
-        now_open.index = index;
-        now_open.since = rrto_now_ns();
-        now_open.marks = now_open.words = now_open.payload = 0;
-        now_open.work = 0;
-    }
-    lane->position = position + 1;
-    return append(plan, position, record, flags);
+    lane->position = now_open.next = position + 1;
+    return append(plan, position, count, record, flags);
 }
 
 /* ---- plans come and go ---- */
@@ -284,7 +282,7 @@ static void drop(uint32_t number)
 {
     rrto_plan_free(plans[number]);
     plans[number] = NULL;
-    generations[number]++;
+    epoch++; /* no lane may stand in it */
     plan_count--;
     for (uint32_t n = 1; n <= RRTO_MAX_PLANS; n++)
         if (plans[n])
@@ -320,7 +318,7 @@ void rrto_walk_news(struct rrto_news *news)
         if (news->kind == RRTO_NEWS_SETTINGS) {
             apart = news->apart;
             flush_ns = (news->flush_us ? news->flush_us : FLUSH_US) * (uint64_t)1000;
-            session_lane = (struct lane){0, 0, 0};
+            session_lane = (struct lane){NULL, 0, epoch};
         } else if (news->kind == RRTO_NEWS_PLAN) {
             int refused = install(news->plan);
             if (refused)

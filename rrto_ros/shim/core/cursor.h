@@ -11,7 +11,8 @@ enum {
     /* What a PLAN_TAKEN record tells the recorder. */
     RRTO_PLAN_INSTALLED = 1,
     RRTO_PLAN_REMOVED = 2,
-    RRTO_PLAN_REFUSED = 3
+    RRTO_PLAN_REFUSED = 3,
+    RRTO_MOST_WORDS = 8192 /* varying words of one reference */
 };
 
 static inline size_t rrto_pad8(size_t bytes)
@@ -30,6 +31,8 @@ struct rrto_plan_call {
     uint32_t varying; /* its first range in the plan's table */
     uint16_t ranges;  /* how many */
     uint16_t op;
+    uint32_t words; /* 8-byte words in them */
+    uint32_t adds;  /* most bytes that it adds to a reference */
 };
 
 struct rrto_plan {

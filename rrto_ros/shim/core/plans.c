@@ -55,7 +55,10 @@ static int read_calls(struct rrto_plan *plan, size_t *at)
         *at += CALL;
         if (!call->op || words[1] || call->body_bytes % 8 || call->body_bytes > plan->size - *at)
             return -1;
+        if (call->payload_bytes > UINT32_MAX - 16 - MAX_BYTES)
+            return -1;
         call->body = plan->bytes + *at;
+        call->adds = 8 + (uint32_t)rrto_pad8(call->payload_bytes);
         *at += call->body_bytes;
     }
     return 0;
@@ -80,6 +83,10 @@ static int read_varying(struct rrto_plan *plan, uint32_t count, size_t at)
                 return -1;
         if (!call->ranges++)
             call->varying = i;
+        call->words += size / 8;
+        call->adds += size;
+        if (call->words > RRTO_MOST_WORDS)
+            return -1;
         plan->varying[i] = (struct rrto_varying){start, start + size};
         if (call->body_bytes > plan->scratch_bytes)
             plan->scratch_bytes = call->body_bytes;

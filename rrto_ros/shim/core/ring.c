@@ -119,9 +119,20 @@ void rrto_publish(uint64_t size)
     atomic_store_explicit(U64(CALL_HEAD), head + size, memory_order_release);
 }
 
-static int write_literal(const struct rrto_record *record, int flags, uint64_t index, uint64_t size)
+/* The record itself, not published yet: its size goes to *written. */
+static int write_literal(const struct rrto_record *record, int flags, uint64_t index,
+                         uint64_t *written)
 {
     int status;
+    uint64_t size = HEADER + rrto_pad8(record->fixed_bytes) + rrto_pad8(record->content[0].bytes) +
+                    rrto_pad8(record->content[1].bytes) + rrto_pad8(record->payload_bytes);
+    if (size > S.call_bytes / 2) {
+        rrto_say("a call of %llu bytes does not fit into the ring of %llu; raise the recorder's "
+                 "ring size",
+                 (unsigned long long)size, (unsigned long long)S.call_bytes);
+        return CUDA_OUT_OF_MEMORY;
+    }
+    *written = size;
     unsigned char *at = rrto_reserve(size, &status);
     if (!at)
         return status;
@@ -153,30 +164,24 @@ int rrto_submit(struct rrto_record *record, struct rrto_wait *wait)
     if (status)
         return status;
     rrto_glance();
-    struct rrto_wait own = {0};
+    struct rrto_wait own;
     int flags = record->flags;
     int now = (flags & RRTO_REPLY && !(wait && wait->later)) || rrto_mode() == RRTO_MODE_RPC;
     if (now)
         flags |= RRTO_WAITED | RRTO_REPLY;
-    if (flags & RRTO_REPLY && !wait)
+    if (flags & RRTO_REPLY && !wait) {
+        own = (struct rrto_wait){0};
         wait = &own;
-    int replies = wait && flags & RRTO_REPLY;
-    uint64_t size = HEADER + rrto_pad8(record->fixed_bytes) + rrto_pad8(record->content[0].bytes) +
-                    rrto_pad8(record->content[1].bytes) + rrto_pad8(record->payload_bytes);
-    if (size > S.call_bytes / 2) {
-        rrto_say("a call of %llu bytes does not fit into the ring of %llu; raise the recorder's "
-                 "ring size",
-                 (unsigned long long)size, (unsigned long long)S.call_bytes);
-        return CUDA_OUT_OF_MEMORY;
     }
-
+    int replies = wait && flags & RRTO_REPLY;
     pthread_mutex_lock(&producer);
     uint64_t before = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
     if (atomic_load_explicit(&rrto_news_there, memory_order_relaxed))
         rrto_take_news();
+    uint64_t size = 0;
     int walk = rrto_walk(record, flags, next_index, &status);
     if (!status && !walk)
-        status = write_literal(record, flags, next_index, size);
+        status = write_literal(record, flags, next_index, &size);
     if (status) {
         pthread_mutex_unlock(&producer);
         return status;
