@@ -71,6 +71,7 @@ class Peer:
         self.writers = []
         self.shim_plans = ShimPlans()
         self._plans = dict(plans or {})
+        self._executing = threading.RLock()
         self._apart = apart
         self.hello = None
         self.stderr = ""
@@ -127,8 +128,13 @@ class Peer:
         """Tell the (only) shim of plans, and what executes its calls."""
         for number, plan in plans.items():
             if not self.shim_plans.holds(number):
-                self.executor.execute(pack_define(number, plan), lambda _: None)
+                self.define(number, plan)
         self.writers[-1].write(self.shim_plans.tell(plans, apart=self._apart))
+
+    def define(self, number, plan):
+        """Tell what executes the calls of a plan."""
+        with self._executing:
+            self.executor.execute(pack_define(number, plan), lambda _: None)
 
     def hang_up(self):
         """Close every connection, as a killed recorder does."""
@@ -217,7 +223,8 @@ class Peer:
                     assert all(answer is not None for answer in answers), "on_call answers all"
                     writer.write([answer for answer in answers if answer])
                     continue
-                answer = executor.execute(record, lambda out: writer.write(results_in(out)))
+                with self._executing:
+                    answer = executor.execute(record, lambda out: writer.write(results_in(out)))
                 writer.write(results_in(answer))
 
     def _call(self, call, data):

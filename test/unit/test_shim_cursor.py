@@ -12,7 +12,7 @@ from support.shim_peer import BATCHED, CASES, REPLAY, RPC, Peer, refuse
 
 from rrto_ros.api.codec import HEADER_BYTES, RESULT_STICKY, iter_headers, pad8
 from rrto_ros.record.templates import CallTemplate
-from rrto_ros.replay.plan import Plan, pack_define
+from rrto_ros.replay.plan import Plan
 from rrto_ros.replay.shim_plans import pack_control, pack_install, pack_settings
 from rrto_ros.search.sequence import Varying
 
@@ -421,7 +421,7 @@ def test_bytes_that_are_no_plan_are_refused_and_the_program_goes_on():
         out += pack_install(60, plan.encoded)  # a number that is taken
         peer.shim_plans.taken = lambda view, header: said.append(peer.taken[-1])
         peer.shim_plans.tell({60: plan}, apart=False)  # said once more below, in small pieces
-        peer.executor.execute(pack_define(60, plan), print)
+        peer.define(60, plan)
         peer.writers[0].write(out)
 
     peer, got = played([["wait"], *steps], during, mode=REPLAY)
