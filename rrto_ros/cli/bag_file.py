@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rrto_ros.api.codec import FLAG_BLOB_REF, iter_headers, iter_results
 from rrto_ros.api.ops import OPS
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
+from rrto_ros.replay.literal import LiteralReader
 from rrto_ros.transport.link import MAX_MESSAGE_BYTES, MessageReceiver
 from rrto_ros.transport.port import FLAG_ACK_ONLY, FLAG_MORE, topic
 
@@ -170,9 +172,9 @@ class _Streams:
             session.faults.append(str(error))
 
     def _look_at_calls(self) -> None:
-        session, references = self.session, 0
+        session, references, reader = self.session, 0, LiteralReader()
         for batch in session.batches:
-            for header in iter_headers(batch):
+            for header in chain.from_iterable(map(iter_headers, reader.read(batch))):
                 session.operations[_OP_NAMES.get(header.op, f"operation {header.op}")] += 1
                 references += bool(header.flags & FLAG_BLOB_REF)
                 if header.op in _TIMINGS:

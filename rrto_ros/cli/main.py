@@ -198,16 +198,16 @@ def status(
     from rrto_ros.cli.console import out, print_json
 
     with _client(robot, domain) as client:
-        from rrto_ros.cli.state import node_table, read_statuses, session_table
+        from rrto_ros.cli.state import node_table, read_statuses, replay_table, session_table
 
         found = read_statuses(client)
     if as_json:
         print_json(found)
         return
     out.print(node_table(found))
-    sessions = session_table(found)
-    if sessions is not None:
-        out.print(sessions)
+    for table in (session_table(found), replay_table(found)):
+        if table is not None:
+            out.print(table)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Any
 
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.record.log import CallLog
+from rrto_ros.replay.literal import LiteralReader
 
 TYPE = "rrto_msgs/msg/CallBatch"
 DEFINITION = """uint8 MORE=1
@@ -34,6 +35,7 @@ class _Session:
         self._next = 1
         self._ahead: dict[int, tuple[int, bytes]] = {}
         self._batch = bytearray()
+        self._reader = LiteralReader()
 
     def add(self, sequence: int, flags: int, data: bytes) -> None:
         if sequence < self._next or (flags & NO_DATA and not data):
@@ -44,7 +46,7 @@ class _Session:
             self._next += 1
             self._batch += data
             if not flags & MORE:
-                self.log.extend(bytes(self._batch))
+                self.log.extend(b"".join(self._reader.read(self._batch)))
                 self._batch.clear()
 
     def close(self, topic: str) -> None:

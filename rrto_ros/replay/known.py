@@ -1,5 +1,7 @@
-"""The plans that a session's cursor may walk: owns their numbers, where each call is found in
-them, how their walks went, and which rest because they kept failing.
+"""The plans that a session's cursor may walk.
+
+Owns their numbers, where each call is found in them, how their walks went, and which of them rest
+because they kept failing.
 """
 
 from __future__ import annotations

@@ -41,8 +41,9 @@ Totals = Callable[[], tuple[int, int, int]]
 
 
 class Outgoing:
-    """One session's calls on their way out. Belongs to the session's thread, but for `answered`,
-    `waits` and the cost of inferences.
+    """One session's calls on their way out.
+
+    Belongs to the session's thread, but for `answered`, `waits` and the cost of inferences.
 
     Args:
         config: Settings of the session.

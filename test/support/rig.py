@@ -167,6 +167,15 @@ class StatusWatch:
         after = len(self._process.lines)
         return self._process.wait_until(look, timeout_s, after, f"{kind} status: {what}")
 
+    def report(self, pid, timeout_s=PATIENCE_S):
+        """The final report of the session of a process, once it is there."""
+
+        def look(line):
+            found = parsed(line).get("report")
+            return found if found and found["pid"] == pid else None
+
+        return self._process.wait_until(look, timeout_s, 0, f"report of process {pid}")
+
 
 def parsed(line):
     """The JSON object of a line, an empty one if it is none."""

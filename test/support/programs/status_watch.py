@@ -1,13 +1,16 @@
-"""Print every status message of a robot's nodes as a JSON line: `status_watch.py ROBOT`."""
+"""Print every status message of a robot's nodes as a JSON line: `status_watch.py ROBOT`.
+
+The final reports of its sessions too, as {"report": ...}.
+"""
 
 import contextlib
 import json
 import sys
 
 import rclpy
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from rrto_msgs.msg import Status
+from rrto_msgs.msg import SessionStatus, Status
 from rrto_ros.transport.port import topic
 
 
@@ -27,10 +30,17 @@ def show(message):
     print(json.dumps(plain(message)), flush=True)
 
 
+def report(message):
+    """One line per session that ended."""
+    print(json.dumps({"report": plain(message)}), flush=True)
+
+
 rclpy.init()
 node = rclpy.create_node("status_watch")
 quality = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 node.create_subscription(Status, topic(sys.argv[1], "status"), show, quality)
+lasting = QoSProfile(depth=64, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+node.create_subscription(SessionStatus, topic(sys.argv[1], "reports"), report, lasting)
 print('{"watching": true}', flush=True)
 with contextlib.suppress(KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
     rclpy.spin(node)
