@@ -14,7 +14,7 @@ from rrto_ros.evaluation.stack import stack
 
 
 def shim_calls(smoke: bool) -> list[Row]:
-    """Local calls and launches into the ring, over a null device; the same launches as part of a plan."""
+    """Local calls, launches into the ring, and launches of a plan, over a null device."""
     repeats = 5 if smoke else 400
     with temporary() as folder, stack("null", "batched") as nodes:
         program = compiled(folder)

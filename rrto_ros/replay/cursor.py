@@ -319,9 +319,9 @@ class Cursor:
         """The shim went on elsewhere than this lane stands."""
         old = lane.known
         ended = old is None or lane.position in (0, old.length)
-        if old is not None and position and lane.position == position:
-            if known.shared.get(old.number, 0) >= position:
-                return  # a variant
+        here = old is not None and 0 < position == lane.position
+        if here and old is not None and known.shared.get(old.number, 0) >= position:
+            return  # a variant
         if not ended and old is not None:
             fed.clean = False
             self._deviate(lane)
