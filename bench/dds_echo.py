@@ -24,13 +24,8 @@ SIZES = {"DDS alone: echo of 200 bytes": 200, "DDS alone: 600 KB up, 400 bytes b
 
 def serve(robot: str) -> None:
     """Answer every message with its first 400 bytes, until standard input closes."""
-    import rclpy
-    from rclpy.context import Context
-
     from rrto_ros.transport.ros_port import RosServerPort
 
-    context = Context()
-    rclpy.init(context=context)
     ports: list[RosServerPort] = []
 
     def echo(m: CallsMessage) -> None:
@@ -39,12 +34,11 @@ def serve(robot: str) -> None:
 
     ports.append(
         RosServerPort(
-            context, robot, echo, lambda _: OpenAnswer(False, "echo"), lambda *_: (False, "")
+            None, robot, echo, lambda _: OpenAnswer(False, "echo"), lambda *_: (False, "")
         )
     )
     sys.stdin.read()
     ports[0].close()
-    rclpy.shutdown(context=context)
 
 
 def probe(robot: str, repeats: int) -> None:
@@ -52,15 +46,10 @@ def probe(robot: str, repeats: int) -> None:
     import json
     import statistics
 
-    import rclpy
-    from rclpy.context import Context
-
     from rrto_ros.transport.ros_port import RosRobotPort
 
-    context = Context()
-    rclpy.init(context=context)
     answered = threading.Event()
-    port = RosRobotPort(context, robot, lambda _: answered.set())
+    port = RosRobotPort(None, robot, lambda _: answered.set())
     # The answer shows that both sides know each other's services; the topics follow.
     port.open_session(OpenRequest(SESSION, robot, "", "", os.getpid()), 20.0)
     for name, size in SIZES.items():
@@ -85,7 +74,6 @@ def probe(robot: str, repeats: int) -> None:
         }
         print(json.dumps(numbers), flush=True)
     port.close()
-    rclpy.shutdown(context=context)
 
 
 def dds_alone(smoke: bool) -> list[Row]:

@@ -12,8 +12,6 @@ from rrto_ros.errors import ConfigError
 from rrto_ros.shim.build import ensure_built
 
 NODE_DEFAULTS: Mapping[str, str] = {
-    # Pictures and uploads overflow the default transports' buffers and wait for repair.
-    "FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA",
     # Nodes of one machine find each other also where multicast does not work; others as before.
     "ROS_STATIC_PEERS": "127.0.0.1",
     # Keep the memory of large messages instead of asking the kernel for it each time.

@@ -1,11 +1,11 @@
-"""The environment: the user's own, and what this process adds to talk to the nodes."""
+"""The environment: the user's own, and what this process adds to find the nodes."""
 
 from __future__ import annotations
 
 import os
 from functools import cache
 
-_NAMES = ("FASTDDS_BUILTIN_TRANSPORTS", "ROS_STATIC_PEERS")
+_PEERS = "ROS_STATIC_PEERS"
 
 
 @cache
@@ -14,10 +14,9 @@ def users_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def join_transports() -> None:
-    """Use the transports that bring-up gives the nodes; others meet them on one machine only."""
+def join_discovery() -> None:
+    """Find this machine's nodes also where multicast does not work, as they find each other."""
     from rrto_ros.bringup.environment import NODE_DEFAULTS
 
     users_environment()
-    for name in _NAMES:
-        os.environ.setdefault(name, NODE_DEFAULTS[name])
+    os.environ.setdefault(_PEERS, NODE_DEFAULTS[_PEERS])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +22,7 @@ from rrto_ros.cli.console import note, out, print_json, process_line
 from rrto_ros.cli.state import STATUS_TIMEOUT_S
 from rrto_ros.cli.summary import human_bytes
 from rrto_ros.errors import ConfigError, UnavailableError
+from rrto_ros.termination import Termination
 from rrto_ros.transport.port import ResultsMessage
 from rrto_ros.transport.ros_bag import CallRecorder
 from rrto_ros.transport.ros_client import RECORDER, RobotClient
@@ -96,19 +95,13 @@ def record(client: RobotClient, folder: Path) -> None:
         ConfigError: The folder cannot be used.
         UnavailableError: No recorder answers, or the bag could not be written.
     """
-    stop = threading.Event()
-    before = {n: signal.signal(n, lambda *_: stop.set()) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with recording(client, folder) as recorder:
-            note(
-                f"recording to {folder}; uploads are sent whole meanwhile (blob_references: "
-                "false). Ctrl-C ends"
-            )
-            stop.wait()
-        counted = recorder.statistics()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with Termination() as termination, recording(client, folder) as recorder:
+        note(
+            f"recording to {folder}; uploads are sent whole meanwhile (blob_references: "
+            "false). Ctrl-C ends"
+        )
+        termination.wait()
+    counted = recorder.statistics()
     out.print(f"{counted['written']} messages of {counted['sessions']} sessions in {folder}")
 
 

@@ -53,9 +53,9 @@ Input = Annotated[
 @app.callback()
 def _prepare() -> None:
     """Run the CUDA work of unmodified programs on an offload server over ROS 2."""
-    from rrto_ros.cli.ambient import join_transports
+    from rrto_ros.cli.ambient import join_discovery
 
-    join_transports()
+    join_discovery()
 
 
 @app.command()

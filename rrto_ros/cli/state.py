@@ -90,39 +90,36 @@ def session_table(statuses: list[dict[str, Any]]) -> Table | None:
 
 
 def replay_table(statuses: list[dict[str, Any]]) -> Table | None:
-    """One row per session that is recorded and replayed, as the recorder knows it."""
+    """One column per session that is recorded and replayed, as the recorder knows it."""
     status = next((s for s in statuses if s["kind"] == RECORDER), None)
     sessions = [s for s in status["sessions"] if s["mode"] == "replay"] if status else []
     if not sessions:
         return None
     table = Table(title="record and replay", title_justify="left")
-    names = (
-        "pid",
-        "phase",
-        "sequence",
-        "repetitions",
-        "inferences",
-        "hit rate",
-        "deviations",
-        "per inference",
-        "latency (median)",
-    )
-    for name in names:
-        table.add_column(name, overflow="fold")
+    table.add_column("pid")
     for s in sessions:
-        table.add_row(
-            str(s["pid"]),
-            s["phase"],
-            f"{s['sequence_calls']:,} calls" if s["plans"] else "none yet",
-            f"{s['sequence_repetitions']:,}",
-            f"{s['inferences']:,}",
-            f"{s['hit_rate']:.1%}",
-            f"{s['deviations']:,}",
-            f"{human_bytes(s['inference_bytes_sent'])} sent, "
+        table.add_column(str(s["pid"]), overflow="fold")
+    rows: dict[str, list[str]] = {}
+    for s in sessions:
+        cells = {
+            "phase": s["phase"],
+            "sequence": f"{s['sequence_calls']:,} calls, of {s['plans']} known"
+            if s["plans"]
+            else "none yet",
+            "repetitions": f"{s['sequence_repetitions']:,}",
+            "inferences": f"{s['inferences']:,} of all sequences",
+            "hit rate": f"{s['hit_rate']:.1%}",
+            "deviations": f"{s['deviations']:,}",
+            "per inference": f"{human_bytes(s['inference_bytes_sent'])} sent, "
             f"{human_bytes(s['inference_bytes_received'])} received, "
             f"{s['inference_round_trips']:.3g} round trips",
-            f"{s['last_inference_ms']:.2f} ms ({s['median_inference_ms']:.2f} ms)",
-        )
+            "latency": f"{s['last_inference_ms']:.2f} ms last, "
+            f"{s['median_inference_ms']:.2f} ms median",
+        }
+        for name, cell in cells.items():
+            rows.setdefault(name, []).append(cell)
+    for name, row in rows.items():
+        table.add_row(name, *row)
     return table
 
 

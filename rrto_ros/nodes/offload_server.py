@@ -7,9 +7,7 @@ thread never waits for the opening of a session, which has a thread of its own.
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +22,7 @@ from rclpy.signals import SignalHandlerOptions
 from rrto_msgs.msg import SessionStatus, Status
 from rrto_ros.errors import RrtoError
 from rrto_ros.nodes.server_parameters import declare_robot, declare_settings
+from rrto_ros.termination import Termination
 from rrto_ros.transport.port import (
     CallsMessage,
     OpenAnswer,
@@ -62,7 +61,12 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         )
         try:
             self._port = RosServerPort(
-                self.context, self._robot, self._calls, self._open, self._close, self.get_name()
+                self.context.get_domain_id(),
+                self._robot,
+                self._calls,
+                self._open,
+                self._close,
+                self.get_name(),
             )
             self._status = self.create_publisher(Status, status_topic, QoSProfile(depth=10))
             self._diagnostics = self.create_publisher(
@@ -190,16 +194,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=None if arguments is None else [sys.argv[0], *arguments],
         signal_handler_options=SignalHandlerOptions.NO,
     )
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     # A result's thread takes over from a busy one within this time.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    # A second signal does not cut the shutdown short either.
+    with Termination() as termination:
+        return _run(termination)
+
+
+def _run(termination: Termination) -> int:
     code = 0
     server: OffloadServer | None = None
     try:
         server = OffloadServer()
-        stop.wait()
+        termination.wait()
     except (RrtoError, ParameterException) as error:
         rclpy.logging.get_logger("offload_server").fatal(str(error))
         code = 2

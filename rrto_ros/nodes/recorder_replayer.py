@@ -18,7 +18,6 @@ are in `rrto_ros.transport.robot_host`. What each transition does and refuses:
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -43,6 +42,7 @@ from rrto_ros.nodes.recorder_parameters import (
     session_config,
 )
 from rrto_ros.nodes.session_messages import session_message
+from rrto_ros.termination import Termination
 from rrto_ros.transport.port import topic
 from rrto_ros.transport.ring_socket import socket_path
 from rrto_ros.transport.robot_host import RobotHost
@@ -102,7 +102,8 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
             self.get_logger().error(f"not configured: {error}")
             return _REFUSED
         self._host = host
-        self._port = RosRobotPort(self.context, self._robot, host.on_results, self.get_name())
+        domain = self.context.get_domain_id()
+        self._port = RosRobotPort(domain, self._robot, host.on_results, self.get_name())
         super().on_configure(state)
         self._entered("inactive")
         return _OK
@@ -301,11 +302,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=None if arguments is None else [sys.argv[0], *arguments],
         signal_handler_options=SignalHandlerOptions.NO,
     )
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     # The thread that brings a result takes over from a busy one within this time.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    # A second signal does not cut the shutdown short either.
+    with Termination() as termination:
+        return _run(termination)
+
+
+def _run(termination: Termination) -> int:
     code = 0
     node: RecorderReplayer | None = None
     spin: SpinThread | None = None
@@ -314,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if node.get_parameter("autostart").value:
             node.start()
         spin = SpinThread(node)
-        stop.wait()
+        termination.wait()
     except (RrtoError, ParameterException) as error:
         rclpy.logging.get_logger("recorder_replayer").fatal(str(error))
         code = 2

@@ -43,6 +43,8 @@ _PROGRAM_FLAGS = FLAG_WAITED | FLAG_REPLY
 class _Lane:
     known: Known | None = None
     position: int = 0
+    missing: int = 0
+    """Calls of the plan that this walk left out."""
     astray: bool = False
 
 
@@ -239,8 +241,11 @@ class Cursor:
             lane.astray = False
             lane.position = position + 1
             if position + 1 == known.length:
-                self._plans.complete(known)
-                fed.ended.append(self._waited)
+                if lane.missing:
+                    self._plans.fail(known, known.length - lane.missing, self._calls)
+                else:
+                    self._plans.complete(known)
+                    fed.ended.append(self._waited)
             offset = after
         if literal >= 0:
             parts.append(view[literal:])
@@ -342,11 +347,13 @@ class Cursor:
     def _leave(self, known: Known) -> None:
         for lane in self._lanes.values():
             if lane.known is known:
-                lane.known, lane.position, lane.astray = None, 0, False
+                lane.known, lane.position, lane.missing, lane.astray = None, 0, 0, False
 
     def _seek(self, lane: _Lane, code: int, key: bytes, fed: Fed) -> Known | None:
         """Move the lane to a call that equals the record, if any plan has one."""
         plans = self._plans
+        if plans.resting:
+            plans.wake(self._calls)
         if not plans.active:
             fed.clean = False
             return None
@@ -362,13 +369,13 @@ class Cursor:
             if known is not None and not ended:
                 fed.clean = False
                 self._deviate(lane)
-                plans.fail(known, position)
+                plans.fail(known, position - lane.missing, self._calls)
                 # That may have put it to rest.
                 best = plans.first(code, key)
             if best is not None:
                 plans.begin(best)
                 fed.begun += 1
-                lane.known, lane.position, lane.astray = best, 0, False
+                lane.known, lane.position, lane.missing, lane.astray = best, 0, 0, False
                 return best
         fed.clean = False
         if not ended:
@@ -377,6 +384,8 @@ class Cursor:
         if not places:
             return None
         other, at = next((p for p in places if p[0] is lane.known), places[0])
+        ahead = other is lane.known and at > lane.position
+        lane.missing = lane.missing + at - lane.position if ahead else at
         lane.known, lane.position = other, at
         return other
 

@@ -13,6 +13,8 @@ from rrto_ros.replay.plan import MAX_PLANS, Plan
 MAX_DEFINED_BYTES = 60 << 20
 """Below what a server takes in one session."""
 _IDLE_WALKS = 256
+_REST = 4
+_LONGEST_REST = 1024
 
 
 class Known:
@@ -27,12 +29,15 @@ class Known:
         active: Whether cursors may enter it.
         completed, failed: Walks to its end, and walks that ended before.
         streak: Failed walks in a row.
-        used, back_at: In walks of the session: the last one, and when it may be active again.
+        used: The last walk, in walks of the session.
+        rest: How long it will rest when it is dropped, in lengths of the plan and times
+            `drop_after`; longer each time, until a walk reaches the end.
+        back_at: Until then it rests, in calls of the session.
     """
 
     __slots__ = (
         "active", "back_at", "codes", "completed", "failed", "keys", "length", "number", "plan",
-        "ranges", "shared", "streak", "used",
+        "ranges", "rest", "shared", "streak", "used",
     )  # fmt: skip
 
     def __init__(self, number: int, plan: Plan) -> None:
@@ -51,6 +56,7 @@ class Known:
         self.failed = 0
         self.streak = 0
         self.used = 0
+        self.rest = _REST
         self.back_at = 0
 
     def equals(self, position: int, code: int, key: bytes) -> bool:
@@ -98,6 +104,7 @@ class KnownPlans:
         self.version = 0
         """Counts changes of `active`."""
         self.active: list[Known] = []
+        self.resting: list[Known] = []
         self.last: Known | None = None
         """The plan that was walked to its end last."""
 
@@ -124,10 +131,7 @@ class KnownPlans:
 
     def add(self, plan: Plan) -> Known | None:
         """Let cursors walk a plan; returns it if the server has to be told of it first."""
-        old = self._by_digest.get(plan.digest)
-        if old is not None:
-            if not old.active and self._walks >= old.back_at:
-                self._activate(old)
+        if plan.digest in self._by_digest:
             return None
         size = len(plan.encoded)
         number = self._number(size)
@@ -156,19 +160,34 @@ class KnownPlans:
         """A walk reached the plan's end."""
         known.completed += 1
         known.streak = 0
+        known.rest = _REST
         self._completed += 1
         self.last = known
 
-    def fail(self, known: Known, position: int) -> None:
-        """A walk ended before its plan did, and another began."""
+    def fail(self, known: Known, walked: int, now: int) -> None:
+        """A walk ended that left something out.
+
+        Args:
+            known: Its plan.
+            walked: Calls of the plan that the walk had.
+            now: Calls of the session so far.
+        """
         known.failed += 1
-        if 2 * position >= known.length:
+        if 2 * walked >= known.length:
             return  # most of it was of use
         known.streak += 1
         if known.streak >= self._drop_after and known.active:
             self._dropped += 1
-            known.back_at = self._walks + 4 * self._drop_after
+            known.back_at = now + known.rest * self._drop_after * known.length
+            known.rest = min(2 * known.rest, _LONGEST_REST)
             self._deactivate(known)
+            self.resting.append(known)
+
+    def wake(self, now: int) -> None:
+        """Let cursors walk again what has rested long enough; `now` in calls of the session."""
+        for known in [k for k in self.resting if now >= k.back_at]:
+            self.resting.remove(known)
+            self._activate(known)
 
     def first(self, code: int, key: bytes) -> Known | None:
         """The plan that begins with this call; of several the one that was walked last."""
@@ -212,6 +231,8 @@ class KnownPlans:
     def _forget(self, known: Known) -> None:
         if known.active:
             self._deactivate(known)
+        else:
+            self.resting.remove(known)
         del self._numbered[known.number], self._by_digest[known.plan.digest]
 
     def _activate(self, known: Known) -> None:

@@ -14,14 +14,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import rclpy
-from rclpy.context import Context
 from rclpy.serialization import deserialize_message
-from rclpy.signals import SignalHandlerOptions
 
 from rrto_msgs.msg import CallBatch, CallResult, SessionEvent
 from rrto_ros.transport.port import topic
-from rrto_ros.transport.ros_port import SpinThread, announcement_qos, call_qos, quiet_node
+from rrto_ros.transport.ros_context import own_context, quiet_node
+from rrto_ros.transport.ros_port import SpinThread, announcement_qos, call_qos
 
 CALL_TOPICS: tuple[tuple[str, str, Any], ...] = (
     ("sessions", "rrto_msgs/msg/SessionEvent", SessionEvent),
@@ -59,13 +57,7 @@ class CallRecorder:
         self._skipped = 0
         self._failure = ""
         self._queue: queue.SimpleQueue[tuple[str, int, bytes] | None] = queue.SimpleQueue()
-        self._context = Context()
-        rclpy.init(
-            args=[],
-            context=self._context,
-            domain_id=domain,
-            signal_handler_options=SignalHandlerOptions.NO,
-        )
+        self._context = own_context(domain)
         self._node = quiet_node("rrto_bag_record", self._context)
         # One executor thread for all topics keeps their order of arrival.
         for name, _, kind in CALL_TOPICS:

@@ -14,17 +14,15 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import rclpy
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParameters
-from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 
 from rrto_msgs.msg import SessionStatus, Status
 from rrto_ros.errors import UnavailableError
 from rrto_ros.transport.port import topic
+from rrto_ros.transport.ros_context import own_context
 from rrto_ros.transport.ros_port import SpinThread, announcement_qos
 
 RECORDER = "recorder_replayer"
@@ -74,13 +72,7 @@ class RobotClient:
         self._statuses: dict[str, tuple[Plain, float]] = {}
         self._reports: dict[str, Plain] = {}
         self._received = 0
-        self._context = Context()
-        rclpy.init(
-            args=[],
-            context=self._context,
-            domain_id=domain,
-            signal_handler_options=SignalHandlerOptions.NO,
-        )
+        self._context = own_context(domain)
         self._node = Node(
             "rrto_client",
             context=self._context,

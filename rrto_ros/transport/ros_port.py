@@ -3,7 +3,7 @@
 A node that carries calls or results is kept apart from the node with the parameters: the wait
 for the one hot topic then looks at two entities and nothing else. It is waited for with a wait
 set and `take` in a thread of its own; services and clients live in a second node with an executor
-in a second thread. Entities of one context share one DDS participant, so this costs no discovery.
+in a second thread. They share a context, and with it one DDS participant (`ros_context`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from rclpy.context import Context
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
@@ -35,6 +35,7 @@ from rrto_ros.transport.port import (
     SessionAnnouncement,
     topic,
 )
+from rrto_ros.transport.ros_context import own_context, quiet_node
 
 CALL_DEPTH = 256
 ANNOUNCEMENT_DEPTH = 64
@@ -42,7 +43,7 @@ MAX_KNOWN_BLOBS = 4096
 OPEN_REPEAT_S = 1.0
 """How long a request for a session waits for its answer before it is sent again."""
 CLOSE_ANSWER_S = 1.0
-"""How long a port that is closed waits for the server's answers about closed sessions."""
+"""How long a port that is closed waits for answers, and then for acknowledgements."""
 _U32 = 0xFFFFFFFF
 
 
@@ -78,15 +79,14 @@ def id_array(session: bytes) -> Any:
     return np.frombuffer(session, np.uint8)
 
 
-def quiet_node(name: str, context: Context) -> Node:
-    """A node without parameters, services, rosout or remapping, only for data."""
-    return Node(
-        name,
-        context=context,
-        use_global_arguments=False,
-        start_parameter_services=False,
-        enable_rosout=False,
-    )
+def wait_delivered(*publishers: Any) -> None:
+    """Wait a second at most until the subscribers have all that was published.
+
+    What a node that disappears has just sent does not always arrive.
+    """
+    end = time.monotonic() + CLOSE_ANSWER_S
+    for publisher in publishers:
+        publisher.wait_for_all_acked(Duration(seconds=max(end - time.monotonic(), 0.0)))
 
 
 class TakeThread:
@@ -179,7 +179,7 @@ class RosRobotPort:
     """The robot's side: publishes calls, takes results, asks for sessions.
 
     Args:
-        context: An initialised rclpy context.
+        domain: ROS domain number, None for the environment's; the port has an own context.
         robot: Robot name, the topics' prefix.
         on_results: Called for every results message, in the port's take thread.
         name: Prefix of the data nodes' names.
@@ -187,7 +187,7 @@ class RosRobotPort:
 
     def __init__(
         self,
-        context: Context,
+        domain: int | None,
         robot: str,
         on_results: Callable[[ResultsMessage], None],
         name: str = "recorder_replayer",
@@ -198,11 +198,12 @@ class RosRobotPort:
         self._published = 0
         self._answers = threading.Condition()
         self._unanswered = 0
-        self._data = quiet_node(f"{name}_data", context)
+        self._context = own_context(domain)
+        self._data = quiet_node(f"{name}_data", self._context)
         self._calls = self._data.create_publisher(
             CallBatch, topic(robot, "call_batches"), call_qos()
         )
-        self._control = quiet_node(f"{name}_control", context)
+        self._control = quiet_node(f"{name}_control", self._context)
         self._open = self._control.create_client(OpenSession, topic(robot, "open_session"))
         self._close = self._control.create_client(CloseSession, topic(robot, "close_session"))
         self._take = TakeThread(
@@ -288,12 +289,13 @@ class RosRobotPort:
     def close(self) -> None:
         """Stop the threads and leave the graph, once the server has heard of closed sessions."""
         with self._answers:
-            # What a node that disappears has just sent does not always arrive.
             self._answers.wait_for(lambda: self._unanswered == 0, CLOSE_ANSWER_S)
+        wait_delivered(self._calls)
         self._take.close()
         self._spin.close()
         self._data.destroy_node()
         self._control.destroy_node()
+        self._context.try_shutdown()
 
     def _answered(self, _: Any) -> None:
         with self._answers:
@@ -318,7 +320,7 @@ class RosServerPort:
     """The server's side: takes calls, publishes results, answers session requests.
 
     Args:
-        context: An initialised rclpy context.
+        domain: ROS domain number, None for the environment's; the port has an own context.
         robot: Robot name, the topics' prefix.
         on_calls: Called for every calls message, in the port's take thread.
         on_open: Answers a session request, in the port's service thread; may take its time.
@@ -328,7 +330,7 @@ class RosServerPort:
 
     def __init__(
         self,
-        context: Context,
+        domain: int | None,
         robot: str,
         on_calls: Callable[[CallsMessage], None],
         on_open: Callable[[OpenRequest], OpenAnswer],
@@ -341,8 +343,9 @@ class RosServerPort:
         self._on_close = on_close
         self._lock = threading.Lock()
         self._published = 0
-        self._data = quiet_node(f"{name}_data", context)
-        self._control = quiet_node(f"{name}_control", context)
+        self._context = own_context(domain)
+        self._data = quiet_node(f"{name}_data", self._context)
+        self._control = quiet_node(f"{name}_control", self._context)
         self._results = self._data.create_publisher(
             CallResult, topic(robot, "call_results"), call_qos()
         )
@@ -396,11 +399,13 @@ class RosServerPort:
         return {"published": self._published, **self._take.statistics()}
 
     def close(self) -> None:
-        """Stop the threads and leave the graph."""
+        """Stop the threads and leave the graph, once the robots have what was said last."""
+        wait_delivered(self._results, self._sessions)
         self._take.close()
         self._spin.close()
         self._data.destroy_node()
         self._control.destroy_node()
+        self._context.try_shutdown()
 
     def _received(self, m: Any) -> None:
         self._on_calls(

@@ -1,13 +1,9 @@
-"""A robot's port over DDS for a tool that plays sessions itself, with a context of its own."""
+"""A robot's port over DDS for a tool that plays sessions itself."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-
-import rclpy
-from rclpy.context import Context
-from rclpy.signals import SignalHandlerOptions
 
 from rrto_ros.transport.port import ResultsMessage
 from rrto_ros.transport.ros_port import RosRobotPort
@@ -24,18 +20,8 @@ def playing_port(
         domain: ROS domain number.
         on_results: Takes every message of results, in the port's thread.
     """
-    context = Context()
-    rclpy.init(
-        args=[],
-        context=context,
-        domain_id=domain,
-        signal_handler_options=SignalHandlerOptions.NO,
-    )
+    port = RosRobotPort(domain, robot, on_results, name="rrto_bag_play")
     try:
-        port = RosRobotPort(context, robot, on_results, name="rrto_bag_play")
-        try:
-            yield port
-        finally:
-            port.close()
+        yield port
     finally:
-        context.try_shutdown()
+        port.close()

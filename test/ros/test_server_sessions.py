@@ -20,7 +20,8 @@ from rrto_ros.api.codec import FLAG_REPLY, pack_call, unpack_module_info  # noqa
 from rrto_ros.api.results import CUresult  # noqa: E402
 from rrto_ros.errors import UnavailableError  # noqa: E402
 from rrto_ros.transport.port import CallsMessage, OpenRequest, topic  # noqa: E402
-from rrto_ros.transport.ros_port import RosRobotPort, announcement_qos  # noqa: E402
+from rrto_ros.transport.ros_context import own_context, quiet_node  # noqa: E402
+from rrto_ros.transport.ros_port import RosRobotPort, SpinThread, announcement_qos  # noqa: E402
 
 PTX = b"""
 .version 7.0
@@ -60,14 +61,17 @@ class Robot:
         rclpy.init(context=self.context, domain_id=domain)
         self.ends = []
         self.port = RosRobotPort(
-            self.context, robot, lambda m: [end.receive(m) for end in self.ends], "test_robot"
+            domain, robot, lambda m: [end.receive(m) for end in self.ends], "test_robot"
         )
         self.node = Node("listener", context=self.context)
         self.statuses, self.events, self.diagnostics = [], [], []
         self.node.create_subscription(Status, topic(robot, "status"), self.statuses.append, 10)
-        self.node.create_subscription(
+        # Announcements of sessions come with the calls, by the transports of data.
+        self.announcements = quiet_node("announcements", own_context(domain))
+        self.announcements.create_subscription(
             SessionEvent, topic(robot, "sessions"), self.events.append, announcement_qos()
         )
+        self.spin = SpinThread(self.announcements)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
@@ -91,12 +95,17 @@ class Robot:
     def close(self):
         self.executor.shutdown()
         self.node.destroy_node()
+        self.spin.close()
+        self.announcements.destroy_node()
+        self.announcements.context.try_shutdown()
         self.port.close()
         self.context.shutdown()
 
 
 @pytest.fixture
-def robot(rig):
+def robot(rig, monkeypatch):
+    # As the rig's processes have it: the participants of data agree on the ways they listen.
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     made = Robot(rig.domain, rig.robot)
     yield made
     made.close()

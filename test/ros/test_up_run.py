@@ -81,9 +81,10 @@ def test_a_program_that_is_not_there_is_named_before_anything_starts(rig):
 def test_signals_reach_the_program_and_everything_ends(rig):
     text = (
         "import signal, sys\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
         "print('program is up', flush=True)\n"
-        "while True: signal.pause()"
+        "signal.sigwait([signal.SIGTERM])\n"
+        "sys.exit(5)"
     )
     process = run(rig, "--device", "null", "--", sys.executable, "-c", text)
     process.wait_for("^program is up", START_S)

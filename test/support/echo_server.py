@@ -15,6 +15,7 @@ from rrto_ros.api.codec import BLOB_DATA_OP, iter_calls, pack_result, unpack_blo
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.api.wire import FLAG_BLOB_REF, FLAG_KEEP, FLAG_REPLY, RESULT_BLOB_WANTED
 from rrto_ros.errors import UnavailableError
+from rrto_ros.replay.literal import LiteralReader
 from rrto_ros.transport.link import MessageReceiver, MessageSender
 from rrto_ros.transport.port import (
     FLAG_ACK_ONLY,
@@ -57,6 +58,7 @@ class EchoServer:
         self.waiting = {}
         self.inbox = queue.SimpleQueue()
         self.links = {}
+        self.readers = {}
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
@@ -124,8 +126,10 @@ class EchoServer:
             return
         more = bool(message.flags & FLAG_MORE)
         for batch in receiver.receive(message.sequence, more, message.data, now):
-            for call in iter_calls(bytes(batch)):
-                self.execute(call, sender)
+            # Plans and references as a reader that is not the executor sees them.
+            for record in self.readers.setdefault(message.session, LiteralReader()).read(batch):
+                for call in iter_calls(bytes(record)):
+                    self.execute(call, sender)
 
     def execute(self, call, sender):
         payload = bytes(call.payload or b"")

@@ -70,12 +70,17 @@ def test_the_users_parameter_file_is_read_after_the_packages_own(tmp_path):
         assert files == [str(config_folder() / "rrto_ros.yaml"), str(mine)]
 
 
-def test_nodes_get_the_transports_for_large_messages_unless_the_user_chose(monkeypatch):
-    monkeypatch.delenv("FASTDDS_BUILTIN_TRANSPORTS", raising=False)
-    assert processes(Options())[0].environment["FASTDDS_BUILTIN_TRANSPORTS"] == "LARGE_DATA"
-    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+def test_nodes_find_each_other_without_multicast_unless_the_user_chose_peers(monkeypatch):
+    monkeypatch.delenv("ROS_STATIC_PEERS", raising=False)
+    assert processes(Options())[0].environment["ROS_STATIC_PEERS"] == "127.0.0.1"
+    monkeypatch.setenv("ROS_STATIC_PEERS", "192.0.2.7")
     # The value itself: what starts the processes may hand them another environment than its own.
-    assert processes(Options())[0].environment["FASTDDS_BUILTIN_TRANSPORTS"] == "UDPv4"
+    assert processes(Options())[0].environment["ROS_STATIC_PEERS"] == "192.0.2.7"
+
+
+def test_nodes_keep_the_transports_of_the_users_other_nodes(monkeypatch):
+    monkeypatch.delenv("FASTDDS_BUILTIN_TRANSPORTS", raising=False)
+    assert "FASTDDS_BUILTIN_TRANSPORTS" not in processes(Options())[0].environment
 
 
 def test_every_node_runs_with_this_python():

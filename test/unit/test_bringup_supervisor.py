@@ -12,15 +12,13 @@ from rrto_ros.bringup import supervisor as module
 from rrto_ros.bringup.processes import Process
 from rrto_ros.bringup.supervisor import Supervisor
 
+# A handler and pause() would lose a signal that comes between its check and the pause.
 STAYS = """
-import signal, sys
-def end(*_):
-    print('ending', flush=True)
-    sys.exit(0)
-signal.signal(signal.SIGINT, end)
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 print('up', flush=True)
-while True:
-    signal.pause()
+signal.sigwait([signal.SIGINT])
+print('ending', flush=True)
 """
 STUBBORN = """
 import signal

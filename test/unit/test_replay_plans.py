@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import struct
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rrto_ros.api.codec import (
-    PLAN_DEFINE_OP,
-    PLAN_REF_OP,
-    iter_calls,
-    iter_headers,
-    iter_results,
-    pack_call,
-)
+from rrto_ros.api.codec import PLAN_REF_OP, iter_calls, iter_headers, iter_results, pack_call
+from rrto_ros.errors import ProtocolError
 from rrto_ros.evaluation.synthetic import Call, Model, Program, interleave
+from rrto_ros.record.templates import CallTemplate
+from rrto_ros.replay.cursor import Cursor
 from rrto_ros.replay.executor import Executor
+from rrto_ros.replay.literal import LiteralReader
 from rrto_ros.replay.plan import (
+    MAX_PLANS,
+    Plan,
     decode_plan,
-    literal,
+    mark,
+    pack_define,
+    pack_reference,
     read_reference,
 )
 from rrto_ros.replay.replayer import Replayer, ReplayOptions
+from rrto_ros.search.sequence import Varying
 
 SETTINGS = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -106,19 +110,8 @@ class Replayed:
 
 def expanded(batches):
     """The literal records of batches, as another reader than the executor sees them."""
-    plans, out = {}, []
-    for batch in batches:
-        view = memoryview(batch)
-        for h in iter_headers(view):
-            if h.op == PLAN_DEFINE_OP:
-                record = next(iter_calls(view[h.offset : h.offset + h.size]))
-                plans[record["plan"]] = decode_plan(record.payload, bytes(record["digest"]))
-            elif h.op == PLAN_REF_OP:
-                ref = read_reference(view, h)
-                out += literal(plans[ref.plan], ref)
-            else:
-                out.append(bytes(view[h.offset : h.offset + h.size]))
-    return out
+    reader = LiteralReader()
+    return [bytes(record) for batch in batches for record in reader.read(batch)]
 
 
 class Log:
@@ -231,3 +224,225 @@ def test_threads_in_any_order_arrive_unchanged(seed):
     batches = Replayed(rng).run(records, rng.choice([3, 60]), at_waits=rng.random() < 0.5)
     assert meaning(expanded(batches)) == meaning(records)
     assert executed(batches) == executed([b"".join(records)])
+
+
+def steady(rounds, *, models=1, kernels=6, allocates=False):
+    """Models that infer in turn, without a fault."""
+    p = Program()
+    made = [Model(p, f"m{i}", 10 + i, kernels) for i in range(models)]
+    for number in range(rounds):
+        m = made[number % models]
+        if allocates:
+            address = p.alloc()
+            p._heap = address  # an allocator that gives the same address again
+        m.infer()
+        if allocates:
+            p.call("mem_free", address=address, stream=0)
+    return p
+
+
+def references(batches):
+    """(plan, first call, calls) of all references."""
+    out = []
+    for batch in batches:
+        view = memoryview(batch)
+        for h in iter_headers(view):
+            if h.op == PLAN_REF_OP:
+                ref = read_reference(view, h)
+                out.append((ref.plan, ref.first, ref.count))
+    return out
+
+
+@pytest.mark.parametrize(("models", "allocates"), [(1, False), (3, False), (1, True)])
+def test_a_steady_program_is_one_reference_an_inference_from_the_fourth_on(models, allocates):
+    rounds = 20 * models
+    sent = Replayed(random.Random(1))
+    records = flagged_steady(steady(rounds, models=models, allocates=allocates))
+    batches = sent.run(records, at_waits=True)
+    counts = sent.replayer.statistics()
+    assert counts["walks_completed"] >= rounds - 3 * models
+    assert counts["deviations"] == 0
+    last = references(batches)[-models * 10 :]
+    assert len({plan for plan, _, _ in last}) == models
+    if not allocates:  # there the frees of the inference before travel with the next
+        assert {(first, count) for _, first, count in last} == {(0, 8)}
+    assert sum(map(len, batches)) < 0.7 * sum(map(len, records))
+    state = sent.replayer.state()
+    assert (state.phase, state.plans) == ("replaying", models)
+    assert state.inferences == counts["walks_completed"]
+
+
+def flagged_steady(program):
+    """Records without gaps in their numbers; copies to the host wait."""
+    return [
+        pack_call(
+            c.name, i, thread=c.thread, payload=c.payload,
+            record_flags=3 if c.name == "memcpy_dtoh" else 0, **c.fields,
+        )
+        for i, c in enumerate(program.calls, 1)
+    ]  # fmt: skip
+
+
+def test_what_is_replayed_from_end_to_end_is_not_searched():
+    sent = Replayed(random.Random(1))
+    sent.run(flagged_steady(steady(40)), at_waits=True)
+    counts = sent.replayer.statistics()
+    assert counts["search_calls"] < 100
+    assert counts["unseen_bytes"] > 30 * 500
+
+
+def test_a_plan_that_keeps_failing_rests_and_comes_back():
+    p = Program()
+    m = Model(p, "m", 10, 12)
+    for number in range(80):
+        m.upload()
+        # For a while only the first calls of an inference are the same.
+        m.launches(0, 12 if number < 6 or number >= 60 else 1)
+        if 6 <= number < 60:
+            p.launch(10, 50 + number, number)
+        m.read()
+    sent = Replayed(random.Random(1), drop_after=4)
+    records = flagged_steady(p)
+    batches = sent.run(records, at_waits=True)
+    counts = sent.replayer.statistics()
+    assert counts["plans_dropped"] >= 1
+    assert counts["walks_completed"] > 15
+    assert meaning(expanded(batches)) == meaning(records)
+
+
+def test_a_variant_is_learnt_and_walked_without_a_deviation():
+    p = Program()
+    m = Model(p, "m", 10, 12)
+    for number in range(60):
+        m.upload()
+        m.launches(0, 6)
+        if number % 2:
+            m.launches(6, 12)
+        else:
+            p.launch(10, 40, m.buffer(5), m.buffer(6))
+        m.read()
+    sent = Replayed(random.Random(1))
+    sent.run(flagged_steady(p), at_waits=True)
+    before = sent.replayer.statistics()
+    assert before["plans"] == 2
+    assert before["walks_completed"] >= 60 - 6
+    assert before["deviations"] <= 2
+
+
+def test_more_plans_than_numbers_take_the_numbers_of_idle_ones():
+    plans = [plan_of_words(i) for i in range(MAX_PLANS + 8)]
+    cursor = Cursor()
+    batches, records, index = [], [], 0
+    for i, plan in enumerate(plans[:MAX_PLANS]):
+        batches.append(b"".join(cursor.add(plan)))
+        assert batches[-1]
+        assert not cursor.add(plan), "the server has it"
+        assert cursor.plans.statistics()["plans"] == i + 1
+    assert not cursor.add(plans[MAX_PLANS]), "all are in use"
+    order = [0] * 300 + list(range(MAX_PLANS, MAX_PLANS + 8)) * 3 + [0, 5, 9]
+    for which in order:
+        batches.append(b"".join(bytes(p) for p in cursor.add(plans[which])))
+        for call in plans[which].calls:
+            index += 1
+            records.append(call.record(index, 1, 0, None))
+        fed = cursor.feed(b"".join(records[-len(plans[which]) :]))
+        batches += [bytes(p) for p in fed.parts]
+    batches.append(bytes(cursor.close()))
+    assert meaning(expanded(batches)) == meaning(records)
+    counts = cursor.statistics()
+    assert counts["plans_defined"] == MAX_PLANS
+    assert counts["walks_completed"] == len(order)
+
+
+def plan_of_words(i):
+    p = Program()
+    p.launch(7, i, i, 1)
+    p.launch(7, i, i, 2)
+    p.launch(7, i, i, 3)
+    view = b"".join(p.records())
+    calls = [
+        CallTemplate(h.op, 0, view[h.offset + 24 : h.offset + h.size]) for h in iter_headers(view)
+    ]
+    return Plan(tuple(calls))
+
+
+def test_a_failing_search_is_switched_off_and_the_replay_goes_on(monkeypatch):
+    sent = Replayed(random.Random(1))
+    records = flagged_steady(steady(30))
+    half = len(records) // 2
+    sent.run(records[:half], at_waits=True)
+    before = sent.replayer.statistics()["walks_completed"]
+
+    def broken(*_):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr("rrto_ros.record.log.CallLog.extend", broken)
+    # Something unknown, which the search would look at.
+    strange = pack_call("event_record", 1 << 40, event=9, stream=0)
+    sent.run([strange], at_waits=True)
+    sent.run(records[half:], at_waits=True)
+    counts = sent.replayer.statistics()
+    assert "no luck" in counts["search_failure"]
+    assert counts["walks_completed"] > before + 10
+    assert sent.replayer.backlog == 0
+
+
+REFUSED = {
+    "plan unknown": lambda p: pack_reference(2, 0, 1, 9, 1, [], [], b""),
+    "beyond its end": lambda p: pack_reference(1, 2, 2, 9, 1, [], [], b""),
+    "nothing": lambda p: pack_reference(1, 0, 0, 9, 1, [], [], b""),
+    "words missing": lambda p: pack_reference(1, 0, 3, 9, 1, [], [], b""),
+    "words too many": lambda p: pack_reference(1, 0, 3, 9, 1, [], [1, 2], b""),
+    "payload too long": lambda p: pack_reference(1, 0, 3, 9, 1, [], [1], b"12345678"),
+    "mark beyond": lambda p: pack_reference(1, 0, 3, 9, 1, [mark(3, 1)], [1], b""),
+    "marks fall": lambda p: pack_reference(1, 0, 3, 9, 1, [mark(2, 1), mark(1, 1)], [1], b""),
+    "unknown flag": lambda p: pack_reference(1, 0, 3, 9, 1, [mark(1, 64)], [1], b""),
+    "keeps nothing": lambda p: pack_reference(1, 0, 3, 9, 1, [mark(1, 8)], [1], b""),
+    "blob of nothing": lambda p: pack_reference(1, 0, 3, 9, 1, [mark(1, 4)], [1], b""),
+    "old index": lambda p: pack_reference(1, 0, 3, 1, 1, [], [1], b""),
+    "number 0": lambda p: pack_define(0, p),
+    "number too high": lambda p: pack_define(MAX_PLANS + 1, p),
+    "another digest": lambda p: pack_call(
+        "plan_define", 0, plan=1, digest=bytes(32), payload=p.encoded
+    ),
+    "cut": lambda p: pack_call(
+        "plan_define", 0, plan=1, digest=hashlib.sha256(p.encoded[:-8]).digest(),
+        payload=p.encoded[:-8],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_reference_ends_the_session_before_anything_of_it_is_executed(name):
+    base = plan_of_words(1)
+    body = bytearray(base.calls[1].body)
+    at = len(body) - 8
+    body[at:] = bytes(8)
+    middle = CallTemplate(base.calls[1].code, 0, bytes(body))
+    plan = Plan((base.calls[0], middle, base.calls[2]), (Varying(1, 24 + at, 8),))
+    assert decode_plan(plan.encoded, plan.digest) == plan
+    device = Log()
+    executor = Executor(device)
+    first = pack_call("event_record", 1, event=1, stream=0)
+    assert not executor.execute(pack_define(1, plan) + first)
+    good = pack_reference(1, 0, 3, 2, 1, [], [77], b"")
+    assert not executor.execute(good)
+    assert len(device.lines) == 4
+    executor.execute(REFUSED[name](plan))
+    assert executor.sticky == 999
+    assert executor.malformed
+    assert len(device.lines) == 4, "nothing of it was executed"
+
+
+@SETTINGS
+@given(st.binary(max_size=400), st.integers(0, 400), st.integers(0, 255))
+def test_damaged_plans_are_refused_with_the_reason(noise, at, value):
+    raw = bytearray(plan_of_words(1).encoded)
+    raw[at % len(raw)] = value
+    for data in (noise, bytes(raw), bytes(raw) + noise):
+        digest = hashlib.sha256(data).digest()
+        try:
+            plan = decode_plan(data, digest)
+        except ProtocolError:
+            continue
+        assert plan.encoded == data

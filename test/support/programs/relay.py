@@ -11,9 +11,6 @@ import random
 import sys
 import threading
 
-import rclpy
-from rclpy.context import Context
-
 from rrto_ros.transport.ros_port import RosRobotPort, RosServerPort
 
 
@@ -53,17 +50,15 @@ class Way:
 def main():
     near, far, seed, *shares = sys.argv[1:]
     shares = [float(share) for share in shares]
-    context = Context()
-    rclpy.init(context=context)
     ways = {}
-    robot = RosRobotPort(context, far, lambda m: ways["down"].take(m), name="relay_far")
+    robot = RosRobotPort(None, far, lambda m: ways["down"].take(m), name="relay_far")
 
     def close(session, reason):
         robot.close_session(session, reason)
         return True, ""
 
     server = RosServerPort(
-        context,
+        None,
         near,
         lambda m: ways["up"].take(m),
         lambda request: robot.open_session(dataclasses.replace(request, robot=far), 10.0),
@@ -77,7 +72,6 @@ def main():
     print(json.dumps({name: way.counts for name, way in ways.items()}), flush=True)
     server.close()
     robot.close()
-    rclpy.shutdown(context=context)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,230 @@
+"""Mode replay in the recorder's sessions: a ring client, real sessions, a server that reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+
+import pytest
+from support.echo_server import EchoServer
+
+from rrto_ros.api.codec import PLAN_REF_OP, Hello, iter_headers, pack_call
+from rrto_ros.api.results import CUresult
+from rrto_ros.errors import ConfigError
+from rrto_ros.evaluation.synthetic import Model, Program
+from rrto_ros.replay.learner import Learner
+from rrto_ros.replay.replayer import ReplayOptions
+from rrto_ros.transport.inferences import SAMPLES, InferenceCost, InferenceMeter
+from rrto_ros.transport.ring_client import RingClient
+from rrto_ros.transport.robot_host import RobotHost
+from rrto_ros.transport.session_status import SessionConfig, check_mode
+
+CONFIG = SessionConfig(mode="replay", server_timeout_s=5.0, linger_s=0.02)
+KERNELS = 6
+CALLS = KERNELS + 2
+
+
+class World:
+    """A recorder, a server that executes nothing, and one program."""
+
+    def __init__(self, path, config, **server):
+        self.reports = []
+        self.done = threading.Event()
+        self.host = RobotHost(path, config, 4, self.report, lambda _: None)
+        self.server = EchoServer(self.host.on_results, **server)
+        self.host.activate(self.server)
+        self.client = RingClient(self.host.path, Hello(pid=7, program="p", label="l"))
+        self.session = self.host.sessions[0]
+        self.program = Program()
+        self.model = Model(self.program, "m", 10, KERNELS)
+        self.sent = 0
+
+    def report(self, snapshot):
+        self.reports.append(snapshot)
+        self.done.set()
+
+    def infer(self):
+        """One more inference, from the program's first call to its output."""
+        self.model.infer()
+        records = self.program.calls[self.sent :]
+        for call in records:
+            self.sent += 1
+            waits = call.name == "memcpy_dtoh"
+            self.client.put(
+                pack_call(
+                    call.name, self.sent, payload=call.payload, record_flags=3 * waits,
+                    **call.fields,
+                )
+            )  # fmt: skip
+            if waits:
+                self.client.wait(self.sent)
+
+    def close(self):
+        self.client.close()
+        assert self.done.wait(5)
+        self.host.close()
+        self.server.stop()
+        return self.reports[0]
+
+    def expected(self):
+        return [
+            (c.name, i, c.payload) for i, c in enumerate(self.program.calls[: self.sent], 1)
+        ]
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = []
+
+    def make(config=CONFIG, **server):
+        made.append(World(tmp_path / "r" / "robot.sock", config, **server))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if not one.done.is_set():
+            one.close()
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.2], ids=["sound", "lossy"])
+def test_the_server_reads_the_same_calls_in_fewer_bytes(world, loss):
+    w = world(loss=loss, seed=3)
+    for _ in range(12):
+        w.infer()
+    report = w.close()
+    assert w.server.calls == w.expected()
+    assert report.mode == "replay"
+    assert report.inferences >= 9
+    assert report.sequence_calls == CALLS
+    assert report.plans == 1
+    assert report.deviations == 0
+    assert report.hit_rate > 0.6
+    last = [m for m in w.server.messages if len(m.data)][-1].data
+    assert [h.op for h in iter_headers(bytes(last))] == [PLAN_REF_OP]
+    assert len(last) < 256 + 56 + 16
+    if not loss:
+        assert report.inference_bytes_sent == len(last)
+        assert 0 < report.median_inference_ms < 5000
+
+
+def test_every_switch_of_the_mode_keeps_the_calls_in_order(world):
+    w = world()
+    modes = ["replay", "batched", "replay", "rpc", "replay"]
+    stop = threading.Event()
+
+    def switch():
+        number = 0
+        while not stop.wait(0.003):
+            w.host.set_mode(modes[number % len(modes)])
+            number += 1
+
+    thread = threading.Thread(target=switch)
+    thread.start()
+    for _ in range(60):
+        w.infer()
+    stop.set()
+    thread.join()
+    w.host.set_mode("replay")
+    for _ in range(6):
+        w.infer()
+    report = w.close()
+    assert w.server.calls == w.expected()
+    assert report.inferences >= 3
+
+
+def test_a_program_that_began_in_another_mode_is_replayed_after_the_switch(world):
+    w = world(dataclasses.replace(CONFIG, mode="batched"))
+    for _ in range(3):
+        w.infer()
+    assert w.session.snapshot().plans == 0
+    w.host.set_mode("replay")
+    for _ in range(10):
+        w.infer()
+    assert w.session.snapshot().phase == "replaying"
+    report = w.close()
+    # The log has followed its allocations, so the search is as quick as at a fresh start.
+    assert report.inferences >= 7
+
+
+def test_the_search_delays_no_call_of_a_program_that_waits_for_nothing(world, monkeypatch):
+    """While the ring has records the search is not asked."""
+    thinking = threading.Event()
+    release = threading.Event()
+    plain = Learner.think
+
+    def slow(self):
+        thinking.set()
+        release.wait(5)
+        return plain(self)
+
+    w = world()
+    monkeypatch.setattr(Learner, "think", slow)
+    w.infer()
+    # Its result was there before the search began, or came while it was busy.
+    assert thinking.wait(5)
+    assert len(w.server.calls) == w.sent
+    release.set()
+    for _ in range(8):
+        w.infer()
+    assert w.close().inferences >= 5
+
+
+def test_a_search_that_fails_is_told_and_the_program_goes_on(world, monkeypatch):
+    def broken(self):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(Learner, "think", broken)
+    w = world()
+    for _ in range(5):
+        w.infer()
+    assert "no luck" in w.session.statistics()["replay_search_failure"]
+    report = w.close()
+    assert w.server.calls == w.expected()
+    assert (report.error, report.plans) == ("", 0)
+
+
+def test_thresholds_are_obeyed(world):
+    w = world(dataclasses.replace(CONFIG, replay=ReplayOptions(min_length=CALLS + 1)))
+    for _ in range(8):
+        w.infer()
+    assert w.close().plans == 0
+
+
+def test_a_damaged_record_in_mode_replay_ends_the_session_with_the_reason(world):
+    w = world()
+    w.infer()
+    w.client.put(pack_call("blob_data", 10_000, payload=b"12345678"))
+    end = time.monotonic() + 5
+    while w.client.state != int(CUresult.UNKNOWN):
+        assert time.monotonic() < end
+    report = w.close()
+    assert "only the recorder may use" in report.error
+
+
+def test_modes_that_come_later_are_refused_by_name():
+    assert check_mode("replay") == 2
+    for mode in ("local", "partition", "fast"):
+        with pytest.raises(ConfigError, match="rpc, batched, replay"):
+            check_mode(mode)
+
+
+def test_costs_are_medians_from_one_start_to_the_next():
+    meter = InferenceMeter()
+    assert meter.cost() == InferenceCost()
+    sent = received = 0
+    for number in range(SAMPLES + 10):
+        meter.begin(1, float(number), sent, received, number)
+        sent += 100 if number != 20 else 100_000
+        received += 50
+        meter.end(number, number + 0.5, {number})
+        meter.answered(number, number + (0.25 if number < SAMPLES + 9 else 0.75))
+    cost = meter.cost()
+    assert cost == InferenceCost(100, 50, 1, 750.0, 250.0)
+    meter.interrupt()
+    meter.begin(2, 1e6, sent + 10_000_000, received, 0)
+    assert meter.cost() == cost, "what another mode sent belongs to no inference"
+    meter.begin(1, 1e6, sent + 10_000_600, received, 2)
+    assert (300, 0, 1) in meter._costs, "two inferences began at once"
+    meter.end(7, 1e6 + 0.125, ())
+    assert meter.cost().last_ms == 125.0
