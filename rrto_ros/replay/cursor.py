@@ -241,11 +241,7 @@ class Cursor:
             lane.astray = False
             lane.position = position + 1
             if position + 1 == known.length:
-                if lane.missing:
-                    self._plans.fail(known, known.length - lane.missing, self._calls)
-                else:
-                    self._plans.complete(known)
-                    fed.ended.append(self._waited)
+                self._ended(lane, known, fed)
             offset = after
         if literal >= 0:
             parts.append(view[literal:])
@@ -314,9 +310,18 @@ class Cursor:
                 fed.parts.append(self.close())
             open_ = self._open = OpenReference(known, ref.first, ref.index, ref.thread)
         open_.join(ref, pieces, flagged, self.shim.literal_bytes(ref))
-        if known.active:
-            lane.known, lane.position, lane.astray = known, ref.first + ref.count, False
-        if ref.first + ref.count == known.length:
+        lane.position = ref.first + ref.count
+        lane.astray = False
+        if lane.position == known.length:
+            self._ended(lane, known, fed)
+        if not known.active:
+            self._leave(known)
+
+    def _ended(self, lane: _Lane, known: Known, fed: Fed) -> None:
+        """A walk reached the end of its plan, maybe with gaps."""
+        if lane.missing:
+            self._plans.fail(known, known.length - lane.missing, self._calls)
+        else:
             self._plans.complete(known)
             fed.ended.append(self._waited)
 
@@ -326,17 +331,22 @@ class Cursor:
         ended = old is None or lane.position in (0, old.length)
         here = old is not None and 0 < position == lane.position
         if here and old is not None and known.shared.get(old.number, 0) >= position:
-            return  # a variant
+            lane.known = known  # a variant
+            return
         if not ended and old is not None:
             fed.clean = False
             self._deviate(lane)
             if not position:
-                self._plans.fail(old, lane.position)
+                self._plans.fail(old, lane.position - lane.missing, self._calls)
         if not position:
             self._plans.begin(known)
             fed.begun += 1
+            lane.missing = 0
         else:
             fed.clean = False
+            ahead = known is old and position > lane.position
+            lane.missing = lane.missing + position - lane.position if ahead else position
+        lane.known = known
 
     def _lane(self, number: int) -> _Lane:
         if len(self._lanes) >= MAX_LANES:

@@ -15,6 +15,7 @@ MAX_DEFINED_BYTES = 60 << 20
 _IDLE_WALKS = 256
 _REST = 4
 _LONGEST_REST = 1024
+_NEVER = 1 << 62
 
 
 class Known:
@@ -221,6 +222,8 @@ class KnownPlans:
                 # It is asked to let it go; a plan that is still wanted then is offered again.
                 if idle.active:
                     self._deactivate(idle)
+                    idle.back_at = _NEVER
+                    self.resting.append(idle)
                 return 0
             # The server keeps a plan until its number is defined anew.
             if held - self._held[idle.number] + size <= MAX_DEFINED_BYTES:
