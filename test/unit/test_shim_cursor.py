@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from support.shim_peer import BATCHED, CASES, REPLAY, RPC, Peer, refuse
 
 from rrto_ros.api.codec import HEADER_BYTES, RESULT_STICKY, iter_headers, pad8
+from rrto_ros.evaluation.stack import compile_c
 from rrto_ros.record.templates import CallTemplate
 from rrto_ros.replay.plan import Plan
 from rrto_ros.replay.shim_plans import pack_control, pack_install, pack_settings
@@ -528,3 +529,29 @@ def test_any_program_means_the_same_with_any_plans(sequences, data):
     assert peer.calls == plain.calls
     if records and plans:
         assert peer.references
+
+
+# ---- what it costs
+
+
+def test_a_replayed_call_allocates_nothing(tmp_path):
+    program = compile_c(CASES.parent / "allocations.c", tmp_path)
+    rounds = 4
+
+    def run(**settings):
+        with Peer(**settings) as peer:
+            process = peer.start([str(program), str(rounds)])
+            out, said = process.communicate(timeout=60)
+            assert process.returncode == 0, said
+            assert peer.closed_sessions.acquire(timeout=10)
+        each, total = out.splitlines()
+        assert int(total) > 0, "the counting does not work"
+        return peer, [int(count) for count in each.split()]
+
+    plain, _ = run()
+    set_up = len(plain.calls) - 202 * rounds
+    plan = plan_of(plain.calls[set_up : set_up + 202])
+    peer, allocated = run(mode=REPLAY, plans={1: plan})
+    assert peer.calls == plain.calls
+    assert sum(r.count for r in peer.references) == 202 * rounds
+    assert allocated == [0] * rounds
