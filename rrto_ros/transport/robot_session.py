@@ -263,7 +263,7 @@ class RobotSession:
         """Bytes sent and received, and round trips."""
         assert self._ring is not None
         sent, received = self._sender.statistics(), self._receiver.statistics()
-        return int(sent["bytes"]), int(received["bytes"]), self._ring.counters().waits
+        return int(sent["bytes"]), int(received["bytes"]), self._ring.waits()
 
     def _send(self, now: float) -> float:
         """Publish what is due; returns for how long nothing else will be (seconds)."""

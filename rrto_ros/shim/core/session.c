@@ -89,7 +89,7 @@ void rrto_die(int status, const char *why)
 CUresult rrto_unsupported(unsigned number, const char *name)
 {
     (void)name;
-    rrto_count(number, RRTO_UNSUPPORTED);
+    rrto_count(number);
     return CUDA_NOT_SUPPORTED;
 }
 
