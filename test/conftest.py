@@ -36,8 +36,11 @@ def ros_domain():
 
 
 @pytest.fixture
-def rig(ros_domain, tmp_path):
+def rig(ros_domain, tmp_path, monkeypatch):
     """A robot and an edge whose nodes and programs this test starts and breaks."""
+    # For nodes of the test itself: they meet those of the rig only if both look alike.
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setenv("ROS_STATIC_PEERS", "127.0.0.1")
     with cleaned_shared_memory():
         made = Rig(ros_domain, tmp_path)
         try:

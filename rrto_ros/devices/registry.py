@@ -30,6 +30,7 @@ class DeviceSettings:
         cache_directory: Where compiled kernels are kept, None for the default place.
         cache_bytes: Size limit of that cache, 0 to keep nothing.
         launch_timeout_s: Seconds after which a launch on the cpu device is ended, 0 for never.
+        memcheck: Whether the cpu device looks up every access of a kernel, to name a stray one.
     """
 
     limit_bytes: int
@@ -39,6 +40,7 @@ class DeviceSettings:
     cache_directory: Path | None = None
     cache_bytes: int = DEFAULT_CACHE_BYTES
     launch_timeout_s: float = DEFAULT_LAUNCH_TIMEOUT_S
+    memcheck: bool = False
 
 
 DeviceFactory = Callable[[DeviceSettings], Device]
@@ -51,6 +53,7 @@ def _cpu(settings: DeviceSettings) -> Device:
         "arena_bytes": max(_CPU_ARENA_BYTES, settings.limit_bytes),
         "cache_bytes": settings.cache_bytes,
         "launch_timeout_s": settings.launch_timeout_s,
+        "memcheck": settings.memcheck,
     }
     if settings.arena_base:
         options["arena_base"] = settings.arena_base

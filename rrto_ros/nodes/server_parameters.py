@@ -130,6 +130,12 @@ def declare_settings(node: Node) -> ServerSettings:
         "seconds; 0 ends none.",
         0.0, 86400.0,
     )  # fmt: skip
+    memcheck = _declare(
+        node, "memcheck", False,
+        "Look up every memory access of a kernel on the cpu device, many times slower: a stray "
+        "one is CUDA_ERROR_ILLEGAL_ADDRESS in any case, and so named by kernel, thread, address "
+        "and nearest allocation.",
+    )  # fmt: skip
     blob_bytes = _declare(
         node, "blob_cache_bytes", DEFAULT_LIMIT_BYTES,
         "Size limit of the uploads kept on disk (weights, modules); 0 keeps none.", 0, _TIB,
@@ -155,6 +161,7 @@ def declare_settings(node: Node) -> ServerSettings:
             cache_directory=Path(kernel_directory) if kernel_directory else None,
             cache_bytes=kernel_bytes,
             launch_timeout_s=launch_timeout,
+            memcheck=memcheck,
         ),
         max_sessions=sessions,
         blob_directory=Path(blob_directory) if blob_directory else default_directory(),

@@ -55,6 +55,7 @@ def settings_json(
             "cache_directory": str(settings.cache_directory or ""),
             "cache_bytes": settings.cache_bytes,
             "launch_timeout_s": settings.launch_timeout_s,
+            "memcheck": settings.memcheck,
             "blob_directory": str(blob_directory or ""),
             "blob_bytes": blob_bytes,
         }
@@ -72,6 +73,7 @@ def _settings(values: dict[str, Any]) -> DeviceSettings:
         cache_directory=Path(cache) if cache else None,
         cache_bytes=int(values["cache_bytes"]),
         launch_timeout_s=float(values["launch_timeout_s"]),
+        memcheck=bool(values["memcheck"]),
     )
 
 

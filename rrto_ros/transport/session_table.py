@@ -250,6 +250,7 @@ class SessionTable:
             cache_directory=common.cache_directory,
             cache_bytes=common.cache_bytes,
             launch_timeout_s=common.launch_timeout_s,
+            memcheck=common.memcheck,
         )
         body = settings_json(settings.device, device, settings.blob_directory, settings.blob_bytes)
         worker = self._pool.take()

@@ -13,6 +13,8 @@ import pytest
 
 from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.devices.protocol import Device, Launch
+from rrto_ros.devices.registry import DeviceSettings, check_available, create_device
+from rrto_ros.errors import UnavailableError
 
 Argument = np.ndarray | np.generic | bytes
 RunKernel = Callable[..., list[np.ndarray]]
@@ -67,10 +69,25 @@ class Harness:
         return results
 
 
-@pytest.fixture(scope="session", params=["cpu", "cpu-scalar"])
+def devices() -> list[str]:
+    """The virtual device with and without vector code, and a GPU where there is one."""
+    try:
+        check_available("gpu")
+    except UnavailableError:
+        return ["cpu", "cpu-scalar"]
+    return ["cpu", "cpu-scalar", "gpu"]
+
+
+@pytest.fixture(scope="session", params=devices())
 def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             ) -> Iterator[Harness]:
-    """One harness per device; cpu-scalar is the virtual device without vector code."""
+    """One harness per device."""
+    device: Device
+    if request.param == "gpu":
+        device = create_device("gpu", DeviceSettings(limit_bytes=1 << 28))
+        yield Harness(device)
+        device.close()
+        return
     device = CpuDevice(threads=2, cache_dir=tmp_path_factory.mktemp("kernels"),
                        vector_lanes=1 if request.param == "cpu-scalar" else 0)
     yield Harness(device)

@@ -158,6 +158,63 @@ def tensor_product() -> Case:
     return Case("tensor_product", (1, 1, 1), (32, 1, 1), (a, b, c), (a, b, want))
 
 
+def row_exit(rows: int, width: int) -> Case:
+    linear = np.arange(4 * width).reshape(4, width)
+    want = np.where(np.arange(4)[:, None] < rows, (linear ^ 1) + 1000, 0).astype(np.uint32)
+    return Case("row_exit", (1, 1, 1), (width, 4, 1), (u32(4 * width), np.uint32(rows)),
+                (want.reshape(-1),))
+
+
+def apart_and_together(threads: int) -> Case:
+    count, total, moved = (np.zeros(threads, np.int64) for _ in range(3))
+    moved += np.arange(threads)
+    for _ in range(3):
+        steps = moved & 3
+        count += steps
+        moved += steps == 2
+        total += count[::-1]
+    want = ((count << 8) + total + (moved << 20)).astype(np.uint32)
+    return Case("apart_and_together", (1, 1, 1), (threads, 1, 1), (u32(threads),), (want,))
+
+
+def wrapped_index() -> Case:
+    # Threads 0 to 4 see an index just below 2^32, the others one from 0 on.
+    want = np.zeros(64 + 64 + 128, np.uint32)
+    t = np.arange(32)
+    want[64 - 5 : 64 - 5 + 32] = t
+    want[128 : 128 + 64 : 2] = np.where(t < 5, 3, 0)
+    return Case("wrapped_index", (1, 1, 1), (32, 1, 1), (u32(want.size), np.uint32(2**32 - 5)),
+                (want,))
+
+
+def guarded_tail(n: int, threads: int) -> Case:
+    half = RNG.integers(0, 40, 3 * threads).astype(np.uint16)
+    wide = half[:n].astype(np.uint32)
+    want = np.zeros(3 * threads, np.uint32)
+    want[:n] = wide * wide * (wide + 1) // 2
+    after = half.copy()
+    after[:n] += 1
+    return Case("guarded_tail", (3, 1, 1), (threads, 1, 1), (u32(3 * threads), half, np.int32(n)),
+                (want, after))
+
+
+def named_barriers() -> Case:
+    lane = np.arange(32, dtype=np.uint32)
+    turned = 3 * (31 - lane)
+    want = np.concatenate([turned[::-1] + (turned << 16), 5000 + (turned << 16)])
+    return Case("named_barriers", (2, 1, 1), (64, 1, 1), (u32(64),), (want.astype(np.uint32),))
+
+
+def active_lanes() -> Case:
+    t = np.arange(40)
+    third = [sum(1 << i for i in range(min(32, 40 - 32 * w)) if (32 * w + i) % 3 == 0)
+             for w in (0, 1)]
+    whole = [2**32 - 1, 255]
+    want = np.array([[third[i // 32] if i % 3 == 0 else whole[i // 32] & ~third[i // 32],
+                      whole[i // 32]] for i in t], np.uint32)
+    return Case("active_lanes", (1, 1, 1), (40, 1, 1), (u32(40, 2),), (want,))
+
+
 T64 = np.arange(64, dtype=np.uint32)
 TABLE = np.arange(6, dtype=np.uint32) * 11
 CASES = [
@@ -181,7 +238,11 @@ CASES = [
     geometry((2, 3, 2), (16, 4, 2)), geometry((1, 1, 1), (3, 5, 2)),
     geometry((3, 1, 1), (1, 16, 4)),
     warp_sum(32), warp_sum(128), warp_scan(), warp_votes(), atomics(), half_math(), carry_add(),
-    tensor_product(),
+    tensor_product(), row_exit(3, 16), row_exit(2, 64), row_exit(1, 8),
+    apart_and_together(64), apart_and_together(50), apart_and_together(1024), wrapped_index(),
+    named_barriers(), active_lanes(),
+    Case("guarded_barrier", (1, 1, 1), (64, 1, 1), (u32(64), np.uint32(63)), (63 - T64,)),
+    guarded_tail(100, 64), guarded_tail(140, 50), guarded_tail(0, 32), guarded_tail(96, 32),
     Case("nested_scopes", (1, 1, 1), (8, 1, 1), (u32(8),), (T64[:8] + 105,)),
 ]
 

@@ -159,7 +159,9 @@ def test_a_second_recorder_of_the_same_robot_ends_with_the_reason(rig):
 @pytest.mark.parametrize(
     ("parameters", "text"),
     [
-        ({"mode": "replay"}, "mode 'replay' comes later"),
+        ({"mode": "partition"}, "mode 'partition' comes later"),
+        ({"search": "luck"}, "search 'luck' is none of operator_sequence, data_dependency"),
+        ({"min_length": 9, "max_length": 8}, "min_length 9 is above max_length 8"),
         ({"mode": "fast"}, "mode 'fast' is unknown"),
         ({"device": "tpu"}, "device 'tpu' is none of"),
         ({"ring_mib": 3}, "ring_mib 3 is not a power of two"),
@@ -178,9 +180,15 @@ def test_parameters_are_described_bounded_and_changed_only_where_that_is_safe(ri
     rig.server("null")
     rig.recorder(mode="batched")
     client = program(rig)
-    for name in ("local", "partition", "replay"):
+    for name in ("local", "partition"):
         assert "comes later" in manager.set("mode", string_value=name)
     assert client.mode == 1
+    assert manager.set("mode", string_value="replay") == ""
+    assert client.mode == 2
+    assert manager.set("min_repetitions", integer_value=1)
+    assert manager.set("min_repetitions", integer_value=3) == ""
+    assert manager.set("max_length", integer_value=100) == ""
+    assert "above max_length" in manager.set("min_length", integer_value=101)
     assert manager.set("mode", string_value="rpc") == ""
     assert client.mode == 0
     assert round_trip(client, 1).status == 0

@@ -103,9 +103,7 @@ class Robot:
 
 
 @pytest.fixture
-def robot(rig, monkeypatch):
-    # As the rig's processes have it: the participants of data agree on the ways they listen.
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+def robot(rig):
     made = Robot(rig.domain, rig.robot)
     yield made
     made.close()

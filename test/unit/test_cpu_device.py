@@ -9,7 +9,7 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.cache import Entry, KernelCache
 from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.devices.protocol import Device, Launch, MemcpyNode, MemsetNode
-from rrto_ros.errors import ConfigError, CudaError
+from rrto_ros.errors import AccessError, ConfigError, CudaError
 
 FILL = b"""
 .version 7.0
@@ -309,3 +309,103 @@ def test_an_endless_kernel_ends_with_launch_timeout(kernel, grid):
 def test_a_negative_launch_timeout_is_a_configuration_error():
     with pytest.raises(ConfigError, match="launch_timeout_s"):
         CpuDevice(launch_timeout_s=-1)
+
+
+STRAY = b""".version 8.0
+.target sm_80
+.address_size 64
+.visible .entry store(.param .u64 at)
+{ .reg .b32 %t; .reg .b64 %a, %b;
+  ld.param.u64 %a, [at]; mov.u32 %t, %tid.x; mul.wide.u32 %b, %t, 4; add.s64 %a, %a, %b;
+  st.global.u32 [%a], %t; ret; }
+.visible .entry load(.param .u64 at)
+{ .reg .b32 %t; .reg .b64 %a;
+  ld.param.u64 %a, [at]; ld.global.u32 %t, [%a]; st.global.u32 [%a], %t; ret; }
+.visible .entry atomic(.param .u64 at)
+{ .reg .b64 %a; ld.param.u64 %a, [at]; red.global.add.u32 [%a], 1; ret; }
+.visible .entry guarded(.param .u64 at)
+{ .reg .b32 %t; .reg .b64 %a; .reg .pred %p;
+  ld.param.u64 %a, [at]; mov.u32 %t, 5; setp.gt.u32 %p, %t, 9; @%p ld.global.u32 %t, [%a];
+  @%p st.global.u32 [%a], %t; ret; }
+.visible .entry memories(.param .u64 at, .param .u32 shift)
+{ .reg .b32 %t, %s; .reg .b64 %a, %b; .shared .align 8 .b8 tile[256]; .local .align 8 .b8 mine[8];
+  ld.param.u64 %a, [at]; ld.param.u32 %s, [shift]; mov.u32 %t, %tid.x; shl.b32 %t, %t, 2;
+  add.s32 %t, %t, %s; st.shared.u32 [%t], 7; st.local.u32 [mine+4], 8; cvta.local.u64 %b, mine;
+  ld.u32 %t, [%b+4]; cvta.shared.u64 %b, tile; ld.u32 %s, [%b+252]; ret; }
+"""
+
+
+@pytest.fixture
+def careful(tmp_path):
+    device = CpuDevice(threads=2, cache_dir=tmp_path, memcheck=True)
+    names = [k.name for k in device.module_load(1, STRAY).kernels]
+    base = device.info.arena_base
+    device.mem_alloc(base, 256, 0)
+
+    def run(kernel, *params, block=(64, 1, 1), grid=(2, 1, 1)):
+        device.launch(Launch(1, names.index(kernel), grid, block, 0, b"".join(params)), 0)
+
+    yield device, base, run
+    device.close()
+
+
+def address(value):
+    return value.to_bytes(8, "little")
+
+
+def test_memcheck_lets_a_right_program_run(careful):
+    device, base, run = careful
+    run("store", address(base))
+    assert words(device, base, 64) == list(range(64))
+    run("guarded", address(12))
+    run("memories", address(base), bytes(4))
+
+
+@pytest.mark.parametrize(("kernel", "offset", "block", "text"), [
+    ("store", 4, (64, 1, 1), (r"kernel store, line 7: thread \(63, 0, 0\) of block \(., 0, 0\) "
+     r"writes 4 bytes at 0x[0-9a-f]+, 0 bytes behind the end of the allocation of 256 bytes at ")),
+    ("load", -8, (1, 1, 1), (r"kernel load, line 10: thread \(0, 0, 0\) of block \(., 0, 0\) "
+     r"reads 4 bytes at 0x[0-9a-f]+, 8 bytes before the allocation of 256 bytes")),
+    ("atomic", 254, (1, 1, 1), r"line 12: .* writes 4 bytes at .*, 2 bytes before the end of"),
+    ("load", -(1 << 44), (1, 1, 1), r"kernel load"),
+])
+def test_memcheck_names_kernel_thread_address_and_allocation(careful, kernel, offset, block, text):
+    device, base, run = careful
+    with pytest.raises(AccessError, match=text) as caught:
+        run(kernel, address(base + offset), block=block)
+    assert caught.value.result == CUresult.ILLEGAL_ADDRESS
+    # The device goes on; whether the session may is not its concern.
+    run("store", address(base))
+    assert words(device, base, 2) == [0, 1]
+
+
+def test_memcheck_covers_shared_memory(careful):
+    _, base, run = careful
+    with pytest.raises(AccessError, match=r"kernel memories, line 20: .*writes 4 bytes at offset"):
+        run("memories", address(base), (8).to_bytes(4, "little"))
+
+
+BLOCKED = b""".version 8.0
+.target sm_80
+.address_size 64
+.visible .entry trapped(.param .u32 n)
+{ .reg .b32 %a, %n; .reg .pred %p; ld.param.u32 %n, [n]; mov.u32 %a, %ctaid.x;
+  setp.eq.u32 %p, %a, %n; @%p trap; ret; }
+.visible .entry never_open(.param .u32 n)
+{ .reg .b32 %a, %n; .reg .pred %p; ld.param.u32 %n, [n]; mov.u32 %a, %tid.x;
+  setp.lt.u32 %p, %a, %n; @%p bar.sync 1, 64; bar.sync 0; ret; }
+"""
+
+
+@pytest.mark.parametrize(("kernel", "n", "result"), [
+    (0, 3, CUresult.LAUNCH_FAILED), (0, 9, None), (1, 64, None), (1, 40, CUresult.LAUNCH_TIMEOUT),
+])
+def test_a_trap_and_a_barrier_that_never_opens_end_the_launch(tmp_path, kernel, n, result):
+    device = CpuDevice(threads=2, cache_dir=tmp_path, launch_timeout_s=0.3)
+    device.module_load(1, BLOCKED)
+    launch = Launch(1, kernel, (5, 1, 1), (128, 1, 1), 0, n.to_bytes(4, "little"))
+    if result is None:
+        device.launch(launch, 0)
+    else:
+        refused(result, device.launch, launch, 0)
+    device.close()

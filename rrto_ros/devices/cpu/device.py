@@ -61,6 +61,9 @@ class CpuDevice:
         cache_bytes: Its size limit; 0 keeps nothing on disk.
         vector_lanes: Threads per vector instruction; 0 is what the processor does best.
         launch_timeout_s: Seconds after which a launch ends with LAUNCH_TIMEOUT; 0 never.
+        memcheck: Look up every access; a stray one is an error that names kernel, thread, address
+            and the nearest allocation. Slow; without it a stray access is an error, too, but
+            without these names, and one inside the session's own memory may go unnoticed.
         compile_timeout_s: Seconds that compiling a kernel may take.
         compile_command: Starts a compile process.
     """
@@ -77,6 +80,7 @@ class CpuDevice:
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         vector_lanes: int = 0,
         launch_timeout_s: float = DEFAULT_LAUNCH_TIMEOUT_S,
+        memcheck: bool = False,
         compile_timeout_s: float = DEFAULT_TIMEOUT_S,
         compile_command: Sequence[str] = COMMAND,
     ) -> None:
@@ -88,9 +92,10 @@ class CpuDevice:
         cores = threads or len(os.sched_getaffinity(0))
         directory = Path(cache_dir) if cache_dir is not None else default_directory()
         self._compiler = Compiler(directory if cache_bytes else None, cache_bytes, vector_lanes,
-                                  CompilePool(cores, compile_timeout_s, compile_command))
+                                  CompilePool(cores, compile_timeout_s, compile_command),
+                                  memcheck=memcheck)
         self._arena = Arena(arena_base, arena_bytes, limit_bytes)
-        self._launcher = Launcher(cores, launch_timeout_s)
+        self._launcher = Launcher(cores, launch_timeout_s, self._arena if memcheck else None)
         self._timeline = Timeline()
         self._graphs = Graphs()
         self._modules: dict[int, LoadedModule] = {}
@@ -259,7 +264,7 @@ class CpuDevice:
 
         Raises:
             CudaError: INVALID_VALUE for geometry, shared memory or arguments that do not fit
-                the kernel; INVALID_HANDLE for an unknown kernel.
+                the kernel; INVALID_HANDLE for an unknown kernel; ILLEGAL_ADDRESS with memcheck.
         """
         self._timeline.check_stream(stream)
         loaded, kernel = self._kernel(launch.module, launch.kernel)
@@ -267,7 +272,7 @@ class CpuDevice:
         runnable = self._compiler.runnable(loaded, launch.kernel, launch.block)
         static = kernel.layout.shared_bytes
         self._launcher.run(runnable, launch.grid, launch.params, loaded.base,
-                           (static, launch.shared_bytes))
+                           (static, launch.shared_bytes), launch.block)
         self._counts["launches"] += 1
 
     def _check_launch(

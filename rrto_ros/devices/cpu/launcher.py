@@ -1,8 +1,8 @@
 """Runs compiled kernels: contexts, per-worker memory and the spread of blocks over cores.
 
-Blocks of a kernel without global atomics are independent, so the result does not depend on which
-worker runs which; kernels with global atomics run in block order on one worker. Results are
-therefore the same bit for bit every time.
+Blocks of a kernel are independent but for global atomics, so the result does not depend on which
+worker runs which; kernels with global atomics whose order shows (float sums, values read back) run
+in block order on one worker. Results are therefore the same bit for bit every time.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from dataclasses import dataclass
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.attributes import SHARED_OPTIN_BYTES
+from rrto_ros.devices.cpu.codegen.checks import REPORT_WORDS, TRAPPED
 from rrto_ros.devices.cpu.codegen.kernel import CONTEXT_FIELDS
 from rrto_ros.devices.cpu.jit import LoadedCode
+from rrto_ros.devices.cpu.memory import Arena
 from rrto_ros.devices.cpu.watchdog import Watchdog
-from rrto_ros.errors import CudaError
+from rrto_ros.errors import AccessError, CudaError
 
 _SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 _Context = ctypes.c_int64 * len(CONTEXT_FIELDS)
@@ -64,6 +66,10 @@ class _WorkerMemory:
         return self.addresses
 
 
+def _place(number: int, size: tuple[int, int, int]) -> tuple[int, int, int]:
+    return number % size[0], number // size[0] % size[1], number // (size[0] * size[1])
+
+
 def _address(area: mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(area))
 
@@ -74,9 +80,13 @@ class Launcher:
     Args:
         threads: Threads in all.
         timeout_s: Seconds after which a launch is ended; 0 never ends one.
+        arena: Whose allocations kernels may access, where they were compiled with `memcheck`.
     """
 
-    def __init__(self, threads: int, timeout_s: float = 0.0) -> None:
+    def __init__(
+        self, threads: int, timeout_s: float = 0.0, arena: Arena | None = None
+    ) -> None:
+        self._arena = arena
         self.watchdog = Watchdog(timeout_s)
         self.threads = max(1, threads)
         self._pool = (
@@ -93,7 +103,7 @@ class Launcher:
 
     def run(
         self, kernel: Runnable, grid: tuple[int, int, int], params: bytes, module_base: int,
-        shared: tuple[int, int],
+        shared: tuple[int, int], block: tuple[int, int, int] = (1, 1, 1),
     ) -> None:
         """Runs every block of a grid and returns when all are done.
 
@@ -103,16 +113,19 @@ class Launcher:
             params: The packed argument buffer.
             module_base: Address of the module's variables.
             shared: (static, dynamic) shared bytes.
+            block: Threads along x, y, z, to name a thread.
 
         Raises:
             CudaError: LAUNCH_TIMEOUT if it ran longer than it may; what it wrote stays.
+            CudaError: LAUNCH_FAILED if it executed trap.
+            AccessError: A checked access went astray; what was written before stays.
         """
         started = time.perf_counter_ns()
         # Loads of whole vectors may read past the last parameter.
         arguments = ctypes.create_string_buffer(params, len(params) + 64)
         words = (ctypes.addressof(arguments), 0, 0, 0, module_base,
                  ctypes.addressof(self._scratch), *grid, shared[1], shared[0] + shared[1],
-                 self.watchdog.flag)
+                 self.watchdog.flag, *self._memory_map())
         total = grid[0] * grid[1] * grid[2]
         spread = (self._pool is not None and total > 1 and not kernel.ordered
                   and (kernel.last_ns > _SPREAD_NS or kernel.last_ns == 0))
@@ -124,12 +137,36 @@ class Launcher:
                 self._blocks(kernel, words, 0, total)
         finally:
             ended = self.watchdog.end()
+            self._raise_report(kernel.name, grid, block)
         if ended:
             raise CudaError(CUresult.LAUNCH_TIMEOUT,
                             f"kernel {kernel.name} ran longer than {self.watchdog.limit_s:g} s "
                             "(launch_timeout_s)")
         spent = time.perf_counter_ns() - started
         kernel.last_ns = spent * (self.threads if spread else 1)
+
+    def _memory_map(self) -> tuple[int, int, int]:
+        """Address of the live allocations, how many, and where traps and so on are reported."""
+        ranges = self._arena.ranges() if self._arena is not None else []
+        self._ranges = (ctypes.c_int64 * len(ranges))(*ranges)
+        self._report = (ctypes.c_int64 * REPORT_WORDS)()
+        return (ctypes.addressof(self._ranges), len(ranges) // 2,
+                ctypes.addressof(self._report))
+
+    def _raise_report(
+        self, name: str, grid: tuple[int, int, int], block: tuple[int, int, int]
+    ) -> None:
+        if self._report[0] == TRAPPED:
+            raise CudaError(CUresult.LAUNCH_FAILED, f"kernel {name} executed trap")
+        if self._arena is None or not self._report[0]:
+            return
+        _, address, what, number, thread = self._report
+        does = "writes" if what >> 16 & 1 else "reads"
+        place = (f"offset {address} of shared memory" if what >> 17 & 1
+                 else f"{address:#x}, {self._arena.describe(address)}")
+        raise AccessError(
+            f"kernel {name}, line {what >> 32}: thread {_place(thread, block)} of block "
+            f"{_place(number, grid)} {does} {what & 0xFFFF} bytes at {place}")
 
     def _spread(self, kernel: Runnable, words: tuple[int, ...], total: int) -> None:
         assert self._pool is not None

@@ -157,6 +157,26 @@ class Arena:
             raise CudaError(CUresult.INVALID_VALUE,
                             f"{size} bytes at {address:#x} are not inside a live allocation")
 
+    def ranges(self) -> list[int]:
+        """First address and end of every live allocation, in order."""
+        return [bound for pair in zip(self._starts, self._ends, strict=True) for bound in pair]
+
+    def describe(self, address: int) -> str:
+        """Where an address lies relative to the nearest live allocation."""
+        index = bisect.bisect_right(self._starts, address) - 1
+        near = [(abs(address - edge), i) for i in (index, index + 1)
+                if 0 <= i < len(self._starts) for edge in (self._starts[i], self._ends[i] - 1)]
+        if not near:
+            return "and nothing is allocated"
+        distance, index = min(near)
+        start, end = self._starts[index], self._ends[index]
+        what = f"the allocation of {end - start} bytes at {start:#x}"
+        if start <= address < end:
+            return f"{end - address} bytes before the end of {what}"
+        if address >= end:
+            return f"{address - end} bytes behind the end of {what}"
+        return f"{distance} bytes before {what}"
+
     def view(self, address: int, size: int) -> npt.NDArray[np.uint8]:
         """A checked, writable byte view of device memory."""
         self.check(address, size)

@@ -51,12 +51,15 @@ class Compiler:
         directory: Of the disk cache; None keeps nothing.
         limit_bytes: Size limit of the disk cache.
         max_lanes: Threads per vector instruction; 0 is what the processor does best.
+        memcheck: Whether kernels look up every access.
         pool: The compile processes, closed with this object.
     """
 
     def __init__(
-        self, directory: Path | None, limit_bytes: int, max_lanes: int, pool: CompilePool
+        self, directory: Path | None, limit_bytes: int, max_lanes: int, pool: CompilePool, *,
+        memcheck: bool = False,
     ) -> None:
+        self.memcheck = memcheck
         self.cache = KernelCache(directory, limit_bytes)
         self.target = host_target()
         self.lanes = max_lanes or self.target.lanes
@@ -102,10 +105,10 @@ class Compiler:
 
     def _generate(self, program: KernelProgram, block: Block) -> Generated:
         try:
-            return generate(program, block, self.lanes)
+            return generate(program, block, self.lanes, memcheck=self.memcheck)
         except PtxError:
             # The check at load covers one lane; what has no vector form runs without.
-            return generate(program, block, 1)
+            return generate(program, block, 1, memcheck=self.memcheck)
 
     def runnable(
         self, module: LoadedModule, index: int, block: Block
@@ -125,8 +128,8 @@ class Compiler:
         self, module: LoadedModule, program: KernelProgram, block: Block
     ) -> str:
         target = self.target
-        return cache_key(module.digest, program.name, str(block), str(self.lanes), target.cpu,
-                         target.features, target.llvm_version)
+        return cache_key(module.digest, program.name, str(block), str(self.lanes),
+                         str(self.memcheck), target.cpu, target.features, target.llvm_version)
 
     def _make(
         self, module: LoadedModule, index: int, block: Block
@@ -160,7 +163,7 @@ class Compiler:
             return made, self.pool.compile(made.text, vectorise=True)
         except CompileError as error:
             first = error
-        made = generate(program, block, 1)
+        made = generate(program, block, 1, memcheck=self.memcheck)
         try:
             return made, self.pool.compile(made.text, vectorise=False)
         except CompileError as error:

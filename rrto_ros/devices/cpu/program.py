@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rrto_ros.devices.cpu.passes.cfg import build_blocks
+from rrto_ros.devices.cpu.passes.cfg import build_blocks, destinations, sources
 from rrto_ros.devices.cpu.passes.inline import inline_calls
 from rrto_ros.devices.cpu.passes.layout import (
     KernelLayout,
@@ -15,9 +17,12 @@ from rrto_ros.devices.cpu.passes.layout import (
 from rrto_ros.devices.cpu.passes.loops import bounded_edges
 from rrto_ros.devices.cpu.passes.regions import Regions, split
 from rrto_ros.devices.cpu.passes.registers import register_types
+from rrto_ros.devices.cpu.passes.rename import rename_local
 from rrto_ros.devices.cpu.passes.uniform import VectorPlan, plan_vectors
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.parser import parse_module
+from rrto_ros.devices.cpu.ptx.types import TYPES
+from rrto_ros.errors import PtxError
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class KernelProgram:
     Attributes:
         function: The kernel with calls inlined.
         ordered: Blocks must run one after the other for results to be the same every time
-            (global atomics).
+            (global atomics whose order shows).
         bounded: Backward edges that need not look at the stop flag.
     """
 
@@ -46,7 +51,7 @@ class KernelProgram:
 
     def vector_plan(self, block: tuple[int, int, int], max_lanes: int) -> VectorPlan | None:
         """How to run several threads per instruction, or None where threads may diverge."""
-        return plan_vectors(self.regions, self.function, block, max_lanes)
+        return plan_vectors(self.regions, self.function, self.types, block, max_lanes)
 
 
 @dataclass(frozen=True)
@@ -73,14 +78,51 @@ def prepare(text: str) -> ModuleProgram:
 def _prepare_kernel(
     entry: ast.Function, module: ast.Module, module_layout: ModuleLayout
 ) -> KernelProgram:
+    with well_formed(entry.name):
+        return _analysed(entry, module, module_layout)
+
+
+_ANY_ORDER = frozenset({"add", "min", "max", "and", "or", "xor"})
+
+
+def _needs_order(instrs: list[ast.Instr]) -> bool:
+    """Whether what is left in memory depends on which block comes first.
+
+    Integer sums, extremes and bits do not, as long as nobody looks at the value before.
+    """
+    read = {n for i in instrs for n in sources(i)}
+    for instr in instrs:
+        if instr.op not in ("atom", "red") or any(m.startswith("shared") for m in instr.mods):
+            continue
+        kind = next((TYPES[m] for m in reversed(instr.mods) if m in TYPES), None)
+        if kind is None or kind.kind not in "usb" or not _ANY_ORDER & set(instr.mods) or any(
+            n in read for n in destinations(instr)
+        ):
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def well_formed(kernel: str) -> Iterator[None]:
+    """What fails on operands that are missing or of another kind becomes a PtxError."""
+    try:
+        yield
+    except (IndexError, KeyError, ValueError, AttributeError, TypeError, StopIteration) as error:
+        raise PtxError(f"kernel {kernel} holds a malformed instruction ({error!r})") from error
+
+
+def _analysed(
+    entry: ast.Function, module: ast.Module, module_layout: ModuleLayout
+) -> KernelProgram:
     function = inline_calls(entry, module)
     kernel_params = frozenset(p.name for p in function.params)
     layout = layout_kernel(function, module, module_layout)
-    regions = split(build_blocks(function), kernel_params)
+    blocks = build_blocks(function)
+    registers = rename_local(blocks, function.regs)
+    regions = split(blocks, kernel_params)
     instrs = [i for b in regions.blocks for i in b.instrs]
     carry = any("cc" in i.mods or i.op in ("addc", "subc", "madc") for i in instrs)
-    ordered = any(i.op in ("atom", "red") and not any("shared" in m for m in i.mods)
-                  for i in instrs)
-    types = register_types(function.regs, regions.blocks)
+    ordered = _needs_order(instrs)
+    types = register_types(registers, regions.blocks)
     return KernelProgram(function, layout, regions, types, kernel_params, carry, ordered,
                          bounded_edges(regions.blocks))

@@ -49,6 +49,7 @@ class Watchdog:
     def end(self) -> bool:
         """The launch is over; says whether it was ended."""
         if not self.limit_s:
+            self._byte.value = 0
             return False
         with self._changed:
             self._deadline = 0.0

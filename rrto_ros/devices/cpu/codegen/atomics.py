@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rrto_ros.devices.cpu.codegen.builder import Val, const
+from rrto_ros.devices.cpu.codegen.checks import checked
 from rrto_ros.devices.cpu.codegen.emitter import Emitter
 from rrto_ros.devices.cpu.codegen.integer import type_of
 from rrto_ros.devices.cpu.codegen.table import emits, unsupported
@@ -38,7 +39,7 @@ def atomic(e: Emitter, instr: ast.Instr) -> None:
                   if m.split("::")[0] in ("global", "shared")), "")
     has_result = instr.op == "atom"
     address = instr.args[1 if has_result else 0]
-    pointer = e.pointer(address, space)
+    pointer = checked(e, e.pointer(address, space), kind.bytes, writes=True)
     values = [e.read(a, kind) for a in instr.args[2 if has_result else 1 :]]
     if not has_result or isinstance(instr.args[0], ast.Sink):
         _run(e, pointer, values, operation, kind)

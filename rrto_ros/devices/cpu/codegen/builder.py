@@ -27,6 +27,9 @@ class Val(NamedTuple):
 
 
 WIDTH = {"half": 16, "float": 32, "double": 64, "ptr": 64}
+_FLOATS = frozenset({"half", "float", "double"})
+_FLOAT_STEMS = frozenset(f"llvm.{name}" for name in (
+    "fma", "sqrt", "copysign", "rint", "roundeven", "floor", "ceil", "trunc", "fabs"))
 _SUFFIX = {"half": "f16", "float": "f32", "double": "f64", "ptr": "p0"}
 
 
@@ -124,6 +127,8 @@ class Builder:
     # operations
     def binary(self, op: str, a: Val, b: Val) -> Val:
         """An arithmetic or logical LLVM instruction."""
+        if a.type != b.type or op.startswith("f") != (a.type in _FLOATS):
+            raise ValueError(f"{op} of {a.type} and {b.type}")
         a, b = self.unify(a, b)
         out = self.name()
         self.line(f"{out} = {op} {self.of(a)} {a.text}, {b.text}")
@@ -181,6 +186,10 @@ class Builder:
         """An LLVM intrinsic overloaded on its first argument, for example "llvm.fma"."""
         unified = self.unify(*args)
         first = unified[0]
+        if any(v.type != first.type for v in unified) or (
+            stem in _FLOAT_STEMS and first.type not in _FLOATS
+        ):
+            raise ValueError(f"{stem} of {', '.join(v.type for v in unified)}")
         out_type = result or first.type
         kind = self.ty(out_type, first.vec)
         name = f"{stem}.{self.suffix(first.type, first.vec)}"

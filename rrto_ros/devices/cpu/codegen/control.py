@@ -9,9 +9,13 @@ from rrto_ros.devices.cpu.ptx import ast
 
 @emits("trap", forms="all (the launch fails)")
 def trap(e: Emitter, instr: ast.Instr) -> None:  # noqa: ARG001
-    """Emits trap."""
-    e.b.declared["trap"] = "declare void @llvm.trap()"
-    e.when(e.mask, lambda: e.b.line("call void @llvm.trap()"))
+    """Emits trap: reported; the launch ends as it does at a time-out."""
+    def action() -> None:
+        pair = e.b.name("trap")
+        e.b.line(f"{pair} = cmpxchg ptr %report, i64 0, i64 2 seq_cst seq_cst")
+        e.b.line("store volatile i8 1, ptr %stop")
+
+    e.when(e.mask, action)
 
 
 @emits("nop", "brkpt", "nanosleep", "pmevent", "griddepcontrol", forms="all (no effect)")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
 from rrto_ros.devices.cpu.codegen.table import emitter_for, unsupported
+from rrto_ros.devices.cpu.passes.affine import Affine
 from rrto_ros.devices.cpu.passes.layout import KernelLayout
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
@@ -15,6 +17,14 @@ from rrto_ros.errors import PtxError
 B8, U16, U32, U64 = TYPES["b8"], TYPES["u16"], TYPES["u32"], TYPES["u64"]
 S32, B16, B32, B64, PRED = TYPES["s32"], TYPES["b16"], TYPES["b32"], TYPES["b64"], TYPES["pred"]
 
+SPECIAL_REGISTERS = (
+    "tid.{x,y,z}", "ntid.{x,y,z}", "ctaid.{x,y,z}", "nctaid.{x,y,z}", "laneid", "warpid",
+    "nwarpid", "lanemask_{eq,lt,le,gt,ge}", "smid", "nsmid", "gridid", "clock", "clock_hi",
+    "clock64", "globaltimer", "globaltimer_lo", "globaltimer_hi", "dynamic_smem_size",
+    "total_smem_size", "is_explicit_cluster", "cluster_ctaid.x",
+)
+"""What special_value knows, as the support page names it."""
+
 
 class Emitter:
     """Emits the instructions of one region for one number of lanes.
@@ -22,12 +32,19 @@ class Emitter:
     Attributes:
         b: The IR builder.
         slots: Register -> (stack slot, LLVM element type, one value per lane).
-        strides: Register -> bytes (or units) between neighbouring lanes, where known.
+        affine: Registers whose slot holds the first lane's value, which gives all others.
+        roots: Those of them that were widened -> slot with the first lane's value before.
         mask: Guard of the current instruction, or None.
+        first: Whether an affine register is set now, so that values are those of lane 0.
         special: Special register -> value in the current thread loop.
+        first_special: The same for lane 0, where that differs.
         local: Pointer(s) to the local memory of the thread(s).
         kernel_params: Names of the kernel's own parameters.
         threads: Threads of a block.
+        region: Number of the region.
+        arrivals: Barrier -> slot that counts bar.arrive, where barriers take part of a block.
+        memcheck: Whether every access is looked up first.
+        param_bytes: Size of the kernel's own parameters.
     """
 
     def __init__(
@@ -35,25 +52,42 @@ class Emitter:
         builder: Builder,
         layout: KernelLayout,
         slots: Mapping[str, tuple[str, str, bool]],
-        strides: Mapping[str, int],
+        affine: Mapping[str, Affine],
+        roots: Mapping[str, str],
     ) -> None:
         self.b = builder
         self.layout = layout
         self.slots = slots
-        self.strides = strides
+        self.affine = affine
+        self.roots = roots
         self.mask: Val | None = None
+        self.first = False
         self.special: dict[str, Val] = {}
+        self.first_special: dict[str, Val] = {}
         self.local: Val = Val("null", "ptr")
         self.kernel_params: frozenset[str] = frozenset()
         self.threads = 1
+        self.memcheck = False
+        self.region = 0
+        self.arrivals: dict[int, str] = {}
+        self.param_bytes = 0
         self.instr = ast.Instr("nop", (), ())
         self._known: dict[str, Val] = {}
+        self._spread: dict[str, Val] = {}
 
     # flow
     def begin_block(self, label: str) -> None:
         """Starts a basic block of the program: nothing is known about registers."""
         self.b.label(label)
         self._known.clear()
+        self._spread.clear()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Code on a path of its own: what it loads is not known behind it."""
+        known, spread, first = dict(self._known), dict(self._spread), self.first
+        yield
+        self._known, self._spread, self.first = known, spread, first
 
     def emit(self, instr: ast.Instr) -> None:
         """Emits one instruction.
@@ -68,11 +102,16 @@ class Emitter:
         self.mask = None
         if instr.guard is not None:
             self.mask = self.predicate(instr.guard, instr.guard_negated)
+        target = instr.args[0] if instr.args else None
+        self.first = isinstance(target, ast.Reg) and target.name in self.affine
         try:
             function(self, instr)
         except (IndexError, KeyError, ValueError, AttributeError, TypeError) as error:
             raise unsupported(instr, f"malformed: {error!r}") from error
+        if self.first and isinstance(target, ast.Reg) and target.name in self.roots:
+            self._put_root(target.name, instr)
         self.mask = None
+        self.first = False
 
     def predicate(self, reg: ast.Reg, negated: bool) -> Val:
         value = self.read(reg, PRED)
@@ -81,6 +120,60 @@ class Emitter:
     # registers
     def get(self, name: str) -> Val:
         """The value of a register in its own type."""
+        if name in self.affine and not self.first:
+            return self._all_lanes(name)
+        return self._stored(name)
+
+    def _all_lanes(self, name: str) -> Val:
+        """An affine register in every lane."""
+        known = self._spread.get(name)
+        if known is not None:
+            return known
+        b, affine = self.b, self.affine[name]
+        value = self._stored(name)
+        if affine.exact:
+            if affine.stride:
+                value = b.binary("add", value, self._steps(affine.stride, value.type))
+        else:
+            root = self._root(name)
+            end = b.binary("add", root, self._steps(affine.root, "i32"))
+            moved = b.binary("sub", b.resize(end, "i64", affine.signed),
+                             b.resize(root, "i64", affine.signed))
+            value = b.binary("add", value, b.binary("mul", moved, const(affine.factor, "i64")))
+        self._spread[name] = value
+        return value
+
+    def _steps(self, step: int, type_: str) -> Val:
+        items = ", ".join(f"{type_} {const(i * step, type_).text}" for i in range(self.b.lanes))
+        return Val(f"<{items}>", type_, True)
+
+    def _root(self, name: str) -> Val:
+        """What lane 0 held before it was widened."""
+        out = self.b.name("root")
+        self.b.line(f"{out} = load i32, ptr {self.roots[name]}")
+        return Val(out, "i32")
+
+    def _put_root(self, name: str, instr: ast.Instr) -> None:
+        value = None
+        for operand in instr.args[1:]:
+            if isinstance(operand, ast.Special) and operand.name in ("tid.x", "laneid"):
+                value = self.special_value(operand.name)
+            elif isinstance(operand, ast.Reg) and operand.name in self.affine:
+                known = self.affine[operand.name]
+                if not known.exact:
+                    value = self._root(operand.name)
+                elif known.stride and self._slot(operand.name)[1] == "i32":
+                    value = self._stored(operand.name)
+            if value is not None:
+                break
+        if value is None:
+            raise AssertionError(f"{name} was widened from nothing")
+        if self.mask is not None:
+            value = self.b.select(self.mask, value, self._root(name))
+        self.b.line(f"store i32 {value.text}, ptr {self.roots[name]}")
+
+    def _stored(self, name: str) -> Val:
+        """What a register's slot holds."""
         known = self._known.get(name)
         if known is None:
             slot, kind, vec = self._slot(name)
@@ -96,13 +189,14 @@ class Emitter:
             raise PtxError(f"line {self.instr.line}: {self.instr.text} writes {value.type} "
                            f"to {name}, which holds {kind}")
         if self.mask is not None:
-            value = self.b.select(self.mask, value, self.get(name))
+            value = self.b.select(self.mask, value, self._stored(name))
         if vec:
             value = self.b.widen(value)
         elif value.vec:
             raise AssertionError(f"{name} differs between lanes but was taken for uniform")
         self.b.line(f"store {self.b.arg(value)}, ptr {slot}")
         self._known[name] = value
+        self._spread.pop(name, None)
 
     def _slot(self, name: str) -> tuple[str, str, bool]:
         found = self.slots.get(name)
@@ -140,7 +234,7 @@ class Emitter:
                 return self._convert(self.special_value(name), kind)
             case ast.Sym():
                 return self._convert(self.symbol_address(operand), kind)
-            case ast.Not(reg):
+            case ast.Not(reg) if kind is PRED:
                 return self.predicate(reg, True)
             case _:
                 raise unsupported(self.instr, "unexpected kind of operand")
@@ -163,19 +257,27 @@ class Emitter:
         return const(value, kind.llvm)
 
     def special_value(self, name: str) -> Val:
-        value = self.special.get(name)
+        value = self._special(name)
         if value is not None:
             return value
         if name in ("clock", "clock64", "clock_hi", "globaltimer", "globaltimer_lo",
                     "globaltimer_hi"):
             return self._clock(name)
         if name == "laneid":
-            return self.b.binary("and", self.special["linear"], const(31, "i32"))
+            return self.b.binary("and", self._linear(), const(31, "i32"))
         if name == "warpid":
-            return self.b.binary("lshr", self.special["linear"], const(5, "i32"))
+            return self.b.binary("lshr", self._linear(), const(5, "i32"))
         if name.startswith("lanemask_"):
             return self._lanemask(name[9:])
         raise PtxError(f"line {self.instr.line}: special register %{name} is not supported")
+
+    def _special(self, name: str) -> Val | None:
+        if self.first and name in self.first_special:
+            return self.first_special[name]
+        return self.special.get(name)
+
+    def _linear(self) -> Val:
+        return self.first_special["linear"] if self.first else self.special["linear"]
 
     def _clock(self, name: str) -> Val:
         out = self.b.name()
@@ -248,10 +350,11 @@ class Emitter:
         if space == "shared" and isinstance(operand.base, ast.Reg) and (
             self._slot(operand.base.name)[1] == "i32"
         ):
-            # 32-bit addresses wrap: a register may hold "minus something".
+            # 32-bit addresses wrap: a register may hold "minus something", and the first of
+            # neighbouring lanes may lie before the others' memory if it is masked out.
             near = self.b.binary("add", self.get(operand.base.name),
                                  const(operand.offset, "i32"))
-            return self.offset(Val("%shared", "ptr"), self.b.resize(near, "i64", False))
+            return self.offset(Val("%shared", "ptr"), self.b.resize(near, "i64", True))
         base = self.read(operand.base, U64)
         if operand.offset:
             base = self.b.binary("add", base, const(operand.offset, "i64"))
@@ -261,11 +364,37 @@ class Emitter:
             raise unsupported(self.instr, "absolute constant addresses")
         return self.b.cast("inttoptr", base, "ptr")
 
-    def stride(self, operand: ast.Operand) -> int | None:
-        """Bytes between the addresses of neighbouring lanes, if the analysis knows them."""
-        if isinstance(operand, ast.Addr) and isinstance(operand.base, ast.Reg):
-            return self.strides.get(operand.base.name)
-        return None
+    def row(self, operand: ast.Operand, space: str, span: int) -> tuple[Val, Val | None] | None:
+        """Where lane 0 accesses memory, if the lanes access it side by side.
+
+        Args:
+            operand: The memory operand.
+            space: Its state space.
+            span: Bytes that each lane accesses.
+
+        Returns:
+            The pointer, and a condition that must hold for it (None: it always does); or None if
+            the lanes access places that are not side by side.
+        """
+        if not isinstance(operand, ast.Addr) or not isinstance(operand.base, ast.Reg):
+            return None
+        name = operand.base.name
+        affine = self.affine.get(name)
+        if affine is None or affine.stride != span or (
+            self._slot(name)[1] != "i64" and space != "shared"
+        ):
+            return None
+        saved, self.first = self.first, True
+        pointer = self.pointer(operand, space)
+        self.first = saved
+        if affine.exact:
+            return pointer, None
+        b = self.b
+        root, distance = self._root(name), affine.root * (b.lanes - 1)
+        end = b.binary("add", root, const(distance, "i32"))
+        moved = b.binary("sub", b.resize(end, "i64", affine.signed),
+                         b.resize(root, "i64", affine.signed))
+        return pointer, b.compare("icmp eq", moved, const(distance, "i64"))
 
     # guards
     def when(self, condition: Val | None, action: Callable[[], None]) -> None:
@@ -276,9 +405,8 @@ class Emitter:
         then, after = self.b.new_label("then"), self.b.new_label("after")
         self.b.line(f"br i1 {condition.text}, label %{then}, label %{after}")
         self.b.label(then)
-        known = dict(self._known)
-        action()
-        self._known = known
+        with self.aside():
+            action()
         self.b.line(f"br label %{after}")
         self.b.label(after)
 

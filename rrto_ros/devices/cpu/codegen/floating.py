@@ -96,7 +96,8 @@ def _fma(mode: str) -> Operation:
             x, y, z = (b.cast("fpext", rnd.widen(e, value, kind), "double") for value in v)
             return rnd.narrow(e, _round_to_odd(e, x, y, z), kind)
         if mode == "rn":
-            return b.intrinsic("llvm.fma", *v)
+            x, y, z = v
+            return b.intrinsic("llvm.fma", x, y, z)
         if kind.name != "f32":
             raise unsupported(e.instr, "directed rounding is there for f32 only")
         x, y, z = (b.cast("fpext", value, "double") for value in v)

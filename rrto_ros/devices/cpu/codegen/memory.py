@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rrto_ros.devices.cpu.codegen.builder import Val, const
+from rrto_ros.devices.cpu.codegen.checks import checked
 from rrto_ros.devices.cpu.codegen.emitter import U64, Emitter
 from rrto_ros.devices.cpu.codegen.table import emits, unsupported
 from rrto_ros.devices.cpu.ptx import ast
@@ -40,14 +41,18 @@ def _memory_type(kind: PtxType) -> str:
 def load(e: Emitter, instr: ast.Instr) -> None:
     """Emits ld and ldu."""
     space, kind, count, volatile = access(instr)
-    pointer = e.pointer(instr.args[1], space)
     dests = instr.args[0].items if isinstance(instr.args[0], ast.Vec) else (instr.args[0],)
     if len(dests) != count or kind.name == "pred":
         raise unsupported(instr, "the destination does not fit")
-    if pointer.vec or (e.mask is not None and e.mask.vec):
-        values = _load_lanes(e, pointer, kind, count, e.stride(instr.args[1]))
+    row = e.row(instr.args[1], space, kind.bytes * count)
+    if row is not None:
+        values = _load_side_by_side(e, instr.args[1], space, kind, count, row)
     else:
-        values = _load_scalar(e, pointer, kind, count, volatile)
+        pointer = e.pointer(instr.args[1], space)
+        if pointer.vec or (e.mask is not None and e.mask.vec):
+            values = _gather_all(e, pointer, kind, count)
+        else:
+            values = _load_scalar(e, pointer, kind, count, volatile)
     for dest, value in zip(dests, values, strict=True):
         e.write(dest, value, kind)
 
@@ -59,6 +64,7 @@ def _load_scalar(
     if e.mask is not None:
         # A load that must not happen reads the scratch line instead: no branch is needed.
         pointer = b.select(e.mask, pointer, Val("%scratch", "ptr"))
+    pointer = checked(e, pointer, kind.bytes * count, writes=False)
     type_ = _memory_type(kind)
     flag = "volatile " if volatile else ""
     out = b.name("v")
@@ -78,47 +84,37 @@ def _mask_of(e: Emitter) -> Val:
     return e.b.widen(e.mask if e.mask is not None else Val("true", "i1"))
 
 
-def _load_lanes(
-    e: Emitter, pointer: Val, kind: PtxType, count: int, stride: int | None
+def _gather_all(e: Emitter, pointer: Val, kind: PtxType, count: int) -> list[Val]:
+    pointer, mask = e.b.widen(pointer), _mask_of(e)
+    return [_gather(e, e.offset(pointer, const(i * kind.bytes, "i64")) if i else pointer,
+                    _memory_type(kind), mask) for i in range(count)]
+
+
+def _load_side_by_side(
+    e: Emitter, operand: ast.Operand, space: str, kind: PtxType, count: int,
+    row: tuple[Val, Val | None],
 ) -> list[Val]:
     b = e.b
-    pointer = b.widen(pointer)
-    mask = _mask_of(e)
+    first, condition = row
     type_ = _memory_type(kind)
-    if stride != kind.bytes * count:
-        return [_gather(e, e.offset(pointer, const(i * kind.bytes, "i64")) if i else pointer,
-                        type_, mask) for i in range(count)]
-    first, contiguous = _contiguity(e, pointer, stride)
+    if condition is None:
+        return _load_row(e, first, type_, count, _mask_of(e))
     fast, slow, done = b.new_label("fast"), b.new_label("slow"), b.new_label("done")
-    b.line(f"br i1 {contiguous.text}, label %{fast}, label %{slow}")
+    b.line(f"br i1 {condition.text}, label %{fast}, label %{slow}")
     b.label(fast)
-    quick = _load_row(e, first, type_, count, mask)
+    quick = _load_row(e, first, type_, count, _mask_of(e))
     b.line(f"br label %{done}")
     b.label(slow)
-    slow_values = [
-        _gather(e, e.offset(pointer, const(i * kind.bytes, "i64")), type_, mask)
-        for i in range(count)
-    ]
+    with e.aside():
+        others = _gather_all(e, e.pointer(operand, space), kind, count)
     b.line(f"br label %{done}")
     b.label(done)
     values = []
-    for one, other in zip(quick, slow_values, strict=True):
+    for one, other in zip(quick, others, strict=True):
         out = b.name("v")
         b.line(f"{out} = phi {b.of(one)} [ {one.text}, %{fast} ], [ {other.text}, %{slow} ]")
         values.append(Val(out, type_, True))
     return values
-
-
-def _contiguity(e: Emitter, pointer: Val, stride: int) -> tuple[Val, Val]:
-    """The first lane's pointer, and whether the lanes really are `stride` bytes apart.
-
-    The analysis says so up to wrap-around of 32-bit indices, which shows in the last lane.
-    """
-    b = e.b
-    first = b.lane(pointer, 0)
-    last = b.lane(pointer, b.lanes - 1)
-    distance = b.binary("sub", b.cast("ptrtoint", last, "i64"), b.cast("ptrtoint", first, "i64"))
-    return first, b.compare("icmp eq", distance, const(stride * (b.lanes - 1), "i64"))
 
 
 def _load_row(e: Emitter, first: Val, type_: str, count: int, mask: Val) -> list[Val]:
@@ -182,14 +178,18 @@ def store(e: Emitter, instr: ast.Instr) -> None:
     space, kind, count, volatile = access(instr)
     if space == "const" or kind.name == "pred":
         raise unsupported(instr)
-    pointer = e.pointer(instr.args[0], space)
     items = instr.args[1].items if isinstance(instr.args[1], ast.Vec) else (instr.args[1],)
     if len(items) != count:
         raise unsupported(instr, "the source does not fit")
     values = [e.read(item, kind) for item in items]
     mask = e.mask
+    row = e.row(instr.args[0], space, kind.bytes * count)
+    if row is not None:
+        _store_side_by_side(e, instr.args[0], space, values, kind, row)
+        return
+    pointer = e.pointer(instr.args[0], space)
     if pointer.vec or (mask is not None and mask.vec):
-        _store_lanes(e, pointer, values, kind, e.stride(instr.args[0]))
+        _scatter(e, pointer, values, kind)
         return
     if any(v.vec for v in values):
         # Every lane writes the same place: the last lane's value stays, as in lane order.
@@ -199,6 +199,8 @@ def store(e: Emitter, instr: ast.Instr) -> None:
 
 def _store_scalar(e: Emitter, pointer: Val, values: Sequence[Val], volatile: bool) -> None:
     b = e.b
+    size = sum(max(8, v.bits) for v in values) // 8
+    pointer = checked(e, pointer, size, writes=True)
     flag = "volatile " if volatile else ""
     if len(values) == 1:
         b.line(f"store {flag}{b.arg(values[0])}, ptr {pointer.text}, align 1")
@@ -213,33 +215,32 @@ def _store_scalar(e: Emitter, pointer: Val, values: Sequence[Val], volatile: boo
     b.line(f"store {flag}<{count} x {type_}> {text}, ptr {pointer.text}, align 1")
 
 
-def _store_lanes(
-    e: Emitter, pointer: Val, values: list[Val], kind: PtxType, stride: int | None
+def _store_side_by_side(
+    e: Emitter, operand: ast.Operand, space: str, values: list[Val], kind: PtxType,
+    row: tuple[Val, Val | None],
 ) -> None:
     b = e.b
-    pointer = b.widen(pointer)
+    first, condition = row
     values = [b.widen(v) for v in values]
-    mask = _mask_of(e)
-    count = len(values)
-    if stride != kind.bytes * count:
-        _scatter(e, pointer, values, kind, mask)
+    if condition is None:
+        _store_row(e, first, values, _mask_of(e))
         return
-    first, contiguous = _contiguity(e, pointer, stride)
     fast, slow, done = b.new_label("fast"), b.new_label("slow"), b.new_label("done")
-    b.line(f"br i1 {contiguous.text}, label %{fast}, label %{slow}")
+    b.line(f"br i1 {condition.text}, label %{fast}, label %{slow}")
     b.label(fast)
-    _store_row(e, first, values, mask)
+    _store_row(e, first, values, _mask_of(e))
     b.line(f"br label %{done}")
     b.label(slow)
-    _scatter(e, pointer, values, kind, mask)
+    with e.aside():
+        _scatter(e, e.pointer(operand, space), values, kind)
     b.line(f"br label %{done}")
     b.label(done)
 
 
-def _scatter(
-    e: Emitter, pointer: Val, values: list[Val], kind: PtxType, mask: Val
-) -> None:
+def _scatter(e: Emitter, pointer: Val, values: list[Val], kind: PtxType) -> None:
     b = e.b
+    pointer, mask = b.widen(pointer), _mask_of(e)
+    values = [b.widen(v) for v in values]
     lanes, type_ = b.lanes, values[0].type
     name = f"llvm.masked.scatter.v{lanes}{_suffix(type_)}.v{lanes}p0"
     vector = f"<{lanes} x {type_}>"

@@ -37,10 +37,14 @@ def _offered(instr: ast.Instr) -> tuple[ast.Operand, ...]:
     return (instr.args[1],)
 
 
-def offer(e: Emitter, instr: ast.Instr) -> None:
-    """Puts this thread's value into the buffer."""
+def offer(e: Emitter, instr: ast.Instr, target: int) -> None:
+    """Puts this thread's value into the buffer; `target` is the region that reads it."""
     b = e.b
     e.instr = instr
+    if instr.op == "activemask":
+        here = _arrival(e, Val("%phase_number", "i64"), target)
+        b.line(f"store i64 {here.text}, ptr {_slot(e, 'exchange_out', e.special['linear'], 0)}")
+        return
     if instr.guard is not None:
         raise unsupported(instr, "with a guard")
     kind = _offered_type(instr)
@@ -54,8 +58,16 @@ def offer(e: Emitter, instr: ast.Instr) -> None:
         b.line(f"store i64 {wide.text}, ptr {where}")
 
 
+def _arrival(e: Emitter, phase: Val, target: int) -> Val:
+    """A word that says which wait a thread came to, and when."""
+    return e.b.binary("add", e.b.binary("shl", phase, const(32, "i64")),
+                      const(target + 1, "i64"))
+
+
 def words_offered(instr: ast.Instr) -> int:
     """Words of the exchange buffer that an instruction needs for each thread."""
+    if instr.op == "activemask":
+        return 1
     return len(_offered(instr))
 
 
@@ -166,12 +178,19 @@ def vote(e: Emitter, instr: ast.Instr) -> None:
     e.write(instr.args[0], result, PRED)
 
 
-@emits("activemask", forms="b32: every thread of the warp counts as active")
+@emits("activemask", forms="b32: the threads of the warp that came to this instruction together")
 def activemask(e: Emitter, instr: ast.Instr) -> None:
     """Emits activemask."""
-    if e.b.lanes > 1:
-        raise unsupported(instr)
-    e.write(instr.args[0], active_lanes(e), B32)
+    b = e.b
+    before = b.binary("sub", Val("%phase_number", "i64"), const(1, "i64"))
+    here = _arrival(e, before, e.region)
+    start = warp_start(e)
+    total = const(0, "i32")
+    for lane in range(_WARP):
+        other = take(e, b.binary("add", start, const(lane, "i32")))
+        bit = b.resize(b.compare("icmp eq", other, here), "i32", False)
+        total = b.binary("or", total, b.binary("shl", bit, const(lane, "i32")))
+    e.write(instr.args[0], total, B32)
 
 
 @emits("match", forms=".any .all; b32, b64")
@@ -228,11 +247,16 @@ def reduce_warp(e: Emitter, instr: ast.Instr) -> None:
 
 
 @emits("bar", "barrier", forms=".sync .red.popc .red.and .red.or .arrive .warp.sync .cta; every "
-       "thread of the block takes part")
+       "thread of the block takes part, or the number of threads that an immediate says; .red "
+       "always takes the whole block")
 def block_barrier(e: Emitter, instr: ast.Instr) -> None:
-    """bar.arrive needs nothing; bar.red combines the predicates of the block."""
+    """bar.arrive is counted; bar.red combines the predicates of the block."""
+    if "arrive" in instr.mods:
+        _arrive(e, instr)
     if "red" not in instr.mods:
         return
+    if e.arrivals:
+        raise unsupported(instr, "with barriers of a part of the block")
     b = e.b
     slot = b.alloca("i32")
     step, head, out = b.new_label("bit"), b.new_label("all"), b.new_label("got")
@@ -262,3 +286,29 @@ def block_barrier(e: Emitter, instr: ast.Instr) -> None:
         e.write(instr.args[0], result, PRED)
     else:
         e.write(instr.args[0], b.compare("icmp ne", total, const(0, "i32")), PRED)
+
+
+def barrier_of(instr: ast.Instr) -> tuple[int, int]:
+    """(number, threads) of a barrier; 0 threads is the whole block."""
+    if instr.op == "barrier" and "cluster" in instr.mods:
+        raise unsupported(instr)
+    numbers = [a for a in instr.args if not isinstance(a, ast.Reg | ast.Not)]
+    if "red" in instr.mods or not instr.args:
+        return 0, 0
+    if len(numbers) != len(instr.args) or not all(isinstance(a, ast.Imm) for a in numbers):
+        if len(instr.args) == 1:
+            return 0, 0  # without counts every thread comes to it, whichever it is
+        raise unsupported(instr, "its count is not a constant")
+    values = [a.value for a in numbers if isinstance(a, ast.Imm)]
+    if not 0 <= values[0] <= 15 or (len(values) > 1 and not 0 < values[1] <= 1024):
+        raise unsupported(instr, "there are barriers 0 to 15 of up to 1024 threads")
+    return values[0], values[1] if len(values) > 1 else 0
+
+
+def _arrive(e: Emitter, instr: ast.Instr) -> None:
+    slot = e.arrivals.get(barrier_of(instr)[0])
+    if slot is None:
+        raise unsupported(instr, "no thread count")
+    out = e.b.name("arrived")
+    e.b.line(f"{out} = load i32, ptr {slot}")
+    e.b.line(f"store i32 {e.b.binary('add', Val(out, 'i32'), const(1, 'i32')).text}, ptr {slot}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.errors import PtxError
 
 BARRIER_OPS = frozenset({"bar", "barrier"})
-WARP_OPS = frozenset({"shfl", "vote", "match", "redux", "mma"})
+WARP_OPS = frozenset({"shfl", "vote", "match", "redux", "mma", "activemask"})
 _STORES = frozenset({"st", "red", "bra", "brx", "ret", "exit", "trap", "bar", "barrier",
                      "membar", "fence", "prefetch", "prefetchu", "discard", "brkpt", "nanosleep",
                      "pmevent", "cp", "call", "applypriority"})
@@ -55,7 +55,7 @@ def gives_result(instr: ast.Instr) -> bool:
 
 def build_blocks(function: ast.Function) -> list[Block]:
     """The basic blocks of a function; block 0 is the entry. The last one only returns."""
-    body = function.body or ()
+    body = _waits_unguarded(function.body or ())
     labels: dict[str, int] = {}
     blocks = [Block(0)]
     pending: list[tuple[Block, list[str], bool]] = []
@@ -78,8 +78,6 @@ def build_blocks(function: ast.Function) -> list[Block]:
         if current is None:
             current = fresh()
         ends = item.op in ("bra", "ret", "exit", "trap", "brx")
-        if item.guard is not None and (is_barrier(item) or item.op == "trap"):
-            raise PtxError(f"line {item.line}: a guarded {item.text} is not supported")
         if ends or is_barrier(item):
             block, current = current, None
             block.line = item.line
@@ -124,6 +122,25 @@ def build_blocks(function: ast.Function) -> list[Block]:
     for block in blocks:
         block.targets = [final.index if t == -1 else t for t in block.targets]
     return blocks
+
+
+def _waits_unguarded(
+    body: tuple[ast.Instr | ast.Label, ...]
+) -> list[ast.Instr | ast.Label]:
+    """A guarded wait or trap becomes a branch around it."""
+    result: list[ast.Instr | ast.Label] = []
+    for position, item in enumerate(body):
+        if isinstance(item, ast.Label) or item.guard is None or not (
+            is_barrier(item) or item.op in ("trap", *BARRIER_OPS)
+        ):
+            result.append(item)
+            continue
+        around = f"$around{position}"
+        result.append(ast.Instr("bra", (), (ast.Sym(around),), item.guard,
+                                not item.guard_negated, item.line))
+        result.append(replace(item, guard=None, guard_negated=False))
+        result.append(ast.Label(around))
+    return result
 
 
 def operand_registers(operand: ast.Operand) -> list[str]:

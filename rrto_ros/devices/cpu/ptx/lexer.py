@@ -30,7 +30,7 @@ _TOKEN = re.compile(
   | (?P<str>"(?:[^"\\\n]|\\.)*")
   | (?P<op><<|>>|[{}()\[\],;:@!|<>+\-=*&~?/^])
     """,
-    re.VERBOSE | re.DOTALL,
+    re.VERBOSE | re.DOTALL | re.ASCII,
 )
 
 

@@ -25,6 +25,11 @@ _GEOMETRY = {"maxntid", "reqntid", "minnctapersm", "maxnctapersm", "maxnreg", "r
              "maxclusterrank"}
 _FLAGS = {"noreturn", "explicitcluster", "blocksareclusters", "unique", "abi_preserve",
           "abi_preserve_control"}
+DIRECTIVES = tuple(sorted({
+    "version", "target", "address_size", "entry", "func", "reg", "section", "align",
+    "branchtargets", *(SPACES - {"reg"}), *_LINKAGE, *_SKIP_TO_SEMICOLON, *_SKIP_LINE,
+    *_GEOMETRY, *_FLAGS}))
+"""Every directive that is read, for the support page."""
 
 
 def parse_module(text: str) -> ast.Module:

@@ -1,0 +1,96 @@
+"""The page of supported PTX, made from the code: ``python -m rrto_ros.devices.cpu.support``.
+
+With ``--check`` it writes nothing and fails if the page in docs/ is not what the code says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+# Importing the generator fills the table of instructions.
+from rrto_ros.devices.cpu.codegen import kernel as kernel
+from rrto_ros.devices.cpu.codegen.emitter import SPECIAL_REGISTERS
+from rrto_ros.devices.cpu.codegen.table import supported_instructions
+from rrto_ros.devices.cpu.passes import layout
+from rrto_ros.devices.cpu.ptx.parser import DIRECTIVES
+from rrto_ros.devices.cpu.ptx.types import TYPES
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "ptx_support.md"
+HANDLED_ELSEWHERE = {
+    "bra, brx.idx, ret, exit": "guarded and not; tables of .branchtargets",
+    "call": ".func of the same module, inlined; no recursion, no calls through registers, no "
+            "services of a driver (vprintf, malloc)",
+}
+LEFT_OUT = """\
+Whatever is not named above is refused when a module is loaded, with the instruction and its line
+(`CUDA_ERROR_INVALID_PTX`). In particular:
+
+- wmma, wgmma, tcgen05, ldmatrix, stmatrix, and the forms of mma that are not named above
+- cp.async, cp.async.bulk, mbarrier, multimem, tensor maps
+- tex, tld4, suld, sust, txq (textures and surfaces)
+- clusters (barrier.cluster, mapa, getctarank), createpolicy, setmaxnreg
+- 128-bit atomics, vector atomics, packed atomics, bf16 atomics
+- directed rounding for f64 and for division and roots
+- virtual calls, recursion, alloca, stacksave
+
+What is executed differently from a GPU:
+
+- bar.sync of a whole block lets every thread finish its part before any goes on. A barrier of a
+  part of the block (with a thread count) needs the count as an immediate.
+- shfl.sync, vote.sync, match.sync and redux.sync exchange values between the lanes that come to
+  them with the same number of exchanges and barriers before it; lanes of one mask that come by
+  different numbers of these do not wait for each other.
+- Blocks run one after the other on each core: a kernel in which one block waits for another (a
+  grid-wide barrier) may end with `CUDA_ERROR_LAUNCH_TIMEOUT`.
+- clock, clock64 and globaltimer count processor cycles.
+- ex2, lg2, sin, cos and tanh (.approx) are polynomials within the documented error; div.full,
+  rcp.approx, sqrt.approx and rsqrt.approx are rounded once.
+"""
+
+
+def page() -> str:
+    """The text of docs/ptx_support.md."""
+    rows = {**supported_instructions(), **HANDLED_ELSEWHERE}
+    forms: dict[str, list[str]] = {}
+    for op, form in rows.items():
+        forms.setdefault(form, []).append(op)
+    count = len(supported_instructions())
+    shared, local = layout.MAX_STATIC_SHARED_BYTES >> 10, layout.MAX_LOCAL_BYTES >> 10
+    lines = [
+        "<!-- Made by python -m rrto_ros.devices.cpu.support: do not edit. -->",
+        "# PTX that the cpu device executes", "",
+        f"{count} opcodes besides branches and calls, PTX 1.0 to 9.x, 64-bit addresses.", "",
+        "| instruction | forms |", "|---|---|",
+    ]
+    lines += [f"| {', '.join(ops)} | {form.replace('|', chr(92) + '|')} |"
+              for form, ops in sorted(forms.items(), key=lambda item: item[1])]
+    lines += [
+        "", "Types: " + ", ".join(f".{name}" for name in TYPES) + ".", "",
+        "Special registers: " + ", ".join(f"%{name}" for name in SPECIAL_REGISTERS) + ".", "",
+        "Directives: " + ", ".join(f".{name}" for name in DIRECTIVES) + ".", "",
+        f"Limits: {shared} KiB of static shared memory, {local} KiB of local memory per thread.",
+        "",
+        "## What is left out", "", LEFT_OUT.rstrip(), "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Write or check the page."""
+    parser = argparse.ArgumentParser(description="Makes docs/ptx_support.md from the code.")
+    parser.add_argument("--check", action="store_true", help="only compare")
+    options = parser.parse_args()
+    if not options.check:
+        PAGE.write_text(page(), encoding="utf-8")
+        return 0
+    if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page():
+        print(f"{PAGE.name} is not what the code says; run python -m {__spec__.name}",
+              file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Unmodified programs of several compilers on the virtual device, each against NumPy."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from support.rig import PROGRAMS
+
+OPERATIONS_S = 170.0
+
+
+@pytest.mark.timeout(260)
+def test_tinygrads_operations_agree_with_numpy(rig):
+    pytest.importorskip("tinygrad", reason="tinygrad is not installed")
+    rig.both()
+    program = rig.program("tinygrad_operations.py", DEV="CUDA:PTX")
+    assert program.wait(OPERATIONS_S) == 0, program.text()
+    (line,) = [one for one in program.text().splitlines() if one.startswith("{")]
+    found = json.loads(line)
+    assert found["failed"] == {}
+    assert found["operations"] >= 120
+    assert found["device"] == "CUDA"
+
+
+def test_a_network_whose_depth_depends_on_the_data_agrees_with_numpy(rig):
+    pytest.importorskip("tinygrad", reason="tinygrad is not installed")
+    rig.both()
+    program = rig.program("adaptive_network.py", DEV="CUDA:PTX")
+    assert program.wait(OPERATIONS_S) == 0, program.text()
+    depths = json.loads(program.lines[-1])["depths"]
+    assert len(set(depths)) > 2
+
+
+def test_numba_kernels_agree_with_numpy(rig):
+    rig.both()
+    program = rig.program("numba_kernels.py", PYTHONWARNINGS="ignore")
+    code = program.wait(OPERATIONS_S)
+    if code == 77:
+        pytest.skip(program.text(1))
+    assert code == 0, program.text()
+    found = json.loads(program.lines[-1])
+    assert (len(found["kernels"]), found["failed"]) == (11, {})
+
+
+@pytest.mark.parametrize("model", ["nanodet_416.onnx", "ped_ssdlite_300.onnx"])
+@pytest.mark.timeout(300)
+def test_an_onnx_model_agrees_with_onnxruntime(rig, model):
+    for name in ("tinygrad", "onnxruntime"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    folder = os.environ.get("RRTO_MODELS", "")
+    path = Path(folder) / model
+    if not folder or not path.is_file():
+        pytest.skip(f"RRTO_MODELS names no folder with {model} (NanoDet is in the demo's tests)")
+    rig.both()
+    command = [sys.executable, PROGRAMS.parents[2] / "bench" / "onnx_model.py", path]
+    program = rig.start("onnx_model", [*command, "--frames", "1"], rig.interposed(DEV="CUDA:PTX"))
+    assert program.wait(250) == 0, program.text()
+    assert json.loads(program.lines[-1])["worst"] < 1e-3

@@ -1,0 +1,41 @@
+"""The page of supported PTX says what the code does."""
+
+import re
+
+import pytest
+
+from rrto_ros.devices.cpu import support
+from rrto_ros.devices.cpu.codegen.kernel import generate
+from rrto_ros.devices.cpu.program import prepare
+from rrto_ros.errors import PtxError
+
+REFUSED = (
+    "wmma.load.a.sync.aligned.row.m16n16k16.shared.f16 {%r0, %r1}, [%r2]",
+    "wgmma.fence.sync.aligned",
+    "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r0}, [%r1]",
+    "cp.async.ca.shared.global [%r0], [%rd1], 16",
+    "cp.async.wait_all",
+    "mbarrier.init.shared.b64 [%r0], 1",
+    "tex.2d.v4.f32.f32 {%f0, %f1, %f2, %f3}, [%rd0, {%f0, %f1}]",
+    "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%rd0, %rd1}, {%rd0}, {%rd0}, {%rd0, %rd1}",
+    "createpolicy.fractional.L2::evict_last.b64 %rd0, 1.0",
+    "setmaxnreg.inc.sync.aligned.u32 40",
+    "no.such.instruction.u32 %r0",
+)
+
+
+def test_the_page_is_what_the_code_says():
+    assert support.PAGE.read_text() == support.page(), "run python -m rrto_ros.devices.cpu.support"
+
+
+def compile_all(text):
+    for kernel in prepare(text).kernels:
+        generate(kernel, (32, 1, 1), 1)
+
+
+def test_what_is_left_out_is_refused_by_its_name():
+    for text in REFUSED:
+        module = (".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\n"
+                  ".reg .b32 %r<4>; .reg .b64 %rd<4>; .reg .f32 %f<4>;\n" + text + ";\nret;\n}\n")
+        with pytest.raises(PtxError, match="line 7: .*" + re.escape(text.split()[0])):
+            compile_all(module)
