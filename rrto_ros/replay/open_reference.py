@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rrto_ros.api.wire import (
@@ -13,7 +14,7 @@ from rrto_ros.api.wire import (
     Buffer,
 )
 from rrto_ros.replay.known import Known
-from rrto_ros.replay.plan import MAX_PLAN_CALLS, mark, pack_reference
+from rrto_ros.replay.plan import MAX_PLAN_CALLS, Reference, mark, pack_reference
 
 MAX_REFERENCE_BYTES = 16 << 20
 _FIXED_BYTES = HEADER_BYTES + 32
@@ -47,15 +48,17 @@ class OpenReference:
     _pieces: list[Buffer] = field(default_factory=list)
     _only: Buffer | None = None
 
-    def fits(self, known: Known, position: int, thread: int, index: int, payload: int) -> bool:
-        """Whether a call may join."""
+    def fits(
+        self, known: Known, position: int, thread: int, index: int, payload: int, count: int = 1
+    ) -> bool:
+        """Whether a call, or so many that follow each other, may join."""
         return (
             self.known is known
             and position == self.first + self.count
             and thread == self.thread
             and index == self.index + self.count
             and self.size + payload <= MAX_REFERENCE_BYTES
-            and self.count < MAX_PLAN_CALLS
+            and self.count + count <= MAX_PLAN_CALLS
         )
 
     def add(
@@ -93,6 +96,29 @@ class OpenReference:
                 self.size += stop - start
         self.count += 1
         self.replaced += len(record)
+
+    def join(
+        self,
+        ref: Reference,
+        pieces: list[Buffer],
+        flags: Mapping[int, int],
+        replaced: int,
+    ) -> None:
+        """Take a reference whose calls follow.
+
+        Args:
+            ref: The reference.
+            pieces: Its payloads, each padded to 8.
+            flags: Of its calls, where they are not 0.
+            replaced: Bytes of the records that it stands for.
+        """
+        self._marks += [mark(self.count + call, bits) for call, bits in flags.items()]
+        self._words += ref.words
+        self._pieces += pieces
+        self.carries = self.carries or bool(pieces)
+        self.size += 8 * (len(flags) + len(ref.words)) + sum(len(piece) for piece in pieces)
+        self.count += ref.count
+        self.replaced += replaced
 
     @property
     def literal(self) -> Buffer | None:

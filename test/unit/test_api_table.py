@@ -64,7 +64,7 @@ def test_the_export_list_is_in_the_order_of_the_counters():
     assert list(EXPORTS) == sorted(EXPORTS)
     stubs = (build.SHIM / "generated" / "stubs.c").read_text()
     for name in ("cuInit", "cuLaunchKernel", "cuMemcpy3DBatchAsync"):
-        counted = re.search(rf"^CUresult {name}\([^)]*\)\n{{[^}}]*?\((\d+), ", stubs, re.MULTILINE)
+        counted = re.search(rf"^CUresult {name}\([^)]*\)\n{{[^}}]*?\((\d+)[,)]", stubs, re.MULTILINE)
         assert counted
         assert EXPORTS[int(counted[1])] == name
 
