@@ -40,11 +40,12 @@ from rrto_ros.api.wire import (
     RESULT_STICKY,
     Buffer,
 )
-from rrto_ros.devices.protocol import Device
+from rrto_ros.devices.protocol import Device, SegmentDevice
 from rrto_ros.errors import CudaError, ProtocolError
+from rrto_ros.replay.chains import Run, parts_of
 from rrto_ros.replay.dispatch import Handler, Prepared, bind, prepare
 from rrto_ros.replay.plan import marked_calls
-from rrto_ros.replay.plan_runner import PlanRunner, Step
+from rrto_ros.replay.plan_runner import Parts, PlanRunner, Step
 from rrto_ros.replay.progress import Progress, describe
 
 BREAKS_CONTEXT = frozenset(
@@ -120,7 +121,10 @@ class Executor:
         self._blobs: BlobSource = blobs or NoBlobs()
         self._progress = progress
         self._handlers: dict[int, Handler] = bind(device, self._loaded)
-        self._plans = PlanRunner(partial(prepare, device, self._handlers))
+        parts: Parts = lambda _: []  # noqa: E731
+        if isinstance(device, SegmentDevice):
+            parts = partial(parts_of, device=device, note=self._note)
+        self._plans = PlanRunner(partial(prepare, device, self._handlers), parts)
         self._kernels: dict[int, tuple[bytes, ...]] = {}
         self._queue: deque[_Pending] = deque()
         self._wanted: dict[bytes, tuple[int, int]] = {}
@@ -241,7 +245,9 @@ class Executor:
                 raise ProtocolError(
                     f"call #{header.index} comes after call #{self._last_index}, indices ascend"
                 )
-            if self._sticky:
+            if step.several is not None:
+                header = self._several(step.several)
+            elif self._sticky:
                 self._skip(header)
             else:
                 self._call(step.record or decode_call(pending.view, header), header, step.run)
@@ -288,6 +294,36 @@ class Executor:
         else:
             if header.flags & FLAG_REPLY:
                 self._reply(header.index, 0, data)
+
+    def _several(self, run: Run) -> CallHeader:
+        """Execute calls that the device runs as one; returns the last one's header."""
+        last = run.headers[-1]
+        if self._sticky:
+            self._skipped += len(run.headers)
+            return last
+        at = len(run.headers)
+        try:
+            run.execute(self._progress.address if self._progress is not None else 0)
+        except CudaError as error:
+            at = run.failed
+            record = run.records[at]
+            self._failed(run.headers[at], error.result, str(error), error.detail,
+                         self._kernel(record))  # fmt: skip
+            self._skipped += len(run.headers) - at - 1
+            at += 1
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            self._failed(run.headers[0], CUresult.UNKNOWN, text, text, b"")
+        self._calls += at
+        return last
+
+    def _kernel(self, record: CallRecord) -> bytes:
+        """The name of the kernel that a record launches, empty for another operation."""
+        at = _LAUNCH_FIELDS.get(record.op.code)
+        return b"" if at is None else self._kernel_name(record.values[at], record.values[at + 1])
+
+    def _note(self, record: CallRecord) -> bytes:
+        return Progress.note(record.op.code, self._kernel(record))
 
     def _failed(
         self, header: CallHeader, status: CUresult, text: str, detail: str, kernel: bytes

@@ -6,18 +6,22 @@ that its literal records would be; only calls with varying words are decoded aga
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import NamedTuple
 
 from rrto_ros.api.codec import CallHeader, CallRecord, decode_call, iter_headers
 from rrto_ros.api.wire import CALL_HEADER, FLAG_BLOB_REF, FLAG_KEEP, HEADER_BYTES
 from rrto_ros.errors import ProtocolError
 from rrto_ros.record.templates import CallTemplate
+from rrto_ros.replay.chains import SHORTEST, Part, Run
 from rrto_ros.replay.dispatch import Prepared
 from rrto_ros.replay.plan import MAX_PLANS, Plan, decode_plan, pieces, read_reference
 
 MAX_SESSION_BYTES = 64 << 20
+Parts = Callable[[Sequence[CallRecord | None]], list[Part]]
+"""Finds the parts of a plan's calls."""
 
 
 class Step(NamedTuple):
@@ -26,6 +30,8 @@ class Step(NamedTuple):
     header: CallHeader
     record: CallRecord | None = None
     run: Prepared | None = None
+    several: Run | None = None
+    """Calls that are executed as one; `header` is the first one's."""
 
 
 class _Ready:
@@ -34,12 +40,15 @@ class _Ready:
     Args:
         plan: The plan.
         prepare: Makes what executes a call that is always the same.
+        parts: Finds what the device runs as one.
 
     Raises:
         ProtocolError: The fields of a call do not fit its operation.
     """
 
-    def __init__(self, plan: Plan, prepare: Callable[[CallRecord], Prepared]) -> None:
+    def __init__(
+        self, plan: Plan, prepare: Callable[[CallRecord], Prepared], parts: Parts
+    ) -> None:
         self.plan = plan
         self.records: list[CallRecord | None] = []
         self.runs: list[Prepared | None] = []
@@ -52,6 +61,50 @@ class _Ready:
             record = _decode(call)
             self.records.append(record)
             self.runs.append(None if call.payload_bytes else prepare(record))
+        self.parts = parts(
+            [
+                _template(call) if record is None else record
+                for call, record in zip(plan.calls, self.records, strict=True)
+            ]
+        )
+
+    def together(self, first: int, steps: list[Step]) -> list[Step]:
+        """Put steps of a reference that begins with call `first` together, part by part."""
+        out: list[Step] = []
+        done = 0
+        for part in self.parts:
+            start, end = max(part.start - first, 0), min(part.end - first, len(steps))
+            while start < end:
+                row = list(takewhile(_quiet, steps[start:end]))
+                if len(row) >= SHORTEST:
+                    out += steps[done:start]
+                    varying = [
+                        k for k in range(len(row)) if first + start + k in self.plan.ranges
+                    ]
+                    run = Run(
+                        part,
+                        first + start - part.start,
+                        tuple(step.header for step in row),
+                        tuple(step.record for step in row if step.record is not None),
+                        tuple(varying),
+                    )
+                    out.append(Step(row[0].header, several=run))
+                    done = start + len(row)
+                start += len(row) + 1
+        return out + steps[done:]
+
+
+def _quiet(step: Step) -> bool:
+    """Whether nothing is to be done about a call but to execute it."""
+    return not step.header.flags and step.record is not None
+
+
+def _template(call: CallTemplate) -> CallRecord | None:
+    """A call whose arguments vary, with any; None if they say how long it is."""
+    try:
+        return _decode(call)
+    except ProtocolError:
+        return None
 
 
 def _decode(call: CallTemplate) -> CallRecord:
@@ -65,10 +118,16 @@ class PlanRunner:
 
     Args:
         prepare: Makes what executes a call that is always the same.
+        parts: Finds what the device runs as one.
     """
 
-    def __init__(self, prepare: Callable[[CallRecord], Prepared]) -> None:
+    def __init__(
+        self,
+        prepare: Callable[[CallRecord], Prepared],
+        parts: Parts = lambda _: [],
+    ) -> None:
         self._prepare = prepare
+        self._parts = parts
         self._plans: dict[int, _Ready] = {}
         self._bytes = 0
         self._defined = 0
@@ -93,7 +152,7 @@ class PlanRunner:
             self._bytes -= len(old.plan.encoded)
         if self._bytes + len(plan.encoded) > MAX_SESSION_BYTES:
             raise ProtocolError(f"plans of more than {MAX_SESSION_BYTES} bytes in one session")
-        self._plans[number] = _Ready(plan, self._prepare)
+        self._plans[number] = _Ready(plan, self._prepare, self._parts)
         self._bytes += len(plan.encoded)
         self._defined += 1
 
@@ -125,7 +184,7 @@ class PlanRunner:
             steps.append(Step(head, record, run))
         self._references += 1
         self._calls += ref.count
-        return steps
+        return ready.together(ref.first, steps) if ready.parts else steps
 
     def statistics(self) -> dict[str, int]:
         """Plans held and defined, their bytes, references and the calls in them."""

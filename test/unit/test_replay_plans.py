@@ -123,6 +123,9 @@ class Log:
         self.lines = []
 
     def __getattr__(self, name):
+        if name == "prepare_segment":
+            raise AttributeError(name)
+
         def method(*arguments):
             plain = [bytes(a) if isinstance(a, memoryview) else a for a in arguments]
             self.lines.append((name, *plain))
