@@ -49,7 +49,7 @@ class Network:
 NETWORKS = {
     "nanodet": Network("NanoDet-416", (416, 416, 3), "uint8"),
     "cnn": Network("small CNN", (1, 3, 32, 32), "float32"),
-    "deep": Network("deep network", (16, 64), "float32"),
+    "deep": Network("deep network", (16, 4, 64), "float32"),
 }
 
 

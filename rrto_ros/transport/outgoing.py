@@ -33,6 +33,9 @@ MAX_BACKLOG_BYTES = 32 << 20
 LONG_LINGER = 4
 """A reference without data from the program lingers so much longer: the calls that it names cost
 the server little, a message costs the robot more."""
+MOST_LONGER = 4
+"""Each further one, while nobody waits, lingers twice as long as the one before, so many times:
+the server has as much to do as was sent, and a long walk costs few messages."""
 _RECORDER_OPS = frozenset((BLOB_DATA_OP, PLAN_DEFINE_OP))
 _SHIM_OPS = frozenset((PLAN_REF_OP, PLAN_TAKEN_OP))
 
@@ -66,6 +69,7 @@ class Outgoing:
         self._parts_bytes = 0
         self._flush = False
         self._since = 0.0
+        self._lone = 0
         self.meter = InferenceMeter()
         self.waits: dict[int, float] = {}
         """Call that a thread waits for -> when it came."""
@@ -87,7 +91,7 @@ class Outgoing:
             return 0.0
         linger = self._config.linger_s
         if not self._parts and not self._replayer.carries:
-            linger *= LONG_LINGER
+            linger *= LONG_LINGER << min(self._lone, MOST_LONGER)
         return self._since + linger
 
     @property
@@ -122,6 +126,8 @@ class Outgoing:
 
     def take(self) -> Buffer:
         """The whole batch; a new one begins."""
+        if not self._flush and not self._parts and not self._replayer.carries:
+            self._lone += 1
         self._add(self._replayer.close())
         parts = self._parts
         self._parts, self._parts_bytes, self._flush = [], 0, False
@@ -200,6 +206,7 @@ class Outgoing:
 
     def _waited(self, index: int, flags: int, now: float) -> None:
         self._flush = True
+        self._lone = 0
         if flags & FLAG_REPLY and len(self.waits) < MAX_TRACKED_WAITS:
             self.waits[index] = now
 

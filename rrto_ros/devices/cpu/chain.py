@@ -130,6 +130,8 @@ class Chain:
         self._launcher = launcher
         self.links = list(links)
         self.expected_ns = sum(link.runnable.last_ns for link in links)
+        self._needs = (max(link.runnable.frame_bytes for link in links),
+                       max(link.runnable.local_bytes for link in links))
         _, self._call = _loop()
         offsets = [0]
         for link in links:
@@ -184,8 +186,7 @@ class Chain:
             CudaError: LAUNCH_TIMEOUT or LAUNCH_FAILED, with its launch in `failed`.
         """
         launcher, watchdog = self._launcher, self._launcher.watchdog
-        areas = launcher.areas(max(link.runnable.frame_bytes for link in self.links),
-                               max(link.runnable.local_bytes for link in self.links))
+        areas = launcher.areas(*self._needs)
         if areas != self._areas:
             self._place(list(areas))
         self._report[0] = 0
