@@ -20,12 +20,14 @@ from rrto_ros.api.codec import CallHeader, check_header, iter_headers
 from rrto_ros.api.ops import OPS
 from rrto_ros.api.wire import (
     CALL_HEADER,
+    FLAG_AHEAD,
     FLAG_REPLY,
     FLAG_WAITED,
     HEADER_BYTES,
     Buffer,
 )
 from rrto_ros.errors import ProtocolError
+from rrto_ros.replay.ahead_results import AheadResults
 from rrto_ros.replay.known import Known, KnownPlans
 from rrto_ros.replay.open_reference import OpenReference
 from rrto_ros.replay.plan import Plan, pack_define
@@ -48,6 +50,20 @@ class _Lane:
 
 
 @dataclass(slots=True)
+class _Run:
+    """Where the last reference ended, while the program goes on as its plan does.
+
+    The calls before `end` may be executed by the server already.
+    """
+
+    known: Known
+    position: int
+    index: int
+    thread: int
+    end: int
+
+
+@dataclass(slots=True)
 class Fed:
     """What one buffer of records became.
 
@@ -59,6 +75,8 @@ class Fed:
         begun: Walks that began.
         ended: For each walk that reached its end, the index of the last call before it whose
             result a thread waits for; 0 for none.
+        answers: Result records that the server pushed ahead, for calls that now came.
+        answered_waits: How many of these calls a program thread waits for.
     """
 
     parts: list[Buffer] = field(default_factory=list)
@@ -67,6 +85,8 @@ class Fed:
     parted: bool = True
     begun: int = 0
     ended: list[int] = field(default_factory=list)
+    answers: list[Buffer] = field(default_factory=list)
+    answered_waits: int = 0
 
 
 class Cursor:
@@ -75,14 +95,22 @@ class Cursor:
     Args:
         rewrite: What to do with uploads; None to leave them.
         drop_after: A plan whose walks failed so often in a row rests for a while.
+        ahead: Results that the server pushes before they are asked for; None if it is not to.
     """
 
-    def __init__(self, rewrite: Rewrite | None = None, drop_after: int = 16) -> None:
+    def __init__(
+        self,
+        rewrite: Rewrite | None = None,
+        drop_after: int = 16,
+        ahead: AheadResults | None = None,
+    ) -> None:
         self._rewrite = rewrite
         self._plans = KnownPlans(self._leave, drop_after)
         self._lanes: dict[int, _Lane] = {}
         self._apart = False
         self._open: OpenReference | None = None
+        self._ahead = ahead
+        self._run: _Run | None = None
         self._waited = 0
         self._calls = 0
         self._hits = 0
@@ -99,6 +127,11 @@ class Cursor:
     def carries(self) -> bool:
         """Whether the open reference has a payload."""
         return self._open is not None and self._open.carries
+
+    @property
+    def asks(self) -> bool:
+        """Whether the open reference has calls that the server has not executed."""
+        return self._open is not None and self._open.asks
 
     @property
     def plans(self) -> KnownPlans:
@@ -193,9 +226,13 @@ class Cursor:
                     "recorder may use"
                 )
             self._calls += 1
+            answered = False
             if flags & FLAG_WAITED:
-                fed.waited.append((index, flags))
                 self._waited = index
+            if self._run is not None and self._continues(known, position, thread, index):
+                flags, answered = self._expected(index, flags, fed)
+            if flags & FLAG_WAITED and not answered:
+                fed.waited.append((index, flags & _PROGRAM_FLAGS))
             changed: bytes | None = None
             if payload and self._rewrite is not None:
                 header = CallHeader(offset, size, code, flags, index, thread, payload)
@@ -222,6 +259,7 @@ class Cursor:
                     parts.append(self.close())
                 open_ = self._open = OpenReference(known, position, index, thread)
             open_.add(view[offset:after], key, flags, after - end, changed)
+            open_.asks = open_.asks or not answered
             lane.astray = False
             lane.position = position + 1
             if position + 1 == known.length:
@@ -239,11 +277,17 @@ class Cursor:
         )
         return fed
 
-    def close(self) -> Buffer:
-        """End the open reference; returns what to send for it (nothing if there is none)."""
+    def close(self, *, last: bool = False) -> Buffer:
+        """End the open reference; returns what to send for it (nothing if there is none).
+
+        Args:
+            last: Nothing follows it for now, so that the server may go ahead.
+        """
         open_, self._open = self._open, None
         if open_ is None:
             return b""
+        if last and self._ahead is not None:
+            self._go_ahead(open_, self._ahead)
         literal = open_.literal
         if literal is not None:
             self._hits -= 1
@@ -256,6 +300,49 @@ class Cursor:
     def reset(self) -> None:
         """Forget where the cursors are (after calls that were not fed); plans stay."""
         self._lanes.clear()
+        self._drop_ahead()
+
+    def _go_ahead(self, open_: OpenReference, results: AheadResults) -> None:
+        """Let the server execute what follows a reference, as far as it only reads."""
+        known, position = open_.known, open_.first + open_.count
+        index = open_.index + open_.count
+        count = known.plan.ahead(position) if results.may(index) else 0
+        if count:
+            open_.ahead = count
+            results.announce(index, count)
+            self._run = _Run(known, position, index, open_.thread, index + count)
+
+    def _continues(self, known: Known | None, position: int, thread: int, index: int) -> bool:
+        """Whether a call is the one that the server expected, too; if not, nothing is ahead."""
+        run = self._run
+        assert run is not None
+        if (
+            known is run.known
+            and position == run.position
+            and thread == run.thread
+            and index == run.index
+            and index < run.end
+        ):
+            run.position += 1
+            run.index += 1
+            return True
+        self._drop_ahead()
+        return False
+
+    def _expected(self, index: int, flags: int, fed: Fed) -> tuple[int, bool]:
+        """Answer a call from what the server pushed; returns its flags and whether it has."""
+        if not flags & FLAG_REPLY or self._ahead is None:
+            return flags, False
+        record = self._ahead.take(index)
+        if record is not None:
+            fed.answers.append(record)
+            fed.answered_waits += flags & FLAG_WAITED
+        return flags | FLAG_AHEAD, record is not None
+
+    def _drop_ahead(self) -> None:
+        self._run = None
+        if self._ahead is not None:
+            self._ahead.drop()
 
     def _lane(self, number: int) -> _Lane:
         if len(self._lanes) >= MAX_LANES:
@@ -264,6 +351,8 @@ class Cursor:
         return lane
 
     def _leave(self, known: Known) -> None:
+        if self._run is not None and self._run.known is known:
+            self._drop_ahead()
         for lane in self._lanes.values():
             if lane.known is known:
                 lane.known, lane.position, lane.missing, lane.astray = None, 0, 0, False

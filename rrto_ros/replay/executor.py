@@ -36,6 +36,7 @@ from rrto_ros.api.wire import (
     HEADER_BYTES,
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
+    RESULT_AHEAD,
     RESULT_BLOB_WANTED,
     RESULT_STICKY,
     Buffer,
@@ -46,6 +47,7 @@ from rrto_ros.replay.dispatch import Handler, Prepared, bind, prepare
 from rrto_ros.replay.plan import marked_calls
 from rrto_ros.replay.plan_runner import PlanRunner, Step
 from rrto_ros.replay.progress import Progress, describe
+from rrto_ros.replay.server_ahead import TOGETHER_BYTES
 
 BREAKS_CONTEXT = frozenset(
     {
@@ -202,6 +204,8 @@ class Executor:
                 self._break(index, CUresult.UNKNOWN, self._malformed)
             self._queue.popleft()
             self._batches += 1
+        if not self._queue and not self._sticky:
+            self._run_ahead(flush)
         if self._progress is not None:
             self._progress.idle()
         self._busy_s += time.perf_counter() - started
@@ -241,14 +245,38 @@ class Executor:
                 raise ProtocolError(
                     f"call #{header.index} comes after call #{self._last_index}, indices ascend"
                 )
-            if self._sticky:
+            if step.done:
+                pass  # its result is with the robot, and it changes nothing
+            elif self._sticky:
                 self._skip(header)
             else:
                 self._call(step.record or decode_call(pending.view, header), header, step.run)
             self._last_index = header.index
-            if header.flags & FLAG_WAITED and flush is not None and self._results:
+            waited = header.flags & FLAG_WAITED and self._results
+            if waited and flush is not None and not self._plans.together(header.index):
                 flush(self._take_results())
             step = None
+
+    def _run_ahead(self, flush: Callable[[bytes], None] | None) -> None:
+        """Execute what the program will probably call next, as far as that changes nothing."""
+        size = 0
+        while (following := self._plans.next_ahead()) is not None:
+            record, run = following
+            ahead = self._plans.ahead
+            index = ahead.index + ahead.done
+            if self._progress is not None:
+                self._progress.begin(index, record.op.code)
+            try:
+                data = run()
+            except Exception:
+                # It happens again, and is told then, when the program makes the call.
+                ahead.stop()
+                return
+            self._results.append(pack_result(index, 0, data, RESULT_AHEAD))
+            ahead.pushed()
+            size += len(data)
+            if flush is not None and size > TOGETHER_BYTES:
+                flush(self._take_results())
 
     def _steps(self, pending: _Pending) -> Iterator[Step]:
         """The calls of a batch in order, references to plans replaced by what they stand for."""
@@ -264,6 +292,8 @@ class Executor:
                 else:
                     yield from self._plans.expand(view, header)
             elif header.op != BLOB_DATA_OP:
+                if self._plans.ahead.plan is not None:
+                    self._plans.ahead.drop()
                 yield Step(header)
 
     def _call(self, record: CallRecord, header: CallHeader, run: Prepared | None) -> None:

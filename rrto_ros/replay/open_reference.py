@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from rrto_ros.api.wire import (
     CALL_HEADER,
+    FLAG_AHEAD,
     FLAG_BLOB_REF,
     FLAG_KEEP,
     HEADER_BYTES,
@@ -32,6 +33,8 @@ class OpenReference:
         size: Bytes of the record so far.
         carries: Whether it has a payload.
         replaced: Bytes of the records that it stands for.
+        asks: Whether it has calls that the server has not executed.
+        ahead: How many calls after it the server may execute.
     """
 
     known: Known
@@ -42,6 +45,8 @@ class OpenReference:
     size: int = _FIXED_BYTES
     carries: bool = False
     replaced: int = 0
+    asks: bool = False
+    ahead: int = 0
     _marks: list[int] = field(default_factory=list)
     _words: list[int] = field(default_factory=list)
     _pieces: list[Buffer] = field(default_factory=list)
@@ -66,11 +71,11 @@ class OpenReference:
         Args:
             record: As the program made it.
             key: Its payload length and fields.
-            flags: Of the record.
+            flags: Of the record; FLAG_AHEAD if its result may have been pushed.
             payload: Padded bytes of its payload.
             changed: The record to send instead (an upload by reference, or to be kept).
         """
-        if not self.count and changed is None:
+        if not self.count and changed is None and not flags & FLAG_AHEAD:
             self._only = record
         if changed is not None:
             whole, _, made, _, _, length = CALL_HEADER.unpack_from(changed)
@@ -97,7 +102,7 @@ class OpenReference:
     @property
     def literal(self) -> Buffer | None:
         """The record itself where naming it would not be shorter."""
-        if self.count == 1 and self._only is not None and len(self._only) <= self.size:
+        if self.count == 1 and not self.ahead and self._only is not None and len(self._only) <= self.size:
             return self._only
         return None
 
@@ -116,4 +121,5 @@ class OpenReference:
             self._marks,
             self._words,
             payload,
+            self.ahead,
         )

@@ -11,21 +11,34 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from rrto_ros.api.codec import CallHeader, CallRecord, decode_call, iter_headers
-from rrto_ros.api.wire import CALL_HEADER, FLAG_BLOB_REF, FLAG_KEEP, HEADER_BYTES
+from rrto_ros.api.wire import (
+    ALL_FLAGS,
+    CALL_HEADER,
+    FLAG_AHEAD,
+    FLAG_BLOB_REF,
+    FLAG_KEEP,
+    FLAG_REPLY,
+    HEADER_BYTES,
+)
 from rrto_ros.errors import ProtocolError
 from rrto_ros.record.templates import CallTemplate
 from rrto_ros.replay.dispatch import Prepared
 from rrto_ros.replay.plan import MAX_PLANS, Plan, decode_plan, pieces, read_reference
+from rrto_ros.replay.server_ahead import TOGETHER_BYTES, ServerAhead
 
 MAX_SESSION_BYTES = 64 << 20
 
 
 class Step(NamedTuple):
-    """One call to execute; without a record it is to be decoded, without `run` dispatched."""
+    """One call to execute; without a record it is to be decoded, without `run` dispatched.
+
+    A call that is `done` was executed ahead, and its result is with the robot.
+    """
 
     header: CallHeader
     record: CallRecord | None = None
     run: Prepared | None = None
+    done: bool = False
 
 
 class _Ready:
@@ -74,6 +87,7 @@ class PlanRunner:
         self._defined = 0
         self._references = 0
         self._calls = 0
+        self.ahead: ServerAhead[_Ready] = ServerAhead()
 
     def define(self, view: memoryview, header: CallHeader) -> None:
         """Take a PLAN_DEFINE record; a number that is taken gets the new plan.
@@ -90,6 +104,8 @@ class PlanRunner:
         plan = decode_plan(record.payload or b"", bytes(digest))
         old = self._plans.pop(number, None)
         if old is not None:
+            if old is self.ahead.plan:
+                self.ahead.drop()
             self._bytes -= len(old.plan.encoded)
         if self._bytes + len(plan.encoded) > MAX_SESSION_BYTES:
             raise ProtocolError(f"plans of more than {MAX_SESSION_BYTES} bytes in one session")
@@ -110,9 +126,10 @@ class PlanRunner:
         steps: list[Step] = []
         calls, records, runs = ready.plan.calls, ready.records, ready.runs
         shift = ref.index - ref.first
-        for k, flags, body, payload in pieces(ready.plan, ref):
+        for k, marks, body, payload in pieces(ready.plan, ref):
             call = calls[k]
             size = len(payload) if payload is not None else 0
+            flags = marks & ALL_FLAGS
             head = CallHeader(0, 0, call.code, flags, k + shift, ref.thread, size)
             record, run = records[k], runs[k]
             if body is not None:
@@ -123,9 +140,36 @@ class PlanRunner:
             elif flags & (FLAG_BLOB_REF | FLAG_KEEP):
                 raise ProtocolError(f"call {k} of plan {ref.plan} has no payload to keep")
             steps.append(Step(head, record, run))
+        # Only now it is known that the reference fits.
+        for k in range(self.ahead.follow(ready, ref)):
+            if ref.flags.get(k, 0) & (FLAG_REPLY | FLAG_AHEAD) == FLAG_REPLY:
+                self.ahead.again()
+            else:
+                steps[k] = steps[k]._replace(done=True)
         self._references += 1
         self._calls += ref.count
         return steps
+
+    def next_ahead(self) -> tuple[CallRecord, Prepared] | None:
+        """The call that may be executed ahead now, if any; see `ServerAhead`."""
+        ahead = self.ahead
+        if ahead.plan is None or ahead.done >= ahead.wanted:
+            return None
+        position = ahead.position + ahead.done
+        record, run = ahead.plan.records[position], ahead.plan.runs[position]
+        wanted = min(ahead.wanted, ahead.plan.plan.ahead(ahead.position))
+        if ahead.done >= wanted or record is None or run is None:
+            return None
+        return record, run
+
+    def together(self, index: int) -> bool:
+        """Whether the result of a call is to wait for those that are executed ahead."""
+        ahead = self.ahead
+        if ahead.plan is None or index + 1 != ahead.index or ahead.done >= ahead.wanted:
+            return False
+        first = ahead.position + ahead.done
+        sizes = ahead.plan.plan.answers[first : ahead.position + ahead.wanted]
+        return min(sizes) >= 0 and sum(sizes) <= TOGETHER_BYTES
 
     def statistics(self) -> dict[str, int]:
         """Plans held and defined, their bytes, references and the calls in them."""
@@ -135,4 +179,5 @@ class PlanRunner:
             "plans_defined": self._defined,
             "references": self._references,
             "referenced_calls": self._calls,
+            **self.ahead.statistics(),
         }

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rrto_ros.api.wire import Buffer
+from rrto_ros.errors import ConfigError
 from rrto_ros.record.templates import EFFECTS
+from rrto_ros.replay.ahead_results import AheadResults
 from rrto_ros.replay.cursor import Cursor, Fed, Rewrite
 from rrto_ros.replay.learner import Learner, tracks
 from rrto_ros.search import SearchOptions
@@ -19,6 +21,8 @@ from rrto_ros.search import SearchOptions
 RECORDING = "recording"
 SEARCHING = "searching"
 REPLAYING = "replaying"
+RUN_AHEAD = ("off", "reads")
+"""What the server may execute before the program calls it: nothing, or calls that only read."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class ReplayOptions:
         min_length: Shortest sequence, calls.
         max_length: Longest sequence, calls.
         drop_after: A plan that failed so often in a row rests for a while.
+        run_ahead: One of `RUN_AHEAD`.
     """
 
     search: str = "operator_sequence"
@@ -38,6 +43,7 @@ class ReplayOptions:
     min_length: int = 3
     max_length: int = 32768
     drop_after: int = 16
+    run_ahead: str = "off"
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,11 @@ class Replayer:
     """
 
     def __init__(self, options: ReplayOptions, rewrite: Rewrite | None = None) -> None:
-        self._cursor = Cursor(rewrite, options.drop_after)
+        if options.run_ahead not in RUN_AHEAD:
+            raise ConfigError(f"run_ahead {options.run_ahead!r} is none of {', '.join(RUN_AHEAD)}")
+        self.ahead = AheadResults() if options.run_ahead != "off" else None
+        """Results that come before they are asked for."""
+        self._cursor = Cursor(rewrite, options.drop_after, self.ahead)
         self._learner = Learner(
             options.search,
             SearchOptions(options.min_repetitions, options.min_length, options.max_length),
@@ -94,6 +104,11 @@ class Replayer:
     def carries(self) -> bool:
         """Whether these calls bring data from the program."""
         return self._cursor.carries
+
+    @property
+    def asks(self) -> bool:
+        """Whether they have calls that the server has not executed ahead."""
+        return self._cursor.asks
 
     @property
     def backlog(self) -> int:
@@ -122,8 +137,8 @@ class Replayer:
             self._learner.take(data[offset : offset + size], clean=False, parted=True)
 
     def close(self) -> Buffer:
-        """End the open reference; returns what to send for it, maybe nothing."""
-        return self._cursor.close()
+        """End the open reference; returns what to send for it at last, maybe nothing."""
+        return self._cursor.close(last=True)
 
     def think(self) -> list[Buffer]:
         """Search the oldest buffer of the backlog.
@@ -179,6 +194,7 @@ class Replayer:
         """Counters of cursor and learner, and the time that the search took."""
         return {
             **self._cursor.statistics(),
+            **(self.ahead.statistics() if self.ahead is not None else {}),
             **self._learner.statistics(),
             "think_s": round(self._think_s, 6),
             "think_max_s": round(self._think_max_s, 6),

@@ -17,7 +17,9 @@ from rrto_ros.api.codec import (
     FLAG_WAITED,
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
+    RESULT_AHEAD,
     Buffer,
+    ResultRecord,
     iter_headers,
 )
 from rrto_ros.errors import ProtocolError
@@ -32,6 +34,8 @@ MAX_BACKLOG_BYTES = 32 << 20
 LONG_LINGER = 4
 """A reference without data from the program lingers so much longer: the calls that it names cost
 the server little, a message costs the robot more."""
+AHEAD_LINGER_S = 1.0
+"""References to calls that the server has executed ahead can wait for company so long."""
 _RECORDER_OPS = frozenset((BLOB_DATA_OP, PLAN_DEFINE_OP, PLAN_REF_OP))
 
 Totals = Callable[[], tuple[int, int, int]]
@@ -41,7 +45,7 @@ Totals = Callable[[], tuple[int, int, int]]
 class Outgoing:
     """One session's calls on their way out.
 
-    Belongs to the session's thread, but for `answered`, `waits` and the cost of inferences.
+    Belongs to the session's thread, but for `due`, `answered`, `waits` and the cost of inferences.
 
     Args:
         config: Settings of the session.
@@ -64,6 +68,7 @@ class Outgoing:
         self._parts_bytes = 0
         self._flush = False
         self._since = 0.0
+        self._answered_waits = 0
         self.meter = InferenceMeter()
         self.waits: dict[int, float] = {}
         """Call that a thread waits for -> when it came."""
@@ -84,9 +89,11 @@ class Outgoing:
         if self._flush:
             return 0.0
         linger = self._config.linger_s
-        if not self._parts and not self._replayer.carries:
-            linger *= LONG_LINGER
-        return self._since + linger
+        if self._parts or self._replayer.carries:
+            return self._since + linger
+        if not self._replayer.asks:
+            return self._since + max(linger, AHEAD_LINGER_S)
+        return self._since + linger * LONG_LINGER
 
     @property
     def thinks(self) -> bool:
@@ -98,17 +105,21 @@ class Outgoing:
         """Whether the search has too much to look at."""
         return self._replayer.backlog > MAX_BACKLOG_BYTES
 
-    def absorb(self, data: bytes, mode: str, now: float) -> None:
+    def absorb(self, data: bytes, mode: str, now: float) -> list[Buffer]:
         """Take records out of the ring into the batch that is being made.
+
+        Returns:
+            Result records for the program that are there already.
 
         Raises:
             ProtocolError: A record does not fit the format, or has what no program may use.
         """
-        if not self.pending:
+        answers: list[Buffer] = []
+        if not (self._parts or self._replayer.asks):
             self._since = now
         if mode == "replay":
             self._replays = True
-            self._replay(data, now)
+            answers = self._replay(data, now)
         else:
             if self._replays:
                 self._replays = False
@@ -117,6 +128,7 @@ class Outgoing:
             self._pass(data, now)
         size = self._parts_bytes + self._replayer.pending_bytes
         self._flush = self._flush or mode == "rpc" or size >= self._config.batch_bytes
+        return answers
 
     def take(self) -> Buffer:
         """The whole batch; a new one begins."""
@@ -151,16 +163,33 @@ class Outgoing:
         """Counters of record and replay."""
         return self._replayer.statistics()
 
-    def _replay(self, data: bytes, now: float) -> None:
+    def due(self, result: ResultRecord, record: Buffer) -> Buffer | None:
+        """A result came; returns what the program is to get of it now.
+
+        Raises:
+            ProtocolError: It was pushed ahead, and nobody agreed on that.
+        """
+        results = self._replayer.ahead
+        if result.flags & RESULT_AHEAD:
+            if results is None:
+                raise ProtocolError(f"result ahead of call {result.index}, without run_ahead")
+            return results.arrived(result, record)
+        wanted = results is None or results.plain(result.index)
+        return record if wanted or result.sticky else None
+
+    def _replay(self, data: bytes, now: float) -> list[Buffer]:
         fed = self._replayer.feed(data)
         for part in fed.parts:
             self._add(part)
         for index, flags in fed.waited:
             self._waited(index, flags, now)
         if fed.begun:
-            self.meter.begin(fed.begun, now, *self._totals())
+            sent, received, trips = self._totals()
+            self.meter.begin(fed.begun, now, sent, received, trips - self._answered_waits)
+        self._answered_waits += fed.answered_waits
         for index in fed.ended:
             self.meter.end(index, now, self.waits)
+        return fed.answers
 
     def _pass(self, data: bytes, now: float) -> None:
         start = 0

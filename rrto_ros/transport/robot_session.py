@@ -254,7 +254,11 @@ class RobotSession:
     def _absorb(self, data: bytes) -> None:
         """Take records out of the ring into the batch that is being made."""
         if self._phase != "lost":
-            self._out.absorb(data, self._mode, time.monotonic())
+            answers = self._out.absorb(data, self._mode, time.monotonic())
+            if answers:
+                # The lock keeps them behind the results that came before them.
+                with self._lock:
+                    self._replies.write(answers)
 
     def _totals(self) -> tuple[int, int, int]:
         """Bytes sent and received, and round trips."""
@@ -402,8 +406,8 @@ class RobotSession:
             for result in iter_results(view):
                 if result.flags & RESULT_BLOB_WANTED:
                     self._blobs_wanted.append(result.index)
-                else:
-                    records.append(view[offset : offset + result.size])
+                elif record := self._out.due(result, view[offset : offset + result.size]):
+                    records.append(record)
                     since = self._out.answered(result.index, now)
                     if since is not None:
                         self._wait_samples.append(now - since)
