@@ -1,6 +1,6 @@
 /* Times driver calls of whatever libcuda.so.1 the loader finds, as a C program sees them.
  *
- *   driver_calls local|launch|round_trip|upload REPEATS [BYTES]
+ *   driver_calls local|launch|inference|round_trip|upload REPEATS [BYTES]
  *
  * Prints one JSON line per measurement: nanoseconds per call, median, p10, p99 and mean. Results are
  * checked where there are any (not on a device that computes nothing): exit 4 if they are wrong.
@@ -69,7 +69,7 @@ int main(int argc, char **argv) {
   long repeats = argc > 2 ? atol(argv[2]) : 0;
   size_t bytes = argc > 3 ? (size_t)atol(argv[3]) : 600000;
   if (repeats < 1) {
-    fprintf(stderr, "usage: driver_calls local|launch|round_trip|upload REPEATS [BYTES]\n");
+    fprintf(stderr, "usage: driver_calls local|launch|inference|round_trip|upload REPEATS [BYTES]\n");
     return 2;
   }
   cuda = dlopen("libcuda.so.1", RTLD_NOW);
@@ -132,6 +132,23 @@ int main(int argc, char **argv) {
       ns[i] = (now_ns() - start) / 200;
       wanted += 200;
       check(sync(), "cuCtxSynchronize");
+    }
+    report("cuLaunchKernel", ns, repeats);
+  } else if (!strcmp(what, "inference")) {
+    /* Input, 200 launches, output; only the launches are timed. */
+    for (long i = 0; i < repeats; i++) {
+      wanted = (uint32_t)i;
+      check(htod(data, &wanted, 4), "cuMemcpyHtoD");
+      double start = now_ns();
+      for (int k = 0; k < 200; k++)
+        check(launch(function, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL), "cuLaunchKernel");
+      ns[i] = (now_ns() - start) / 200;
+      wanted += 200;
+      check(dtoh(&got, data, 4), "cuMemcpyDtoH");
+      if (real && got != wanted) {
+        fprintf(stderr, "the counter is %u, want %u\n", got, wanted);
+        return 4;
+      }
     }
     report("cuLaunchKernel", ns, repeats);
   } else if (!strcmp(what, "round_trip")) {

@@ -50,9 +50,11 @@ from rrto_ros.api.wire import (
     PADDING_STATUS,
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
+    PLAN_TAKEN_OP,
     PROTOCOL_VERSION,
     RESULT_AHEAD,
     RESULT_BLOB_WANTED,
+    RESULT_CONTROL,
     RESULT_HEADER,
     RESULT_STICKY,
     TABLE_HASH,
@@ -90,9 +92,11 @@ __all__ = [
     "PADDING_STATUS",
     "PLAN_DEFINE_OP",
     "PLAN_REF_OP",
+    "PLAN_TAKEN_OP",
     "PROTOCOL_VERSION",
     "RESULT_AHEAD",
     "RESULT_BLOB_WANTED",
+    "RESULT_CONTROL",
     "RESULT_HEADER",
     "RESULT_STICKY",
     "ResultRecord",
@@ -192,7 +196,9 @@ PLAN_REF = Op(
     ),
 )
 """Stands for `count` calls of a plan, from its call `first` on."""
-_ITEMS = (BLOB_DATA, PLAN_DEFINE, PLAN_REF)
+PLAN_TAKEN = Op(PLAN_TAKEN_OP, "plan_taken", (("plan", "u32"), ("state", "u32")))
+"""From the shim to recorder_replayer: a plan is installed, removed or refused."""
+_ITEMS = (BLOB_DATA, PLAN_DEFINE, PLAN_REF, PLAN_TAKEN)
 LAYOUTS |= {op.code: _layout(op) for op in _ITEMS}
 OP_BY_NAME: dict[str, Op] = {op.name: op for op in (*OPS, *_ITEMS)}
 OP_BY_CODE: dict[int, Op] = {op.code: op for op in (*OPS, *_ITEMS)}

@@ -29,7 +29,9 @@ RESULT_STICKY = 1
 """An asynchronous call failed; every later call fails with this status."""
 RESULT_BLOB_WANTED = 2
 """The server lacks the blob that the call refers to; never given to the program."""
-RESULT_AHEAD = 4
+RESULT_CONTROL = 4
+"""No result: recorder_replayer tells the shim about plans. Only in the reply ring."""
+RESULT_AHEAD = 8
 """The result that a call will have if the program goes on as its plan does; not given to the
 program before it makes that call."""
 ALL_RESULT_FLAGS = RESULT_STICKY | RESULT_BLOB_WANTED | RESULT_AHEAD
@@ -39,7 +41,9 @@ BLOB_DATA_OP = 0xFF00
 PLAN_DEFINE_OP = 0xFF01
 """A record that brings a plan; only recorder_replayer makes it."""
 PLAN_REF_OP = 0xFF02
-"""A record that stands for calls of a plan; only recorder_replayer makes it."""
+"""A record that stands for calls of a plan; recorder_replayer and the shim make it."""
+PLAN_TAKEN_OP = 0xFF03
+"""What the shim says about a plan that it was told of; never leaves the robot."""
 
 CALL_HEADER = struct.Struct("<IHHQII")
 RESULT_HEADER = struct.Struct("<IIQII")

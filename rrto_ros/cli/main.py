@@ -218,7 +218,10 @@ def mode(
 ) -> None:
     """Change the mode of the running recorder, for all its sessions."""
     from rrto_ros.cli.console import out
+    from rrto_ros.transport.session_status import check_mode
 
+    # Before a recorder is looked for: a name that is none is wrong for every recorder.
+    check_mode(name)
     with _client(robot, domain) as client:
         from rrto_ros.cli.state import set_mode
 

@@ -45,7 +45,7 @@ class AheadResults:
         return first >= self._barrier
 
     def announce(self, first: int, count: int) -> None:
-        """The server may push the results of these calls from now on; the window grows or moves."""
+        """The server may push the results of these calls from now on; older ones are over."""
         with self._lock:
             self._announced += max(0, first + count - max(first, self._end))
             self._first, self._end = first, first + count

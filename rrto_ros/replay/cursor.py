@@ -13,7 +13,7 @@ were compared byte by byte. A wrong guess costs bytes, never correctness.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rrto_ros.api.codec import CallHeader, check_header, iter_headers
@@ -24,19 +24,21 @@ from rrto_ros.api.wire import (
     FLAG_REPLY,
     FLAG_WAITED,
     HEADER_BYTES,
+    PLAN_REF_OP,
+    PLAN_TAKEN_OP,
     Buffer,
 )
 from rrto_ros.errors import ProtocolError
 from rrto_ros.replay.ahead_results import AheadResults
 from rrto_ros.replay.known import Known, KnownPlans
 from rrto_ros.replay.open_reference import OpenReference
-from rrto_ros.replay.plan import Plan, pack_define
+from rrto_ros.replay.plan import Plan, Reference, pack_define
+from rrto_ros.replay.shim_plans import Rewrite, ShimPlans
 
-Rewrite = Callable[[bytes, CallHeader], bytes | None]
-"""Gives the record to send instead of an upload, or None (see `BlobReferences.rewrite`)."""
-
+__all__ = ["Cursor", "Fed", "Rewrite"]
 MAX_LANES = 1024
 _CALLS = frozenset(op.code for op in OPS)
+_ITEMS = PLAN_REF_OP >> 8
 _PROGRAM_FLAGS = FLAG_WAITED | FLAG_REPLY
 
 
@@ -72,6 +74,7 @@ class Fed:
         waited: (index, flags) of the calls for which a program thread waits.
         clean: Whether every call was the one that its cursor expected.
         parted: Whether no lane is in the middle of a plan now.
+        items: Whether there were references, or answers about plans, of the shim.
         begun: Walks that began.
         ended: For each walk that reached its end, the index of the last call before it whose
             result a thread waits for; 0 for none.
@@ -83,6 +86,7 @@ class Fed:
     waited: list[tuple[int, int]] = field(default_factory=list)
     clean: bool = True
     parted: bool = True
+    items: bool = False
     begun: int = 0
     ended: list[int] = field(default_factory=list)
     answers: list[Buffer] = field(default_factory=list)
@@ -105,7 +109,8 @@ class Cursor:
         ahead: AheadResults | None = None,
     ) -> None:
         self._rewrite = rewrite
-        self._plans = KnownPlans(self._leave, drop_after)
+        self.shim = ShimPlans()
+        self._plans = KnownPlans(self._leave, drop_after, self.shim.holds)
         self._lanes: dict[int, _Lane] = {}
         self._apart = False
         self._open: OpenReference | None = None
@@ -152,6 +157,7 @@ class Cursor:
         """Counters since the session began; `saved_bytes` against the literal records."""
         return {
             **self._plans.statistics(),
+            **self.shim.statistics(),
             "calls": self._calls,
             "referenced_calls": self._hits,
             "hit_rate": round(self.hit_rate, 4),
@@ -159,6 +165,11 @@ class Cursor:
             "deviations": self._deviations,
             "saved_bytes": self._saved_bytes,
         }
+
+    @property
+    def apart(self) -> bool:
+        """Whether each thread has a cursor of its own."""
+        return self._apart
 
     def set_apart(self, apart: bool) -> None:
         """Whether each thread has a cursor of its own."""
@@ -193,6 +204,12 @@ class Cursor:
         parts = fed.parts
         offset, limit, literal = 0, len(data), -1
         while offset < limit:
+            if limit - offset >= HEADER_BYTES and data[offset + 5] == _ITEMS:
+                if literal >= 0:
+                    parts.append(view[literal:offset])
+                    literal = -1
+                offset = self._item(view, offset, fed)
+                continue
             if limit - offset < HEADER_BYTES or not (data[offset + 4] or data[offset + 5]):
                 skip = _skip(view, offset, literal, parts)
                 literal = -1
@@ -263,11 +280,7 @@ class Cursor:
             lane.astray = False
             lane.position = position + 1
             if position + 1 == known.length:
-                if lane.missing:
-                    self._plans.fail(known, known.length - lane.missing, self._calls)
-                else:
-                    self._plans.complete(known)
-                    fed.ended.append(self._waited)
+                self._ended(lane, known, fed)
             offset = after
         if literal >= 0:
             parts.append(view[literal:])
@@ -343,6 +356,106 @@ class Cursor:
         self._run = None
         if self._ahead is not None:
             self._ahead.drop()
+
+    def _item(self, view: memoryview, offset: int, fed: Fed) -> int:
+        """Take what is no call but says something about plans; returns the offset after it."""
+        header = CallHeader(offset, *CALL_HEADER.unpack_from(view, offset))
+        check_header(
+            offset, len(view), header.size, header.op, header.flags, header.payload_bytes
+        )
+        fed.items = True
+        if header.op == PLAN_TAKEN_OP:
+            self.shim.taken(view, header)
+        elif header.op == PLAN_REF_OP:
+            self._walked(self.shim.reference(view, header), fed)
+        else:
+            raise ProtocolError(
+                f"operation {header.op} of the program, which only the recorder may use"
+            )
+        return offset + header.size
+
+    def _walked(self, ref: Reference, fed: Fed) -> None:
+        """The shim walked these calls itself; the lane follows, and they join what is open."""
+        known = self._plans.numbered(ref.plan)
+        if known is None:
+            raise ProtocolError(f"the program refers to plan {ref.plan}, which was dropped")
+        number = ref.thread if self._apart else 0
+        lane = self._lanes.get(number) or self._lane(number)
+        if lane.known is not known or lane.position != ref.first or not ref.first:
+            self._follow(lane, known, ref.first, fed)
+        self._calls += ref.count
+        self._hits += ref.count
+        pieces, flagged = self.shim.payloads(ref, self._rewrite)
+        answered: set[int] = set()
+        if self._run is not None:
+            flagged, answered = self._walked_ahead(known, ref, flagged, fed)
+        for call, flags in ref.flags.items():
+            if flags & FLAG_WAITED:
+                self._waited = ref.index + call
+                if call not in answered:
+                    fed.waited.append((self._waited, flags))
+        open_ = self._open
+        if open_ is None or not open_.fits(
+            known, ref.first, ref.thread, ref.index, len(ref.payload), ref.count
+        ):
+            if open_ is not None:
+                fed.parts.append(self.close())
+            open_ = self._open = OpenReference(known, ref.first, ref.index, ref.thread)
+        open_.join(ref, pieces, flagged, self.shim.literal_bytes(ref))
+        open_.asks = open_.asks or len(answered) < ref.count
+        lane.position = ref.first + ref.count
+        lane.astray = False
+        if lane.position == known.length:
+            self._ended(lane, known, fed)
+        if not known.active:
+            self._leave(known)
+
+    def _walked_ahead(
+        self, known: Known, ref: Reference, flags: Mapping[int, int], fed: Fed
+    ) -> tuple[Mapping[int, int], set[int]]:
+        """Answer what the server pushed of a reference; returns its flags and calls answered."""
+        out = dict(flags)
+        answered: set[int] = set()
+        for call in range(ref.count):
+            if not self._continues(known, ref.first + call, ref.thread, ref.index + call):
+                break
+            bits, has = self._expected(ref.index + call, flags.get(call, 0), fed)
+            if bits:
+                out[call] = bits
+            if has:
+                answered.add(call)
+        return dict(sorted(out.items())), answered
+
+    def _ended(self, lane: _Lane, known: Known, fed: Fed) -> None:
+        """A walk reached the end of its plan, maybe with gaps."""
+        if lane.missing:
+            self._plans.fail(known, known.length - lane.missing, self._calls)
+        else:
+            self._plans.complete(known)
+            fed.ended.append(self._waited)
+
+    def _follow(self, lane: _Lane, known: Known, position: int, fed: Fed) -> None:
+        """The shim went on elsewhere than this lane stands."""
+        old = lane.known
+        ended = old is None or lane.position in (0, old.length)
+        here = old is not None and 0 < position == lane.position
+        if here and old is not None and known.shared.get(old.number, 0) >= position:
+            lane.known = known  # a variant
+            return
+        if not ended and old is not None:
+            fed.clean = False
+            self._deviate(lane)
+            if not position:
+                self._plans.fail(old, lane.position - lane.missing, self._calls)
+        if not position:
+            self._plans.begin(known)
+            fed.begun += 1
+            lane.missing = 0
+        else:
+            fed.clean = False
+            ahead = known is old and position > lane.position
+            lane.missing = lane.missing + position - lane.position if ahead else position
+        lane.known = known
 
     def _lane(self, number: int) -> _Lane:
         if len(self._lanes) >= MAX_LANES:

@@ -15,6 +15,7 @@ MAX_DEFINED_BYTES = 60 << 20
 _IDLE_WALKS = 256
 _REST = 4
 _LONGEST_REST = 1024
+_NEVER = 1 << 62
 
 
 class Known:
@@ -81,9 +82,15 @@ class KnownPlans:
     Args:
         leave: Told of a plan that no cursor may stand in any longer.
         drop_after: A plan whose walks failed so often in a row rests for a while.
+        keeps: Whether somebody else still uses a number, so that it must not mean another plan.
     """
 
-    def __init__(self, leave: Callable[[Known], None], drop_after: int) -> None:
+    def __init__(
+        self,
+        leave: Callable[[Known], None],
+        drop_after: int,
+        keeps: Callable[[int], bool] = lambda _: False,
+    ) -> None:
         self._leave = leave
         self._drop_after = drop_after
         self._numbered: dict[int, Known] = {}
@@ -94,6 +101,9 @@ class KnownPlans:
         self._completed = 0
         self._dropped = 0
         self._refused = 0
+        self._keeps: Callable[[int], bool] = keeps
+        self.version = 0
+        """Counts changes of `active`."""
         self.active: list[Known] = []
         self.resting: list[Known] = []
         self.last: Known | None = None
@@ -137,6 +147,10 @@ class KnownPlans:
                 known.shared[other.number] = other.shared[number] = _shared(known, other)
         self._activate(known)
         return known
+
+    def numbered(self, number: int) -> Known | None:
+        """The plan of a number."""
+        return self._numbered.get(number)
 
     def begin(self, known: Known) -> None:
         """A walk begins."""
@@ -204,6 +218,13 @@ class KnownPlans:
         for idle in sorted(self._numbered.values(), key=lambda k: k.used):
             if idle.active and self._walks - idle.used < _IDLE_WALKS:
                 continue
+            if self._keeps(idle.number):
+                # It is asked to let it go; a plan that is still wanted then is offered again.
+                if idle.active:
+                    self._deactivate(idle)
+                    idle.back_at = _NEVER
+                    self.resting.append(idle)
+                return 0
             # The server keeps a plan until its number is defined anew.
             if held - self._held[idle.number] + size <= MAX_DEFINED_BYTES:
                 self._forget(idle)
@@ -219,6 +240,7 @@ class KnownPlans:
 
     def _activate(self, known: Known) -> None:
         known.active, known.streak, known.used = True, 0, self._walks
+        self.version += 1
         self.active.append(known)
         for k in range(known.length):
             if k not in known.ranges:
@@ -228,6 +250,7 @@ class KnownPlans:
 
     def _deactivate(self, known: Known) -> None:
         known.active = False
+        self.version += 1
         self.active.remove(known)
         for k in range(known.length):
             call = (known.codes[k], known.keys[k])

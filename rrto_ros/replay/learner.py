@@ -13,12 +13,14 @@ from rrto_ros.errors import ProtocolError
 from rrto_ros.record.log import CallLog
 from rrto_ros.record.templates import EFFECTS, CallTemplate
 from rrto_ros.replay.plan import Plan, plan_of
+from rrto_ros.replay.shim_plans import expanded
 from rrto_ros.search import SearchOptions, make_search
 from rrto_ros.search.sequence import Sequence, Varying
 
 MAX_HELD_BYTES = 8 << 20
 MAX_OFFERS = 32
 _MADE = 64
+Plans = Mapping[int, Plan] | None
 
 
 class Learner:
@@ -35,9 +37,9 @@ class Learner:
     def __init__(self, search: str, options: SearchOptions | None = None) -> None:
         self._log = CallLog()
         self._search = make_search(search, self._log, options)
-        self._held: list[bytes] = []
+        self._held: list[tuple[bytes, Plans]] = []
         self._held_bytes = 0
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[bytes, Plans]] = deque()
         self._waiting_bytes = 0
         self._made: OrderedDict[
             tuple[int, tuple[Varying, ...]], tuple[tuple[CallTemplate, ...], Plan | None]
@@ -53,15 +55,16 @@ class Learner:
         """Bytes of records that `think` has not looked at."""
         return self._waiting_bytes
 
-    def take(self, data: bytes, *, clean: bool, parted: bool) -> None:
+    def take(self, data: bytes, *, clean: bool, parted: bool, plans: Plans = None) -> None:
         """Take records that were sent.
 
         Args:
             data: Whole records.
             clean: Every call was the expected one of a plan.
             parted: After them no plan is half walked.
+            plans: What references of the shim in them mean; None if there are none.
         """
-        self._held.append(data)
+        self._held.append((data, plans))
         self._held_bytes += len(data)
         if not clean or self._held_bytes > MAX_HELD_BYTES:
             self._waiting += self._held
@@ -81,9 +84,9 @@ class Learner:
         """
         if not self._waiting:
             return []
-        data = self._waiting.popleft()
+        data, plans = self._waiting.popleft()
         self._waiting_bytes -= len(data)
-        self._log.extend(data)
+        self._log.extend(data if plans is None else expanded(data, plans))
         changed = self._search.update()
         # `statistics` may be asked by another thread, which must not search.
         self._seen = {

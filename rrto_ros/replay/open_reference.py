@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rrto_ros.api.wire import (
@@ -14,7 +15,7 @@ from rrto_ros.api.wire import (
     Buffer,
 )
 from rrto_ros.replay.known import Known
-from rrto_ros.replay.plan import MAX_PLAN_CALLS, mark, pack_reference
+from rrto_ros.replay.plan import MAX_PLAN_CALLS, Reference, mark, pack_reference
 
 MAX_REFERENCE_BYTES = 16 << 20
 _FIXED_BYTES = HEADER_BYTES + 32
@@ -52,15 +53,17 @@ class OpenReference:
     _pieces: list[Buffer] = field(default_factory=list)
     _only: Buffer | None = None
 
-    def fits(self, known: Known, position: int, thread: int, index: int, payload: int) -> bool:
-        """Whether a call may join."""
+    def fits(
+        self, known: Known, position: int, thread: int, index: int, payload: int, count: int = 1
+    ) -> bool:
+        """Whether a call, or so many that follow each other, may join."""
         return (
             self.known is known
             and position == self.first + self.count
             and thread == self.thread
             and index == self.index + self.count
             and self.size + payload <= MAX_REFERENCE_BYTES
-            and self.count < MAX_PLAN_CALLS
+            and self.count + count <= MAX_PLAN_CALLS
         )
 
     def add(
@@ -99,12 +102,35 @@ class OpenReference:
         self.count += 1
         self.replaced += len(record)
 
+    def join(
+        self,
+        ref: Reference,
+        pieces: list[Buffer],
+        flags: Mapping[int, int],
+        replaced: int,
+    ) -> None:
+        """Take a reference whose calls follow.
+
+        Args:
+            ref: The reference.
+            pieces: Its payloads, each padded to 8.
+            flags: Of its calls, where they are not 0.
+            replaced: Bytes of the records that it stands for.
+        """
+        self._marks += [mark(self.count + call, bits) for call, bits in flags.items()]
+        self._words += ref.words
+        self._pieces += pieces
+        self.carries = self.carries or bool(pieces)
+        self.size += 8 * (len(flags) + len(ref.words)) + sum(len(piece) for piece in pieces)
+        self.count += ref.count
+        self.replaced += replaced
+
     @property
     def literal(self) -> Buffer | None:
         """The record itself where naming it would not be shorter."""
-        if self.count == 1 and not self.ahead and self._only is not None and len(self._only) <= self.size:
-            return self._only
-        return None
+        only = self._only
+        shorter = only is not None and self.count == 1 and len(only) <= self.size
+        return only if shorter and not self.ahead else None
 
     def record(self) -> bytes:
         """The PLAN_REF record."""

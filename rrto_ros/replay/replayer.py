@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rrto_ros.api.wire import Buffer
+from rrto_ros.api.codec import CallHeader
+from rrto_ros.api.wire import FLAG_WAITED, PLAN_TAKEN_OP, Buffer
 from rrto_ros.errors import ConfigError
 from rrto_ros.record.templates import EFFECTS
 from rrto_ros.replay.ahead_results import AheadResults
@@ -35,6 +36,7 @@ class ReplayOptions:
         min_length: Shortest sequence, calls.
         max_length: Longest sequence, calls.
         drop_after: A plan that failed so often in a row rests for a while.
+        shim_walks: The shim compares the calls of a plan itself.
         run_ahead: One of `RUN_AHEAD`.
     """
 
@@ -43,7 +45,8 @@ class ReplayOptions:
     min_length: int = 3
     max_length: int = 32768
     drop_after: int = 16
-    run_ahead: str = "off"
+    shim_walks: bool = True
+    run_ahead: str = "reads"
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class Replayer:
             SearchOptions(options.min_repetitions, options.min_length, options.max_length),
         )
         self._follow = False
+        self._shim_walks = options.shim_walks
+        self._told = (0, 0, False)
         self._phase = RECORDING
         self._failure = ""
         self._think_s = 0.0
@@ -122,9 +127,16 @@ class Replayer:
             ProtocolError: A record does not fit the format.
         """
         before = self._cursor.deviations
+        # A plan may be given back further on in the same buffer.
+        plans = self._cursor.shim.plans
         fed = self._cursor.feed(data)
         if not self._failure:
-            self._learner.take(data, clean=fed.clean and not self._follow, parted=fed.parted)
+            self._learner.take(
+                data,
+                clean=fed.clean and not self._follow,
+                parted=fed.parted,
+                plans=plans if fed.items else None,
+            )
         if fed.ended:
             self._phase = REPLAYING
         elif self._cursor.deviations != before:
@@ -135,6 +147,38 @@ class Replayer:
         """Another mode sends this record; the log follows what memory and graphs there are."""
         if EFFECTS.get(op) and not self._failure:
             self._learner.take(data[offset : offset + size], clean=False, parted=True)
+
+    def pass_item(self, view: memoryview, header: CallHeader) -> tuple[Buffer, list[int]]:
+        """Another mode is on, and the shim still had something to say.
+
+        Returns:
+            What to send for it, maybe nothing, and the calls of it that are waited for.
+
+        Raises:
+            ProtocolError: It does not fit the format or the plans.
+        """
+        shim = self._cursor.shim
+        if header.op == PLAN_TAKEN_OP:
+            shim.taken(view, header)
+            return b"", []
+        ref = shim.reference(view, header)
+        record = view[header.offset : header.offset + header.size]
+        if tracks(shim.plans[ref.plan]) and not self._failure:
+            self._learner.take(bytes(record), clean=False, parted=True, plans=shim.plans)
+        return record, [ref.index + k for k, bits in ref.flags.items() if bits & FLAG_WAITED]
+
+    def shim_news(self) -> list[Buffer]:
+        """What to put into the reply ring, so that the shim walks the plans that are active.
+
+        Plans that `think` found must have been sent, or be before what is fed next.
+        """
+        plans, shim = self._cursor.plans, self._cursor.shim
+        version = (plans.version, shim.version, self._cursor.apart)
+        if not self._shim_walks or version == self._told:
+            return []
+        self._told = version
+        wanted = {known.number: known.plan for known in plans.active}
+        return shim.tell(wanted, apart=self._cursor.apart)
 
     def close(self) -> Buffer:
         """End the open reference; returns what to send for it at last, maybe nothing."""

@@ -274,7 +274,7 @@ def stubs_source(data: Snapshot) -> str:
         need = _NEEDS[call.needs]
         if need or call.fields:
             lines.append("    CUresult result;")
-        lines.append(f"    rrto_count({number}, RRTO_{call.kind.upper()});")
+        lines.append(f"    rrto_count({number});")
         if need:
             lines += _check(need)
         if call.fields:

@@ -17,6 +17,7 @@ from rrto_ros.api.codec import (
     FLAG_WAITED,
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
+    PLAN_TAKEN_OP,
     RESULT_AHEAD,
     Buffer,
     ResultRecord,
@@ -36,7 +37,8 @@ LONG_LINGER = 4
 the server little, a message costs the robot more."""
 AHEAD_LINGER_S = 1.0
 """References to calls that the server has executed ahead can wait for company so long."""
-_RECORDER_OPS = frozenset((BLOB_DATA_OP, PLAN_DEFINE_OP, PLAN_REF_OP))
+_RECORDER_OPS = frozenset((BLOB_DATA_OP, PLAN_DEFINE_OP))
+_SHIM_OPS = frozenset((PLAN_REF_OP, PLAN_TAKEN_OP))
 
 Totals = Callable[[], tuple[int, int, int]]
 """Gives bytes sent, bytes received and round trips of the session so far."""
@@ -149,6 +151,10 @@ class Outgoing:
         for part in found:
             self._add(part)
 
+    def shim_news(self) -> list[Buffer]:
+        """What the shim is to be told, for the reply ring."""
+        return self._replayer.shim_news()
+
     def drop(self) -> None:
         """Forget what is pending."""
         self.take()
@@ -201,6 +207,15 @@ class Outgoing:
                     f"call {header.index} has flags 0x{flags:x} and operation {header.op}, which "
                     "only the recorder may use"
                 )
+            if header.op in _SHIM_OPS:
+                view = memoryview(data)
+                record, waited = replayer.pass_item(view, header)
+                self._add(view[start : header.offset])
+                self._add(record)
+                start = header.offset + header.size
+                for index in waited:
+                    self._waited(index, FLAG_REPLY, now)
+                continue
             if flags & FLAG_WAITED:
                 self._waited(header.index, flags, now)
             replayer.pass_by(header.op, data, header.offset, header.size)

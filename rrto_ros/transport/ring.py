@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rrto_ros.api._generated.exports import CLASSES as CALL_CLASSES
+from rrto_ros.api._generated.exports import EXPORTS as CALL_NAMES
 from rrto_ros.api.descriptions import MAGIC
 from rrto_ros.api.wire import PADDING_STATUS, PROTOCOL_VERSION, Buffer
 from rrto_ros.errors import ProtocolError
@@ -44,6 +46,10 @@ LINGERING = 2
 
 DEFAULT_CALL_BYTES = 32 << 20
 DEFAULT_REPLY_BYTES = 32 << 20
+_COUNTER = struct.Struct("<Q")
+_WAITS = 4
+_KINDS = ("local", "async", "sync", "unsupported")
+_CLASS_OF = tuple(_KINDS.index(CALL_CLASSES.get(name, "unsupported")) for name in CALL_NAMES)
 _ONE = (1).to_bytes(8, "little")
 _MASK64 = (1 << 64) - 1
 
@@ -125,7 +131,15 @@ class RingMemory:
 
     def counters(self) -> Counters:
         """Read the shim's counters; each is exact, together they may be a call apart."""
-        return Counters(*struct.unpack_from("<7Q", self.view, COUNTERS))
+        numbers = list(struct.unpack_from("<7Q", self.view, COUNTERS))
+        for kind, count in zip(_CLASS_OF, self.export_counts(), strict=False):
+            numbers[kind] += count
+        return Counters(*numbers)
+
+    def waits(self) -> int:
+        """How often the program waited for results."""
+        count: int = _COUNTER.unpack_from(self.view, COUNTERS + 8 * _WAITS)[0]
+        return count
 
     def export_counts(self) -> list[int]:
         """Calls per export, in the order of the generated export list."""

@@ -23,6 +23,9 @@ from rrto_ros.api.codec import (
     CALL_HEADER,
     FLAG_WAITED,
     MAGIC,
+    PADDING_STATUS,
+    RESULT_CONTROL,
+    RESULT_HEADER,
     WELCOME,
     Buffer,
     Hello,
@@ -39,6 +42,7 @@ from rrto_ros.transport import ring as layout
 from rrto_ros.transport.atomics import atomics
 from rrto_ros.transport.ring import drain_eventfd
 
+_PADDING_BYTES = 8
 _ONE = (1).to_bytes(8, "little")
 
 
@@ -221,7 +225,7 @@ class RingClient:
             offset = self._tail & (self.reply_bytes - 1)
             size = min(head - self._tail, self.reply_bytes - offset)
             start = layout.RINGS + self.call_bytes + offset
-            self._results.extend(iter_results(bytes(self.view[start : start + size])))
+            self._results.extend(iter_results(_results_in(self.view[start : start + size])))
             self._tail += size
         self.atomics.store_u64(self.address + layout.REPLY_TAIL, self._tail)
         if self.atomics.exchange_sleep(self.address + layout.REPLY_WAITING, 0):
@@ -237,3 +241,16 @@ class RingClient:
             drain_eventfd(self.reply_fd)
         elif readable and not self.state:
             raise CudaError(CUresult.DEVICE_UNAVAILABLE, "recorder_replayer is gone")
+
+
+def _results_in(view: memoryview) -> bytes:
+    """The results in a part of the reply ring; a client without plans passes news of them over."""
+    parts: list[Buffer] = []
+    at = 0
+    while at < len(view):
+        size, status = struct.unpack_from("<II", view, at)
+        padding = status == PADDING_STATUS
+        if not padding and not RESULT_HEADER.unpack_from(view, at)[4] & RESULT_CONTROL:
+            parts.append(view[at : at + size])
+        at += max(size, _PADDING_BYTES)
+    return b"".join(parts)

@@ -230,6 +230,9 @@ class RobotSession:
                 data = consumer.take()
                 if data:
                     self._absorb(data)
+            news = out.shim_news()
+            if news:
+                self._replies.write(news)
             self._replies.flush()
             timeout = self._send(time.monotonic())
             if out.must_think:
@@ -264,7 +267,7 @@ class RobotSession:
         """Bytes sent and received, and round trips."""
         assert self._ring is not None
         sent, received = self._sender.statistics(), self._receiver.statistics()
-        return int(sent["bytes"]), int(received["bytes"]), self._ring.counters().waits
+        return int(sent["bytes"]), int(received["bytes"]), self._ring.waits()
 
     def _send(self, now: float) -> float:
         """Publish what is due; returns for how long nothing else will be (seconds)."""

@@ -48,10 +48,10 @@ def test_up_starts_both_nodes_and_interrupt_ends_them_in_order(rig, up):
 def test_mode_changes_it_and_a_refusal_gives_the_reason(rig, up):
     assert rrto(rig, "mode", "rpc") == (0, "mode rpc (was batched)")
     up.wait_for("mode is rpc")
-    code, text = rrto(rig, "mode", "replay")
+    code, text = rrto(rig, "mode", "partition")
     assert code == 2
-    assert "replay" in text
-    assert "rpc, batched" in text
+    assert "partition" in text
+    assert "rpc, batched, replay" in text
     assert json.loads(rrto(rig, "status", "--json")[1])[1]["mode"] == "rpc"
 
 

@@ -12,15 +12,23 @@ import tempfile
 import threading
 from pathlib import Path
 
-from rrto_ros.api.codec import Welcome, iter_calls, pack_device_info, pack_result
+from rrto_ros.api.codec import (
+    Welcome,
+    iter_calls,
+    iter_headers,
+    iter_results,
+    pack_device_info,
+    pack_result,
+)
 from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.replay.executor import Executor
+from rrto_ros.replay.plan import pack_define
+from rrto_ros.replay.shim_plans import ShimPlans, expanded
 from rrto_ros.shim.build import ensure_built
 from rrto_ros.transport.ring import SLEEPING, ReplyWriter, RingConsumer, RingMemory, drain_eventfd
 from rrto_ros.transport.ring_socket import RingListener, read_hello, send_welcome
 
-BATCHED = 1
-RPC = 0
+RPC, BATCHED, REPLAY = 0, 1, 2
 CASES = Path(__file__).resolve().parent / "programs" / "shim_cases.py"
 
 
@@ -36,6 +44,8 @@ class Peer:
         welcome: Answer this instead of opening a session.
         on_call: Told of each decoded call; returns result bytes to send instead of executing it,
             b"" to say nothing, or None to execute it.
+        plans: Number -> plan that the shim is told of before the program's first call.
+        apart: Whether each thread walks on its own.
     """
 
     def __init__(
@@ -48,11 +58,21 @@ class Peer:
         memory_bytes=1 << 28,
         welcome=None,
         on_call=None,
+        plans=None,
+        apart=False,
     ):
         self.folder = Path(tempfile.mkdtemp(prefix="rrto-shim-"))
         self.path = self.folder / "s.sock"
         self.records = []
+        self.calls = []
+        self.references = []
+        self.taken = []
         self.rings = []
+        self.writers = []
+        self.shim_plans = ShimPlans()
+        self._plans = dict(plans or {})
+        self._executing = threading.RLock()
+        self._apart = apart
         self.hello = None
         self.stderr = ""
         self.closed_sessions = threading.Semaphore(0)
@@ -104,6 +124,18 @@ class Peer:
         lines = done.stdout.strip().splitlines()
         return json.loads(lines[-1]) if lines else None
 
+    def tell(self, plans):
+        """Tell the (only) shim of plans, and what executes its calls."""
+        for number, plan in plans.items():
+            if not self.shim_plans.holds(number):
+                self.define(number, plan)
+        self.writers[-1].write(self.shim_plans.tell(plans, apart=self._apart))
+
+    def define(self, number, plan):
+        """Tell what executes the calls of a plan."""
+        with self._executing:
+            self.executor.execute(pack_define(number, plan), lambda _: None)
+
     def hang_up(self):
         """Close every connection, as a killed recorder does."""
         for connection in self._connections:
@@ -141,19 +173,24 @@ class Peer:
         device = CpuDevice(limit_bytes=self._memory_bytes)
         ring = RingMemory(**self._settings)
         self.rings.append(ring)
+        self.writers.append(ReplyWriter(ring))
+        executor = Executor(device)
+        self.executor = executor
+        if self._plans:
+            self.tell(self._plans)
         info = pack_device_info(device.info, bytes(16))
         send_welcome(
             connection, Welcome(0, "", info), (ring.memory_fd, ring.call_fd, ring.reply_fd)
         )
         try:
-            self._loop(connection, ring, Executor(device))
+            self._loop(connection, ring, executor)
         finally:
             device.close()
             connection.close()
             self.closed_sessions.release()
 
     def _loop(self, connection, ring, executor):
-        consumer, writer = RingConsumer(ring), ReplyWriter(ring)
+        consumer, writer = RingConsumer(ring), self.writers[-1]
         while True:
             data = consumer.take()
             if not data:
@@ -161,29 +198,55 @@ class Peer:
                 data = consumer.take()
             if not data:
                 readable, _, _ = select.select([ring.call_fd, connection], [], [])
-                if connection in readable:
+                if connection in readable and not (data := consumer.take()):
                     return
-                drain_eventfd(ring.call_fd)
-                consumer.awake()
-                writer.flush()
-                continue
+                if not data:
+                    drain_eventfd(ring.call_fd)
+                    consumer.awake()
+                    writer.flush()
+                    continue
             ring.beat()
-            for call in iter_calls(data):
-                fields = {
-                    name: bytes(v) if isinstance(v, memoryview) else v
-                    for name, v in call.fields().items()
-                }
-                size = len(call.payload) if call.payload is not None else 0
-                self.records.append(
-                    {"op": call.op.name, "record_flags": call.flags, "index": call.index,
-                     "thread": call.thread, "payload_bytes": size, **fields}
-                )  # fmt: skip
-                answer = self._on_call(call) if self._on_call else None
-                if answer is None:
-                    record = data[call.offset : call.offset + call.size]
-                    answer = executor.execute(record, lambda out: writer.write([out]))
-                if answer:
-                    writer.write([answer])
+            for item in iter_calls(data):
+                record = data[item.offset : item.offset + item.size]
+                view = memoryview(record)
+                header = next(iter_headers(view))
+                if item.op.name == "plan_taken":
+                    self.taken.append(tuple(item.values))
+                    self.shim_plans.taken(view, header)
+                    continue
+                whole = record
+                if item.op.name == "plan_ref":
+                    self.references.append(self.shim_plans.reference(view, header))
+                    whole = expanded(record, self.shim_plans.plans)
+                answers = [self._call(call, whole) for call in iter_calls(whole)]
+                if any(answer is not None for answer in answers):
+                    assert all(answer is not None for answer in answers), "on_call answers all"
+                    writer.write([answer for answer in answers if answer])
+                    continue
+                with self._executing:
+                    answer = executor.execute(record, lambda out: writer.write(results_in(out)))
+                writer.write(results_in(answer))
+
+    def _call(self, call, data):
+        fields = {
+            name: bytes(v) if isinstance(v, memoryview) else v
+            for name, v in call.fields().items()
+        }
+        size = len(call.payload) if call.payload is not None else 0
+        self.calls.append(data[call.offset : call.offset + call.size])
+        self.records.append(
+            {"op": call.op.name, "record_flags": call.flags, "index": call.index,
+             "thread": call.thread, "payload_bytes": size, **fields}
+        )  # fmt: skip
+        return self._on_call(call) if self._on_call else None
+
+
+def results_in(data):
+    """The result records in a buffer, one by one."""
+    at = 0
+    for result in iter_results(data):
+        yield data[at : at + result.size]
+        at += result.size
 
 
 def refuse(call, status, text=b"", flags=0):

@@ -64,7 +64,8 @@ def test_the_export_list_is_in_the_order_of_the_counters():
     assert list(EXPORTS) == sorted(EXPORTS)
     stubs = (build.SHIM / "generated" / "stubs.c").read_text()
     for name in ("cuInit", "cuLaunchKernel", "cuMemcpy3DBatchAsync"):
-        counted = re.search(rf"^CUresult {name}\([^)]*\)\n{{[^}}]*?\((\d+), ", stubs, re.MULTILINE)
+        body = rf"^CUresult {name}\([^)]*\)\n{{[^}}]*?"
+        counted = re.search(body + r"\((\d+)[,)]", stubs, re.MULTILINE)
         assert counted
         assert EXPORTS[int(counted[1])] == name
 

@@ -46,6 +46,8 @@ def test_every_command_has_help_without_ros(command):
         (["up", "--domain", "many"], 2, ["many"]),
         (["up", "--colour"], 2, ["--colour"]),
         (["mode"], 2, ["name"]),
+        (["mode", "bogus"], 2, ["bogus", "rpc, batched"]),
+        (["mode", "partition"], 2, ["comes later"]),
         (["run"], 2, ["command"]),
         (["run", "--mode", "fast", "--", "true"], 125, ["'fast'", "rpc, batched"]),
         (["status", "--domain", "900"], 2, ["900", "0 to 232"]),

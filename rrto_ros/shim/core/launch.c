@@ -34,13 +34,10 @@ static const struct limits *device_limits(void)
 CUresult rrto_check_launch(const struct rrto_kernel *kernel, const struct rrto_geometry *at)
 {
     const struct limits *limits = device_limits();
-    uint64_t threads = 1;
-    for (int i = 0; i < 3; i++) {
-        if (!at->grid[i] || !at->block[i] || at->grid[i] > limits->grid[i] ||
-            at->block[i] > limits->block[i])
+    for (int i = 0; i < 3; i++) /* 0 becomes the largest number */
+        if (at->grid[i] - 1 >= limits->grid[i] || at->block[i] - 1 >= limits->block[i])
             return CUDA_INVALID_VALUE;
-        threads *= at->block[i];
-    }
+    uint64_t threads = (uint64_t)at->block[0] * at->block[1] * at->block[2];
     if (threads > limits->threads ||
         (kernel->max_threads > 0 && threads > (unsigned)kernel->max_threads))
         return CUDA_INVALID_VALUE;

@@ -1,63 +1,45 @@
-/* The call ring to the recorder and the reply ring back (docs/wire_format.md).
+/* The call ring to the recorder (docs/wire_format.md): one record per call that no plan has.
  *
- * One producer mutex orders reserve, copy and publish, so the ring has one producer at a time.
- * Replies are read by whichever waiting thread leads: it reads records, copies their data to where
- * the caller wants it, and wakes the others. Lock order: producer, then reply. Nothing here waits
- * without also watching the recorder's sign of life. */
-#include <errno.h>
-#include <poll.h>
-#include <stdio.h>
-#include <stdlib.h>
+ * One producer lock orders the walk over the plans, reserve, copy and publish, so the ring has one
+ * producer at a time and a call's number is its place. Lock order: producer, then reply. Nothing
+ * here waits without also watching the recorder's sign of life. */
 #include <string.h>
-#include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "shim.h"
+#include "ring.h"
 
-enum {
-    CALL_HEAD = 64,
-    CALL_TAIL = 128,
-    CONSUMER_SLEEPING = 192,
-    PRODUCER_WAITING = 256,
-    REPLY_HEAD = 320,
-    REPLY_TAIL = 384,
-    REPLY_WAITING = 448,
-    MODE = 512,
-    STATE = 516,
-    WAIT_TIMEOUT = 520,
-    ALIVE = 524,
-    HEADER = 24,
-    STICKY = 1,
-    MODE_RPC = 0,
-    BUCKETS = 1024,
-    PIECE = 4 << 20
-};
-#define PADDING 0xFFFFFFFFu
+enum { PIECE = 4 << 20 };
 
-#define S rrto_session
-#define U64(offset) ((_Atomic uint64_t *)(S.shm + (offset)))
-#define U32(offset) ((_Atomic uint32_t *)(S.shm + (offset)))
-
-static pthread_mutex_t producer = PTHREAD_MUTEX_INITIALIZER;
+/* The producer's lock: one exchange and one store where nobody else calls, half of a mutex. Who
+ * finds it taken sleeps shortly, because its holder may be waiting for room. */
+static _Atomic int producer;
 static uint64_t next_index = 1;
 
-static pthread_mutex_t reply_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t reply_news = PTHREAD_COND_INITIALIZER;
-static int leading;
-static struct rrto_wait *expected[BUCKETS];
-static struct rrto_wait *deferred_first, *deferred_last;
-static uint64_t quiet_since;
-static uint32_t alive_seen;
-
-static uint64_t now_ns(void)
+static void __attribute__((cold, noinline)) lock_when_free(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    enum { TURNS = 100, NAP_NS = 20000 };
+    struct timespec nap = {0, NAP_NS};
+    for (unsigned turn = 0;; turn++) {
+        if (!atomic_load_explicit(&producer, memory_order_relaxed) &&
+            !atomic_exchange_explicit(&producer, 1, memory_order_acquire))
+            return;
+        if (turn >= TURNS)
+            nanosleep(&nap, NULL);
+    }
 }
 
-static uint32_t thread_number(void)
+static inline void lock_producer(void)
+{
+    if (atomic_exchange_explicit(&producer, 1, memory_order_acquire))
+        lock_when_free();
+}
+
+static inline void unlock_producer(void)
+{
+    atomic_store_explicit(&producer, 0, memory_order_release);
+}
+
+uint32_t rrto_thread_number(void)
 {
     static _Atomic uint32_t count;
     static _Thread_local uint32_t mine;
@@ -84,283 +66,6 @@ size_t rrto_call_piece(void)
 size_t rrto_reply_piece(void)
 {
     return piece_of(S.reply_bytes) - 256;
-}
-
-/* ---- replies ---- */
-
-static void signal_fd(int fd)
-{
-    uint64_t one = 1;
-    while (write(fd, &one, sizeof one) < 0 && errno == EINTR)
-        ;
-}
-
-static void expect(struct rrto_wait *wait)
-{
-    struct rrto_wait **bucket = &expected[wait->index % BUCKETS];
-    wait->next = *bucket;
-    *bucket = wait;
-}
-
-static struct rrto_wait *take_expected(uint64_t index)
-{
-    struct rrto_wait **at = &expected[index % BUCKETS];
-    while (*at && (*at)->index != index)
-        at = &(*at)->next;
-    struct rrto_wait *found = *at;
-    if (found)
-        *at = found->next;
-    return found;
-}
-
-static void deliver(uint64_t index, int status, const unsigned char *data, size_t bytes)
-{
-    pthread_mutex_lock(&reply_lock);
-    struct rrto_wait *wait = take_expected(index);
-    pthread_mutex_unlock(&reply_lock);
-    if (!wait)
-        return;
-    /* The wait is out of the table and not done: only this thread touches it now. */
-    if (wait->grow) {
-        wait->data = malloc(bytes + 1);
-        if (!wait->data && !status)
-            status = CUDA_OUT_OF_MEMORY;
-        wait->room = wait->data ? bytes : 0;
-    }
-    if (!status && !wait->grow && bytes != wait->room)
-        status = CUDA_UNKNOWN; /* an answer of the wrong size must not pass for one */
-    if (wait->data && (wait->grow || !status) && bytes)
-        memcpy(wait->data, data, bytes < wait->room ? bytes : wait->room);
-    pthread_mutex_lock(&reply_lock);
-    wait->got = bytes;
-    wait->status = status;
-    wait->done = 1;
-    pthread_mutex_unlock(&reply_lock);
-}
-
-/* Read every reply that is there. Only the leader calls it. Returns how many records it read. */
-static unsigned drain(void)
-{
-    uint64_t tail = atomic_load_explicit(U64(REPLY_TAIL), memory_order_relaxed);
-    unsigned count = 0;
-    for (;;) {
-        uint64_t head = atomic_load_explicit(U64(REPLY_HEAD), memory_order_acquire);
-        if (head == tail)
-            break;
-        uint64_t at = tail & (S.reply_bytes - 1), there = head - tail;
-        const unsigned char *record = S.replies + at;
-        uint32_t size, status, payload, flags;
-        uint64_t index;
-        memcpy(&size, record, 4);
-        memcpy(&status, record + 4, 4);
-        int padding = status == PADDING;
-        if (there > S.reply_bytes || size % 8 || size < (padding ? 8u : (unsigned)HEADER) ||
-            size > there || size > S.reply_bytes - at) {
-            rrto_die(CUDA_UNKNOWN, "the recorder's reply ring is damaged");
-            break;
-        }
-        if (!padding) {
-            memcpy(&index, record + 8, 8);
-            memcpy(&payload, record + 16, 4);
-            memcpy(&flags, record + 20, 4);
-            if (payload > size - HEADER) {
-                rrto_die(CUDA_UNKNOWN, "the recorder's reply ring is damaged");
-                break;
-            }
-            if (flags & STICKY && status) {
-                char text[512];
-                size_t bytes = payload < sizeof text - 1 ? payload : sizeof text - 1;
-                memcpy(text, record + HEADER, bytes);
-                text[bytes] = 0;
-                char line[640];
-                snprintf(line, sizeof line, "call #%llu failed: %s", (unsigned long long)index,
-                         bytes ? text : rrto_error_name((int)status));
-                rrto_fail((int)status, line);
-            }
-            deliver(index, (int)status, record + HEADER, payload);
-            count++;
-        }
-        tail += size;
-        atomic_store_explicit(U64(REPLY_TAIL), tail, memory_order_release);
-    }
-    atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(U32(REPLY_WAITING), memory_order_relaxed))
-        signal_fd(S.call_fd);
-    return count;
-}
-
-static void still_alive(void)
-{
-    quiet_since = now_ns();
-    alive_seen = atomic_load_explicit(U32(ALIVE), memory_order_relaxed);
-}
-
-/* One step of the leader: read what is there, or sleep until something may have come. */
-static void lead(void)
-{
-    if (drain()) {
-        still_alive();
-        return;
-    }
-    int state = (int)atomic_load_explicit(U32(STATE), memory_order_acquire);
-    if (state) {
-        rrto_die(state, "the recorder ended the session");
-        return;
-    }
-    uint32_t limit_ms = atomic_load_explicit(U32(WAIT_TIMEOUT), memory_order_relaxed);
-    if (!limit_ms)
-        limit_ms = 10000;
-    if (alive_seen != atomic_load_explicit(U32(ALIVE), memory_order_relaxed))
-        still_alive();
-    uint64_t quiet_ms = (now_ns() - quiet_since) / 1000000u;
-    if (quiet_ms >= limit_ms) {
-        rrto_die(CUDA_DEVICE_UNAVAILABLE, "no sign of life from recorder_replayer or its server "
-                                          "within the wait timeout; look at rrto status");
-        return;
-    }
-    struct pollfd fds[2] = {{.fd = S.reply_fd, .events = POLLIN},
-                            {.fd = S.socket_fd, .events = POLLIN | POLLRDHUP}};
-    if (poll(fds, 2, (int)(limit_ms - quiet_ms)) <= 0)
-        return;
-    if (fds[0].revents & POLLIN) {
-        uint64_t count;
-        ssize_t ignored = read(S.reply_fd, &count, sizeof count);
-        (void)ignored;
-    }
-    if (fds[1].revents) {
-        char byte;
-        ssize_t got = recv(S.socket_fd, &byte, 1, MSG_DONTWAIT);
-        if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) {
-            drain();
-            rrto_die(CUDA_DEVICE_UNAVAILABLE,
-                     "recorder_replayer closed the session or is gone; start it again and "
-                     "restart this program");
-        }
-    }
-}
-
-/* Wait until `ready(arg)`, which is asked under the reply lock. Returns 0, or why it cannot be. */
-static int wait_until(int (*ready)(void *), void *arg)
-{
-    int status = 0;
-    pthread_mutex_lock(&reply_lock);
-    int first = 1;
-    while (!ready(arg)) {
-        status = atomic_load(&S.dead);
-        if (status)
-            break;
-        if (leading) {
-            pthread_cond_wait(&reply_news, &reply_lock);
-            continue;
-        }
-        leading = 1;
-        pthread_mutex_unlock(&reply_lock);
-        if (first)
-            still_alive();
-        first = 0;
-        lead();
-        pthread_mutex_lock(&reply_lock);
-        leading = 0;
-        pthread_cond_broadcast(&reply_news);
-    }
-    pthread_mutex_unlock(&reply_lock);
-    return status;
-}
-
-/* Read replies that came without anybody waiting: errors of asynchronous calls. */
-static void glance(void)
-{
-    if (atomic_load_explicit(U64(REPLY_HEAD), memory_order_relaxed) ==
-        atomic_load_explicit(U64(REPLY_TAIL), memory_order_relaxed))
-        return;
-    pthread_mutex_lock(&reply_lock);
-    if (!leading) {
-        leading = 1;
-        pthread_mutex_unlock(&reply_lock);
-        drain();
-        pthread_mutex_lock(&reply_lock);
-        leading = 0;
-        pthread_cond_broadcast(&reply_news);
-    }
-    pthread_mutex_unlock(&reply_lock);
-}
-
-static int is_done(void *arg)
-{
-    return ((struct rrto_wait *)arg)->done;
-}
-
-/* Deferred copies with an index below `limit` are done; those that are get freed. */
-static int deferred_done(void *arg)
-{
-    uint64_t limit = *(uint64_t *)arg;
-    while (deferred_first && deferred_first->done) {
-        struct rrto_wait *done = deferred_first;
-        deferred_first = done->deferred;
-        if (!deferred_first)
-            deferred_last = NULL;
-        free(done);
-    }
-    return !deferred_first || deferred_first->index >= limit;
-}
-
-static int forget(struct rrto_wait *wait, int status)
-{
-    pthread_mutex_lock(&reply_lock);
-    if (!wait->done && take_expected(wait->index)) {
-        wait->status = status;
-        wait->done = 1;
-    }
-    while (!wait->done) /* a leader is just delivering it */
-        pthread_cond_wait(&reply_news, &reply_lock);
-    status = wait->status;
-    pthread_mutex_unlock(&reply_lock);
-    return status;
-}
-
-int rrto_collect(struct rrto_wait *wait)
-{
-    uint64_t start = now_ns();
-    int status = wait_until(is_done, wait);
-    if (status)
-        return forget(wait, status);
-    uint64_t limit = wait->index;
-    if (deferred_first)
-        wait_until(deferred_done, &limit);
-    uint64_t took = now_ns() - start;
-    rrto_add(RRTO_WAITS, 1);
-    rrto_add(RRTO_WAIT_NS, took);
-    atomic_store_explicit((_Atomic uint64_t *)(S.shm + 576 + 8 * RRTO_LAST_WAIT_NS), took,
-                          memory_order_relaxed);
-    return wait->status;
-}
-
-void rrto_defer(struct rrto_wait *wait)
-{
-    pthread_mutex_lock(&reply_lock);
-    struct rrto_wait **at = &deferred_first;
-    if (deferred_last && deferred_last->index < wait->index)
-        at = &deferred_last->deferred;
-    while (*at && (*at)->index < wait->index) /* threads may hand over out of order */
-        at = &(*at)->deferred;
-    wait->deferred = *at;
-    *at = wait;
-    if (!wait->deferred)
-        deferred_last = wait;
-    pthread_mutex_unlock(&reply_lock);
-}
-
-int rrto_finish_deferred(void)
-{
-    uint64_t limit = UINT64_MAX;
-    return deferred_first ? wait_until(deferred_done, &limit) : 0;
-}
-
-/* ---- calls ---- */
-
-static size_t pad8(size_t bytes)
-{
-    return (bytes + 7) & ~(size_t)7;
 }
 
 struct room {
@@ -394,7 +99,7 @@ static void wake(uint64_t head, int waited)
     if (sleeping == 1 || waited || used > S.call_bytes / 2) {
         /* One wake-up per sleep: whoever takes the flag down writes the eventfd. */
         if (atomic_compare_exchange_strong(U32(CONSUMER_SLEEPING), &sleeping, 0))
-            signal_fd(S.call_fd);
+            rrto_signal(S.call_fd);
     }
 }
 
@@ -404,19 +109,80 @@ static int make_room(uint64_t head, uint64_t size)
     if (fits(&room))
         return 0;
     wake(head, 1);
-    int status = wait_until(has_room, &room);
+    int status = rrto_wait_until(has_room, &room);
     atomic_store_explicit(U32(PRODUCER_WAITING), 0, memory_order_relaxed);
     return status;
 }
 
-static unsigned char *put(unsigned char *at, const void *data, size_t bytes)
+unsigned char *rrto_put(unsigned char *at, const void *data, size_t bytes)
 {
     if (!bytes)
         return at;
     memcpy(at, data, bytes);
-    size_t padded = pad8(bytes);
+    size_t padded = rrto_pad8(bytes);
     memset(at + bytes, 0, padded - bytes);
     return at + padded;
+}
+
+unsigned char *rrto_reserve(uint64_t size, int *status)
+{
+    uint64_t head = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
+    uint64_t left = S.call_bytes - (head & (S.call_bytes - 1));
+    uint64_t padding = left < size ? left : 0;
+    if ((*status = make_room(head, padding + size)))
+        return NULL;
+    if (padding) {
+        uint32_t words[2] = {(uint32_t)padding, 0};
+        memcpy(S.calls + (head & (S.call_bytes - 1)), words, 8);
+        head += padding;
+        atomic_store_explicit(U64(CALL_HEAD), head, memory_order_release);
+    }
+    return S.calls + (head & (S.call_bytes - 1));
+}
+
+void rrto_publish(uint64_t size)
+{
+    uint64_t head = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
+    atomic_store_explicit(U64(CALL_HEAD), head + size, memory_order_release);
+}
+
+/* The record itself, not published yet: its size goes to *written. */
+static int write_literal(const struct rrto_record *record, int flags, uint64_t index,
+                         uint64_t *written)
+{
+    int status;
+    uint64_t size = HEADER + rrto_pad8(record->fixed_bytes) + rrto_pad8(record->content[0].bytes) +
+                    rrto_pad8(record->content[1].bytes) + rrto_pad8(record->payload_bytes);
+    if (size > S.call_bytes / 2) {
+        rrto_say("a call of %llu bytes does not fit into the ring of %llu; raise the recorder's "
+                 "ring size",
+                 (unsigned long long)size, (unsigned long long)S.call_bytes);
+        return CUDA_OUT_OF_MEMORY;
+    }
+    *written = size;
+    unsigned char *at = rrto_reserve(size, &status);
+    if (!at)
+        return status;
+    uint32_t header[6] = {(uint32_t)size, record->op | (uint32_t)flags << 16, (uint32_t)index,
+                          (uint32_t)(index >> 32), rrto_thread_number(), record->payload_bytes};
+    memcpy(at, header, HEADER);
+    at = rrto_put(at + HEADER, record->fixed, record->fixed_bytes);
+    at = rrto_put(at, record->content[0].data, record->content[0].bytes);
+    at = rrto_put(at, record->content[1].data, record->content[1].bytes);
+    rrto_put(at, record->payload, record->payload_bytes);
+    return 0;
+}
+
+int rrto_flush_open(void)
+{
+    if (!atomic_load_explicit(&rrto_walk_open, memory_order_relaxed))
+        return 0;
+    lock_producer();
+    int status = rrto_walk_flush(NULL);
+    uint64_t head = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
+    unlock_producer();
+    wake(head, 0);
+    return status;
 }
 
 int rrto_submit(struct rrto_record *record, struct rrto_wait *wait)
@@ -424,56 +190,41 @@ int rrto_submit(struct rrto_record *record, struct rrto_wait *wait)
     int status = atomic_load_explicit(&S.dead, memory_order_relaxed);
     if (status)
         return status;
-    glance();
-    struct rrto_wait own = {0};
+    rrto_glance();
+    struct rrto_wait own;
     int flags = record->flags;
-    int now = (flags & RRTO_REPLY && !(wait && wait->later)) || rrto_mode() == MODE_RPC;
+    int now = (flags & RRTO_REPLY && !(wait && wait->later)) || rrto_mode() == RRTO_MODE_RPC;
     if (now)
         flags |= RRTO_WAITED | RRTO_REPLY;
-    if (flags & RRTO_REPLY && !wait)
+    if (flags & RRTO_REPLY && !wait) {
+        own = (struct rrto_wait){0};
         wait = &own;
-    uint64_t size = HEADER + pad8(record->fixed_bytes) + pad8(record->content[0].bytes) +
-                    pad8(record->content[1].bytes) + pad8(record->payload_bytes);
-    if (size > S.call_bytes / 2) {
-        rrto_say("a call of %llu bytes does not fit into the ring of %llu; raise the recorder's "
-                 "ring size",
-                 (unsigned long long)size, (unsigned long long)S.call_bytes);
-        return CUDA_OUT_OF_MEMORY;
     }
-
-    pthread_mutex_lock(&producer);
-    uint64_t head = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
-    uint64_t left = S.call_bytes - (head & (S.call_bytes - 1));
-    uint64_t padding = left < size ? left : 0;
-    status = make_room(head, padding + size);
+    int replies = wait && flags & RRTO_REPLY;
+    lock_producer();
+    uint64_t before = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
+    if (atomic_load_explicit(&rrto_news_there, memory_order_relaxed))
+        rrto_take_news();
+    uint64_t size = 0;
+    int walk = rrto_walk(record, flags, next_index, &status);
+    if (!status && !walk)
+        status = write_literal(record, flags, next_index, &size);
     if (status) {
-        pthread_mutex_unlock(&producer);
+        unlock_producer();
         return status;
     }
-    if (padding) {
-        unsigned char *at = S.calls + (head & (S.call_bytes - 1));
-        uint32_t words[2] = {(uint32_t)padding, 0};
-        memcpy(at, words, 8);
-        head += padding;
-    }
     uint64_t index = next_index++;
-    uint32_t header[6] = {(uint32_t)size, record->op | (uint32_t)flags << 16, (uint32_t)index,
-                          (uint32_t)(index >> 32), thread_number(), record->payload_bytes};
-    unsigned char *at = S.calls + (head & (S.call_bytes - 1));
-    memcpy(at, header, HEADER);
-    at = put(at + HEADER, record->fixed, record->fixed_bytes);
-    at = put(at, record->content[0].data, record->content[0].bytes);
-    at = put(at, record->content[1].data, record->content[1].bytes);
-    put(at, record->payload, record->payload_bytes);
-    if (wait && flags & RRTO_REPLY) {
-        wait->index = index;
-        pthread_mutex_lock(&reply_lock);
-        expect(wait);
-        pthread_mutex_unlock(&reply_lock);
-    }
-    head += size;
-    atomic_store_explicit(U64(CALL_HEAD), head, memory_order_release);
-    pthread_mutex_unlock(&producer);
-    wake(head, now);
-    return now ? rrto_collect(wait) : atomic_load_explicit(&S.error, memory_order_relaxed);
+    if (replies)
+        rrto_expect(wait, index);
+    if (walk & RRTO_WALK_FLUSH)
+        status = rrto_walk_flush(walk & RRTO_WALK_URGENT ? record : NULL);
+    else if (!walk)
+        rrto_publish(size);
+    uint64_t head = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
+    unlock_producer();
+    if (head != before)
+        wake(head, now || walk & RRTO_WALK_URGENT);
+    if (now)
+        return rrto_collect(wait);
+    return status ? status : atomic_load_explicit(&S.error, memory_order_relaxed);
 }

@@ -13,8 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cursor.h"
 #include "procs.h"
-#include "shim.h"
 
 enum {
     MAGIC = 0x4F545252,
@@ -89,7 +89,7 @@ void rrto_die(int status, const char *why)
 CUresult rrto_unsupported(unsigned number, const char *name)
 {
     (void)name;
-    rrto_count(number, RRTO_UNSUPPORTED);
+    rrto_count(number);
     return CUDA_NOT_SUPPORTED;
 }
 
@@ -307,6 +307,7 @@ static void in_child(void)
     if (!atomic_load(&S.ready))
         return;
     atomic_store(&S.forked, 1);
+    atomic_store(&rrto_walk_open, 0); /* the parent's, and the parent sends it */
     close(S.socket_fd); /* else the session would outlive its process */
     close(S.call_fd);
     close(S.reply_fd);

@@ -15,7 +15,6 @@
 #define RRTO_REPLY 2
 
 /* ---- session.c: connection, start, errors, counters ---- */
-enum rrto_class { RRTO_LOCAL, RRTO_ASYNC, RRTO_SYNC, RRTO_UNSUPPORTED };
 enum rrto_counter { RRTO_WAITS = 4, RRTO_WAIT_NS = 5, RRTO_LAST_WAIT_NS = 6 };
 
 struct rrto_pair {
@@ -54,11 +53,11 @@ static inline void rrto_add(unsigned counter, uint64_t value)
     atomic_fetch_add_explicit((_Atomic uint64_t *)at, value, memory_order_relaxed);
 }
 
-static inline void rrto_count(unsigned number, enum rrto_class kind)
+/* Of which class the call is, the recorder knows from the export. */
+static inline void rrto_count(unsigned number)
 {
     uint32_t *at = atomic_load_explicit(&rrto_export_calls, memory_order_relaxed) + number;
     atomic_fetch_add_explicit((_Atomic uint32_t *)at, 1, memory_order_relaxed);
-    rrto_add(kind, 1);
 }
 CUresult rrto_unsupported(unsigned number, const char *name);
 

@@ -179,7 +179,7 @@ EXPORT CUresult cuCtxCreate(CUcontext* pctx, unsigned int flags, CUdevice dev);
 CUresult cuCtxCreate(CUcontext* pctx, unsigned int flags, CUdevice dev)
 {
     CUresult result;
-    rrto_count(28, RRTO_LOCAL);
+    rrto_count(28);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxCreate_v2(pctx, flags, dev);
@@ -189,7 +189,7 @@ EXPORT CUresult cuCtxCreate_v2(CUcontext* pctx, unsigned int flags, CUdevice dev
 CUresult cuCtxCreate_v2(CUcontext* pctx, unsigned int flags, CUdevice dev)
 {
     CUresult result;
-    rrto_count(29, RRTO_LOCAL);
+    rrto_count(29);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxCreate_v2(pctx, flags, dev);
@@ -199,7 +199,7 @@ EXPORT CUresult cuCtxCreate_v3(CUcontext* pctx, CUexecAffinityParam* paramsArray
 CUresult cuCtxCreate_v3(CUcontext* pctx, CUexecAffinityParam* paramsArray, int numParams, unsigned int flags, CUdevice dev)
 {
     CUresult result;
-    rrto_count(30, RRTO_LOCAL);
+    rrto_count(30);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxCreate_v3(pctx, paramsArray, numParams, flags, dev);
@@ -209,7 +209,7 @@ EXPORT CUresult cuCtxCreate_v4(CUcontext* pctx, CUctxCreateParams* ctxCreatePara
 CUresult cuCtxCreate_v4(CUcontext* pctx, CUctxCreateParams* ctxCreateParams, unsigned int flags, CUdevice dev)
 {
     CUresult result;
-    rrto_count(31, RRTO_LOCAL);
+    rrto_count(31);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxCreate_v4(pctx, ctxCreateParams, flags, dev);
@@ -219,7 +219,7 @@ EXPORT CUresult cuCtxDestroy(CUcontext ctx);
 CUresult cuCtxDestroy(CUcontext ctx)
 {
     CUresult result;
-    rrto_count(32, RRTO_ASYNC);
+    rrto_count(32);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxDestroy_v2(ctx);
@@ -229,7 +229,7 @@ EXPORT CUresult cuCtxDestroy_v2(CUcontext ctx);
 CUresult cuCtxDestroy_v2(CUcontext ctx)
 {
     CUresult result;
-    rrto_count(33, RRTO_ASYNC);
+    rrto_count(33);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxDestroy_v2(ctx);
@@ -245,7 +245,7 @@ EXPORT CUresult cuCtxDisablePeerAccess(CUcontext peerContext);
 CUresult cuCtxDisablePeerAccess(CUcontext peerContext)
 {
     CUresult result;
-    rrto_count(35, RRTO_LOCAL);
+    rrto_count(35);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxDisablePeerAccess(peerContext);
@@ -255,7 +255,7 @@ EXPORT CUresult cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags)
 CUresult cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags)
 {
     CUresult result;
-    rrto_count(36, RRTO_LOCAL);
+    rrto_count(36);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxEnablePeerAccess(peerContext, Flags);
@@ -271,7 +271,7 @@ EXPORT CUresult cuCtxGetApiVersion(CUcontext ctx, unsigned int* version);
 CUresult cuCtxGetApiVersion(CUcontext ctx, unsigned int* version)
 {
     CUresult result;
-    rrto_count(38, RRTO_LOCAL);
+    rrto_count(38);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxGetApiVersion(ctx, version);
@@ -281,7 +281,7 @@ EXPORT CUresult cuCtxGetCacheConfig(CUfunc_cache* pconfig);
 CUresult cuCtxGetCacheConfig(CUfunc_cache* pconfig)
 {
     CUresult result;
-    rrto_count(39, RRTO_LOCAL);
+    rrto_count(39);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuCtxGetCacheConfig(pconfig);
@@ -291,7 +291,7 @@ EXPORT CUresult cuCtxGetCurrent(CUcontext* pctx);
 CUresult cuCtxGetCurrent(CUcontext* pctx)
 {
     CUresult result;
-    rrto_count(40, RRTO_LOCAL);
+    rrto_count(40);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxGetCurrent(pctx);
@@ -307,7 +307,7 @@ EXPORT CUresult cuCtxGetDevice(CUdevice* device);
 CUresult cuCtxGetDevice(CUdevice* device)
 {
     CUresult result;
-    rrto_count(42, RRTO_LOCAL);
+    rrto_count(42);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuCtxGetDevice(device);
@@ -317,7 +317,7 @@ EXPORT CUresult cuCtxGetDevice_v2(CUdevice* device, CUcontext ctx);
 CUresult cuCtxGetDevice_v2(CUdevice* device, CUcontext ctx)
 {
     CUresult result;
-    rrto_count(43, RRTO_LOCAL);
+    rrto_count(43);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuCtxGetDevice_v2(device, ctx);
@@ -333,7 +333,7 @@ EXPORT CUresult cuCtxGetFlags(unsigned int* flags);
 CUresult cuCtxGetFlags(unsigned int* flags)
 {
     CUresult result;
-    rrto_count(45, RRTO_LOCAL);
+    rrto_count(45);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuCtxGetFlags(flags);
@@ -343,7 +343,7 @@ EXPORT CUresult cuCtxGetId(CUcontext ctx, unsigned long long* ctxId);
 CUresult cuCtxGetId(CUcontext ctx, unsigned long long* ctxId)
 {
     CUresult result;
-    rrto_count(46, RRTO_LOCAL);
+    rrto_count(46);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxGetId(ctx, ctxId);
@@ -353,7 +353,7 @@ EXPORT CUresult cuCtxGetLimit(size_t* pvalue, CUlimit limit);
 CUresult cuCtxGetLimit(size_t* pvalue, CUlimit limit)
 {
     CUresult result;
-    rrto_count(47, RRTO_LOCAL);
+    rrto_count(47);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuCtxGetLimit(pvalue, limit);
@@ -363,7 +363,7 @@ EXPORT CUresult cuCtxGetSharedMemConfig(CUsharedconfig* pConfig);
 CUresult cuCtxGetSharedMemConfig(CUsharedconfig* pConfig)
 {
     CUresult result;
-    rrto_count(48, RRTO_LOCAL);
+    rrto_count(48);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuCtxGetSharedMemConfig(pConfig);
@@ -373,7 +373,7 @@ EXPORT CUresult cuCtxGetStreamPriorityRange(int* leastPriority, int* greatestPri
 CUresult cuCtxGetStreamPriorityRange(int* leastPriority, int* greatestPriority)
 {
     CUresult result;
-    rrto_count(49, RRTO_LOCAL);
+    rrto_count(49);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuCtxGetStreamPriorityRange(leastPriority, greatestPriority);
@@ -383,7 +383,7 @@ EXPORT CUresult cuCtxPopCurrent(CUcontext* pctx);
 CUresult cuCtxPopCurrent(CUcontext* pctx)
 {
     CUresult result;
-    rrto_count(50, RRTO_LOCAL);
+    rrto_count(50);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxPopCurrent_v2(pctx);
@@ -393,7 +393,7 @@ EXPORT CUresult cuCtxPopCurrent_v2(CUcontext* pctx);
 CUresult cuCtxPopCurrent_v2(CUcontext* pctx)
 {
     CUresult result;
-    rrto_count(51, RRTO_LOCAL);
+    rrto_count(51);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxPopCurrent_v2(pctx);
@@ -403,7 +403,7 @@ EXPORT CUresult cuCtxPushCurrent(CUcontext ctx);
 CUresult cuCtxPushCurrent(CUcontext ctx)
 {
     CUresult result;
-    rrto_count(52, RRTO_LOCAL);
+    rrto_count(52);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxPushCurrent_v2(ctx);
@@ -413,7 +413,7 @@ EXPORT CUresult cuCtxPushCurrent_v2(CUcontext ctx);
 CUresult cuCtxPushCurrent_v2(CUcontext ctx)
 {
     CUresult result;
-    rrto_count(53, RRTO_LOCAL);
+    rrto_count(53);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxPushCurrent_v2(ctx);
@@ -429,7 +429,7 @@ EXPORT CUresult cuCtxResetPersistingL2Cache(void);
 CUresult cuCtxResetPersistingL2Cache(void)
 {
     CUresult result;
-    rrto_count(55, RRTO_LOCAL);
+    rrto_count(55);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuCtxResetPersistingL2Cache();
@@ -439,7 +439,7 @@ EXPORT CUresult cuCtxSetCacheConfig(CUfunc_cache config);
 CUresult cuCtxSetCacheConfig(CUfunc_cache config)
 {
     CUresult result;
-    rrto_count(56, RRTO_LOCAL);
+    rrto_count(56);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuCtxSetCacheConfig(config);
@@ -449,7 +449,7 @@ EXPORT CUresult cuCtxSetCurrent(CUcontext ctx);
 CUresult cuCtxSetCurrent(CUcontext ctx)
 {
     CUresult result;
-    rrto_count(57, RRTO_LOCAL);
+    rrto_count(57);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuCtxSetCurrent(ctx);
@@ -459,7 +459,7 @@ EXPORT CUresult cuCtxSetFlags(unsigned int flags);
 CUresult cuCtxSetFlags(unsigned int flags)
 {
     CUresult result;
-    rrto_count(58, RRTO_LOCAL);
+    rrto_count(58);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuCtxSetFlags(flags);
@@ -469,7 +469,7 @@ EXPORT CUresult cuCtxSetLimit(CUlimit limit, size_t value);
 CUresult cuCtxSetLimit(CUlimit limit, size_t value)
 {
     CUresult result;
-    rrto_count(59, RRTO_LOCAL);
+    rrto_count(59);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuCtxSetLimit(limit, value);
@@ -479,7 +479,7 @@ EXPORT CUresult cuCtxSetSharedMemConfig(CUsharedconfig config);
 CUresult cuCtxSetSharedMemConfig(CUsharedconfig config)
 {
     CUresult result;
-    rrto_count(60, RRTO_LOCAL);
+    rrto_count(60);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuCtxSetSharedMemConfig(config);
@@ -489,7 +489,7 @@ EXPORT CUresult cuCtxSynchronize(void);
 CUresult cuCtxSynchronize(void)
 {
     CUresult result;
-    rrto_count(61, RRTO_SYNC);
+    rrto_count(61);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuCtxSynchronize();
@@ -499,7 +499,7 @@ EXPORT CUresult cuCtxSynchronize_v2(CUcontext ctx);
 CUresult cuCtxSynchronize_v2(CUcontext ctx)
 {
     CUresult result;
-    rrto_count(62, RRTO_SYNC);
+    rrto_count(62);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuCtxSynchronize_v2(ctx);
@@ -545,7 +545,7 @@ EXPORT CUresult cuDeviceCanAccessPeer(int* canAccessPeer, CUdevice dev, CUdevice
 CUresult cuDeviceCanAccessPeer(int* canAccessPeer, CUdevice dev, CUdevice peerDev)
 {
     CUresult result;
-    rrto_count(69, RRTO_LOCAL);
+    rrto_count(69);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceCanAccessPeer(canAccessPeer, dev, peerDev);
@@ -555,7 +555,7 @@ EXPORT CUresult cuDeviceComputeCapability(int* major, int* minor, CUdevice dev);
 CUresult cuDeviceComputeCapability(int* major, int* minor, CUdevice dev)
 {
     CUresult result;
-    rrto_count(70, RRTO_LOCAL);
+    rrto_count(70);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceComputeCapability(major, minor, dev);
@@ -565,7 +565,7 @@ EXPORT CUresult cuDeviceGet(CUdevice* device, int ordinal);
 CUresult cuDeviceGet(CUdevice* device, int ordinal)
 {
     CUresult result;
-    rrto_count(71, RRTO_LOCAL);
+    rrto_count(71);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceGet(device, ordinal);
@@ -575,7 +575,7 @@ EXPORT CUresult cuDeviceGetAttribute(int* pi, CUdevice_attribute attrib, CUdevic
 CUresult cuDeviceGetAttribute(int* pi, CUdevice_attribute attrib, CUdevice dev)
 {
     CUresult result;
-    rrto_count(72, RRTO_LOCAL);
+    rrto_count(72);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceGetAttribute(pi, attrib, dev);
@@ -585,7 +585,7 @@ EXPORT CUresult cuDeviceGetByPCIBusId(CUdevice* dev, const char* pciBusId);
 CUresult cuDeviceGetByPCIBusId(CUdevice* dev, const char* pciBusId)
 {
     CUresult result;
-    rrto_count(73, RRTO_LOCAL);
+    rrto_count(73);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceGetByPCIBusId(dev, pciBusId);
@@ -607,7 +607,7 @@ EXPORT CUresult cuDeviceGetCount(int* count);
 CUresult cuDeviceGetCount(int* count)
 {
     CUresult result;
-    rrto_count(76, RRTO_LOCAL);
+    rrto_count(76);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceGetCount(count);
@@ -617,7 +617,7 @@ EXPORT CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool_out, CUdevice dev);
 CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool_out, CUdevice dev)
 {
     CUresult result;
-    rrto_count(77, RRTO_LOCAL);
+    rrto_count(77);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceGetDefaultMemPool(pool_out, dev);
@@ -633,7 +633,7 @@ EXPORT CUresult cuDeviceGetExecAffinitySupport(int* pi, CUexecAffinityType type,
 CUresult cuDeviceGetExecAffinitySupport(int* pi, CUexecAffinityType type, CUdevice dev)
 {
     CUresult result;
-    rrto_count(79, RRTO_LOCAL);
+    rrto_count(79);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceGetExecAffinitySupport(pi, type, dev);
@@ -667,7 +667,7 @@ EXPORT CUresult cuDeviceGetMemPool(CUmemoryPool* pool, CUdevice dev);
 CUresult cuDeviceGetMemPool(CUmemoryPool* pool, CUdevice dev)
 {
     CUresult result;
-    rrto_count(84, RRTO_LOCAL);
+    rrto_count(84);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceGetMemPool(pool, dev);
@@ -677,7 +677,7 @@ EXPORT CUresult cuDeviceGetName(char* name, int len, CUdevice dev);
 CUresult cuDeviceGetName(char* name, int len, CUdevice dev)
 {
     CUresult result;
-    rrto_count(85, RRTO_LOCAL);
+    rrto_count(85);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceGetName(name, len, dev);
@@ -699,7 +699,7 @@ EXPORT CUresult cuDeviceGetP2PAttribute(int* value, CUdevice_P2PAttribute attrib
 CUresult cuDeviceGetP2PAttribute(int* value, CUdevice_P2PAttribute attrib, CUdevice srcDevice, CUdevice dstDevice)
 {
     CUresult result;
-    rrto_count(88, RRTO_LOCAL);
+    rrto_count(88);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceGetP2PAttribute(value, attrib, srcDevice, dstDevice);
@@ -709,7 +709,7 @@ EXPORT CUresult cuDeviceGetPCIBusId(char* pciBusId, int len, CUdevice dev);
 CUresult cuDeviceGetPCIBusId(char* pciBusId, int len, CUdevice dev)
 {
     CUresult result;
-    rrto_count(89, RRTO_LOCAL);
+    rrto_count(89);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceGetPCIBusId(pciBusId, len, dev);
@@ -719,7 +719,7 @@ EXPORT CUresult cuDeviceGetProperties(CUdevprop* prop, CUdevice dev);
 CUresult cuDeviceGetProperties(CUdevprop* prop, CUdevice dev)
 {
     CUresult result;
-    rrto_count(90, RRTO_LOCAL);
+    rrto_count(90);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceGetProperties(prop, dev);
@@ -735,7 +735,7 @@ EXPORT CUresult cuDeviceGetUuid(CUuuid* uuid, CUdevice dev);
 CUresult cuDeviceGetUuid(CUuuid* uuid, CUdevice dev)
 {
     CUresult result;
-    rrto_count(92, RRTO_LOCAL);
+    rrto_count(92);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceGetUuid_v2(uuid, dev);
@@ -745,7 +745,7 @@ EXPORT CUresult cuDeviceGetUuid_v2(CUuuid* uuid, CUdevice dev);
 CUresult cuDeviceGetUuid_v2(CUuuid* uuid, CUdevice dev)
 {
     CUresult result;
-    rrto_count(93, RRTO_LOCAL);
+    rrto_count(93);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceGetUuid_v2(uuid, dev);
@@ -761,7 +761,7 @@ EXPORT CUresult cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int* flags, in
 CUresult cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int* flags, int* active)
 {
     CUresult result;
-    rrto_count(95, RRTO_LOCAL);
+    rrto_count(95);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDevicePrimaryCtxGetState(dev, flags, active);
@@ -771,7 +771,7 @@ EXPORT CUresult cuDevicePrimaryCtxRelease(CUdevice dev);
 CUresult cuDevicePrimaryCtxRelease(CUdevice dev)
 {
     CUresult result;
-    rrto_count(96, RRTO_ASYNC);
+    rrto_count(96);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDevicePrimaryCtxRelease_v2(dev);
@@ -781,7 +781,7 @@ EXPORT CUresult cuDevicePrimaryCtxRelease_v2(CUdevice dev);
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice dev)
 {
     CUresult result;
-    rrto_count(97, RRTO_ASYNC);
+    rrto_count(97);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDevicePrimaryCtxRelease_v2(dev);
@@ -791,7 +791,7 @@ EXPORT CUresult cuDevicePrimaryCtxReset(CUdevice dev);
 CUresult cuDevicePrimaryCtxReset(CUdevice dev)
 {
     CUresult result;
-    rrto_count(98, RRTO_ASYNC);
+    rrto_count(98);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDevicePrimaryCtxReset_v2(dev);
@@ -801,7 +801,7 @@ EXPORT CUresult cuDevicePrimaryCtxReset_v2(CUdevice dev);
 CUresult cuDevicePrimaryCtxReset_v2(CUdevice dev)
 {
     CUresult result;
-    rrto_count(99, RRTO_ASYNC);
+    rrto_count(99);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDevicePrimaryCtxReset_v2(dev);
@@ -811,7 +811,7 @@ EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext* pctx, CUdevice dev);
 CUresult cuDevicePrimaryCtxRetain(CUcontext* pctx, CUdevice dev)
 {
     CUresult result;
-    rrto_count(100, RRTO_LOCAL);
+    rrto_count(100);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDevicePrimaryCtxRetain(pctx, dev);
@@ -821,7 +821,7 @@ EXPORT CUresult cuDevicePrimaryCtxSetFlags(CUdevice dev, unsigned int flags);
 CUresult cuDevicePrimaryCtxSetFlags(CUdevice dev, unsigned int flags)
 {
     CUresult result;
-    rrto_count(101, RRTO_LOCAL);
+    rrto_count(101);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDevicePrimaryCtxSetFlags_v2(dev, flags);
@@ -831,7 +831,7 @@ EXPORT CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice dev, unsigned int flags);
 CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice dev, unsigned int flags)
 {
     CUresult result;
-    rrto_count(102, RRTO_LOCAL);
+    rrto_count(102);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDevicePrimaryCtxSetFlags_v2(dev, flags);
@@ -853,7 +853,7 @@ EXPORT CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool);
 CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool)
 {
     CUresult result;
-    rrto_count(105, RRTO_LOCAL);
+    rrto_count(105);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceSetMemPool(dev, pool);
@@ -869,7 +869,7 @@ EXPORT CUresult cuDeviceTotalMem_v2(size_t* bytes, CUdevice dev);
 CUresult cuDeviceTotalMem_v2(size_t* bytes, CUdevice dev)
 {
     CUresult result;
-    rrto_count(107, RRTO_LOCAL);
+    rrto_count(107);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuDeviceTotalMem_v2(bytes, dev);
@@ -884,7 +884,7 @@ CUresult cuDeviceUnregisterAsyncNotification(void)
 EXPORT CUresult cuDriverGetVersion(int* driverVersion);
 CUresult cuDriverGetVersion(int* driverVersion)
 {
-    rrto_count(109, RRTO_LOCAL);
+    rrto_count(109);
     return rrto_cuDriverGetVersion(driverVersion);
 }
 
@@ -892,7 +892,7 @@ EXPORT CUresult cuEventCreate(CUevent* phEvent, unsigned int Flags);
 CUresult cuEventCreate(CUevent* phEvent, unsigned int Flags)
 {
     CUresult result;
-    rrto_count(110, RRTO_ASYNC);
+    rrto_count(110);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuEventCreate(phEvent, Flags);
@@ -902,7 +902,7 @@ EXPORT CUresult cuEventDestroy(CUevent hEvent);
 CUresult cuEventDestroy(CUevent hEvent)
 {
     CUresult result;
-    rrto_count(111, RRTO_ASYNC);
+    rrto_count(111);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuEventDestroy_v2(hEvent);
@@ -912,7 +912,7 @@ EXPORT CUresult cuEventDestroy_v2(CUevent hEvent);
 CUresult cuEventDestroy_v2(CUevent hEvent)
 {
     CUresult result;
-    rrto_count(112, RRTO_ASYNC);
+    rrto_count(112);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuEventDestroy_v2(hEvent);
@@ -922,7 +922,7 @@ EXPORT CUresult cuEventElapsedTime(float* pMilliseconds, CUevent hStart, CUevent
 CUresult cuEventElapsedTime(float* pMilliseconds, CUevent hStart, CUevent hEnd)
 {
     CUresult result;
-    rrto_count(113, RRTO_SYNC);
+    rrto_count(113);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuEventElapsedTime_v2(pMilliseconds, hStart, hEnd);
@@ -932,7 +932,7 @@ EXPORT CUresult cuEventElapsedTime_v2(float* pMilliseconds, CUevent hStart, CUev
 CUresult cuEventElapsedTime_v2(float* pMilliseconds, CUevent hStart, CUevent hEnd)
 {
     CUresult result;
-    rrto_count(114, RRTO_SYNC);
+    rrto_count(114);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuEventElapsedTime_v2(pMilliseconds, hStart, hEnd);
@@ -942,7 +942,7 @@ EXPORT CUresult cuEventQuery(CUevent hEvent);
 CUresult cuEventQuery(CUevent hEvent)
 {
     CUresult result;
-    rrto_count(115, RRTO_SYNC);
+    rrto_count(115);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuEventQuery(hEvent);
@@ -952,7 +952,7 @@ EXPORT CUresult cuEventRecord(CUevent hEvent, CUstream hStream);
 CUresult cuEventRecord(CUevent hEvent, CUstream hStream)
 {
     CUresult result;
-    rrto_count(116, RRTO_ASYNC);
+    rrto_count(116);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuEventRecord(hEvent, hStream);
@@ -962,7 +962,7 @@ EXPORT CUresult cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigne
 CUresult cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int flags)
 {
     CUresult result;
-    rrto_count(117, RRTO_ASYNC);
+    rrto_count(117);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuEventRecordWithFlags(hEvent, hStream, flags);
@@ -972,7 +972,7 @@ EXPORT CUresult cuEventRecordWithFlags_ptsz(CUevent hEvent, CUstream hStream, un
 CUresult cuEventRecordWithFlags_ptsz(CUevent hEvent, CUstream hStream, unsigned int flags)
 {
     CUresult result;
-    rrto_count(118, RRTO_ASYNC);
+    rrto_count(118);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuEventRecordWithFlags(hEvent, hStream, flags);
@@ -982,7 +982,7 @@ EXPORT CUresult cuEventRecord_ptsz(CUevent hEvent, CUstream hStream);
 CUresult cuEventRecord_ptsz(CUevent hEvent, CUstream hStream)
 {
     CUresult result;
-    rrto_count(119, RRTO_ASYNC);
+    rrto_count(119);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuEventRecord(hEvent, hStream);
@@ -992,7 +992,7 @@ EXPORT CUresult cuEventSynchronize(CUevent hEvent);
 CUresult cuEventSynchronize(CUevent hEvent)
 {
     CUresult result;
-    rrto_count(120, RRTO_SYNC);
+    rrto_count(120);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuEventSynchronize(hEvent);
@@ -1032,7 +1032,7 @@ EXPORT CUresult cuFuncGetAttribute(int* pi, CUfunction_attribute attrib, CUfunct
 CUresult cuFuncGetAttribute(int* pi, CUfunction_attribute attrib, CUfunction hfunc)
 {
     CUresult result;
-    rrto_count(126, RRTO_LOCAL);
+    rrto_count(126);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuFuncGetAttribute(pi, attrib, hfunc);
@@ -1042,7 +1042,7 @@ EXPORT CUresult cuFuncGetModule(CUmodule* hmod, CUfunction hfunc);
 CUresult cuFuncGetModule(CUmodule* hmod, CUfunction hfunc)
 {
     CUresult result;
-    rrto_count(127, RRTO_LOCAL);
+    rrto_count(127);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuFuncGetModule(hmod, hfunc);
@@ -1052,7 +1052,7 @@ EXPORT CUresult cuFuncGetName(const char** name, CUfunction hfunc);
 CUresult cuFuncGetName(const char** name, CUfunction hfunc)
 {
     CUresult result;
-    rrto_count(128, RRTO_LOCAL);
+    rrto_count(128);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuFuncGetName(name, hfunc);
@@ -1062,7 +1062,7 @@ EXPORT CUresult cuFuncGetParamCount(CUfunction func, size_t* paramCount);
 CUresult cuFuncGetParamCount(CUfunction func, size_t* paramCount)
 {
     CUresult result;
-    rrto_count(129, RRTO_LOCAL);
+    rrto_count(129);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuFuncGetParamCount(func, paramCount);
@@ -1072,7 +1072,7 @@ EXPORT CUresult cuFuncGetParamInfo(CUfunction func, size_t paramIndex, size_t* p
 CUresult cuFuncGetParamInfo(CUfunction func, size_t paramIndex, size_t* paramOffset, size_t* paramSize)
 {
     CUresult result;
-    rrto_count(130, RRTO_LOCAL);
+    rrto_count(130);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuFuncGetParamInfo(func, paramIndex, paramOffset, paramSize);
@@ -1082,7 +1082,7 @@ EXPORT CUresult cuFuncIsLoaded(CUfunctionLoadingState* state, CUfunction functio
 CUresult cuFuncIsLoaded(CUfunctionLoadingState* state, CUfunction function)
 {
     CUresult result;
-    rrto_count(131, RRTO_LOCAL);
+    rrto_count(131);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuFuncIsLoaded(state, function);
@@ -1092,7 +1092,7 @@ EXPORT CUresult cuFuncLoad(CUfunction function);
 CUresult cuFuncLoad(CUfunction function)
 {
     CUresult result;
-    rrto_count(132, RRTO_LOCAL);
+    rrto_count(132);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuFuncLoad(function);
@@ -1102,7 +1102,7 @@ EXPORT CUresult cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib
 CUresult cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value)
 {
     CUresult result;
-    rrto_count(133, RRTO_ASYNC);
+    rrto_count(133);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuFuncSetAttribute(hfunc, attrib, value);
@@ -1118,7 +1118,7 @@ EXPORT CUresult cuFuncSetCacheConfig(CUfunction hfunc, CUfunc_cache config);
 CUresult cuFuncSetCacheConfig(CUfunction hfunc, CUfunc_cache config)
 {
     CUresult result;
-    rrto_count(135, RRTO_LOCAL);
+    rrto_count(135);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuFuncSetCacheConfig(hfunc, config);
@@ -1128,7 +1128,7 @@ EXPORT CUresult cuFuncSetSharedMemConfig(CUfunction hfunc, CUsharedconfig config
 CUresult cuFuncSetSharedMemConfig(CUfunction hfunc, CUsharedconfig config)
 {
     CUresult result;
-    rrto_count(136, RRTO_LOCAL);
+    rrto_count(136);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuFuncSetSharedMemConfig(hfunc, config);
@@ -1143,35 +1143,35 @@ CUresult cuFuncSetSharedSize(void)
 EXPORT CUresult cuGetErrorName(CUresult error, const char** pStr);
 CUresult cuGetErrorName(CUresult error, const char** pStr)
 {
-    rrto_count(138, RRTO_LOCAL);
+    rrto_count(138);
     return rrto_cuGetErrorName(error, pStr);
 }
 
 EXPORT CUresult cuGetErrorString(CUresult error, const char** pStr);
 CUresult cuGetErrorString(CUresult error, const char** pStr)
 {
-    rrto_count(139, RRTO_LOCAL);
+    rrto_count(139);
     return rrto_cuGetErrorString(error, pStr);
 }
 
 EXPORT CUresult cuGetExportTable(const void** ppExportTable, const CUuuid* pExportTableId);
 CUresult cuGetExportTable(const void** ppExportTable, const CUuuid* pExportTableId)
 {
-    rrto_count(140, RRTO_LOCAL);
+    rrto_count(140);
     return rrto_cuGetExportTable(ppExportTable, pExportTableId);
 }
 
 EXPORT CUresult cuGetProcAddress(const char* symbol, void** pfn, int cudaVersion, cuuint64_t flags);
 CUresult cuGetProcAddress(const char* symbol, void** pfn, int cudaVersion, cuuint64_t flags)
 {
-    rrto_count(141, RRTO_LOCAL);
+    rrto_count(141);
     return rrto_cuGetProcAddress(symbol, pfn, cudaVersion, flags);
 }
 
 EXPORT CUresult cuGetProcAddress_v2(const char* symbol, void** pfn, int cudaVersion, cuuint64_t flags, CUdriverProcAddressQueryResult* symbolStatus);
 CUresult cuGetProcAddress_v2(const char* symbol, void** pfn, int cudaVersion, cuuint64_t flags, CUdriverProcAddressQueryResult* symbolStatus)
 {
-    rrto_count(142, RRTO_LOCAL);
+    rrto_count(142);
     return rrto_cuGetProcAddress_v2(symbol, pfn, cudaVersion, flags, symbolStatus);
 }
 
@@ -1203,7 +1203,7 @@ EXPORT CUresult cuGraphAddEmptyNode(CUgraphNode* phGraphNode, CUgraph hGraph, co
 CUresult cuGraphAddEmptyNode(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies, size_t numDependencies)
 {
     CUresult result;
-    rrto_count(147, RRTO_ASYNC);
+    rrto_count(147);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphAddEmptyNode(phGraphNode, hGraph, dependencies, numDependencies);
@@ -1243,7 +1243,7 @@ EXPORT CUresult cuGraphAddKernelNode(CUgraphNode* phGraphNode, CUgraph hGraph, c
 CUresult cuGraphAddKernelNode(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies, size_t numDependencies, const CUDA_KERNEL_NODE_PARAMS_v1* nodeParams)
 {
     CUresult result;
-    rrto_count(153, RRTO_ASYNC);
+    rrto_count(153);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphAddKernelNode(phGraphNode, hGraph, dependencies, numDependencies, nodeParams);
@@ -1253,7 +1253,7 @@ EXPORT CUresult cuGraphAddKernelNode_v2(CUgraphNode* phGraphNode, CUgraph hGraph
 CUresult cuGraphAddKernelNode_v2(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies, size_t numDependencies, const CUDA_KERNEL_NODE_PARAMS* nodeParams)
 {
     CUresult result;
-    rrto_count(154, RRTO_ASYNC);
+    rrto_count(154);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphAddKernelNode_v2(phGraphNode, hGraph, dependencies, numDependencies, nodeParams);
@@ -1275,7 +1275,7 @@ EXPORT CUresult cuGraphAddMemcpyNode(CUgraphNode* phGraphNode, CUgraph hGraph, c
 CUresult cuGraphAddMemcpyNode(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies, size_t numDependencies, const CUDA_MEMCPY3D* copyParams, CUcontext ctx)
 {
     CUresult result;
-    rrto_count(157, RRTO_ASYNC);
+    rrto_count(157);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphAddMemcpyNode(phGraphNode, hGraph, dependencies, numDependencies, copyParams, ctx);
@@ -1285,7 +1285,7 @@ EXPORT CUresult cuGraphAddMemsetNode(CUgraphNode* phGraphNode, CUgraph hGraph, c
 CUresult cuGraphAddMemsetNode(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies, size_t numDependencies, const CUDA_MEMSET_NODE_PARAMS* memsetParams, CUcontext ctx)
 {
     CUresult result;
-    rrto_count(158, RRTO_ASYNC);
+    rrto_count(158);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphAddMemsetNode(phGraphNode, hGraph, dependencies, numDependencies, memsetParams, ctx);
@@ -1343,7 +1343,7 @@ EXPORT CUresult cuGraphCreate(CUgraph* phGraph, unsigned int flags);
 CUresult cuGraphCreate(CUgraph* phGraph, unsigned int flags)
 {
     CUresult result;
-    rrto_count(167, RRTO_ASYNC);
+    rrto_count(167);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphCreate(phGraph, flags);
@@ -1359,7 +1359,7 @@ EXPORT CUresult cuGraphDestroy(CUgraph hGraph);
 CUresult cuGraphDestroy(CUgraph hGraph)
 {
     CUresult result;
-    rrto_count(169, RRTO_ASYNC);
+    rrto_count(169);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphDestroy(hGraph);
@@ -1411,7 +1411,7 @@ EXPORT CUresult cuGraphExecDestroy(CUgraphExec hGraphExec);
 CUresult cuGraphExecDestroy(CUgraphExec hGraphExec)
 {
     CUresult result;
-    rrto_count(177, RRTO_ASYNC);
+    rrto_count(177);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphExecDestroy(hGraphExec);
@@ -1445,7 +1445,7 @@ EXPORT CUresult cuGraphExecGetFlags(CUgraphExec hGraphExec, cuuint64_t* flags);
 CUresult cuGraphExecGetFlags(CUgraphExec hGraphExec, cuuint64_t* flags)
 {
     CUresult result;
-    rrto_count(182, RRTO_LOCAL);
+    rrto_count(182);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuGraphExecGetFlags(hGraphExec, flags);
@@ -1467,7 +1467,7 @@ EXPORT CUresult cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgraphNo
 CUresult cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1* nodeParams)
 {
     CUresult result;
-    rrto_count(185, RRTO_ASYNC);
+    rrto_count(185);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphExecKernelNodeSetParams(hGraphExec, hNode, nodeParams);
@@ -1477,7 +1477,7 @@ EXPORT CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, CUgrap
 CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS* nodeParams)
 {
     CUresult result;
-    rrto_count(186, RRTO_ASYNC);
+    rrto_count(186);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, nodeParams);
@@ -1487,7 +1487,7 @@ EXPORT CUresult cuGraphExecMemcpyNodeSetParams(CUgraphExec hGraphExec, CUgraphNo
 CUresult cuGraphExecMemcpyNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_MEMCPY3D* copyParams, CUcontext ctx)
 {
     CUresult result;
-    rrto_count(187, RRTO_ASYNC);
+    rrto_count(187);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphExecMemcpyNodeSetParams(hGraphExec, hNode, copyParams, ctx);
@@ -1497,7 +1497,7 @@ EXPORT CUresult cuGraphExecMemsetNodeSetParams(CUgraphExec hGraphExec, CUgraphNo
 CUresult cuGraphExecMemsetNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS* memsetParams, CUcontext ctx)
 {
     CUresult result;
-    rrto_count(188, RRTO_ASYNC);
+    rrto_count(188);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphExecMemsetNodeSetParams(hGraphExec, hNode, memsetParams, ctx);
@@ -1567,7 +1567,7 @@ EXPORT CUresult cuGraphGetNodes(CUgraph hGraph, CUgraphNode* nodes, size_t* numN
 CUresult cuGraphGetNodes(CUgraph hGraph, CUgraphNode* nodes, size_t* numNodes)
 {
     CUresult result;
-    rrto_count(199, RRTO_LOCAL);
+    rrto_count(199);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuGraphGetNodes(hGraph, nodes, numNodes);
@@ -1595,7 +1595,7 @@ EXPORT CUresult cuGraphInstantiate(CUgraphExec* phGraphExec, CUgraph hGraph, CUg
 CUresult cuGraphInstantiate(CUgraphExec* phGraphExec, CUgraph hGraph, CUgraphNode* phErrorNode, char* logBuffer, size_t bufferSize)
 {
     CUresult result;
-    rrto_count(203, RRTO_ASYNC);
+    rrto_count(203);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphInstantiate_v2(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize);
@@ -1605,7 +1605,7 @@ EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* phGraphExec, CUgraph hG
 CUresult cuGraphInstantiateWithFlags(CUgraphExec* phGraphExec, CUgraph hGraph, unsigned long long flags)
 {
     CUresult result;
-    rrto_count(204, RRTO_ASYNC);
+    rrto_count(204);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphInstantiateWithFlags(phGraphExec, hGraph, flags);
@@ -1615,7 +1615,7 @@ EXPORT CUresult cuGraphInstantiateWithParams(CUgraphExec* phGraphExec, CUgraph h
 CUresult cuGraphInstantiateWithParams(CUgraphExec* phGraphExec, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARAMS* instantiateParams)
 {
     CUresult result;
-    rrto_count(205, RRTO_ASYNC);
+    rrto_count(205);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphInstantiateWithParams(phGraphExec, hGraph, instantiateParams);
@@ -1625,7 +1625,7 @@ EXPORT CUresult cuGraphInstantiateWithParams_ptsz(CUgraphExec* phGraphExec, CUgr
 CUresult cuGraphInstantiateWithParams_ptsz(CUgraphExec* phGraphExec, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARAMS* instantiateParams)
 {
     CUresult result;
-    rrto_count(206, RRTO_ASYNC);
+    rrto_count(206);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphInstantiateWithParams(phGraphExec, hGraph, instantiateParams);
@@ -1635,7 +1635,7 @@ EXPORT CUresult cuGraphInstantiate_v2(CUgraphExec* phGraphExec, CUgraph hGraph, 
 CUresult cuGraphInstantiate_v2(CUgraphExec* phGraphExec, CUgraph hGraph, CUgraphNode* phErrorNode, char* logBuffer, size_t bufferSize)
 {
     CUresult result;
-    rrto_count(207, RRTO_ASYNC);
+    rrto_count(207);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphInstantiate_v2(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize);
@@ -1675,7 +1675,7 @@ EXPORT CUresult cuGraphKernelNodeSetParams(CUgraphNode hNode, const CUDA_KERNEL_
 CUresult cuGraphKernelNodeSetParams(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1* nodeParams)
 {
     CUresult result;
-    rrto_count(213, RRTO_ASYNC);
+    rrto_count(213);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphKernelNodeSetParams(hNode, nodeParams);
@@ -1685,7 +1685,7 @@ EXPORT CUresult cuGraphKernelNodeSetParams_v2(CUgraphNode hNode, const CUDA_KERN
 CUresult cuGraphKernelNodeSetParams_v2(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS* nodeParams)
 {
     CUresult result;
-    rrto_count(214, RRTO_ASYNC);
+    rrto_count(214);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuGraphKernelNodeSetParams_v2(hNode, nodeParams);
@@ -1695,7 +1695,7 @@ EXPORT CUresult cuGraphLaunch(CUgraphExec hGraph, CUstream hStream);
 CUresult cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
 {
     CUresult result;
-    rrto_count(215, RRTO_ASYNC);
+    rrto_count(215);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_graph_launch op = {0};
@@ -1710,7 +1710,7 @@ EXPORT CUresult cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream);
 CUresult cuGraphLaunch_ptsz(CUgraphExec hGraph, CUstream hStream)
 {
     CUresult result;
-    rrto_count(216, RRTO_ASYNC);
+    rrto_count(216);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_graph_launch op = {0};
@@ -1821,7 +1821,7 @@ EXPORT CUresult cuGraphNodeGetType(CUgraphNode hNode, CUgraphNodeType* type);
 CUresult cuGraphNodeGetType(CUgraphNode hNode, CUgraphNodeType* type)
 {
     CUresult result;
-    rrto_count(233, RRTO_LOCAL);
+    rrto_count(233);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuGraphNodeGetType(hNode, type);
@@ -1873,7 +1873,7 @@ EXPORT CUresult cuGraphUpload(CUgraphExec hGraph, CUstream hStream);
 CUresult cuGraphUpload(CUgraphExec hGraph, CUstream hStream)
 {
     CUresult result;
-    rrto_count(241, RRTO_LOCAL);
+    rrto_count(241);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuGraphUpload(hGraph, hStream);
@@ -1883,7 +1883,7 @@ EXPORT CUresult cuGraphUpload_ptsz(CUgraphExec hGraph, CUstream hStream);
 CUresult cuGraphUpload_ptsz(CUgraphExec hGraph, CUstream hStream)
 {
     CUresult result;
-    rrto_count(242, RRTO_LOCAL);
+    rrto_count(242);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuGraphUpload(hGraph, hStream);
@@ -2012,7 +2012,7 @@ CUresult cuImportExternalSemaphore(void)
 EXPORT CUresult cuInit(unsigned int Flags);
 CUresult cuInit(unsigned int Flags)
 {
-    rrto_count(263, RRTO_SYNC);
+    rrto_count(263);
     return rrto_cuInit(Flags);
 }
 
@@ -2056,7 +2056,7 @@ EXPORT CUresult cuKernelGetAttribute(int* pi, CUfunction_attribute attrib, CUker
 CUresult cuKernelGetAttribute(int* pi, CUfunction_attribute attrib, CUkernel kernel, CUdevice dev)
 {
     CUresult result;
-    rrto_count(270, RRTO_LOCAL);
+    rrto_count(270);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuKernelGetAttribute(pi, attrib, kernel, dev);
@@ -2066,7 +2066,7 @@ EXPORT CUresult cuKernelGetFunction(CUfunction* pFunc, CUkernel kernel);
 CUresult cuKernelGetFunction(CUfunction* pFunc, CUkernel kernel)
 {
     CUresult result;
-    rrto_count(271, RRTO_LOCAL);
+    rrto_count(271);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuKernelGetFunction(pFunc, kernel);
@@ -2076,7 +2076,7 @@ EXPORT CUresult cuKernelGetLibrary(CUlibrary* pLib, CUkernel kernel);
 CUresult cuKernelGetLibrary(CUlibrary* pLib, CUkernel kernel)
 {
     CUresult result;
-    rrto_count(272, RRTO_LOCAL);
+    rrto_count(272);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuKernelGetLibrary(pLib, kernel);
@@ -2086,7 +2086,7 @@ EXPORT CUresult cuKernelGetName(const char** name, CUkernel hfunc);
 CUresult cuKernelGetName(const char** name, CUkernel hfunc)
 {
     CUresult result;
-    rrto_count(273, RRTO_LOCAL);
+    rrto_count(273);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuKernelGetName(name, hfunc);
@@ -2096,7 +2096,7 @@ EXPORT CUresult cuKernelGetParamCount(CUkernel kernel, size_t* paramCount);
 CUresult cuKernelGetParamCount(CUkernel kernel, size_t* paramCount)
 {
     CUresult result;
-    rrto_count(274, RRTO_LOCAL);
+    rrto_count(274);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuKernelGetParamCount(kernel, paramCount);
@@ -2106,7 +2106,7 @@ EXPORT CUresult cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t*
 CUresult cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t* paramOffset, size_t* paramSize)
 {
     CUresult result;
-    rrto_count(275, RRTO_LOCAL);
+    rrto_count(275);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuKernelGetParamInfo(kernel, paramIndex, paramOffset, paramSize);
@@ -2116,7 +2116,7 @@ EXPORT CUresult cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUker
 CUresult cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel, CUdevice dev)
 {
     CUresult result;
-    rrto_count(276, RRTO_ASYNC);
+    rrto_count(276);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuKernelSetAttribute(attrib, val, kernel, dev);
@@ -2126,7 +2126,7 @@ EXPORT CUresult cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, CUd
 CUresult cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, CUdevice dev)
 {
     CUresult result;
-    rrto_count(277, RRTO_LOCAL);
+    rrto_count(277);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuKernelSetCacheConfig(kernel, config, dev);
@@ -2142,7 +2142,7 @@ EXPORT CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, u
 CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream, void** kernelParams)
 {
     CUresult result;
-    rrto_count(279, RRTO_ASYNC);
+    rrto_count(279);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchCooperativeKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream, kernelParams);
@@ -2158,7 +2158,7 @@ EXPORT CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridDi
 CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream, void** kernelParams)
 {
     CUresult result;
-    rrto_count(281, RRTO_ASYNC);
+    rrto_count(281);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchCooperativeKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream, kernelParams);
@@ -2204,7 +2204,7 @@ EXPORT CUresult cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int
 CUresult cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream, void** kernelParams, void** extra)
 {
     CUresult result;
-    rrto_count(288, RRTO_ASYNC);
+    rrto_count(288);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream, kernelParams, extra);
@@ -2214,7 +2214,7 @@ EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction f, voi
 CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction f, void** kernelParams, void** extra)
 {
     CUresult result;
-    rrto_count(289, RRTO_ASYNC);
+    rrto_count(289);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchKernelEx(config, f, kernelParams, extra);
@@ -2224,7 +2224,7 @@ EXPORT CUresult cuLaunchKernelEx_ptsz(const CUlaunchConfig* config, CUfunction f
 CUresult cuLaunchKernelEx_ptsz(const CUlaunchConfig* config, CUfunction f, void** kernelParams, void** extra)
 {
     CUresult result;
-    rrto_count(290, RRTO_ASYNC);
+    rrto_count(290);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchKernelEx(config, f, kernelParams, extra);
@@ -2234,7 +2234,7 @@ EXPORT CUresult cuLaunchKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigne
 CUresult cuLaunchKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream, void** kernelParams, void** extra)
 {
     CUresult result;
-    rrto_count(291, RRTO_ASYNC);
+    rrto_count(291);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream, kernelParams, extra);
@@ -2244,7 +2244,7 @@ EXPORT CUresult cuLibraryEnumerateKernels(CUkernel* kernels, unsigned int numKer
 CUresult cuLibraryEnumerateKernels(CUkernel* kernels, unsigned int numKernels, CUlibrary lib)
 {
     CUresult result;
-    rrto_count(292, RRTO_LOCAL);
+    rrto_count(292);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLibraryEnumerateKernels(kernels, numKernels, lib);
@@ -2254,7 +2254,7 @@ EXPORT CUresult cuLibraryGetGlobal(CUdeviceptr* dptr, size_t* bytes, CUlibrary l
 CUresult cuLibraryGetGlobal(CUdeviceptr* dptr, size_t* bytes, CUlibrary library, const char* name)
 {
     CUresult result;
-    rrto_count(293, RRTO_LOCAL);
+    rrto_count(293);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLibraryGetGlobal(dptr, bytes, library, name);
@@ -2264,7 +2264,7 @@ EXPORT CUresult cuLibraryGetKernel(CUkernel* pKernel, CUlibrary library, const c
 CUresult cuLibraryGetKernel(CUkernel* pKernel, CUlibrary library, const char* name)
 {
     CUresult result;
-    rrto_count(294, RRTO_LOCAL);
+    rrto_count(294);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLibraryGetKernel(pKernel, library, name);
@@ -2274,7 +2274,7 @@ EXPORT CUresult cuLibraryGetKernelCount(unsigned int* count, CUlibrary lib);
 CUresult cuLibraryGetKernelCount(unsigned int* count, CUlibrary lib)
 {
     CUresult result;
-    rrto_count(295, RRTO_LOCAL);
+    rrto_count(295);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLibraryGetKernelCount(count, lib);
@@ -2284,7 +2284,7 @@ EXPORT CUresult cuLibraryGetManaged(CUdeviceptr* dptr, size_t* bytes, CUlibrary 
 CUresult cuLibraryGetManaged(CUdeviceptr* dptr, size_t* bytes, CUlibrary library, const char* name)
 {
     CUresult result;
-    rrto_count(296, RRTO_LOCAL);
+    rrto_count(296);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLibraryGetManaged(dptr, bytes, library, name);
@@ -2294,7 +2294,7 @@ EXPORT CUresult cuLibraryGetModule(CUmodule* pMod, CUlibrary library);
 CUresult cuLibraryGetModule(CUmodule* pMod, CUlibrary library)
 {
     CUresult result;
-    rrto_count(297, RRTO_LOCAL);
+    rrto_count(297);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLibraryGetModule(pMod, library);
@@ -2310,7 +2310,7 @@ EXPORT CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_op
 CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option* jitOptions, void** jitOptionsValues, unsigned int numJitOptions, CUlibraryOption* libraryOptions, void** libraryOptionValues, unsigned int numLibraryOptions)
 {
     CUresult result;
-    rrto_count(299, RRTO_SYNC);
+    rrto_count(299);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLibraryLoadData(library, code, jitOptions, jitOptionsValues, numJitOptions, libraryOptions, libraryOptionValues, numLibraryOptions);
@@ -2320,7 +2320,7 @@ EXPORT CUresult cuLibraryLoadFromFile(CUlibrary* library, const char* fileName, 
 CUresult cuLibraryLoadFromFile(CUlibrary* library, const char* fileName, CUjit_option* jitOptions, void** jitOptionsValues, unsigned int numJitOptions, CUlibraryOption* libraryOptions, void** libraryOptionValues, unsigned int numLibraryOptions)
 {
     CUresult result;
-    rrto_count(300, RRTO_SYNC);
+    rrto_count(300);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLibraryLoadFromFile(library, fileName, jitOptions, jitOptionsValues, numJitOptions, libraryOptions, libraryOptionValues, numLibraryOptions);
@@ -2330,7 +2330,7 @@ EXPORT CUresult cuLibraryUnload(CUlibrary library);
 CUresult cuLibraryUnload(CUlibrary library)
 {
     CUresult result;
-    rrto_count(301, RRTO_ASYNC);
+    rrto_count(301);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuLibraryUnload(library);
@@ -2340,7 +2340,7 @@ EXPORT CUresult cuLinkAddData(CUlinkState state, CUjitInputType type, void* data
 CUresult cuLinkAddData(CUlinkState state, CUjitInputType type, void* data, size_t size, const char* name, unsigned int numOptions, CUjit_option* options, void** optionValues)
 {
     CUresult result;
-    rrto_count(302, RRTO_LOCAL);
+    rrto_count(302);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkAddData_v2(state, type, data, size, name, numOptions, options, optionValues);
@@ -2350,7 +2350,7 @@ EXPORT CUresult cuLinkAddData_v2(CUlinkState state, CUjitInputType type, void* d
 CUresult cuLinkAddData_v2(CUlinkState state, CUjitInputType type, void* data, size_t size, const char* name, unsigned int numOptions, CUjit_option* options, void** optionValues)
 {
     CUresult result;
-    rrto_count(303, RRTO_LOCAL);
+    rrto_count(303);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkAddData_v2(state, type, data, size, name, numOptions, options, optionValues);
@@ -2360,7 +2360,7 @@ EXPORT CUresult cuLinkAddFile(CUlinkState state, CUjitInputType type, const char
 CUresult cuLinkAddFile(CUlinkState state, CUjitInputType type, const char* path, unsigned int numOptions, CUjit_option* options, void** optionValues)
 {
     CUresult result;
-    rrto_count(304, RRTO_LOCAL);
+    rrto_count(304);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkAddFile_v2(state, type, path, numOptions, options, optionValues);
@@ -2370,7 +2370,7 @@ EXPORT CUresult cuLinkAddFile_v2(CUlinkState state, CUjitInputType type, const c
 CUresult cuLinkAddFile_v2(CUlinkState state, CUjitInputType type, const char* path, unsigned int numOptions, CUjit_option* options, void** optionValues)
 {
     CUresult result;
-    rrto_count(305, RRTO_LOCAL);
+    rrto_count(305);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkAddFile_v2(state, type, path, numOptions, options, optionValues);
@@ -2380,7 +2380,7 @@ EXPORT CUresult cuLinkComplete(CUlinkState state, void** cubinOut, size_t* sizeO
 CUresult cuLinkComplete(CUlinkState state, void** cubinOut, size_t* sizeOut)
 {
     CUresult result;
-    rrto_count(306, RRTO_LOCAL);
+    rrto_count(306);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkComplete(state, cubinOut, sizeOut);
@@ -2390,7 +2390,7 @@ EXPORT CUresult cuLinkCreate(unsigned int numOptions, CUjit_option* options, voi
 CUresult cuLinkCreate(unsigned int numOptions, CUjit_option* options, void** optionValues, CUlinkState* stateOut)
 {
     CUresult result;
-    rrto_count(307, RRTO_LOCAL);
+    rrto_count(307);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkCreate_v2(numOptions, options, optionValues, stateOut);
@@ -2400,7 +2400,7 @@ EXPORT CUresult cuLinkCreate_v2(unsigned int numOptions, CUjit_option* options, 
 CUresult cuLinkCreate_v2(unsigned int numOptions, CUjit_option* options, void** optionValues, CUlinkState* stateOut)
 {
     CUresult result;
-    rrto_count(308, RRTO_LOCAL);
+    rrto_count(308);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkCreate_v2(numOptions, options, optionValues, stateOut);
@@ -2410,7 +2410,7 @@ EXPORT CUresult cuLinkDestroy(CUlinkState state);
 CUresult cuLinkDestroy(CUlinkState state)
 {
     CUresult result;
-    rrto_count(309, RRTO_LOCAL);
+    rrto_count(309);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkDestroy(state);
@@ -2552,7 +2552,7 @@ EXPORT CUresult cuMemAllocAsync(CUdeviceptr* dptr, size_t bytesize, CUstream hSt
 CUresult cuMemAllocAsync(CUdeviceptr* dptr, size_t bytesize, CUstream hStream)
 {
     CUresult result;
-    rrto_count(332, RRTO_ASYNC);
+    rrto_count(332);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemAllocAsync(dptr, bytesize, hStream);
@@ -2562,7 +2562,7 @@ EXPORT CUresult cuMemAllocAsync_ptsz(CUdeviceptr* dptr, size_t bytesize, CUstrea
 CUresult cuMemAllocAsync_ptsz(CUdeviceptr* dptr, size_t bytesize, CUstream hStream)
 {
     CUresult result;
-    rrto_count(333, RRTO_ASYNC);
+    rrto_count(333);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemAllocAsync(dptr, bytesize, hStream);
@@ -2572,7 +2572,7 @@ EXPORT CUresult cuMemAllocFromPoolAsync(CUdeviceptr* dptr, size_t bytesize, CUme
 CUresult cuMemAllocFromPoolAsync(CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
 {
     CUresult result;
-    rrto_count(334, RRTO_ASYNC);
+    rrto_count(334);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemAllocFromPoolAsync(dptr, bytesize, pool, hStream);
@@ -2582,7 +2582,7 @@ EXPORT CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr* dptr, size_t bytesize,
 CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
 {
     CUresult result;
-    rrto_count(335, RRTO_ASYNC);
+    rrto_count(335);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemAllocFromPoolAsync(dptr, bytesize, pool, hStream);
@@ -2598,7 +2598,7 @@ EXPORT CUresult cuMemAllocHost_v2(void** pp, size_t bytesize);
 CUresult cuMemAllocHost_v2(void** pp, size_t bytesize)
 {
     CUresult result;
-    rrto_count(337, RRTO_LOCAL);
+    rrto_count(337);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemAllocHost_v2(pp, bytesize);
@@ -2620,7 +2620,7 @@ EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch, size_t Wid
 CUresult cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch, size_t WidthInBytes, size_t Height, unsigned int ElementSizeBytes)
 {
     CUresult result;
-    rrto_count(340, RRTO_ASYNC);
+    rrto_count(340);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes);
@@ -2630,7 +2630,7 @@ EXPORT CUresult cuMemAlloc_v2(CUdeviceptr* dptr, size_t bytesize);
 CUresult cuMemAlloc_v2(CUdeviceptr* dptr, size_t bytesize)
 {
     CUresult result;
-    rrto_count(341, RRTO_ASYNC);
+    rrto_count(341);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemAlloc_v2(dptr, bytesize);
@@ -2694,7 +2694,7 @@ EXPORT CUresult cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream);
 CUresult cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 {
     CUresult result;
-    rrto_count(351, RRTO_ASYNC);
+    rrto_count(351);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemFreeAsync(dptr, hStream);
@@ -2704,7 +2704,7 @@ EXPORT CUresult cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream);
 CUresult cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
 {
     CUresult result;
-    rrto_count(352, RRTO_ASYNC);
+    rrto_count(352);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemFreeAsync(dptr, hStream);
@@ -2714,7 +2714,7 @@ EXPORT CUresult cuMemFreeHost(void* p);
 CUresult cuMemFreeHost(void* p)
 {
     CUresult result;
-    rrto_count(353, RRTO_LOCAL);
+    rrto_count(353);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemFreeHost(p);
@@ -2724,7 +2724,7 @@ EXPORT CUresult cuMemFree_v2(CUdeviceptr dptr);
 CUresult cuMemFree_v2(CUdeviceptr dptr)
 {
     CUresult result;
-    rrto_count(354, RRTO_ASYNC);
+    rrto_count(354);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemFree_v2(dptr);
@@ -2746,7 +2746,7 @@ EXPORT CUresult cuMemGetAddressRange_v2(CUdeviceptr* pbase, size_t* psize, CUdev
 CUresult cuMemGetAddressRange_v2(CUdeviceptr* pbase, size_t* psize, CUdeviceptr dptr)
 {
     CUresult result;
-    rrto_count(357, RRTO_LOCAL);
+    rrto_count(357);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemGetAddressRange_v2(pbase, psize, dptr);
@@ -2768,7 +2768,7 @@ EXPORT CUresult cuMemGetDefaultMemPool(CUmemoryPool* pool_out, CUmemLocation* lo
 CUresult cuMemGetDefaultMemPool(CUmemoryPool* pool_out, CUmemLocation* location, CUmemAllocationType type)
 {
     CUresult result;
-    rrto_count(360, RRTO_LOCAL);
+    rrto_count(360);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemGetDefaultMemPool(pool_out, location, type);
@@ -2790,7 +2790,7 @@ EXPORT CUresult cuMemGetInfo_v2(size_t* free, size_t* total);
 CUresult cuMemGetInfo_v2(size_t* free, size_t* total)
 {
     CUresult result;
-    rrto_count(363, RRTO_LOCAL);
+    rrto_count(363);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemGetInfo_v2(free, total);
@@ -2806,7 +2806,7 @@ EXPORT CUresult cuMemGetMemPool(CUmemoryPool* pool, CUmemLocation* location, CUm
 CUresult cuMemGetMemPool(CUmemoryPool* pool, CUmemLocation* location, CUmemAllocationType type)
 {
     CUresult result;
-    rrto_count(365, RRTO_LOCAL);
+    rrto_count(365);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemGetMemPool(pool, location, type);
@@ -2816,7 +2816,7 @@ EXPORT CUresult cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags);
 CUresult cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags)
 {
     CUresult result;
-    rrto_count(366, RRTO_LOCAL);
+    rrto_count(366);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemHostAlloc(pp, bytesize, Flags);
@@ -2838,7 +2838,7 @@ EXPORT CUresult cuMemHostGetFlags(unsigned int* pFlags, void* p);
 CUresult cuMemHostGetFlags(unsigned int* pFlags, void* p)
 {
     CUresult result;
-    rrto_count(369, RRTO_LOCAL);
+    rrto_count(369);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemHostGetFlags(pFlags, p);
@@ -2848,7 +2848,7 @@ EXPORT CUresult cuMemHostRegister(void* p, size_t bytesize, unsigned int Flags);
 CUresult cuMemHostRegister(void* p, size_t bytesize, unsigned int Flags)
 {
     CUresult result;
-    rrto_count(370, RRTO_LOCAL);
+    rrto_count(370);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemHostRegister_v2(p, bytesize, Flags);
@@ -2858,7 +2858,7 @@ EXPORT CUresult cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Flag
 CUresult cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Flags)
 {
     CUresult result;
-    rrto_count(371, RRTO_LOCAL);
+    rrto_count(371);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemHostRegister_v2(p, bytesize, Flags);
@@ -2868,7 +2868,7 @@ EXPORT CUresult cuMemHostUnregister(void* p);
 CUresult cuMemHostUnregister(void* p)
 {
     CUresult result;
-    rrto_count(372, RRTO_LOCAL);
+    rrto_count(372);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemHostUnregister(p);
@@ -2902,7 +2902,7 @@ EXPORT CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* poolPr
 CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* poolProps)
 {
     CUresult result;
-    rrto_count(377, RRTO_LOCAL);
+    rrto_count(377);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemPoolCreate(pool, poolProps);
@@ -2912,7 +2912,7 @@ EXPORT CUresult cuMemPoolDestroy(CUmemoryPool pool);
 CUresult cuMemPoolDestroy(CUmemoryPool pool)
 {
     CUresult result;
-    rrto_count(378, RRTO_LOCAL);
+    rrto_count(378);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemPoolDestroy(pool);
@@ -2934,7 +2934,7 @@ EXPORT CUresult cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool memPoo
 CUresult cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool memPool, CUmemLocation* location)
 {
     CUresult result;
-    rrto_count(381, RRTO_LOCAL);
+    rrto_count(381);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemPoolGetAccess(flags, memPool, location);
@@ -2944,7 +2944,7 @@ EXPORT CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute att
 CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void* value)
 {
     CUresult result;
-    rrto_count(382, RRTO_LOCAL);
+    rrto_count(382);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemPoolGetAttribute(pool, attr, value);
@@ -2966,7 +2966,7 @@ EXPORT CUresult cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc* map
 CUresult cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc* map, size_t count)
 {
     CUresult result;
-    rrto_count(385, RRTO_LOCAL);
+    rrto_count(385);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemPoolSetAccess(pool, map, count);
@@ -2976,7 +2976,7 @@ EXPORT CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute att
 CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void* value)
 {
     CUresult result;
-    rrto_count(386, RRTO_LOCAL);
+    rrto_count(386);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemPoolSetAttribute(pool, attr, value);
@@ -2986,7 +2986,7 @@ EXPORT CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep);
 CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
 {
     CUresult result;
-    rrto_count(387, RRTO_LOCAL);
+    rrto_count(387);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemPoolTrimTo(pool, minBytesToKeep);
@@ -3062,7 +3062,7 @@ EXPORT CUresult cuMemSetMemPool(CUmemLocation* location, CUmemAllocationType typ
 CUresult cuMemSetMemPool(CUmemLocation* location, CUmemAllocationType type, CUmemoryPool pool)
 {
     CUresult result;
-    rrto_count(399, RRTO_LOCAL);
+    rrto_count(399);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemSetMemPool(location, type, pool);
@@ -3078,7 +3078,7 @@ EXPORT CUresult cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount);
 CUresult cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(401, RRTO_SYNC);
+    rrto_count(401);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy(dst, src, ByteCount);
@@ -3100,7 +3100,7 @@ EXPORT CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D* pCopy, CUstream hStream)
 CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D* pCopy, CUstream hStream)
 {
     CUresult result;
-    rrto_count(404, RRTO_SYNC);
+    rrto_count(404);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy2DAsync_v2(pCopy, hStream);
@@ -3110,7 +3110,7 @@ EXPORT CUresult cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D* pCopy, CUstream hSt
 CUresult cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D* pCopy, CUstream hStream)
 {
     CUresult result;
-    rrto_count(405, RRTO_SYNC);
+    rrto_count(405);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy2DAsync_v2(pCopy, hStream);
@@ -3126,7 +3126,7 @@ EXPORT CUresult cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D* pCopy);
 CUresult cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D* pCopy)
 {
     CUresult result;
-    rrto_count(407, RRTO_SYNC);
+    rrto_count(407);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy2DUnaligned_v2(pCopy);
@@ -3136,7 +3136,7 @@ EXPORT CUresult cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D* pCopy);
 CUresult cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D* pCopy)
 {
     CUresult result;
-    rrto_count(408, RRTO_SYNC);
+    rrto_count(408);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy2DUnaligned_v2(pCopy);
@@ -3146,7 +3146,7 @@ EXPORT CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D* pCopy);
 CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D* pCopy)
 {
     CUresult result;
-    rrto_count(409, RRTO_SYNC);
+    rrto_count(409);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy2D_v2(pCopy);
@@ -3156,7 +3156,7 @@ EXPORT CUresult cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D* pCopy);
 CUresult cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D* pCopy)
 {
     CUresult result;
-    rrto_count(410, RRTO_SYNC);
+    rrto_count(410);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy2D_v2(pCopy);
@@ -3178,7 +3178,7 @@ EXPORT CUresult cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D* pCopy, CUstream hStream)
 CUresult cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D* pCopy, CUstream hStream)
 {
     CUresult result;
-    rrto_count(413, RRTO_SYNC);
+    rrto_count(413);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy3DAsync_v2(pCopy, hStream);
@@ -3188,7 +3188,7 @@ EXPORT CUresult cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D* pCopy, CUstream hSt
 CUresult cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D* pCopy, CUstream hStream)
 {
     CUresult result;
-    rrto_count(414, RRTO_SYNC);
+    rrto_count(414);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy3DAsync_v2(pCopy, hStream);
@@ -3258,7 +3258,7 @@ EXPORT CUresult cuMemcpy3D_v2(const CUDA_MEMCPY3D* pCopy);
 CUresult cuMemcpy3D_v2(const CUDA_MEMCPY3D* pCopy)
 {
     CUresult result;
-    rrto_count(425, RRTO_SYNC);
+    rrto_count(425);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy3D_v2(pCopy);
@@ -3268,7 +3268,7 @@ EXPORT CUresult cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D* pCopy);
 CUresult cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D* pCopy)
 {
     CUresult result;
-    rrto_count(426, RRTO_SYNC);
+    rrto_count(426);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy3D_v2(pCopy);
@@ -3278,7 +3278,7 @@ EXPORT CUresult cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount
 CUresult cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(427, RRTO_SYNC);
+    rrto_count(427);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyAsync(dst, src, ByteCount, hStream);
@@ -3288,7 +3288,7 @@ EXPORT CUresult cuMemcpyAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t Byte
 CUresult cuMemcpyAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(428, RRTO_SYNC);
+    rrto_count(428);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyAsync(dst, src, ByteCount, hStream);
@@ -3424,7 +3424,7 @@ EXPORT CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevic
 CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(450, RRTO_ASYNC);
+    rrto_count(450);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, hStream);
@@ -3434,7 +3434,7 @@ EXPORT CUresult cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr dstDevice, CUdeviceptr src
 CUresult cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(451, RRTO_ASYNC);
+    rrto_count(451);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, hStream);
@@ -3444,7 +3444,7 @@ EXPORT CUresult cuMemcpyDtoD_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, si
 CUresult cuMemcpyDtoD_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(452, RRTO_ASYNC);
+    rrto_count(452);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoD_v2(dstDevice, srcDevice, ByteCount);
@@ -3454,7 +3454,7 @@ EXPORT CUresult cuMemcpyDtoD_v2_ptds(CUdeviceptr dstDevice, CUdeviceptr srcDevic
 CUresult cuMemcpyDtoD_v2_ptds(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(453, RRTO_ASYNC);
+    rrto_count(453);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoD_v2(dstDevice, srcDevice, ByteCount);
@@ -3476,7 +3476,7 @@ EXPORT CUresult cuMemcpyDtoHAsync_v2(void* dstHost, CUdeviceptr srcDevice, size_
 CUresult cuMemcpyDtoHAsync_v2(void* dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(456, RRTO_ASYNC);
+    rrto_count(456);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, hStream);
@@ -3486,7 +3486,7 @@ EXPORT CUresult cuMemcpyDtoHAsync_v2_ptsz(void* dstHost, CUdeviceptr srcDevice, 
 CUresult cuMemcpyDtoHAsync_v2_ptsz(void* dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(457, RRTO_ASYNC);
+    rrto_count(457);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, hStream);
@@ -3496,7 +3496,7 @@ EXPORT CUresult cuMemcpyDtoH_v2(void* dstHost, CUdeviceptr srcDevice, size_t Byt
 CUresult cuMemcpyDtoH_v2(void* dstHost, CUdeviceptr srcDevice, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(458, RRTO_SYNC);
+    rrto_count(458);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoH_v2(dstHost, srcDevice, ByteCount);
@@ -3506,7 +3506,7 @@ EXPORT CUresult cuMemcpyDtoH_v2_ptds(void* dstHost, CUdeviceptr srcDevice, size_
 CUresult cuMemcpyDtoH_v2_ptds(void* dstHost, CUdeviceptr srcDevice, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(459, RRTO_SYNC);
+    rrto_count(459);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoH_v2(dstHost, srcDevice, ByteCount);
@@ -3564,7 +3564,7 @@ EXPORT CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void* srcHost,
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void* srcHost, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(468, RRTO_ASYNC);
+    rrto_count(468);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyHtoDAsync_v2(dstDevice, srcHost, ByteCount, hStream);
@@ -3574,7 +3574,7 @@ EXPORT CUresult cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr dstDevice, const void* src
 CUresult cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr dstDevice, const void* srcHost, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(469, RRTO_ASYNC);
+    rrto_count(469);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyHtoDAsync_v2(dstDevice, srcHost, ByteCount, hStream);
@@ -3584,7 +3584,7 @@ EXPORT CUresult cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void* srcHost, size
 CUresult cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void* srcHost, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(470, RRTO_ASYNC);
+    rrto_count(470);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyHtoD_v2(dstDevice, srcHost, ByteCount);
@@ -3594,7 +3594,7 @@ EXPORT CUresult cuMemcpyHtoD_v2_ptds(CUdeviceptr dstDevice, const void* srcHost,
 CUresult cuMemcpyHtoD_v2_ptds(CUdeviceptr dstDevice, const void* srcHost, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(471, RRTO_ASYNC);
+    rrto_count(471);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyHtoD_v2(dstDevice, srcHost, ByteCount);
@@ -3640,7 +3640,7 @@ EXPORT CUresult cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount
 CUresult cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(478, RRTO_SYNC);
+    rrto_count(478);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy(dst, src, ByteCount);
@@ -3656,7 +3656,7 @@ EXPORT CUresult cuMemsetD16Async(CUdeviceptr dstDevice, unsigned short us, size_
 CUresult cuMemsetD16Async(CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream)
 {
     CUresult result;
-    rrto_count(480, RRTO_ASYNC);
+    rrto_count(480);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3677,7 +3677,7 @@ EXPORT CUresult cuMemsetD16Async_ptsz(CUdeviceptr dstDevice, unsigned short us, 
 CUresult cuMemsetD16Async_ptsz(CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream)
 {
     CUresult result;
-    rrto_count(481, RRTO_ASYNC);
+    rrto_count(481);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3698,7 +3698,7 @@ EXPORT CUresult cuMemsetD16_v2(CUdeviceptr dstDevice, unsigned short us, size_t 
 CUresult cuMemsetD16_v2(CUdeviceptr dstDevice, unsigned short us, size_t N)
 {
     CUresult result;
-    rrto_count(482, RRTO_ASYNC);
+    rrto_count(482);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3718,7 +3718,7 @@ EXPORT CUresult cuMemsetD16_v2_ptds(CUdeviceptr dstDevice, unsigned short us, si
 CUresult cuMemsetD16_v2_ptds(CUdeviceptr dstDevice, unsigned short us, size_t N)
 {
     CUresult result;
-    rrto_count(483, RRTO_ASYNC);
+    rrto_count(483);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3744,7 +3744,7 @@ EXPORT CUresult cuMemsetD2D16Async(CUdeviceptr dstDevice, size_t dstPitch, unsig
 CUresult cuMemsetD2D16Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height, CUstream hStream)
 {
     CUresult result;
-    rrto_count(485, RRTO_ASYNC);
+    rrto_count(485);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3765,7 +3765,7 @@ EXPORT CUresult cuMemsetD2D16Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, 
 CUresult cuMemsetD2D16Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height, CUstream hStream)
 {
     CUresult result;
-    rrto_count(486, RRTO_ASYNC);
+    rrto_count(486);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3786,7 +3786,7 @@ EXPORT CUresult cuMemsetD2D16_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigne
 CUresult cuMemsetD2D16_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height)
 {
     CUresult result;
-    rrto_count(487, RRTO_ASYNC);
+    rrto_count(487);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3806,7 +3806,7 @@ EXPORT CUresult cuMemsetD2D16_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, un
 CUresult cuMemsetD2D16_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height)
 {
     CUresult result;
-    rrto_count(488, RRTO_ASYNC);
+    rrto_count(488);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3832,7 +3832,7 @@ EXPORT CUresult cuMemsetD2D32Async(CUdeviceptr dstDevice, size_t dstPitch, unsig
 CUresult cuMemsetD2D32Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height, CUstream hStream)
 {
     CUresult result;
-    rrto_count(490, RRTO_ASYNC);
+    rrto_count(490);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3853,7 +3853,7 @@ EXPORT CUresult cuMemsetD2D32Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, 
 CUresult cuMemsetD2D32Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height, CUstream hStream)
 {
     CUresult result;
-    rrto_count(491, RRTO_ASYNC);
+    rrto_count(491);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3874,7 +3874,7 @@ EXPORT CUresult cuMemsetD2D32_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigne
 CUresult cuMemsetD2D32_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height)
 {
     CUresult result;
-    rrto_count(492, RRTO_ASYNC);
+    rrto_count(492);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3894,7 +3894,7 @@ EXPORT CUresult cuMemsetD2D32_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, un
 CUresult cuMemsetD2D32_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height)
 {
     CUresult result;
-    rrto_count(493, RRTO_ASYNC);
+    rrto_count(493);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3920,7 +3920,7 @@ EXPORT CUresult cuMemsetD2D8Async(CUdeviceptr dstDevice, size_t dstPitch, unsign
 CUresult cuMemsetD2D8Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height, CUstream hStream)
 {
     CUresult result;
-    rrto_count(495, RRTO_ASYNC);
+    rrto_count(495);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3941,7 +3941,7 @@ EXPORT CUresult cuMemsetD2D8Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, u
 CUresult cuMemsetD2D8Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height, CUstream hStream)
 {
     CUresult result;
-    rrto_count(496, RRTO_ASYNC);
+    rrto_count(496);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3962,7 +3962,7 @@ EXPORT CUresult cuMemsetD2D8_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned
 CUresult cuMemsetD2D8_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height)
 {
     CUresult result;
-    rrto_count(497, RRTO_ASYNC);
+    rrto_count(497);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -3982,7 +3982,7 @@ EXPORT CUresult cuMemsetD2D8_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, uns
 CUresult cuMemsetD2D8_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height)
 {
     CUresult result;
-    rrto_count(498, RRTO_ASYNC);
+    rrto_count(498);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -4008,7 +4008,7 @@ EXPORT CUresult cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size_t 
 CUresult cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream)
 {
     CUresult result;
-    rrto_count(500, RRTO_ASYNC);
+    rrto_count(500);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -4029,7 +4029,7 @@ EXPORT CUresult cuMemsetD32Async_ptsz(CUdeviceptr dstDevice, unsigned int ui, si
 CUresult cuMemsetD32Async_ptsz(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream)
 {
     CUresult result;
-    rrto_count(501, RRTO_ASYNC);
+    rrto_count(501);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -4050,7 +4050,7 @@ EXPORT CUresult cuMemsetD32_v2(CUdeviceptr dstDevice, unsigned int ui, size_t N)
 CUresult cuMemsetD32_v2(CUdeviceptr dstDevice, unsigned int ui, size_t N)
 {
     CUresult result;
-    rrto_count(502, RRTO_ASYNC);
+    rrto_count(502);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -4070,7 +4070,7 @@ EXPORT CUresult cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, size
 CUresult cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, size_t N)
 {
     CUresult result;
-    rrto_count(503, RRTO_ASYNC);
+    rrto_count(503);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -4096,7 +4096,7 @@ EXPORT CUresult cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t 
 CUresult cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream)
 {
     CUresult result;
-    rrto_count(505, RRTO_ASYNC);
+    rrto_count(505);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -4117,7 +4117,7 @@ EXPORT CUresult cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc, si
 CUresult cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream)
 {
     CUresult result;
-    rrto_count(506, RRTO_ASYNC);
+    rrto_count(506);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -4138,7 +4138,7 @@ EXPORT CUresult cuMemsetD8_v2(CUdeviceptr dstDevice, unsigned char uc, size_t N)
 CUresult cuMemsetD8_v2(CUdeviceptr dstDevice, unsigned char uc, size_t N)
 {
     CUresult result;
-    rrto_count(507, RRTO_ASYNC);
+    rrto_count(507);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -4158,7 +4158,7 @@ EXPORT CUresult cuMemsetD8_v2_ptds(CUdeviceptr dstDevice, unsigned char uc, size
 CUresult cuMemsetD8_v2_ptds(CUdeviceptr dstDevice, unsigned char uc, size_t N)
 {
     CUresult result;
-    rrto_count(508, RRTO_ASYNC);
+    rrto_count(508);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_memset op = {0};
@@ -4208,7 +4208,7 @@ EXPORT CUresult cuModuleEnumerateFunctions(CUfunction* functions, unsigned int n
 CUresult cuModuleEnumerateFunctions(CUfunction* functions, unsigned int numFunctions, CUmodule mod)
 {
     CUresult result;
-    rrto_count(514, RRTO_LOCAL);
+    rrto_count(514);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuModuleEnumerateFunctions(functions, numFunctions, mod);
@@ -4218,7 +4218,7 @@ EXPORT CUresult cuModuleGetFunction(CUfunction* hfunc, CUmodule hmod, const char
 CUresult cuModuleGetFunction(CUfunction* hfunc, CUmodule hmod, const char* name)
 {
     CUresult result;
-    rrto_count(515, RRTO_LOCAL);
+    rrto_count(515);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuModuleGetFunction(hfunc, hmod, name);
@@ -4228,7 +4228,7 @@ EXPORT CUresult cuModuleGetFunctionCount(unsigned int* count, CUmodule mod);
 CUresult cuModuleGetFunctionCount(unsigned int* count, CUmodule mod)
 {
     CUresult result;
-    rrto_count(516, RRTO_LOCAL);
+    rrto_count(516);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuModuleGetFunctionCount(count, mod);
@@ -4244,7 +4244,7 @@ EXPORT CUresult cuModuleGetGlobal_v2(CUdeviceptr* dptr, size_t* bytes, CUmodule 
 CUresult cuModuleGetGlobal_v2(CUdeviceptr* dptr, size_t* bytes, CUmodule hmod, const char* name)
 {
     CUresult result;
-    rrto_count(518, RRTO_LOCAL);
+    rrto_count(518);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuModuleGetGlobal_v2(dptr, bytes, hmod, name);
@@ -4253,7 +4253,7 @@ CUresult cuModuleGetGlobal_v2(CUdeviceptr* dptr, size_t* bytes, CUmodule hmod, c
 EXPORT CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode* mode);
 CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode* mode)
 {
-    rrto_count(519, RRTO_LOCAL);
+    rrto_count(519);
     return rrto_cuModuleGetLoadingMode(mode);
 }
 
@@ -4273,7 +4273,7 @@ EXPORT CUresult cuModuleLoad(CUmodule* module, const char* fname);
 CUresult cuModuleLoad(CUmodule* module, const char* fname)
 {
     CUresult result;
-    rrto_count(522, RRTO_SYNC);
+    rrto_count(522);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuModuleLoad(module, fname);
@@ -4283,7 +4283,7 @@ EXPORT CUresult cuModuleLoadData(CUmodule* module, const void* image);
 CUresult cuModuleLoadData(CUmodule* module, const void* image)
 {
     CUresult result;
-    rrto_count(523, RRTO_SYNC);
+    rrto_count(523);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuModuleLoadData(module, image);
@@ -4293,7 +4293,7 @@ EXPORT CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned
 CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned int numOptions, CUjit_option* options, void** optionValues)
 {
     CUresult result;
-    rrto_count(524, RRTO_SYNC);
+    rrto_count(524);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuModuleLoadDataEx(module, image, numOptions, options, optionValues);
@@ -4303,7 +4303,7 @@ EXPORT CUresult cuModuleLoadFatBinary(CUmodule* module, const void* fatCubin);
 CUresult cuModuleLoadFatBinary(CUmodule* module, const void* fatCubin)
 {
     CUresult result;
-    rrto_count(525, RRTO_SYNC);
+    rrto_count(525);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuModuleLoadFatBinary(module, fatCubin);
@@ -4313,7 +4313,7 @@ EXPORT CUresult cuModuleUnload(CUmodule hmod);
 CUresult cuModuleUnload(CUmodule hmod)
 {
     CUresult result;
-    rrto_count(526, RRTO_ASYNC);
+    rrto_count(526);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuModuleUnload(hmod);
@@ -4371,7 +4371,7 @@ EXPORT CUresult cuOccupancyAvailableDynamicSMemPerBlock(size_t* dynamicSmemSize,
 CUresult cuOccupancyAvailableDynamicSMemPerBlock(size_t* dynamicSmemSize, CUfunction func, int numBlocks, int blockSize)
 {
     CUresult result;
-    rrto_count(535, RRTO_LOCAL);
+    rrto_count(535);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuOccupancyAvailableDynamicSMemPerBlock(dynamicSmemSize, func, numBlocks, blockSize);
@@ -4381,7 +4381,7 @@ EXPORT CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* numBlocks, CUfu
 CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* numBlocks, CUfunction func, int blockSize, size_t dynamicSMemSize)
 {
     CUresult result;
-    rrto_count(536, RRTO_LOCAL);
+    rrto_count(536);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuOccupancyMaxActiveBlocksPerMultiprocessor(numBlocks, func, blockSize, dynamicSMemSize);
@@ -4391,7 +4391,7 @@ EXPORT CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* numBlo
 CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* numBlocks, CUfunction func, int blockSize, size_t dynamicSMemSize, unsigned int flags)
 {
     CUresult result;
-    rrto_count(537, RRTO_LOCAL);
+    rrto_count(537);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(numBlocks, func, blockSize, dynamicSMemSize, flags);
@@ -4407,7 +4407,7 @@ EXPORT CUresult cuOccupancyMaxPotentialBlockSize(int* minGridSize, int* blockSiz
 CUresult cuOccupancyMaxPotentialBlockSize(int* minGridSize, int* blockSize, CUfunction func, CUoccupancyB2DSize blockSizeToDynamicSMemSize, size_t dynamicSMemSize, int blockSizeLimit)
 {
     CUresult result;
-    rrto_count(539, RRTO_LOCAL);
+    rrto_count(539);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuOccupancyMaxPotentialBlockSize(minGridSize, blockSize, func, blockSizeToDynamicSMemSize, dynamicSMemSize, blockSizeLimit);
@@ -4417,7 +4417,7 @@ EXPORT CUresult cuOccupancyMaxPotentialBlockSizeWithFlags(int* minGridSize, int*
 CUresult cuOccupancyMaxPotentialBlockSizeWithFlags(int* minGridSize, int* blockSize, CUfunction func, CUoccupancyB2DSize blockSizeToDynamicSMemSize, size_t dynamicSMemSize, int blockSizeLimit, unsigned int flags)
 {
     CUresult result;
-    rrto_count(540, RRTO_LOCAL);
+    rrto_count(540);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuOccupancyMaxPotentialBlockSizeWithFlags(minGridSize, blockSize, func, blockSizeToDynamicSMemSize, dynamicSMemSize, blockSizeLimit, flags);
@@ -4463,7 +4463,7 @@ EXPORT CUresult cuPointerGetAttribute(void* data, CUpointer_attribute attribute,
 CUresult cuPointerGetAttribute(void* data, CUpointer_attribute attribute, CUdeviceptr ptr)
 {
     CUresult result;
-    rrto_count(547, RRTO_LOCAL);
+    rrto_count(547);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuPointerGetAttribute(data, attribute, ptr);
@@ -4473,7 +4473,7 @@ EXPORT CUresult cuPointerGetAttributes(unsigned int numAttributes, CUpointer_att
 CUresult cuPointerGetAttributes(unsigned int numAttributes, CUpointer_attribute* attributes, void** data, CUdeviceptr ptr)
 {
     CUresult result;
-    rrto_count(548, RRTO_LOCAL);
+    rrto_count(548);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuPointerGetAttributes(numAttributes, attributes, data, ptr);
@@ -4483,7 +4483,7 @@ EXPORT CUresult cuPointerSetAttribute(const void* value, CUpointer_attribute att
 CUresult cuPointerSetAttribute(const void* value, CUpointer_attribute attribute, CUdeviceptr ptr)
 {
     CUresult result;
-    rrto_count(549, RRTO_LOCAL);
+    rrto_count(549);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuPointerSetAttribute(value, attribute, ptr);
@@ -4498,14 +4498,14 @@ CUresult cuProfilerInitialize(void)
 EXPORT CUresult cuProfilerStart(void);
 CUresult cuProfilerStart(void)
 {
-    rrto_count(551, RRTO_LOCAL);
+    rrto_count(551);
     return rrto_cuProfilerStart();
 }
 
 EXPORT CUresult cuProfilerStop(void);
 CUresult cuProfilerStop(void)
 {
-    rrto_count(552, RRTO_LOCAL);
+    rrto_count(552);
     return rrto_cuProfilerStop();
 }
 
@@ -4645,7 +4645,7 @@ EXPORT CUresult cuStreamCreate(CUstream* phStream, unsigned int Flags);
 CUresult cuStreamCreate(CUstream* phStream, unsigned int Flags)
 {
     CUresult result;
-    rrto_count(575, RRTO_ASYNC);
+    rrto_count(575);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamCreate(phStream, Flags);
@@ -4655,7 +4655,7 @@ EXPORT CUresult cuStreamCreateWithPriority(CUstream* phStream, unsigned int flag
 CUresult cuStreamCreateWithPriority(CUstream* phStream, unsigned int flags, int priority)
 {
     CUresult result;
-    rrto_count(576, RRTO_ASYNC);
+    rrto_count(576);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamCreateWithPriority(phStream, flags, priority);
@@ -4665,7 +4665,7 @@ EXPORT CUresult cuStreamDestroy(CUstream hStream);
 CUresult cuStreamDestroy(CUstream hStream)
 {
     CUresult result;
-    rrto_count(577, RRTO_ASYNC);
+    rrto_count(577);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuStreamDestroy_v2(hStream);
@@ -4675,7 +4675,7 @@ EXPORT CUresult cuStreamDestroy_v2(CUstream hStream);
 CUresult cuStreamDestroy_v2(CUstream hStream)
 {
     CUresult result;
-    rrto_count(578, RRTO_ASYNC);
+    rrto_count(578);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuStreamDestroy_v2(hStream);
@@ -4721,7 +4721,7 @@ EXPORT CUresult cuStreamGetCaptureInfo(CUstream hStream, CUstreamCaptureStatus* 
 CUresult cuStreamGetCaptureInfo(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out)
 {
     CUresult result;
-    rrto_count(585, RRTO_LOCAL);
+    rrto_count(585);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out);
@@ -4731,7 +4731,7 @@ EXPORT CUresult cuStreamGetCaptureInfo_ptsz(CUstream hStream, CUstreamCaptureSta
 CUresult cuStreamGetCaptureInfo_ptsz(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out)
 {
     CUresult result;
-    rrto_count(586, RRTO_LOCAL);
+    rrto_count(586);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out);
@@ -4741,7 +4741,7 @@ EXPORT CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatu
 CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out, CUgraph* graph_out, const CUgraphNode** dependencies_out, size_t* numDependencies_out)
 {
     CUresult result;
-    rrto_count(587, RRTO_LOCAL);
+    rrto_count(587);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCaptureInfo_v2(hStream, captureStatus_out, id_out, graph_out, dependencies_out, numDependencies_out);
@@ -4751,7 +4751,7 @@ EXPORT CUresult cuStreamGetCaptureInfo_v2_ptsz(CUstream hStream, CUstreamCapture
 CUresult cuStreamGetCaptureInfo_v2_ptsz(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out, CUgraph* graph_out, const CUgraphNode** dependencies_out, size_t* numDependencies_out)
 {
     CUresult result;
-    rrto_count(588, RRTO_LOCAL);
+    rrto_count(588);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCaptureInfo_v2(hStream, captureStatus_out, id_out, graph_out, dependencies_out, numDependencies_out);
@@ -4761,7 +4761,7 @@ EXPORT CUresult cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatu
 CUresult cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out, CUgraph* graph_out, const CUgraphNode** dependencies_out, const CUgraphEdgeData** edgeData_out, size_t* numDependencies_out)
 {
     CUresult result;
-    rrto_count(589, RRTO_LOCAL);
+    rrto_count(589);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCaptureInfo_v3(hStream, captureStatus_out, id_out, graph_out, dependencies_out, edgeData_out, numDependencies_out);
@@ -4771,7 +4771,7 @@ EXPORT CUresult cuStreamGetCaptureInfo_v3_ptsz(CUstream hStream, CUstreamCapture
 CUresult cuStreamGetCaptureInfo_v3_ptsz(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out, CUgraph* graph_out, const CUgraphNode** dependencies_out, const CUgraphEdgeData** edgeData_out, size_t* numDependencies_out)
 {
     CUresult result;
-    rrto_count(590, RRTO_LOCAL);
+    rrto_count(590);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCaptureInfo_v3(hStream, captureStatus_out, id_out, graph_out, dependencies_out, edgeData_out, numDependencies_out);
@@ -4781,7 +4781,7 @@ EXPORT CUresult cuStreamGetCtx(CUstream hStream, CUcontext* pctx);
 CUresult cuStreamGetCtx(CUstream hStream, CUcontext* pctx)
 {
     CUresult result;
-    rrto_count(591, RRTO_LOCAL);
+    rrto_count(591);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCtx(hStream, pctx);
@@ -4791,7 +4791,7 @@ EXPORT CUresult cuStreamGetCtx_ptsz(CUstream hStream, CUcontext* pctx);
 CUresult cuStreamGetCtx_ptsz(CUstream hStream, CUcontext* pctx)
 {
     CUresult result;
-    rrto_count(592, RRTO_LOCAL);
+    rrto_count(592);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCtx(hStream, pctx);
@@ -4801,7 +4801,7 @@ EXPORT CUresult cuStreamGetCtx_v2(CUstream hStream, CUcontext* pCtx, CUgreenCtx*
 CUresult cuStreamGetCtx_v2(CUstream hStream, CUcontext* pCtx, CUgreenCtx* pGreenCtx)
 {
     CUresult result;
-    rrto_count(593, RRTO_LOCAL);
+    rrto_count(593);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCtx_v2(hStream, pCtx, pGreenCtx);
@@ -4811,7 +4811,7 @@ EXPORT CUresult cuStreamGetCtx_v2_ptsz(CUstream hStream, CUcontext* pCtx, CUgree
 CUresult cuStreamGetCtx_v2_ptsz(CUstream hStream, CUcontext* pCtx, CUgreenCtx* pGreenCtx)
 {
     CUresult result;
-    rrto_count(594, RRTO_LOCAL);
+    rrto_count(594);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCtx_v2(hStream, pCtx, pGreenCtx);
@@ -4833,7 +4833,7 @@ EXPORT CUresult cuStreamGetDevice(CUstream hStream, CUdevice* device);
 CUresult cuStreamGetDevice(CUstream hStream, CUdevice* device)
 {
     CUresult result;
-    rrto_count(597, RRTO_LOCAL);
+    rrto_count(597);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetDevice(hStream, device);
@@ -4843,7 +4843,7 @@ EXPORT CUresult cuStreamGetDevice_ptsz(CUstream hStream, CUdevice* device);
 CUresult cuStreamGetDevice_ptsz(CUstream hStream, CUdevice* device)
 {
     CUresult result;
-    rrto_count(598, RRTO_LOCAL);
+    rrto_count(598);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetDevice(hStream, device);
@@ -4853,7 +4853,7 @@ EXPORT CUresult cuStreamGetFlags(CUstream hStream, unsigned int* flags);
 CUresult cuStreamGetFlags(CUstream hStream, unsigned int* flags)
 {
     CUresult result;
-    rrto_count(599, RRTO_LOCAL);
+    rrto_count(599);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetFlags(hStream, flags);
@@ -4863,7 +4863,7 @@ EXPORT CUresult cuStreamGetFlags_ptsz(CUstream hStream, unsigned int* flags);
 CUresult cuStreamGetFlags_ptsz(CUstream hStream, unsigned int* flags)
 {
     CUresult result;
-    rrto_count(600, RRTO_LOCAL);
+    rrto_count(600);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetFlags(hStream, flags);
@@ -4879,7 +4879,7 @@ EXPORT CUresult cuStreamGetId(CUstream hStream, unsigned long long* streamId);
 CUresult cuStreamGetId(CUstream hStream, unsigned long long* streamId)
 {
     CUresult result;
-    rrto_count(602, RRTO_LOCAL);
+    rrto_count(602);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetId(hStream, streamId);
@@ -4889,7 +4889,7 @@ EXPORT CUresult cuStreamGetId_ptsz(CUstream hStream, unsigned long long* streamI
 CUresult cuStreamGetId_ptsz(CUstream hStream, unsigned long long* streamId)
 {
     CUresult result;
-    rrto_count(603, RRTO_LOCAL);
+    rrto_count(603);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetId(hStream, streamId);
@@ -4899,7 +4899,7 @@ EXPORT CUresult cuStreamGetPriority(CUstream hStream, int* priority);
 CUresult cuStreamGetPriority(CUstream hStream, int* priority)
 {
     CUresult result;
-    rrto_count(604, RRTO_LOCAL);
+    rrto_count(604);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetPriority(hStream, priority);
@@ -4909,7 +4909,7 @@ EXPORT CUresult cuStreamGetPriority_ptsz(CUstream hStream, int* priority);
 CUresult cuStreamGetPriority_ptsz(CUstream hStream, int* priority)
 {
     CUresult result;
-    rrto_count(605, RRTO_LOCAL);
+    rrto_count(605);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetPriority(hStream, priority);
@@ -4919,7 +4919,7 @@ EXPORT CUresult cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus* cap
 CUresult cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus* captureStatus)
 {
     CUresult result;
-    rrto_count(606, RRTO_LOCAL);
+    rrto_count(606);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamIsCapturing(hStream, captureStatus);
@@ -4929,7 +4929,7 @@ EXPORT CUresult cuStreamIsCapturing_ptsz(CUstream hStream, CUstreamCaptureStatus
 CUresult cuStreamIsCapturing_ptsz(CUstream hStream, CUstreamCaptureStatus* captureStatus)
 {
     CUresult result;
-    rrto_count(607, RRTO_LOCAL);
+    rrto_count(607);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamIsCapturing(hStream, captureStatus);
@@ -4939,7 +4939,7 @@ EXPORT CUresult cuStreamQuery(CUstream hStream);
 CUresult cuStreamQuery(CUstream hStream)
 {
     CUresult result;
-    rrto_count(608, RRTO_SYNC);
+    rrto_count(608);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamQuery(hStream);
@@ -4949,7 +4949,7 @@ EXPORT CUresult cuStreamQuery_ptsz(CUstream hStream);
 CUresult cuStreamQuery_ptsz(CUstream hStream)
 {
     CUresult result;
-    rrto_count(609, RRTO_SYNC);
+    rrto_count(609);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamQuery(hStream);
@@ -4971,7 +4971,7 @@ EXPORT CUresult cuStreamSynchronize(CUstream hStream);
 CUresult cuStreamSynchronize(CUstream hStream)
 {
     CUresult result;
-    rrto_count(612, RRTO_SYNC);
+    rrto_count(612);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamSynchronize(hStream);
@@ -4981,7 +4981,7 @@ EXPORT CUresult cuStreamSynchronize_ptsz(CUstream hStream);
 CUresult cuStreamSynchronize_ptsz(CUstream hStream)
 {
     CUresult result;
-    rrto_count(613, RRTO_SYNC);
+    rrto_count(613);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamSynchronize(hStream);
@@ -5015,7 +5015,7 @@ EXPORT CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int
 CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
 {
     CUresult result;
-    rrto_count(618, RRTO_ASYNC);
+    rrto_count(618);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_stream_wait_event op = {0};
@@ -5031,7 +5031,7 @@ EXPORT CUresult cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigne
 CUresult cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned int Flags)
 {
     CUresult result;
-    rrto_count(619, RRTO_ASYNC);
+    rrto_count(619);
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_stream_wait_event op = {0};
@@ -5419,7 +5419,7 @@ EXPORT CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode);
 CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode)
 {
     CUresult result;
-    rrto_count(682, RRTO_LOCAL);
+    rrto_count(682);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuThreadExchangeStreamCaptureMode(mode);

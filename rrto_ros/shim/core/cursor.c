@@ -1,0 +1,342 @@
+/* The walk over the recorder's plans: a call that equals the expected one (operation, payload
+ * length, every byte of its fields but the varying words) becomes part of the open reference and
+ * costs no record. What a reference means, and when it leaves, is in docs/wire_format.md ("Plans in
+ * the shim"); why nothing can go wrong by it in docs/recorder_replayer.md.
+ *
+ * All of this is under the producer lock of ring.c, and nothing on the way of a call allocates. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cursor.h"
+
+enum {
+    REF_OP = 0xFF02,
+    TAKEN_OP = 0xFF03,
+    REF_FIXED = 24,
+    MOST_MARKS = 4096,
+    MOST_CALLS = 32768,
+    BUFFERED = 2048,      /* payloads up to here wait for the next flush, larger ones leave at once */
+    BUFFER = 64 << 10,
+    FLUSH_US = 300,
+    CLOCK_EVERY = 8
+};
+
+/* A walk's place. The plan is there as long as none was dropped since. */
+struct lane {
+    struct rrto_plan *plan;
+    uint32_t position, epoch;
+};
+
+static struct rrto_plan *plans[RRTO_MAX_PLANS + 1]; /* by number */
+static uint32_t plan_count, apart, epoch;
+static uint64_t walks, flush_ns = FLUSH_US * 1000u;
+static struct lane session_lane;
+static _Thread_local struct lane thread_lane;
+static unsigned char *scratch;
+static size_t scratch_bytes;
+
+static struct {
+    struct rrto_plan *plan;
+    uint32_t first, next, thread, marks, words, payload;
+    uint64_t index, since;
+    int work;
+} now_open;
+_Atomic uint32_t rrto_walk_open;
+static uint64_t marks[MOST_MARKS], words[RRTO_MOST_WORDS];
+static unsigned char payload[BUFFER];
+
+static uint32_t count_open(void)
+{
+    return atomic_load_explicit(&rrto_walk_open, memory_order_relaxed);
+}
+
+static void set_open(uint32_t count)
+{
+    atomic_store_explicit(&rrto_walk_open, count, memory_order_relaxed);
+}
+
+/* ---- comparing ---- */
+
+static inline uint64_t word_at(const unsigned char *at)
+{
+    uint64_t word;
+    memcpy(&word, at, sizeof word);
+    return word;
+}
+
+/* Whether data, padded with zeros, is what the body has. Word by word: bodies are short. */
+static inline int same(const unsigned char *body, const unsigned char *data, size_t bytes)
+{
+    size_t at = 0;
+    for (; at + 8 <= bytes; at += 8)
+        if (word_at(body + at) != word_at(data + at))
+            return 0;
+    if (at == bytes)
+        return 1;
+    uint64_t last = 0;
+    memcpy(&last, data + at, bytes - at);
+    return last == word_at(body + at);
+}
+
+/* The same for a call with varying words. Its body is in the scratch buffer afterwards. */
+static int same_but_varying(const struct rrto_plan *plan, const struct rrto_plan_call *call,
+                            const struct rrto_record *record)
+{
+    unsigned char *end = rrto_put(scratch, record->fixed, record->fixed_bytes);
+    end = rrto_put(end, record->content[0].data, record->content[0].bytes);
+    rrto_put(end, record->content[1].data, record->content[1].bytes);
+    const struct rrto_varying *range = plan->varying + call->varying;
+    uint32_t at = 0;
+    for (unsigned i = 0; i < call->ranges; i++, range++) {
+        if (!same(call->body + at, scratch + at, range->start - at))
+            return 0;
+        at = range->end;
+    }
+    return same(call->body + at, scratch + at, call->body_bytes - at);
+}
+
+static inline int equals(const struct rrto_plan *plan, uint32_t position,
+                         const struct rrto_record *record)
+{
+    const struct rrto_plan_call *call = &plan->calls[position];
+    if (call->op != record->op || call->payload_bytes != record->payload_bytes)
+        return 0;
+    const struct rrto_content *content = record->content;
+    size_t fixed = rrto_pad8(record->fixed_bytes), first = rrto_pad8(content[0].bytes);
+    if (fixed + first + rrto_pad8(content[1].bytes) != call->body_bytes)
+        return 0;
+    if (call->ranges)
+        return same_but_varying(plan, call, record);
+    return same(call->body, record->fixed, record->fixed_bytes) &&
+           same(call->body + fixed, content[0].data, content[0].bytes) &&
+           same(call->body + fixed + first, content[1].data, content[1].bytes);
+}
+
+/* The plan whose next call this is: a variant of the lane's own, or one that begins with it. Of
+ * several the one that was begun last. NULL: none, and the lane stays where it is. */
+static struct rrto_plan *seek(struct lane *lane, const struct rrto_record *record)
+{
+    struct rrto_plan *plan = lane->plan, *best = NULL;
+    uint32_t at = plan ? lane->position : 0;
+    for (uint32_t n = 1; plan && at && n <= RRTO_MAX_PLANS; n++) {
+        struct rrto_plan *other = plans[n];
+        if (other && other != plan && at < other->count && plan->shared[n] >= at &&
+            (!best || other->used > best->used) && equals(other, at, record))
+            best = other;
+    }
+    if (!best) {
+        for (uint32_t n = 1; n <= RRTO_MAX_PLANS; n++)
+            if (plans[n] && (!best || plans[n]->used > best->used) && equals(plans[n], 0, record))
+                best = plans[n];
+        if (!best)
+            return NULL;
+        at = 0;
+    }
+    if (!at)
+        best->used = ++walks;
+    *lane = (struct lane){best, at, epoch};
+    return best;
+}
+
+/* ---- the open reference ---- */
+
+static uint64_t open_bytes(void)
+{
+    return RRTO_HEADER + REF_FIXED + 8 * ((uint64_t)now_open.marks + now_open.words) +
+           now_open.payload;
+}
+
+int rrto_walk_flush(const struct rrto_record *last)
+{
+    int status = 0;
+    uint32_t count = count_open();
+    if (!count)
+        return 0;
+    set_open(0);
+    uint32_t tail = last ? last->payload_bytes : 0;
+    uint32_t bytes = now_open.payload + (uint32_t)rrto_pad8(tail);
+    uint64_t size = open_bytes() + rrto_pad8(tail), index = now_open.index;
+    unsigned char *at = rrto_reserve(size, &status);
+    if (!at)
+        return status;
+    uint32_t head[12] = {(uint32_t)size,
+                         REF_OP,
+                         (uint32_t)index,
+                         (uint32_t)(index >> 32),
+                         now_open.thread,
+                         bytes,
+                         now_open.plan->number,
+                         now_open.first,
+                         count,
+                         now_open.marks,
+                         now_open.words,
+                         0};
+    at = rrto_put(at, head, sizeof head);
+    at = rrto_put(at, marks, 8 * (size_t)now_open.marks);
+    at = rrto_put(at, words, 8 * (size_t)now_open.words);
+    at = rrto_put(at, payload, now_open.payload);
+    if (tail)
+        rrto_put(at, last->payload, tail);
+    rrto_publish(size);
+    return 0;
+}
+
+/* Calls that make the device work: a plan that ends after some must not wait for the next call. */
+static int is_work(uint16_t op)
+{
+    return op == RRTO_OP_LAUNCH || op == RRTO_OP_GRAPH_LAUNCH || op == RRTO_OP_MEMCPY_DTOD ||
+           op == RRTO_OP_MEMCPY_DTOH || op == RRTO_OP_MEMSET;
+}
+
+/* Append a call that was compared; its varying words are in the scratch buffer. */
+static inline int append(const struct rrto_plan *plan, uint32_t position, uint32_t count,
+                         const struct rrto_record *record, int flags)
+{
+    const struct rrto_plan_call *call = &plan->calls[position];
+    int result = RRTO_WALK_TOOK;
+    set_open(count + 1);
+    if (flags)
+        marks[now_open.marks++] = count | (uint64_t)flags << 32;
+    if (call->ranges) {
+        const struct rrto_varying *range = plan->varying + call->varying;
+        for (unsigned i = 0; i < call->ranges; i++, range++) {
+            memcpy(words + now_open.words, scratch + range->start, range->end - range->start);
+            now_open.words += (range->end - range->start) / 8;
+        }
+    }
+    now_open.work |= is_work(call->op);
+    if (call->payload_bytes > BUFFERED)
+        return result | RRTO_WALK_FLUSH | RRTO_WALK_URGENT;
+    if (call->payload_bytes)
+        now_open.payload = (uint32_t)(rrto_put(payload + now_open.payload, record->payload,
+                                               call->payload_bytes) -
+                                      payload);
+    if (flags & RRTO_WAITED || (position + 1 == plan->count && now_open.work))
+        return result | RRTO_WALK_FLUSH;
+    if (count % CLOCK_EVERY == CLOCK_EVERY - 1 && now_open.work &&
+        rrto_now_ns() - now_open.since > flush_ns)
+        result |= RRTO_WALK_FLUSH;
+    return result;
+}
+
+/* End the open reference and begin one with this call. */
+static int begin(struct rrto_plan *plan, uint32_t position, uint32_t thread, uint64_t index)
+{
+    int status = rrto_walk_flush(NULL);
+    now_open.plan = plan;
+    now_open.next = now_open.first = position;
+    now_open.thread = thread;
+    now_open.index = index;
+    now_open.since = rrto_now_ns();
+    now_open.marks = now_open.words = now_open.payload = 0;
+    now_open.work = 0;
+    return status;
+}
+
+int rrto_walk(const struct rrto_record *record, int flags, uint64_t index, int *status)
+{
+    if (!plan_count || rrto_mode() != RRTO_MODE_REPLAY) {
+        *status = rrto_walk_flush(NULL);
+        return 0;
+    }
+    struct lane *lane = apart ? &thread_lane : &session_lane;
+    if (lane->epoch != epoch)
+        *lane = (struct lane){NULL, 0, epoch};
+    struct rrto_plan *plan = lane->plan;
+    if (!plan || lane->position >= plan->count || !equals(plan, lane->position, record))
+        plan = seek(lane, record);
+    uint64_t most = rrto_session.call_bytes / 2;
+    uint32_t position = lane->position;
+    const struct rrto_plan_call *call = plan ? &plan->calls[position] : NULL;
+    if (!call || RRTO_HEADER + REF_FIXED + (uint64_t)call->adds > most) {
+        *status = rrto_walk_flush(NULL);
+        return 0;
+    }
+    uint32_t count = count_open(), thread = rrto_thread_number();
+    if (!count || now_open.plan != plan || now_open.next != position ||
+        now_open.thread != thread || count >= MOST_CALLS || now_open.marks >= MOST_MARKS ||
+        now_open.words + call->words > RRTO_MOST_WORDS || now_open.payload + BUFFERED > BUFFER ||
+        open_bytes() + call->adds > most) {
+        if ((*status = begin(plan, position, thread, index)))
+            return 0;
+        count = 0;
+    }
+    lane->position = now_open.next = position + 1;
+    return append(plan, position, count, record, flags);
+}
+
+/* ---- plans come and go ---- */
+
+static void tell(uint32_t number, uint32_t what)
+{
+    int status;
+    uint32_t record[8] = {sizeof record, TAKEN_OP, 0, 0, 0, 0, number, what};
+    unsigned char *at = rrto_reserve(sizeof record, &status);
+    if (!at)
+        return; /* the recorder is gone */
+    rrto_put(at, record, sizeof record);
+    rrto_publish(sizeof record);
+}
+
+static void drop(uint32_t number)
+{
+    rrto_plan_free(plans[number]);
+    plans[number] = NULL;
+    epoch++; /* no lane may stand in it */
+    plan_count--;
+    for (uint32_t n = 1; n <= RRTO_MAX_PLANS; n++)
+        if (plans[n])
+            plans[n]->shared[number] = 0;
+}
+
+static int install(struct rrto_plan *plan)
+{
+    if (!plan || plans[plan->number])
+        return -1;
+    if (plan->scratch_bytes > scratch_bytes) {
+        unsigned char *larger = realloc(scratch, plan->scratch_bytes);
+        if (!larger)
+            return -1;
+        scratch = larger;
+        scratch_bytes = plan->scratch_bytes;
+    }
+    for (uint32_t n = 1; n <= RRTO_MAX_PLANS; n++)
+        if (plans[n])
+            plan->shared[n] = plans[n]->shared[plan->number] = rrto_plan_shared(plan, plans[n]);
+    plan->used = ++walks;
+    plans[plan->number] = plan;
+    plan_count++;
+    return 0;
+}
+
+void rrto_walk_news(struct rrto_news *news)
+{
+    rrto_walk_flush(NULL); /* its number may mean another plan from here on */
+    while (news) {
+        struct rrto_news *next = news->next;
+        uint32_t number = news->number;
+        if (news->kind == RRTO_NEWS_SETTINGS) {
+            apart = news->apart;
+            flush_ns = (news->flush_us ? news->flush_us : FLUSH_US) * (uint64_t)1000;
+            session_lane = (struct lane){NULL, 0, epoch};
+        } else if (news->kind == RRTO_NEWS_PLAN) {
+            int refused = install(news->plan);
+            if (refused)
+                rrto_plan_free(news->plan);
+            tell(number, refused ? RRTO_PLAN_REFUSED : RRTO_PLAN_INSTALLED);
+        } else if (number <= RRTO_MAX_PLANS) {
+            if (plans[number])
+                drop(number);
+            tell(number, RRTO_PLAN_REMOVED);
+        }
+        free(news);
+        news = next;
+    }
+}
+
+/* "Last words": what the program called before it ended belongs to the session. */
+__attribute__((destructor)) static void at_exit(void)
+{
+    if (count_open() && !atomic_load(&rrto_session.forked))
+        rrto_flush_open();
+}

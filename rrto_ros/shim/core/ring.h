@@ -1,0 +1,34 @@
+/* What ring.c (calls to the recorder) and replies.c (results from it) share. */
+#ifndef RRTO_RING_H
+#define RRTO_RING_H
+#include "cursor.h"
+
+enum {
+    CALL_HEAD = 64,
+    CALL_TAIL = 128,
+    CONSUMER_SLEEPING = 192,
+    PRODUCER_WAITING = 256,
+    REPLY_HEAD = 320,
+    REPLY_TAIL = 384,
+    REPLY_WAITING = 448,
+    MODE = 512,
+    STATE = 516,
+    WAIT_TIMEOUT = 520,
+    ALIVE = 524,
+    HEADER = RRTO_HEADER
+};
+
+#define S rrto_session
+#define U64(offset) ((_Atomic uint64_t *)(S.shm + (offset)))
+#define U32(offset) ((_Atomic uint32_t *)(S.shm + (offset)))
+
+/* ---- replies.c ---- */
+void rrto_signal(int fd);
+void rrto_glance(void); /* read replies that came without anybody waiting */
+void rrto_expect(struct rrto_wait *wait, uint64_t index);
+/* Wait until `ready(arg)`, which is asked under the reply lock. Returns 0, or why it cannot be. */
+int rrto_wait_until(int (*ready)(void *), void *arg);
+extern _Atomic int rrto_news_there; /* the recorder said something about plans */
+void rrto_take_news(void);
+
+#endif

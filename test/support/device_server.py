@@ -1,0 +1,61 @@
+"""An offload server in this process that executes what it gets, and keeps the calls it means."""
+
+import time
+
+from support.echo_server import EchoServer
+
+from rrto_ros.api.codec import iter_headers
+from rrto_ros.devices.cpu.device import CpuDevice
+from rrto_ros.replay.executor import Executor
+from rrto_ros.replay.literal import LiteralReader
+from rrto_ros.transport.port import FLAG_MORE, OpenAnswer
+
+
+class DeviceServer(EchoServer):
+    """One session on a CPU device.
+
+    Args:
+        on_results: Where results go.
+        **options: Of `EchoServer`.
+    """
+
+    def __init__(self, on_results, **options):
+        self.device = CpuDevice(limit_bytes=1 << 28)
+        self.executor = Executor(self.device)
+        self.reader = LiteralReader()
+        self.records = []
+        self.batches = []
+        super().__init__(on_results, **options)
+
+    def open_session(self, request, timeout_s):
+        answer = super().open_session(request, timeout_s)
+        info = self.device.info
+        return OpenAnswer(True, "", info, answer.max_message_bytes, answer.known_blobs)
+
+    def receive(self, message):
+        more = bool(message.flags & FLAG_MORE)
+        receiver, sender = self.links[message.session]
+        if not len(message.data):
+            super().receive(message)
+            return
+        now = time.monotonic()
+        sender.acknowledged(message.results_ack, (), now)
+        for batch in receiver.receive(message.sequence, more, message.data, now):
+            batch = bytes(batch)
+            self.batches.append([h.op for h in iter_headers(batch)])
+            for record in self.reader.read(batch):
+                self.records.append(bytes(record))
+            self.push(self.executor.execute(batch, self.push_to(sender)), sender)
+        header = next(iter_headers(self.records[-1])) if self.records else None
+        self.calls = [("", header.index, b"")] if header is not None else []
+
+    def push_to(self, sender):
+        return lambda data: self.push(data, sender)
+
+    def push(self, data, sender):
+        if len(data):
+            sender.push(bytes(data))
+
+    def stop(self):
+        super().stop()
+        self.device.close()
