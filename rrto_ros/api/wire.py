@@ -34,7 +34,9 @@ RESULT_CONTROL = 4
 RESULT_AHEAD = 8
 """The result that a call will have if the program goes on as its plan does; not given to the
 program before it makes that call."""
-ALL_RESULT_FLAGS = RESULT_STICKY | RESULT_BLOB_WANTED | RESULT_AHEAD
+RESULT_UNDONE = 16
+"""No result: what calls executed ahead have cost so far; never given to the program."""
+ALL_RESULT_FLAGS = RESULT_STICKY | RESULT_BLOB_WANTED | RESULT_AHEAD | RESULT_UNDONE
 
 BLOB_DATA_OP = 0xFF00
 """A record that brings a wanted blob; only recorder_replayer makes it, never a program."""

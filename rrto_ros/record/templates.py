@@ -105,6 +105,10 @@ EFFECTS: dict[int, int] = {op.code: _effect(op) for op in OPS}
 READS = frozenset(op.code for op in OPS if op.name in _READS)
 """Operations that change nothing on the device, so that they may be executed before the program
 calls them, and again: copies to the host, synchronisations, queries."""
+WRITES = frozenset(
+    op.code for op in OPS if op.name in ("launch", "graph_launch", "memcpy_dtod", "memset")
+)
+"""Operations that change memory and nothing else, so that they can be undone."""
 
 VARYING_FIELDS = frozenset(
     ("address", "dst", "src", "stream", "event", "start", "end", "graph", "node", "graph_exec")

@@ -72,6 +72,7 @@ class Fed:
     Attributes:
         parts: What to send, in order; the open reference is not in it.
         waited: (index, flags) of the calls for which a program thread waits.
+        quiet: Those for which one waits and whose result comes unasked.
         clean: Whether every call was the one that its cursor expected.
         parted: Whether no lane is in the middle of a plan now.
         items: Whether there were references, or answers about plans, of the shim.
@@ -79,18 +80,17 @@ class Fed:
         ended: For each walk that reached its end, the index of the last call before it whose
             result a thread waits for; 0 for none.
         answers: Result records that the server pushed ahead, for calls that now came.
-        answered_waits: How many of these calls a program thread waits for.
     """
 
     parts: list[Buffer] = field(default_factory=list)
     waited: list[tuple[int, int]] = field(default_factory=list)
+    quiet: list[int] = field(default_factory=list)
     clean: bool = True
     parted: bool = True
     items: bool = False
     begun: int = 0
     ended: list[int] = field(default_factory=list)
     answers: list[Buffer] = field(default_factory=list)
-    answered_waits: int = 0
 
 
 class Cursor:
@@ -135,8 +135,13 @@ class Cursor:
 
     @property
     def asks(self) -> bool:
-        """Whether the open reference has calls that the server has not executed."""
-        return self._open is not None and self._open.asks
+        """Whether the open reference has calls that the server will not execute unasked."""
+        open_ = self._open
+        if open_ is None or open_.asks:
+            return open_ is not None
+        # Of what was announced, too, if it said that it stops.
+        last = open_.index + open_.count - 1
+        return open_.guessed and not (self._ahead is not None and self._ahead.comes(last))
 
     @property
     def plans(self) -> KnownPlans:
@@ -246,9 +251,13 @@ class Cursor:
             answered = False
             if flags & FLAG_WAITED:
                 self._waited = index
-            if self._run is not None and self._continues(known, position, thread, index):
+            ahead = self._run is not None and self._continues(known, position, thread, index)
+            if ahead:
                 flags, answered = self._expected(index, flags, fed)
-            if flags & FLAG_WAITED and not answered:
+            if ahead and flags & FLAG_WAITED:
+                if not answered:
+                    fed.quiet.append(index)
+            elif flags & FLAG_WAITED:
                 fed.waited.append((index, flags & _PROGRAM_FLAGS))
             changed: bytes | None = None
             if payload and self._rewrite is not None:
@@ -276,7 +285,7 @@ class Cursor:
                     parts.append(self.close())
                 open_ = self._open = OpenReference(known, position, index, thread)
             open_.add(view[offset:after], key, flags, after - end, changed)
-            open_.asks = open_.asks or not answered
+            open_.expect(ahead=ahead, answered=answered)
             lane.astray = False
             lane.position = position + 1
             if position + 1 == known.length:
@@ -316,12 +325,15 @@ class Cursor:
         self._drop_ahead()
 
     def _go_ahead(self, open_: OpenReference, results: AheadResults) -> None:
-        """Let the server execute what follows a reference, as far as it only reads."""
+        """Let the server execute what follows a reference."""
         known, position = open_.known, open_.first + open_.count
         index = open_.index + open_.count
-        count = known.plan.ahead(position) if results.may(index) else 0
+        if not results.may(index):
+            return
+        worth_us = results.worth_us
+        count = known.plan.ahead(position, writes=worth_us > 0)
         if count:
-            open_.ahead = count
+            open_.ahead, open_.worth_us = count, worth_us
             results.announce(index, count)
             self._run = _Run(known, position, index, open_.thread, index + count)
 
@@ -346,10 +358,9 @@ class Cursor:
         """Answer a call from what the server pushed; returns its flags and whether it has."""
         if not flags & FLAG_REPLY or self._ahead is None:
             return flags, False
-        record = self._ahead.take(index)
+        record = self._ahead.take(index, waited=bool(flags & FLAG_WAITED))
         if record is not None:
             fed.answers.append(record)
-            fed.answered_waits += flags & FLAG_WAITED
         return flags | FLAG_AHEAD, record is not None
 
     def _drop_ahead(self) -> None:
@@ -387,12 +398,16 @@ class Cursor:
         self._hits += ref.count
         pieces, flagged = self.shim.payloads(ref, self._rewrite)
         answered: set[int] = set()
+        expected = 0
         if self._run is not None:
-            flagged, answered = self._walked_ahead(known, ref, flagged, fed)
+            flagged, expected, answered = self._walked_ahead(known, ref, flagged, fed)
         for call, flags in ref.flags.items():
             if flags & FLAG_WAITED:
                 self._waited = ref.index + call
-                if call not in answered:
+                if call < expected:
+                    if call not in answered:
+                        fed.quiet.append(self._waited)
+                else:
                     fed.waited.append((self._waited, flags))
         open_ = self._open
         if open_ is None or not open_.fits(
@@ -402,7 +417,10 @@ class Cursor:
                 fed.parts.append(self.close())
             open_ = self._open = OpenReference(known, ref.first, ref.index, ref.thread)
         open_.join(ref, pieces, flagged, self.shim.literal_bytes(ref))
-        open_.asks = open_.asks or len(answered) < ref.count
+        for call in range(expected):
+            open_.expect(ahead=True, answered=call in answered)
+        if expected < ref.count:
+            open_.expect(ahead=False, answered=False)
         lane.position = ref.first + ref.count
         lane.astray = False
         if lane.position == known.length:
@@ -412,19 +430,25 @@ class Cursor:
 
     def _walked_ahead(
         self, known: Known, ref: Reference, flags: Mapping[int, int], fed: Fed
-    ) -> tuple[Mapping[int, int], set[int]]:
-        """Answer what the server pushed of a reference; returns its flags and calls answered."""
+    ) -> tuple[Mapping[int, int], int, set[int]]:
+        """Answer what the server pushed of a reference.
+
+        Returns:
+            Its flags, how many of its calls the server expected, and those that were answered.
+        """
         out = dict(flags)
         answered: set[int] = set()
+        expected = 0
         for call in range(ref.count):
             if not self._continues(known, ref.first + call, ref.thread, ref.index + call):
                 break
+            expected += 1
             bits, has = self._expected(ref.index + call, flags.get(call, 0), fed)
             if bits:
                 out[call] = bits
             if has:
                 answered.add(call)
-        return dict(sorted(out.items())), answered
+        return dict(sorted(out.items())), expected, answered
 
     def _ended(self, lane: _Lane, known: Known, fed: Fed) -> None:
         """A walk reached the end of its plan, maybe with gaps."""

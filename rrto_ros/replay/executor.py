@@ -36,18 +36,19 @@ from rrto_ros.api.wire import (
     HEADER_BYTES,
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
-    RESULT_AHEAD,
     RESULT_BLOB_WANTED,
     RESULT_STICKY,
     Buffer,
 )
 from rrto_ros.devices.protocol import Device
 from rrto_ros.errors import CudaError, ProtocolError
+from rrto_ros.replay.ahead_runner import AheadRunner
 from rrto_ros.replay.dispatch import Handler, Prepared, bind, prepare
 from rrto_ros.replay.plan import marked_calls
 from rrto_ros.replay.plan_runner import PlanRunner, Step
 from rrto_ros.replay.progress import Progress, describe
-from rrto_ros.replay.server_ahead import TOGETHER_BYTES
+from rrto_ros.replay.undo import Undo
+from rrto_ros.replay.write_ranges import FOLLOWED, WriteRanges
 
 BREAKS_CONTEXT = frozenset(
     {
@@ -111,6 +112,7 @@ class Executor:
         device: The session's device; the caller closes it.
         blobs: Where blob references are looked up and kept uploads go.
         progress: Told of each call before it is executed.
+        interrupted: Whether another batch is there, so that nothing more is executed ahead.
     """
 
     def __init__(
@@ -118,11 +120,14 @@ class Executor:
         device: Device,
         blobs: BlobSource | None = None,
         progress: Progress | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._blobs: BlobSource = blobs or NoBlobs()
         self._progress = progress
         self._handlers: dict[int, Handler] = bind(device, self._loaded)
-        self._plans = PlanRunner(partial(prepare, device, self._handlers))
+        self._plans = PlanRunner(partial(prepare, device, self._handlers), Undo(device))
+        self._ranges = WriteRanges(device.info.compute_capability)
+        self._ahead = AheadRunner(self._plans, self._ranges, self._begin, interrupted)
         self._kernels: dict[int, tuple[bytes, ...]] = {}
         self._queue: deque[_Pending] = deque()
         self._wanted: dict[bytes, tuple[int, int]] = {}
@@ -202,10 +207,14 @@ class Executor:
                 index = header.index if header is not None else self._last_index
                 self._malformed = f"malformed call log: {error}"
                 self._break(index, CUresult.UNKNOWN, self._malformed)
+            except CudaError as error:
+                # Calls catch their own.
+                self._broken_ahead(error)
             self._queue.popleft()
             self._batches += 1
         if not self._queue and not self._sticky:
             self._run_ahead(flush)
+        self._ahead.tell(self._results)
         if self._progress is not None:
             self._progress.idle()
         self._busy_s += time.perf_counter() - started
@@ -227,6 +236,7 @@ class Executor:
             "blobs_ignored": self._blobs_ignored,
             "busy_s": self._busy_s,
             **self._plans.statistics(),
+            **self._ahead.statistics(),
         }
 
     def _run(self, pending: _Pending, flush: Callable[[bytes], None] | None) -> None:
@@ -253,30 +263,28 @@ class Executor:
                 self._call(step.record or decode_call(pending.view, header), header, step.run)
             self._last_index = header.index
             waited = header.flags & FLAG_WAITED and self._results
-            if waited and flush is not None and not self._plans.together(header.index):
+            together = len(self._queue) == 1 and self._plans.together(header.index)
+            if waited and flush is not None and not together:
                 flush(self._take_results())
             step = None
 
     def _run_ahead(self, flush: Callable[[bytes], None] | None) -> None:
-        """Execute what the program will probably call next, as far as that changes nothing."""
-        size = 0
-        while (following := self._plans.next_ahead()) is not None:
-            record, run = following
-            ahead = self._plans.ahead
-            index = ahead.index + ahead.done
-            if self._progress is not None:
-                self._progress.begin(index, record.op.code)
-            try:
-                data = run()
-            except Exception:
-                # It happens again, and is told then, when the program makes the call.
-                ahead.stop()
-                return
-            self._results.append(pack_result(index, 0, data, RESULT_AHEAD))
-            ahead.pushed()
-            size += len(data)
-            if flush is not None and size > TOGETHER_BYTES:
+        """Execute what the program will probably call next."""
+
+        def send() -> None:
+            if flush is not None:
                 flush(self._take_results())
+
+        try:
+            self._ahead.run(self._results, send)
+        except CudaError as error:
+            self._broken_ahead(error)
+
+    def _broken_ahead(self, error: CudaError) -> None:
+        """Something executed ahead failed and could not be undone."""
+        self._plans.ahead.undo.forget()
+        text = f"what was executed ahead after call #{self._last_index} cannot be undone: {error}"
+        self._break(self._last_index, error.result, text)
 
     def _steps(self, pending: _Pending) -> Iterator[Step]:
         """The calls of a batch in order, references to plans replaced by what they stand for."""
@@ -297,16 +305,11 @@ class Executor:
                 yield Step(header)
 
     def _call(self, record: CallRecord, header: CallHeader, run: Prepared | None) -> None:
-        kernel = b""
-        at = _LAUNCH_FIELDS.get(header.op)
-        if at is not None:
-            kernel = self._kernel_name(record.values[at], record.values[at + 1])
         if header.flags & FLAG_BLOB_REF:
             record.payload = memoryview(self._resolve(header, record.payload or b""))
         elif header.flags & FLAG_KEEP and record.payload is not None:
             self._blobs.keep(record.payload)
-        if self._progress is not None:
-            self._progress.begin(header.index, header.op, kernel)
+        kernel = self._begin(header.index, record)
         self._calls += 1
         try:
             data = run() if run is not None else self._handlers[header.op](record)
@@ -316,8 +319,20 @@ class Executor:
             text = f"{type(error).__name__}: {error}"
             self._failed(header, CUresult.UNKNOWN, text, text, kernel)
         else:
+            if header.op in FOLLOWED:
+                self._ranges.followed(record)
             if header.flags & FLAG_REPLY:
                 self._reply(header.index, 0, data)
+
+    def _begin(self, index: int, record: CallRecord) -> bytes:
+        """Note the call that is executed next; returns the name of its kernel."""
+        kernel = b""
+        at = _LAUNCH_FIELDS.get(record.op.code)
+        if at is not None:
+            kernel = self._kernel_name(record.values[at], record.values[at + 1])
+        if self._progress is not None:
+            self._progress.begin(index, record.op.code, kernel)
+        return kernel
 
     def _failed(
         self, header: CallHeader, status: CUresult, text: str, detail: str, kernel: bytes
@@ -360,8 +375,9 @@ class Executor:
         results.clear()
         return out
 
-    def _loaded(self, module: int, info: ModuleInfo) -> None:
+    def _loaded(self, module: int, info: ModuleInfo, image: bytes) -> None:
         self._kernels[module] = tuple(kernel.name.encode() for kernel in info.kernels)
+        self._ranges.loaded(module, info, image)
 
     def _kernel_name(self, module: int, kernel: int) -> bytes:
         names = self._kernels.get(module, ())

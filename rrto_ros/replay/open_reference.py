@@ -34,8 +34,10 @@ class OpenReference:
         size: Bytes of the record so far.
         carries: Whether it has a payload.
         replaced: Bytes of the records that it stands for.
-        asks: Whether it has calls that the server has not executed.
+        asks: Whether it has calls that the server was not to execute ahead.
+        guessed: Whether it is not known of the others that it has.
         ahead: How many calls after it the server may execute.
+        worth_us: What a saved exchange is worth, if some of these calls write.
     """
 
     known: Known
@@ -46,8 +48,10 @@ class OpenReference:
     size: int = _FIXED_BYTES
     carries: bool = False
     replaced: int = 0
-    asks: bool = False
+    asks: bool = field(default=False, init=False)
     ahead: int = 0
+    worth_us: int = 0
+    guessed: bool = field(default=False, init=False)
     _marks: list[int] = field(default_factory=list)
     _words: list[int] = field(default_factory=list)
     _pieces: list[Buffer] = field(default_factory=list)
@@ -125,6 +129,20 @@ class OpenReference:
         self.count += ref.count
         self.replaced += replaced
 
+    def expect(self, *, ahead: bool, answered: bool) -> None:
+        """Note of the call that joined whether the server has executed it.
+
+        Args:
+            ahead: It may have.
+            answered: Its result is here, so it has, and what came before.
+        """
+        if not ahead:
+            self.asks = True
+        elif answered:
+            self.guessed = False
+        else:
+            self.guessed = True
+
     @property
     def literal(self) -> Buffer | None:
         """The record itself where naming it would not be shorter."""
@@ -148,4 +166,5 @@ class OpenReference:
             self._words,
             payload,
             self.ahead,
+            self.worth_us,
         )

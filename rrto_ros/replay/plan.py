@@ -32,7 +32,7 @@ from rrto_ros.api.codec import (
 )
 from rrto_ros.api.ops import OPS
 from rrto_ros.errors import ProtocolError
-from rrto_ros.record.templates import READS, CallTemplate
+from rrto_ros.record.templates import READS, WRITES, CallTemplate
 from rrto_ros.search.sequence import Sequence, Varying
 
 MAX_PLANS = 64
@@ -41,8 +41,14 @@ MAX_PLAN_CALLS = 32768
 MAX_PLAN_BYTES = 16 << 20
 MAX_PLAN_VARYING = 4096
 MAX_AHEAD_CALLS = 256
+"""Calls that only read which may be executed before the program makes them."""
 MAX_AHEAD_BYTES = 4 << 20
 """Results that may be under way before the program asked for them."""
+WORTH_UNIT_US = 10
+"""Of what a saved exchange is worth, in a reference; at most 65,535 of them."""
+COSTS = struct.Struct("<4Q")
+"""Of a RESULT_UNDONE record, since the session began: restores, calls undone, nanoseconds that
+were lost by them, nanoseconds spent on copies."""
 _MAGIC = 0x50545252
 _VERSION = 1
 _HEAD = struct.Struct("<II32sII")
@@ -51,6 +57,7 @@ _VARYING = struct.Struct("<III")
 _LENGTH = struct.Struct("<I")
 _CALLS = frozenset(op.code for op in OPS)
 _FLAGS_AT = 32
+_WORTH_AT = 16
 _WANTED = FLAG_AHEAD | FLAG_REPLY
 _DTOH = OP_BY_NAME["memcpy_dtoh"].code
 _DTOH_SIZE = struct.Struct("<8xQ")
@@ -102,23 +109,46 @@ class Plan:
 
     @cached_property
     def answers(self) -> tuple[int, ...]:
-        """Of each call: bytes of its result if it may be executed ahead, else -1."""
+        """Of each call: bytes of its result if it only reads, -2 if what it does can be undone.
+
+        Else -1: it must not be executed before the program makes it.
+        """
         return tuple(
-            -1 if call.code not in READS or call.payload_bytes or k in self.ranges
+            -1 if call.payload_bytes or k in self.ranges
+            else -2 if call.code in WRITES
+            else -1 if call.code not in READS
             else _DTOH_SIZE.unpack_from(call.body)[0] if call.code == _DTOH
             else 0
             for k, call in enumerate(self.calls)
         )  # fmt: skip
 
-    def ahead(self, position: int) -> int:
-        """How many calls from `position` on may be executed before the program makes them."""
+    @cached_property
+    def _ahead(self) -> dict[tuple[int, bool], int]:
+        return {}
+
+    def ahead(self, position: int, *, writes: bool) -> int:
+        """How many calls from `position` on may be executed before the program makes them.
+
+        Args:
+            position: The first of them.
+            writes: Whether there may be calls among them that have to be undone; the last one is
+                a call that reads in any case.
+        """
+        count = self._ahead.get((position, writes))
+        if count is not None:
+            return count
         count, size = 0, 0
-        for k in range(position, min(len(self), position + MAX_AHEAD_CALLS)):
+        limit = len(self) if writes else min(len(self), position + MAX_AHEAD_CALLS)
+        for k in range(position, limit):
             answer = self.answers[k]
-            size += answer
-            if answer < 0 or size > MAX_AHEAD_BYTES:
+            if answer == -1 or (answer < 0 and not writes):
                 break
-            count += 1
+            size += max(answer, 0)
+            if size > MAX_AHEAD_BYTES:
+                break
+            if answer >= 0:
+                count = k + 1 - position
+        self._ahead[position, writes] = count
         return count
 
 
@@ -231,6 +261,7 @@ class Reference:
         words: Varying words of these calls, in order.
         payload: Payloads of these calls in order, each padded to 8.
         ahead: How many of the plan's next calls may be executed before the program makes them.
+        worth_us: What a saved exchange is worth; 0: calls that write are not among them.
     """
 
     plan: int
@@ -242,6 +273,7 @@ class Reference:
     words: tuple[int, ...]
     payload: memoryview
     ahead: int = 0
+    worth_us: int = 0
 
 
 def pack_define(number: int, plan: Plan) -> bytes:
@@ -259,6 +291,7 @@ def pack_reference(
     words: list[int],
     payload: Buffer,
     ahead: int = 0,
+    worth_us: int = 0,
 ) -> bytes:
     """A reference's record.
 
@@ -272,6 +305,7 @@ def pack_reference(
         words: Values of the varying words.
         payload: Payloads, each padded to 8.
         ahead: How many of the plan's next calls may be executed ahead.
+        worth_us: What a saved exchange is worth, if some of these calls write.
     """
     return pack_call(
         "plan_ref",
@@ -283,7 +317,7 @@ def pack_reference(
         count=count,
         marks=marks,
         words=words,
-        ahead=ahead,
+        ahead=ahead | min(-(-worth_us // WORTH_UNIT_US), 0xFFFF) << _WORTH_AT,
     )
 
 
@@ -313,8 +347,9 @@ def read_reference(view: memoryview, header: CallHeader) -> Reference:
         last = call
     payload = record.payload if record.payload is not None else memoryview(b"")
     return Reference(
-        plan, first, count, header.index, header.thread, flags, words, payload, ahead
-    )
+        plan, first, count, header.index, header.thread, flags, words, payload,
+        ahead & 0xFFFF, (ahead >> _WORTH_AT) * WORTH_UNIT_US,
+    )  # fmt: skip
 
 
 def marked_calls(view: memoryview, header: CallHeader) -> list[CallHeader]:
@@ -347,8 +382,11 @@ def pieces(
         raise ProtocolError(
             f"reference to calls {ref.first} to {last - 1} of a plan of {len(plan)} calls"
         )
-    if last + ref.ahead > len(plan):
-        raise ProtocolError(f"reference to {ref.ahead} calls beyond the end of a plan")
+    if ref.ahead > plan.ahead(last, writes=ref.worth_us > 0):
+        raise ProtocolError(
+            f"reference lets {ref.ahead} calls from {last} on be executed ahead, which is more "
+            "than the plan has"
+        )
     ranges, at, word = plan.ranges, 0, 0
     for k in range(ref.first, last):
         call = plan.calls[k]

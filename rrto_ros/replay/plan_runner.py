@@ -24,7 +24,8 @@ from rrto_ros.errors import ProtocolError
 from rrto_ros.record.templates import CallTemplate
 from rrto_ros.replay.dispatch import Prepared
 from rrto_ros.replay.plan import MAX_PLANS, Plan, decode_plan, pieces, read_reference
-from rrto_ros.replay.server_ahead import TOGETHER_BYTES, ServerAhead
+from rrto_ros.replay.server_ahead import ServerAhead
+from rrto_ros.replay.undo import Undo
 
 MAX_SESSION_BYTES = 64 << 20
 
@@ -41,7 +42,7 @@ class Step(NamedTuple):
     done: bool = False
 
 
-class _Ready:
+class Ready:
     """A plan whose calls are decoded.
 
     Args:
@@ -78,22 +79,24 @@ class PlanRunner:
 
     Args:
         prepare: Makes what executes a call that is always the same.
+        undo: For calls that are executed before the program makes them.
     """
 
-    def __init__(self, prepare: Callable[[CallRecord], Prepared]) -> None:
+    def __init__(self, prepare: Callable[[CallRecord], Prepared], undo: Undo) -> None:
         self._prepare = prepare
-        self._plans: dict[int, _Ready] = {}
+        self._plans: dict[int, Ready] = {}
         self._bytes = 0
         self._defined = 0
         self._references = 0
         self._calls = 0
-        self.ahead: ServerAhead[_Ready] = ServerAhead()
+        self.ahead: ServerAhead[Ready] = ServerAhead(undo)
 
     def define(self, view: memoryview, header: CallHeader) -> None:
         """Take a PLAN_DEFINE record; a number that is taken gets the new plan.
 
         Raises:
             ProtocolError: It does not fit the format, or is one too many.
+            CudaError: What was executed ahead could not be undone.
         """
         if header.flags:
             raise ProtocolError(f"definition of a plan with flags 0x{header.flags:x}")
@@ -109,7 +112,7 @@ class PlanRunner:
             self._bytes -= len(old.plan.encoded)
         if self._bytes + len(plan.encoded) > MAX_SESSION_BYTES:
             raise ProtocolError(f"plans of more than {MAX_SESSION_BYTES} bytes in one session")
-        self._plans[number] = _Ready(plan, self._prepare)
+        self._plans[number] = Ready(plan, self._prepare)
         self._bytes += len(plan.encoded)
         self._defined += 1
 
@@ -118,6 +121,7 @@ class PlanRunner:
 
         Raises:
             ProtocolError: It does not fit the format or its plan.
+            CudaError: What was executed ahead could not be undone.
         """
         ref = read_reference(view, header)
         ready = self._plans.get(ref.plan)
@@ -150,26 +154,21 @@ class PlanRunner:
         self._calls += ref.count
         return steps
 
-    def next_ahead(self) -> tuple[CallRecord, Prepared] | None:
-        """The call that may be executed ahead now, if any; see `ServerAhead`."""
+    def next_ahead(self) -> tuple[CallRecord, Prepared, int] | None:
+        """The call that may be executed ahead now, if any, and its `Plan.answers`."""
         ahead = self.ahead
         if ahead.plan is None or ahead.done >= ahead.wanted:
             return None
         position = ahead.position + ahead.done
         record, run = ahead.plan.records[position], ahead.plan.runs[position]
-        wanted = min(ahead.wanted, ahead.plan.plan.ahead(ahead.position))
-        if ahead.done >= wanted or record is None or run is None:
+        if record is None or run is None:
             return None
-        return record, run
+        return record, run, ahead.plan.plan.answers[position]
 
     def together(self, index: int) -> bool:
-        """Whether the result of a call is to wait for those that are executed ahead."""
+        """Whether the result of a call may wait for what is executed ahead right after it."""
         ahead = self.ahead
-        if ahead.plan is None or index + 1 != ahead.index or ahead.done >= ahead.wanted:
-            return False
-        first = ahead.position + ahead.done
-        sizes = ahead.plan.plan.answers[first : ahead.position + ahead.wanted]
-        return min(sizes) >= 0 and sum(sizes) <= TOGETHER_BYTES
+        return ahead.plan is not None and index + 1 == ahead.index and ahead.done < ahead.wanted
 
     def statistics(self) -> dict[str, int]:
         """Plans held and defined, their bytes, references and the calls in them."""
@@ -179,5 +178,4 @@ class PlanRunner:
             "plans_defined": self._defined,
             "references": self._references,
             "referenced_calls": self._calls,
-            **self.ahead.statistics(),
         }

@@ -22,8 +22,9 @@ from rrto_ros.search import SearchOptions
 RECORDING = "recording"
 SEARCHING = "searching"
 REPLAYING = "replaying"
-RUN_AHEAD = ("off", "reads")
-"""What the server may execute before the program calls it: nothing, or calls that only read."""
+RUN_AHEAD = ("off", "reads", "auto")
+"""What the server may execute before the program calls it: nothing, calls that only read, or calls
+that write as well, where undoing them is cheaper than the exchanges that are saved."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ class ReplayState:
         inferences: Sequences replayed from end to end.
         deviations: How often the program left one.
         hit_rate: Share of the calls that did not travel one by one.
+        ahead_saved: Times that the program waited for a call whose result came without an
+            exchange; `ahead_saved_ms`: round trips saved by that.
+        ahead_restores: Times that calls which the server executed ahead had to be undone.
+        ahead_lost_ms: Time lost by that, and with copies of what calls may overwrite.
     """
 
     phase: str
@@ -69,6 +74,10 @@ class ReplayState:
     inferences: int = 0
     deviations: int = 0
     hit_rate: float = 0.0
+    ahead_saved: int = 0
+    ahead_saved_ms: float = 0.0
+    ahead_restores: int = 0
+    ahead_lost_ms: float = 0.0
 
 
 class Replayer:
@@ -85,8 +94,10 @@ class Replayer:
     def __init__(self, options: ReplayOptions, rewrite: Rewrite | None = None) -> None:
         if options.run_ahead not in RUN_AHEAD:
             raise ConfigError(f"run_ahead {options.run_ahead!r} is none of {', '.join(RUN_AHEAD)}")
-        self.ahead = AheadResults() if options.run_ahead != "off" else None
+        self.ahead: AheadResults | None = None
         """Results that come before they are asked for."""
+        if options.run_ahead != "off":
+            self.ahead = AheadResults(writes=options.run_ahead == "auto")
         self._cursor = Cursor(rewrite, options.drop_after, self.ahead)
         self._learner = Learner(
             options.search,
@@ -232,7 +243,16 @@ class Replayer:
             plans.completed,
             self._cursor.deviations,
             self._cursor.hit_rate,
+            *self._ahead_state(),
         )
+
+    def _ahead_state(self) -> tuple[int, float, int, float]:
+        ahead = self.ahead
+        if ahead is None:
+            return 0, 0.0, 0, 0.0
+        cost = ahead.cost
+        lost_s = cost.lost_s + cost.copies_s
+        return ahead.waits, ahead.saved_s * 1000, cost.restores, lost_s * 1000
 
     def statistics(self) -> Mapping[str, int | float | str]:
         """Counters of cursor and learner, and the time that the search took."""

@@ -19,6 +19,7 @@ from rrto_ros.api.codec import (
     PLAN_REF_OP,
     PLAN_TAKEN_OP,
     RESULT_AHEAD,
+    RESULT_UNDONE,
     Buffer,
     ResultRecord,
     iter_headers,
@@ -47,7 +48,8 @@ Totals = Callable[[], tuple[int, int, int]]
 class Outgoing:
     """One session's calls on their way out.
 
-    Belongs to the session's thread, but for `due`, `answered`, `waits` and the cost of inferences.
+    Belongs to the session's thread, but for `due`, `answered`, `urgent`, `measured`, `waits` and
+    the cost of inferences.
 
     Args:
         config: Settings of the session.
@@ -70,7 +72,6 @@ class Outgoing:
         self._parts_bytes = 0
         self._flush = False
         self._since = 0.0
-        self._answered_waits = 0
         self.meter = InferenceMeter()
         self.waits: dict[int, float] = {}
         """Call that a thread waits for -> when it came."""
@@ -88,7 +89,7 @@ class Outgoing:
     @property
     def flush_at(self) -> float:
         """When what is pending is to leave, monotonic seconds."""
-        if self._flush:
+        if self._flush or self.urgent:
             return 0.0
         linger = self._config.linger_s
         if self._parts or self._replayer.carries:
@@ -96,6 +97,23 @@ class Outgoing:
         if not self._replayer.asks:
             return self._since + max(linger, AHEAD_LINGER_S)
         return self._since + linger * LONG_LINGER
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a call that the server was to answer unasked has to be sent after all."""
+        ahead = self._replayer.ahead
+        return ahead is not None and ahead.urgent
+
+    @property
+    def saved_waits(self) -> int:
+        """How often the program waited, but not for an exchange."""
+        ahead = self._replayer.ahead
+        return ahead.waits if ahead is not None else 0
+
+    def measured(self, round_trip_s: float) -> None:
+        """What an exchange takes at least, seconds."""
+        if self._replayer.ahead is not None:
+            self._replayer.ahead.round_trip_s = round_trip_s
 
     @property
     def thinks(self) -> bool:
@@ -134,6 +152,8 @@ class Outgoing:
 
     def take(self) -> Buffer:
         """The whole batch; a new one begins."""
+        if self._replayer.ahead is not None:
+            self._replayer.ahead.urgent = False
         self._add(self._replayer.close())
         parts = self._parts
         self._parts, self._parts_bytes, self._flush = [], 0, False
@@ -176,23 +196,27 @@ class Outgoing:
             ProtocolError: It was pushed ahead, and nobody agreed on that.
         """
         results = self._replayer.ahead
-        if result.flags & RESULT_AHEAD:
+        if result.flags & (RESULT_AHEAD | RESULT_UNDONE):
             if results is None:
                 raise ProtocolError(f"result ahead of call {result.index}, without run_ahead")
-            return results.arrived(result, record)
+            if result.flags & RESULT_AHEAD:
+                return results.arrived(result, record)
+            results.told(result)
+            return None
         wanted = results is None or results.plain(result.index)
         return record if wanted or result.sticky else None
 
     def _replay(self, data: bytes, now: float) -> list[Buffer]:
+        totals = self._totals()
         fed = self._replayer.feed(data)
         for part in fed.parts:
             self._add(part)
         for index, flags in fed.waited:
             self._waited(index, flags, now)
+        for index in fed.quiet:
+            self._track(index, now)
         if fed.begun:
-            sent, received, trips = self._totals()
-            self.meter.begin(fed.begun, now, sent, received, trips - self._answered_waits)
-        self._answered_waits += fed.answered_waits
+            self.meter.begin(fed.begun, now, *totals)
         for index in fed.ended:
             self.meter.end(index, now, self.waits)
         return fed.answers
@@ -229,7 +253,11 @@ class Outgoing:
 
     def _waited(self, index: int, flags: int, now: float) -> None:
         self._flush = True
-        if flags & FLAG_REPLY and len(self.waits) < MAX_TRACKED_WAITS:
+        if flags & FLAG_REPLY:
+            self._track(index, now)
+
+    def _track(self, index: int, now: float) -> None:
+        if len(self.waits) < MAX_TRACKED_WAITS:
             self.waits[index] = now
 
     def _add(self, part: Buffer) -> None:
