@@ -65,6 +65,7 @@ class AheadResults:
         self._kept_bytes = 0
         self._late: dict[int, bool] = {}
         self._stopped = _NEVER
+        self._over = False
         self.urgent = False
         """Whether a call is waited for whose result will not come unasked."""
         self._answered: dict[int, None] = {}
@@ -94,7 +95,7 @@ class AheadResults:
         with self._lock:
             self._announced += max(0, first + count - max(first, self._end))
             self._first, self._end = first, first + count
-            self._stopped = _NEVER
+            self._stopped = 0 if self._over else _NEVER
             self.urgent = False
             for index in [i for i in self._kept if i < first]:
                 self._kept_bytes -= len(self._kept.pop(index))
@@ -167,6 +168,13 @@ class AheadResults:
             self._kept[index] = bytes(plain)
             self._kept_bytes = size
             return None
+
+    def over(self) -> None:
+        """The session is in error: nothing more comes unasked."""
+        with self._lock:
+            self._over = True
+            self._stopped = 0
+            self.urgent = any(self._late.values())
 
     def told(self, result: ResultRecord) -> None:
         """A record with RESULT_UNDONE came.

@@ -203,8 +203,11 @@ class Outgoing:
                 return results.arrived(result, record)
             results.told(result)
             return None
-        wanted = results is None or results.plain(result.index)
-        return record if wanted or result.sticky else None
+        if results is None:
+            return record
+        if result.sticky:
+            results.over()
+        return record if results.plain(result.index) or result.sticky else None
 
     def _replay(self, data: bytes, now: float) -> list[Buffer]:
         totals = self._totals()
