@@ -7,10 +7,19 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.ahead_loop import PTX, Loop, plain, records
+from support.ahead_loop import PTX, Loop, Machine, plain, records
 
+from rrto_ros.api.codec import OP_BY_NAME, iter_headers, iter_results, pack_result
+from rrto_ros.api.results import CUresult
+from rrto_ros.api.wire import FLAG_AHEAD, RESULT_AHEAD, RESULT_UNDONE
+from rrto_ros.errors import ProtocolError
 from rrto_ros.evaluation.synthetic import Call, Program, interleave
+from rrto_ros.record.templates import CallTemplate
+from rrto_ros.replay.ahead_results import AheadResults
+from rrto_ros.replay.executor import Executor
+from rrto_ros.replay.plan import Plan, mark, pack_define, pack_reference
 
+HTOD = OP_BY_NAME["memcpy_htod"].code
 SETTINGS = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
@@ -256,3 +265,117 @@ def test_a_kernel_that_fails_ahead_is_undone_and_fails_when_it_is_called():
         seen.append(failing)
         assert result == plain(calls), "a guess that failed once has no effect"
     assert len(seen) > 10
+
+
+def taught(busy=False):
+    """An executor that has a plan of a cascade and has executed up to its first wait.
+
+    Returns:
+        Executor, its machine, plan, number of the next call, the plan's next call.
+    """
+    calls = cascade(2, groups=2, reads=1, kernels=1)
+    first = next(k for k, call in enumerate(calls) if next(iter_headers(call)).op == HTOD)
+    period = (len(calls) - first - 1) // 2
+    templates = []
+    for call in calls[first : first + period]:
+        header = next(iter_headers(call))
+        end = header.size - (header.payload_bytes + 7 & ~7)
+        templates.append(CallTemplate(header.op, header.payload_bytes, call[24:end]))
+    plan = Plan(tuple(templates))
+    machine = Machine()
+    executor = Executor(machine, interrupted=lambda: busy)
+    executor.execute(b"".join(calls[:first]) + pack_define(1, plan))
+    executor.batch = lambda *parts: list(iter_results(executor.execute(b"".join(parts))))
+    return executor, machine, plan, first + 1
+
+
+def until_wait(plan, index, ahead, worth_us=10_000):
+    """A reference to the first calls of the plan of `taught`, the last is waited for."""
+    return pack_reference(
+        1, 0, 4, index, 1, [mark(3, 3)], [], bytes(64), ahead=ahead, worth_us=worth_us
+    )
+
+
+def test_a_result_that_is_wanted_again_is_that_of_its_place_in_the_order():
+    """As after a switch of the mode: the robot no longer knows what was pushed."""
+    executor, machine, plan, index = taught()
+    ahead = plan.ahead(4, writes=True)
+    assert ahead == len(plan) - 4
+    pushed = executor.batch(until_wait(plan, index, ahead))
+    before = {r.index: bytes(r.payload) for r in pushed if r.flags == RESULT_AHEAD}
+    assert set(before) == {index + 4, index + 7, index + 8}
+    assert machine.launches == 4
+    again, told = executor.batch(pack_reference(1, 4, 1, index + 4, 1, [mark(0, 3)], [], b""))
+    assert told.flags == RESULT_UNDONE
+    assert (again.index, again.flags, bytes(again.payload)) == (index + 4, 0, before[index + 4])
+    assert executor.statistics()["ahead_restores"] == 1
+    rest = executor.batch(
+        pack_reference(1, 5, 4, index + 5, 1, [mark(2, 3), mark(3, 3)], [], b"")
+    )
+    assert {r.index: bytes(r.payload) for r in rest} == {
+        index + 7: before[index + 7], index + 8: before[index + 8]
+    }  # fmt: skip
+    assert machine.launches == 6
+
+
+def test_a_batch_that_is_there_stops_the_guessing_and_the_robot_is_told():
+    executor, machine, plan, index = taught(busy=True)
+    results = executor.batch(until_wait(plan, index, len(plan) - 4))
+    assert [(r.index, r.status, r.flags) for r in results] == [
+        (index + 3, 0, 0),
+        (index + 4, 0, RESULT_AHEAD),
+        (index + 5, int(CUresult.NOT_READY), RESULT_AHEAD),
+    ]
+    assert machine.launches == 2
+
+
+@pytest.mark.parametrize(
+    ("ahead", "worth_us", "fits"),
+    [(1, 0, True), (2, 0, False), (5, 0, False), (5, 10, True), (6, 10, False), (65535, 9, False)],
+)
+def test_more_ahead_than_the_plan_allows_is_refused_whole(ahead, worth_us, fits):
+    executor, machine, plan, index = taught()
+    executor.batch(until_wait(plan, index, ahead, worth_us))
+    assert (executor.sticky == 0) == fits
+    assert (machine.launches > 0) == fits
+    if not fits:
+        assert "executed ahead" in executor.malformed
+
+
+def test_a_mark_says_of_calls_that_read_alone_that_they_may_have_been_answered():
+    executor, machine, _, index = taught()
+    executor.batch(pack_reference(1, 0, 4, index, 1, [mark(1, 2 | FLAG_AHEAD)], [], bytes(64)))
+    assert "but it writes" in executor.malformed
+    assert machine.launches == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "payload"),
+    [(RESULT_AHEAD, 1, b""), (RESULT_AHEAD | 1, 0, b""), (RESULT_UNDONE, 0, b"1234567"),
+     (RESULT_AHEAD, int(CUresult.NOT_READY), b"12345678")],
+)  # fmt: skip
+def test_results_ahead_that_no_server_sends_are_refused(flags, status, payload):
+    loop = Loop(random.Random(1), "reads")
+    loop.down.append(pack_result(5, status, payload, flags))
+    with pytest.raises(ProtocolError):
+        loop.deliver()
+
+
+def test_a_server_that_pushes_unasked_is_refused():
+    loop = Loop(random.Random(1), "off")
+    loop.down.append(pack_result(5, 0, b"", RESULT_AHEAD))
+    with pytest.raises(ProtocolError, match="without run_ahead"):
+        loop.deliver()
+
+
+def test_a_result_that_nobody_expects_any_more_is_dropped():
+    results = AheadResults(writes=False)
+    results.announce(10, 3)
+    assert results.take(10, waited=True) is None
+    results.drop()
+    late, early = (pack_result(i, 0, b"x" * 8, RESULT_AHEAD) for i in (10, 11))
+    record = results.arrived(next(iter_results(late)), late)
+    assert next(iter_results(record)).flags == 0, "it was called before the program turned away"
+    assert results.arrived(next(iter_results(early)), early) is None
+    assert not results.may(12), "no number is announced twice"
+    assert results.may(13)
