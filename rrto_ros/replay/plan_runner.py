@@ -165,11 +165,6 @@ class PlanRunner:
             return None
         return record, run, ahead.plan.plan.answers[position]
 
-    def together(self, index: int) -> bool:
-        """Whether the result of a call may wait for what is executed ahead right after it."""
-        ahead = self.ahead
-        return ahead.plan is not None and index + 1 == ahead.index and ahead.done < ahead.wanted
-
     def statistics(self) -> dict[str, int]:
         """Plans held and defined, their bytes, references and the calls in them."""
         return {
