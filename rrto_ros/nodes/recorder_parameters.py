@@ -10,7 +10,7 @@ from rclpy.node import Node
 
 from rrto_ros.errors import ConfigError
 from rrto_ros.replay.plan import MAX_PLAN_CALLS
-from rrto_ros.replay.replayer import ReplayOptions
+from rrto_ros.replay.replayer import RUN_AHEAD, ReplayOptions
 from rrto_ros.search import ALGORITHMS
 from rrto_ros.transport.link import MAX_MESSAGE_BYTES, RECEIVE_WINDOW
 from rrto_ros.transport.port import topic
@@ -35,6 +35,7 @@ SESSION_PARAMETERS = (
     "min_length",
     "max_length",
     "drop_plans_after",
+    "run_ahead",
 )
 """Parameters that may be changed at any time and hold for later sessions."""
 
@@ -145,6 +146,13 @@ def declare_parameters(node: Node) -> None:
         (1, 1_000_000),
     )  # fmt: skip
     _declare(
+        node, "run_ahead", "reads",
+        "Mode replay: what the server may execute before the program calls it, so that an "
+        "inference which waits several times costs one round trip: off; reads (calls that only "
+        "read); auto (also calls that write, which are undone if the program does something "
+        "else, where that is cheaper than the round trips saved)." + _LATER,
+    )  # fmt: skip
+    _declare(
         node, "max_sessions", 32, "Programs served at once; others are refused.", (1, 256),
         read_only=True,
     )  # fmt: skip
@@ -195,6 +203,9 @@ def session_config(node: Node, changed: dict[str, Any] | None = None) -> Session
     search = str(value("search"))
     if search not in ALGORITHMS:
         raise ConfigError(f"search {search!r} is none of {', '.join(ALGORITHMS)}")
+    run_ahead = str(value("run_ahead"))
+    if run_ahead not in RUN_AHEAD:
+        raise ConfigError(f"run_ahead {run_ahead!r} is none of {', '.join(RUN_AHEAD)}")
     shortest, longest = int(value("min_length")), int(value("max_length"))
     if shortest > longest:
         raise ConfigError(f"min_length {shortest} is above max_length {longest}")
@@ -219,5 +230,6 @@ def session_config(node: Node, changed: dict[str, Any] | None = None) -> Session
             shortest,
             longest,
             int(value("drop_plans_after")),
+            run_ahead=run_ahead,
         ),
     )
