@@ -54,7 +54,9 @@ def main() -> None:
                 seconds = time.perf_counter() - started
                 busy = device.statistics()["busy_s"] - busy
                 answer = struct.pack("<2d", seconds, busy) + out.tobytes()
-            port.publish_results(ResultsMessage(message.session, 0, 0, 0, (), 0, answer))
+            port.publish_results(
+                ResultsMessage(message.session, message.sequence, 0, 0, (), 0, answer)
+            )
     finally:
         port.close()
         device.close()

@@ -34,9 +34,9 @@ class DirectClient:
 
         from rrto_ros.transport.ros_port import RosRobotPort
 
-        self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
         self._port = RosRobotPort(
-            None, robot, lambda message: self._answers.put(bytes(message.data)), "direct_client"
+            None, robot, lambda m: self._answers.put((m.sequence, bytes(m.data))), "direct_client"
         )
         self.session = os.urandom(16)
         self.messages = self.sent = self.received = 0
@@ -45,7 +45,7 @@ class DirectClient:
         end = time.monotonic() + ANSWER_S
         while time.monotonic() < end:
             # What is sent before the topics are matched is lost.
-            self._publish(b"")
+            self._publish(0, b"")
             try:
                 self._answers.get(timeout=0.5)
             except queue.Empty:
@@ -53,19 +53,20 @@ class DirectClient:
             break
         else:
             raise SystemExit("the direct server does not answer")
-        while not self._answers.empty():
-            self._answers.get()
 
-    def _publish(self, data: bytes) -> None:
+    def _publish(self, number: int, data: bytes) -> None:
         from rrto_ros.transport.port import CallsMessage
 
-        self._port.publish_calls(CallsMessage(self.session, 0, 0, 0, data))
+        self._port.publish_calls(CallsMessage(self.session, number, 0, 0, data))
 
     def __call__(self, given: Array) -> Array:
         data = given.tobytes()
-        self._publish(data)
-        answer = self._answers.get(timeout=ANSWER_S)
         self.messages += 1
+        self._publish(self.messages, data)
+        number = 0
+        while number != self.messages:
+            # An answer to what was sent at the start may still come.
+            number, answer = self._answers.get(timeout=ANSWER_S)
         self.sent += len(data)
         self.received += len(answer)
         compute_s, device_s = np.frombuffer(answer, np.float64, 2)

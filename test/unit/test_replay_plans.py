@@ -9,9 +9,9 @@ import struct
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.segment_row import Row
 
 from rrto_ros.api.codec import PLAN_REF_OP, iter_calls, iter_headers, iter_results, pack_call
-from rrto_ros.devices.protocol import MemcpyNode, MemsetNode
 from rrto_ros.errors import ProtocolError
 from rrto_ros.evaluation.synthetic import Call, Model, Program, interleave
 from rrto_ros.record.templates import CallTemplate
@@ -116,35 +116,10 @@ def expanded(batches):
     return [bytes(record) for batch in batches for record in reader.read(batch)]
 
 
-class Row:
-    """Calls that the log's device executes as one."""
-
-    def __init__(self, device, calls):
-        self.device = device
-        self.calls = list(calls)
-        self.position = 0
-
-    def run(self, first, last, changed, index, page):
-        assert first < last <= len(self.calls)
-        assert page == 0
-        for k, call in changed.items():
-            self.calls[k] = call
-        for self.position in range(first, last):
-            work, stream, _ = vars(self.calls[self.position]).values()
-            if isinstance(work, MemcpyNode):
-                self.device.memcpy_dtod(work.dst, work.src, work.bytes, stream)
-            elif isinstance(work, MemsetNode):
-                self.device.memset(work, stream)
-            else:
-                self.device.launch(work, stream)
-        self.device.rows += 1
-
-
 class Log:
     """A device that writes down what it is told."""
 
     info = type("Info", (), {"arena_bytes": 1 << 40, "compute_capability": (8, 0)})
-    rows = 0
 
     def __init__(self):
         self.lines = []
