@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rrto_ros.devices.cpu.passes.cfg import build_blocks, destinations, sources
+from rrto_ros.devices.cpu.passes.constants import constant_barriers
 from rrto_ros.devices.cpu.passes.inline import inline_calls
 from rrto_ros.devices.cpu.passes.layout import (
     KernelLayout,
@@ -119,6 +120,7 @@ def _analysed(
     layout = layout_kernel(function, module, module_layout)
     blocks = build_blocks(function)
     registers = rename_local(blocks, function.regs)
+    constant_barriers(blocks)
     regions = split(blocks, kernel_params)
     instrs = [i for b in regions.blocks for i in b.instrs]
     carry = any("cc" in i.mods or i.op in ("addc", "subc", "madc") for i in instrs)

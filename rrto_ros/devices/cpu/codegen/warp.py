@@ -247,7 +247,7 @@ def reduce_warp(e: Emitter, instr: ast.Instr) -> None:
 
 
 @emits("bar", "barrier", forms=".sync .red.popc .red.and .red.or .arrive .warp.sync .cta; every "
-       "thread of the block takes part, or the number of threads that an immediate says; .red "
+       "thread of the block takes part, or the number of threads that a constant says; .red "
        "always takes the whole block")
 def block_barrier(e: Emitter, instr: ast.Instr) -> None:
     """bar.arrive is counted; bar.red combines the predicates of the block."""
