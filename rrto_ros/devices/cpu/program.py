@@ -19,6 +19,7 @@ from rrto_ros.devices.cpu.passes.loops import bounded_edges
 from rrto_ros.devices.cpu.passes.regions import Regions, split
 from rrto_ros.devices.cpu.passes.registers import register_types
 from rrto_ros.devices.cpu.passes.rename import rename_local
+from rrto_ros.devices.cpu.passes.reorder import loads_last
 from rrto_ros.devices.cpu.passes.uniform import VectorPlan, plan_vectors
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.parser import parse_module
@@ -121,6 +122,7 @@ def _analysed(
     blocks = build_blocks(function)
     registers = rename_local(blocks, function.regs)
     constant_barriers(blocks)
+    loads_last(blocks)
     regions = split(blocks, kernel_params)
     instrs = [i for b in regions.blocks for i in b.instrs]
     carry = any("cc" in i.mods or i.op in ("addc", "subc", "madc") for i in instrs)

@@ -135,7 +135,7 @@ class Emitter:
             if affine.stride:
                 value = b.binary("add", value, self._steps(affine.stride, value.type))
         else:
-            root = self._root(name)
+            root = self.root(name)
             end = b.binary("add", root, self._steps(affine.root, "i32"))
             moved = b.binary("sub", b.resize(end, "i64", affine.signed),
                              b.resize(root, "i64", affine.signed))
@@ -147,7 +147,7 @@ class Emitter:
         items = ", ".join(f"{type_} {const(i * step, type_).text}" for i in range(self.b.lanes))
         return Val(f"<{items}>", type_, True)
 
-    def _root(self, name: str) -> Val:
+    def root(self, name: str) -> Val:
         """What lane 0 held before it was widened."""
         out = self.b.name("root")
         self.b.line(f"{out} = load i32, ptr {self.roots[name]}")
@@ -161,7 +161,7 @@ class Emitter:
             elif isinstance(operand, ast.Reg) and operand.name in self.affine:
                 known = self.affine[operand.name]
                 if not known.exact:
-                    value = self._root(operand.name)
+                    value = self.root(operand.name)
                 elif known.stride and self._slot(operand.name)[1] == "i32":
                     value = self._stored(operand.name)
             if value is not None:
@@ -169,7 +169,7 @@ class Emitter:
         if value is None:
             raise AssertionError(f"{name} was widened from nothing")
         if self.mask is not None:
-            value = self.b.select(self.mask, value, self._root(name))
+            value = self.b.select(self.mask, value, self.root(name))
         self.b.line(f"store i32 {value.text}, ptr {self.roots[name]}")
 
     def _stored(self, name: str) -> Val:
@@ -390,7 +390,7 @@ class Emitter:
         if affine.exact:
             return pointer, None
         b = self.b
-        root, distance = self._root(name), affine.root * (b.lanes - 1)
+        root, distance = self.root(name), affine.root * (b.lanes - 1)
         end = b.binary("add", root, const(distance, "i32"))
         moved = b.binary("sub", b.resize(end, "i64", affine.signed),
                          b.resize(root, "i64", affine.signed))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rrto_ros.devices.cpu.codegen import warp
 from rrto_ros.devices.cpu.codegen.builder import Val, const
+from rrto_ros.devices.cpu.codegen.columns import load_columns
 from rrto_ros.devices.cpu.codegen.emitter import U32, Emitter
 from rrto_ros.devices.cpu.passes.affine import Affine
 from rrto_ros.devices.cpu.passes.cfg import Block, destinations, gives_result, sources
@@ -92,9 +93,22 @@ class RegionCode:
         for index in self.region.blocks:
             block = self.program.regions.blocks[index]
             e.begin_block(self._label(index))
-            for instr in block.instrs:
-                e.emit(instr)
+            self._instructions(e, block)
             self._terminate(e, block, t)
+
+    def _instructions(self, e: Emitter, block: Block) -> None:
+        plan = self.kernel.vector
+        groups = plan.columns.get(block.index, ()) if plan is not None and self.lanes > 1 else ()
+        done: set[int] = set()
+        for position, instr in enumerate(block.instrs):
+            if position in done:
+                continue
+            group = next((g for g in groups if position in g.positions), None)
+            if group is None:
+                e.emit(instr)
+                continue
+            load_columns(e, [block.instrs[p] for p in group.positions], group)
+            done.update(group.positions)
 
     def _label(self, block: int) -> str:
         return f"{self.prefix}_b{block}"

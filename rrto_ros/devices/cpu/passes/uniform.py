@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 from rrto_ros.devices.cpu.passes.affine import Affine, AffineFinder
 from rrto_ros.devices.cpu.passes.cfg import Block, destinations, live_in, sources
+from rrto_ros.devices.cpu.passes.columns import ColumnFinder, Columns
 from rrto_ros.devices.cpu.passes.regions import Regions
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES
 
 # A gather costs about as much as this many vector instructions; below, scalar code wins.
 _INSTRUCTIONS_PER_GATHER = 40
+_INSTRUCTIONS_PER_GROUP = 2
 _NO_VECTOR = frozenset({"shfl", "vote", "match", "activemask", "redux", "mma",
                         "ldmatrix", "wmma", "bar", "barrier", "addc", "subc", "madc"})
 _LANE_SPECIALS = frozenset(f"lanemask_{m}" for m in ("eq", "lt", "le", "ge", "gt"))
@@ -33,12 +35,14 @@ class VectorPlan:
         varying: Registers that hold one value per lane.
         affine: Those of them that one value stands for.
         diverging: Blocks that end in a branch on a varying condition.
+        columns: Block -> loads in it that are done together.
     """
 
     lanes: int
     varying: frozenset[str]
     affine: dict[str, Affine]
     diverging: frozenset[int]
+    columns: dict[int, tuple[Columns, ...]]
 
 
 def plan_vectors(
@@ -62,11 +66,17 @@ def plan_vectors(
         return None
     row = block[0] % lanes == 0 or block[1] * block[2] == 1
     steps = {"laneid": 1, **({"tid.x": 1} if row and block[0] > 1 else {})}
-    affine = AffineFinder(instrs, types, varying, steps, specials, private).run()
+    finder = AffineFinder(instrs, types, varying, steps, specials, private)
+    affine = finder.run()
+    together = ColumnFinder(finder, affine)
+    columns = {b.index: found for b in regions.blocks if (found := together.run(b))}
+    groups = sum(map(len, columns.values()))
     scattered = sum(_is_scattered(i, varying, affine) for i in instrs)
-    if scattered * _INSTRUCTIONS_PER_GATHER > len(instrs):
+    scattered -= sum(len({p for g in found for p in g.positions}) for found in columns.values())
+    cost = scattered * _INSTRUCTIONS_PER_GATHER + groups * _INSTRUCTIONS_PER_GROUP
+    if cost > len(instrs):
         return None
-    return VectorPlan(lanes, varying, affine, diverging)
+    return VectorPlan(lanes, varying, affine, diverging, columns)
 
 
 def _is_scattered(
