@@ -47,7 +47,8 @@ def _reordered(stretch: list[ast.Instr]) -> list[ast.Instr]:
     read: set[str] = set()
     for instr in stretch:
         inputs, outputs = sources(instr), destinations(instr)
-        waits = instr.op == "ld" or any(n in written for n in inputs) or any(
+        # Parameters are what addresses are made of.
+        waits = (instr.op == "ld" and "param" not in instr.mods) or any(n in written for n in inputs) or any(
             n in written or n in read for n in outputs)
         if waits:
             late.append(instr)
