@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.emitter import Emitter
+from rrto_ros.devices.cpu.codegen.table import emit
 from rrto_ros.devices.cpu.passes.columns import WIDTH, Columns, strided_type
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import PtxType
@@ -20,7 +21,7 @@ def load_columns(e: Emitter, instrs: Sequence[ast.Instr], group: Columns) -> Non
 
     def apart() -> list[Val]:
         for instr in instrs:
-            e.emit(instr)
+            emit(e, instr)
         return [e.read(instr.args[0], kind) for instr in instrs]
 
     e.instr, e.mask, e.first = instrs[0], None, False

@@ -7,7 +7,6 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 
 from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
-from rrto_ros.devices.cpu.codegen.table import emitter_for, unsupported
 from rrto_ros.devices.cpu.passes.affine import Affine
 from rrto_ros.devices.cpu.passes.layout import KernelLayout
 from rrto_ros.devices.cpu.ptx import ast
@@ -24,6 +23,12 @@ SPECIAL_REGISTERS = (
     "total_smem_size", "is_explicit_cluster", "cluster_ctaid.x",
 )
 """What special_value knows, as the support page names it."""
+
+
+def unsupported(instr: ast.Instr, why: str = "") -> PtxError:
+    """The error for an instruction, or a form of it, that no emitter covers."""
+    detail = f" ({why})" if why else ""
+    return PtxError(f"line {instr.line}: instruction {instr.text} is not supported{detail}")
 
 
 class Emitter:
@@ -89,30 +94,6 @@ class Emitter:
         yield
         self._known, self._spread, self.first = known, spread, first
 
-    def emit(self, instr: ast.Instr) -> None:
-        """Emits one instruction.
-
-        Raises:
-            PtxError: The instruction or this form of it is not supported.
-        """
-        function = emitter_for(instr.op)
-        if function is None:
-            raise unsupported(instr)
-        self.instr = instr
-        self.mask = None
-        if instr.guard is not None:
-            self.mask = self.predicate(instr.guard, instr.guard_negated)
-        target = instr.args[0] if instr.args else None
-        self.first = isinstance(target, ast.Reg) and target.name in self.affine
-        try:
-            function(self, instr)
-        except (IndexError, KeyError, ValueError, AttributeError, TypeError) as error:
-            raise unsupported(instr, f"malformed: {error!r}") from error
-        if self.first and isinstance(target, ast.Reg) and target.name in self.roots:
-            self._put_root(target.name, instr)
-        self.mask = None
-        self.first = False
-
     def predicate(self, reg: ast.Reg, negated: bool) -> Val:
         value = self.read(reg, PRED)
         return self.b.binary("xor", value, const(1, "i1")) if negated else value
@@ -153,7 +134,7 @@ class Emitter:
         self.b.line(f"{out} = load i32, ptr {self.roots[name]}")
         return Val(out, "i32")
 
-    def _put_root(self, name: str, instr: ast.Instr) -> None:
+    def put_root(self, name: str, instr: ast.Instr) -> None:
         value = None
         for operand in instr.args[1:]:
             if isinstance(operand, ast.Special) and operand.name in ("tid.x", "laneid"):

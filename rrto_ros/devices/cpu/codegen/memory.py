@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.checks import checked
 from rrto_ros.devices.cpu.codegen.columns import dealt
-from rrto_ros.devices.cpu.codegen.emitter import U64, Emitter
-from rrto_ros.devices.cpu.codegen.table import emits, unsupported
+from rrto_ros.devices.cpu.codegen.emitter import U64, Emitter, unsupported
+from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.passes.columns import WIDTH, strided_type
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType

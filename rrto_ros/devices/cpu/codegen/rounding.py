@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from rrto_ros.devices.cpu.codegen.builder import Val, const
-from rrto_ros.devices.cpu.codegen.emitter import Emitter
-from rrto_ros.devices.cpu.codegen.table import unsupported
+from rrto_ros.devices.cpu.codegen.emitter import Emitter, unsupported
 from rrto_ros.devices.cpu.ptx.types import PtxType
 
 ZERO = {"half": "0xH0000", "float": "0.0", "double": "0.0"}

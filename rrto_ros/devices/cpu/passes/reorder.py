@@ -48,9 +48,10 @@ def _reordered(stretch: list[ast.Instr]) -> list[ast.Instr]:
     for instr in stretch:
         inputs, outputs = sources(instr), destinations(instr)
         # Parameters are what addresses are made of.
-        waits = (instr.op == "ld" and "param" not in instr.mods) or any(n in written for n in inputs) or any(
-            n in written or n in read for n in outputs)
-        if waits:
+        is_data = instr.op == "ld" and "param" not in instr.mods
+        if is_data or any(n in written for n in inputs) or any(
+            n in written or n in read for n in outputs
+        ):
             late.append(instr)
             written.update(outputs)
             read.update(inputs)
