@@ -126,6 +126,7 @@ class Executor:
         self._wanted: dict[bytes, tuple[int, int]] = {}
         self._arrived: dict[bytes, bytes] = {}
         self._results: list[bytes] = []
+        self._awaited = False
         self._last_index = 0
         self._last_reply = 0
         self._sticky = 0
@@ -236,6 +237,9 @@ class Executor:
                 if step is None:
                     return
                 pending.step = step
+            if self._awaited and flush is not None:
+                # Not before: what the last call of a batch made is sent with the batch's end.
+                flush(self._take_results())
             header = step.header
             if header.index <= self._last_index:
                 raise ProtocolError(
@@ -246,8 +250,8 @@ class Executor:
             else:
                 self._call(step.record or decode_call(pending.view, header), header, step.run)
             self._last_index = header.index
-            if header.flags & FLAG_WAITED and flush is not None and self._results:
-                flush(self._take_results())
+            if header.flags & FLAG_WAITED and self._results:
+                self._awaited = True
             step = None
 
     def _steps(self, pending: _Pending) -> Iterator[Step]:
@@ -323,6 +327,7 @@ class Executor:
 
     def _take_results(self) -> bytes:
         results = self._results
+        self._awaited = False
         if len(results) == 1:
             out = results[0]
         else:
