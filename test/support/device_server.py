@@ -16,11 +16,12 @@ class DeviceServer(EchoServer):
 
     Args:
         on_results: Where results go.
+        cache_dir: Of compiled kernels, None for the user's.
         **options: Of `EchoServer`.
     """
 
-    def __init__(self, on_results, **options):
-        self.device = CpuDevice(limit_bytes=1 << 28)
+    def __init__(self, on_results, *, cache_dir=None, **options):
+        self.device = CpuDevice(limit_bytes=1 << 28, cache_dir=cache_dir)
         self.executor = Executor(self.device)
         self.reader = LiteralReader()
         self.records = []
