@@ -28,6 +28,7 @@ from rrto_ros.api.codec import (
 )
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError, UnavailableError
+from rrto_ros.replay.plan_store import PlanMemory, PlanStore, program_names
 from rrto_ros.replay.replayer import ReplayState
 from rrto_ros.transport.blob_references import BlobReferences
 from rrto_ros.transport.inferences import InferenceCost
@@ -71,16 +72,23 @@ class RobotSession:
         hello: What the program said.
         config: Settings; the mode may change later (`set_mode`).
         port: The way to the server.
+        plans: Plans of earlier starts; None for none.
     """
 
     def __init__(
-        self, connection: socket.socket, hello: Hello, config: SessionConfig, port: RobotPort
+        self,
+        connection: socket.socket,
+        hello: Hello,
+        config: SessionConfig,
+        port: RobotPort,
+        plans: PlanStore | None = None,
     ) -> None:
         self.id = uuid.uuid4().bytes
         self.hello = hello
         self._connection = connection
         self._config = config
         self._port = port
+        self._plans = plans
         self._mode = config.mode
         self._phase = "opening"
         self._error = ""
@@ -192,7 +200,11 @@ class RobotSession:
             self._receiver = MessageReceiver(max_message_bytes=answer.max_message_bytes)
             if config.blob_references:
                 self._blobs = BlobReferences(answer.known_blobs, config.blob_min_bytes)
-            self._out = Outgoing(config, self._blobs, self._totals)
+            memory: PlanMemory | None = None
+            if self._plans is not None:
+                names = program_names(hello.program, answer.info.arena_base)
+                memory = PlanMemory(self._plans, names)
+            self._out = Outgoing(config, self._blobs, self._totals, memory)
             self._device = answer.info.kind
             self._heard = self._spoke = now
             self._phase = "open"
@@ -347,6 +359,8 @@ class RobotSession:
                 self._ring.close()
             os.close(self._wake)
         self._connection.close()
+        if self._ring is not None:
+            self._out.replayer.end()
         if self._opened:
             self._port.close_session(self.id, reason)
         return final

@@ -208,3 +208,36 @@ def test_a_bag_of_a_replay_gives_the_same_results_in_a_fresh_server(rig, tmp_pat
     code, text = rrto(rig, "analyze", tmp_path / "bag")
     assert code == 0, text
     assert f"{LAUNCHES + 2} calls" in text, "the search finds in the bag what it found live"
+
+
+def test_a_second_start_is_replayed_from_its_first_inference(rig):
+    robot = Robot(rig, recorder=LITERAL)
+    program = ("infer.py", 12, "--launches", LAUNCHES)
+    learnt, before = robot.run(*program)
+    assert 9 <= before["inferences"] < 12
+    again, report = robot.run(*program)
+    assert again["digest"] == learnt["digest"]
+    assert report["inferences"] == 12
+    assert report["deviations"] == 0
+    # A new recorder, as after the robot was switched off; other inputs.
+    robot.recorder.kill()
+    rig.recorder("replay", **LITERAL)
+    other, third = robot.run("infer.py", 12, "--launches", LAUNCHES, "--seed", 5)
+    assert third["inferences"] == 12
+    assert third["deviations"] == 0
+    robot.mode("batched")
+    plain, _ = robot.run("infer.py", 12, "--launches", LAUNCHES, "--seed", 5)
+    assert plain["digest"] == other["digest"] != learnt["digest"]
+
+
+@pytest.mark.parametrize("jit", [[], ["--jit"]], ids=["plain", "jit"])
+def test_a_network_that_starts_again_is_replayed_as_soon_as_it_repeats_itself(rig, jit):
+    """tinygrad's first calls are others with TinyJit: it captures in the second inference."""
+    rounds = 10
+    robot = Robot(rig, recorder=LITERAL)
+    learnt, before = robot.run("cnn_loop.py", rounds, *jit)
+    again, report = robot.run("cnn_loop.py", rounds, *jit)
+    assert again["digest"] == learnt["digest"]
+    assert report["inferences"] == rounds - (2 if jit else 0)
+    assert before["inferences"] < report["inferences"]
+    assert report["bytes_sent"] < before["bytes_sent"]
