@@ -305,6 +305,11 @@ class PlanMemory:
         }
 
 
+def memory_of(store: PlanStore | None, command: str, arena_base: int) -> PlanMemory | None:
+    """The memory of one session, if plans are kept; see `program_names`."""
+    return PlanMemory(store, program_names(command, arena_base)) if store is not None else None
+
+
 def _parse(data: bytes) -> tuple[list[_Entry], bool]:
     """The entries of a list, and whether threads walk on their own.
 

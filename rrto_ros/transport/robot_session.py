@@ -28,7 +28,7 @@ from rrto_ros.api.codec import (
 )
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError, UnavailableError
-from rrto_ros.replay.plan_store import PlanMemory, PlanStore, program_names
+from rrto_ros.replay.plan_store import PlanStore, memory_of
 from rrto_ros.replay.replayer import ReplayState
 from rrto_ros.transport.blob_references import BlobReferences
 from rrto_ros.transport.inferences import InferenceCost
@@ -53,7 +53,7 @@ from rrto_ros.transport.ring import (
     RingMemory,
     drain_eventfd,
 )
-from rrto_ros.transport.ring_socket import send_welcome
+from rrto_ros.transport.ring_socket import hung_up, send_welcome
 from rrto_ros.transport.session_status import SessionConfig, SessionSnapshot, check_mode
 
 ALIVE_PERIOD_S = 1.0
@@ -200,10 +200,7 @@ class RobotSession:
             self._receiver = MessageReceiver(max_message_bytes=answer.max_message_bytes)
             if config.blob_references:
                 self._blobs = BlobReferences(answer.known_blobs, config.blob_min_bytes)
-            memory: PlanMemory | None = None
-            if self._plans is not None:
-                names = program_names(hello.program, answer.info.arena_base)
-                memory = PlanMemory(self._plans, names)
+            memory = memory_of(self._plans, hello.program, answer.info.arena_base)
             self._out = Outgoing(config, self._blobs, self._totals, memory)
             self._device = answer.info.kind
             self._heard = self._spoke = now
@@ -262,7 +259,7 @@ class RobotSession:
                 consumer.awake()
             if self._wake in readable:
                 drain_eventfd(self._wake)
-            if socket_fd in readable and self._hung_up():
+            if socket_fd in readable and hung_up(self._connection):
                 self._last_words()
                 return ""
 
@@ -325,17 +322,6 @@ class RobotSession:
             self._lost = f"the server wants a blob of call {index}, which refers to none"
             return
         self._sender.push(record)
-
-    def _hung_up(self) -> bool:
-        try:
-            data = self._connection.recv(64)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        if data:
-            raise ProtocolError(f"{len(data)} bytes on the socket after HELLO")
-        return True
 
     def _last_words(self) -> None:
         """Send what the program called before it ended: its effects are part of the recording."""
