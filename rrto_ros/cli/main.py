@@ -38,6 +38,13 @@ def _whole(text: str | int) -> int:
         raise typer.BadParameter(f"got {text!r}, want a whole number") from None
 
 
+def _number(text: str | float) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"got {text!r}, want a number") from None
+
+
 Robot = Annotated[str, typer.Option(envvar="RRTO_ROBOT", help="Robot name: prefix of the topics.")]
 Domain = Annotated[
     int, typer.Option(parser=_whole, help="ROS domain; -1: as ROS_DOMAIN_ID says, else 0.")
@@ -208,6 +215,24 @@ def status(
     for table in (session_table(found), replay_table(found)):
         if table is not None:
             out.print(table)
+
+
+@app.command("top")
+def top_command(
+    robot: Robot = "robot",
+    domain: Domain = -1,
+    interval: Annotated[
+        float, typer.Option(parser=_number, help="Seconds from one view to the next.")
+    ] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Show one view and end.")] = False,
+) -> None:
+    """Watch recorder, server and their sessions until Ctrl-C."""
+    from rrto_ros.cli.console import out
+
+    with _client(robot, domain) as client:
+        from rrto_ros.cli.top import top
+
+        top(client, out, interval, once=once)
 
 
 @app.command()
