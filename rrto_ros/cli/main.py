@@ -52,6 +52,7 @@ Domain = Annotated[
 Device = Annotated[str, typer.Option(help="What the server computes on: cpu, gpu or null.")]
 Mode = Annotated[str, typer.Option(help="rpc, batched or replay.")]
 Level = Annotated[str, typer.Option(help="debug, info, warn, error or fatal.")]
+_FILES = "as the parameter files say"
 Input = Annotated[
     str, typer.Option("--input", help="Demo: picture, folder, video or bag; empty: built in.")
 ]
@@ -73,6 +74,52 @@ def up(
     mode: Mode = "batched",
     domain: Domain = -1,
     log_level: Level = "info",
+    search: Annotated[
+        str,
+        typer.Option(
+            help="Mode replay: operator_sequence or data_dependency.", show_default=_FILES
+        ),
+    ] = "",
+    min_repetitions: Annotated[
+        int,
+        typer.Option(
+            parser=_whole,
+            help="Mode replay: how often a sequence must have been seen.",
+            show_default=_FILES,
+        ),
+    ] = 0,
+    min_length: Annotated[
+        int,
+        typer.Option(
+            parser=_whole, help="Mode replay: shortest sequence, calls.", show_default=_FILES
+        ),
+    ] = 0,
+    max_length: Annotated[
+        int,
+        typer.Option(
+            parser=_whole, help="Mode replay: longest sequence, calls.", show_default=_FILES
+        ),
+    ] = 0,
+    drop_plans_after: Annotated[
+        int,
+        typer.Option(
+            parser=_whole,
+            help="Mode replay: a sequence left so often in a row rests.",
+            show_default=_FILES,
+        ),
+    ] = 0,
+    plan_cache_bytes: Annotated[
+        int,
+        typer.Option(
+            parser=_whole,
+            help="Mode replay: size of the sequences kept on disk; 0: none.",
+            show_default=_FILES,
+        ),
+    ] = -1,
+    plan_cache_directory: Annotated[
+        str,
+        typer.Option(help="Mode replay: where sequences are kept.", show_default=_FILES),
+    ] = "",
     params_file: Annotated[str, typer.Option(help="ROS parameter file (YAML) of your own.")] = "",
     demo: Annotated[bool, typer.Option(help="Also start camera and perception.")] = False,
     source: Input = "",
@@ -94,6 +141,13 @@ def up(
         mode=mode,
         domain=domain,
         log_level=log_level,
+        search=search,
+        min_repetitions=min_repetitions,
+        min_length=min_length,
+        max_length=max_length,
+        drop_plans_after=drop_plans_after,
+        plan_cache_bytes=plan_cache_bytes,
+        plan_cache_directory=plan_cache_directory,
         params_file=params_file,
         demo=demo,
         input=source,
