@@ -255,15 +255,19 @@ class OperatorSequenceSearch:
             yield from numbers_of(stream.segments.classes.values())
             yield from stream.lane.exact
 
-    def update(self) -> bool:
+    def update(self, *, last: bool = False) -> bool:
         """Look at the calls that were logged since the last time.
+
+        Args:
+            last: No others will come: what comes after the last sync point counts too.
 
         Returns:
             Whether `found` may have other sequences than before (counts apart).
         """
         log = self.log
         pending = log.end - self._next
-        if not pending or (pending < _PATIENCE and log.kinds[-1] not in _OBSERVES):
+        early = pending < _PATIENCE and not last and log.kinds[-1] not in _OBSERVES
+        if not pending or early:
             return False  # nothing can be decided before the program observes something
         if self._next < log.base:
             self._lost_calls += log.base - self._next
