@@ -123,30 +123,30 @@ class MappedArena:
             CudaError: OUT_OF_MEMORY; the arena is then as before.
         """
         first, last = self._granules(address, size)
+        gaps = self._gaps(first, last)
+        # In use from here on, so that a trim for the gaps does not take what is already there.
+        used = self._touched(first, last)
+        for piece in used:
+            self._occupy(piece)
         made: list[_Piece] = []
         try:
-            for start, end in self._gaps(first, last):
-                parts = self._split(start, end, address, address + size)
-                # Not a comprehension: what was mapped before a failure is unmapped again.
-                for first_byte, end_byte in parts:
-                    piece = self._map(first_byte, end_byte)
+            for gap in gaps:
+                for start, end in self._split(*gap, address, address + size):
+                    piece = self._map(start, end)
                     made.append(piece)
         except CudaError:
+            for piece in used:
+                self._leave(piece)
             for piece in made:
                 self._unmap(piece)
             raise
-        for piece in self._touched(first, last):
-            piece.users += 1
-            if self._idle.pop(piece.start, None) is not None:
-                self._idle_bytes -= piece.end - piece.start
+        for piece in made:
+            self._occupy(piece)
 
     def release(self, address: int, size: int) -> None:
         """The allocation is gone; its memory may be used anew or given back."""
         for piece in self._touched(*self._granules(address, size)):
-            piece.users -= 1
-            if piece.users == 0:
-                self._idle[piece.start] = piece
-                self._idle_bytes += piece.end - piece.start
+            self._leave(piece)
         if self._idle_bytes > self._keep:
             self._trim(self._keep)
 
@@ -163,6 +163,17 @@ class MappedArena:
         if self._size:
             self._driver.call_anyway("cuMemAddressFree", self._pointer(self._base), self._size)
         self._size = 0
+
+    def _occupy(self, piece: _Piece) -> None:
+        piece.users += 1
+        if self._idle.pop(piece.start, None) is not None:
+            self._idle_bytes -= piece.end - piece.start
+
+    def _leave(self, piece: _Piece) -> None:
+        piece.users -= 1
+        if piece.users == 0:
+            self._idle[piece.start] = piece
+            self._idle_bytes += piece.end - piece.start
 
     def _reserve(self, base: int, size: int, limit: int) -> tuple[int, int]:
         def rounded(count: int) -> int:

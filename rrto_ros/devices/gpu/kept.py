@@ -85,9 +85,10 @@ class KeptCopies:
             CudaError: INVALID_VALUE for what is not allocated; OUT_OF_MEMORY if the copies
                 would take too much: then do not run ahead.
         """
-        wanted = merged(ranges)
-        for address, size in wanted:
-            self._allocations.check(address, min(size, 1))
+        asked = list(ranges)
+        for address, size in asked:
+            self._allocations.check(address, size)
+        wanted = merged(asked)
         total = sum(-(-size // _ALIGNMENT) * _ALIGNMENT for _, size in wanted)
         block = self._block(total) if total else 0
         self._streams.join(stream, self._streams.dirty - {stream})

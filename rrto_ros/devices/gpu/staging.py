@@ -19,6 +19,7 @@ UPLOAD_BYTES = 16 << 20
 DOWNLOAD_BYTES = 8 << 20
 _ALIGNMENT = 256
 _NO_TIMING = 2
+_MOST_PENDING = 128
 
 
 class _Pinned:
@@ -78,6 +79,8 @@ class Uploads:
         for at in range(0, len(data), self._piece):
             part = data[at : at + self._piece]
             size = len(part)
+            if len(self._pending) >= _MOST_PENDING:
+                self._free_oldest()
             start = self._take(size)
             self._ring.view[start : start + size] = part
             self._driver.call(
