@@ -42,6 +42,8 @@ class FakeCuda(ExecutionCalls, GraphCalls):
         taken: Bases that cannot be reserved.
         launched: (kernel name, grid, block, shared bytes, argument bytes), when it runs.
         broken: CUresult that everything gets, 0 while the context is sound.
+        slow: Streams whose work never ends.
+        asked: Work that was asked for once; the second question finds it done.
     """
 
     def __init__(self, *, virtual_memory=True, memory_bytes=8 << 30, version=12080):
@@ -53,6 +55,7 @@ class FakeCuda(ExecutionCalls, GraphCalls):
         self.broken = 0
         self.contexts = 0
         self.slow = set()
+        self.asked = set()
         self.memory = FakeMemory()
         self.queue = FakeQueue()
         self._virtual, self._bytes, self._version = virtual_memory, memory_bytes, version

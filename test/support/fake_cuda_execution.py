@@ -148,10 +148,13 @@ class ExecutionCalls:
 
     @checked
     def cuStreamQuery(self, hStream):
-        if self.queue.stream_done(int(hStream)):
+        waits = self.queue.entry(int(hStream))
+        if all(work.done for work in waits):
             return OK
-        if int(hStream) not in self.slow:
-            self.queue.finish_stream(int(hStream))  # is done the next time
+        if int(hStream) not in self.slow and self.asked.issuperset(waits):
+            self.queue.finish_stream(int(hStream))
+            return OK
+        self.asked.update(waits)
         return NOT_READY
 
     @checked
@@ -186,7 +189,10 @@ class ExecutionCalls:
         recorded = self._alive[hEvent]
         if recorded is None or recorded.done:
             return OK
-        self.queue.finish(recorded)
+        if recorded in self.asked:
+            self.queue.finish(recorded)
+            return OK
+        self.asked.add(recorded)
         return NOT_READY
 
     @checked

@@ -75,9 +75,6 @@ class FakeQueue:
         for work in self.entry(stream):
             self.finish(work)
 
-    def stream_done(self, stream):
-        return all(work.done for work in self.entry(stream))
-
     def finish_all(self):
         for work in reversed(self.work):
             self.finish(work)

@@ -275,5 +275,6 @@ class TestReuse:
             device.mem_alloc(base, 64, 0)
             device.stream_create(7, 1, 0)
             device.memcpy_htod(base, (12).to_bytes(4, "little"), 7)
+            device.stream_synchronize(7)
             device.ctx_synchronize()
             assert word(device, base) == 12
