@@ -4,12 +4,12 @@ import contextlib
 import struct
 
 import pytest
+from support.fake_cuda import FakeCuda
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.gpu.device import GpuDevice
 from rrto_ros.devices.protocol import Launch
 from rrto_ros.errors import CudaError
-from support.fake_cuda import FakeCuda
 
 PTX = b"""
 .version 7.5

@@ -151,7 +151,8 @@ class TestModules:
         cuda.variables.update(table=16, counter=4)
         text = (
             b".version 7.5\n.visible .global .align 4 .b8 table[16] = {1, 2};\n"
-            b".global .u32 counter; .extern .global .u32 outside;\n.const .f32 unknown = 0f0;\n" + PTX
+            b".global .u32 counter; .extern .global .u32 outside;\n"
+            b".const .f32 unknown = 0f0;\n" + PTX
         )
         with gpu(cuda) as (device, _):
             info = device.module_load(1, text)
@@ -184,7 +185,7 @@ class TestModules:
     def test_function_attributes_reach_the_driver(self, loaded):
         device, cuda, _ = loaded
         device.function_set_attribute(1, ADD, 8, 96 << 10)
-        name, (function, attribute, value) = cuda.calls[-1]
+        name, (_, attribute, value) = cuda.calls[-1]
         assert (name, int(attribute), value) == ("cuFuncSetAttribute", 8, 96 << 10)
         refused(CUresult.INVALID_VALUE, device.function_set_attribute, 1, ADD, 77, 0)
         refused(CUresult.INVALID_HANDLE, device.function_set_attribute, 1, 9, 8, 0)
@@ -266,7 +267,7 @@ class TestLaunches:
 
 class TestStreamsAndEvents:
     def test_the_default_streams_are_the_drivers(self, loaded):
-        device, cuda, base = loaded
+        device, cuda, _ = loaded
         for name in (0, 1, 2):
             device.launch(kernel(NONE), name)
         used = [int(a[8]) for name, a in cuda.calls if name == "cuLaunchKernel"]
@@ -364,10 +365,16 @@ class TestTelemetry:
 
         class FakeNvml:
             NVML_TEMPERATURE_GPU = 0
-            nvmlDeviceGetMemoryInfo = staticmethod(lambda handle: Memory)
-            nvmlDeviceGetUtilizationRates = staticmethod(lambda handle: Rates)
-            nvmlDeviceGetTemperature = staticmethod(lambda handle, sensor: 61)
             asked = None
+
+            def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802
+                return Memory
+
+            def nvmlDeviceGetUtilizationRates(self, handle):  # noqa: N802
+                return Rates
+
+            def nvmlDeviceGetTemperature(self, handle, sensor):  # noqa: N802
+                return 61
 
             def nvmlInit(self):  # noqa: N802
                 self.open = True
@@ -377,7 +384,6 @@ class TestTelemetry:
 
             def nvmlDeviceGetHandleByUUID(self, text):  # noqa: N802
                 self.asked = text
-
                 return object()
 
             def nvmlDeviceGetPowerUsage(self, handle):  # noqa: N802

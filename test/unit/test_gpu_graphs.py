@@ -257,7 +257,7 @@ class TestSegments:
         assert word(device, base) == chained(0, [1, 2, 3, 4, 6, 2, 3, 4])
 
     def test_a_fault_inside_is_the_sessions_end(self, loaded):
-        device, cuda, base = loaded
+        device, _, _ = loaded
         segment = device.prepare_segment(chain(0x10, [1, 2, 3, 4]))
         assert segment.run()
         refused(CUresult.ILLEGAL_ADDRESS, device.stream_synchronize, 0)
