@@ -8,8 +8,15 @@ from support.gpu import ADD, MIB, NONE, PTX, WRITE, gpu, kernel, refused, word
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.gpu.kept import merged
-from rrto_ros.devices.gpu.segments import RecordEvent, SegmentCall, WaitEvent
-from rrto_ros.devices.protocol import Launch, MemcpyNode, MemsetNode
+from rrto_ros.devices.gpu.replayed import MOST_GRAPHS
+from rrto_ros.devices.gpu.segment_graphs import GraphCall, RecordEvent, WaitEvent
+from rrto_ros.devices.protocol import (
+    Launch,
+    MemcpyNode,
+    MemsetNode,
+    SegmentCall,
+    SegmentDevice,
+)
 
 
 @pytest.fixture
@@ -22,7 +29,7 @@ def loaded():
 
 def chain(base, values, stream=0):
     """Each kernel's result depends on the one before: word = 3 * word + value."""
-    return [SegmentCall(kernel(ADD, base, v), stream) for v in values]
+    return [GraphCall(kernel(ADD, base, v), stream) for v in values]
 
 
 def chained(start, values):
@@ -98,10 +105,10 @@ class TestSegments:
     def test_a_segment_does_what_its_calls_do(self, loaded):
         device, cuda, base = loaded
         calls = [
-            SegmentCall(MemsetNode(base, 0, 0, 4, 1, 1), 0), *chain(base, [5, 6, 7]),
-            SegmentCall(MemcpyNode(base + 512, base, 4), 0), *chain(base, [8]),
+            GraphCall(MemsetNode(base, 0, 0, 4, 1, 1), 0), *chain(base, [5, 6, 7]),
+            GraphCall(MemcpyNode(base + 512, base, 4), 0), *chain(base, [8]),
         ]  # fmt: skip
-        segment = device.prepare_segment(calls)
+        segment = device.graphs.prepare(calls)
         assert segment.run()
         assert word(device, base + 512) == chained(0, [5, 6, 7])
         assert word(device, base) == chained(0, [5, 6, 7, 8])
@@ -109,7 +116,7 @@ class TestSegments:
 
     def test_a_second_run_builds_nothing(self, loaded):
         device, cuda, base = loaded
-        segment = device.prepare_segment(chain(base, range(6)))
+        segment = device.graphs.prepare(chain(base, range(6)))
         device.memset(MemsetNode(base, 0, 0, 4, 1, 1), 0)
         assert segment.run()
         before = len(cuda.calls)
@@ -122,7 +129,7 @@ class TestSegments:
 
     def test_changed_arguments_are_set_in_place_and_only_those(self, loaded):
         device, cuda, base = loaded
-        segment = device.prepare_segment(chain(base, [1, 2, 3, 4]))
+        segment = device.graphs.prepare(chain(base, [1, 2, 3, 4]))
         device.memset(MemsetNode(base, 0, 0, 4, 1, 1), 0)
         assert segment.run({2: kernel(ADD, base, 30)})
         before = len(cuda.calls)
@@ -133,15 +140,15 @@ class TestSegments:
     def test_the_words_of_one_run_hold_until_others_are_given(self, loaded):
         """A caller gives all varying words each time; the same ones cost no update."""
         device, cuda, base = loaded
-        segment = device.prepare_segment(chain(base, [1, 2, 3, 4]))
+        segment = device.graphs.prepare(chain(base, [1, 2, 3, 4]))
         for _ in range(3):
             assert segment.run({1: kernel(ADD, base, 9)})
         assert cuda.count("cuGraphExecKernelNodeSetParams") == 0
 
     def test_a_run_that_is_under_way_keeps_its_arguments(self, loaded):
         device, _, base = loaded
-        segment = device.prepare_segment(
-            [SegmentCall(kernel(WRITE, base + 4 * n, n), 0) for n in range(4)]
+        segment = device.graphs.prepare(
+            [GraphCall(kernel(WRITE, base + 4 * n, n), 0) for n in range(4)]
         )
         assert segment.run()
         assert segment.run({0: kernel(WRITE, base + 16, 50)})
@@ -150,7 +157,7 @@ class TestSegments:
 
     def test_few_calls_stay_single_calls(self, loaded):
         device, cuda, base = loaded
-        segment = device.prepare_segment(chain(base, [1, 2, 3]))
+        segment = device.graphs.prepare(chain(base, [1, 2, 3]))
         assert not segment.run()
         assert cuda.count("cuGraphCreate") == 0
         assert device.statistics()["segments_declined"] == 1
@@ -169,9 +176,9 @@ class TestSegments:
         device, cuda, base = loaded
         device.event_create(4, 0)
         device.stream_create(7, 1, 0)
-        segment = device.prepare_segment([
-            *chain(base, [1, 2], stream=7), SegmentCall(RecordEvent(4), 7),
-            SegmentCall(MemcpyNode(base + 512, base, 4), 7), *chain(base, [3], stream=7),
+        segment = device.graphs.prepare([
+            *chain(base, [1, 2], stream=7), GraphCall(RecordEvent(4), 7),
+            GraphCall(MemcpyNode(base + 512, base, 4), 7), *chain(base, [3], stream=7),
         ])  # fmt: skip
         assert segment.run()
         device.ctx_synchronize()
@@ -186,8 +193,8 @@ class TestSegments:
         device, cuda, base = loaded
         device.event_create(4, 0)
         device.stream_create(7, 1, 0)
-        segment = device.prepare_segment(
-            [*chain(base, [1, 2, 3], stream=7), SegmentCall(RecordEvent(4), 7)]
+        segment = device.graphs.prepare(
+            [*chain(base, [1, 2, 3], stream=7), GraphCall(RecordEvent(4), 7)]
         )
         assert segment.run()
         device.ctx_synchronize()
@@ -209,8 +216,8 @@ class TestSegments:
 
     def test_freed_and_allocated_memory_is_checked_again_not_built_again(self, loaded):
         device, cuda, base = loaded
-        segment = device.prepare_segment(
-            [*chain(base, [1, 2, 3]), SegmentCall(MemcpyNode(base + 512, base, 4), 0)]
+        segment = device.graphs.prepare(
+            [*chain(base, [1, 2, 3]), GraphCall(MemcpyNode(base + 512, base, 4), 0)]
         )
         assert segment.run()
         device.mem_free(base, 0)
@@ -221,8 +228,8 @@ class TestSegments:
 
     def test_what_does_not_fit_declines_the_run_and_the_next_one_is_right(self, loaded):
         device, cuda, base = loaded
-        segment = device.prepare_segment(
-            [*chain(base, [1, 2, 3]), SegmentCall(MemcpyNode(base + 512, base, 4), 0)]
+        segment = device.graphs.prepare(
+            [*chain(base, [1, 2, 3]), GraphCall(MemcpyNode(base + 512, base, 4), 0)]
         )
         device.memset(MemsetNode(base, 0, 0, 4, 1, 1), 0)
         assert segment.run()
@@ -239,7 +246,7 @@ class TestSegments:
 
     def test_a_graph_that_the_driver_refuses_is_tried_once(self, loaded):
         device, cuda, base = loaded
-        segment = device.prepare_segment(chain(base, [1, 2, 3, 4]))
+        segment = device.graphs.prepare(chain(base, [1, 2, 3, 4]))
         cuda.fail("cuGraphInstantiate", CUresult.NOT_SUPPORTED)
         assert not segment.run()
         assert not segment.run()
@@ -248,7 +255,7 @@ class TestSegments:
 
     def test_an_update_that_the_driver_refuses_declines_that_run(self, loaded):
         device, cuda, base = loaded
-        segment = device.prepare_segment(chain(base, [1, 2, 3, 4]))
+        segment = device.graphs.prepare(chain(base, [1, 2, 3, 4]))
         device.memset(MemsetNode(base, 0, 0, 4, 1, 1), 0)
         assert segment.run()
         cuda.fail("cuGraphExecKernelNodeSetParams", 910)
@@ -258,7 +265,7 @@ class TestSegments:
 
     def test_a_fault_inside_is_the_sessions_end(self, loaded):
         device, _, _ = loaded
-        segment = device.prepare_segment(chain(0x10, [1, 2, 3, 4]))
+        segment = device.graphs.prepare(chain(0x10, [1, 2, 3, 4]))
         assert segment.run()
         refused(CUresult.ILLEGAL_ADDRESS, device.stream_synchronize, 0)
         refused(CUresult.ILLEGAL_ADDRESS, segment.run)
@@ -266,16 +273,106 @@ class TestSegments:
     def test_cooperative_launches_stay_single_calls(self, loaded):
         device, _, base = loaded
         calls = chain(base, [1, 2, 3])
-        calls.append(SegmentCall(kernel(ADD, base, 1, cooperative=True), 0))
-        assert not device.prepare_segment(calls).run()
+        calls.append(GraphCall(kernel(ADD, base, 1, cooperative=True), 0))
+        assert not device.graphs.prepare(calls).run()
 
     def test_a_forgotten_segment_frees_its_graph(self, loaded):
         device, cuda, base = loaded
-        segment = device.prepare_segment(chain(base, [1, 2, 3, 4]))
+        segment = device.graphs.prepare(chain(base, [1, 2, 3, 4]))
         assert segment.run()
-        device.segments.forget(segment)
+        device.graphs.forget(segment)
         assert "CUgraphExec" not in cuda.alive()
         assert device.statistics()["segments"] == 0
+
+
+class TestReplayedCalls:
+    """What a plan's references run: any stretch of its calls, arguments changed or not."""
+
+    def calls(self, base, values):
+        return [SegmentCall(kernel(ADD, base, value), 0) for value in values]
+
+    def test_it_is_what_the_protocol_asks_for(self, loaded):
+        device, _, base = loaded
+        assert isinstance(device, SegmentDevice)
+        segment = device.prepare_segment(self.calls(base, [1]))
+        assert segment.position == 0
+
+    def test_a_stretch_runs_singly_first_and_as_a_graph_from_then_on(self, loaded):
+        device, cuda, base = loaded
+        segment = device.prepare_segment(self.calls(base, range(10)))
+        device.memset(MemsetNode(base, 0, 0, 4, 1, 1), 0)
+        seen = []
+        for _ in range(4):
+            segment.run(0, 10, {}, 1, 0)
+            seen.append((cuda.count("cuLaunchKernel"), cuda.count("cuGraphLaunch")))
+        assert seen == [(10, 0), (10, 1), (10, 2), (10, 3)]
+        assert word(device, base) == chained(0, [*range(10)] * 4)
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_random_stretches_with_changing_arguments_equal_single_calls(self, loaded, seed):
+        device, cuda, base = loaded
+        rng = random.Random(seed)
+        values = [rng.randrange(99) for _ in range(24)]
+        device.memset(MemsetNode(base, 0, 0, 4, 1, 1), 0)
+        segment = device.prepare_segment(self.calls(base, values))
+        stretches = [(0, 24), (0, 12), (12, 24), (3, 20), (5, 7)]
+        expected = 0
+        for _ in range(200):
+            first, last = rng.choice(stretches)
+            changed = {}
+            for k in rng.sample(range(first, last), rng.randrange(3) if last - first > 3 else 0):
+                values[k] = rng.randrange(99)
+                changed[k] = SegmentCall(kernel(ADD, base, values[k]), 0)
+            segment.run(first, last, changed, 1, 0)
+            expected = chained(expected, values[first:last])
+        assert word(device, base) == expected
+        assert cuda.count("cuGraphLaunch") > 120
+        assert cuda.count("cuGraphInstantiate") == 4
+
+    def test_an_error_names_the_call_that_has_it_and_those_before_were_done(self, loaded):
+        device, _, base = loaded
+        calls = self.calls(base, range(8))
+        segment = device.prepare_segment(calls)
+        for _ in range(3):
+            segment.run(0, 8, {}, 1, 0)
+        device.memset(MemsetNode(base, 0, 0, 4, 1, 1), 0)
+        bad = Launch(1, ADD, (1, 1, 1), (1, 1, 1), 0, b"short")
+        refused(CUresult.INVALID_VALUE, segment.run, 0, 8, {5: SegmentCall(bad, 0)}, 1, 0)
+        assert segment.position == 5
+        assert word(device, base) == chained(0, range(5))
+
+    def test_a_module_that_was_unloaded_is_an_error_of_the_first_launch(self, loaded):
+        device, _, base = loaded
+        segment = device.prepare_segment(self.calls(base, range(8)))
+        for _ in range(3):
+            segment.run(2, 8, {}, 1, 0)
+        device.module_unload(1)
+        refused(CUresult.INVALID_HANDLE, segment.run, 2, 8, {}, 1, 0)
+        assert segment.position == 2
+
+    def test_a_stream_that_changes_is_not_hidden_by_an_old_graph(self, loaded):
+        device, cuda, base = loaded
+        device.stream_create(5, 1, 0)
+        segment = device.prepare_segment(self.calls(base, range(5)))
+        device.memset(MemsetNode(base, 0, 0, 4, 1, 1), 0)
+        for _ in range(3):
+            segment.run(0, 5, {}, 1, 0)
+        device.ctx_synchronize()
+        moved = {k: SegmentCall(kernel(ADD, base, k), 5) for k in range(5)}
+        segment.run(0, 5, moved, 1, 0)
+        launches = [a for name, a in cuda.calls if name == "cuGraphLaunch"]
+        assert int(launches[-1][1]) not in (0, 1, 2)
+        assert word(device, base, stream=5) == chained(0, [*range(5)] * 4)
+
+    def test_stretches_are_bounded_and_the_longest_unused_goes_first(self, loaded):
+        device, cuda, base = loaded
+        segment = device.prepare_segment(self.calls(base, range(60)))
+        for last in range(10, 40):
+            for _ in range(2):
+                segment.run(0, last, {}, 1, 0)
+        assert cuda.alive()["CUgraphExec"] == MOST_GRAPHS
+        del segment
+        assert "CUgraphExec" not in cuda.alive()
 
 
 class TestSegmentsOfSeveralStreams:
@@ -287,10 +384,10 @@ class TestSegmentsOfSeveralStreams:
             device.stream_create(stream, 1, 0)
         for event in (1, 2):
             device.event_create(event, 0)
-        segment = device.prepare_segment([
-            SegmentCall(MemsetNode(base, 0, 0, 4, 1, 1), 5), *chain(base, [1], 5),
-            SegmentCall(RecordEvent(1), 5), SegmentCall(WaitEvent(1), 6), *chain(base, [2], 6),
-            SegmentCall(RecordEvent(2), 6), SegmentCall(WaitEvent(2), 5), *chain(base, [3], 5),
+        segment = device.graphs.prepare([
+            GraphCall(MemsetNode(base, 0, 0, 4, 1, 1), 5), *chain(base, [1], 5),
+            GraphCall(RecordEvent(1), 5), GraphCall(WaitEvent(1), 6), *chain(base, [2], 6),
+            GraphCall(RecordEvent(2), 6), GraphCall(WaitEvent(2), 5), *chain(base, [3], 5),
         ])  # fmt: skip
         for _ in range(3):
             assert segment.run()
@@ -303,7 +400,7 @@ class TestSegmentsOfSeveralStreams:
         device.stream_create(6, 0, 0)
         values = [(5, 1), (0, 2), (6, 3), (0, 4), (5, 5), (1, 6), (6, 7), (0, 8), (2, 9)]
         device.memset(MemsetNode(base, 0, 0, 4, 1, 1), 0)
-        segment = device.prepare_segment([c for s, v in values for c in chain(base, [v], s)])
+        segment = device.graphs.prepare([c for s, v in values for c in chain(base, [v], s)])
         assert segment.run()
         assert word(device, base) == chained(0, [v for _, v in values])
 
@@ -312,7 +409,7 @@ class TestSegmentsOfSeveralStreams:
         for stream in (5, 6):
             device.stream_create(stream, 1, 0)
         first, second = base, base + 512
-        segment = device.prepare_segment(
+        segment = device.graphs.prepare(
             [*chain(first, [1, 2], 5), *chain(second, [3, 4], 6)]
         )
         for at, stream in ((first, 5), (second, 6)):
@@ -330,8 +427,8 @@ class TestSegmentsOfSeveralStreams:
         device.event_create(1, 0)
         device.launch(kernel(WRITE, base, 2), 6)
         device.event_record(1, 6)
-        segment = device.prepare_segment(
-            [SegmentCall(WaitEvent(1), 5), *chain(base, [1, 2, 3], 5)]
+        segment = device.graphs.prepare(
+            [GraphCall(WaitEvent(1), 5), *chain(base, [1, 2, 3], 5)]
         )
         assert segment.run()
         assert word(device, base, stream=5) == chained(2, [1, 2, 3])
@@ -359,15 +456,15 @@ class TestSegmentsOfSeveralStreams:
                     event = rng.choice((1, 2))
                     kind = rng.randrange(4)
                     if kind == 0:
-                        calls.append(SegmentCall(RecordEvent(event), stream))
+                        calls.append(GraphCall(RecordEvent(event), stream))
                     elif kind == 1:
-                        calls.append(SegmentCall(WaitEvent(event), stream))
+                        calls.append(GraphCall(WaitEvent(event), stream))
                     else:
                         # Streams share no word unless an event orders them: no races.
                         at = base + 4 * last.setdefault(stream, len(last))
-                        calls.append(SegmentCall(kernel(ADD, at, rng.randrange(99)), stream))
+                        calls.append(GraphCall(kernel(ADD, at, rng.randrange(99)), stream))
                 if whole:
-                    assert device.prepare_segment(calls).run()
+                    assert device.graphs.prepare(calls).run()
                 else:
                     for call in calls:
                         work = call.work

@@ -30,11 +30,12 @@ from rrto_ros.devices.gpu.handles import Events, Streams
 from rrto_ros.devices.gpu.kept import Kept, KeptCopies, Range
 from rrto_ros.devices.gpu.launching import Launcher, check_fill
 from rrto_ros.devices.gpu.modules import Modules
-from rrto_ros.devices.gpu.segments import Segment, SegmentCall, Segments
+from rrto_ros.devices.gpu.replayed import ReplayedCalls
+from rrto_ros.devices.gpu.segment_graphs import SegmentGraphs
 from rrto_ros.devices.gpu.staging import Downloads, Uploads
 from rrto_ros.devices.gpu.telemetry import DeviceClock, Nvml
 from rrto_ros.devices.gpu.waiting import Waiter
-from rrto_ros.devices.protocol import GraphNode, Launch, MemsetNode
+from rrto_ros.devices.protocol import GraphNode, Launch, MemsetNode, SegmentCall
 from rrto_ros.errors import CudaError, UnavailableError
 
 _LEAST_BYTES = 16 << 20
@@ -106,7 +107,7 @@ class GpuDevice:
         self._clock = DeviceClock(driver)
         self._launcher = Launcher(driver, self._context, self._modules, self._allocations)
         self._graphs = GpuGraphs(driver, self._launcher)
-        self._segments = Segments(
+        self._segments = SegmentGraphs(
             driver, self._launcher, self._streams, self._events, self._modules,
             self._allocations, self._clock.work,
         )  # fmt: skip
@@ -124,8 +125,8 @@ class GpuDevice:
         return self._info
 
     @property
-    def segments(self) -> Segments:
-        """Makes graphs of a replay plan's segments."""
+    def graphs(self) -> SegmentGraphs:
+        """Makes graphs of stretches of calls."""
         return self._segments
 
     def close(self) -> None:
@@ -331,9 +332,9 @@ class GpuDevice:
 
     # replay
 
-    def prepare_segment(self, calls: Sequence[SegmentCall]) -> Segment:
-        """A CUDA graph of asynchronous calls that are replayed together."""
-        return self._segments.prepare(calls)
+    def prepare_segment(self, calls: Sequence[SegmentCall]) -> ReplayedCalls:
+        """Calls of a plan that run as CUDA graphs (see `protocol.SegmentDevice`)."""
+        return ReplayedCalls(self, self._segments, calls)
 
     def keep(self, ranges: Iterable[Range], stream: int) -> Kept:
         """Copies of memory that run-ahead may overwrite (see `kept.KeptCopies.keep`)."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.gpu.device import GpuDevice
-from rrto_ros.devices.gpu.segments import SegmentCall
+from rrto_ros.devices.gpu.segment_graphs import GraphCall
 from rrto_ros.devices.protocol import Launch, MemcpyNode, MemsetNode
 from rrto_ros.errors import CudaError, PtxError
 
@@ -124,16 +124,16 @@ def graphs(device, base):
 
 
 def segments(device, base):
-    calls = [SegmentCall(MemsetNode(base, 0, 0, 4, 1, 1), 0)]
-    calls += [SegmentCall(step(base, value), 0) for value in range(20)]
-    calls.append(SegmentCall(MemcpyNode(base + 512, base, 4), 0))
-    segment = device.prepare_segment(calls)
+    calls = [GraphCall(MemsetNode(base, 0, 0, 4, 1, 1), 0)]
+    calls += [GraphCall(step(base, value), 0) for value in range(20)]
+    calls.append(GraphCall(MemcpyNode(base + 512, base, 4), 0))
+    segment = device.graphs.prepare(calls)
     for changed in range(100):
         assert segment.run({7: step(base, changed)})
         values = [*range(6), changed, *range(7, 20)]
         assert word(device, base + 512) == chained(0, values), changed
     assert device.statistics()["segment_builds"] == 1
-    device.segments.forget(segment)
+    device.graphs.forget(segment)
 
 
 def kept(device, base):

@@ -1,4 +1,4 @@
-"""Segments of a replay plan as CUDA graphs: stretches of asynchronous calls started at once.
+"""Stretches of asynchronous calls as CUDA graphs, each started at once.
 
 A segment is built from the decoded calls, node by node, in the order that CUDA gives the calls
 of its streams. Arguments that differ from inference to inference are set in place in the
@@ -9,6 +9,7 @@ the caller executes the same calls one by one and gets the error where it belong
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,7 @@ Work = Launch | MemcpyNode | MemsetNode | RecordEvent | WaitEvent
 
 
 @dataclass(frozen=True)
-class SegmentCall:
+class GraphCall:
     """One asynchronous call and the name of its stream."""
 
     work: Work
@@ -63,7 +64,7 @@ class _Built:
     before: tuple[int, ...]
 
 
-class Segments:
+class SegmentGraphs:
     """Makes segments and knows what they need.
 
     Args:
@@ -93,23 +94,23 @@ class Segments:
         self.events = events
         self.modules = modules
         self.allocations = allocations
-        self._segments: set[Segment] = set()
+        self._graphs: set[SegmentGraph] = set()
         self.runs = self.declined = self.updates = self.builds = 0
 
-    def prepare(self, calls: Sequence[SegmentCall]) -> Segment:
+    def prepare(self, calls: Sequence[GraphCall]) -> SegmentGraph:
         """A segment of these calls; it is built when it first runs."""
-        made = Segment(self, calls)
-        self._segments.add(made)
+        made = SegmentGraph(self, calls)
+        self._graphs.add(made)
         return made
 
-    def forget(self, segment: Segment) -> None:
-        """Free what a segment holds."""
-        segment.drop()
-        self._segments.discard(segment)
+    def forget(self, graph: SegmentGraph) -> None:
+        """Free what a graph holds."""
+        graph.drop()
+        self._graphs.discard(graph)
 
     def counts(self) -> dict[str, int]:
         return {
-            "segments": len(self._segments),
+            "segments": len(self._graphs),
             "segment_runs": self.runs,
             "segments_declined": self.declined,
             "segment_builds": self.builds,
@@ -117,12 +118,12 @@ class Segments:
         }
 
     def close(self) -> None:
-        for segment in self._segments:
-            segment.drop()
-        self._segments.clear()
+        for graph in self._graphs:
+            graph.drop()
+        self._graphs.clear()
 
 
-class Segment:
+class SegmentGraph:
     """Calls that run as one graph.
 
     Args:
@@ -130,7 +131,7 @@ class Segment:
         calls: In the order of the program.
     """
 
-    def __init__(self, owner: Segments, calls: Sequence[SegmentCall]) -> None:
+    def __init__(self, owner: SegmentGraphs, calls: Sequence[GraphCall]) -> None:
         self._owner = owner
         self._calls = tuple(calls)
         self._work: list[Work] = [call.work for call in calls]
@@ -183,7 +184,10 @@ class Segment:
         """Free graph and executable; the next run builds them anew."""
         built, self._built = self._built, None
         self._removals = -1
-        if built is not None:
+        if built is not None and self._owner.driver.poisoned is None:
+            if self._owner.streams.dirty:
+                with contextlib.suppress(CudaError):
+                    self._owner.streams.wait_all()  # it may be running
             self._owner.driver.call_anyway("cuGraphExecDestroy", built.executable)
             self._owner.driver.call_anyway("cuGraphDestroy", built.graph)
 
@@ -290,7 +294,7 @@ class _Order:
         before: Events whose record lies before the segment.
     """
 
-    def __init__(self, owner: Segments, graph: Any) -> None:
+    def __init__(self, owner: SegmentGraphs, graph: Any) -> None:
         self._owner = owner
         self._graph = graph
         self._tails: dict[int, list[Any]] = {}
