@@ -59,9 +59,11 @@ def test_the_conformance_kernels_give_the_same_results_on_the_real_bindings(boar
     assert "skipped" not in tests.text()
 
 
-@pytest.mark.timeout(240)
-def test_a_server_on_device_gpu_serves_a_program_as_the_cpu_device_does(board):
-    """Robot -> recorder -> server on `gpu` -> bindings -> shim -> the board's server on `cpu`."""
+def gpu_server(board):
+    """A server on device `gpu`, whose bindings find the shim of `BOARD`.
+
+    Robot -> recorder -> this server -> bindings -> shim -> the board's server on `cpu`.
+    """
     # A worker takes no shim from its environment, so it is put under it at its start.
     (board.folder / "site").mkdir()
     (board.folder / "site" / "sitecustomize.py").write_text(DRIVER.format(
@@ -75,9 +77,30 @@ def test_a_server_on_device_gpu_serves_a_program_as_the_cpu_device_does(board):
     server = board.start("gpu_server", command, environment)
     server.wait_for("device auto is gpu", START_S)
     server.wait_for("ready on .* device gpu", START_S)
-    board.recorder(mode="replay")
-    program = board.start(
-        "vector_add", [sys.executable, ROOT / "examples" / "vector_add_cuda_bindings.py"],
-        board.interposed(),
-    )  # fmt: skip
+    return server
+
+
+@pytest.mark.timeout(240)
+def test_a_server_on_device_gpu_serves_a_program_as_the_cpu_device_does(board):
+    gpu_server(board)
+    board.recorder()
+    example = ROOT / "examples" / "vector_add_cuda_bindings.py"
+    program = board.start("vector_add", [sys.executable, example], board.interposed())
     assert program.wait(3 * PATIENCE_S) == 0, program.text()
+
+
+@pytest.mark.timeout(240)
+def test_a_replayed_network_on_device_gpu_runs_as_graphs_and_stays_right(board):
+    pytest.importorskip("tinygrad", reason="tinygrad is not installed")
+    pytest.importorskip("rrto_ros.replay.chains", reason="plans are executed call by call")
+    watch = board.watch(BOARD)
+    gpu_server(board)
+    board.recorder(mode="replay")
+    program = board.program("cnn_loop.py", "40", DEV="CUDA:PTX")
+    assert program.wait(3 * PATIENCE_S) == 0, program.text()
+    assert json.loads(program.lines[-1])["worst"] < 1e-5
+    (recorder, _) = [p for p in board.processes if p.name.startswith("recorder_replayer")]
+    opened = recorder.wait_for(r"replay\.worker .*\(pid (\d+)\) opens", PATIENCE_S)
+    calls = {c["name"]: c["count"] for c in watch.report(int(opened[1]))["calls"]}
+    assert calls["cuGraphLaunch"] >= 10
+    assert calls["cuGraphInstantiate"] < calls["cuGraphLaunch"]

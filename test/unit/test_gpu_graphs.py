@@ -1,5 +1,6 @@
 """The device `gpu`: the program's graphs, segments of a plan as graphs, copies for run-ahead."""
 
+import itertools
 import random
 import struct
 
@@ -8,7 +9,7 @@ from support.gpu import ADD, MIB, NONE, PTX, WRITE, gpu, kernel, refused, word
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.gpu.kept import merged
-from rrto_ros.devices.gpu.replayed import MOST_GRAPHS
+from rrto_ros.devices.gpu.replayed import LEAST_BLOCK, MOST_GRAPHS
 from rrto_ros.devices.gpu.segment_graphs import GraphCall, RecordEvent, WaitEvent
 from rrto_ros.devices.protocol import (
     Launch,
@@ -329,6 +330,22 @@ class TestReplayedCalls:
         assert cuda.count("cuGraphLaunch") > 120
         assert cuda.count("cuGraphInstantiate") == 4
 
+    def test_stretches_that_never_come_again_are_covered_by_blocks(self, loaded):
+        device, cuda, base = loaded
+        values = list(range(200))
+        segment = device.prepare_segment(self.calls(base, values))
+        device.memset(MemsetNode(base, 0, 0, 4, 1, 1), 0)
+        expected = 0
+        for round_ in range(20):
+            cuts = [0, 3 + round_, 71 + 3 * round_, 200]
+            for first, last in itertools.pairwise(cuts):
+                segment.run(first, last, {}, 1, 0)
+                expected = chained(expected, values[first:last])
+        assert word(device, base) == expected
+        graphs, singles = cuda.count("cuGraphLaunch"), cuda.count("cuLaunchKernel")
+        assert graphs > 60
+        assert singles == 20 * 200 - graphs * LEAST_BLOCK
+
     def test_an_error_names_the_call_that_has_it_and_those_before_were_done(self, loaded):
         device, _, base = loaded
         calls = self.calls(base, range(8))
@@ -366,11 +383,11 @@ class TestReplayedCalls:
 
     def test_stretches_are_bounded_and_the_longest_unused_goes_first(self, loaded):
         device, cuda, base = loaded
-        segment = device.prepare_segment(self.calls(base, range(60)))
-        for last in range(10, 40):
+        segment = device.prepare_segment(self.calls(base, range(100)))
+        for last in range(10, 10 + MOST_GRAPHS + 9):
             for _ in range(2):
                 segment.run(0, last, {}, 1, 0)
-        assert cuda.alive()["CUgraphExec"] == MOST_GRAPHS
+        assert cuda.alive()["CUgraphExec"] == MOST_GRAPHS == 64
         del segment
         assert "CUgraphExec" not in cuda.alive()
 

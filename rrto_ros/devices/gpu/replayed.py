@@ -1,8 +1,10 @@
 """Calls of a plan that are made again and again, run as CUDA graphs; see `protocol.Segment`.
 
-A reference may run any stretch of them. A stretch that comes twice gets a graph of its own, whose
-arguments are then set in place; others, and what its graph declines, are executed one by one, so
-that an error belongs to the call that has it.
+A reference may run any stretch of them: where it is cut depends on how fast the robot is. A
+stretch that comes twice gets a graph of its own, whose arguments are then set in place. One that
+is new is covered by the blocks, of equal size, that lie in it; these get graphs by the same rule.
+The rest, and what a graph declines, is executed one by one, so that an error belongs to the call
+that has it.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from rrto_ros.devices.protocol import Launch, MemcpyNode, SegmentCall
 if TYPE_CHECKING:
     from rrto_ros.devices.gpu.device import GpuDevice
 
-MOST_GRAPHS = 16
+MOST_GRAPHS = 64
 """Stretches with a graph; the longest unused one goes first."""
-_MOST_SEEN = 256
+LEAST_BLOCK = 32
+_BLOCKS = 32
+_MOST_SEEN = 1024
 
 
 class ReplayedCalls:
@@ -43,6 +47,7 @@ class ReplayedCalls:
         self._varied: set[int] = set()
         self._seen: set[tuple[int, int]] = set()
         self._stretches: OrderedDict[tuple[int, int], SegmentGraph] = OrderedDict()
+        self._block = max(LEAST_BLOCK, -(-len(calls) // _BLOCKS))
         self.position = 0
 
     def run(
@@ -58,16 +63,17 @@ class ReplayedCalls:
         del index, page
         if changed:
             self._change(changed)
-        self.position = first
-        graph = self._stretch(first, last)
-        if graph is not None:
-            known = range(first, last)
-            patches = {k - first: self._calls[k].work for k in self._varied if k in known}
-            if graph.run(patches):
-                return
-        for k in range(first, last):
-            self.position = k
-            self._single(self._calls[k])
+        if self._whole(first, last):
+            return
+        block, k = self._block, first
+        while k < last:
+            if k % block == 0 and k + block <= last and self._whole(k, k + block):
+                k += block
+                continue
+            for single in range(k, min(last, k - k % block + block)):
+                self.position = single
+                self._single(self._calls[single])
+            k = single + 1
 
     def close(self) -> None:
         """Free the graphs."""
@@ -77,6 +83,15 @@ class ReplayedCalls:
     def __del__(self) -> None:
         # A plan that is replaced takes its segments with it.
         self.close()
+
+    def _whole(self, first: int, last: int) -> bool:
+        """Run a stretch as one graph; False if it has none, or none that fits now."""
+        self.position = first
+        graph = self._stretch(first, last)
+        if graph is None:
+            return False
+        known = range(first, last)
+        return graph.run({k - first: self._calls[k].work for k in self._varied if k in known})
 
     def _change(self, changed: Mapping[int, SegmentCall]) -> None:
         for k, call in changed.items():
