@@ -14,7 +14,7 @@ from rrto_ros.search import ALGORITHMS
 from rrto_ros.transport.port import topic
 from rrto_ros.transport.session_status import MODES
 
-DEVICES = ("cpu", "gpu", "null")
+DEVICES = ("auto", "cpu", "gpu", "null")
 SIDES = ("both", "robot", "edge")
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 HIGHEST_DOMAIN = 232
@@ -50,7 +50,9 @@ class Options:
 
     robot: str = _option("robot", "Robot name: prefix of the topics, and of the nodes' names")
     side: str = _option("both", "What to start on this machine", SIDES)
-    device: str = _option("cpu", "What the server computes on", DEVICES)
+    device: str = _option(
+        "cpu", "What the server computes on; auto: the GPU if there is one, else cpu", DEVICES
+    )
     mode: str = _option("batched", "How driver calls travel", tuple(MODES))
     domain: int = _option(-1, "ROS domain; -1: as ROS_DOMAIN_ID says")
     log_level: str = _option("info", "Least severe log messages shown", LOG_LEVELS)

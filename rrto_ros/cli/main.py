@@ -49,7 +49,7 @@ Robot = Annotated[str, typer.Option(envvar="RRTO_ROBOT", help="Robot name: prefi
 Domain = Annotated[
     int, typer.Option(parser=_whole, help="ROS domain; -1: as ROS_DOMAIN_ID says, else 0.")
 ]
-Device = Annotated[str, typer.Option(help="What the server computes on: cpu, gpu or null.")]
+Device = Annotated[str, typer.Option(help="What the server computes on: auto, gpu, cpu or null.")]
 Mode = Annotated[str, typer.Option(help="rpc, batched or replay.")]
 Level = Annotated[str, typer.Option(help="debug, info, warn, error or fatal.")]
 _FILES = "as the parameter files say"
@@ -204,7 +204,9 @@ def demo_command(
 def run(
     command: Annotated[list[str], typer.Argument(help="The program and its arguments.")],
     mode: Annotated[str | None, typer.Option(help="Mode; default batched.")] = None,
-    device: Annotated[str | None, typer.Option(help="Device; default cpu.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device: auto, gpu, cpu or null; default cpu.")
+    ] = None,
     robot: Robot = "robot",
     domain: Domain = -1,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,

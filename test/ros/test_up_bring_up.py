@@ -75,13 +75,19 @@ def test_the_two_sides_apart_are_the_same_as_both(rig):
     assert "offload_server]" not in robot.text()
 
 
-def test_a_device_that_is_not_there_ends_the_bring_up_with_the_reason(rig):
+def test_a_device_that_is_not_there_ends_the_bring_up_with_the_reason(rig, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # where there is a GPU, too
     process = rrto(rig, "up", "--device", "gpu", wait=False)
-    code = process.wait(PATIENCE_S)
-    if code == 0:
-        pytest.fail("device gpu came up where no release has it")
-    assert code == 2
-    assert "gpu" in process.text()
+    assert process.wait(PATIENCE_S) == 2
+    assert "device 'gpu'" in process.text()
+    assert "use device 'cpu'" in process.text()
+
+
+def test_device_auto_takes_the_cpu_device_where_there_is_no_gpu_and_says_so(rig, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    edge = rrto(rig, "up", "--side", "edge", "--device", "auto", wait=False)
+    edge.wait_for("device auto is cpu", START_S)
+    edge.wait_for("ready on .* device cpu", START_S)
 
 
 def test_options_of_the_replay_reach_the_recorder(rig):
