@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from rrto_ros.api.codec import CallHeader
 from rrto_ros.api.wire import FLAG_WAITED, PLAN_TAKEN_OP, Buffer
+from rrto_ros.errors import ConfigError
 from rrto_ros.record.templates import EFFECTS
+from rrto_ros.replay.ahead_results import AheadResults
 from rrto_ros.replay.cursor import Cursor, Fed, Rewrite
 from rrto_ros.replay.learner import Learner, tracks
 from rrto_ros.replay.plan import Plan
@@ -22,6 +24,9 @@ from rrto_ros.search import SearchOptions
 RECORDING = "recording"
 SEARCHING = "searching"
 REPLAYING = "replaying"
+RUN_AHEAD = ("off", "reads", "auto")
+"""What the server may execute before the program calls it: nothing, calls that only read, or calls
+that write as well, where undoing them is cheaper than the exchanges that are saved."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class ReplayOptions:
         max_length: Longest sequence, calls.
         drop_after: A plan that failed so often in a row rests for a while.
         shim_walks: The shim compares the calls of a plan itself.
+        run_ahead: One of `RUN_AHEAD`.
     """
 
     search: str = "operator_sequence"
@@ -43,6 +49,7 @@ class ReplayOptions:
     max_length: int = 32768
     drop_after: int = 16
     shim_walks: bool = True
+    run_ahead: str = "reads"
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,10 @@ class ReplayState:
         inferences: Sequences replayed from end to end.
         deviations: How often the program left one.
         hit_rate: Share of the calls that did not travel one by one.
+        ahead_saved: Times that the program waited for a call whose result came without an
+            exchange; `ahead_saved_ms`: round trips saved by that.
+        ahead_restores: Times that calls which the server executed ahead had to be undone.
+        ahead_lost_ms: Time lost by that, and with copies of what calls may overwrite.
     """
 
     phase: str
@@ -65,6 +76,10 @@ class ReplayState:
     inferences: int = 0
     deviations: int = 0
     hit_rate: float = 0.0
+    ahead_saved: int = 0
+    ahead_saved_ms: float = 0.0
+    ahead_restores: int = 0
+    ahead_lost_ms: float = 0.0
 
 
 class Replayer:
@@ -85,7 +100,13 @@ class Replayer:
         rewrite: Rewrite | None = None,
         memory: PlanMemory | None = None,
     ) -> None:
-        self._cursor = Cursor(rewrite, options.drop_after)
+        if options.run_ahead not in RUN_AHEAD:
+            raise ConfigError(f"run_ahead {options.run_ahead!r} is none of {', '.join(RUN_AHEAD)}")
+        self.ahead: AheadResults | None = None
+        """Results that come before they are asked for."""
+        if options.run_ahead != "off":
+            self.ahead = AheadResults(writes=options.run_ahead == "auto")
+        self._cursor = Cursor(rewrite, options.drop_after, self.ahead)
         self._learner = Learner(
             options.search,
             SearchOptions(options.min_repetitions, options.min_length, options.max_length),
@@ -109,6 +130,11 @@ class Replayer:
     def carries(self) -> bool:
         """Whether these calls bring data from the program."""
         return self._cursor.carries
+
+    @property
+    def asks(self) -> bool:
+        """Whether they have calls that the server has not executed ahead."""
+        return self._cursor.asks
 
     @property
     def backlog(self) -> int:
@@ -199,8 +225,8 @@ class Replayer:
         return shim.tell(wanted, apart=self._cursor.apart)
 
     def close(self) -> Buffer:
-        """End the open reference; returns what to send for it, maybe nothing."""
-        return self._cursor.close()
+        """End the open reference; returns what to send for it at last, maybe nothing."""
+        return self._cursor.close(last=True)
 
     def think(self) -> list[Buffer]:
         """Search the oldest buffer of the backlog; keep the plans that were found right.
@@ -260,12 +286,22 @@ class Replayer:
             plans.completed,
             self._cursor.deviations,
             self._cursor.hit_rate,
+            *self._ahead_state(),
         )
+
+    def _ahead_state(self) -> tuple[int, float, int, float]:
+        ahead = self.ahead
+        if ahead is None:
+            return 0, 0.0, 0, 0.0
+        cost = ahead.cost
+        lost_s = cost.lost_s + cost.copies_s
+        return ahead.waits, ahead.saved_s * 1000, cost.restores, lost_s * 1000
 
     def statistics(self) -> Mapping[str, int | float | str]:
         """Counters of cursor and learner, and the time that the search took."""
         return {
             **self._cursor.statistics(),
+            **(self.ahead.statistics() if self.ahead is not None else {}),
             **self._learner.statistics(),
             **(self._memory.statistics() if self._memory is not None else {}),
             "think_s": round(self._think_s, 6),

@@ -266,13 +266,18 @@ class RobotSession:
     def _absorb(self, data: bytes) -> None:
         """Take records out of the ring into the batch that is being made."""
         if self._phase != "lost":
-            self._out.absorb(data, self._mode, time.monotonic())
+            answers = self._out.absorb(data, self._mode, time.monotonic())
+            if answers:
+                # The lock keeps them behind the results that came before them.
+                with self._lock:
+                    self._replies.write(answers)
 
     def _totals(self) -> tuple[int, int, int]:
         """Bytes sent and received, and round trips."""
         assert self._ring is not None
         sent, received = self._sender.statistics(), self._receiver.statistics()
-        return int(sent["bytes"]), int(received["bytes"]), self._ring.waits()
+        trips = self._ring.waits() - self._out.saved_waits
+        return int(sent["bytes"]), int(received["bytes"]), trips
 
     def _send(self, now: float) -> float:
         """Publish what is due; returns for how long nothing else will be (seconds)."""
@@ -380,6 +385,8 @@ class RobotSession:
         """
         if self._lost or self._blobs_wanted or self._blocked or self._sender.urgent:
             return True
+        if self._out.urgent:
+            return True
         due = self._receiver.ack_deadline()
         return due is not None and self._sleeps_until > due + ACK_SLACK_S
 
@@ -393,6 +400,7 @@ class RobotSession:
             for batch in self._receiver.receive(message.sequence, more, message.data, now):
                 self._deliver(batch, now)
         self._sender.acknowledged(message.batches_ack, message.missing, now)
+        self._out.measured(self._sender.fastest_s)
         if self._blobs is not None and message.executed_call:
             self._blobs.executed(message.executed_call)
 
@@ -405,8 +413,8 @@ class RobotSession:
             for result in iter_results(view):
                 if result.flags & RESULT_BLOB_WANTED:
                     self._blobs_wanted.append(result.index)
-                else:
-                    records.append(view[offset : offset + result.size])
+                elif record := self._out.due(result, view[offset : offset + result.size]):
+                    records.append(record)
                     since = self._out.answered(result.index, now)
                     if since is not None:
                         self._wait_samples.append(now - since)
@@ -448,9 +456,10 @@ class RobotSession:
         counters = ring.counters() if ring is not None else Counters(0, 0, 0, 0, 0, 0, 0)
         sent, received = self._sender.statistics(), self._receiver.statistics()
         samples = self._wait_samples
-        replay, cost = ReplayState(""), InferenceCost()
+        replay, cost, ahead_waits = ReplayState(""), InferenceCost(), 0
         if ring is not None:
             replay, cost = self._out.replayer.state(), self._out.meter.cost()
+            ahead_waits = self._out.saved_waits
         served = self._phase == "open"
         return SessionSnapshot(
             session=self.id,
@@ -467,7 +476,7 @@ class RobotSession:
             calls_sync=counters.synchronous,
             calls_unsupported=counters.unsupported,
             export_counts=tuple(ring.export_counts()) if ring is not None else (),
-            round_trips=counters.waits,
+            round_trips=counters.waits - ahead_waits,
             batches=int(sent["batches"]),
             messages_sent=int(sent["messages"]),
             messages_received=int(received["messages"]),
@@ -490,5 +499,9 @@ class RobotSession:
             inference_round_trips=cost.round_trips,
             last_inference_ms=cost.last_ms,
             median_inference_ms=cost.median_ms,
+            ahead_exchanges_saved=replay.ahead_saved,
+            ahead_saved_ms=replay.ahead_saved_ms,
+            ahead_restores=replay.ahead_restores,
+            ahead_lost_ms=replay.ahead_lost_ms,
             last_refusal=self._last_refusal,
         )

@@ -116,4 +116,8 @@ class SessionSnapshot:
     inference_round_trips: float = 0.0
     last_inference_ms: float = 0.0
     median_inference_ms: float = 0.0
+    ahead_exchanges_saved: int = 0
+    ahead_saved_ms: float = 0.0
+    ahead_restores: int = 0
+    ahead_lost_ms: float = 0.0
     last_refusal: str = ""

@@ -18,13 +18,15 @@ import numpy as np
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu import attributes as attr
 from rrto_ros.devices.cpu.cache import default_directory
+from rrto_ros.devices.cpu.chain import Link
 from rrto_ros.devices.cpu.compile_pool import COMMAND, DEFAULT_TIMEOUT_S, CompilePool
 from rrto_ros.devices.cpu.facts import KernelFacts, ModuleFacts
 from rrto_ros.devices.cpu.launcher import Launcher
 from rrto_ros.devices.cpu.memory import Arena
 from rrto_ros.devices.cpu.modules import Compiler, LoadedModule
 from rrto_ros.devices.cpu.passes.layout import align_up
-from rrto_ros.devices.graphs import Graphs
+from rrto_ros.devices.cpu.segment import CpuSegment, short
+from rrto_ros.devices.graphs import GraphExec, Graphs
 from rrto_ros.devices.images import ptx_text
 from rrto_ros.devices.protocol import (
     DeviceInfo,
@@ -32,9 +34,9 @@ from rrto_ros.devices.protocol import (
     GraphNode,
     KernelInfo,
     Launch,
-    MemcpyNode,
     MemsetNode,
     ModuleInfo,
+    SegmentCall,
 )
 from rrto_ros.devices.timeline import Timeline
 from rrto_ros.errors import ConfigError, CudaError
@@ -95,11 +97,15 @@ class CpuDevice:
                                   CompilePool(cores, compile_timeout_s, compile_command),
                                   memcheck=memcheck)
         self._arena = Arena(arena_base, arena_bytes, limit_bytes)
-        self._launcher = Launcher(cores, launch_timeout_s, self._arena if memcheck else None)
+        self.launcher = Launcher(cores, launch_timeout_s, self._arena if memcheck else None)
         self._timeline = Timeline()
         self._graphs = Graphs()
         self._modules: dict[int, LoadedModule] = {}
-        self._counts = {"launches": 0, "copies": 0, "copied_bytes": 0, "fills": 0}
+        self._counts = {"launches": 0, "launches_chained": 0, "copies": 0, "copied_bytes": 0,
+                        "fills": 0}
+        self._graph_segments: dict[int, _GraphSegment] = {}
+        self.version = 0
+        """Counts what changes what a launch means: modules, and attributes of kernels."""
         name = f"RRTO virtual CUDA device ({cores} cores)"
         self._info = DeviceInfo(
             kind="cpu", name=name,
@@ -115,7 +121,7 @@ class CpuDevice:
 
     def close(self) -> None:
         """Ends the worker threads and compilers and gives all device memory back."""
-        self._launcher.close()
+        self.launcher.close()
         self._compiler.close()
         self._modules.clear()
         self._arena.close()
@@ -125,7 +131,7 @@ class CpuDevice:
         compiler = self._compiler
         return {
             **self._counts, **self._timeline.counts(), **self._graphs.counts(),
-            "launches_ended": self._launcher.watchdog.fired,
+            "launches_ended": self.launcher.watchdog.fired,
             "modules": len(self._modules), "memory_bytes": self._arena.used,
             "memory_peak_bytes": self._arena.peak, "kernels_compiled": compiler.compiled,
             "kernels_compiled_ahead": compiler.ahead, "modules_known": compiler.known,
@@ -147,6 +153,7 @@ class CpuDevice:
             data = facts.initial_bytes(loaded.base)
             self._arena.view(loaded.base, len(data))[:] = np.frombuffer(data, np.uint8)
         self._modules[module] = loaded
+        self.version += 1
         return ModuleInfo(
             tuple(self._kernel_info(k, facts) for k in facts.kernels),
             tuple(GlobalInfo(v.name, loaded.base + v.offset, v.size) for v in facts.variables),
@@ -166,6 +173,7 @@ class CpuDevice:
         if loaded.base:
             self._arena.free(loaded.base)
         del self._modules[module]
+        self.version += 1
 
     def function_set_attribute(
         self, module: int, kernel: int, attribute: int, value: int
@@ -179,6 +187,7 @@ class CpuDevice:
             raise CudaError(CUresult.INVALID_VALUE,
                             f"function attribute {attribute} cannot be {value}")
         loaded.max_dynamic[kernel] = value
+        self.version += 1
 
     def _module(self, module: int) -> LoadedModule:
         found = self._modules.get(module)
@@ -266,9 +275,37 @@ class CpuDevice:
         self._check_launch(launch, loaded, kernel)
         runnable = self._compiler.runnable(loaded, launch.kernel, launch.block)
         static = kernel.shared_bytes
-        self._launcher.run(runnable, launch.grid, launch.params, loaded.base,
+        self.launcher.run(runnable, launch.grid, launch.params, loaded.base,
                            (static, launch.shared_bytes), launch.block)
         self._counts["launches"] += 1
+
+    # segments
+    def prepare_segment(self, calls: Sequence[SegmentCall]) -> CpuSegment:
+        return CpuSegment(self, calls)
+
+    def link(self, launch: Launch, note: bytes) -> Link | None:
+        """The launch as a part of a chain; None where it is to be made by itself."""
+        if self.launcher.checks:
+            return None
+        try:
+            loaded, kernel = self._kernel(launch.module, launch.kernel)
+            self._check_launch(launch, loaded, kernel)
+        except CudaError:
+            return None  # refused when it is made
+        runnable = loaded.runnable.get((launch.kernel, launch.block))
+        if runnable is None:
+            return None
+        made = Link(runnable, launch, loaded.base, kernel.shared_bytes, note)
+        return made if short(made) else None
+
+    def short(self, launch: Launch) -> bool:
+        """Whether a launch that was made could be a part of a chain."""
+        return self.link(launch, b"") is not None
+
+    def chained(self, launches: int) -> None:
+        """Count launches of a chain."""
+        self._counts["launches"] += launches
+        self._counts["launches_chained"] += launches
 
     def _check_launch(
         self, launch: Launch, loaded: LoadedModule, kernel: KernelFacts
@@ -370,6 +407,7 @@ class CpuDevice:
 
     def graph_exec_destroy(self, graph_exec: int) -> None:
         self._graphs.destroy_exec(graph_exec)
+        self._graph_segments.pop(graph_exec, None)
 
     def graph_exec_node_set(self, graph_exec: int, node: int, work: GraphNode) -> None:
         self._check_work(work)
@@ -377,12 +415,35 @@ class CpuDevice:
 
     def graph_launch(self, graph_exec: int, stream: int) -> None:
         self._timeline.check_stream(stream)
-        found = self._graphs.executable(graph_exec)
-        for node in found.order:
-            work = found.work[node]
-            if isinstance(work, Launch):
-                self.launch(work, stream)
-            elif isinstance(work, MemcpyNode):
-                self.memcpy_dtod(work.dst, work.src, work.bytes, stream)
-            elif isinstance(work, MemsetNode):
-                self.memset(work, stream)
+        segment = self._graph_segments.get(graph_exec)
+        if segment is None:
+            found = self._graphs.executable(graph_exec)
+            segment = self._graph_segments[graph_exec] = _GraphSegment(self, found)
+        segment.run()
+
+
+class _GraphSegment:
+    """A graph's nodes as a segment.
+
+    Args:
+        device: Executes it.
+        graph: Instantiated.
+    """
+
+    def __init__(self, device: CpuDevice, graph: GraphExec) -> None:
+        self._graph = graph
+        self._nodes = [node for node in graph.order if graph.work[node] is not None]
+        self._made = {node: graph.work[node] for node in self._nodes}
+        # The stream is checked by the launch of the graph.
+        calls = [SegmentCall(work, 0) for work in self._made.values() if work is not None]
+        self._segment = CpuSegment(device, calls)
+
+    def run(self) -> None:
+        """Execute the nodes as they are now."""
+        now, made = self._graph.work, self._made
+        changed = {}
+        for k, node in enumerate(self._nodes):
+            work = now[node]
+            if work is not made[node] and work is not None:
+                changed[k], made[node] = SegmentCall(work, 0), work
+        self._segment.run(0, len(self._nodes), changed, 0, 0)
