@@ -25,7 +25,7 @@ from rrto_ros.api.codec import (
     unpack_blob_ref,
 )
 from rrto_ros.api.info import ModuleInfo
-from rrto_ros.api.results import CUresult
+from rrto_ros.api.results import BREAKS_CONTEXT, CUresult
 from rrto_ros.api.wire import (
     BLOB_DATA_OP,
     BLOB_REF,
@@ -51,18 +51,6 @@ from rrto_ros.replay.progress import Progress, describe
 from rrto_ros.replay.undo import Undo
 from rrto_ros.replay.write_ranges import FOLLOWED, WriteRanges
 
-BREAKS_CONTEXT = frozenset(
-    {
-        CUresult.ILLEGAL_ADDRESS,
-        CUresult.LAUNCH_TIMEOUT,
-        CUresult.ASSERT,
-        CUresult.ILLEGAL_INSTRUCTION,
-        CUresult.MISALIGNED_ADDRESS,
-        CUresult.LAUNCH_FAILED,
-        CUresult.UNKNOWN,
-    }
-)
-"""Errors after which a CUDA context cannot be used, whoever hears of them first."""
 # The index of the launch operations that name a kernel, and where module and kernel are.
 _LAUNCH_FIELDS = {20: 0, 52: 2, 56: 2, 62: 2}
 

@@ -25,6 +25,7 @@ from rrto_ros.api.codec import (
     iter_headers,
 )
 from rrto_ros.errors import ProtocolError
+from rrto_ros.replay.plan_store import PlanMemory
 from rrto_ros.replay.replayer import Replayer
 from rrto_ros.transport.blob_references import BlobReferences
 from rrto_ros.transport.inferences import InferenceMeter
@@ -58,18 +59,25 @@ class Outgoing:
         config: Settings of the session.
         blobs: What to do with uploads; None to leave them.
         totals: For the cost of an inference.
+        memory: Plans of earlier starts of the program; None for none.
 
     Raises:
         ConfigError: A parameter of the search cannot be used.
     """
 
     def __init__(
-        self, config: SessionConfig, blobs: BlobReferences | None, totals: Totals
+        self,
+        config: SessionConfig,
+        blobs: BlobReferences | None,
+        totals: Totals,
+        memory: PlanMemory | None = None,
     ) -> None:
         self._config = config
         self._blobs = blobs
         self._totals = totals
-        self._replayer = Replayer(config.replay, blobs.rewrite if blobs is not None else None)
+        self._replayer = Replayer(
+            config.replay, blobs.rewrite if blobs is not None else None, memory
+        )
         self._replays = False
         self._parts: list[Buffer] = []
         self._parts_bytes = 0
@@ -121,8 +129,8 @@ class Outgoing:
 
     @property
     def thinks(self) -> bool:
-        """Whether the search has something to look at."""
-        return self._replayer.backlog > 0
+        """Whether there is something to do that can wait: to search, or to keep plans."""
+        return self._replayer.idle_work
 
     @property
     def must_think(self) -> bool:
@@ -217,6 +225,8 @@ class Outgoing:
 
     def _replay(self, data: bytes, now: float) -> list[Buffer]:
         totals = self._totals()
+        for part in self._replayer.recall():
+            self._add(part)
         fed = self._replayer.feed(data)
         for part in fed.parts:
             self._add(part)

@@ -20,11 +20,11 @@ from rrto_ros.devices.cpu import attributes as attr
 from rrto_ros.devices.cpu.cache import default_directory
 from rrto_ros.devices.cpu.chain import Link
 from rrto_ros.devices.cpu.compile_pool import COMMAND, DEFAULT_TIMEOUT_S, CompilePool
+from rrto_ros.devices.cpu.facts import KernelFacts, ModuleFacts
 from rrto_ros.devices.cpu.launcher import Launcher
 from rrto_ros.devices.cpu.memory import Arena
 from rrto_ros.devices.cpu.modules import Compiler, LoadedModule
-from rrto_ros.devices.cpu.passes.layout import align_up, initial_bytes
-from rrto_ros.devices.cpu.program import KernelProgram
+from rrto_ros.devices.cpu.passes.layout import align_up
 from rrto_ros.devices.cpu.segment import CpuSegment, short
 from rrto_ros.devices.graphs import GraphExec, Graphs
 from rrto_ros.devices.images import ptx_text
@@ -134,7 +134,7 @@ class CpuDevice:
             "launches_ended": self.launcher.watchdog.fired,
             "modules": len(self._modules), "memory_bytes": self._arena.used,
             "memory_peak_bytes": self._arena.peak, "kernels_compiled": compiler.compiled,
-            "kernels_compiled_ahead": compiler.ahead,
+            "kernels_compiled_ahead": compiler.ahead, "modules_known": compiler.known,
             "compile_failures": compiler.pool.failures,
             "kernels_vectorised": compiler.vectorised,
             "compile_seconds": compiler.compile_ns / 1e9, "cache_hits": compiler.cache.hits,
@@ -147,30 +147,25 @@ class CpuDevice:
         if module in self._modules:
             raise CudaError(CUresult.INVALID_HANDLE, f"module {module} exists already")
         loaded = self._compiler.load(ptx_text(bytes(image), self._info.compute_capability))
-        layout = loaded.program.layout
-        if layout.total_bytes:
-            loaded.base = self._arena.allocate_module(layout.total_bytes)
-            data = initial_bytes(layout, loaded.base)
+        facts = loaded.facts
+        if facts.total_bytes:
+            loaded.base = self._arena.allocate_module(facts.total_bytes)
+            data = facts.initial_bytes(loaded.base)
             self._arena.view(loaded.base, len(data))[:] = np.frombuffer(data, np.uint8)
         self._modules[module] = loaded
         self.version += 1
-        constants = sum(p.var.size for p in layout.symbols.values() if p.var.space == "const")
         return ModuleInfo(
-            tuple(self._kernel_info(k, loaded, constants) for k in loaded.program.kernels),
-            tuple(GlobalInfo(name, loaded.base + p.offset, p.var.size)
-                  for name, p in layout.symbols.items()),
+            tuple(self._kernel_info(k, facts) for k in facts.kernels),
+            tuple(GlobalInfo(v.name, loaded.base + v.offset, v.size) for v in facts.variables),
         )
 
-    def _kernel_info(
-        self, kernel: KernelProgram, loaded: LoadedModule, constants: int
-    ) -> KernelInfo:
-        function = kernel.function
-        size = function.reqntid or function.maxntid or (attr.MAX_THREADS, 1, 1)
+    def _kernel_info(self, kernel: KernelFacts, module: ModuleFacts) -> KernelInfo:
+        size = kernel.block or (attr.MAX_THREADS, 1, 1)
         threads = min(attr.MAX_THREADS, size[0] * size[1] * size[2])
         attributes = attr.function_attributes(
-            loaded.program.module.version, self._info.compute_capability, threads,
-            kernel.layout.shared_bytes, constants, kernel.layout.local_bytes)
-        return KernelInfo(kernel.name, kernel.layout.params, attributes)
+            module.version, self._info.compute_capability, threads,
+            kernel.shared_bytes, module.constant_bytes, kernel.local_bytes)
+        return KernelInfo(kernel.name, kernel.params, attributes)
 
     def module_unload(self, module: int) -> None:
         """Frees a module and its variables."""
@@ -184,10 +179,10 @@ class CpuDevice:
         self, module: int, kernel: int, attribute: int, value: int
     ) -> None:
         """Sets the dynamic shared memory limit (8) or the carve-out hint (9)."""
-        loaded, program = self._kernel(module, kernel)
+        loaded, facts = self._kernel(module, kernel)
         if attribute == attr.FUNCTION_CARVEOUT and -1 <= value <= 100:
             return
-        most = attr.SHARED_OPTIN_BYTES - program.layout.shared_bytes
+        most = attr.SHARED_OPTIN_BYTES - facts.shared_bytes
         if attribute != attr.FUNCTION_MAX_DYNAMIC_SHARED or not 0 <= value <= most:
             raise CudaError(CUresult.INVALID_VALUE,
                             f"function attribute {attribute} cannot be {value}")
@@ -200,11 +195,11 @@ class CpuDevice:
             raise CudaError(CUresult.INVALID_HANDLE, f"module {module} is unknown")
         return found
 
-    def _kernel(self, module: int, kernel: int) -> tuple[LoadedModule, KernelProgram]:
+    def _kernel(self, module: int, kernel: int) -> tuple[LoadedModule, KernelFacts]:
         loaded = self._module(module)
-        if not 0 <= kernel < len(loaded.program.kernels):
+        if not 0 <= kernel < len(loaded.facts.kernels):
             raise CudaError(CUresult.INVALID_HANDLE, f"module {module} has no kernel {kernel}")
-        return loaded, loaded.program.kernels[kernel]
+        return loaded, loaded.facts.kernels[kernel]
 
     # memory
     def mem_alloc(self, address: int, size: int, stream: int) -> None:
@@ -279,7 +274,7 @@ class CpuDevice:
         loaded, kernel = self._kernel(launch.module, launch.kernel)
         self._check_launch(launch, loaded, kernel)
         runnable = self._compiler.runnable(loaded, launch.kernel, launch.block)
-        static = kernel.layout.shared_bytes
+        static = kernel.shared_bytes
         self.launcher.run(runnable, launch.grid, launch.params, loaded.base,
                            (static, launch.shared_bytes), launch.block)
         self._counts["launches"] += 1
@@ -300,7 +295,7 @@ class CpuDevice:
         runnable = loaded.runnable.get((launch.kernel, launch.block))
         if runnable is None:
             return None
-        made = Link(runnable, launch, loaded.base, kernel.layout.shared_bytes, note)
+        made = Link(runnable, launch, loaded.base, kernel.shared_bytes, note)
         return made if short(made) else None
 
     def short(self, launch: Launch) -> bool:
@@ -313,7 +308,7 @@ class CpuDevice:
         self._counts["launches_chained"] += launches
 
     def _check_launch(
-        self, launch: Launch, loaded: LoadedModule, kernel: KernelProgram
+        self, launch: Launch, loaded: LoadedModule, kernel: KernelFacts
     ) -> None:
         def refuse(what: str) -> CudaError:
             return CudaError(CUresult.INVALID_VALUE, f"launch of {kernel.name}: {what}")
@@ -326,18 +321,17 @@ class CpuDevice:
             raise refuse(f"block {block} is out of range")
         if any(not 0 < g <= m for g, m in zip(grid, attr.MAX_GRID, strict=True)):
             raise refuse(f"grid {grid} is out of range")
-        function = kernel.function
-        if function.reqntid and function.reqntid != block:
-            raise refuse(f"block {block}, the kernel requires {function.reqntid}")
-        if function.maxntid:
-            most = function.maxntid[0] * function.maxntid[1] * function.maxntid[2]
+        if kernel.required and kernel.required != block:
+            raise refuse(f"block {block}, the kernel requires {kernel.required}")
+        if kernel.most:
+            most = kernel.most[0] * kernel.most[1] * kernel.most[2]
             if threads > most:
                 raise refuse(f"{threads} threads, the kernel was built for at most {most}")
-        wanted = max((o + s for o, s in kernel.layout.params), default=0)
+        wanted = max((o + s for o, s in kernel.params), default=0)
         # A packed argument buffer may be padded to the alignment of its largest member.
         if not wanted <= len(launch.params) <= align_up(wanted, 16):
             raise refuse(f"{len(launch.params)} bytes of arguments, the kernel has {wanted}")
-        static = kernel.layout.shared_bytes
+        static = kernel.shared_bytes
         most = loaded.max_dynamic.get(launch.kernel, max(0, attr.SHARED_BYTES - static))
         if not 0 <= launch.shared_bytes <= most:
             raise refuse(f"{launch.shared_bytes} bytes of dynamic shared memory, "
