@@ -22,6 +22,8 @@ FLAG_BLOB_REF = 4
 FLAG_KEEP = 8
 """Keep the payload as a blob under its SHA-256."""
 ALL_FLAGS = FLAG_WAITED | FLAG_REPLY | FLAG_BLOB_REF | FLAG_KEEP
+FLAG_AHEAD = 16
+"""In a reference's marks only: the result is wanted unless it was pushed ahead."""
 
 RESULT_STICKY = 1
 """An asynchronous call failed; every later call fails with this status."""
@@ -29,7 +31,12 @@ RESULT_BLOB_WANTED = 2
 """The server lacks the blob that the call refers to; never given to the program."""
 RESULT_CONTROL = 4
 """No result: recorder_replayer tells the shim about plans. Only in the reply ring."""
-ALL_RESULT_FLAGS = RESULT_STICKY | RESULT_BLOB_WANTED
+RESULT_AHEAD = 8
+"""The result that a call will have if the program goes on as its plan does; not given to the
+program before it makes that call."""
+RESULT_UNDONE = 16
+"""No result: what calls executed ahead have cost so far; never given to the program."""
+ALL_RESULT_FLAGS = RESULT_STICKY | RESULT_BLOB_WANTED | RESULT_AHEAD | RESULT_UNDONE
 
 BLOB_DATA_OP = 0xFF00
 """A record that brings a wanted blob; only recorder_replayer makes it, never a program."""

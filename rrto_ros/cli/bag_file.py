@@ -17,7 +17,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from rrto_ros.api.codec import FLAG_BLOB_REF, iter_headers, iter_results
+from rrto_ros.api.codec import FLAG_BLOB_REF, FLAG_REPLY, iter_headers, iter_results
 from rrto_ros.api.ops import OPS
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.replay.literal import LiteralReader
@@ -108,6 +108,7 @@ class RecordedSession:
         robot, program, pid, device, arena_base, arena_bytes: As announced when it opened.
         batches: The calls, each batch once, in order.
         results: The stream of result records.
+        answered: Indices of calls that were to be answered.
         timings: Indices of calls whose answer is a measured time.
         operations: How often each operation was called.
         faults: Why it is not complete; empty if it is.
@@ -122,6 +123,7 @@ class RecordedSession:
     arena_bytes: int = 0
     batches: list[bytes] = field(default_factory=list)
     results: bytes = b""
+    answered: set[int] = field(default_factory=set)
     timings: set[int] = field(default_factory=set)
     operations: Counter[str] = field(default_factory=Counter)
     messages: int = 0
@@ -177,6 +179,8 @@ class _Streams:
             for header in chain.from_iterable(map(iter_headers, reader.read(batch))):
                 session.operations[_OP_NAMES.get(header.op, f"operation {header.op}")] += 1
                 references += bool(header.flags & FLAG_BLOB_REF)
+                if header.flags & FLAG_REPLY:
+                    session.answered.add(header.index)
                 if header.op in _TIMINGS:
                     session.timings.add(header.index)
         if references:

@@ -7,7 +7,13 @@ import time
 import uuid
 from dataclasses import dataclass
 
-from rrto_ros.api.codec import ResultRecord, iter_results
+from rrto_ros.api.codec import (
+    RESULT_AHEAD,
+    RESULT_BLOB_WANTED,
+    RESULT_UNDONE,
+    ResultRecord,
+    iter_results,
+)
 from rrto_ros.cli.bag_file import RecordedSession
 from rrto_ros.errors import UnavailableError
 from rrto_ros.transport.link import Message, MessageReceiver, MessageSender
@@ -50,6 +56,51 @@ class Outcome:
     difference: str
 
 
+class Answers:
+    """What the calls of a session were answered, whenever that was.
+
+    A server may answer calls before they are made (parameter run_ahead), as it sees fit: what is
+    compared is the answer that a call gets in the end.
+
+    Args:
+        answered: Calls that are answered.
+    """
+
+    def __init__(self, answered: set[int]) -> None:
+        self._answered = answered
+        self._records: dict[tuple[int, bool], ResultRecord] = {}
+
+    @property
+    def indices(self) -> set[int]:
+        """Calls of which an answer is there."""
+        return {index for index, _ in self._records}
+
+    def take(self, stream: bytes) -> None:
+        """Take whole result records.
+
+        Raises:
+            ProtocolError: They do not fit the format.
+        """
+        for record in iter_results(stream):
+            ahead = record.flags & RESULT_AHEAD
+            if record.flags & (RESULT_BLOB_WANTED | RESULT_UNDONE) or (ahead and record.status):
+                continue
+            key = (record.index, record.sticky)
+            # One that came unasked may be of a call that was then not made.
+            if record.sticky or (record.index in self._answered and not ahead):
+                self._records[key] = record
+            elif record.index in self._answered:
+                self._records.setdefault(key, record)
+
+    def records(self) -> list[ResultRecord]:
+        """In the order of the calls."""
+        return [self._records[key] for key in sorted(self._records)]
+
+    def record(self, other: ResultRecord) -> ResultRecord | None:
+        """The one for the same call as another."""
+        return self._records.get((other.index, other.sticky))
+
+
 class SessionPlayer:
     """One replay. `on_results` is given to the port; `play` does the work in the caller's thread.
 
@@ -60,12 +111,14 @@ class SessionPlayer:
 
     def __init__(self, recorded: RecordedSession, device: str = "") -> None:
         self._recorded = recorded
+        self._expected = Answers(recorded.answered)
+        self._expected.take(recorded.results)
         self._device = device or recorded.device
         self._id = uuid.uuid4().bytes
         self._inbox: queue.SimpleQueue[ResultsMessage] = queue.SimpleQueue()
         self._sender = MessageSender()
         self._receiver = MessageReceiver()
-        self._got = bytearray()
+        self._got = Answers(recorded.answered)
 
     def on_results(self, message: ResultsMessage) -> None:
         """Take a message (the port's thread)."""
@@ -104,7 +157,7 @@ class SessionPlayer:
         waiting = iter(self._recorded.batches)
         batch = next(waiting, None)
         heard = spoke = time.monotonic()
-        wanted = len(self._recorded.results)
+        wanted = self._expected.indices
         while True:
             now = time.monotonic()
             while batch is not None and self._sender.room:
@@ -114,7 +167,7 @@ class SessionPlayer:
                 spoke = now
                 batch = next(waiting, None)
             self._publish(port, self._sender.due(now))
-            if batch is None and self._sender.idle and len(self._got) >= wanted:
+            if batch is None and self._sender.idle and wanted <= self._got.indices:
                 return
             probe = now - spoke >= PROBE_S
             if probe or self._receiver.ack_due(now):
@@ -127,7 +180,7 @@ class SessionPlayer:
             if now - heard > SILENCE_S:
                 raise UnavailableError(
                     f"the server was silent for {SILENCE_S:g} s after "
-                    f"{len(self._got)} of {wanted} bytes of results"
+                    f"{len(self._got.indices)} of {len(wanted)} results"
                 )
             due = [spoke + PROBE_S, self._sender.deadline(), self._receiver.ack_deadline()]
             timeout = max(0.0, min(d for d in due if d is not None) - now)
@@ -154,20 +207,19 @@ class SessionPlayer:
         else:
             more = bool(message.flags & FLAG_MORE)
             for batch in self._receiver.receive(message.sequence, more, message.data, now):
-                self._got += batch
+                self._got.take(bytes(batch))
         self._sender.acknowledged(message.batches_ack, message.missing, now)
 
     def _compare(self) -> Outcome:
         recorded = self._recorded
         same, size, timings, difference = 0, 0, 0, ""
-        expected = list(iter_results(recorded.results))
-        got = list(iter_results(bytes(self._got)))
-        for number, one in enumerate(expected):
-            if number >= len(got):
+        for one in self._expected.records():
+            other = self._got.record(one)
+            if other is None:
                 difference = f"call {one.index}: no result came"
                 break
             timed = one.index in recorded.timings
-            difference = compare_records(one, got[number], timed=timed)
+            difference = compare_records(one, other, timed=timed)
             if difference:
                 break
             same += 1
@@ -186,9 +238,7 @@ def compare_records(recorded: ResultRecord, got: ResultRecord, *, timed: bool) -
         got: From the server.
         timed: The answer is a measured time: only its size is compared.
     """
-    if recorded.index != got.index:
-        return f"call {recorded.index}: the result of call {got.index} came instead"
-    if (recorded.status, recorded.flags) != (got.status, got.flags):
+    if recorded.status != got.status or recorded.sticky != got.sticky:
         return (
             f"call {recorded.index}: status {got.status} (flags {got.flags}), recorded "
             f"{recorded.status} (flags {recorded.flags})"

@@ -115,6 +115,9 @@ def replay_table(statuses: list[dict[str, Any]]) -> Table | None:
             f"{s['inference_round_trips']:.3g} round trips",
             "latency": f"{s['last_inference_ms']:.2f} ms last, "
             f"{s['median_inference_ms']:.2f} ms median",
+            "run-ahead": f"{s['ahead_exchanges_saved']:,} exchanges saved "
+            f"({s['ahead_saved_ms']:,.0f} ms), {s['ahead_restores']:,} restores "
+            f"({s['ahead_lost_ms']:,.0f} ms lost)",
         }
         for name, cell in cells.items():
             rows.setdefault(name, []).append(cell)

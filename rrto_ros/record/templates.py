@@ -77,6 +77,7 @@ _SETUP = (
     "graph_kernel_node_set",
     "graph_instantiate",
 )
+_READS = frozenset((*_SYNC, *_POLL))
 
 
 def _kind(op: Op) -> int:
@@ -101,6 +102,13 @@ def _effect(op: Op) -> int:
 KINDS: dict[int, int] = {op.code: _kind(op) for op in OPS}
 """Kind of every operation, by code."""
 EFFECTS: dict[int, int] = {op.code: _effect(op) for op in OPS}
+READS = frozenset(op.code for op in OPS if op.name in _READS)
+"""Operations that change nothing on the device, so that they may be executed before the program
+calls them, and again: copies to the host, synchronisations, queries."""
+WRITES = frozenset(
+    op.code for op in OPS if op.name in ("launch", "graph_launch", "memcpy_dtod", "memset")
+)
+"""Operations that change memory and nothing else, so that they can be undone."""
 
 VARYING_FIELDS = frozenset(
     ("address", "dst", "src", "stream", "event", "start", "end", "graph", "node", "graph_exec")

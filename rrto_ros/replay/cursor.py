@@ -13,12 +13,14 @@ were compared byte by byte. A wrong guess costs bytes, never correctness.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rrto_ros.api.codec import CallHeader, check_header, iter_headers
 from rrto_ros.api.ops import OPS
 from rrto_ros.api.wire import (
     CALL_HEADER,
+    FLAG_AHEAD,
     FLAG_REPLY,
     FLAG_WAITED,
     HEADER_BYTES,
@@ -27,6 +29,7 @@ from rrto_ros.api.wire import (
     Buffer,
 )
 from rrto_ros.errors import ProtocolError
+from rrto_ros.replay.ahead_results import AheadResults
 from rrto_ros.replay.known import Known, KnownPlans
 from rrto_ros.replay.open_reference import OpenReference
 from rrto_ros.replay.plan import Plan, Reference, pack_define
@@ -49,27 +52,45 @@ class _Lane:
 
 
 @dataclass(slots=True)
+class _Run:
+    """Where the last reference ended, while the program goes on as its plan does.
+
+    The calls before `end` may be executed by the server already.
+    """
+
+    known: Known
+    position: int
+    index: int
+    thread: int
+    end: int
+
+
+@dataclass(slots=True)
 class Fed:
     """What one buffer of records became.
 
     Attributes:
         parts: What to send, in order; the open reference is not in it.
         waited: (index, flags) of the calls for which a program thread waits.
+        quiet: Those for which one waits and whose result comes unasked.
         clean: Whether every call was the one that its cursor expected.
         parted: Whether no lane is in the middle of a plan now.
         items: Whether there were references, or answers about plans, of the shim.
         begun: Walks that began.
         ended: For each walk that reached its end, the index of the last call before it whose
             result a thread waits for; 0 for none.
+        answers: Result records that the server pushed ahead, for calls that now came.
     """
 
     parts: list[Buffer] = field(default_factory=list)
     waited: list[tuple[int, int]] = field(default_factory=list)
+    quiet: list[int] = field(default_factory=list)
     clean: bool = True
     parted: bool = True
     items: bool = False
     begun: int = 0
     ended: list[int] = field(default_factory=list)
+    answers: list[Buffer] = field(default_factory=list)
 
 
 class Cursor:
@@ -78,15 +99,23 @@ class Cursor:
     Args:
         rewrite: What to do with uploads; None to leave them.
         drop_after: A plan whose walks failed so often in a row rests for a while.
+        ahead: Results that the server pushes before they are asked for; None if it is not to.
     """
 
-    def __init__(self, rewrite: Rewrite | None = None, drop_after: int = 16) -> None:
+    def __init__(
+        self,
+        rewrite: Rewrite | None = None,
+        drop_after: int = 16,
+        ahead: AheadResults | None = None,
+    ) -> None:
         self._rewrite = rewrite
         self.shim = ShimPlans()
         self._plans = KnownPlans(self._leave, drop_after, self.shim.holds)
         self._lanes: dict[int, _Lane] = {}
         self._apart = False
         self._open: OpenReference | None = None
+        self._ahead = ahead
+        self._run: _Run | None = None
         self._waited = 0
         self._calls = 0
         self._hits = 0
@@ -103,6 +132,16 @@ class Cursor:
     def carries(self) -> bool:
         """Whether the open reference has a payload."""
         return self._open is not None and self._open.carries
+
+    @property
+    def asks(self) -> bool:
+        """Whether the open reference has calls that the server will not execute unasked."""
+        open_ = self._open
+        if open_ is None or open_.asks:
+            return open_ is not None
+        # Of what was announced, too, if it said that it stops.
+        last = open_.index + open_.count - 1
+        return open_.guessed and not (self._ahead is not None and self._ahead.comes(last))
 
     @property
     def plans(self) -> KnownPlans:
@@ -209,9 +248,17 @@ class Cursor:
                     "recorder may use"
                 )
             self._calls += 1
+            answered = False
             if flags & FLAG_WAITED:
-                fed.waited.append((index, flags))
                 self._waited = index
+            ahead = self._run is not None and self._continues(known, position, thread, index)
+            if ahead:
+                flags, answered = self._expected(index, flags, fed)
+            if ahead and flags & FLAG_WAITED:
+                if not answered:
+                    fed.quiet.append(index)
+            elif flags & FLAG_WAITED:
+                fed.waited.append((index, flags & _PROGRAM_FLAGS))
             changed: bytes | None = None
             if payload and self._rewrite is not None:
                 header = CallHeader(offset, size, code, flags, index, thread, payload)
@@ -238,6 +285,7 @@ class Cursor:
                     parts.append(self.close())
                 open_ = self._open = OpenReference(known, position, index, thread)
             open_.add(view[offset:after], key, flags, after - end, changed)
+            open_.expect(ahead=ahead, answered=answered)
             lane.astray = False
             lane.position = position + 1
             if position + 1 == known.length:
@@ -251,11 +299,17 @@ class Cursor:
         )
         return fed
 
-    def close(self) -> Buffer:
-        """End the open reference; returns what to send for it (nothing if there is none)."""
+    def close(self, *, last: bool = False) -> Buffer:
+        """End the open reference; returns what to send for it (nothing if there is none).
+
+        Args:
+            last: Nothing follows it for now, so that the server may go ahead.
+        """
         open_, self._open = self._open, None
         if open_ is None:
             return b""
+        if last and self._ahead is not None:
+            self._go_ahead(open_, self._ahead)
         literal = open_.literal
         if literal is not None:
             self._hits -= 1
@@ -268,6 +322,51 @@ class Cursor:
     def reset(self) -> None:
         """Forget where the cursors are (after calls that were not fed); plans stay."""
         self._lanes.clear()
+        self._drop_ahead()
+
+    def _go_ahead(self, open_: OpenReference, results: AheadResults) -> None:
+        """Let the server execute what follows a reference."""
+        known, position = open_.known, open_.first + open_.count
+        index = open_.index + open_.count
+        if not results.may(index):
+            return
+        worth_us = results.worth_us
+        count = known.plan.ahead(position, writes=worth_us > 0)
+        if count:
+            open_.ahead, open_.worth_us = count, worth_us
+            results.announce(index, count)
+            self._run = _Run(known, position, index, open_.thread, index + count)
+
+    def _continues(self, known: Known | None, position: int, thread: int, index: int) -> bool:
+        """Whether a call is the one that the server expected, too; if not, nothing is ahead."""
+        run = self._run
+        assert run is not None
+        if (
+            known is run.known
+            and position == run.position
+            and thread == run.thread
+            and index == run.index
+            and index < run.end
+        ):
+            run.position += 1
+            run.index += 1
+            return True
+        self._drop_ahead()
+        return False
+
+    def _expected(self, index: int, flags: int, fed: Fed) -> tuple[int, bool]:
+        """Answer a call from what the server pushed; returns its flags and whether it has."""
+        if not flags & FLAG_REPLY or self._ahead is None:
+            return flags, False
+        record = self._ahead.take(index, waited=bool(flags & FLAG_WAITED))
+        if record is not None:
+            fed.answers.append(record)
+        return flags | FLAG_AHEAD, record is not None
+
+    def _drop_ahead(self) -> None:
+        self._run = None
+        if self._ahead is not None:
+            self._ahead.drop()
 
     def _item(self, view: memoryview, offset: int, fed: Fed) -> int:
         """Take what is no call but says something about plans; returns the offset after it."""
@@ -297,11 +396,19 @@ class Cursor:
             self._follow(lane, known, ref.first, fed)
         self._calls += ref.count
         self._hits += ref.count
+        pieces, flagged = self.shim.payloads(ref, self._rewrite)
+        answered: set[int] = set()
+        expected = 0
+        if self._run is not None:
+            flagged, expected, answered = self._walked_ahead(known, ref, flagged, fed)
         for call, flags in ref.flags.items():
             if flags & FLAG_WAITED:
                 self._waited = ref.index + call
-                fed.waited.append((self._waited, flags))
-        pieces, flagged = self.shim.payloads(ref, self._rewrite)
+                if call < expected:
+                    if call not in answered:
+                        fed.quiet.append(self._waited)
+                else:
+                    fed.waited.append((self._waited, flags))
         open_ = self._open
         if open_ is None or not open_.fits(
             known, ref.first, ref.thread, ref.index, len(ref.payload), ref.count
@@ -310,12 +417,38 @@ class Cursor:
                 fed.parts.append(self.close())
             open_ = self._open = OpenReference(known, ref.first, ref.index, ref.thread)
         open_.join(ref, pieces, flagged, self.shim.literal_bytes(ref))
+        for call in range(expected):
+            open_.expect(ahead=True, answered=call in answered)
+        if expected < ref.count:
+            open_.expect(ahead=False, answered=False)
         lane.position = ref.first + ref.count
         lane.astray = False
         if lane.position == known.length:
             self._ended(lane, known, fed)
         if not known.active:
             self._leave(known)
+
+    def _walked_ahead(
+        self, known: Known, ref: Reference, flags: Mapping[int, int], fed: Fed
+    ) -> tuple[Mapping[int, int], int, set[int]]:
+        """Answer what the server pushed of a reference.
+
+        Returns:
+            Its flags, how many of its calls the server expected, and those that were answered.
+        """
+        out = dict(flags)
+        answered: set[int] = set()
+        expected = 0
+        for call in range(ref.count):
+            if not self._continues(known, ref.first + call, ref.thread, ref.index + call):
+                break
+            expected += 1
+            bits, has = self._expected(ref.index + call, flags.get(call, 0), fed)
+            if bits:
+                out[call] = bits
+            if has:
+                answered.add(call)
+        return dict(sorted(out.items())), expected, answered
 
     def _ended(self, lane: _Lane, known: Known, fed: Fed) -> None:
         """A walk reached the end of its plan, maybe with gaps."""
@@ -355,6 +488,8 @@ class Cursor:
         return lane
 
     def _leave(self, known: Known) -> None:
+        if self._run is not None and self._run.known is known:
+            self._drop_ahead()
         for lane in self._lanes.values():
             if lane.known is known:
                 lane.known, lane.position, lane.missing, lane.astray = None, 0, 0, False

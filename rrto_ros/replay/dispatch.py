@@ -45,7 +45,11 @@ def fill_of(values: tuple[Any, ...]) -> MemsetNode:
     return MemsetNode(dst, pitch, value, element_bytes, width, height)
 
 
-def bind(device: Device, loaded: Callable[[int, ModuleInfo], None]) -> dict[int, Handler]:
+Loaded = Callable[[int, ModuleInfo, bytes], None]
+"""Takes a module's handle, what is in it, and its image."""
+
+
+def bind(device: Device, loaded: Loaded) -> dict[int, Handler]:
     """Return the handler of every operation, by code, for `device`.
 
     Args:
@@ -88,12 +92,13 @@ def _query(method: Callable[[int], bool]) -> Handler:
     return call
 
 
-def _special(device: Device, loaded: Callable[[int, ModuleInfo], None]) -> dict[str, Handler]:
+def _special(device: Device, loaded: Loaded) -> dict[str, Handler]:
     """The operations whose fields are not the device method's arguments."""
 
     def module_load(record: CallRecord) -> Buffer:
-        info = device.module_load(record.values[0], bytes(record.payload or b""))
-        loaded(record.values[0], info)
+        image = bytes(record.payload or b"")
+        info = device.module_load(record.values[0], image)
+        loaded(record.values[0], info, image)
         return pack_module_info(info)
 
     def memcpy_htod(record: CallRecord) -> Buffer:

@@ -40,12 +40,16 @@ from rrto_ros.api.wire import (
     RESULT_STICKY,
     Buffer,
 )
-from rrto_ros.devices.protocol import Device
+from rrto_ros.devices.protocol import Device, SegmentDevice
 from rrto_ros.errors import CudaError, ProtocolError
+from rrto_ros.replay.ahead_runner import AheadRunner
+from rrto_ros.replay.chains import Run, parts_of
 from rrto_ros.replay.dispatch import Handler, Prepared, bind, prepare
 from rrto_ros.replay.plan import marked_calls
-from rrto_ros.replay.plan_runner import PlanRunner, Step
+from rrto_ros.replay.plan_runner import Parts, PlanRunner, Step
 from rrto_ros.replay.progress import Progress, describe
+from rrto_ros.replay.undo import Undo
+from rrto_ros.replay.write_ranges import FOLLOWED, WriteRanges
 
 # The index of the launch operations that name a kernel, and where module and kernel are.
 _LAUNCH_FIELDS = {20: 0, 52: 2, 56: 2, 62: 2}
@@ -97,6 +101,7 @@ class Executor:
         device: The session's device; the caller closes it.
         blobs: Where blob references are looked up and kept uploads go.
         progress: Told of each call before it is executed.
+        interrupted: Whether another batch is there, so that nothing more is executed ahead.
     """
 
     def __init__(
@@ -104,16 +109,24 @@ class Executor:
         device: Device,
         blobs: BlobSource | None = None,
         progress: Progress | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._blobs: BlobSource = blobs or NoBlobs()
         self._progress = progress
         self._handlers: dict[int, Handler] = bind(device, self._loaded)
-        self._plans = PlanRunner(partial(prepare, device, self._handlers))
+        parts: Parts = lambda _: []  # noqa: E731
+        # By its class: a stand-in that answers to every name offers nothing by that.
+        if hasattr(type(device), "prepare_segment") and isinstance(device, SegmentDevice):
+            parts = partial(parts_of, device=device, note=self._note)
+        self._plans = PlanRunner(partial(prepare, device, self._handlers), Undo(device), parts)
+        self._ranges = WriteRanges(device.info.compute_capability)
+        self._ahead = AheadRunner(self._plans, self._ranges, self._begin, interrupted)
         self._kernels: dict[int, tuple[bytes, ...]] = {}
         self._queue: deque[_Pending] = deque()
         self._wanted: dict[bytes, tuple[int, int]] = {}
         self._arrived: dict[bytes, bytes] = {}
         self._results: list[bytes] = []
+        self._awaited = False
         self._last_index = 0
         self._last_reply = 0
         self._sticky = 0
@@ -188,8 +201,14 @@ class Executor:
                 index = header.index if header is not None else self._last_index
                 self._malformed = f"malformed call log: {error}"
                 self._break(index, CUresult.UNKNOWN, self._malformed)
+            except CudaError as error:
+                # Calls catch their own.
+                self._broken_ahead(error)
             self._queue.popleft()
             self._batches += 1
+        if not self._queue and not self._sticky:
+            self._run_ahead(flush)
+        self._ahead.tell(self._results)
         if self._progress is not None:
             self._progress.idle()
         self._busy_s += time.perf_counter() - started
@@ -211,6 +230,7 @@ class Executor:
             "blobs_ignored": self._blobs_ignored,
             "busy_s": self._busy_s,
             **self._plans.statistics(),
+            **self._ahead.statistics(),
         }
 
     def _run(self, pending: _Pending, flush: Callable[[bytes], None] | None) -> None:
@@ -224,19 +244,44 @@ class Executor:
                 if step is None:
                     return
                 pending.step = step
+            if self._awaited and flush is not None:
+                # Not before: what the last call of a batch made is sent with the batch's end.
+                flush(self._take_results())
             header = step.header
             if header.index <= self._last_index:
                 raise ProtocolError(
                     f"call #{header.index} comes after call #{self._last_index}, indices ascend"
                 )
-            if self._sticky:
+            if step.done:
+                pass  # its result is with the robot, and it changes nothing
+            elif step.several is not None:
+                header = self._several(step.several)
+            elif self._sticky:
                 self._skip(header)
             else:
                 self._call(step.record or decode_call(pending.view, header), header, step.run)
             self._last_index = header.index
-            if header.flags & FLAG_WAITED and flush is not None and self._results:
-                flush(self._take_results())
+            if header.flags & FLAG_WAITED and self._results:
+                self._awaited = True
             step = None
+
+    def _run_ahead(self, flush: Callable[[bytes], None] | None) -> None:
+        """Execute what the program will probably call next."""
+
+        def send() -> None:
+            if flush is not None:
+                flush(self._take_results())
+
+        try:
+            self._ahead.run(self._results, send)
+        except CudaError as error:
+            self._broken_ahead(error)
+
+    def _broken_ahead(self, error: CudaError) -> None:
+        """Something executed ahead failed and could not be undone."""
+        self._plans.ahead.undo.forget()
+        text = f"what was executed ahead after call #{self._last_index} cannot be undone: {error}"
+        self._break(self._last_index, error.result, text)
 
     def _steps(self, pending: _Pending) -> Iterator[Step]:
         """The calls of a batch in order, references to plans replaced by what they stand for."""
@@ -252,19 +297,16 @@ class Executor:
                 else:
                     yield from self._plans.expand(view, header)
             elif header.op != BLOB_DATA_OP:
+                if self._plans.ahead.plan is not None:
+                    self._plans.ahead.drop()
                 yield Step(header)
 
     def _call(self, record: CallRecord, header: CallHeader, run: Prepared | None) -> None:
-        kernel = b""
-        at = _LAUNCH_FIELDS.get(header.op)
-        if at is not None:
-            kernel = self._kernel_name(record.values[at], record.values[at + 1])
         if header.flags & FLAG_BLOB_REF:
             record.payload = memoryview(self._resolve(header, record.payload or b""))
         elif header.flags & FLAG_KEEP and record.payload is not None:
             self._blobs.keep(record.payload)
-        if self._progress is not None:
-            self._progress.begin(header.index, header.op, kernel)
+        kernel = self._begin(header.index, record)
         self._calls += 1
         try:
             data = run() if run is not None else self._handlers[header.op](record)
@@ -274,8 +316,47 @@ class Executor:
             text = f"{type(error).__name__}: {error}"
             self._failed(header, CUresult.UNKNOWN, text, text, kernel)
         else:
+            if header.op in FOLLOWED:
+                self._ranges.followed(record)
             if header.flags & FLAG_REPLY:
                 self._reply(header.index, 0, data)
+
+    def _several(self, run: Run) -> CallHeader:
+        """Execute calls that the device runs as one; returns the last one's header."""
+        last = run.headers[-1]
+        if self._sticky:
+            self._skipped += len(run.headers)
+            return last
+        at = len(run.headers)
+        try:
+            run.execute(self._progress.address if self._progress is not None else 0)
+        except CudaError as error:
+            at = run.failed
+            record = run.records[at]
+            self._failed(run.headers[at], error.result, str(error), error.detail,
+                         self._kernel(record))  # fmt: skip
+            self._skipped += len(run.headers) - at - 1
+            at += 1
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            self._failed(run.headers[0], CUresult.UNKNOWN, text, text, b"")
+        self._calls += at
+        return last
+
+    def _kernel(self, record: CallRecord) -> bytes:
+        """The name of the kernel that a record launches, empty for another operation."""
+        at = _LAUNCH_FIELDS.get(record.op.code)
+        return b"" if at is None else self._kernel_name(record.values[at], record.values[at + 1])
+
+    def _note(self, record: CallRecord) -> bytes:
+        return Progress.note(record.op.code, self._kernel(record))
+
+    def _begin(self, index: int, record: CallRecord) -> bytes:
+        """Note the call that is executed next; returns the name of its kernel."""
+        kernel = self._kernel(record)
+        if self._progress is not None:
+            self._progress.begin(index, record.op.code, kernel)
+        return kernel
 
     def _failed(
         self, header: CallHeader, status: CUresult, text: str, detail: str, kernel: bytes
@@ -311,6 +392,7 @@ class Executor:
 
     def _take_results(self) -> bytes:
         results = self._results
+        self._awaited = False
         if len(results) == 1:
             out = results[0]
         else:
@@ -318,8 +400,9 @@ class Executor:
         results.clear()
         return out
 
-    def _loaded(self, module: int, info: ModuleInfo) -> None:
+    def _loaded(self, module: int, info: ModuleInfo, image: bytes) -> None:
         self._kernels[module] = tuple(kernel.name.encode() for kernel in info.kernels)
+        self._ranges.loaded(module, info, image)
 
     def _kernel_name(self, module: int, kernel: int) -> bytes:
         names = self._kernels.get(module, ())

@@ -9,6 +9,7 @@ batches done, last call with a result), STATISTICS (JSON).
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 from enum import IntEnum
@@ -104,6 +105,13 @@ class FrameReader:
         self._start += size
         first, second, third = numbers
         return Frame(kind, body, (first, second, third))
+
+    @property
+    def ready(self) -> bool:
+        """Whether another frame has begun to arrive."""
+        if self._stop > self._start:
+            return True
+        return bool(select.select([self._end], [], [], 0)[0])
 
     def detach(self) -> None:
         """Leave the buffer to whoever holds the last frame's body."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from rrto_ros.api.wire import (
     CALL_HEADER,
+    FLAG_AHEAD,
     FLAG_BLOB_REF,
     FLAG_KEEP,
     HEADER_BYTES,
@@ -33,6 +34,10 @@ class OpenReference:
         size: Bytes of the record so far.
         carries: Whether it has a payload.
         replaced: Bytes of the records that it stands for.
+        asks: Whether it has calls that the server was not to execute ahead.
+        guessed: Whether it is not known of the others that it has.
+        ahead: How many calls after it the server may execute.
+        worth_us: What a saved exchange is worth, if some of these calls write.
     """
 
     known: Known
@@ -43,6 +48,10 @@ class OpenReference:
     size: int = _FIXED_BYTES
     carries: bool = False
     replaced: int = 0
+    asks: bool = field(default=False, init=False)
+    ahead: int = 0
+    worth_us: int = 0
+    guessed: bool = field(default=False, init=False)
     _marks: list[int] = field(default_factory=list)
     _words: list[int] = field(default_factory=list)
     _pieces: list[Buffer] = field(default_factory=list)
@@ -69,11 +78,11 @@ class OpenReference:
         Args:
             record: As the program made it.
             key: Its payload length and fields.
-            flags: Of the record.
+            flags: Of the record; FLAG_AHEAD if its result may have been pushed.
             payload: Padded bytes of its payload.
             changed: The record to send instead (an upload by reference, or to be kept).
         """
-        if not self.count and changed is None:
+        if not self.count and changed is None and not flags & FLAG_AHEAD:
             self._only = record
         if changed is not None:
             whole, _, made, _, _, length = CALL_HEADER.unpack_from(changed)
@@ -120,12 +129,26 @@ class OpenReference:
         self.count += ref.count
         self.replaced += replaced
 
+    def expect(self, *, ahead: bool, answered: bool) -> None:
+        """Note of the call that joined whether the server has executed it.
+
+        Args:
+            ahead: It may have.
+            answered: Its result is here, so it has, and what came before.
+        """
+        if not ahead:
+            self.asks = True
+        elif answered:
+            self.guessed = False
+        else:
+            self.guessed = True
+
     @property
     def literal(self) -> Buffer | None:
         """The record itself where naming it would not be shorter."""
-        if self.count == 1 and self._only is not None and len(self._only) <= self.size:
-            return self._only
-        return None
+        only = self._only
+        shorter = only is not None and self.count == 1 and len(only) <= self.size
+        return only if shorter and not self.ahead else None
 
     def record(self) -> bytes:
         """The PLAN_REF record."""
@@ -142,4 +165,6 @@ class OpenReference:
             self._marks,
             self._words,
             payload,
+            self.ahead,
+            self.worth_us,
         )

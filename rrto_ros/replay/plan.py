@@ -17,9 +17,12 @@ from functools import cached_property
 from rrto_ros.api.codec import (
     ALL_FLAGS,
     BLOB_REF,
+    FLAG_AHEAD,
     FLAG_BLOB_REF,
+    FLAG_REPLY,
     HEADER_BYTES,
     LAYOUTS,
+    OP_BY_NAME,
     TABLE_HASH,
     Buffer,
     CallHeader,
@@ -29,7 +32,7 @@ from rrto_ros.api.codec import (
 )
 from rrto_ros.api.ops import OPS
 from rrto_ros.errors import ProtocolError
-from rrto_ros.record.templates import CallTemplate
+from rrto_ros.record.templates import READS, WRITES, CallTemplate
 from rrto_ros.search.sequence import Sequence, Varying
 
 MAX_PLANS = 64
@@ -37,6 +40,15 @@ MAX_PLANS = 64
 MAX_PLAN_CALLS = 32768
 MAX_PLAN_BYTES = 16 << 20
 MAX_PLAN_VARYING = 4096
+MAX_AHEAD_CALLS = 256
+"""Calls that only read which may be executed before the program makes them."""
+MAX_AHEAD_BYTES = 4 << 20
+"""Results that may be under way before the program asked for them."""
+WORTH_UNIT_US = 10
+"""Of what a saved exchange is worth, in a reference; at most 65,535 of them."""
+COSTS = struct.Struct("<4Q")
+"""Of a RESULT_UNDONE record, since the session began: restores, calls undone, nanoseconds that
+were lost by them, nanoseconds spent on copies."""
 _MAGIC = 0x50545252
 _VERSION = 1
 _HEAD = struct.Struct("<II32sII")
@@ -45,6 +57,10 @@ _VARYING = struct.Struct("<III")
 _LENGTH = struct.Struct("<I")
 _CALLS = frozenset(op.code for op in OPS)
 _FLAGS_AT = 32
+_WORTH_AT = 16
+_WANTED = FLAG_AHEAD | FLAG_REPLY
+_DTOH = OP_BY_NAME["memcpy_dtoh"].code
+_DTOH_SIZE = struct.Struct("<8xQ")
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,50 @@ class Plan:
     def keys(self) -> tuple[bytes, ...]:
         """Of each call: payload length as u32, then the body (what a record must equal)."""
         return tuple(_LENGTH.pack(call.payload_bytes) + call.body for call in self.calls)
+
+    @cached_property
+    def answers(self) -> tuple[int, ...]:
+        """Of each call: bytes of its result if it only reads, -2 if what it does can be undone.
+
+        Else -1: it must not be executed before the program makes it.
+        """
+        return tuple(
+            -1 if call.payload_bytes or k in self.ranges
+            else -2 if call.code in WRITES
+            else -1 if call.code not in READS
+            else _DTOH_SIZE.unpack_from(call.body)[0] if call.code == _DTOH
+            else 0
+            for k, call in enumerate(self.calls)
+        )  # fmt: skip
+
+    @cached_property
+    def _ahead(self) -> dict[tuple[int, bool], int]:
+        return {}
+
+    def ahead(self, position: int, *, writes: bool) -> int:
+        """How many calls from `position` on may be executed before the program makes them.
+
+        Args:
+            position: The first of them.
+            writes: Whether there may be calls among them that have to be undone; the last one is
+                a call that reads in any case.
+        """
+        count = self._ahead.get((position, writes))
+        if count is not None:
+            return count
+        count, size = 0, 0
+        limit = len(self) if writes else min(len(self), position + MAX_AHEAD_CALLS)
+        for k in range(position, limit):
+            answer = self.answers[k]
+            if answer == -1 or (answer < 0 and not writes):
+                break
+            size += max(answer, 0)
+            if size > MAX_AHEAD_BYTES:
+                break
+            if answer >= 0:
+                count = k + 1 - position
+        self._ahead[position, writes] = count
+        return count
 
 
 def plan_of(sequence: Sequence) -> Plan:
@@ -200,6 +260,8 @@ class Reference:
         flags: Call, relative to `first` -> flags of its record, where they are not 0.
         words: Varying words of these calls, in order.
         payload: Payloads of these calls in order, each padded to 8.
+        ahead: How many of the plan's next calls may be executed before the program makes them.
+        worth_us: What a saved exchange is worth; 0: calls that write are not among them.
     """
 
     plan: int
@@ -210,6 +272,8 @@ class Reference:
     flags: dict[int, int]
     words: tuple[int, ...]
     payload: memoryview
+    ahead: int = 0
+    worth_us: int = 0
 
 
 def pack_define(number: int, plan: Plan) -> bytes:
@@ -226,6 +290,8 @@ def pack_reference(
     marks: list[int],
     words: list[int],
     payload: Buffer,
+    ahead: int = 0,
+    worth_us: int = 0,
 ) -> bytes:
     """A reference's record.
 
@@ -238,6 +304,8 @@ def pack_reference(
         marks: `mark` of each call with flags, ascending.
         words: Values of the varying words.
         payload: Payloads, each padded to 8.
+        ahead: How many of the plan's next calls may be executed ahead.
+        worth_us: What a saved exchange is worth, if some of these calls write.
     """
     return pack_call(
         "plan_ref",
@@ -249,6 +317,7 @@ def pack_reference(
         count=count,
         marks=marks,
         words=words,
+        ahead=ahead | min(-(-worth_us // WORTH_UNIT_US), 0xFFFF) << _WORTH_AT,
     )
 
 
@@ -264,19 +333,23 @@ def read_reference(view: memoryview, header: CallHeader) -> Reference:
         ProtocolError: It does not fit the format.
     """
     record = decode_call(view, header)
-    plan, first, count, marks, words = record.values
+    plan, first, count, marks, words, ahead = record.values
     if not 1 <= count <= MAX_PLAN_CALLS or header.flags:
         raise ProtocolError(f"reference to {count} calls of a plan, flags 0x{header.flags:x}")
     flags: dict[int, int] = {}
     last = -1
     for word in marks:
         call, bits = word & 0xFFFFFFFF, word >> _FLAGS_AT
-        if not last < call < count or not bits or bits & ~ALL_FLAGS:
+        known = bits and not bits & ~(ALL_FLAGS | FLAG_AHEAD)
+        if not last < call < count or not known or bits & _WANTED == FLAG_AHEAD:
             raise ProtocolError(f"reference marks call {call} of {count} with flags 0x{bits:x}")
         flags[call] = bits
         last = call
     payload = record.payload if record.payload is not None else memoryview(b"")
-    return Reference(plan, first, count, header.index, header.thread, flags, words, payload)
+    return Reference(
+        plan, first, count, header.index, header.thread, flags, words, payload,
+        ahead & 0xFFFF, (ahead >> _WORTH_AT) * WORTH_UNIT_US,
+    )  # fmt: skip
 
 
 def marked_calls(view: memoryview, header: CallHeader) -> list[CallHeader]:
@@ -287,7 +360,7 @@ def marked_calls(view: memoryview, header: CallHeader) -> list[CallHeader]:
     """
     ref = read_reference(view, header)
     return [
-        CallHeader(0, 0, header.op, flags, ref.index + call, ref.thread, 0)
+        CallHeader(0, 0, header.op, flags & ALL_FLAGS, ref.index + call, ref.thread, 0)
         for call, flags in ref.flags.items()
     ]
 
@@ -298,7 +371,8 @@ def pieces(
     """What a reference brings for each of its calls.
 
     Yields:
-        (call of the plan, flags, patched body or None where nothing varies, payload or None).
+        (call of the plan, flags of its mark, patched body or None where nothing varies, payload
+        or None).
 
     Raises:
         ProtocolError: The reference does not fit the plan. The first item may come before.
@@ -308,11 +382,18 @@ def pieces(
         raise ProtocolError(
             f"reference to calls {ref.first} to {last - 1} of a plan of {len(plan)} calls"
         )
+    if ref.ahead > plan.ahead(last, writes=ref.worth_us > 0):
+        raise ProtocolError(
+            f"reference lets {ref.ahead} calls from {last} on be executed ahead, which is more "
+            "than the plan has"
+        )
     ranges, at, word = plan.ranges, 0, 0
     for k in range(ref.first, last):
         call = plan.calls[k]
         flags = ref.flags.get(k - ref.first, 0)
         body: bytes | None = None
+        if flags & FLAG_AHEAD and call.code not in READS:
+            raise ProtocolError(f"reference marks call {k} as executed ahead, but it writes")
         if k in ranges:
             patched = bytearray(call.body)
             for start, end in ranges[k]:
@@ -353,5 +434,6 @@ def literal(plan: Plan, ref: Reference) -> list[bytes]:
         call = plan.calls[k]
         size = len(payload) if payload is not None else 0
         whole = CallTemplate(call.code, size, call.body if body is None else body)
-        out.append(whole.record(ref.index + k - ref.first, ref.thread, flags, payload))
+        shown = flags & ALL_FLAGS
+        out.append(whole.record(ref.index + k - ref.first, ref.thread, shown, payload))
     return out

@@ -114,20 +114,26 @@ class _Session:
     """One open session: its device, executor and blobs."""
 
     def __init__(
-        self, end: socket.socket, device: Device, blobs: BlobWriter | None, page: int
+        self,
+        end: socket.socket,
+        reader: FrameReader,
+        device: Device,
+        blobs: BlobWriter | None,
+        page: int,
     ) -> None:
         self._end = end
         self.device = device
         self._blobs = blobs
-        self._executor = Executor(device, blobs, Progress(page))
+        self._reader = reader
+        self._executor = Executor(device, blobs, Progress(page), lambda: reader.ready)
         self._reported = 0.0
 
-    def batch(self, reader: FrameReader, frame: Frame) -> None:
+    def batch(self, frame: Frame) -> None:
         """Execute one batch and send what it answers."""
         executor = self._executor
         results = executor.execute(frame.body, self._flush)
         if executor.blocked:
-            reader.detach()
+            self._reader.detach()
         # Sent even when empty: the host counts the batches that are done.
         self._flush(results)
         now = time.monotonic()
@@ -157,7 +163,9 @@ class _Session:
         send_frame(self._end, Kind.RESULTS, results, numbers)
 
 
-def _open(end: socket.socket, body: bytes, factory: str, page: int) -> _Session | None:
+def _open(
+    end: socket.socket, reader: FrameReader, body: bytes, factory: str, page: int
+) -> _Session | None:
     """Make the session's device and say how it went."""
     try:
         values = json.loads(body)
@@ -173,7 +181,7 @@ def _open(end: socket.socket, body: bytes, factory: str, page: int) -> _Session 
         text = str(error) if isinstance(error, RrtoError) else f"{type(error).__name__}: {error}"
         send_frame(end, Kind.FAILED, text.encode())
         return None
-    session = _Session(end, device, blobs, page)
+    session = _Session(end, reader, device, blobs, page)
     send_frame(end, Kind.READY, pack_device_info(device.info, bytes(16)))
     return session
 
@@ -186,9 +194,9 @@ def serve(end: socket.socket, page: int, factory: str = "") -> int:
         send_frame(end, Kind.HELLO)
         while (frame := reader.read()) is not None and frame.kind != Kind.CLOSE:
             if frame.kind == Kind.BATCH and session is not None:
-                session.batch(reader, frame)
+                session.batch(frame)
             elif frame.kind == Kind.OPEN and session is None:
-                session = _open(end, bytes(frame.body), factory, page)
+                session = _open(end, reader, bytes(frame.body), factory, page)
                 if session is None:
                     return 1
             else:

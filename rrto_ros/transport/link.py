@@ -24,6 +24,8 @@ from rrto_ros.errors import ProtocolError
 MAX_MESSAGE_BYTES = 1 << 20
 RECEIVE_WINDOW = 1024
 MAX_MISSING = 64
+FASTEST_OF = 64
+"""Round trips among which the shortest is found."""
 MAX_BATCH_BYTES = 256 << 20
 
 Buffer = bytes | bytearray | memoryview
@@ -90,6 +92,8 @@ class MessageSender:
         self._max_rto_s = max_rto_s
         self._rto_s = rto_s
         self._srtt_s = 0.0
+        self._fastest_s = self._fastest_before_s = 0.0
+        self._samples = 0
         self._rttvar_s = 0.0
         self._backoff = 1
         self._next = 1
@@ -121,6 +125,11 @@ class MessageSender:
     def idle(self) -> bool:
         """Whether everything pushed was sent and acknowledged."""
         return not self._queue and not self._sent
+
+    @property
+    def fastest_s(self) -> float:
+        """The shortest round trip that was measured lately, seconds; 0 before the first."""
+        return min(self._fastest_s, self._fastest_before_s)
 
     @property
     def urgent(self) -> bool:
@@ -262,6 +271,10 @@ class MessageSender:
         self._timer = now + min(self._rto_s * self._backoff, self._max_rto_s)
 
     def _measure(self, sample: float) -> None:
+        if not self._samples % FASTEST_OF:
+            self._fastest_before_s, self._fastest_s = self._fastest_s or sample, sample
+        self._samples += 1
+        self._fastest_s = min(self._fastest_s, sample)
         if self._srtt_s == 0.0:
             self._srtt_s = sample
             self._rttvar_s = sample / 2

@@ -18,10 +18,14 @@ from rrto_ros.api.codec import (
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
     PLAN_TAKEN_OP,
+    RESULT_AHEAD,
+    RESULT_UNDONE,
     Buffer,
+    ResultRecord,
     iter_headers,
 )
 from rrto_ros.errors import ProtocolError
+from rrto_ros.replay.plan_store import PlanMemory
 from rrto_ros.replay.replayer import Replayer
 from rrto_ros.transport.blob_references import BlobReferences
 from rrto_ros.transport.inferences import InferenceMeter
@@ -33,6 +37,11 @@ MAX_BACKLOG_BYTES = 32 << 20
 LONG_LINGER = 4
 """A reference without data from the program lingers so much longer: the calls that it names cost
 the server little, a message costs the robot more."""
+MOST_LONGER = 4
+"""Each further one, while nobody waits, lingers twice as long as the one before, so many times:
+the server has as much to do as was sent, and a long walk costs few messages."""
+AHEAD_LINGER_S = 1.0
+"""References to calls that the server has executed ahead can wait for company so long."""
 _RECORDER_OPS = frozenset((BLOB_DATA_OP, PLAN_DEFINE_OP))
 _SHIM_OPS = frozenset((PLAN_REF_OP, PLAN_TAKEN_OP))
 
@@ -43,29 +52,38 @@ Totals = Callable[[], tuple[int, int, int]]
 class Outgoing:
     """One session's calls on their way out.
 
-    Belongs to the session's thread, but for `answered`, `waits` and the cost of inferences.
+    Belongs to the session's thread, but for `due`, `answered`, `urgent`, `measured`, `waits` and
+    the cost of inferences.
 
     Args:
         config: Settings of the session.
         blobs: What to do with uploads; None to leave them.
         totals: For the cost of an inference.
+        memory: Plans of earlier starts of the program; None for none.
 
     Raises:
         ConfigError: A parameter of the search cannot be used.
     """
 
     def __init__(
-        self, config: SessionConfig, blobs: BlobReferences | None, totals: Totals
+        self,
+        config: SessionConfig,
+        blobs: BlobReferences | None,
+        totals: Totals,
+        memory: PlanMemory | None = None,
     ) -> None:
         self._config = config
         self._blobs = blobs
         self._totals = totals
-        self._replayer = Replayer(config.replay, blobs.rewrite if blobs is not None else None)
+        self._replayer = Replayer(
+            config.replay, blobs.rewrite if blobs is not None else None, memory
+        )
         self._replays = False
         self._parts: list[Buffer] = []
         self._parts_bytes = 0
         self._flush = False
         self._since = 0.0
+        self._lone = 0
         self.meter = InferenceMeter()
         self.waits: dict[int, float] = {}
         """Call that a thread waits for -> when it came."""
@@ -83,34 +101,57 @@ class Outgoing:
     @property
     def flush_at(self) -> float:
         """When what is pending is to leave, monotonic seconds."""
-        if self._flush:
+        if self._flush or self.urgent:
             return 0.0
         linger = self._config.linger_s
-        if not self._parts and not self._replayer.carries:
-            linger *= LONG_LINGER
-        return self._since + linger
+        if self._parts or self._replayer.carries:
+            return self._since + linger
+        if not self._replayer.asks:
+            return self._since + max(linger, AHEAD_LINGER_S)
+        return self._since + linger * (LONG_LINGER << min(self._lone, MOST_LONGER))
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a call that the server was to answer unasked has to be sent after all."""
+        ahead = self._replayer.ahead
+        return ahead is not None and ahead.urgent
+
+    @property
+    def saved_waits(self) -> int:
+        """How often the program waited, but not for an exchange."""
+        ahead = self._replayer.ahead
+        return ahead.waits if ahead is not None else 0
+
+    def measured(self, round_trip_s: float) -> None:
+        """What an exchange takes at least, seconds."""
+        if self._replayer.ahead is not None:
+            self._replayer.ahead.round_trip_s = round_trip_s
 
     @property
     def thinks(self) -> bool:
-        """Whether the search has something to look at."""
-        return self._replayer.backlog > 0
+        """Whether there is something to do that can wait: to search, or to keep plans."""
+        return self._replayer.idle_work
 
     @property
     def must_think(self) -> bool:
         """Whether the search has too much to look at."""
         return self._replayer.backlog > MAX_BACKLOG_BYTES
 
-    def absorb(self, data: bytes, mode: str, now: float) -> None:
+    def absorb(self, data: bytes, mode: str, now: float) -> list[Buffer]:
         """Take records out of the ring into the batch that is being made.
+
+        Returns:
+            Result records for the program that are there already.
 
         Raises:
             ProtocolError: A record does not fit the format, or has what no program may use.
         """
-        if not self.pending:
+        answers: list[Buffer] = []
+        if not (self._parts or self._replayer.asks):
             self._since = now
         if mode == "replay":
             self._replays = True
-            self._replay(data, now)
+            answers = self._replay(data, now)
         else:
             if self._replays:
                 self._replays = False
@@ -119,9 +160,14 @@ class Outgoing:
             self._pass(data, now)
         size = self._parts_bytes + self._replayer.pending_bytes
         self._flush = self._flush or mode == "rpc" or size >= self._config.batch_bytes
+        return answers
 
     def take(self) -> Buffer:
         """The whole batch; a new one begins."""
+        if not self._flush and not self._parts and not self._replayer.carries:
+            self._lone += 1
+        if self._replayer.ahead is not None:
+            self._replayer.ahead.urgent = False
         self._add(self._replayer.close())
         parts = self._parts
         self._parts, self._parts_bytes, self._flush = [], 0, False
@@ -157,16 +203,42 @@ class Outgoing:
         """Counters of record and replay."""
         return self._replayer.statistics()
 
-    def _replay(self, data: bytes, now: float) -> None:
+    def due(self, result: ResultRecord, record: Buffer) -> Buffer | None:
+        """A result came; returns what the program is to get of it now.
+
+        Raises:
+            ProtocolError: It was pushed ahead, and nobody agreed on that.
+        """
+        results = self._replayer.ahead
+        if result.flags & (RESULT_AHEAD | RESULT_UNDONE):
+            if results is None:
+                raise ProtocolError(f"result ahead of call {result.index}, without run_ahead")
+            if result.flags & RESULT_AHEAD:
+                return results.arrived(result, record)
+            results.told(result)
+            return None
+        if results is None:
+            return record
+        if result.sticky:
+            results.over()
+        return record if results.plain(result.index) or result.sticky else None
+
+    def _replay(self, data: bytes, now: float) -> list[Buffer]:
+        totals = self._totals()
+        for part in self._replayer.recall():
+            self._add(part)
         fed = self._replayer.feed(data)
         for part in fed.parts:
             self._add(part)
         for index, flags in fed.waited:
             self._waited(index, flags, now)
+        for index in fed.quiet:
+            self._track(index, now)
         if fed.begun:
-            self.meter.begin(fed.begun, now, *self._totals())
+            self.meter.begin(fed.begun, now, *totals)
         for index in fed.ended:
             self.meter.end(index, now, self.waits)
+        return fed.answers
 
     def _pass(self, data: bytes, now: float) -> None:
         start = 0
@@ -200,7 +272,12 @@ class Outgoing:
 
     def _waited(self, index: int, flags: int, now: float) -> None:
         self._flush = True
-        if flags & FLAG_REPLY and len(self.waits) < MAX_TRACKED_WAITS:
+        self._lone = 0
+        if flags & FLAG_REPLY:
+            self._track(index, now)
+
+    def _track(self, index: int, now: float) -> None:
+        if len(self.waits) < MAX_TRACKED_WAITS:
             self.waits[index] = now
 
     def _add(self, part: Buffer) -> None:

@@ -28,6 +28,7 @@ from rrto_ros.api.codec import (
 )
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError, UnavailableError
+from rrto_ros.replay.plan_store import PlanStore, memory_of
 from rrto_ros.replay.replayer import ReplayState
 from rrto_ros.transport.blob_references import BlobReferences
 from rrto_ros.transport.inferences import InferenceCost
@@ -52,7 +53,7 @@ from rrto_ros.transport.ring import (
     RingMemory,
     drain_eventfd,
 )
-from rrto_ros.transport.ring_socket import send_welcome
+from rrto_ros.transport.ring_socket import hung_up, send_welcome
 from rrto_ros.transport.session_status import SessionConfig, SessionSnapshot, check_mode
 
 ALIVE_PERIOD_S = 1.0
@@ -71,16 +72,23 @@ class RobotSession:
         hello: What the program said.
         config: Settings; the mode may change later (`set_mode`).
         port: The way to the server.
+        plans: Plans of earlier starts; None for none.
     """
 
     def __init__(
-        self, connection: socket.socket, hello: Hello, config: SessionConfig, port: RobotPort
+        self,
+        connection: socket.socket,
+        hello: Hello,
+        config: SessionConfig,
+        port: RobotPort,
+        plans: PlanStore | None = None,
     ) -> None:
         self.id = uuid.uuid4().bytes
         self.hello = hello
         self._connection = connection
         self._config = config
         self._port = port
+        self._plans = plans
         self._mode = config.mode
         self._phase = "opening"
         self._error = ""
@@ -192,7 +200,8 @@ class RobotSession:
             self._receiver = MessageReceiver(max_message_bytes=answer.max_message_bytes)
             if config.blob_references:
                 self._blobs = BlobReferences(answer.known_blobs, config.blob_min_bytes)
-            self._out = Outgoing(config, self._blobs, self._totals)
+            memory = memory_of(self._plans, hello.program, answer.info.arena_base)
+            self._out = Outgoing(config, self._blobs, self._totals, memory)
             self._device = answer.info.kind
             self._heard = self._spoke = now
             self._phase = "open"
@@ -250,20 +259,25 @@ class RobotSession:
                 consumer.awake()
             if self._wake in readable:
                 drain_eventfd(self._wake)
-            if socket_fd in readable and self._hung_up():
+            if socket_fd in readable and hung_up(self._connection):
                 self._last_words()
                 return ""
 
     def _absorb(self, data: bytes) -> None:
         """Take records out of the ring into the batch that is being made."""
         if self._phase != "lost":
-            self._out.absorb(data, self._mode, time.monotonic())
+            answers = self._out.absorb(data, self._mode, time.monotonic())
+            if answers:
+                # The lock keeps them behind the results that came before them.
+                with self._lock:
+                    self._replies.write(answers)
 
     def _totals(self) -> tuple[int, int, int]:
         """Bytes sent and received, and round trips."""
         assert self._ring is not None
         sent, received = self._sender.statistics(), self._receiver.statistics()
-        return int(sent["bytes"]), int(received["bytes"]), self._ring.waits()
+        trips = self._ring.waits() - self._out.saved_waits
+        return int(sent["bytes"]), int(received["bytes"]), trips
 
     def _send(self, now: float) -> float:
         """Publish what is due; returns for how long nothing else will be (seconds)."""
@@ -314,17 +328,6 @@ class RobotSession:
             return
         self._sender.push(record)
 
-    def _hung_up(self) -> bool:
-        try:
-            data = self._connection.recv(64)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        if data:
-            raise ProtocolError(f"{len(data)} bytes on the socket after HELLO")
-        return True
-
     def _last_words(self) -> None:
         """Send what the program called before it ended: its effects are part of the recording."""
         while self._phase != "lost" and self._sender.room and (data := self._consumer.take()):
@@ -347,6 +350,8 @@ class RobotSession:
                 self._ring.close()
             os.close(self._wake)
         self._connection.close()
+        if self._ring is not None:
+            self._out.replayer.end()
         if self._opened:
             self._port.close_session(self.id, reason)
         return final
@@ -380,6 +385,8 @@ class RobotSession:
         """
         if self._lost or self._blobs_wanted or self._blocked or self._sender.urgent:
             return True
+        if self._out.urgent:
+            return True
         due = self._receiver.ack_deadline()
         return due is not None and self._sleeps_until > due + ACK_SLACK_S
 
@@ -393,6 +400,7 @@ class RobotSession:
             for batch in self._receiver.receive(message.sequence, more, message.data, now):
                 self._deliver(batch, now)
         self._sender.acknowledged(message.batches_ack, message.missing, now)
+        self._out.measured(self._sender.fastest_s)
         if self._blobs is not None and message.executed_call:
             self._blobs.executed(message.executed_call)
 
@@ -405,8 +413,8 @@ class RobotSession:
             for result in iter_results(view):
                 if result.flags & RESULT_BLOB_WANTED:
                     self._blobs_wanted.append(result.index)
-                else:
-                    records.append(view[offset : offset + result.size])
+                elif record := self._out.due(result, view[offset : offset + result.size]):
+                    records.append(record)
                     since = self._out.answered(result.index, now)
                     if since is not None:
                         self._wait_samples.append(now - since)
@@ -448,9 +456,10 @@ class RobotSession:
         counters = ring.counters() if ring is not None else Counters(0, 0, 0, 0, 0, 0, 0)
         sent, received = self._sender.statistics(), self._receiver.statistics()
         samples = self._wait_samples
-        replay, cost = ReplayState(""), InferenceCost()
+        replay, cost, ahead_waits = ReplayState(""), InferenceCost(), 0
         if ring is not None:
             replay, cost = self._out.replayer.state(), self._out.meter.cost()
+            ahead_waits = self._out.saved_waits
         served = self._phase == "open"
         return SessionSnapshot(
             session=self.id,
@@ -467,7 +476,7 @@ class RobotSession:
             calls_sync=counters.synchronous,
             calls_unsupported=counters.unsupported,
             export_counts=tuple(ring.export_counts()) if ring is not None else (),
-            round_trips=counters.waits,
+            round_trips=counters.waits - ahead_waits,
             batches=int(sent["batches"]),
             messages_sent=int(sent["messages"]),
             messages_received=int(received["messages"]),
@@ -490,5 +499,9 @@ class RobotSession:
             inference_round_trips=cost.round_trips,
             last_inference_ms=cost.last_ms,
             median_inference_ms=cost.median_ms,
+            ahead_exchanges_saved=replay.ahead_saved,
+            ahead_saved_ms=replay.ahead_saved_ms,
+            ahead_restores=replay.ahead_restores,
+            ahead_lost_ms=replay.ahead_lost_ms,
             last_refusal=self._last_refusal,
         )

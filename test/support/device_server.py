@@ -16,12 +16,15 @@ class DeviceServer(EchoServer):
 
     Args:
         on_results: Where results go.
+        round_trip_s: How long each message is under way in addition.
+        cache_dir: Of compiled kernels, None for the user's.
         **options: Of `EchoServer`.
     """
 
-    def __init__(self, on_results, **options):
-        self.device = CpuDevice(limit_bytes=1 << 28)
-        self.executor = Executor(self.device)
+    def __init__(self, on_results, round_trip_s=0.0, *, cache_dir=None, **options):
+        self.round_trip_s = round_trip_s
+        self.device = CpuDevice(limit_bytes=1 << 28, cache_dir=cache_dir)
+        self.executor = Executor(self.device, interrupted=lambda: not self.inbox.empty())
         self.reader = LiteralReader()
         self.records = []
         self.batches = []
@@ -38,6 +41,7 @@ class DeviceServer(EchoServer):
         if not len(message.data):
             super().receive(message)
             return
+        time.sleep(self.round_trip_s)
         now = time.monotonic()
         sender.acknowledged(message.results_ack, (), now)
         for batch in receiver.receive(message.sequence, more, message.data, now):
@@ -50,7 +54,11 @@ class DeviceServer(EchoServer):
         self.calls = [("", header.index, b"")] if header is not None else []
 
     def push_to(self, sender):
-        return lambda data: self.push(data, sender)
+        def flush(data):
+            self.push(data, sender)
+            self.speak(time.monotonic())
+
+        return flush
 
     def push(self, data, sender):
         if len(data):

@@ -24,10 +24,10 @@ CONFIG = SessionConfig(connect_timeout_s=2.0, mode="replay")
 class Run:
     """One program's run; `records` are the calls that the server executed."""
 
-    def __init__(self, folder, steps, config=CONFIG, during=None):
+    def __init__(self, folder, steps, config=CONFIG, during=None, round_trip_s=0.0):
         self.reports = []
         host = RobotHost(folder / "robot.sock", config, 2, self.reports.append, lambda _: None)
-        server = DeviceServer(host.on_results)
+        server = DeviceServer(host.on_results, round_trip_s=round_trip_s)
         host.activate(server)
         env = {**os.environ, "LD_LIBRARY_PATH": str(ensure_built()), "RRTO_SOCKET": str(host.path)}
         try:
@@ -58,6 +58,7 @@ class Run:
         self.records = server.records
         self.batches = server.batches
         self.report = self.reports[0]
+        self.executor = server.executor.statistics()
         self.statistics = self.session.statistics() if self.session is not None else {}
 
 
@@ -142,3 +143,86 @@ def test_what_deviated_from_a_plan_of_the_shim_is_learnt(tmp_path):
     assert run.statistics["replay_shim_plans_installed"] > 1
     assert run.statistics["replay_impossible_plans"] == 0
     assert run.statistics["replay_search_failure"] == ""
+
+
+def cascade(number, reads=3):
+    """Steps that wait, read several outputs, go on with kernels, and read again."""
+    return [
+        ["upload", 0, 4096, float(number)],
+        *[["launch", 0, 1.0 + k] for k in range(6)],
+        ["sync"],
+        *[["read", 0, 64 * (k + 1)] for k in range(reads)],
+        *[["launch", 0, 2.0 + k] for k in range(6)],
+        ["copy", 1, 0],
+        ["read", 1, 64],
+        ["fill", 2, 7],
+        ["read", 2, 64],
+    ]
+
+
+DEVIATIONS = {
+    "none": lambda steps, at: steps,
+    "branch": lambda steps, at: [*steps[:at], ["launch", 0, 9.0], *steps[at:]],
+    "stop": lambda steps, at: steps[:at],
+    "argument": lambda steps, at: [
+        ["launch", 0, 7.5] if k >= at and s[0] == "launch" else s for k, s in enumerate(steps)
+    ],
+    "size": lambda steps, at: [
+        ["read", s[1], 32] if k >= at and s[0] == "read" else s for k, s in enumerate(steps)
+    ],
+    "upload": lambda steps, at: [*steps[:at], ["upload", 0, 64, 5.0], *steps[at:]],
+    "allocation": lambda steps, at: [*steps[:at], ["allocate", 4096], *steps[at:]],
+    "freed": lambda steps, at: [*steps[:at], ["free"], *steps[at:]],
+    "thread": lambda steps, at: [
+        *steps[:at], ["elsewhere", ["upload", 0, 64, 6.0], ["launch", 1, 2.0]], *steps[at:]
+    ],
+    "stream": lambda steps, at: [*steps[:at], ["launch", 0, 4.0, 1], *steps[at:]],
+    "twice": lambda steps, at: [*steps[:at], *steps[at - 1 : at], *steps[at:]],
+    "event": lambda steps, at: [*steps[:at], ["mark"], *steps[at:]],
+    "model": lambda steps, at: [
+        [s[0], {0: 1, 1: 0}.get(s[1], s[1]), *s[2:]] if len(s) > 1 and s[0] != "copy" else s
+        for s in steps
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("run_ahead", ["off", "reads", "auto"])
+@pytest.mark.parametrize("walks", [True, False], ids=["shim", "recorder"])
+def test_a_real_program_that_deviates_reads_what_plain_execution_gives(tmp_path, run_ahead, walks):
+    """Real kernels on the CPU device; each deviation at several places, between steady rounds."""
+    steps = [["allocate", 8192]] * 4
+    number = 0
+    for _ in range(6):
+        steps += [*cascade(number), ["wait"]]
+        number += 1
+    for deviate in DEVIATIONS.values():
+        for at in (1, 7, 8, 9, 12, 18, 20):
+            number += 1
+            steps += [*deviate(cascade(number), at), *cascade(number + 1)]
+    replay = ReplayOptions(shim_walks=walks, run_ahead=run_ahead)
+    plain = Run(tmp_path, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
+    config = dataclasses.replace(CONFIG, replay=replay)
+    run = Run(tmp_path, steps, config, thought, round_trip_s=0.002)
+    assert run.report.error == ""
+    assert run.printed == plain.printed
+    assert calls(run.records) == calls(plain.records)
+    assert run.report.inferences > 80
+    if run_ahead != "off":
+        assert run.report.ahead_exchanges_saved > 80
+    if run_ahead == "auto":
+        assert run.executor["ahead_chosen"] > 20
+        assert run.report.ahead_restores == run.executor["ahead_restores"] > 0
+
+
+@pytest.mark.parametrize(("run_ahead", "exchanges"), [("off", 6), ("reads", 3), ("auto", 1)])
+def test_how_many_exchanges_an_inference_with_several_waits_costs(tmp_path, run_ahead, exchanges):
+    rounds = 40
+    steps = [s for k in range(rounds) for s in [*cascade(k), ["wait"]]]
+    replay = ReplayOptions(run_ahead=run_ahead)
+    config = dataclasses.replace(CONFIG, replay=replay)
+    run = Run(tmp_path, steps, config, thought, round_trip_s=0.002)
+    assert run.report.inferences >= rounds - 4
+    assert run.report.deviations == 0
+    assert run.report.inference_round_trips == exchanges
+    assert run.report.ahead_exchanges_saved >= (6 - exchanges) * (rounds - 8)
+    assert run.report.round_trips <= exchanges * rounds + 6 * 6

@@ -1,0 +1,199 @@
+"""Which memory a call may write, on the server: follows a session's memory, modules and graphs.
+
+A copy or fill names its range. A launch writes the allocations that the arguments point into
+through which its kernel stores (record/kernel_writes.py); a graph what its nodes write. Where that
+is not known the answer is None, and the call must not be executed before the program makes it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from rrto_ros.api.codec import OP_BY_NAME, CallRecord
+from rrto_ros.api.info import ModuleInfo
+from rrto_ros.record.accesses import Range
+from rrto_ros.record.kernel_writes import Words, kernel_writes
+from rrto_ros.record.memory import Allocations
+
+MAX_IMAGE_BYTES = 64 << 20
+"""Images kept in all until it is known what their kernels write."""
+_WORD = struct.Struct("<Q")
+_NODES = {
+    "graph_add_kernel_node": "launch",
+    "graph_add_memcpy_node": "memcpy_dtod",
+    "graph_add_memset_node": "memset",
+    "graph_add_empty_node": "",
+    "graph_kernel_node_set": "launch",
+    "graph_exec_kernel_node_set": "launch",
+    "graph_exec_memcpy_node_set": "memcpy_dtod",
+    "graph_exec_memset_node_set": "memset",
+}
+FOLLOWED = frozenset(
+    OP_BY_NAME[name].code
+    for name in (
+        *_NODES,
+        "mem_alloc",
+        "mem_free",
+        "module_unload",
+        "graph_create",
+        "graph_destroy",
+        "graph_instantiate",
+        "graph_exec_destroy",
+    )
+)
+"""Operations that `followed` must be told of."""
+_Work = tuple[str, dict[str, Any]]
+
+
+class WriteRanges:
+    """One session's. Not thread-safe.
+
+    Args:
+        compute_capability: Of the device.
+    """
+
+    def __init__(self, compute_capability: tuple[int, int]) -> None:
+        self._capability = compute_capability
+        self._memory = Allocations()
+        self._names: dict[int, tuple[str, ...]] = {}
+        self._globals: dict[int, tuple[int, ...]] = {}
+        self._images: OrderedDict[int, bytes] = OrderedDict()
+        self._images_bytes = 0
+        self._kernels: dict[int, Mapping[str, Words | None]] = {}
+        self._graphs: dict[int, dict[int, _Work]] = {}
+        self._execs: dict[int, dict[int, _Work]] = {}
+        self._changes = 0
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """As long as it is the same, `of` gives the same for the same call."""
+        return self._memory.signature, self._changes
+
+    def loaded(self, module: int, info: ModuleInfo, image: bytes) -> None:
+        """A module was loaded."""
+        self._changes += 1
+        self._unload(module)
+        self._names[module] = tuple(kernel.name for kernel in info.kernels)
+        # A program may hand the address of a module's variable to a kernel.
+        self._globals[module] = tuple(g.address for g in info.globals if g.bytes)
+        for variable in info.globals:
+            if variable.bytes:
+                self._memory.add(variable.address, variable.bytes)
+        if len(image) > MAX_IMAGE_BYTES:
+            return
+        self._images[module] = image
+        self._images_bytes += len(image)
+        while self._images_bytes > MAX_IMAGE_BYTES:
+            # Its kernels stay unknown.
+            self._images_bytes -= len(self._images.popitem(last=False)[1])
+
+    def followed(self, record: CallRecord) -> None:
+        """A call of `FOLLOWED` was executed."""
+        name, f = record.op.name, record.fields()
+        if name == "mem_alloc":
+            self._memory.add(f["address"], f["size"])
+            return
+        if name == "mem_free":
+            self._memory.remove(f["address"])
+            return
+        self._changes += 1
+        if name == "module_unload":
+            self._unload(f["module"])
+        elif name == "graph_create":
+            self._graphs[f["graph"]] = {}
+        elif name == "graph_destroy":
+            self._graphs.pop(f["graph"], None)
+        elif name == "graph_instantiate":
+            self._execs[f["graph_exec"]] = dict(self._graphs.get(f["graph"], {}))
+        elif name == "graph_exec_destroy":
+            self._execs.pop(f["graph_exec"], None)
+        else:
+            table, key = self._graphs, f.get("graph")
+            if key is None:
+                table, key = self._execs, f["graph_exec"]
+            plain = {n: bytes(v) if isinstance(v, memoryview) else v for n, v in f.items()}
+            table.setdefault(key, {})[f["node"]] = (_NODES[name], plain)
+
+    def of(self, record: CallRecord) -> tuple[Range, ...] | None:
+        """Ranges that a call of `templates.WRITES` may write; None if that is not known."""
+        f = record.fields()
+        if record.op.name != "graph_launch":
+            return self._work(record.op.name, f)
+        nodes = self._execs.get(f["graph_exec"])
+        if nodes is None:
+            return None
+        out: set[Range] = set()
+        for name, fields in nodes.values():
+            ranges = self._work(name, fields)
+            if ranges is None:
+                return None
+            out.update(ranges)
+        return tuple(sorted(out))
+
+    def _work(self, name: str, f: dict[str, Any]) -> tuple[Range, ...] | None:
+        if name == "launch":
+            return self._launch(f)
+        if name == "memcpy_dtod":
+            return self._inside(f["dst"], f["size"])
+        if name == "memset":
+            row = f["width"] * f["element_bytes"]
+            span = (f["height"] - 1) * f["pitch"] + row if f["height"] else 0
+            return self._inside(f["dst"], span)
+        return ()
+
+    def _inside(self, start: int, size: int) -> tuple[Range, ...] | None:
+        """A range that was named; it must lie in an allocation, else the call fails."""
+        if size <= 0:
+            return ()
+        found = self._memory.find(start)
+        if found is None or start + size > found[0] + found[1]:
+            return None
+        return ((start, start + size),)
+
+    def _launch(self, f: dict[str, Any]) -> tuple[Range, ...] | None:
+        names = self._names.get(f["module"], ())
+        if f["kernel"] >= len(names):
+            return None
+        words = self._analysed(f["module"]).get(names[f["kernel"]])
+        if words is None:
+            return None
+        params = f["params"]
+        found: dict[int, Range] = {}
+        for word in words:
+            if word + _WORD.size > len(params):
+                continue
+            hit = self._memory.find(_WORD.unpack_from(params, word)[0])
+            if hit is not None:
+                found[hit[0]] = (hit[0], hit[0] + hit[1])
+        # A kernel that stores somewhere, but through nothing that is known here.
+        return None if words and not found else tuple(sorted(found.values()))
+
+    def _analysed(self, module: int) -> Mapping[str, Words | None]:
+        known = self._kernels.get(module)
+        if known is None:
+            image = self._images.pop(module, None)
+            if image is not None:
+                self._images_bytes -= len(image)
+            known = kernel_writes(image, self._capability) if image is not None else {}
+            self._kernels[module] = known
+        return known
+
+    def _unload(self, module: int) -> None:
+        self._names.pop(module, None)
+        for address in self._globals.pop(module, ()):
+            self._memory.remove(address)
+        self._kernels.pop(module, None)
+        image = self._images.pop(module, None)
+        if image is not None:
+            self._images_bytes -= len(image)
+
+    def statistics(self) -> dict[str, int]:
+        """Modules whose kernels were looked at, and kernels of which it is known."""
+        kernels = [words for known in self._kernels.values() for words in known.values()]
+        return {
+            "analysed_kernels": len(kernels),
+            "kernels_known": sum(words is not None for words in kernels),
+        }

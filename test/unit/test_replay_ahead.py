@@ -1,0 +1,381 @@
+"""Run-ahead: the program gets what plain execution gives, from fewer exchanges."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.ahead_loop import PTX, Loop, Machine, plain, records
+
+from rrto_ros.api.codec import OP_BY_NAME, iter_headers, iter_results, pack_result
+from rrto_ros.api.results import CUresult
+from rrto_ros.api.wire import FLAG_AHEAD, RESULT_AHEAD, RESULT_UNDONE
+from rrto_ros.errors import ProtocolError
+from rrto_ros.evaluation.synthetic import Call, Program, interleave
+from rrto_ros.record.templates import CallTemplate
+from rrto_ros.replay.ahead_results import AheadResults
+from rrto_ros.replay.executor import Executor
+from rrto_ros.replay.plan import Plan, mark, pack_define, pack_reference
+
+HTOD = OP_BY_NAME["memcpy_htod"].code
+SETTINGS = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+SETTING = pytest.mark.parametrize("run_ahead", ["off", "reads", "auto"])
+
+
+class Cascade:
+    """A model that reads, goes on with kernels, and reads again.
+
+    Args:
+        program: Where its calls go.
+        rng: Chooses its shape.
+        module: Handle.
+    """
+
+    def __init__(self, program, rng, module=10):
+        self.p, self.module = program, module
+        program.load_module(module, PTX)
+        self.buffers = [program.alloc(rng.choice([64, 256, 4096])) for _ in range(4)]
+        self.x = program.alloc(256)
+        self.count = 0
+        self.shape = []
+        for _ in range(rng.randint(1, 4)):
+            self.shape += [("work", rng.randint(1, 4)), ("reads", rng.randint(1, 3))]
+        self.shape += [("work", 2)] * rng.randint(0, 1)
+        self.seed = rng.randrange(1 << 30)
+
+    def infer(self):
+        p, rng = self.p, random.Random(self.seed)
+        self.count += 1
+        p.upload(self.x, bytes([self.count & 255]) * 256)
+        for kind, count in self.shape:
+            for _ in range(count):
+                if kind == "reads":
+                    self.read(rng)
+                else:
+                    self.work(rng)
+
+    def work(self, rng):
+        p, (a, b) = self.p, rng.sample(self.buffers, 2)
+        kind = rng.random()
+        if kind < 0.7:
+            p.launch(self.module, rng.randrange(16), rng.choice([a, self.x]), b, self.x)
+        elif kind < 0.8:
+            p.fill(b, 64, rng.randrange(256))
+        elif kind < 0.9:
+            p.call("memcpy_dtod", dst=b, src=a, size=64, stream=0)
+        else:
+            p.call("event_record", event=1, stream=0)
+
+    def read(self, rng):
+        p, kind = self.p, rng.random()
+        if kind < 0.7:
+            p.download(rng.choice(self.buffers), rng.choice([8, 64]))
+        elif kind < 0.9:
+            p.call("stream_synchronize", stream=0)
+        else:
+            p.call("event_query", event=1)
+
+
+def wandering(rng, rounds=20, part=0):
+    """A program of such models that leaves its path in every way there is.
+
+    Args:
+        rng: Chooses what it does.
+        rounds: Inferences.
+        part: Programs of other parts share no memory and no module with it.
+    """
+    p = Program()
+    p._heap += part << 24
+    models = [Cascade(p, rng, 10 + 10 * part + i) for i in range(rng.randint(1, 2))]
+    faulty = rng.choice([0.0, 0.1, 0.4])
+    for _ in range(rounds):
+        m = rng.choice(models) if rng.random() < 0.2 else models[0]
+        before = len(p.calls)
+        m.infer()
+        if rng.random() >= faulty:
+            continue
+        calls = p.calls[before:]
+        del p.calls[before:]
+        at = rng.randrange(len(calls))
+        kind = rng.choice(
+            ["changed", "missing", "stop", "alloc", "free", "twice", "upload", "read", "write"]
+        )
+        extra = None
+        if kind == "changed":
+            c = calls[at]
+            fields = dict(c.fields)
+            if "params" in fields:
+                a, b, rest = fields["params"][:8], fields["params"][8:16], fields["params"][16:]
+                fields["params"] = b + a + rest
+            elif c.name == "memcpy_dtoh":
+                fields["size"] //= 2
+            elif "value" in fields:
+                fields["value"] ^= 1
+            calls[at] = Call(c.name, fields, c.payload, c.thread)
+        elif kind == "missing":
+            del calls[at]
+        elif kind == "stop":
+            del calls[at:]
+        elif kind == "twice":
+            calls.insert(at, calls[at])
+        elif kind == "alloc":
+            address = 1 << 33 | rng.randrange(1 << 20) << 9
+            extra = Call("mem_alloc", {"address": address, "size": 64, "stream": 0})
+        elif kind == "free":
+            # Rarely, for the session is in error if it is used again.
+            if rng.random() < 0.2:
+                extra = Call("mem_free", {"address": m.buffers[3], "stream": 0})
+        elif kind == "upload":
+            extra = Call("memcpy_htod", {"dst": rng.choice(m.buffers), "stream": 0}, b"\7" * 64)
+        elif kind == "read":
+            extra = Call("memcpy_dtoh", {"src": m.buffers[0], "size": 8, "stream": 0})
+        else:
+            # Of another thread, between two calls of this one.
+            extra = Call("memcpy_htod", {"dst": m.buffers[1], "stream": 0}, b"\1" * 8, 2)
+        if extra is not None:
+            calls.insert(at, extra)
+        p.calls += calls
+    return p
+
+
+@SETTING
+@SETTINGS
+@given(st.integers(0, 2**32 - 1))
+def test_whatever_the_program_does_it_gets_the_results_of_plain_execution(run_ahead, seed):
+    rng = random.Random(seed)
+    calls = records(wandering(rng))
+    loop = Loop(rng, run_ahead, busy=rng.choice([0.0, 0.3]), drop_after=rng.choice([1, 16]))
+    modes = ("replay",) if rng.random() < 0.7 else ("replay", "batched", "rpc")
+    assert loop.run(calls, rng.choice([1, 20]), modes) == plain(calls)
+
+
+@SETTING
+@SETTINGS
+@given(st.integers(0, 2**32 - 1))
+def test_threads_in_any_order_get_the_results_of_plain_execution(run_ahead, seed):
+    rng = random.Random(seed)
+    calls = records(interleave([wandering(rng, 8, k) for k in range(2)], rng))
+    assert Loop(rng, run_ahead).run(calls) == plain(calls)
+
+
+def cascade(rounds, groups=3, reads=1, kernels=3):
+    """Inferences of some kernels and then some reads, again and again."""
+    p = Program()
+    p.load_module(10, PTX)
+    a, b, x = (p.alloc(4096) for _ in range(3))
+    for number in range(rounds):
+        p.upload(x, bytes([number & 255]) * 64)
+        for group in range(groups):
+            for k in range(kernels):
+                p.launch(10, group + k, x if not k else a, b, 7)
+                p.launch(10, group + k, b, a, 7)
+            p.call("stream_synchronize", stream=0)
+            for k in range(reads):
+                p.download((a, b)[k % 2], 64)
+    return records(p)
+
+
+def steady_exchanges(loop, calls, waits):
+    """Batches that left while the program waited, per inference of the last five."""
+    loop.run(calls)
+    last = loop.sent_waiting[-5 * waits :]
+    return [sum(last[k : k + waits]) for k in range(0, len(last), waits)]
+
+
+@pytest.mark.parametrize("reads", [1, 2, 5])
+def test_an_inference_with_several_reads_costs_one_exchange(reads):
+    calls = cascade(12, groups=1, reads=reads)
+    for run_ahead, exchanges in (("off", reads + 1), ("reads", 1), ("auto", 1)):
+        loop = Loop(random.Random(1), run_ahead)
+        assert steady_exchanges(loop, calls, reads + 1) == [exchanges] * 5, run_ahead
+        counts = loop.out.statistics()
+        assert (counts.get("ahead_saved_exchanges", 0) > 6 * reads) == (run_ahead != "off")
+        assert loop.machine.launches == 12 * 6
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_an_inference_that_goes_on_after_it_has_read_costs_one_exchange_in_auto(groups):
+    calls = cascade(12, groups=groups, reads=2)
+    for run_ahead, exchanges in (("off", 3 * groups), ("reads", groups), ("auto", 1)):
+        loop = Loop(random.Random(1), run_ahead)
+        assert steady_exchanges(loop, calls, 3 * groups) == [exchanges] * 5, run_ahead
+        assert loop.machine.launches == 12 * 6 * groups, "nothing was executed twice"
+        assert loop.executor.statistics()["ahead_restores"] == 0
+
+
+def test_calls_that_write_are_left_where_an_exchange_costs_less_than_copies():
+    loop = Loop(random.Random(1), "auto", round_trip_s=20e-6)
+    assert steady_exchanges(loop, cascade(12, groups=3), 6) == [3] * 5
+    counts = loop.executor.statistics()
+    assert counts["ahead_refused"] > 5
+    assert counts["ahead_saved_bytes"] == 0
+
+
+def test_a_program_that_often_does_something_else_is_no_longer_guessed():
+    p = Program()
+    p.load_module(10, PTX)
+    a, b = p.alloc(1 << 20), p.alloc(1 << 20)
+    for number in range(80):
+        p.upload(a, bytes([number]) * 64)
+        p.launch(10, 1, a, b, 7)
+        p.download(b, 64)
+        # From the tenth on it goes its own way.
+        p.launch(10, 2 if number < 10 else 1000 + number, b, a, 7)
+        p.download(a, 64)
+    calls = records(p)
+    loop = Loop(random.Random(1), "auto", round_trip_s=0.02)
+    assert loop.run(calls) == plain(calls)
+    counts = loop.executor.statistics()
+    assert 1 <= counts["ahead_restores"] <= 20
+    assert counts["ahead_restored_bytes"] >= 1 << 20
+    told = loop.out.statistics()
+    assert told["ahead_restores"] == counts["ahead_restores"], "the robot knows"
+    assert told["ahead_lost_s"] > 0
+
+
+def test_a_kernel_that_may_write_anywhere_is_not_executed_ahead():
+    wild = PTX.replace(b"ld.global.u32 %r1, [%d1];", b"ld.global.u64 %d2, [%d1];")
+    calls = [
+        call.replace(PTX, wild.ljust(len(PTX)), 1) if PTX in call else call
+        for call in cascade(12, groups=3)
+    ]
+    assert calls[0] != cascade(12, groups=3)[0]
+    loop = Loop(random.Random(1), "auto")
+    assert steady_exchanges(loop, calls, 6) == [3] * 5
+    assert loop.executor.statistics()["ahead_unknown"] > 5
+
+
+def test_a_kernel_that_fails_ahead_is_undone_and_fails_when_it_is_called():
+    calls = cascade(12, groups=3)
+    seen = []
+    for failing in range(40, 12 * 18, 7):
+        loop = Loop(random.Random(failing), "auto")
+
+        def fails(machine=loop.machine, failing=failing):
+            return machine.launches == failing
+
+        loop.machine.fails = fails
+        result = loop.run(calls)
+        if loop.executor.statistics()["sticky"]:
+            continue  # it was no guess
+        seen.append(failing)
+        assert result == plain(calls), "a guess that failed once has no effect"
+    assert len(seen) > 10
+
+
+def taught(busy=False):
+    """An executor that has a plan of a cascade and has executed up to its first wait.
+
+    Returns:
+        Executor, its machine, plan, number of the next call, the plan's next call.
+    """
+    calls = cascade(2, groups=2, reads=1, kernels=1)
+    first = next(k for k, call in enumerate(calls) if next(iter_headers(call)).op == HTOD)
+    period = (len(calls) - first - 1) // 2
+    templates = []
+    for call in calls[first : first + period]:
+        header = next(iter_headers(call))
+        end = header.size - (header.payload_bytes + 7 & ~7)
+        templates.append(CallTemplate(header.op, header.payload_bytes, call[24:end]))
+    plan = Plan(tuple(templates))
+    machine = Machine()
+    executor = Executor(machine, interrupted=lambda: busy)
+    executor.execute(b"".join(calls[:first]) + pack_define(1, plan))
+    executor.batch = lambda *parts: list(iter_results(executor.execute(b"".join(parts))))
+    return executor, machine, plan, first + 1
+
+
+def until_wait(plan, index, ahead, worth_us=10_000):
+    """A reference to the first calls of the plan of `taught`, the last is waited for."""
+    return pack_reference(
+        1, 0, 4, index, 1, [mark(3, 3)], [], bytes(64), ahead=ahead, worth_us=worth_us
+    )
+
+
+def test_a_result_that_is_wanted_again_is_that_of_its_place_in_the_order():
+    """As after a switch of the mode: the robot no longer knows what was pushed."""
+    executor, machine, plan, index = taught()
+    ahead = plan.ahead(4, writes=True)
+    assert ahead == len(plan) - 4
+    pushed = executor.batch(until_wait(plan, index, ahead))
+    before = {r.index: bytes(r.payload) for r in pushed if r.flags == RESULT_AHEAD}
+    assert set(before) == {index + 4, index + 7, index + 8}
+    assert machine.launches == 4
+    again, told = executor.batch(pack_reference(1, 4, 1, index + 4, 1, [mark(0, 3)], [], b""))
+    assert told.flags == RESULT_UNDONE
+    assert (again.index, again.flags, bytes(again.payload)) == (index + 4, 0, before[index + 4])
+    assert executor.statistics()["ahead_restores"] == 1
+    rest = executor.batch(
+        pack_reference(1, 5, 4, index + 5, 1, [mark(2, 3), mark(3, 3)], [], b"")
+    )
+    assert {r.index: bytes(r.payload) for r in rest} == {
+        index + 7: before[index + 7], index + 8: before[index + 8]
+    }  # fmt: skip
+    assert machine.launches == 6
+
+
+def test_a_batch_that_is_there_stops_the_guessing_and_the_robot_is_told():
+    executor, machine, plan, index = taught(busy=True)
+    results = executor.batch(until_wait(plan, index, len(plan) - 4))
+    assert [(r.index, r.status, r.flags) for r in results] == [
+        (index + 3, 0, 0),
+        (index + 4, 0, RESULT_AHEAD),
+        (index + 5, int(CUresult.NOT_READY), RESULT_AHEAD),
+    ]
+    assert machine.launches == 2
+
+
+@pytest.mark.parametrize(
+    ("ahead", "worth_us", "fits"),
+    [(1, 0, True), (2, 0, False), (5, 0, False), (5, 10, True), (6, 10, False), (65535, 9, False)],
+)
+def test_more_ahead_than_the_plan_allows_is_refused_whole(ahead, worth_us, fits):
+    executor, machine, plan, index = taught()
+    executor.batch(until_wait(plan, index, ahead, worth_us))
+    assert (executor.sticky == 0) == fits
+    assert (machine.launches > 0) == fits
+    if not fits:
+        assert "executed ahead" in executor.malformed
+
+
+def test_a_mark_says_of_calls_that_read_alone_that_they_may_have_been_answered():
+    executor, machine, _, index = taught()
+    executor.batch(pack_reference(1, 0, 4, index, 1, [mark(1, 2 | FLAG_AHEAD)], [], bytes(64)))
+    assert "but it writes" in executor.malformed
+    assert machine.launches == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "payload"),
+    [(RESULT_AHEAD, 1, b""), (RESULT_AHEAD | 1, 0, b""), (RESULT_UNDONE, 0, b"1234567"),
+     (RESULT_AHEAD, int(CUresult.NOT_READY), b"12345678")],
+)  # fmt: skip
+def test_results_ahead_that_no_server_sends_are_refused(flags, status, payload):
+    loop = Loop(random.Random(1), "reads")
+    loop.down.append(pack_result(5, status, payload, flags))
+    with pytest.raises(ProtocolError):
+        loop.deliver()
+
+
+def test_a_server_that_pushes_unasked_is_refused():
+    loop = Loop(random.Random(1), "off")
+    loop.down.append(pack_result(5, 0, b"", RESULT_AHEAD))
+    with pytest.raises(ProtocolError, match="without run_ahead"):
+        loop.deliver()
+
+
+def test_a_result_that_nobody_expects_any_more_is_dropped():
+    results = AheadResults(writes=False)
+    results.announce(10, 3)
+    assert results.take(10, waited=True) is None
+    results.drop()
+    late, early = (pack_result(i, 0, b"x" * 8, RESULT_AHEAD) for i in (10, 11))
+    record = results.arrived(next(iter_results(late)), late)
+    assert next(iter_results(record)).flags == 0, "it was called before the program turned away"
+    assert results.arrived(next(iter_results(early)), early) is None
+    assert not results.may(12), "no number is announced twice"
+    assert results.may(13)
