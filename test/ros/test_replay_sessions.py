@@ -158,8 +158,10 @@ def test_a_network_of_tinygrad_is_replayed_with_equal_bits(rig, jit):
     robot.mode("batched")
     batched, before = robot.run("cnn_loop.py", rounds, *jit, timeout_s=170)
     assert replayed["digest"] == batched["digest"]
-    # As many as the program has sync points.
-    assert report["inference_round_trips"] <= before["round_trips"] / rounds
+    # It waits twice, synchronises and then reads; the server reads ahead.
+    assert report["inference_round_trips"] == 1
+    assert before["round_trips"] >= 2 * rounds
+    assert report["ahead_exchanges_saved"] >= rounds - 4
     assert report["bytes_sent"] < before["bytes_sent"]
 
 
