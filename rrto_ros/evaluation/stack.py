@@ -88,6 +88,8 @@ class Stack:
         extra["offload_server"] = {**blobs, **extra.get("offload_server", {})}
         plans = {"plan_cache_directory": f"{self._folder.name}/plans"}
         extra["recorder_replayer"] = {**plans, **extra.get("recorder_replayer", {})}
+        plans = {"plan_cache_directory": f"{self._folder.name}/plans"}
+        extra["recorder_replayer"] = {**plans, **extra.get("recorder_replayer", {})}
         self._children: list[Child] = []
         try:
             for process in (server(options), recorder(options)):
