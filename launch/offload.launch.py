@@ -60,7 +60,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             name,
             default_value=default,
-            description=text + (f" ({', '.join(choices)})" if choices else ""),
+            description=text + (f" ({', '.join(c for c in choices if c)})" if choices else ""),
             choices=list(choices) or None,
         )
         for name, default, text, choices in Options.describe()

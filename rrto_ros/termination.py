@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
+import time
 from types import TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -39,9 +41,20 @@ class Termination:
         os.close(self._read)
         os.close(self._write)
 
-    def wait(self) -> signal.Signals:
-        """Wait for a signal, also one that came before; returns it."""
+    def wait(self, timeout_s: float | None = None) -> signal.Signals | None:
+        """Wait for a signal, also one that came before.
+
+        Args:
+            timeout_s: For so long at most; None for ever.
+
+        Returns:
+            The signal; None if the time is over.
+        """
+        end = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if not select.select([self._read], [], [], left)[0]:
+                return None
             number = os.read(self._read, 1)[0]
             if number in SIGNALS:
                 return signal.Signals(number)

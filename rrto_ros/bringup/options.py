@@ -10,13 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from rrto_ros.errors import ConfigError
+from rrto_ros.search import ALGORITHMS
 from rrto_ros.transport.port import topic
 from rrto_ros.transport.session_status import MODES
 
-DEVICES = ("cpu", "gpu", "null")
+DEVICES = ("auto", "cpu", "gpu", "null")
 SIDES = ("both", "robot", "edge")
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 HIGHEST_DOMAIN = 232
+REPLAY_OPTIONS = (
+    "search",
+    "min_repetitions",
+    "min_length",
+    "max_length",
+    "drop_plans_after",
+    "plan_cache_bytes",
+    "plan_cache_directory",
+)
+"""Parameters of the recorder. As long as one has its default here, the parameter files decide."""
+_COUNTS = (
+    "limit_bytes", "frames", "min_repetitions", "min_length", "max_length", "drop_plans_after",
+)  # fmt: skip
+_OWN = "; default: as the parameter files say"
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off"}
 
@@ -35,11 +50,22 @@ class Options:
 
     robot: str = _option("robot", "Robot name: prefix of the topics, and of the nodes' names")
     side: str = _option("both", "What to start on this machine", SIDES)
-    device: str = _option("cpu", "What the server computes on", DEVICES)
+    device: str = _option(
+        "cpu", "What the server computes on; auto: the GPU if there is one, else cpu", DEVICES
+    )
     mode: str = _option("batched", "How driver calls travel", tuple(MODES))
     domain: int = _option(-1, "ROS domain; -1: as ROS_DOMAIN_ID says")
     log_level: str = _option("info", "Least severe log messages shown", LOG_LEVELS)
     limit_bytes: int = _option(0, "Device memory of one session; 0: the server's own limit")
+    search: str = _option("", "Mode replay: how sequences are found", ("", *ALGORITHMS))
+    min_repetitions: int = _option(0, "Mode replay: how often a sequence must have been seen")
+    min_length: int = _option(0, "Mode replay: shortest sequence, calls")
+    max_length: int = _option(0, "Mode replay: longest sequence, calls")
+    drop_plans_after: int = _option(
+        0, "Mode replay: a sequence left so often in a row is not replayed for a while"
+    )
+    plan_cache_bytes: int = _option(-1, "Mode replay: size of the sequences kept on disk; 0: none")
+    plan_cache_directory: str = _option("", "Mode replay: where sequences are kept")
     params_file: str = _option("", "ROS parameter file (YAML) read after the package's own")
     demo: bool = _option(False, "Also start the camera and the perception node")
     input: str = _option("", "Demo: picture, folder, video or bag for the camera; empty: built in")
@@ -56,9 +82,11 @@ class Options:
         topic(self.robot, "status")
         if not -1 <= self.domain <= HIGHEST_DOMAIN:
             raise ConfigError(f"domain is {self.domain}, want 0 to {HIGHEST_DOMAIN}, or -1")
-        for name in ("limit_bytes", "frames"):
+        for name in _COUNTS:
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, want 0 or more")
+        if self.plan_cache_bytes < -1:
+            raise ConfigError(f"plan_cache_bytes is {self.plan_cache_bytes}, want 0 or more")
         for name in ("params_file", "input"):
             path = getattr(self, name)
             if path and not Path(path).expanduser().exists():
@@ -86,7 +114,7 @@ class Options:
             (
                 item.name,
                 str(item.default).lower() if isinstance(item.default, bool) else str(item.default),
-                item.metadata["help"],
+                item.metadata["help"] + (_OWN if item.name in REPLAY_OPTIONS else ""),
                 item.metadata["choices"],
             )
             for item in dataclasses.fields(Options)

@@ -38,13 +38,21 @@ def _whole(text: str | int) -> int:
         raise typer.BadParameter(f"got {text!r}, want a whole number") from None
 
 
+def _number(text: str | float) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"got {text!r}, want a number") from None
+
+
 Robot = Annotated[str, typer.Option(envvar="RRTO_ROBOT", help="Robot name: prefix of the topics.")]
 Domain = Annotated[
     int, typer.Option(parser=_whole, help="ROS domain; -1: as ROS_DOMAIN_ID says, else 0.")
 ]
-Device = Annotated[str, typer.Option(help="What the server computes on: cpu, gpu or null.")]
+Device = Annotated[str, typer.Option(help="What the server computes on: auto, gpu, cpu or null.")]
 Mode = Annotated[str, typer.Option(help="rpc, batched or replay.")]
 Level = Annotated[str, typer.Option(help="debug, info, warn, error or fatal.")]
+_FILES = "as the parameter files say"
 Input = Annotated[
     str, typer.Option("--input", help="Demo: picture, folder, video or bag; empty: built in.")
 ]
@@ -66,6 +74,52 @@ def up(
     mode: Mode = "batched",
     domain: Domain = -1,
     log_level: Level = "info",
+    search: Annotated[
+        str,
+        typer.Option(
+            help="Mode replay: operator_sequence or data_dependency.", show_default=_FILES
+        ),
+    ] = "",
+    min_repetitions: Annotated[
+        int,
+        typer.Option(
+            parser=_whole,
+            help="Mode replay: how often a sequence must have been seen.",
+            show_default=_FILES,
+        ),
+    ] = 0,
+    min_length: Annotated[
+        int,
+        typer.Option(
+            parser=_whole, help="Mode replay: shortest sequence, calls.", show_default=_FILES
+        ),
+    ] = 0,
+    max_length: Annotated[
+        int,
+        typer.Option(
+            parser=_whole, help="Mode replay: longest sequence, calls.", show_default=_FILES
+        ),
+    ] = 0,
+    drop_plans_after: Annotated[
+        int,
+        typer.Option(
+            parser=_whole,
+            help="Mode replay: a sequence left so often in a row rests.",
+            show_default=_FILES,
+        ),
+    ] = 0,
+    plan_cache_bytes: Annotated[
+        int,
+        typer.Option(
+            parser=_whole,
+            help="Mode replay: size of the sequences kept on disk; 0: none.",
+            show_default=_FILES,
+        ),
+    ] = -1,
+    plan_cache_directory: Annotated[
+        str,
+        typer.Option(help="Mode replay: where sequences are kept.", show_default=_FILES),
+    ] = "",
     params_file: Annotated[str, typer.Option(help="ROS parameter file (YAML) of your own.")] = "",
     demo: Annotated[bool, typer.Option(help="Also start camera and perception.")] = False,
     source: Input = "",
@@ -87,6 +141,13 @@ def up(
         mode=mode,
         domain=domain,
         log_level=log_level,
+        search=search,
+        min_repetitions=min_repetitions,
+        min_length=min_length,
+        max_length=max_length,
+        drop_plans_after=drop_plans_after,
+        plan_cache_bytes=plan_cache_bytes,
+        plan_cache_directory=plan_cache_directory,
         params_file=params_file,
         demo=demo,
         input=source,
@@ -143,7 +204,9 @@ def demo_command(
 def run(
     command: Annotated[list[str], typer.Argument(help="The program and its arguments.")],
     mode: Annotated[str | None, typer.Option(help="Mode; default batched.")] = None,
-    device: Annotated[str | None, typer.Option(help="Device; default cpu.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device: auto, gpu, cpu or null; default cpu.")
+    ] = None,
     robot: Robot = "robot",
     domain: Domain = -1,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
@@ -208,6 +271,24 @@ def status(
     for table in (session_table(found), replay_table(found)):
         if table is not None:
             out.print(table)
+
+
+@app.command("top")
+def top_command(
+    robot: Robot = "robot",
+    domain: Domain = -1,
+    interval: Annotated[
+        float, typer.Option(parser=_number, help="Seconds from one view to the next.")
+    ] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Show one view and end.")] = False,
+) -> None:
+    """Watch recorder, server and their sessions until Ctrl-C."""
+    from rrto_ros.cli.console import out
+
+    with _client(robot, domain) as client:
+        from rrto_ros.cli.top import top
+
+        top(client, out, interval, once=once)
 
 
 @app.command()

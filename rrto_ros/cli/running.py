@@ -85,7 +85,7 @@ def missing_processes(client: RobotClient, options: Options, wanted: Wanted) -> 
             f"{running_recorder['mode']!r}; change it for all its programs with `rrto mode "
             f"{wanted.mode}`, or give another --robot name to start one of your own"
         )
-    if running_server and wanted.device not in (None, running_server["device"]):
+    if running_server and wanted.device not in (None, "auto", running_server["device"]):
         raise ConfigError(
             f"device {wanted.device!r} is wanted, and the running offload_server computes on "
             f"{running_server['device']!r}; give another --robot name to start one of your own"

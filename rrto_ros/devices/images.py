@@ -7,6 +7,7 @@ A wrapper (0x466243B1) holds a pointer and cannot be followed here: the robot's 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import struct
@@ -17,7 +18,7 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.errors import PtxError
 
 _FATBIN, _WRAPPER, _ELF = 0xBA55ED50, 0x466243B1, b"\x7fELF"
-_KIND_PTX = 1
+_KIND_PTX, _KIND_ELF = 1, 2
 _FLAG_COMPRESSED, _FLAG_ZSTD = 0x2000, 0x8000
 MAX_PTX_BYTES = 64 << 20
 _ENTRY_HEADER_BYTES = 64
@@ -26,8 +27,9 @@ _TARGET = re.compile(r"^\s*\.target\s+sm_(\d+)([af]?)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class _Entry:
-    """One PTX of a fatbin, still packed."""
+    """One PTX or ELF of a fatbin, still packed."""
 
+    kind: int
     payload: bytes
     flags: int
     raw_bytes: int
@@ -55,8 +57,30 @@ def ptx_text(image: bytes, compute_capability: tuple[int, int]) -> str:
         raise PtxError("a fatbin wrapper was sent instead of its contents",
                        CUresult.INVALID_IMAGE)
     if magic == _FATBIN:
-        return _best(_fatbin(image), compute_capability)
+        found = [entry for entry in _fatbin(image) if entry.kind == _KIND_PTX]
+        return _best(found, compute_capability)
     return _text(image)
+
+
+def contents(image: bytes) -> list[bytes]:
+    """The PTX texts and ELF files in a module image; those that cannot be unpacked are left out.
+
+    Raises:
+        PtxError: INVALID_IMAGE for a damaged fatbin.
+    """
+    if len(image) < 4 or struct.unpack_from("<I", image)[0] != _FATBIN:
+        return [image]
+    out: list[bytes] = []
+    for entry in _fatbin(image):
+        with contextlib.suppress(PtxError):
+            out.append(_decompress(entry.payload, entry.flags, entry.raw_bytes))
+    return out
+
+
+def is_binary(image: bytes) -> bool:
+    """Whether an image is a fatbin or an ELF file; otherwise it is text."""
+    magic = struct.unpack_from("<I", image)[0] if len(image) >= 4 else 0
+    return image[:4] == _ELF or magic in (_FATBIN, _WRAPPER)
 
 
 def _best(entries: list[_Entry], compute_capability: tuple[int, int]) -> str:
@@ -133,9 +157,9 @@ def _entries(image: bytes, position: int, end: int) -> list[_Entry]:
         start = position + header
         if header < _ENTRY_HEADER_BYTES or start + size > end:
             raise PtxError("a fatbin entry is cut short", CUresult.INVALID_IMAGE)
-        if kind == _KIND_PTX:
+        if kind in (_KIND_PTX, _KIND_ELF):
             payload = image[start : start + (compressed or size)]
-            entries.append(_Entry(payload, flags, raw, architecture))
+            entries.append(_Entry(kind, payload, flags, raw, architecture))
         position = start + size
     return entries
 

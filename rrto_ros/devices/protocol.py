@@ -58,6 +58,61 @@ GraphNode = Launch | MemcpyNode | MemsetNode | None
 """What a graph node does; None is an empty node."""
 
 
+SegmentWork = Launch | MemcpyNode | MemsetNode
+"""What a call of a segment does."""
+
+
+@dataclass(frozen=True)
+class SegmentCall:
+    """One call of a segment.
+
+    Attributes:
+        work: What it does.
+        stream: In which stream.
+        note: What `page` holds behind the index while it runs (see `Segment.run`).
+    """
+
+    work: SegmentWork
+    stream: int
+    note: bytes = b""
+
+
+class Segment(Protocol):
+    """Calls that are made again and again in the same order, prepared by a device.
+
+    Attributes:
+        position: The call that failed, after `run` raised.
+    """
+
+    position: int
+
+    def run(
+        self, first: int, last: int, changed: Mapping[int, SegmentCall], index: int, page: int
+    ) -> None:
+        """Execute calls `first` to before `last` as if each were made by itself.
+
+        Args:
+            first: The first of them.
+            last: The one after them.
+            changed: Calls as they are from now on, where their arguments vary.
+            index: The session's number of call `first`.
+            page: Address of memory that says which call runs, if this process should end in it:
+                its index (u64), then its note. 0: not wanted. A device where a call cannot end
+                the process need not write it.
+
+        Raises:
+            CudaError: What a call raised; those after it were not executed.
+        """
+
+
+@runtime_checkable
+class SegmentDevice(Protocol):
+    """What a device may offer besides."""
+
+    def prepare_segment(self, calls: Sequence[SegmentCall]) -> Segment:
+        """Get ready to run these calls many times; nothing is checked or executed yet."""
+
+
 @runtime_checkable
 class Device(Protocol):
     """A CUDA device for one session."""

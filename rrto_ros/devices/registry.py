@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from rrto_ros.devices.protocol import Device
 from rrto_ros.errors import ConfigError, UnavailableError
 
 DEVICE_NAMES = ("cpu", "gpu", "null")
+AUTO = "auto"
+"""The GPU if there is one that can be used, the cpu device otherwise."""
 DEFAULT_CACHE_BYTES = 512 << 20
 DEFAULT_LAUNCH_TIMEOUT_S = 30.0
 _CPU_ARENA_BYTES = 64 << 30
@@ -29,7 +32,8 @@ class DeviceSettings:
         threads: Threads that execute kernels, 0 for one per core.
         cache_directory: Where compiled kernels are kept, None for the default place.
         cache_bytes: Size limit of that cache, 0 to keep nothing.
-        launch_timeout_s: Seconds after which a launch on the cpu device is ended, 0 for never.
+        launch_timeout_s: Seconds after which a launch on the cpu device is ended, and a wait for
+            the GPU given up; 0 for never.
         memcheck: Whether the cpu device looks up every access of a kernel, to name a stray one.
     """
 
@@ -77,15 +81,22 @@ def _null(settings: DeviceSettings) -> Device:
     return device
 
 
-def _gpu(settings: DeviceSettings) -> Device:  # noqa: ARG001 same shape as the others
-    raise UnavailableError(
-        "device 'gpu' comes with a later release; use device 'cpu' (real results, slower) or "
-        "'null' (no results, for transport measurements)"
+def _gpu(settings: DeviceSettings) -> Device:
+    module = importlib.import_module("rrto_ros.devices.gpu.device")
+    device: Device = module.GpuDevice(
+        limit_bytes=settings.limit_bytes,
+        arena_base=settings.arena_base,
+        wait_limit_s=settings.launch_timeout_s,
     )
+    return device
 
 
 _FACTORIES: dict[str, DeviceFactory] = {"cpu": _cpu, "gpu": _gpu, "null": _null}
-_MODULES = {"cpu": "rrto_ros.devices.cpu.device", "null": "rrto_ros.devices.null"}
+_MODULES = {
+    "cpu": "rrto_ros.devices.cpu.device",
+    "gpu": "rrto_ros.devices.gpu.device",
+    "null": "rrto_ros.devices.null",
+}
 
 
 def check_available(name: str) -> None:
@@ -100,17 +111,35 @@ def check_available(name: str) -> None:
             f"device {name!r} is none of {', '.join(DEVICE_NAMES)}; set the parameter 'device'"
         )
     if name == "gpu":
-        _gpu(DeviceSettings(limit_bytes=0))
+        importlib.import_module("rrto_ros.devices.gpu.driver").check_available()
     if name == "cpu" and importlib.util.find_spec("llvmlite") is None:
         raise UnavailableError(
             "device 'cpu' needs the Python package llvmlite: pip install llvmlite"
         )
 
 
+def resolve(name: str) -> tuple[str, str]:
+    """A device name with `auto` decided.
+
+    Returns:
+        (device, why): `why` says what decided where the name was `auto`, else it is empty.
+    """
+    if name != AUTO:
+        return name, ""
+    try:
+        found = importlib.import_module("rrto_ros.devices.gpu.driver").check_available()
+    except UnavailableError as error:
+        return "cpu", str(error)
+    return "gpu", f"found {found}"
+
+
 def preload(name: str) -> None:
     """Import a device's modules ahead of its creation, so that a session opens faster."""
     if name in _MODULES:
         importlib.import_module(_MODULES[name])
+    if name == "gpu":
+        with contextlib.suppress(UnavailableError):  # said when the device is made
+            importlib.import_module("rrto_ros.devices.gpu.driver").load()
 
 
 def create_device(name: str, settings: DeviceSettings) -> Device:

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rrto_ros.errors import ConfigError
+from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.evaluation.analyze_bag import logs_of_bag
 from rrto_ros.record.log import CallLog
 from rrto_ros.record.log_file import is_log, load
 from rrto_ros.record.templates import CallTemplate, Kind
+from rrto_ros.replay.plan import plan_of
 from rrto_ros.search import SearchOptions, Sequence, make_search, shared_prefix
 
 Ints = npt.NDArray[np.int64]
@@ -121,7 +122,7 @@ def analyze_log(
 ) -> Analysis:
     """Search a log and give each of its calls to a sequence or to the noise."""
     search = make_search(algorithm, log, options)
-    search.update()
+    search.update(last=True)
     found = list(search.found())
     labels = np.full(len(log), NOISE, np.int32)
     items = np.full(len(log), -1, np.int32)
@@ -286,6 +287,7 @@ def report(analysis: Analysis) -> str:
             words = sum(v.size for v in s.varying) // 8
             calls = len({v.call for v in s.varying})
             lines.append(f"    {words} varying words in {calls} calls")
+        lines.append(f"    {_plan(s)}")
         if found.variant_of is not None:
             other, shared = found.variant_of
             lines.append(f"    variant of sequence {other}: the first {shared} calls are the same")
@@ -300,6 +302,14 @@ def report(analysis: Analysis) -> str:
     if len(noise) > 8:
         lines.append(f"    and {len(noise) - 8} more runs")
     return "\n".join(lines)
+
+
+def _plan(sequence: Sequence) -> str:
+    """The name under which a recorder that finds this sequence keeps and replays it."""
+    try:
+        return f"plan {plan_of(sequence).digest.hex()}"
+    except ProtocolError as error:
+        return f"no plan: {error}"
 
 
 def _calls(sequence: Sequence) -> str:

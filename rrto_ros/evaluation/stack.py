@@ -29,6 +29,24 @@ START_TIMEOUT_S = 60.0
 _READY = {"offload_server": r"ready on", "recorder_replayer": r"\bactive\b"}
 
 
+def measuring_domain() -> int:
+    """The ROS domain of what this process measures."""
+    return 1 + os.getpid() % 101
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a running process used so far, all threads, in seconds.
+
+    Raises:
+        UnavailableError: There is no such process.
+    """
+    try:
+        # clock_getcpuclockid(): the kernel's own count, not rounded to ticks.
+        return time.clock_gettime(~pid << 3 | 2)
+    except OSError:
+        raise UnavailableError(f"process {pid} has ended") from None
+
+
 class Stack:
     """A running pair of nodes.
 
@@ -36,6 +54,7 @@ class Stack:
         device: Of the server: cpu, gpu or null.
         mode: Of the recorder: rpc, batched or replay.
         machines: Two namespaces to put them in (server: edge, recorder: robot), or None.
+        name: Robot name; stacks that run at once need different ones.
         parameters: Node name -> further ROS parameters, as in a parameter file.
 
     Raises:
@@ -48,8 +67,9 @@ class Stack:
         mode: str = "batched",
         machines: Machines | None = None,
         parameters: Mapping[str, Mapping[str, Any]] | None = None,
+        name: str = "",
     ) -> None:
-        self.robot = f"measure{os.getpid()}"
+        self.robot = name or f"measure{os.getpid()}"
         self._machines = machines
         self._folder = tempfile.TemporaryDirectory(prefix="rrto-")
         self._changed = threading.Condition()
@@ -62,10 +82,14 @@ class Stack:
             "ROS_AUTOMATIC_DISCOVERY_RANGE": discovery,
         }
         self._base.pop("RRTO_SOCKET", None)
-        options = Options(robot=self.robot, device=device, mode=mode, domain=self._domain())
+        options = Options(robot=self.robot, device=device, mode=mode, domain=self.domain)
         extra = dict(parameters or {})
         blobs = {"blob_directory": f"{self._folder.name}/blobs"}
         extra["offload_server"] = {**blobs, **extra.get("offload_server", {})}
+        plans = {"plan_cache_directory": f"{self._folder.name}/plans"}
+        extra["recorder_replayer"] = {**plans, **extra.get("recorder_replayer", {})}
+        plans = {"plan_cache_directory": f"{self._folder.name}/plans"}
+        extra["recorder_replayer"] = {**plans, **extra.get("recorder_replayer", {})}
         self._children: list[Child] = []
         try:
             for process in (server(options), recorder(options)):
@@ -84,9 +108,7 @@ class Stack:
         Raises:
             UnavailableError: It failed, or took longer than `timeout_s`.
         """
-        env = interposed_environment({**self._base, **environment}, self.robot)
-        env["ROS_DOMAIN_ID"] = str(self._domain())
-        whole = list(command) if self._machines is None else self._machines.robot.command(command)
+        whole, env = self.command(command, **environment)
         try:
             done = subprocess.run(
                 whole, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -100,6 +122,20 @@ class Stack:
             )
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
         return [json.loads(line) for line in lines]
+
+    def command(
+        self, command: Sequence[str], **environment: str
+    ) -> tuple[list[str], dict[str, str]]:
+        """The command line and the environment that run an interposed program beside the robot."""
+        env = interposed_environment({**self._base, **environment}, self.robot)
+        env["ROS_DOMAIN_ID"] = str(self.domain)
+        machines = self._machines
+        return list(command) if machines is None else machines.robot.command(command), env
+
+    def cpu_s(self, node: str) -> float:
+        """Processor time that a node of the stack used so far, in seconds."""
+        (pid,) = (child.pid for child in self._children if child.process.name == node)
+        return cpu_seconds(pid)
 
     def log(self, last: int = 20) -> str:
         """The last lines that the nodes wrote."""
@@ -118,9 +154,10 @@ class Stack:
             child.stop()
         self._folder.cleanup()
 
-    @staticmethod
-    def _domain() -> int:
-        return 1 + os.getpid() % 101
+    @property
+    def domain(self) -> int:
+        """ROS domain of the nodes and programs."""
+        return measuring_domain()
 
     def _start(self, process: Process, parameters: Mapping[str, Any]) -> None:
         command = list(process.command)

@@ -153,8 +153,20 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         out.values = [KeyValue(key=key, value=str(value)) for key, value in pairs.items()]
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
-        message.status = [out]
+        message.status = [out, *(self._device_diagnostics(host) for host in hosts)]
         self._diagnostics.publish(message)
+
+    def _device_diagnostics(self, host: SessionHost) -> DiagnosticStatus:
+        """What a session's device last reported: memory, device time, the GPU's own sensors."""
+        short = host.session.hex()[:8]
+        reported = host.statistics()["worker"].get("device", {})
+        out = DiagnosticStatus()
+        out.name = f"{self.get_name()}: device of session {short}"
+        out.hardware_id = host.info.name
+        out.level = DiagnosticStatus.ERROR if host.error else DiagnosticStatus.OK
+        out.message = host.error or f"{host.request.program or 'a program'} on {host.info.name}"
+        out.values = [KeyValue(key=key, value=str(value)) for key, value in reported.items()]
+        return out
 
 
 def _session_status(host: SessionHost) -> SessionStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -10,6 +11,7 @@ from rclpy.node import Node
 
 from rrto_ros.errors import ConfigError
 from rrto_ros.replay.plan import MAX_PLAN_CALLS
+from rrto_ros.replay.plan_store import DEFAULT_LIMIT_BYTES
 from rrto_ros.replay.replayer import RUN_AHEAD, ReplayOptions
 from rrto_ros.search import ALGORITHMS
 from rrto_ros.transport.link import MAX_MESSAGE_BYTES, RECEIVE_WINDOW
@@ -35,6 +37,8 @@ SESSION_PARAMETERS = (
     "min_length",
     "max_length",
     "drop_plans_after",
+    "plan_cache_bytes",
+    "plan_cache_directory",
     "run_ahead",
 )
 """Parameters that may be changed at any time and hold for later sessions."""
@@ -146,6 +150,16 @@ def declare_parameters(node: Node) -> None:
         (1, 1_000_000),
     )  # fmt: skip
     _declare(
+        node, "plan_cache_bytes", DEFAULT_LIMIT_BYTES,
+        "Mode replay: size limit of the sequences kept on disk, so that a program that starts "
+        "again is replayed from its first inference; 0 keeps and uses none." + _LATER,
+        (0, _TIB),
+    )  # fmt: skip
+    _declare(
+        node, "plan_cache_directory", "",
+        "Mode replay: where sequences are kept; empty for the user's cache directory." + _LATER,
+    )  # fmt: skip
+    _declare(
         node, "run_ahead", "reads",
         "Mode replay: what the server may execute before the program calls it, so that an "
         "inference which waits several times costs one round trip: off; reads (calls that only "
@@ -209,6 +223,7 @@ def session_config(node: Node, changed: dict[str, Any] | None = None) -> Session
     shortest, longest = int(value("min_length")), int(value("max_length"))
     if shortest > longest:
         raise ConfigError(f"min_length {shortest} is above max_length {longest}")
+    directory = str(value("plan_cache_directory"))
     return SessionConfig(
         robot=robot,
         mode=mode,
@@ -232,4 +247,6 @@ def session_config(node: Node, changed: dict[str, Any] | None = None) -> Session
             int(value("drop_plans_after")),
             run_ahead=run_ahead,
         ),
+        plan_cache_bytes=int(value("plan_cache_bytes")),
+        plan_cache_directory=Path(directory) if directory else None,
     )

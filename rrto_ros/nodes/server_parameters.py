@@ -13,10 +13,12 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 
 from rrto_ros.devices.registry import (
+    AUTO,
     DEFAULT_CACHE_BYTES,
     DEFAULT_LAUNCH_TIMEOUT_S,
     DEVICE_NAMES,
     DeviceSettings,
+    resolve,
 )
 from rrto_ros.errors import ConfigError
 from rrto_ros.replay.blob_store import DEFAULT_LIMIT_BYTES, default_directory
@@ -74,12 +76,18 @@ def declare_settings(node: Node) -> ServerSettings:
     device = str(
         _declare(
             node, "device", "cpu",
-            "What executes the kernels: cpu (real results on the host's cores), gpu (a later "
-            "release) or null (no results, for transport measurements).",
+            "What executes the kernels: gpu (an NVIDIA GPU), cpu (real results on the host's "
+            "cores), auto (the GPU if there is one, else cpu) or null (no results, for transport "
+            "measurements).",
         )
     )  # fmt: skip
-    if device not in DEVICE_NAMES:
-        raise ConfigError(f"parameter device: {device!r} is none of {', '.join(DEVICE_NAMES)}")
+    if device not in (AUTO, *DEVICE_NAMES):
+        raise ConfigError(
+            f"parameter device: {device!r} is none of {', '.join((AUTO, *DEVICE_NAMES))}"
+        )
+    device, why = resolve(device)
+    if why:
+        node.get_logger().info(f"device auto is {device}: {why}")
     limit = _declare(
         node, "limit_bytes", 2 << 30, "Device memory that one session may allocate, in bytes.",
         1 << 20, _TIB,
@@ -127,7 +135,7 @@ def declare_settings(node: Node) -> ServerSettings:
     launch_timeout = _declare(
         node, "launch_timeout_s", DEFAULT_LAUNCH_TIMEOUT_S,
         "A kernel that runs longer on the cpu device is ended with CUDA_ERROR_LAUNCH_TIMEOUT, in "
-        "seconds; 0 ends none.",
+        "seconds; on the gpu device it is a wait for the GPU. 0 ends none.",
         0.0, 86400.0,
     )  # fmt: skip
     memcheck = _declare(

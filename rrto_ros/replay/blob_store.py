@@ -104,6 +104,11 @@ class BlobStore:
         except OSError:
             return False
 
+    def remove(self, digest: bytes) -> None:
+        """Remove a blob, if it is there."""
+        with contextlib.suppress(OSError):
+            self._path(digest).unlink(missing_ok=True)
+
     def keep(self, data: Buffer) -> None:
         """Store `data` under its SHA-256, which is computed here. A full disk is only counted."""
         size = len(data)

@@ -25,7 +25,7 @@ from rrto_ros.api.codec import (
     unpack_blob_ref,
 )
 from rrto_ros.api.info import ModuleInfo
-from rrto_ros.api.results import CUresult
+from rrto_ros.api.results import BREAKS_CONTEXT, CUresult
 from rrto_ros.api.wire import (
     BLOB_DATA_OP,
     BLOB_REF,
@@ -40,28 +40,17 @@ from rrto_ros.api.wire import (
     RESULT_STICKY,
     Buffer,
 )
-from rrto_ros.devices.protocol import Device
+from rrto_ros.devices.protocol import Device, SegmentDevice
 from rrto_ros.errors import CudaError, ProtocolError
 from rrto_ros.replay.ahead_runner import AheadRunner
+from rrto_ros.replay.chains import Run, parts_of
 from rrto_ros.replay.dispatch import Handler, Prepared, bind, prepare
 from rrto_ros.replay.plan import marked_calls
-from rrto_ros.replay.plan_runner import PlanRunner, Step
+from rrto_ros.replay.plan_runner import Parts, PlanRunner, Step
 from rrto_ros.replay.progress import Progress, describe
 from rrto_ros.replay.undo import Undo
 from rrto_ros.replay.write_ranges import FOLLOWED, WriteRanges
 
-BREAKS_CONTEXT = frozenset(
-    {
-        CUresult.ILLEGAL_ADDRESS,
-        CUresult.LAUNCH_TIMEOUT,
-        CUresult.ASSERT,
-        CUresult.ILLEGAL_INSTRUCTION,
-        CUresult.MISALIGNED_ADDRESS,
-        CUresult.LAUNCH_FAILED,
-        CUresult.UNKNOWN,
-    }
-)
-"""Errors after which a CUDA context cannot be used, whoever hears of them first."""
 # The index of the launch operations that name a kernel, and where module and kernel are.
 _LAUNCH_FIELDS = {20: 0, 52: 2, 56: 2, 62: 2}
 
@@ -125,7 +114,11 @@ class Executor:
         self._blobs: BlobSource = blobs or NoBlobs()
         self._progress = progress
         self._handlers: dict[int, Handler] = bind(device, self._loaded)
-        self._plans = PlanRunner(partial(prepare, device, self._handlers), Undo(device))
+        parts: Parts = lambda _: []  # noqa: E731
+        # By its class: a stand-in that answers to every name offers nothing by that.
+        if hasattr(type(device), "prepare_segment") and isinstance(device, SegmentDevice):
+            parts = partial(parts_of, device=device, note=self._note)
+        self._plans = PlanRunner(partial(prepare, device, self._handlers), Undo(device), parts)
         self._ranges = WriteRanges(device.info.compute_capability)
         self._ahead = AheadRunner(self._plans, self._ranges, self._begin, interrupted)
         self._kernels: dict[int, tuple[bytes, ...]] = {}
@@ -261,6 +254,8 @@ class Executor:
                 )
             if step.done:
                 pass  # its result is with the robot, and it changes nothing
+            elif step.several is not None:
+                header = self._several(step.several)
             elif self._sticky:
                 self._skip(header)
             else:
@@ -326,12 +321,39 @@ class Executor:
             if header.flags & FLAG_REPLY:
                 self._reply(header.index, 0, data)
 
+    def _several(self, run: Run) -> CallHeader:
+        """Execute calls that the device runs as one; returns the last one's header."""
+        last = run.headers[-1]
+        if self._sticky:
+            self._skipped += len(run.headers)
+            return last
+        at = len(run.headers)
+        try:
+            run.execute(self._progress.address if self._progress is not None else 0)
+        except CudaError as error:
+            at = run.failed
+            record = run.records[at]
+            self._failed(run.headers[at], error.result, str(error), error.detail,
+                         self._kernel(record))  # fmt: skip
+            self._skipped += len(run.headers) - at - 1
+            at += 1
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            self._failed(run.headers[0], CUresult.UNKNOWN, text, text, b"")
+        self._calls += at
+        return last
+
+    def _kernel(self, record: CallRecord) -> bytes:
+        """The name of the kernel that a record launches, empty for another operation."""
+        at = _LAUNCH_FIELDS.get(record.op.code)
+        return b"" if at is None else self._kernel_name(record.values[at], record.values[at + 1])
+
+    def _note(self, record: CallRecord) -> bytes:
+        return Progress.note(record.op.code, self._kernel(record))
+
     def _begin(self, index: int, record: CallRecord) -> bytes:
         """Note the call that is executed next; returns the name of its kernel."""
-        kernel = b""
-        at = _LAUNCH_FIELDS.get(record.op.code)
-        if at is not None:
-            kernel = self._kernel_name(record.values[at], record.values[at + 1])
+        kernel = self._kernel(record)
         if self._progress is not None:
             self._progress.begin(index, record.op.code, kernel)
         return kernel

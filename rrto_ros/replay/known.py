@@ -108,6 +108,8 @@ class KnownPlans:
         self.resting: list[Known] = []
         self.last: Known | None = None
         """The plan that was walked to its end last."""
+        self.proven: list[Plan] = []
+        """Plans that were walked to their end for the first time; for whoever keeps them."""
 
     @property
     def walks(self) -> int:
@@ -159,6 +161,8 @@ class KnownPlans:
 
     def complete(self, known: Known) -> None:
         """A walk reached the plan's end."""
+        if not known.completed:
+            self.proven.append(known.plan)
         known.completed += 1
         known.streak = 0
         known.rest = _REST

@@ -6,8 +6,9 @@ that its literal records would be; only calls with varying words are decoded aga
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import NamedTuple
 
 from rrto_ros.api.codec import CallHeader, CallRecord, decode_call, iter_headers
@@ -22,12 +23,15 @@ from rrto_ros.api.wire import (
 )
 from rrto_ros.errors import ProtocolError
 from rrto_ros.record.templates import CallTemplate
+from rrto_ros.replay.chains import SHORTEST, Part, Run
 from rrto_ros.replay.dispatch import Prepared
 from rrto_ros.replay.plan import MAX_PLANS, Plan, decode_plan, pieces, read_reference
 from rrto_ros.replay.server_ahead import ServerAhead
 from rrto_ros.replay.undo import Undo
 
 MAX_SESSION_BYTES = 64 << 20
+Parts = Callable[[Sequence[CallRecord | None]], list[Part]]
+"""Finds the parts of a plan's calls."""
 
 
 class Step(NamedTuple):
@@ -40,6 +44,8 @@ class Step(NamedTuple):
     record: CallRecord | None = None
     run: Prepared | None = None
     done: bool = False
+    several: Run | None = None
+    """Calls that are executed as one; `header` is the first one's."""
 
 
 class Ready:
@@ -48,12 +54,15 @@ class Ready:
     Args:
         plan: The plan.
         prepare: Makes what executes a call that is always the same.
+        parts: Finds what the device runs as one.
 
     Raises:
         ProtocolError: The fields of a call do not fit its operation.
     """
 
-    def __init__(self, plan: Plan, prepare: Callable[[CallRecord], Prepared]) -> None:
+    def __init__(
+        self, plan: Plan, prepare: Callable[[CallRecord], Prepared], parts: Parts
+    ) -> None:
         self.plan = plan
         self.records: list[CallRecord | None] = []
         self.runs: list[Prepared | None] = []
@@ -66,6 +75,50 @@ class Ready:
             record = _decode(call)
             self.records.append(record)
             self.runs.append(None if call.payload_bytes else prepare(record))
+        self.parts = parts(
+            [
+                _template(call) if record is None else record
+                for call, record in zip(plan.calls, self.records, strict=True)
+            ]
+        )
+
+    def together(self, first: int, steps: list[Step]) -> list[Step]:
+        """Put steps of a reference that begins with call `first` together, part by part."""
+        out: list[Step] = []
+        done = 0
+        for part in self.parts:
+            start, end = max(part.start - first, 0), min(part.end - first, len(steps))
+            while start < end:
+                row = list(takewhile(_quiet, steps[start:end]))
+                if len(row) >= SHORTEST:
+                    out += steps[done:start]
+                    varying = [
+                        k for k in range(len(row)) if first + start + k in self.plan.ranges
+                    ]
+                    run = Run(
+                        part,
+                        first + start - part.start,
+                        tuple(step.header for step in row),
+                        tuple(step.record for step in row if step.record is not None),
+                        tuple(varying),
+                    )
+                    out.append(Step(row[0].header, several=run))
+                    done = start + len(row)
+                start += len(row) + 1
+        return out + steps[done:]
+
+
+def _quiet(step: Step) -> bool:
+    """Whether nothing is to be done about a call but to execute it."""
+    return not step.header.flags and not step.done and step.record is not None
+
+
+def _template(call: CallTemplate) -> CallRecord | None:
+    """A call whose arguments vary, with any; None if they say how long it is."""
+    try:
+        return _decode(call)
+    except ProtocolError:
+        return None
 
 
 def _decode(call: CallTemplate) -> CallRecord:
@@ -80,10 +133,17 @@ class PlanRunner:
     Args:
         prepare: Makes what executes a call that is always the same.
         undo: For calls that are executed before the program makes them.
+        parts: Finds what the device runs as one.
     """
 
-    def __init__(self, prepare: Callable[[CallRecord], Prepared], undo: Undo) -> None:
+    def __init__(
+        self,
+        prepare: Callable[[CallRecord], Prepared],
+        undo: Undo,
+        parts: Parts = lambda _: [],
+    ) -> None:
         self._prepare = prepare
+        self._parts = parts
         self._plans: dict[int, Ready] = {}
         self._bytes = 0
         self._defined = 0
@@ -112,7 +172,7 @@ class PlanRunner:
             self._bytes -= len(old.plan.encoded)
         if self._bytes + len(plan.encoded) > MAX_SESSION_BYTES:
             raise ProtocolError(f"plans of more than {MAX_SESSION_BYTES} bytes in one session")
-        self._plans[number] = Ready(plan, self._prepare)
+        self._plans[number] = Ready(plan, self._prepare, self._parts)
         self._bytes += len(plan.encoded)
         self._defined += 1
 
@@ -152,7 +212,7 @@ class PlanRunner:
                 steps[k] = steps[k]._replace(done=True)
         self._references += 1
         self._calls += ref.count
-        return steps
+        return ready.together(ref.first, steps) if ready.parts else steps
 
     def next_ahead(self) -> tuple[CallRecord, Prepared, int] | None:
         """The call that may be executed ahead now, if any, and its `Plan.answers`."""

@@ -6,6 +6,7 @@ writer, no lock: the reader looks only when the writer is gone.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import struct
 from dataclasses import dataclass
@@ -53,6 +54,10 @@ class Progress:
 
     def __init__(self, fd: int) -> None:
         self._page = mmap.mmap(fd, PAGE_BYTES)
+        # Of no use once the page is unmapped: only what executes may have it.
+        anchor = ctypes.c_char.from_buffer(self._page)
+        self.address = ctypes.addressof(anchor)
+        del anchor
 
     def begin(self, index: int, op: int, kernel: bytes = b"") -> None:
         """Note the call that is executed next; `kernel` is cut to `MAX_NAME_BYTES`."""
@@ -61,6 +66,12 @@ class Progress:
         if size:
             self._page[_NAME_AT : _NAME_AT + size] = kernel
         _CALL.pack_into(self._page, 0, index, op, size)
+
+    @staticmethod
+    def note(op: int, kernel: bytes = b"") -> bytes:
+        """What the page holds behind the index of a call; its address is `address`."""
+        kernel = kernel[:MAX_NAME_BYTES]
+        return _CALL.pack(0, op, len(kernel))[_NAME.size :] + kernel
 
     def idle(self) -> None:
         """Note that nothing is executed."""

@@ -7,7 +7,7 @@ call; `think` is to be called when the calls have left, so that no call waits fo
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rrto_ros.api.codec import CallHeader
@@ -17,6 +17,8 @@ from rrto_ros.record.templates import EFFECTS
 from rrto_ros.replay.ahead_results import AheadResults
 from rrto_ros.replay.cursor import Cursor, Fed, Rewrite
 from rrto_ros.replay.learner import Learner, tracks
+from rrto_ros.replay.plan import Plan
+from rrto_ros.replay.plan_store import PlanMemory
 from rrto_ros.search import SearchOptions
 
 RECORDING = "recording"
@@ -86,12 +88,18 @@ class Replayer:
     Args:
         options: Parameters.
         rewrite: What to do with uploads; None to leave them.
+        memory: Plans of earlier starts; None for none.
 
     Raises:
         ConfigError: A parameter cannot be used.
     """
 
-    def __init__(self, options: ReplayOptions, rewrite: Rewrite | None = None) -> None:
+    def __init__(
+        self,
+        options: ReplayOptions,
+        rewrite: Rewrite | None = None,
+        memory: PlanMemory | None = None,
+    ) -> None:
         if options.run_ahead not in RUN_AHEAD:
             raise ConfigError(f"run_ahead {options.run_ahead!r} is none of {', '.join(RUN_AHEAD)}")
         self.ahead: AheadResults | None = None
@@ -103,6 +111,8 @@ class Replayer:
             options.search,
             SearchOptions(options.min_repetitions, options.min_length, options.max_length),
         )
+        self._memory = memory
+        self._recalls = memory is not None
         self._follow = False
         self._shim_walks = options.shim_walks
         self._told = (0, 0, False)
@@ -130,6 +140,29 @@ class Replayer:
     def backlog(self) -> int:
         """Bytes of records that `think` has not looked at."""
         return 0 if self._failure else self._learner.backlog
+
+    @property
+    def idle_work(self) -> bool:
+        """Whether `think` has something to do."""
+        return self.backlog > 0 or bool(self._cursor.plans.proven)
+
+    def recall(self) -> list[Buffer]:
+        """Walk the plans of earlier starts from now on; before the first call that is fed.
+
+        Returns:
+            What is to be sent before what is fed next.
+        """
+        if not self._recalls or self._memory is None:
+            return []
+        self._recalls = False
+        found = self._memory.recall()
+        return self._walk(found.plans, found.apart) if found.plans else []
+
+    def end(self) -> None:
+        """The session is over: keep what it learnt."""
+        if self._memory is not None:
+            self._keep()
+            self._memory.close()
 
     def feed(self, data: bytes) -> Fed:
         """Take whole records from the program; see `Cursor.feed`.
@@ -196,7 +229,7 @@ class Replayer:
         return self._cursor.close(last=True)
 
     def think(self) -> list[Buffer]:
-        """Search the oldest buffer of the backlog.
+        """Search the oldest buffer of the backlog; keep the plans that were found right.
 
         A search that fails is switched off; the plans that are known are replayed further.
 
@@ -205,24 +238,34 @@ class Replayer:
         """
         started = time.perf_counter()
         try:
-            plans = self._learner.think()
+            plans = self._learner.think() if self.backlog else []
         except Exception as error:
             # The calls were sent already; only what could be learnt from them is lost.
             self._failure = f"{type(error).__name__}: {error}"
             plans = []
-        out: list[Buffer] = []
-        if plans:
-            self._cursor.set_apart(self._learner.apart)
-            for plan in plans:
-                out += self._cursor.add(plan)
-                # Else the log would lose track of the memory that an inference allocates.
-                self._follow = self._follow or tracks(plan)
-            if self._cursor.plans.active and self._phase == RECORDING:
-                self._phase = SEARCHING
+        out = self._walk(plans, self._learner.apart) if plans else []
+        self._keep()
         seconds = time.perf_counter() - started
         self._think_s += seconds
         self._think_max_s = max(self._think_max_s, seconds)
         return out
+
+    def _walk(self, plans: Iterable[Plan], apart: bool) -> list[Buffer]:
+        out: list[Buffer] = []
+        self._cursor.set_apart(apart)
+        for plan in plans:
+            out += self._cursor.add(plan)
+            # Else the log would lose track of the memory that an inference allocates.
+            self._follow = self._follow or tracks(plan)
+        if self._cursor.plans.active and self._phase == RECORDING:
+            self._phase = SEARCHING
+        return out
+
+    def _keep(self) -> None:
+        proven = self._cursor.plans.proven
+        if proven and self._memory is not None:
+            self._memory.keep(proven, apart=self._cursor.apart)
+        proven.clear()
 
     def pause(self) -> Buffer:
         """Calls will pass by for a while (another mode); returns what to send first."""
@@ -260,6 +303,7 @@ class Replayer:
             **self._cursor.statistics(),
             **(self.ahead.statistics() if self.ahead is not None else {}),
             **self._learner.statistics(),
+            **(self._memory.statistics() if self._memory is not None else {}),
             "think_s": round(self._think_s, 6),
             "think_max_s": round(self._think_max_s, 6),
             "search_failure": self._failure,

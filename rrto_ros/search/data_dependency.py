@@ -62,8 +62,11 @@ class DataDependencySearch:
     def _keep(self) -> Iterable[int]:
         return set(self._history)
 
-    def update(self) -> bool:
+    def update(self, *, last: bool = False) -> bool:  # noqa: ARG002
         """Look at the calls that were logged since the last time.
+
+        Args:
+            last: No others will come; every call counts at once here anyway.
 
         Returns:
             Whether `found` may have another sequence than before (counts apart).

@@ -12,6 +12,7 @@ The published description says no more than that; what follows is this project's
    matches nothing may hold start-up noise: it is compared, as a suffix, with known rounds, and
    with calls that make or release resources (modules, allocations, graphs) taken out, so that an
    inference with lazy initialisation in it counts as a witness for the clean one that follows.
+   So does one after which its last resource (a buffer for the next input) is made.
 4. *Second level: decision.* Within a class, instances are compared call by call (`classes.py`):
    forms that recur are sequences of their own; otherwise the words that differ are the varying
    arguments, if they are few. Then the data dependencies must make sense (`checks.py`): something
@@ -47,6 +48,7 @@ MAX_THREADS = 16
 _CHUNK = 32768
 _PATIENCE = 256
 _OBSERVES = (int(Kind.SYNC), int(Kind.POLL))
+_SETUP = bytes([int(Kind.SETUP)])
 _CATCH_UP = 1 << 17
 _KNOWN_ITEMS = 32
 _RECENT = 32
@@ -151,9 +153,10 @@ class Stream:
             return False
         rounds, segments = self.rounds, self.segments
         end = self.lane.end
-        if self._round_start >= 0 and rounds.could_finish(self._round_start, end):
+        start = self._bare_start(end)
+        if start >= 0 and rounds.could_finish(start, end):
             rounds = rounds.fork()
-            rounds.observe(self._round_start, end)
+            rounds.observe(start, end)
         if self._segments_seen and segments.could_finish(self._segment_start, end):
             segments = segments.fork()
             segments.observe(self._segment_start, end)
@@ -161,6 +164,18 @@ class Stream:
             return False
         self._tried = (rounds, segments)
         return True
+
+    def _bare_start(self, end: int) -> int:
+        """Where the unfinished round begins, -1 if it was given up.
+
+        Of a round that was not seen before, resources made before its data are left out: most
+        likely the next one has them already.
+        """
+        start = self._round_start
+        if start < 0 or self.lane.skeleton_bytes(start, end) in self.rounds.classes:
+            return start
+        kinds = self.lane.kind_bytes(start, end)
+        return start + len(kinds) - len(kinds.lstrip(_SETUP))
 
     def offers(self) -> list[Sequence]:
         """What this lane knows now, the most recent first."""
@@ -255,15 +270,19 @@ class OperatorSequenceSearch:
             yield from numbers_of(stream.segments.classes.values())
             yield from stream.lane.exact
 
-    def update(self) -> bool:
+    def update(self, *, last: bool = False) -> bool:
         """Look at the calls that were logged since the last time.
+
+        Args:
+            last: No others will come: what comes after the last sync point counts too.
 
         Returns:
             Whether `found` may have other sequences than before (counts apart).
         """
         log = self.log
         pending = log.end - self._next
-        if not pending or (pending < _PATIENCE and log.kinds[-1] not in _OBSERVES):
+        early = pending < _PATIENCE and not last and log.kinds[-1] not in _OBSERVES
+        if not pending or early:
             return False  # nothing can be decided before the program observes something
         if self._next < log.base:
             self._lost_calls += log.base - self._next

@@ -141,8 +141,11 @@ class Sequence:
 class Search(Protocol):
     """A search over one log."""
 
-    def update(self) -> bool:
+    def update(self, *, last: bool = False) -> bool:
         """Look at the calls that were logged since the last time.
+
+        Args:
+            last: No others will come.
 
         Returns:
             Whether `found` may have changed.

@@ -25,6 +25,7 @@ from rrto_ros.api.codec import (
     iter_headers,
 )
 from rrto_ros.errors import ProtocolError
+from rrto_ros.replay.plan_store import PlanMemory
 from rrto_ros.replay.replayer import Replayer
 from rrto_ros.transport.blob_references import BlobReferences
 from rrto_ros.transport.inferences import InferenceMeter
@@ -36,6 +37,9 @@ MAX_BACKLOG_BYTES = 32 << 20
 LONG_LINGER = 4
 """A reference without data from the program lingers so much longer: the calls that it names cost
 the server little, a message costs the robot more."""
+MOST_LONGER = 4
+"""Each further one, while nobody waits, lingers twice as long as the one before, so many times:
+the server has as much to do as was sent, and a long walk costs few messages."""
 AHEAD_LINGER_S = 1.0
 """References to calls that the server has executed ahead can wait for company so long."""
 _RECORDER_OPS = frozenset((BLOB_DATA_OP, PLAN_DEFINE_OP))
@@ -55,23 +59,31 @@ class Outgoing:
         config: Settings of the session.
         blobs: What to do with uploads; None to leave them.
         totals: For the cost of an inference.
+        memory: Plans of earlier starts of the program; None for none.
 
     Raises:
         ConfigError: A parameter of the search cannot be used.
     """
 
     def __init__(
-        self, config: SessionConfig, blobs: BlobReferences | None, totals: Totals
+        self,
+        config: SessionConfig,
+        blobs: BlobReferences | None,
+        totals: Totals,
+        memory: PlanMemory | None = None,
     ) -> None:
         self._config = config
         self._blobs = blobs
         self._totals = totals
-        self._replayer = Replayer(config.replay, blobs.rewrite if blobs is not None else None)
+        self._replayer = Replayer(
+            config.replay, blobs.rewrite if blobs is not None else None, memory
+        )
         self._replays = False
         self._parts: list[Buffer] = []
         self._parts_bytes = 0
         self._flush = False
         self._since = 0.0
+        self._lone = 0
         self.meter = InferenceMeter()
         self.waits: dict[int, float] = {}
         """Call that a thread waits for -> when it came."""
@@ -96,7 +108,7 @@ class Outgoing:
             return self._since + linger
         if not self._replayer.asks:
             return self._since + max(linger, AHEAD_LINGER_S)
-        return self._since + linger * LONG_LINGER
+        return self._since + linger * (LONG_LINGER << min(self._lone, MOST_LONGER))
 
     @property
     def urgent(self) -> bool:
@@ -117,8 +129,8 @@ class Outgoing:
 
     @property
     def thinks(self) -> bool:
-        """Whether the search has something to look at."""
-        return self._replayer.backlog > 0
+        """Whether there is something to do that can wait: to search, or to keep plans."""
+        return self._replayer.idle_work
 
     @property
     def must_think(self) -> bool:
@@ -152,6 +164,8 @@ class Outgoing:
 
     def take(self) -> Buffer:
         """The whole batch; a new one begins."""
+        if not self._flush and not self._parts and not self._replayer.carries:
+            self._lone += 1
         if self._replayer.ahead is not None:
             self._replayer.ahead.urgent = False
         self._add(self._replayer.close())
@@ -211,6 +225,8 @@ class Outgoing:
 
     def _replay(self, data: bytes, now: float) -> list[Buffer]:
         totals = self._totals()
+        for part in self._replayer.recall():
+            self._add(part)
         fed = self._replayer.feed(data)
         for part in fed.parts:
             self._add(part)
@@ -256,6 +272,7 @@ class Outgoing:
 
     def _waited(self, index: int, flags: int, now: float) -> None:
         self._flush = True
+        self._lone = 0
         if flags & FLAG_REPLY:
             self._track(index, now)
 

@@ -178,3 +178,20 @@ def _own_folder(folder: Path) -> None:
             f"folder {folder} of the socket must belong to user {os.getuid()} and not be writable "
             f"by others (it belongs to {status.st_uid}, mode {status.st_mode & 0o777:o})"
         )
+
+
+def hung_up(connection: socket.socket) -> bool:
+    """Whether a program that was greeted has closed its socket, which does not block.
+
+    Raises:
+        ProtocolError: It has sent something.
+    """
+    try:
+        data = connection.recv(64)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    if data:
+        raise ProtocolError(f"{len(data)} bytes on the socket after HELLO")
+    return True

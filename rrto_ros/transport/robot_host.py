@@ -16,7 +16,8 @@ from pathlib import Path
 
 from rrto_ros.api.codec import Welcome
 from rrto_ros.api.results import CUresult
-from rrto_ros.errors import ProtocolError
+from rrto_ros.errors import ConfigError, ProtocolError
+from rrto_ros.replay.plan_store import PlanStore, default_directory
 from rrto_ros.transport.atomics import atomics
 from rrto_ros.transport.port import ResultsMessage, RobotPort
 from rrto_ros.transport.ring_socket import RingListener, read_hello, send_welcome
@@ -65,6 +66,8 @@ class RobotHost:
         self._strays = 0
         self._link_refused = 0
         self._recent: deque[SessionSnapshot] = deque(maxlen=16)
+        self._plans: PlanStore | None = None
+        self._open_plans(config)
         # Built here if need be, so that a machine without a compiler says so before any program.
         atomics()
         self._listener = RingListener(path)
@@ -97,7 +100,12 @@ class RobotHost:
 
     def reconfigure(self, config: SessionConfig) -> None:
         """Use other settings for the sessions that come."""
-        self._config = config
+        before, self._config = self._config, config
+        if (before.plan_cache_bytes, before.plan_cache_directory) != (
+            config.plan_cache_bytes,
+            config.plan_cache_directory,
+        ):
+            self._open_plans(config)
 
     def set_mode(self, mode: str) -> None:
         """Change the mode of every session, open or to come.
@@ -148,14 +156,27 @@ class RobotHost:
         return count, last
 
     def statistics(self) -> dict[str, int | str]:
-        """Counters since the start."""
+        """Counters since the start; `plans_` of the plans on disk."""
+        plans = self._plans.statistics() if self._plans is not None else {}
         return {
             "sessions": len(self._sessions),
             "accepted": self._accepted,
             "refused": self._refused,
             "last_refusal": self._last_refusal,
             "stray_results": self._strays,
+            **{f"plans_{key}": value for key, value in plans.items()},
         }
+
+    def _open_plans(self, config: SessionConfig) -> None:
+        """Without a place on disk programs learn their plans anew; that is no reason to refuse."""
+        self._plans = None
+        if not config.plan_cache_bytes:
+            return
+        directory = config.plan_cache_directory or default_directory()
+        try:
+            self._plans = PlanStore(directory, config.plan_cache_bytes)
+        except ConfigError as error:
+            self._log(f"plans are not kept on disk: {error}")
 
     def _listen(self) -> None:
         while (connection := self._listener.accept()) is not None:
@@ -193,7 +214,7 @@ class RobotHost:
         with self._lock:
             port, count = self._port, len(self._sessions)
             if port is not None and count < self._max_sessions and not self._closing:
-                session = RobotSession(connection, hello, self._config, port)
+                session = RobotSession(connection, hello, self._config, port, self._plans)
                 self._sessions[session.id] = session
                 self._accepted += 1
                 return session

@@ -28,6 +28,7 @@ from rrto_ros.api.codec import (
 )
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError, UnavailableError
+from rrto_ros.replay.plan_store import PlanStore, memory_of
 from rrto_ros.replay.replayer import ReplayState
 from rrto_ros.transport.blob_references import BlobReferences
 from rrto_ros.transport.inferences import InferenceCost
@@ -52,7 +53,7 @@ from rrto_ros.transport.ring import (
     RingMemory,
     drain_eventfd,
 )
-from rrto_ros.transport.ring_socket import send_welcome
+from rrto_ros.transport.ring_socket import hung_up, send_welcome
 from rrto_ros.transport.session_status import SessionConfig, SessionSnapshot, check_mode
 
 ALIVE_PERIOD_S = 1.0
@@ -71,16 +72,23 @@ class RobotSession:
         hello: What the program said.
         config: Settings; the mode may change later (`set_mode`).
         port: The way to the server.
+        plans: Plans of earlier starts; None for none.
     """
 
     def __init__(
-        self, connection: socket.socket, hello: Hello, config: SessionConfig, port: RobotPort
+        self,
+        connection: socket.socket,
+        hello: Hello,
+        config: SessionConfig,
+        port: RobotPort,
+        plans: PlanStore | None = None,
     ) -> None:
         self.id = uuid.uuid4().bytes
         self.hello = hello
         self._connection = connection
         self._config = config
         self._port = port
+        self._plans = plans
         self._mode = config.mode
         self._phase = "opening"
         self._error = ""
@@ -192,7 +200,8 @@ class RobotSession:
             self._receiver = MessageReceiver(max_message_bytes=answer.max_message_bytes)
             if config.blob_references:
                 self._blobs = BlobReferences(answer.known_blobs, config.blob_min_bytes)
-            self._out = Outgoing(config, self._blobs, self._totals)
+            memory = memory_of(self._plans, hello.program, answer.info.arena_base)
+            self._out = Outgoing(config, self._blobs, self._totals, memory)
             self._device = answer.info.kind
             self._heard = self._spoke = now
             self._phase = "open"
@@ -250,7 +259,7 @@ class RobotSession:
                 consumer.awake()
             if self._wake in readable:
                 drain_eventfd(self._wake)
-            if socket_fd in readable and self._hung_up():
+            if socket_fd in readable and hung_up(self._connection):
                 self._last_words()
                 return ""
 
@@ -319,17 +328,6 @@ class RobotSession:
             return
         self._sender.push(record)
 
-    def _hung_up(self) -> bool:
-        try:
-            data = self._connection.recv(64)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        if data:
-            raise ProtocolError(f"{len(data)} bytes on the socket after HELLO")
-        return True
-
     def _last_words(self) -> None:
         """Send what the program called before it ended: its effects are part of the recording."""
         while self._phase != "lost" and self._sender.room and (data := self._consumer.take()):
@@ -352,6 +350,8 @@ class RobotSession:
                 self._ring.close()
             os.close(self._wake)
         self._connection.close()
+        if self._ring is not None:
+            self._out.replayer.end()
         if self._opened:
             self._port.close_session(self.id, reason)
         return final

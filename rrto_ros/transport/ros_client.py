@@ -126,6 +126,12 @@ class RobotClient:
         with self._changed:
             return [self._statuses[kind][0] for kind in sorted(self._statuses)]
 
+    def ages(self) -> dict[str, float]:
+        """Seconds since the newest status of every node seen, by kind."""
+        now = time.monotonic()
+        with self._changed:
+            return {kind: now - came for kind, (_, came) in self._statuses.items()}
+
     def reports(self, label: str = "") -> list[Plain]:
         """The final reports seen of sessions that are over, with this label unless it is empty."""
         with self._changed:

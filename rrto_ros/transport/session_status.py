@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rrto_ros.errors import ConfigError
 from rrto_ros.replay.replayer import ReplayOptions
@@ -50,6 +51,8 @@ class SessionConfig:
         call_ring_bytes: Size of the call ring, a power of two.
         reply_ring_bytes: Size of the reply ring, a power of two.
         replay: Of mode replay.
+        plan_cache_bytes: Size limit of the plans kept on disk, 0 for none.
+        plan_cache_directory: Where; None for the user's cache directory.
     """
 
     robot: str = "robot"
@@ -68,6 +71,8 @@ class SessionConfig:
     call_ring_bytes: int = DEFAULT_CALL_BYTES
     reply_ring_bytes: int = DEFAULT_REPLY_BYTES
     replay: ReplayOptions = field(default_factory=ReplayOptions)
+    plan_cache_bytes: int = 0
+    plan_cache_directory: Path | None = None
 
 
 @dataclass(frozen=True)

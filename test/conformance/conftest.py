@@ -69,21 +69,20 @@ class Harness:
         return results
 
 
-def devices() -> list[str]:
-    """The virtual device with and without vector code, and a GPU where there is one."""
-    try:
-        check_available("gpu")
-    except UnavailableError:
-        return ["cpu", "cpu-scalar"]
-    return ["cpu", "cpu-scalar", "gpu"]
+DEVICES = ["cpu", "cpu-scalar", pytest.param("gpu", marks=pytest.mark.gpu)]
+"""The virtual device with and without vector code, and a GPU where there is one."""
 
 
-@pytest.fixture(scope="session", params=devices())
+@pytest.fixture(scope="session", params=DEVICES)
 def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             ) -> Iterator[Harness]:
     """One harness per device."""
     device: Device
     if request.param == "gpu":
+        try:
+            check_available("gpu")
+        except UnavailableError as error:
+            pytest.skip(str(error))
         device = create_device("gpu", DeviceSettings(limit_bytes=1 << 28))
         yield Harness(device)
         device.close()

@@ -124,6 +124,17 @@ def atomics() -> Case:
     return Case("atomics", (8, 1, 1), (24, 1, 1), (start,), (want,))
 
 
+def packed_atomics() -> Case:
+    n = 4 * 16
+    halves = np.array([n, 2 * n], np.float16).view(np.uint32)[0]
+    upper = (np.array([n, 2 * n], np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    single = np.array([upper[0], np.float16(n).view(np.uint16)], np.uint16).view(np.uint32)[0]
+    floats = np.array([n, -n / 2], np.float32).view(np.uint32)
+    want = np.array([halves, upper.view(np.uint32)[0], single, 0, *floats], np.uint32)
+    return Case("packed_atomics", (4, 1, 1), (16, 1, 1), (u32(6), u32(n)),
+                (want, np.full(n, 1 + 16 + 256, np.uint32)))
+
+
 def half_math() -> Case:
     data = RNG.standard_normal((50, 2)).astype(np.float16)
     a, b = data[:, 0], data[:, 1]
@@ -237,8 +248,8 @@ CASES = [
          ((10 + 10 * (T64[:32] & 3) + T64[:32]).astype(np.uint32),)),
     geometry((2, 3, 2), (16, 4, 2)), geometry((1, 1, 1), (3, 5, 2)),
     geometry((3, 1, 1), (1, 16, 4)),
-    warp_sum(32), warp_sum(128), warp_scan(), warp_votes(), atomics(), half_math(), carry_add(),
-    tensor_product(), row_exit(3, 16), row_exit(2, 64), row_exit(1, 8),
+    warp_sum(32), warp_sum(128), warp_scan(), warp_votes(), atomics(), packed_atomics(),
+    half_math(), carry_add(), tensor_product(), row_exit(3, 16), row_exit(2, 64), row_exit(1, 8),
     apart_and_together(64), apart_and_together(50), apart_and_together(1024), wrapped_index(),
     named_barriers(), active_lanes(),
     Case("guarded_barrier", (1, 1, 1), (64, 1, 1), (u32(64), np.uint32(63)), (63 - T64,)),

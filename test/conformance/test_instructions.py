@@ -178,17 +178,65 @@ def canonical_min(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where((a == 0) & (b == 0), np.where(np.signbit(a), a, b), np.fmin(a, b))
 
 
-def directed(a: np.ndarray, b: np.ndarray, up: bool) -> np.ndarray:
-    exact = [None] * a.size
-    out = (a + b).astype(np.float32)
-    for i, (x, y, r) in enumerate(zip(a, b, out, strict=True)):
-        if np.isfinite(x) and np.isfinite(y) and np.isfinite(r):
-            exact[i] = Fraction(float(x)) + Fraction(float(y))
-            if up and Fraction(float(r)) < exact[i]:
-                out[i] = np.nextafter(r, np.float32(np.inf))
-            if not up and Fraction(float(r)) > exact[i]:
-                out[i] = np.nextafter(r, np.float32(-np.inf))
-    return out
+# The exact result minus r; for sqrt something of the same sign.
+GAPS: dict[str, Callable[..., Fraction]] = {
+    "add": lambda x, y, r: x + y - r,
+    "sub": lambda x, y, r: x - y - r,
+    "mul": lambda x, y, r: x * y - r,
+    "fma": lambda x, y, z, r: x * y + z - r,
+    "div": lambda x, y, r: x / y - r,
+    "rcp": lambda x, r: 1 / x - r,
+    "sqrt": lambda x, r: x - r * r,
+}
+ROUGHLY: dict[str, Callable[..., np.floating]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "fma": lambda x, y, z: x * y + z,
+    "div": np.divide,
+    "rcp": np.reciprocal,
+    "sqrt": np.sqrt,
+}
+
+
+def round_directed(op: str, mode: str, row: tuple[np.floating, ...]) -> np.floating:
+    """One result rounded by rz, rm or rp; NaN and infinity as when rounded to the nearest."""
+    dtype = type(row[0])
+    rough, gap = ROUGHLY[op](*row), GAPS[op]
+    if not np.isfinite(row).all() or np.isnan(rough) or (op in ("div", "rcp") and row[-1] == 0):
+        return rough
+    numbers = [Fraction(float(x)) for x in row]
+    exact = gap(*numbers, 0)
+    if exact == 0:
+        if mode != "rm" or op not in ("add", "sub", "fma"):
+            return rough
+        # Rounded down, a sum of zero is -0, but for that of two +0.
+        last = -row[-1] if op == "sub" else row[-1]
+        terms = (row[0] * row[1] if op == "fma" else row[0], last)
+        return dtype(-0.0 if np.signbit(terms).any() or any(terms) else 0.0)
+    if op != "sqrt":
+        try:
+            rough = dtype(float(exact))
+        except OverflowError:
+            rough = dtype(np.inf if exact > 0 else -np.inf)
+    near = [np.nextafter(rough, dtype(-np.inf)), rough, np.nextafter(rough, dtype(np.inf))]
+    gaps = {c: -c if np.isinf(c) else gap(*numbers, Fraction(float(c))) for c in near}
+    if mode == "rp" or (mode == "rz" and exact < 0):
+        result = min(c for c, left in gaps.items() if left <= 0)
+    else:
+        result = max(c for c, left in gaps.items() if left >= 0)
+    return dtype(np.copysign(result, 1 if exact > 0 else -1))
+
+
+def directed(op: str, mode: str, kind: str) -> Op:
+    """An operation with a directed rounding, against whole fractions."""
+    count = {"fma": 3, "rcp": 1, "sqrt": 1}.get(op, 2)
+
+    def reference(*arrays: np.ndarray) -> np.ndarray:
+        rows = zip(*arrays, strict=True)
+        return np.array([round_directed(op, mode, row) for row in rows], DTYPES[kind])
+
+    return floating(f"{op}.{mode}", kind, reference, count)
 
 
 def rint(x: float) -> float:
@@ -355,8 +403,6 @@ def fma32(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 LOG2, EXP2 = np.log2, np.exp2
 OPS += [
     floating("fma.rn", "f32", fma32, 3),
-    floating("add.rp", "f32", lambda a, b: directed(a, b, True)),
-    floating("add.rm", "f32", lambda a, b: directed(a, b, False)),
     floating("add.sat", "f32", lambda a, b: np.where(np.isnan(a + b), 0, np.clip(a + b, 0, 1))),
     floating("add.ftz", "f32", lambda a, b: flushed(flushed(a) + flushed(b))),
     floating("add", "f16", np.add),
@@ -542,11 +588,13 @@ OPS += [
         np.isnan(a) | np.isnan(b), np.nan, -canonical_min(-a, -b))),
     floating("copysign", "f64", lambda a, b: np.copysign(b, a)),
     floating("rsqrt.approx", "f64", lambda x: 1 / np.sqrt(x), 1, ulp=2),
-    floating("sub.rp", "f32", lambda a, b: directed(a, -b, True)),
     floating("mul.sat", "f32", lambda a, b: np.where(np.isnan(a * b), 0, np.clip(a * b, 0, 1))
              + 0.0),
     floating("mul.ftz", "f32", lambda a, b: flushed(flushed(a) * flushed(b))),
 ]
+
+OPS += [directed(op, mode, kind) for op in GAPS for mode in ("rz", "rm", "rp")
+        for kind in ("f32", "f64")]
 
 
 def fused64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:

@@ -34,7 +34,10 @@ from rrto_ros.transport.ros_client import RECORDER, RobotClient
 
 def generate_test_description():
     source = launch.launch_description_sources.PythonLaunchDescriptionSource({launch_file!r})
-    arguments = {{"robot": "launched", "device": "null", "mode": "rpc"}}.items()
+    arguments = {{
+        "robot": "launched", "device": "null", "mode": "rpc", "min_repetitions": "5",
+        "search": "data_dependency", "plan_cache_bytes": "0",
+    }}.items()
     return launch.LaunchDescription([
         launch.actions.IncludeLaunchDescription(source, launch_arguments=arguments),
         launch_testing.actions.ReadyToTest(),
@@ -47,6 +50,10 @@ class WhileRunning(unittest.TestCase):
         with RobotClient("launched", int(os.environ["ROS_DOMAIN_ID"])) as client:
             client.wait_ready(60)
             self.assertEqual(client.status(RECORDER)["mode"], "rpc")
+            self.assertEqual(client.get_parameter("min_repetitions"), 5)
+            self.assertEqual(client.get_parameter("search"), "data_dependency")
+            self.assertEqual(client.get_parameter("plan_cache_bytes"), 0)
+            self.assertEqual(client.get_parameter("min_length"), 3)
             self.assertIn("comes later", client.set_parameter("mode", "partition"))
 
 

@@ -46,6 +46,17 @@ def test_numba_kernels_agree_with_numpy(rig):
     assert (len(found["kernels"]), found["failed"]) == (11, {})
 
 
+def test_kernels_that_nvrtc_compiles_agree_with_numpy(rig):
+    rig.both()
+    program = rig.program("nvrtc_kernels.py")
+    code = program.wait(OPERATIONS_S)
+    if code == 77:
+        pytest.skip(program.text(1))
+    assert code == 0, program.text()
+    found = json.loads(program.lines[-1])
+    assert (len(found["kernels"]), found["failed"]) == (7, {})
+
+
 @pytest.mark.parametrize("model", ["nanodet_416.onnx", "ped_ssdlite_300.onnx"])
 @pytest.mark.timeout(300)
 def test_an_onnx_model_agrees_with_onnxruntime(rig, model):

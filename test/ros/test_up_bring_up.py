@@ -75,10 +75,35 @@ def test_the_two_sides_apart_are_the_same_as_both(rig):
     assert "offload_server]" not in robot.text()
 
 
-def test_a_device_that_is_not_there_ends_the_bring_up_with_the_reason(rig):
+def test_a_device_that_is_not_there_ends_the_bring_up_with_the_reason(rig, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # where there is a GPU, too
     process = rrto(rig, "up", "--device", "gpu", wait=False)
-    code = process.wait(PATIENCE_S)
-    if code == 0:
-        pytest.fail("device gpu came up where no release has it")
-    assert code == 2
-    assert "gpu" in process.text()
+    assert process.wait(PATIENCE_S) == 2
+    assert "device 'gpu'" in process.text()
+    assert "use device 'cpu'" in process.text()
+
+
+def test_device_auto_takes_the_cpu_device_where_there_is_no_gpu_and_says_so(rig, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    edge = rrto(rig, "up", "--side", "edge", "--device", "auto", wait=False)
+    edge.wait_for("device auto is cpu", START_S)
+    edge.wait_for("ready on .* device cpu", START_S)
+
+
+def test_options_of_the_replay_reach_the_recorder(rig):
+    arguments = ["--mode", "replay", "--min-length", "11", "--plan-cache-bytes", "0"]
+    up = rrto(rig, "up", *arguments, wait=False)
+    up.wait_for("ready on", START_S)
+    up.wait_for("active in mode replay", START_S)
+    watch = rig.watch()
+    for launches, inferences in ((8, 0), (9, 3)):
+        program = rig.program("infer.py", 6, "--launches", launches)
+        assert program.wait() == 0
+        report = watch.report(program.pid)
+        assert (report["plans"] > 0) == (inferences > 0), "an upload and a download more"
+        assert report["inferences"] >= inferences
+    up.signal(signal.SIGINT)
+    assert up.wait() == 0
+    refused = rrto(rig, "up", "--min-length", "9", "--max-length", "8", wait=False)
+    assert refused.wait() == 2
+    assert "min_length 9 is above max_length 8" in refused.text()

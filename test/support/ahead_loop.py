@@ -10,6 +10,8 @@ import hashlib
 import struct
 from collections import deque
 
+from support.segment_row import Row
+
 from rrto_ros.api.codec import iter_headers, iter_results, pack_call
 from rrto_ros.api.info import KernelInfo, ModuleInfo
 from rrto_ros.api.results import CUresult
@@ -122,6 +124,9 @@ class Machine:
 
     def stream_query(self, stream):
         return True
+
+    def prepare_segment(self, calls):
+        return Row(self, calls)
 
     def __getattr__(self, name):
         return lambda *arguments: None

@@ -17,12 +17,13 @@ class DeviceServer(EchoServer):
     Args:
         on_results: Where results go.
         round_trip_s: How long each message is under way in addition.
+        cache_dir: Of compiled kernels, None for the user's.
         **options: Of `EchoServer`.
     """
 
-    def __init__(self, on_results, round_trip_s=0.0, **options):
+    def __init__(self, on_results, round_trip_s=0.0, *, cache_dir=None, **options):
         self.round_trip_s = round_trip_s
-        self.device = CpuDevice(limit_bytes=1 << 28)
+        self.device = CpuDevice(limit_bytes=1 << 28, cache_dir=cache_dir)
         self.executor = Executor(self.device, interrupted=lambda: not self.inbox.empty())
         self.reader = LiteralReader()
         self.records = []

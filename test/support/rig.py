@@ -83,7 +83,8 @@ class Rig:
         robot = robot or self.robot
         node = self._node(
             "recorder_replayer", robot,
-            {"mode": mode, "robot": robot, "autostart": True, **parameters}, "robot",
+            {"mode": mode, "robot": robot, "autostart": True,
+            "plan_cache_directory": str(self.folder / "plans"), **parameters}, "robot",
         )  # fmt: skip
         if wait:
             node.wait_for(r"\bactive in mode", START_S)

@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 
-from rrto_ros.bringup.options import Options
+from rrto_ros.bringup.options import REPLAY_OPTIONS, Options
 from rrto_ros.bringup.processes import config_folder, processes
 
 
@@ -38,6 +38,21 @@ def test_options_reach_the_parameters():
     assert parameters(recorder) == {"robot": "r2", "mode": "rpc", "autostart": True}
     for process in (server, recorder):
         assert "__ns:=/r2" in process.command
+
+
+def test_replay_options_reach_the_recorder_where_they_are_given():
+    given = {
+        "search": "data_dependency", "min_repetitions": 3, "min_length": 7, "max_length": 900,
+        "drop_plans_after": 5, "plan_cache_bytes": 0, "plan_cache_directory": "here",
+    }  # fmt: skip
+    assert set(given) == set(REPLAY_OPTIONS)
+    server, recorder = processes(Options(mode="replay", **given))
+    assert not set(given) & set(parameters(server))
+    found = parameters(recorder)
+    assert {name: found.pop(name) for name in given} == given
+    # What is not given is left to the parameter files.
+    assert parameters(processes(Options(mode="replay"))[1]) == found
+
 
 
 def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path):

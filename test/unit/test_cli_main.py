@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from rrto_ros.bringup.options import REPLAY_OPTIONS
 from rrto_ros.evaluation.synthetic import Model, Program
 from rrto_ros.record import CallLog, dump
 
@@ -86,3 +87,10 @@ def test_analyze_names_the_sequences_of_a_log_and_draws_them(tmp_path):
 def test_analyze_names_a_missing_log(tmp_path):
     code, _, err = rrto("analyze", tmp_path / "none")
     assert (code, "no such log or bag" in err) == (2, True)
+
+
+def test_up_has_an_option_for_each_parameter_of_the_replay():
+    code, out, _ = rrto("up", "--help")
+    assert code == 0
+    for name in REPLAY_OPTIONS:
+        assert f"--{name.replace('_', '-')} " in out

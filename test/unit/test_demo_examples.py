@@ -27,6 +27,7 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
 
 
 NEEDS = {
+    "cascade_cuda_bindings": "cuda.bindings",
     "cnn_tinygrad": "tinygrad",
     "matmul_tinygrad": "tinygrad",
     "saxpy_cuda_core": "cuda.core",

@@ -6,7 +6,7 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.devices.null import NullDevice, scan_ptx
 from rrto_ros.devices.protocol import Device, Launch, MemsetNode
 from rrto_ros.devices.registry import DeviceSettings, check_available, create_device
-from rrto_ros.errors import ConfigError, CudaError, PtxError, UnavailableError
+from rrto_ros.errors import ConfigError, CudaError, PtxError
 
 PTX = """
 .version 7.5
@@ -92,13 +92,6 @@ def test_launches_take_modelled_time():
     device.stream_synchronize(0)
     assert device.stream_query(0)
     assert device.event_elapsed_ms(1, 2) == pytest.approx(60, abs=1)
-
-
-def test_the_gpu_device_says_that_it_comes_later():
-    with pytest.raises(UnavailableError, match="later release"):
-        check_available("gpu")
-    with pytest.raises(UnavailableError, match="later release"):
-        create_device("gpu", DeviceSettings(limit_bytes=1))
 
 
 def test_an_unknown_device_is_refused_with_those_that_exist():

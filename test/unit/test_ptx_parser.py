@@ -74,7 +74,11 @@ def test_parameters_are_placed_as_the_abi_says():
 @pytest.mark.parametrize(("body", "names"), [
     ("frobnicate.f32 %f0, %f0;", "frobnicate.f32"),
     ("tex.2d.v4.f32.f32 {%f0, %f0, %f0, %f0}, [t, {%f0, %f0}];", "tex.2d.v4.f32.f32"),
-    ("add.rz.f64 %d0, %d0, %d0;", "add.rz.f64"),
+    ("rsqrt.rz.f64 %d0, %d0;", "rsqrt.rz.f64"),
+    ("mov.u32 %r0, %clock; bar.sync 1, %r0;", "bar.sync.*not a constant"),
+    ("atom.global.min.f32 %f0, [%d0], %f0;", "atom.global.min.f32"),
+    ("red.global.add.v2.u32 [%d0], {%r0, %r0};", "red.global.add.v2.u32"),
+    ("cp.async.ca.shared.global [%r0], [%d0], 16;", "cp.async"),
     ("call vprintf, ();", "vprintf"),
     ("mov.u32 %r0, %envreg3;", "envreg3"),
     ("bra NOWHERE;", "NOWHERE"),

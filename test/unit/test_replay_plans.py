@@ -9,6 +9,7 @@ import struct
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.segment_row import Row
 
 from rrto_ros.api.codec import PLAN_REF_OP, iter_calls, iter_headers, iter_results, pack_call
 from rrto_ros.errors import ProtocolError
@@ -122,6 +123,9 @@ class Log:
 
     def __init__(self):
         self.lines = []
+
+    def prepare_segment(self, calls):
+        return Row(self, calls)
 
     def __getattr__(self, name):
         def method(*arguments):

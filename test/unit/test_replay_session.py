@@ -31,7 +31,8 @@ class World:
     def __init__(self, path, config, **server):
         self.reports = []
         self.done = threading.Event()
-        self.host = RobotHost(path, config, 4, self.report, lambda _: None)
+        self.lines = []
+        self.host = RobotHost(path, config, 4, self.report, self.lines.append)
         self.server = EchoServer(self.host.on_results, **server)
         self.host.activate(self.server)
         self.client = RingClient(self.host.path, Hello(pid=7, program="p", label="l"))
@@ -86,7 +87,7 @@ def world(tmp_path):
     made = []
 
     def make(config=CONFIG, **server):
-        made.append(World(tmp_path / "r" / "robot.sock", config, **server))
+        made.append(World(tmp_path / "r" / f"robot{len(made)}.sock", config, **server))
         return made[-1]
 
     yield make
@@ -114,6 +115,76 @@ def test_the_server_reads_the_same_calls_in_fewer_bytes(world, loss):
     if not loss:
         assert report.inference_bytes_sent == len(last)
         assert 0 < report.median_inference_ms < 5000
+
+
+def kept(path):
+    return dataclasses.replace(
+        CONFIG, plan_cache_bytes=1 << 20, plan_cache_directory=path / "plans"
+    )
+
+
+def test_a_second_start_is_replayed_from_its_first_inference(world, tmp_path):
+    first = world(kept(tmp_path))
+    for _ in range(6):
+        first.infer()
+    assert first.close().inferences == 4
+    second = world(kept(tmp_path))
+    before = second.program.calls.copy()
+    for _ in range(4):
+        second.infer()
+    statistics = second.session.statistics()
+    report = second.close()
+    assert before, "its start-up is literal"
+    assert second.server.calls == second.expected()
+    assert (report.inferences, report.deviations, report.plans) == (4, 0, 1)
+    assert report.inference_bytes_sent < 256 + 56 + 16
+    assert statistics["replay_plans_recalled"] == 1
+    assert statistics["replay_plans_recalled_unused"] == 0
+    assert statistics["replay_referenced_calls"] == 4 * CALLS
+    assert second.host.statistics()["plans_recalled"] == 1
+
+
+def test_a_recorder_that_is_killed_has_kept_its_plans(world, tmp_path):
+    """They are written while the program waits, not at the end of the session."""
+    running = world(kept(tmp_path))
+    for _ in range(6):
+        running.infer()
+    end = time.monotonic() + 5
+    while not running.session.statistics()["replay_plans_kept"]:
+        assert time.monotonic() < end
+    other = world(kept(tmp_path))
+    other.infer()
+    assert other.close().inferences == 1
+
+
+def test_plans_of_a_program_that_has_changed_are_of_no_harm(world, tmp_path):
+    first = world(kept(tmp_path))
+    for _ in range(6):
+        first.infer()
+    first.close()
+    second = world(kept(tmp_path))
+    second.program.alloc(1 << 20)  # every address is another one
+    second.model = Model(second.program, "m", 11, KERNELS + 3)
+    for _ in range(8):
+        second.infer()
+    report = second.close()
+    assert second.server.calls == second.expected()
+    assert report.inferences >= 5, "it learns as at a first start"
+    third = world(kept(tmp_path))
+    third.program.alloc(1 << 20)
+    third.model = Model(third.program, "m", 11, KERNELS + 3)
+    for _ in range(2):
+        third.infer()
+    assert third.close().inferences == 2
+
+
+def test_without_a_place_on_disk_programs_are_served_and_the_log_says_so(world, tmp_path):
+    (tmp_path / "plans").write_text("a file")
+    w = world(kept(tmp_path))
+    for _ in range(5):
+        w.infer()
+    assert w.close().inferences >= 2
+    assert any("not kept on disk" in line for line in w.lines)
 
 
 def test_every_switch_of_the_mode_keeps_the_calls_in_order(world):

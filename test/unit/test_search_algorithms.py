@@ -53,6 +53,32 @@ def test_either_search_finds_a_loop_behind_noise(algorithm, kernels, outputs, se
     assert found_at <= p.truth["net"][2][-1]
 
 
+def test_a_round_that_makes_a_buffer_first_is_a_witness_and_the_next_one_can_be_replayed():
+    """As with tinygrad's TinyJit: the first round captures, the second makes its input buffer."""
+    p = Program()
+    first, out = p.alloc(), p.alloc()
+    p.load_module(1)
+
+    def infer(data, *, lazily=False):
+        p.upload(data, bytes(64))
+        if lazily:
+            p.load_module(2)
+        p.launch(1, 0, data, out)
+        p.launch(1, 1, out)
+        p.download(out)
+
+    infer(first, lazily=True)
+    data = p.alloc()
+    log = CallLog()
+    search = make_search("operator_sequence", log)
+    start = len(p.calls)
+    infer(data)
+    found_at = feed(p, search, log)
+    assert found_at == len(p.calls) - 1, "as soon as the second round's result is there"
+    (found,) = search.found()
+    assert found.items == tuple(log.template(at) for at in range(start, len(p.calls)))
+
+
 def test_data_dependency_gives_up_a_sequence_at_the_first_call_that_deviates():
     p = Program()
     m = Model(p, "net", 1, kernels=5)

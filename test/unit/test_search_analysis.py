@@ -14,6 +14,7 @@ from rrto_ros.evaluation.analyze_bag import DEFINITION, TYPE
 from rrto_ros.evaluation.synthetic import Model, Program, interleave
 from rrto_ros.evaluation.timeline import columns, runs, write_html, write_png
 from rrto_ros.record import CallLog, dump
+from rrto_ros.replay.plan import plan_of
 
 SESSION = bytes(range(16))
 
@@ -52,6 +53,18 @@ def expect_exact(p, analysis):
             inside[instance] = True
             assert analysis.items[instance].tolist() == list(range(len(instance)))
     assert np.array_equal(analysis.labels != NOISE, inside)
+
+
+def test_a_short_log_that_ends_after_its_last_result_is_searched_to_its_end():
+    p = Program()
+    model = Model(p, "a", 1, kernels=5)
+    for _ in range(4):
+        model.infer()
+    p.call("mem_free", address=model.buffer(0), stream=0)
+    analysis = analyze_log(logged(p))
+    expect_exact(p, analysis)
+    (found,) = analysis.found
+    assert plan_of(found.sequence).digest.hex() in report(analysis)
 
 
 @pytest.mark.parametrize("seed", range(5))

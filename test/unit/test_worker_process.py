@@ -19,6 +19,7 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.errors import UnavailableError
 from rrto_ros.replay.worker import settings_json
+from rrto_ros.shim.build import ensure_built
 from rrto_ros.transport.worker_pool import WorkerPool
 from rrto_ros.transport.worker_process import WorkerProcess, worker_environment
 
@@ -180,9 +181,10 @@ def test_a_crash_while_the_device_is_made_gives_its_reason():
         host.open()
 
 
-def test_an_unavailable_device_gives_its_reason():
+def test_an_unavailable_device_gives_its_reason(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # where there is a GPU, too
     settings = settings_json("gpu", DeviceSettings(limit_bytes=1 << 20), None, 0)
-    with pytest.raises(UnavailableError, match="later release"):
+    with pytest.raises(UnavailableError, match=r"device 'gpu'.*device 'cpu'"):
         Host("", settings).open()
 
 
@@ -292,9 +294,12 @@ def test_a_pool_whose_workers_do_not_start_says_so(monkeypatch):
     assert threading.active_count() < 50
 
 
-def test_the_environment_of_a_worker_has_no_shim(monkeypatch):
-    monkeypatch.setenv("LD_LIBRARY_PATH", "/somewhere/shim")
-    monkeypatch.setenv("LD_PRELOAD", "/somewhere/libcuda.so.1")
+def test_the_environment_of_a_worker_has_no_shim(monkeypatch, tmp_path):
+    shim = str(ensure_built())
+    monkeypatch.setenv("LD_LIBRARY_PATH", shim)
+    monkeypatch.setenv("LD_PRELOAD", f"{shim}/libcuda.so.1")
     environment = worker_environment()
     assert "LD_LIBRARY_PATH" not in environment
     assert "LD_PRELOAD" not in environment
+    monkeypatch.setenv("LD_LIBRARY_PATH", os.pathsep.join((shim, str(tmp_path), shim)))
+    assert worker_environment()["LD_LIBRARY_PATH"] == str(tmp_path)

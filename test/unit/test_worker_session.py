@@ -437,6 +437,10 @@ def test_a_device_that_cannot_be_made_refuses_the_session(make_edge):
     assert "no memory for the arena" in answer.reason
 
 
-def test_a_server_for_a_gpu_says_at_once_that_it_comes_later(make_edge):
-    with pytest.raises(UnavailableError, match="later release"):
+def test_a_server_for_a_gpu_says_at_once_that_there_is_none(make_edge, monkeypatch):
+    def no_module():
+        raise UnavailableError("device 'gpu' needs cuda-python")
+
+    monkeypatch.setattr("rrto_ros.devices.gpu.driver.load", no_module)
+    with pytest.raises(UnavailableError, match="needs cuda-python"):
         make_edge(device="gpu", factory="")

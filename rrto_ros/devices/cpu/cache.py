@@ -25,11 +25,15 @@ def default_directory() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "rrto" / "kernels"
 
 
+_GENERATOR = ("ptx/*.py", "passes/*.py", "codegen/*.py", "program.py", "facts.py", "jit.py")
+
+
 @lru_cache(maxsize=1)
 def generator_fingerprint() -> str:
-    """A hash of the code generator itself, so that a change of it empties the cache."""
+    """A hash of what turns PTX into entries, so that a change of it empties the cache."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    folder = Path(__file__).parent
+    for path in sorted(p for pattern in _GENERATOR for p in folder.glob(pattern)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

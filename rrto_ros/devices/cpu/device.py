@@ -18,13 +18,15 @@ import numpy as np
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu import attributes as attr
 from rrto_ros.devices.cpu.cache import default_directory
+from rrto_ros.devices.cpu.chain import Link
 from rrto_ros.devices.cpu.compile_pool import COMMAND, DEFAULT_TIMEOUT_S, CompilePool
+from rrto_ros.devices.cpu.facts import KernelFacts, ModuleFacts
 from rrto_ros.devices.cpu.launcher import Launcher
 from rrto_ros.devices.cpu.memory import Arena
 from rrto_ros.devices.cpu.modules import Compiler, LoadedModule
-from rrto_ros.devices.cpu.passes.layout import align_up, initial_bytes
-from rrto_ros.devices.cpu.program import KernelProgram
-from rrto_ros.devices.graphs import Graphs
+from rrto_ros.devices.cpu.passes.layout import align_up
+from rrto_ros.devices.cpu.segment import CpuSegment, short
+from rrto_ros.devices.graphs import GraphExec, Graphs
 from rrto_ros.devices.images import ptx_text
 from rrto_ros.devices.protocol import (
     DeviceInfo,
@@ -32,9 +34,9 @@ from rrto_ros.devices.protocol import (
     GraphNode,
     KernelInfo,
     Launch,
-    MemcpyNode,
     MemsetNode,
     ModuleInfo,
+    SegmentCall,
 )
 from rrto_ros.devices.timeline import Timeline
 from rrto_ros.errors import ConfigError, CudaError
@@ -95,11 +97,15 @@ class CpuDevice:
                                   CompilePool(cores, compile_timeout_s, compile_command),
                                   memcheck=memcheck)
         self._arena = Arena(arena_base, arena_bytes, limit_bytes)
-        self._launcher = Launcher(cores, launch_timeout_s, self._arena if memcheck else None)
+        self.launcher = Launcher(cores, launch_timeout_s, self._arena if memcheck else None)
         self._timeline = Timeline()
         self._graphs = Graphs()
         self._modules: dict[int, LoadedModule] = {}
-        self._counts = {"launches": 0, "copies": 0, "copied_bytes": 0, "fills": 0}
+        self._counts = {"launches": 0, "launches_chained": 0, "copies": 0, "copied_bytes": 0,
+                        "fills": 0}
+        self._graph_segments: dict[int, _GraphSegment] = {}
+        self.version = 0
+        """Counts what changes what a launch means: modules, and attributes of kernels."""
         name = f"RRTO virtual CUDA device ({cores} cores)"
         self._info = DeviceInfo(
             kind="cpu", name=name,
@@ -115,7 +121,7 @@ class CpuDevice:
 
     def close(self) -> None:
         """Ends the worker threads and compilers and gives all device memory back."""
-        self._launcher.close()
+        self.launcher.close()
         self._compiler.close()
         self._modules.clear()
         self._arena.close()
@@ -125,10 +131,10 @@ class CpuDevice:
         compiler = self._compiler
         return {
             **self._counts, **self._timeline.counts(), **self._graphs.counts(),
-            "launches_ended": self._launcher.watchdog.fired,
+            "launches_ended": self.launcher.watchdog.fired,
             "modules": len(self._modules), "memory_bytes": self._arena.used,
             "memory_peak_bytes": self._arena.peak, "kernels_compiled": compiler.compiled,
-            "kernels_compiled_ahead": compiler.ahead,
+            "kernels_compiled_ahead": compiler.ahead, "modules_known": compiler.known,
             "compile_failures": compiler.pool.failures,
             "kernels_vectorised": compiler.vectorised,
             "compile_seconds": compiler.compile_ns / 1e9, "cache_hits": compiler.cache.hits,
@@ -141,29 +147,25 @@ class CpuDevice:
         if module in self._modules:
             raise CudaError(CUresult.INVALID_HANDLE, f"module {module} exists already")
         loaded = self._compiler.load(ptx_text(bytes(image), self._info.compute_capability))
-        layout = loaded.program.layout
-        if layout.total_bytes:
-            loaded.base = self._arena.allocate_module(layout.total_bytes)
-            data = initial_bytes(layout, loaded.base)
+        facts = loaded.facts
+        if facts.total_bytes:
+            loaded.base = self._arena.allocate_module(facts.total_bytes)
+            data = facts.initial_bytes(loaded.base)
             self._arena.view(loaded.base, len(data))[:] = np.frombuffer(data, np.uint8)
         self._modules[module] = loaded
-        constants = sum(p.var.size for p in layout.symbols.values() if p.var.space == "const")
+        self.version += 1
         return ModuleInfo(
-            tuple(self._kernel_info(k, loaded, constants) for k in loaded.program.kernels),
-            tuple(GlobalInfo(name, loaded.base + p.offset, p.var.size)
-                  for name, p in layout.symbols.items()),
+            tuple(self._kernel_info(k, facts) for k in facts.kernels),
+            tuple(GlobalInfo(v.name, loaded.base + v.offset, v.size) for v in facts.variables),
         )
 
-    def _kernel_info(
-        self, kernel: KernelProgram, loaded: LoadedModule, constants: int
-    ) -> KernelInfo:
-        function = kernel.function
-        size = function.reqntid or function.maxntid or (attr.MAX_THREADS, 1, 1)
+    def _kernel_info(self, kernel: KernelFacts, module: ModuleFacts) -> KernelInfo:
+        size = kernel.block or (attr.MAX_THREADS, 1, 1)
         threads = min(attr.MAX_THREADS, size[0] * size[1] * size[2])
         attributes = attr.function_attributes(
-            loaded.program.module.version, self._info.compute_capability, threads,
-            kernel.layout.shared_bytes, constants, kernel.layout.local_bytes)
-        return KernelInfo(kernel.name, kernel.layout.params, attributes)
+            module.version, self._info.compute_capability, threads,
+            kernel.shared_bytes, module.constant_bytes, kernel.local_bytes)
+        return KernelInfo(kernel.name, kernel.params, attributes)
 
     def module_unload(self, module: int) -> None:
         """Frees a module and its variables."""
@@ -171,19 +173,21 @@ class CpuDevice:
         if loaded.base:
             self._arena.free(loaded.base)
         del self._modules[module]
+        self.version += 1
 
     def function_set_attribute(
         self, module: int, kernel: int, attribute: int, value: int
     ) -> None:
         """Sets the dynamic shared memory limit (8) or the carve-out hint (9)."""
-        loaded, program = self._kernel(module, kernel)
+        loaded, facts = self._kernel(module, kernel)
         if attribute == attr.FUNCTION_CARVEOUT and -1 <= value <= 100:
             return
-        most = attr.SHARED_OPTIN_BYTES - program.layout.shared_bytes
+        most = attr.SHARED_OPTIN_BYTES - facts.shared_bytes
         if attribute != attr.FUNCTION_MAX_DYNAMIC_SHARED or not 0 <= value <= most:
             raise CudaError(CUresult.INVALID_VALUE,
                             f"function attribute {attribute} cannot be {value}")
         loaded.max_dynamic[kernel] = value
+        self.version += 1
 
     def _module(self, module: int) -> LoadedModule:
         found = self._modules.get(module)
@@ -191,11 +195,11 @@ class CpuDevice:
             raise CudaError(CUresult.INVALID_HANDLE, f"module {module} is unknown")
         return found
 
-    def _kernel(self, module: int, kernel: int) -> tuple[LoadedModule, KernelProgram]:
+    def _kernel(self, module: int, kernel: int) -> tuple[LoadedModule, KernelFacts]:
         loaded = self._module(module)
-        if not 0 <= kernel < len(loaded.program.kernels):
+        if not 0 <= kernel < len(loaded.facts.kernels):
             raise CudaError(CUresult.INVALID_HANDLE, f"module {module} has no kernel {kernel}")
-        return loaded, loaded.program.kernels[kernel]
+        return loaded, loaded.facts.kernels[kernel]
 
     # memory
     def mem_alloc(self, address: int, size: int, stream: int) -> None:
@@ -270,13 +274,41 @@ class CpuDevice:
         loaded, kernel = self._kernel(launch.module, launch.kernel)
         self._check_launch(launch, loaded, kernel)
         runnable = self._compiler.runnable(loaded, launch.kernel, launch.block)
-        static = kernel.layout.shared_bytes
-        self._launcher.run(runnable, launch.grid, launch.params, loaded.base,
+        static = kernel.shared_bytes
+        self.launcher.run(runnable, launch.grid, launch.params, loaded.base,
                            (static, launch.shared_bytes), launch.block)
         self._counts["launches"] += 1
 
+    # segments
+    def prepare_segment(self, calls: Sequence[SegmentCall]) -> CpuSegment:
+        return CpuSegment(self, calls)
+
+    def link(self, launch: Launch, note: bytes) -> Link | None:
+        """The launch as a part of a chain; None where it is to be made by itself."""
+        if self.launcher.checks:
+            return None
+        try:
+            loaded, kernel = self._kernel(launch.module, launch.kernel)
+            self._check_launch(launch, loaded, kernel)
+        except CudaError:
+            return None  # refused when it is made
+        runnable = loaded.runnable.get((launch.kernel, launch.block))
+        if runnable is None:
+            return None
+        made = Link(runnable, launch, loaded.base, kernel.shared_bytes, note)
+        return made if short(made) else None
+
+    def short(self, launch: Launch) -> bool:
+        """Whether a launch that was made could be a part of a chain."""
+        return self.link(launch, b"") is not None
+
+    def chained(self, launches: int) -> None:
+        """Count launches of a chain."""
+        self._counts["launches"] += launches
+        self._counts["launches_chained"] += launches
+
     def _check_launch(
-        self, launch: Launch, loaded: LoadedModule, kernel: KernelProgram
+        self, launch: Launch, loaded: LoadedModule, kernel: KernelFacts
     ) -> None:
         def refuse(what: str) -> CudaError:
             return CudaError(CUresult.INVALID_VALUE, f"launch of {kernel.name}: {what}")
@@ -289,18 +321,17 @@ class CpuDevice:
             raise refuse(f"block {block} is out of range")
         if any(not 0 < g <= m for g, m in zip(grid, attr.MAX_GRID, strict=True)):
             raise refuse(f"grid {grid} is out of range")
-        function = kernel.function
-        if function.reqntid and function.reqntid != block:
-            raise refuse(f"block {block}, the kernel requires {function.reqntid}")
-        if function.maxntid:
-            most = function.maxntid[0] * function.maxntid[1] * function.maxntid[2]
+        if kernel.required and kernel.required != block:
+            raise refuse(f"block {block}, the kernel requires {kernel.required}")
+        if kernel.most:
+            most = kernel.most[0] * kernel.most[1] * kernel.most[2]
             if threads > most:
                 raise refuse(f"{threads} threads, the kernel was built for at most {most}")
-        wanted = max((o + s for o, s in kernel.layout.params), default=0)
+        wanted = max((o + s for o, s in kernel.params), default=0)
         # A packed argument buffer may be padded to the alignment of its largest member.
         if not wanted <= len(launch.params) <= align_up(wanted, 16):
             raise refuse(f"{len(launch.params)} bytes of arguments, the kernel has {wanted}")
-        static = kernel.layout.shared_bytes
+        static = kernel.shared_bytes
         most = loaded.max_dynamic.get(launch.kernel, max(0, attr.SHARED_BYTES - static))
         if not 0 <= launch.shared_bytes <= most:
             raise refuse(f"{launch.shared_bytes} bytes of dynamic shared memory, "
@@ -376,6 +407,7 @@ class CpuDevice:
 
     def graph_exec_destroy(self, graph_exec: int) -> None:
         self._graphs.destroy_exec(graph_exec)
+        self._graph_segments.pop(graph_exec, None)
 
     def graph_exec_node_set(self, graph_exec: int, node: int, work: GraphNode) -> None:
         self._check_work(work)
@@ -383,12 +415,35 @@ class CpuDevice:
 
     def graph_launch(self, graph_exec: int, stream: int) -> None:
         self._timeline.check_stream(stream)
-        found = self._graphs.executable(graph_exec)
-        for node in found.order:
-            work = found.work[node]
-            if isinstance(work, Launch):
-                self.launch(work, stream)
-            elif isinstance(work, MemcpyNode):
-                self.memcpy_dtod(work.dst, work.src, work.bytes, stream)
-            elif isinstance(work, MemsetNode):
-                self.memset(work, stream)
+        segment = self._graph_segments.get(graph_exec)
+        if segment is None:
+            found = self._graphs.executable(graph_exec)
+            segment = self._graph_segments[graph_exec] = _GraphSegment(self, found)
+        segment.run()
+
+
+class _GraphSegment:
+    """A graph's nodes as a segment.
+
+    Args:
+        device: Executes it.
+        graph: Instantiated.
+    """
+
+    def __init__(self, device: CpuDevice, graph: GraphExec) -> None:
+        self._graph = graph
+        self._nodes = [node for node in graph.order if graph.work[node] is not None]
+        self._made = {node: graph.work[node] for node in self._nodes}
+        # The stream is checked by the launch of the graph.
+        calls = [SegmentCall(work, 0) for work in self._made.values() if work is not None]
+        self._segment = CpuSegment(device, calls)
+
+    def run(self) -> None:
+        """Execute the nodes as they are now."""
+        now, made = self._graph.work, self._made
+        changed = {}
+        for k, node in enumerate(self._nodes):
+            work = now[node]
+            if work is not made[node] and work is not None:
+                changed[k], made[node] = SegmentCall(work, 0), work
+        self._segment.run(0, len(self._nodes), changed, 0, 0)

@@ -27,13 +27,18 @@ _SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_in
 _Context = ctypes.c_int64 * len(CONTEXT_FIELDS)
 _SHARED_BYTES = SHARED_OPTIN_BYTES + 4096
 # Below this, handing blocks to another thread costs more than it saves.
-_SPREAD_NS = 150_000
+_SPREAD_NS = 300_000
 _CHUNKS_PER_WORKER = 8
 
 
 @dataclass
 class Runnable:
-    """A compiled kernel for one block size, with what its last run cost."""
+    """A compiled kernel for one block size, with what its last run cost.
+
+    Attributes:
+        last_ns: Processor time of its last run, all workers together, without what handing blocks
+            to them cost: that would keep a kernel spread for ever on a busy machine.
+    """
 
     name: str
     code: LoadedCode
@@ -120,7 +125,6 @@ class Launcher:
             CudaError: LAUNCH_FAILED if it executed trap.
             AccessError: A checked access went astray; what was written before stays.
         """
-        started = time.perf_counter_ns()
         # Loads of whole vectors may read past the last parameter.
         arguments = ctypes.create_string_buffer(params, len(params) + 64)
         words = (ctypes.addressof(arguments), 0, 0, 0, module_base,
@@ -132,18 +136,37 @@ class Launcher:
         self.watchdog.begin()
         try:
             if spread:
-                self._spread(kernel, words, total)
+                spent = self._spread(kernel, words, total)
             else:
-                self._blocks(kernel, words, 0, total)
+                spent = self._blocks(kernel, words, 0, total)
         finally:
             ended = self.watchdog.end()
             self._raise_report(kernel.name, grid, block)
         if ended:
-            raise CudaError(CUresult.LAUNCH_TIMEOUT,
-                            f"kernel {kernel.name} ran longer than {self.watchdog.limit_s:g} s "
-                            "(launch_timeout_s)")
-        spent = time.perf_counter_ns() - started
-        kernel.last_ns = spent * (self.threads if spread else 1)
+            raise CudaError(CUresult.LAUNCH_TIMEOUT, self.too_long(kernel.name))
+        kernel.last_ns = max(1, spent)
+
+    @property
+    def scratch(self) -> int:
+        """Address of the memory that kernels may write anything to."""
+        return ctypes.addressof(self._scratch)
+
+    @property
+    def checks(self) -> bool:
+        """Whether every access is looked up."""
+        return self._arena is not None
+
+    def too_long(self, name: str) -> str:
+        """What a launch says that the watchdog ended."""
+        return (f"kernel {name} ran longer than {self.watchdog.limit_s:g} s "
+                "(launch_timeout_s)")
+
+    def areas(self, frame_bytes: int, local_bytes: int) -> list[int]:
+        """Addresses of this thread's shared, frame and local memory."""
+        memory: _WorkerMemory | None = getattr(self._memory, "value", None)
+        if memory is None:
+            memory = self._memory.value = _WorkerMemory()
+        return memory.ensure(frame_bytes, local_bytes)
 
     def _memory_map(self) -> tuple[int, int, int]:
         """Address of the live allocations, how many, and where traps and so on are reported."""
@@ -168,29 +191,29 @@ class Launcher:
             f"kernel {name}, line {what >> 32}: thread {_place(thread, block)} of block "
             f"{_place(number, grid)} {does} {what & 0xFFFF} bytes at {place}")
 
-    def _spread(self, kernel: Runnable, words: tuple[int, ...], total: int) -> None:
+    def _spread(self, kernel: Runnable, words: tuple[int, ...], total: int) -> int:
+        """Run all blocks on all workers; returns their processor time in nanoseconds."""
         assert self._pool is not None
         chunk = max(1, total // (self.threads * _CHUNKS_PER_WORKER))
         starts = iter(range(0, total, chunk))
         lock = threading.Lock()
 
-        def work() -> None:
+        def work() -> int:
+            spent = 0
             while True:
                 with lock:
                     first = next(starts, -1)
                 if first < 0:
-                    return
-                self._blocks(kernel, words, first, min(first + chunk, total))
+                    return spent
+                spent += self._blocks(kernel, words, first, min(first + chunk, total))
 
         others = [self._pool.submit(work) for _ in range(self.threads - 1)]
-        work()
-        for other in others:
-            other.result()
+        return work() + sum(other.result() for other in others)
 
-    def _blocks(self, kernel: Runnable, words: tuple[int, ...], first: int, last: int) -> None:
-        memory: _WorkerMemory | None = getattr(self._memory, "value", None)
-        if memory is None:
-            memory = self._memory.value = _WorkerMemory()
-        areas = memory.ensure(kernel.frame_bytes, kernel.local_bytes)
+    def _blocks(self, kernel: Runnable, words: tuple[int, ...], first: int, last: int) -> int:
+        """Run some blocks in this thread; returns its processor time in nanoseconds."""
+        areas = self.areas(kernel.frame_bytes, kernel.local_bytes)
         context = _Context(words[0], *areas, *words[4:])
+        started = time.thread_time_ns()
         kernel.call(ctypes.addressof(context), first, last)
+        return time.thread_time_ns() - started

@@ -1,4 +1,8 @@
-"""Loaded modules: validation at load, compilation at the first launch of each block size."""
+"""Loaded modules: validation at load, compilation at the first launch of each block size.
+
+A module whose facts are in the disk cache is neither parsed nor checked again; its text is looked
+at only if a kernel must be compiled.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,21 @@ import hashlib
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from rrto_ros.devices.cpu.attributes import MAX_THREADS
 from rrto_ros.devices.cpu.cache import Entry, KernelCache, cache_key
 from rrto_ros.devices.cpu.codegen.kernel import Generated, generate
 from rrto_ros.devices.cpu.compile_pool import CompileError, CompilePool
+from rrto_ros.devices.cpu.facts import KernelFacts, ModuleFacts, facts_in, facts_of
 from rrto_ros.devices.cpu.jit import LoadedCode, host_target
 from rrto_ros.devices.cpu.launcher import Runnable
 from rrto_ros.devices.cpu.program import KernelProgram, ModuleProgram, prepare
 from rrto_ros.errors import PtxError
 
 _CHECK_BLOCK = (1, 1, 1)
-_VALID = "valid"
+_FACTS = "facts"
 _AHEAD = 64
 Block = tuple[int, int, int]
 
@@ -28,20 +34,27 @@ class LoadedModule:
     """One module of a session.
 
     Attributes:
-        program: Parsed and prepared kernels.
-        digest: Hash of the PTX text.
+        facts: What loading and launching need.
+        text: The PTX text.
+        digest: Its hash.
         base: Address of the module's variables.
         max_dynamic: Kernel index -> dynamic shared bytes that a launch may ask for.
         runnable: (kernel index, block size) -> native code.
         ahead: (kernel index, block size) -> what is being compiled before a launch asked.
     """
 
-    program: ModuleProgram
+    facts: ModuleFacts
+    text: str
     digest: str
     base: int = 0
     max_dynamic: dict[int, int] = field(default_factory=dict)
     runnable: dict[tuple[int, Block], Runnable] = field(default_factory=dict)
     ahead: dict[tuple[int, Block], tuple[Generated, Future[bytes]]] = field(default_factory=dict)
+
+    @cached_property
+    def program(self) -> ModuleProgram:
+        """The kernels, parsed and prepared when they are first asked for."""
+        return prepare(self.text)
 
 
 class Compiler:
@@ -68,6 +81,7 @@ class Compiler:
         self.compile_ns = 0
         self.vectorised = 0
         self.ahead = 0
+        self.known = 0
 
     def close(self) -> None:
         """Ends the compile processes."""
@@ -80,27 +94,32 @@ class Compiler:
             PtxError: INVALID_PTX, naming the kernel and the instruction or line.
         """
         digest = hashlib.sha256(text.encode()).hexdigest()
-        program = prepare(text)
-        key = cache_key(digest, _VALID)
-        if self.cache.get(key) is None:
+        key = cache_key(digest, _FACTS)
+        entry = self.cache.get(key)
+        if entry is not None:
+            self.known += 1
+            module = LoadedModule(facts_in(entry), text, digest)
+        else:
             self.pool.warm()
+            program = prepare(text)
             for kernel in program.kernels:
                 check_kernel(kernel)
-            self.cache.put(key, Entry(b"", {"kernels": len(program.kernels)}))
-        module = LoadedModule(program, digest)
+            module = LoadedModule(facts_of(program), text, digest)
+            module.program = program
+            self.cache.put(key, module.facts.to_entry())
         self._compile_ahead(module)
         return module
 
     def _compile_ahead(self, module: LoadedModule) -> None:
         """Kernels that say their block size are compiled side by side, before a launch asks."""
-        kernels = module.program.kernels
+        kernels = module.facts.kernels
         for index, kernel in enumerate(kernels[:_AHEAD]):
-            block = kernel.function.reqntid or kernel.function.maxntid
+            block = kernel.block
             if len(kernels) < 2 or block is None or block[0] * block[1] * block[2] > MAX_THREADS:
                 continue
             key = self._key(module, kernel, block)
             if not self.cache.holds(key):
-                made = self._generate(kernel, block)
+                made = self._generate(module.program.kernels[index], block)
                 module.ahead[index, block] = made, self.pool.submit(made.text, vectorise=True)
 
     def _generate(self, program: KernelProgram, block: Block) -> Generated:
@@ -125,17 +144,17 @@ class Compiler:
         return found
 
     def _key(
-        self, module: LoadedModule, program: KernelProgram, block: Block
+        self, module: LoadedModule, kernel: KernelFacts, block: Block
     ) -> str:
         target = self.target
-        return cache_key(module.digest, program.name, str(block), str(self.lanes),
+        return cache_key(module.digest, kernel.name, str(block), str(self.lanes),
                          str(self.memcheck), target.cpu, target.features, target.llvm_version)
 
     def _make(
         self, module: LoadedModule, index: int, block: Block
     ) -> Runnable:
-        program = module.program.kernels[index]
-        key = self._key(module, program, block)
+        kernel = module.facts.kernels[index]
+        key = self._key(module, kernel, block)
         entry = self.cache.get(key)
         if entry is None:
             started = time.perf_counter_ns()
@@ -147,8 +166,8 @@ class Compiler:
             self.compile_ns += time.perf_counter_ns() - started
         facts = entry.facts
         self.vectorised += facts["lanes"] > 1
-        return Runnable(program.name, LoadedCode(entry.code, facts["symbol"]),
-                        facts["frame_bytes"], facts["local_bytes"], program.ordered)
+        return Runnable(kernel.name, LoadedCode(entry.code, facts["symbol"]),
+                        facts["frame_bytes"], facts["local_bytes"], kernel.ordered)
 
     def _compile(
         self, module: LoadedModule, index: int, block: Block

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rrto_ros.devices.cpu.passes.cfg import build_blocks, destinations, sources
+from rrto_ros.devices.cpu.passes.constants import constant_barriers
 from rrto_ros.devices.cpu.passes.inline import inline_calls
 from rrto_ros.devices.cpu.passes.layout import (
     KernelLayout,
@@ -18,6 +19,7 @@ from rrto_ros.devices.cpu.passes.loops import bounded_edges
 from rrto_ros.devices.cpu.passes.regions import Regions, split
 from rrto_ros.devices.cpu.passes.registers import register_types
 from rrto_ros.devices.cpu.passes.rename import rename_local
+from rrto_ros.devices.cpu.passes.reorder import loads_last
 from rrto_ros.devices.cpu.passes.uniform import VectorPlan, plan_vectors
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.parser import parse_module
@@ -119,6 +121,8 @@ def _analysed(
     layout = layout_kernel(function, module, module_layout)
     blocks = build_blocks(function)
     registers = rename_local(blocks, function.regs)
+    constant_barriers(blocks)
+    loads_last(blocks)
     regions = split(blocks, kernel_params)
     instrs = [i for b in regions.blocks for i in b.instrs]
     carry = any("cc" in i.mods or i.op in ("addc", "subc", "madc") for i in instrs)

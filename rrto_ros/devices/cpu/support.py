@@ -31,14 +31,15 @@ Whatever is not named above is refused when a module is loaded, with the instruc
 - cp.async, cp.async.bulk, mbarrier, multimem, tensor maps
 - tex, tld4, suld, sust, txq (textures and surfaces)
 - clusters (barrier.cluster, mapa, getctarank), createpolicy, setmaxnreg
-- 128-bit atomics, vector atomics, packed atomics, bf16 atomics
-- directed rounding for f64 and for division and roots
+- 128-bit atomics; floating-point atomics other than add
+- directed rounding for f16 and bf16
 - virtual calls, recursion, alloca, stacksave
 
 What is executed differently from a GPU:
 
 - bar.sync of a whole block lets every thread finish its part before any goes on. A barrier of a
-  part of the block (with a thread count) needs the count as an immediate.
+  part of the block (with a thread count) needs the count as a constant: an immediate, or a
+  register that is set to one.
 - shfl.sync, vote.sync, match.sync and redux.sync exchange values between the lanes that come to
   them with the same number of exchanges and barriers before it; lanes of one mask that come by
   different numbers of these do not wait for each other.

@@ -18,6 +18,7 @@ enum {
     BUFFERED = 2048,      /* payloads up to here wait for the next flush, larger ones leave at once */
     BUFFER = 64 << 10,
     FLUSH_US = 300,
+    SLOWER = 32,          /* the longest pause between flushes, in first ones */
     CLOCK_EVERY = 8
 };
 
@@ -30,6 +31,10 @@ struct lane {
 static struct rrto_plan *plans[RRTO_MAX_PLANS + 1]; /* by number */
 static uint32_t plan_count, apart, epoch;
 static uint64_t walks, flush_ns = FLUSH_US * 1000u;
+/* When the open reference leaves by itself: every time that one did, the next has twice as long,
+ * until the program waits. The recorder has as much to send on as it got, and a walk of any length
+ * costs it few references. */
+static uint64_t pace_ns = FLUSH_US * 1000u;
 static struct lane session_lane;
 static _Thread_local struct lane thread_lane;
 static unsigned char *scratch;
@@ -211,11 +216,15 @@ static inline int append(const struct rrto_plan *plan, uint32_t position, uint32
         now_open.payload = (uint32_t)(rrto_put(payload + now_open.payload, record->payload,
                                                call->payload_bytes) -
                                       payload);
+    if (flags & RRTO_WAITED)
+        pace_ns = flush_ns;
     if (flags & RRTO_WAITED || (position + 1 == plan->count && now_open.work))
         return result | RRTO_WALK_FLUSH;
     if (count % CLOCK_EVERY == CLOCK_EVERY - 1 && now_open.work &&
-        rrto_now_ns() - now_open.since > flush_ns)
+        rrto_now_ns() - now_open.since > pace_ns) {
+        pace_ns = pace_ns < SLOWER * flush_ns ? 2 * pace_ns : pace_ns;
         result |= RRTO_WALK_FLUSH;
+    }
     return result;
 }
 
@@ -318,6 +327,7 @@ void rrto_walk_news(struct rrto_news *news)
         if (news->kind == RRTO_NEWS_SETTINGS) {
             apart = news->apart;
             flush_ns = (news->flush_us ? news->flush_us : FLUSH_US) * (uint64_t)1000;
+            pace_ns = flush_ns;
             session_lane = (struct lane){NULL, 0, epoch};
         } else if (news->kind == RRTO_NEWS_PLAN) {
             int refused = install(news->plan);

@@ -10,10 +10,10 @@ import struct
 
 from rrto_ros.devices.cpu.codegen import rounding as rnd
 from rrto_ros.devices.cpu.codegen.builder import Val, const
-from rrto_ros.devices.cpu.codegen.emitter import Emitter, widen_bits
+from rrto_ros.devices.cpu.codegen.emitter import Emitter, unsupported, widen_bits
 from rrto_ros.devices.cpu.codegen.floating import apply
 from rrto_ros.devices.cpu.codegen.integer import type_of
-from rrto_ros.devices.cpu.codegen.table import emits, unsupported
+from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import PtxType
 

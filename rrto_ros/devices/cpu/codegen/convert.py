@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rrto_ros.devices.cpu.codegen import rounding as rnd
 from rrto_ros.devices.cpu.codegen.builder import Val, const
-from rrto_ros.devices.cpu.codegen.emitter import Emitter
+from rrto_ros.devices.cpu.codegen.emitter import Emitter, unsupported
 from rrto_ros.devices.cpu.codegen.integer import type_of
-from rrto_ros.devices.cpu.codegen.table import emits, unsupported
+from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 

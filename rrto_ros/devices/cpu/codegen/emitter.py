@@ -7,7 +7,6 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 
 from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
-from rrto_ros.devices.cpu.codegen.table import emitter_for, unsupported
 from rrto_ros.devices.cpu.passes.affine import Affine
 from rrto_ros.devices.cpu.passes.layout import KernelLayout
 from rrto_ros.devices.cpu.ptx import ast
@@ -24,6 +23,12 @@ SPECIAL_REGISTERS = (
     "total_smem_size", "is_explicit_cluster", "cluster_ctaid.x",
 )
 """What special_value knows, as the support page names it."""
+
+
+def unsupported(instr: ast.Instr, why: str = "") -> PtxError:
+    """The error for an instruction, or a form of it, that no emitter covers."""
+    detail = f" ({why})" if why else ""
+    return PtxError(f"line {instr.line}: instruction {instr.text} is not supported{detail}")
 
 
 class Emitter:
@@ -89,30 +94,6 @@ class Emitter:
         yield
         self._known, self._spread, self.first = known, spread, first
 
-    def emit(self, instr: ast.Instr) -> None:
-        """Emits one instruction.
-
-        Raises:
-            PtxError: The instruction or this form of it is not supported.
-        """
-        function = emitter_for(instr.op)
-        if function is None:
-            raise unsupported(instr)
-        self.instr = instr
-        self.mask = None
-        if instr.guard is not None:
-            self.mask = self.predicate(instr.guard, instr.guard_negated)
-        target = instr.args[0] if instr.args else None
-        self.first = isinstance(target, ast.Reg) and target.name in self.affine
-        try:
-            function(self, instr)
-        except (IndexError, KeyError, ValueError, AttributeError, TypeError) as error:
-            raise unsupported(instr, f"malformed: {error!r}") from error
-        if self.first and isinstance(target, ast.Reg) and target.name in self.roots:
-            self._put_root(target.name, instr)
-        self.mask = None
-        self.first = False
-
     def predicate(self, reg: ast.Reg, negated: bool) -> Val:
         value = self.read(reg, PRED)
         return self.b.binary("xor", value, const(1, "i1")) if negated else value
@@ -135,7 +116,7 @@ class Emitter:
             if affine.stride:
                 value = b.binary("add", value, self._steps(affine.stride, value.type))
         else:
-            root = self._root(name)
+            root = self.root(name)
             end = b.binary("add", root, self._steps(affine.root, "i32"))
             moved = b.binary("sub", b.resize(end, "i64", affine.signed),
                              b.resize(root, "i64", affine.signed))
@@ -147,13 +128,13 @@ class Emitter:
         items = ", ".join(f"{type_} {const(i * step, type_).text}" for i in range(self.b.lanes))
         return Val(f"<{items}>", type_, True)
 
-    def _root(self, name: str) -> Val:
+    def root(self, name: str) -> Val:
         """What lane 0 held before it was widened."""
         out = self.b.name("root")
         self.b.line(f"{out} = load i32, ptr {self.roots[name]}")
         return Val(out, "i32")
 
-    def _put_root(self, name: str, instr: ast.Instr) -> None:
+    def put_root(self, name: str, instr: ast.Instr) -> None:
         value = None
         for operand in instr.args[1:]:
             if isinstance(operand, ast.Special) and operand.name in ("tid.x", "laneid"):
@@ -161,7 +142,7 @@ class Emitter:
             elif isinstance(operand, ast.Reg) and operand.name in self.affine:
                 known = self.affine[operand.name]
                 if not known.exact:
-                    value = self._root(operand.name)
+                    value = self.root(operand.name)
                 elif known.stride and self._slot(operand.name)[1] == "i32":
                     value = self._stored(operand.name)
             if value is not None:
@@ -169,7 +150,7 @@ class Emitter:
         if value is None:
             raise AssertionError(f"{name} was widened from nothing")
         if self.mask is not None:
-            value = self.b.select(self.mask, value, self._root(name))
+            value = self.b.select(self.mask, value, self.root(name))
         self.b.line(f"store i32 {value.text}, ptr {self.roots[name]}")
 
     def _stored(self, name: str) -> Val:
@@ -390,7 +371,7 @@ class Emitter:
         if affine.exact:
             return pointer, None
         b = self.b
-        root, distance = self._root(name), affine.root * (b.lanes - 1)
+        root, distance = self.root(name), affine.root * (b.lanes - 1)
         end = b.binary("add", root, const(distance, "i32"))
         moved = b.binary("sub", b.resize(end, "i64", affine.signed),
                          b.resize(root, "i64", affine.signed))

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from rrto_ros.devices.cpu.codegen import rounding as rnd
 from rrto_ros.devices.cpu.codegen.builder import Val, const
-from rrto_ros.devices.cpu.codegen.emitter import Emitter
+from rrto_ros.devices.cpu.codegen.emitter import Emitter, unsupported
 from rrto_ros.devices.cpu.codegen.integer import add_sub, divide, multiply, type_of
-from rrto_ros.devices.cpu.codegen.table import emits, unsupported
+from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 
@@ -77,8 +77,10 @@ def _arith(op: str, mode: str) -> Operation:
                 wide = b.binary(op, rnd.widen(e, v[0], kind), rnd.widen(e, v[1], kind))
                 return rnd.narrow(e, wide, kind)
             return b.binary(op, v[0], v[1])
+        if kind.bits == 64:
+            return rnd.directed(e, op, mode, v[0], v[1])
         if kind.name != "f32":
-            raise unsupported(e.instr, "directed rounding is there for f32 only")
+            raise unsupported(e.instr, "directed rounding is there for f32 and f64 only")
         x, y = (b.cast("fpext", value, "double") for value in v[:2])
         if op == "fmul":
             return rnd.round_directed(e, b.binary("fmul", x, y), rnd.zero("double"), mode)
@@ -98,8 +100,8 @@ def _fma(mode: str) -> Operation:
         if mode == "rn":
             x, y, z = v
             return b.intrinsic("llvm.fma", x, y, z)
-        if kind.name != "f32":
-            raise unsupported(e.instr, "directed rounding is there for f32 only")
+        if kind.bits == 64:
+            return rnd.directed(e, "fma", mode, *v)
         x, y, z = (b.cast("fpext", value, "double") for value in v)
         return rnd.round_directed(e, *rnd.two_sum(e, b.binary("fmul", x, y), z), mode)
 
@@ -121,7 +123,7 @@ def _round_to_odd(e: Emitter, x: Val, y: Val, z: Val) -> Val:
 
 
 @emits("add", "sub", forms="integers (.sat.s32, .cc), f16, bf16, pairs, f32, f64; .ftz .sat; "
-       "directed rounding for f32")
+       "directed rounding for f32 and f64")
 def add(e: Emitter, instr: ast.Instr) -> None:
     """Emits add and sub."""
     kind = type_of(instr)
@@ -151,34 +153,42 @@ def mad(e: Emitter, instr: ast.Instr) -> None:
         apply(e, instr, kind, _fma(_rounding(instr)))
 
 
-@emits("div", forms="integers; f32 .rn .approx .full, f64 .rn")
+def _quotient(e: Emitter, x: Val, y: Val, mode: str) -> Val:
+    if mode == "rn":
+        return e.b.binary("fdiv", x, y)
+    return rnd.directed(e, "fdiv", mode, x, y)
+
+
+@emits("div", forms="integers; f32 and f64, all roundings; f32 .approx .full")
 def div(e: Emitter, instr: ast.Instr) -> None:
     """Emits div."""
-    kind = type_of(instr)
+    kind, mode = type_of(instr), _rounding(instr)
     if kind.kind in "us":
         divide(e, instr, kind)
         return
-    if _rounding(instr) != "rn":
+    if kind.name not in ("f32", "f64"):
         raise unsupported(instr)
-    apply(e, instr, kind, lambda em, v, _: em.b.binary("fdiv", v[0], v[1]))
+    apply(e, instr, kind, lambda em, v, _: _quotient(em, v[0], v[1], mode))
 
 
-@emits("rcp", forms="f32 and f64, .rn and .approx")
+@emits("rcp", forms="f32 and f64, all roundings and .approx")
 def rcp(e: Emitter, instr: ast.Instr) -> None:
     """Emits rcp."""
-    if _rounding(instr) != "rn":
-        raise unsupported(instr)
+    mode = _rounding(instr)
     apply(e, instr, type_of(instr),
-          lambda em, v, k: em.b.binary("fdiv", rnd.one(k.llvm), v[0]))
+          lambda em, v, k: _quotient(em, rnd.one(k.llvm), v[0], mode))
 
 
-@emits("sqrt", "rsqrt", forms="f32 and f64, .rn and .approx")
+@emits("sqrt", "rsqrt", forms="f32 and f64, sqrt in all roundings, and .approx")
 def sqrt(e: Emitter, instr: ast.Instr) -> None:
     """Emits sqrt and rsqrt."""
-    if _rounding(instr) != "rn":
+    mode = _rounding(instr)
+    if mode != "rn" and instr.op == "rsqrt":
         raise unsupported(instr)
 
     def operation(em: Emitter, v: list[Val], kind: PtxType) -> Val:
+        if mode != "rn":
+            return rnd.directed(em, "sqrt", mode, v[0])
         root = em.b.intrinsic("llvm.sqrt", v[0])
         return em.b.binary("fdiv", rnd.one(kind.llvm), root) if instr.op == "rsqrt" else root
 

@@ -20,12 +20,12 @@ from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (importing registers t
     tensor,
     warp,
 )
-from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
+from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.checks import HELPERS
+from rrto_ros.devices.cpu.codegen.frame import KernelFrame
 from rrto_ros.devices.cpu.codegen.region import DONE
 from rrto_ros.devices.cpu.codegen.vector_region import write_region
-from rrto_ros.devices.cpu.passes.cfg import BARRIER_OPS, gives_result, is_warp_wide, live_in
-from rrto_ros.devices.cpu.passes.layout import KernelLayout, align_up
+from rrto_ros.devices.cpu.passes.layout import align_up
 from rrto_ros.devices.cpu.program import KernelProgram, well_formed
 
 CONTEXT_FIELDS = ("params", "shared", "frames", "local", "globals", "scratch",
@@ -110,69 +110,16 @@ def generate(
         PtxError: An instruction that is not supported.
     """
     with well_formed(program.name):
-        return KernelWriter(program, block, 1 if memcheck else max_lanes, memcheck).write()
+        lanes = 1 if memcheck else max_lanes
+        return KernelWriter(KernelFrame(program, block, lanes, memcheck)).write()
 
 
 class KernelWriter:
-    """What the regions of one kernel share: the builder, frames and the function around them."""
+    """Writes the native function around the regions of one kernel."""
 
-    def __init__(
-        self, program: KernelProgram, block: tuple[int, int, int], lanes: int, memcheck: bool
-    ) -> None:
-        self.program = program
-        self.memcheck = memcheck
-        self.block = block
-        self.threads = block[0] * block[1] * block[2]
-        self.vector = program.vector_plan(block, lanes)
-        self.lanes = self.vector.lanes if self.vector else 1
-        self.b = Builder(self.lanes)
-        self.layout: KernelLayout = program.layout
-        self.single = len(program.regions.regions) == 1
-        self.live = (live_in(list(program.regions.blocks))
-                     if self.vector and self.vector.diverging else [])
-        self.frames: dict[str, int] = {}
-        self.frame_bytes = 0
-        self.exchange = 0
-        self.named: dict[int, tuple[int, int]] = {}
-        self.arrivals: dict[int, str] = {}
-        self._find_named()
-        self.least, self.most = self.b.alloca("i32"), self.b.alloca("i32")
-        if not self.single:
-            self._place_frames()
-
-    def _find_named(self) -> None:
-        """Regions behind barriers, if any barrier is for a part of the block only."""
-        blocks = self.program.regions.blocks
-        found = {}
-        for block in blocks:
-            if block.barrier is not None and not is_warp_wide(block.barrier):
-                region = self.program.regions.of_entry[block.targets[0]]
-                found[region] = warp.barrier_of(block.barrier)
-        arrive = [warp.barrier_of(i) for b in blocks for i in b.instrs
-                  if i.op in BARRIER_OPS and "arrive" in i.mods]
-        if arrive or any(count not in (0, self.threads) for _, count in found.values()):
-            self.named = found
-            self.arrivals = {number: self.b.alloca("i32")
-                             for number in {n for n, _ in (*found.values(), *arrive)}}
-
-    def _place_frames(self) -> None:
-        offset = align_up(self.threads * 4, 64) * 2
-        for region in self.program.regions.regions:
-            for name in region.live:
-                if name not in self.frames:
-                    self.frames[name] = offset
-                    width = Val("", self.program.types[name]).bits
-                    offset += align_up(self.threads * max(1, width // 8), 64)
-        # Two buffers of one word per thread, padded to whole warps.
-        self.exchange = offset
-        self.frame_bytes = offset + 2 * self.exchange_bytes + 64
-
-    @property
-    def exchange_bytes(self) -> int:
-        offers = [b.barrier for b in self.program.regions.blocks
-                  if b.barrier is not None and gives_result(b.barrier)]
-        words = max((warp.words_offered(i) for i in offers), default=0)
-        return align_up(self.threads, 32) * 8 * words
+    def __init__(self, frame: KernelFrame) -> None:
+        self.frame = frame
+        self.b = frame.b
 
     def write(self) -> Generated:
         b = self.b
@@ -183,13 +130,13 @@ class KernelWriter:
                 "entry:"]
         lines = head + b.allocas + b.lines + ["}"]
         declared = sorted(set(b.declared.values()))
-        width = "512" if self.lanes >= 16 else "256"
+        width = "512" if self.frame.lanes >= 16 else "256"
         attributes = ("attributes #0 = { nounwind "
                       f'"min-legal-vector-width"="{width}" "prefer-vector-width"="{width}" }}')
-        extra = ("" if self.single else _FIND) + (HELPERS if self.memcheck else "")
+        extra = ("" if self.frame.single else _FIND) + (HELPERS if self.frame.memcheck else "")
         text = "\n".join([*declared, extra, *lines, attributes, _RARELY, ""])
-        local = self.layout.local_bytes * self.threads if not self.single else 0
-        return Generated(text, symbol, self.frame_bytes, local, self.lanes)
+        local = self.frame.layout.local_bytes * self.frame.threads if not self.frame.single else 0
+        return Generated(text, symbol, self.frame.frame_bytes, local, self.frame.lanes)
 
     # the frame of the function
     def _prologue(self) -> None:
@@ -222,7 +169,7 @@ class KernelWriter:
         b.line("%blk_z = udiv i64 %blk_yz, %f7")
         for axis in "xyz":
             b.line(f"%cta{axis} = trunc i64 %blk_{axis} to i32")
-        if self.single:
+        if self.frame.single:
             self._region(0, "block_done")
         else:
             self._phases()
@@ -237,19 +184,19 @@ class KernelWriter:
         thread has a state, its next region, and the lowest comes first.
         """
         b = self.b
-        size = self.threads * 4
+        size = self.frame.threads * 4
         b.line(f"%states2 = getelementptr i8, ptr %frames, i64 {align_up(size, 64)}")
-        b.line(f"%exchange = getelementptr i8, ptr %frames, i64 {self.exchange}")
-        if self.exchange_bytes:
+        b.line(f"%exchange = getelementptr i8, ptr %frames, i64 {self.frame.exchange}")
+        if self.frame.exchange_bytes:
             b.line(f"call void @llvm.memset.p0.i64(ptr %exchange, i8 0, "
-                   f"i64 {2 * self.exchange_bytes}, i1 false)")
-        if self.threads % 16:
-            pad = f"<{-self.threads % 16} x i32>"
+                   f"i64 {2 * self.frame.exchange_bytes}, i1 false)")
+        if self.frame.threads % 16:
+            pad = f"<{-self.frame.threads % 16} x i32>"
             b.line(f"%padding = getelementptr i8, ptr %frames, i64 {size}")
             b.line(f"store {pad} splat (i32 {DONE}), ptr %padding, align 4")
         parity, together, following = b.alloca("i64"), b.alloca("i1"), b.alloca("i32")
         number = b.alloca("i64")
-        for slot in self.arrivals.values():
+        for slot in self.frame.arrivals.values():
             b.line(f"store i32 0, ptr {slot}")
         b.line(f"store i64 1, ptr {number}")
         b.line(f"store i64 0, ptr {parity}")
@@ -259,43 +206,43 @@ class KernelWriter:
         b.label("phase")
         b.line(f"%together = load i1, ptr {together}")
         b.line(f"%next_region = load i32, ptr {following}")
-        b.line(f"store i32 {DONE}, ptr {self.least}")
-        b.line(f"store i32 0, ptr {self.most}")
+        b.line(f"store i32 {DONE}, ptr {self.frame.least}")
+        b.line(f"store i32 0, ptr {self.frame.most}")
         b.line("br i1 %together, label %begin, label %search")
         b.label("search")
         b.line("%phase_stop = load volatile i8, ptr %stop")
         b.line("%phase_free = icmp eq i8 %phase_stop, 0")
         b.line("br i1 %phase_free, label %lookup, label %leave")
         b.label("lookup")
-        b.line(f"%lowest = call i32 @rrto_find(ptr %frames, i32 {self.threads}, i32 -1)")
+        b.line(f"%lowest = call i32 @rrto_find(ptr %frames, i32 {self.frame.threads}, i32 -1)")
         b.line("br label %begin")
         b.label("begin")
         b.line("%r0 = phi i32 [ %next_region, %phase ], [ %lowest, %lookup ]")
         b.line(f"%over = icmp eq i32 %r0, {DONE}")
-        warp_wide = self.program.regions.warp_wide
+        warp_wide = self.frame.program.regions.warp_wide
         b.line(f"%in_warp = icmp ule i32 %r0, {warp_wide}")
         b.line(f"%limit = select i1 %in_warp, i32 {warp_wide}, i32 {DONE - 1}")
         b.line(f"%write_at = load i64, ptr {parity}")
-        b.line(f"%read_at = sub i64 {self.exchange_bytes}, %write_at")
+        b.line(f"%read_at = sub i64 {self.frame.exchange_bytes}, %write_at")
         b.line("%exchange_out = getelementptr i8, ptr %exchange, i64 %write_at")
         b.line("%exchange_in = getelementptr i8, ptr %exchange, i64 %read_at")
         b.line(f"%phase_before = load i64, ptr {number}")
         b.line("%phase_number = add i64 %phase_before, 1")
         b.line(f"store i64 %phase_number, ptr {number}")
-        opened = {n: b.alloca("i1") for n in self.arrivals}
+        opened = {n: b.alloca("i1") for n in self.frame.arrivals}
         b.line("br i1 %over, label %block_done, label %barriers")
         b.label("barriers")
         self._open_barriers(opened)
         b.line("br label %run")
         b.label("run")
         b.line("%which = phi i32 [ %r0, %barriers ], [ %r2, %others ]")
-        count = len(self.program.regions.regions)
+        count = len(self.frame.program.regions.regions)
         cases = " ".join(f"i32 {i}, label %region{i}" for i in range(count))
         b.line(f"switch i32 %which, label %block_done [ {cases} ]")
         for index in range(count):
             b.label(f"region{index}")
-            if index in self.named:
-                b.line(f"%gate{index} = load i1, ptr {opened[self.named[index][0]]}")
+            if index in self.frame.named:
+                b.line(f"%gate{index} = load i1, ptr {opened[self.frame.named[index][0]]}")
                 b.line(f"%pass{index} = or i1 %gate{index}, %together")
                 b.line(f"br i1 %pass{index}, label %within{index}, label %others")
                 b.label(f"within{index}")
@@ -304,14 +251,14 @@ class KernelWriter:
         b.line(f"store i64 %read_at, ptr {parity}")
         b.line("br i1 %together, label %same, label %others")
         b.label("same")
-        b.line(f"%least = load i32, ptr {self.least}")
-        b.line(f"%most = load i32, ptr {self.most}")
+        b.line(f"%least = load i32, ptr {self.frame.least}")
+        b.line(f"%most = load i32, ptr {self.frame.most}")
         b.line("%still = icmp eq i32 %least, %most")
         b.line(f"store i1 %still, ptr {together}")
         b.line(f"store i32 %least, ptr {following}")
         b.line("br i1 %still, label %phase, label %swap")
         b.label("others")
-        b.line(f"%r2 = call i32 @rrto_find(ptr %frames, i32 {self.threads}, i32 %which)")
+        b.line(f"%r2 = call i32 @rrto_find(ptr %frames, i32 {self.frame.threads}, i32 %which)")
         b.line("%last_region = icmp ugt i32 %r2, %limit")
         b.line("br i1 %last_region, label %swap, label %run")
         b.label("swap")
@@ -328,26 +275,27 @@ class KernelWriter:
 
         def count(state: int) -> Val:
             out = b.name("count")
-            b.line(f"{out} = call i32 @rrto_count(ptr %frames, i32 {self.threads}, i32 {state})")
+            b.line(f"{out} = call i32 @rrto_count(ptr %frames, i32 {self.frame.threads}, "
+                   f"i32 {state})")
             return Val(out, "i32")
 
         for number, slot in opened.items():
             arrived = b.name("arrived")
-            b.line(f"{arrived} = load i32, ptr {self.arrivals[number]}")
+            b.line(f"{arrived} = load i32, ptr {self.frame.arrivals[number]}")
             waiting, wanted = Val(arrived, "i32"), 0
-            for region, (name, threads) in self.named.items():
+            for region, (name, threads) in self.frame.named.items():
                 if name == number:
                     waiting = b.binary("add", waiting, count(region))
                     wanted = max(wanted, threads)
             need = const(wanted, "i32")
             if not wanted:
-                need = b.binary("sub", const(self.threads, "i32"), count(DONE))
+                need = b.binary("sub", const(self.frame.threads, "i32"), count(DONE))
             enough = b.compare("icmp uge", waiting, need)
             left = b.select(enough, const(0, "i32"), Val(arrived, "i32"))
             b.line(f"store i1 {enough.text}, ptr {slot}")
-            b.line(f"store i32 {left.text}, ptr {self.arrivals[number]}")
+            b.line(f"store i32 {left.text}, ptr {self.frame.arrivals[number]}")
 
     # one region over all threads
     def _region(self, index: int, after: str) -> None:
-        write_region(self, index)
+        write_region(self.frame, index)
         self.b.line(f"br label %{after}")

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.checks import checked
-from rrto_ros.devices.cpu.codegen.emitter import U64, Emitter
-from rrto_ros.devices.cpu.codegen.table import emits, unsupported
+from rrto_ros.devices.cpu.codegen.columns import dealt
+from rrto_ros.devices.cpu.codegen.emitter import U64, Emitter, unsupported
+from rrto_ros.devices.cpu.codegen.table import emits
+from rrto_ros.devices.cpu.passes.columns import WIDTH, strided_type
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 
@@ -47,6 +49,9 @@ def load(e: Emitter, instr: ast.Instr) -> None:
     row = e.row(instr.args[1], space, kind.bytes * count)
     if row is not None:
         values = _load_side_by_side(e, instr.args[1], space, kind, count, row)
+    elif count == WIDTH and e.b.lanes > 1 and strided_type(instr, e.affine) is not None:
+        values = dealt(e, instr.args[1], space, kind, (0, 0), lambda: _gather_all(
+            e, e.pointer(instr.args[1], space), kind, count))
     else:
         pointer = e.pointer(instr.args[1], space)
         if pointer.vec or (e.mask is not None and e.mask.vec):

@@ -9,17 +9,16 @@ region's start or, with the lanes' registers spilled to memory, behind that bran
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rrto_ros.devices.cpu.codegen import warp
 from rrto_ros.devices.cpu.codegen.builder import Val, const
+from rrto_ros.devices.cpu.codegen.columns import load_columns
 from rrto_ros.devices.cpu.codegen.emitter import U32, Emitter
+from rrto_ros.devices.cpu.codegen.frame import KernelFrame
+from rrto_ros.devices.cpu.codegen.table import emit
 from rrto_ros.devices.cpu.passes.affine import Affine
 from rrto_ros.devices.cpu.passes.cfg import Block, destinations, gives_result, sources
 from rrto_ros.devices.cpu.passes.regions import Region
-
-if TYPE_CHECKING:
-    from rrto_ros.devices.cpu.codegen.kernel import KernelWriter
 
 DONE = 0x7FFFFFFF
 _ZERO = {"float": "0.0", "double": "0.0", "half": "0xH0000", "i1": "false"}
@@ -49,7 +48,7 @@ class Spill:
 class RegionCode:
     """What the vector code and the scalar copy have in common."""
 
-    def __init__(self, kernel: KernelWriter, index: int, lanes: int) -> None:
+    def __init__(self, kernel: KernelFrame, index: int, lanes: int) -> None:
         self.kernel = kernel
         self.program = kernel.program
         self.index = index
@@ -87,14 +86,27 @@ class RegionCode:
     def blocks(self, e: Emitter, t: Val) -> None:
         """The code from the start of the region, all its blocks."""
         for instr in self.region.again:
-            e.emit(instr)
+            emit(e, instr)
         self.b.line(f"br label %{self._label(self.region.entry)}")
         for index in self.region.blocks:
             block = self.program.regions.blocks[index]
             e.begin_block(self._label(index))
-            for instr in block.instrs:
-                e.emit(instr)
+            self._instructions(e, block)
             self._terminate(e, block, t)
+
+    def _instructions(self, e: Emitter, block: Block) -> None:
+        plan = self.kernel.vector
+        groups = plan.columns.get(block.index, ()) if plan is not None and self.lanes > 1 else ()
+        done: set[int] = set()
+        for position, instr in enumerate(block.instrs):
+            if position in done:
+                continue
+            group = next((g for g in groups if position in g.positions), None)
+            if group is None:
+                emit(e, instr)
+                continue
+            load_columns(e, [block.instrs[p] for p in group.positions], group)
+            done.update(group.positions)
 
     def _label(self, block: int) -> str:
         return f"{self.prefix}_b{block}"
@@ -272,7 +284,7 @@ class RegionCode:
 class ScalarRegion(RegionCode):
     """Thread by thread: all of a block, or what the vector code hands over."""
 
-    def __init__(self, kernel: KernelWriter, index: int) -> None:
+    def __init__(self, kernel: KernelFrame, index: int) -> None:
         super().__init__(kernel, index, 1)
 
     def write(self, start: Val, stop: Val, spill: Spill | None, local: str = "") -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from rrto_ros.devices.cpu.codegen.builder import Val, const
-from rrto_ros.devices.cpu.codegen.emitter import Emitter
-from rrto_ros.devices.cpu.codegen.table import unsupported
+from rrto_ros.devices.cpu.codegen.emitter import Emitter, unsupported
 from rrto_ros.devices.cpu.ptx.types import PtxType
 
 ZERO = {"half": "0xH0000", "float": "0.0", "double": "0.0"}
 ONE = {"half": "0xH3C00", "float": "1.0", "double": "1.0"}
-DIRECTED = frozenset({"rz", "rm", "rp"})
+# Mode of PTX -> number for llvm.set.rounding, and its name there.
+DIRECTED = {"rz": (0, "towardzero"), "rp": (2, "upward"), "rm": (3, "downward")}
+_NEAREST = 1
 
 
 def zero(type_: str) -> Val:
@@ -86,6 +87,45 @@ def next_toward(e: Emitter, value: Val, up: bool) -> Val:
     tiny = const(1 if up else 0x80000001, "i32")
     is_zero = b.compare("fcmp oeq", value, zero("float"))
     return b.bitcast(b.select(is_zero, tiny, moved), "float")
+
+
+def directed(e: Emitter, operation: str, mode: str, *values: Val) -> Val:
+    """fadd, fsub, fmul, fdiv, fma or sqrt of floats or doubles, rounded by rz, rm or rp.
+
+    The processor's own rounding mode is set around it, in a function that is not inlined: nothing
+    else may be computed under that mode.
+    """
+    b = e.b
+    kind = values[0].type
+    helper = _directed_function(e, operation, mode, kind, len(values))
+    lanes = range(b.lanes) if any(v.vec for v in values) else range(1)
+    results = []
+    for lane in lanes:
+        out = b.name("d")
+        arguments = ", ".join(b.arg(b.lane(v, lane)) for v in values)
+        b.line(f"{out} = call {kind} @{helper}({arguments})")
+        results.append(Val(out, kind))
+    return b.from_lanes(results) if len(results) > 1 else results[0]
+
+
+def _directed_function(e: Emitter, operation: str, mode: str, kind: str, count: int) -> str:
+    declared = e.b.declared
+    number, name = DIRECTED[mode]
+    suffix = {"float": "f32", "double": "f64"}[kind]
+    intrinsic = f"llvm.experimental.constrained.{operation}.{suffix}"
+    helper = f"rrto_{operation}_{mode}_{suffix}"
+    declared["llvm.set.rounding"] = "declare void @llvm.set.rounding(i32)"
+    declared[intrinsic] = (
+        f"declare {kind} @{intrinsic}({', '.join([kind] * count)}, metadata, metadata)")
+    parameters = ", ".join(f"{kind} %x{i}" for i in range(count))
+    declared[helper] = f"""define internal {kind} @{helper}({parameters}) noinline strictfp {{
+  call void @llvm.set.rounding(i32 {number}) strictfp
+  %result = call {kind} @{intrinsic}({parameters}, metadata !"round.{name}",
+    metadata !"fpexcept.ignore") strictfp
+  call void @llvm.set.rounding(i32 {_NEAREST}) strictfp
+  ret {kind} %result
+}}"""
+    return helper
 
 
 def round_directed(e: Emitter, high: Val, error: Val, mode: str) -> Val:

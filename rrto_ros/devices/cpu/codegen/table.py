@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from rrto_ros.errors import PtxError
+from rrto_ros.devices.cpu.codegen.emitter import Emitter, unsupported
+from rrto_ros.devices.cpu.ptx import ast
 
-if TYPE_CHECKING:
-    from rrto_ros.devices.cpu.codegen.emitter import Emitter
-    from rrto_ros.devices.cpu.ptx import ast
-
-EmitFunction = Callable[["Emitter", "ast.Instr"], None]
+EmitFunction = Callable[[Emitter, ast.Instr], None]
 
 _TABLE: dict[str, EmitFunction] = {}
 _FORMS: dict[str, str] = {}
@@ -29,17 +25,31 @@ def emits(*ops: str, forms: str) -> Callable[[EmitFunction], EmitFunction]:
     return register
 
 
-def emitter_for(op: str) -> EmitFunction | None:
-    """The emitter of an opcode, or None if it is not supported."""
-    return _TABLE.get(op)
+def emit(e: Emitter, instr: ast.Instr) -> None:
+    """Emits one instruction.
+
+    Raises:
+        PtxError: The instruction or this form of it is not supported.
+    """
+    function = _TABLE.get(instr.op)
+    if function is None:
+        raise unsupported(instr)
+    e.instr = instr
+    e.mask = None
+    if instr.guard is not None:
+        e.mask = e.predicate(instr.guard, instr.guard_negated)
+    target = instr.args[0] if instr.args else None
+    e.first = isinstance(target, ast.Reg) and target.name in e.affine
+    try:
+        function(e, instr)
+    except (IndexError, KeyError, ValueError, AttributeError, TypeError) as error:
+        raise unsupported(instr, f"malformed: {error!r}") from error
+    if e.first and isinstance(target, ast.Reg) and target.name in e.roots:
+        e.put_root(target.name, instr)
+    e.mask = None
+    e.first = False
 
 
 def supported_instructions() -> dict[str, str]:
     """Opcode -> the forms that are supported, in alphabetical order."""
     return dict(sorted(_FORMS.items()))
-
-
-def unsupported(instr: ast.Instr, why: str = "") -> PtxError:
-    """The error for an instruction that no emitter covers."""
-    detail = f" ({why})" if why else ""
-    return PtxError(f"line {instr.line}: instruction {instr.text} is not supported{detail}")

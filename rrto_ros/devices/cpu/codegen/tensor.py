@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 
 from rrto_ros.devices.cpu.codegen.builder import Val, const
-from rrto_ros.devices.cpu.codegen.emitter import B32, Emitter
+from rrto_ros.devices.cpu.codegen.emitter import B32, Emitter, unsupported
 from rrto_ros.devices.cpu.codegen.rounding import narrow, widen
-from rrto_ros.devices.cpu.codegen.table import emits, unsupported
+from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.codegen.warp import take, warp_start
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType

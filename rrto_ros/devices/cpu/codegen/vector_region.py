@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.emitter import Emitter
+from rrto_ros.devices.cpu.codegen.frame import KernelFrame
 from rrto_ros.devices.cpu.codegen.region import RegionCode, ScalarRegion, Spill
 from rrto_ros.devices.cpu.passes.cfg import Block
 
-if TYPE_CHECKING:
-    from rrto_ros.devices.cpu.codegen.kernel import KernelWriter
 
-
-def write_region(kernel: KernelWriter, index: int) -> None:
+def write_region(kernel: KernelFrame, index: int) -> None:
     """Emits a region; the code goes on behind it."""
     if kernel.lanes > 1:
         _VectorRegion(kernel, index).write()
@@ -25,7 +21,7 @@ def write_region(kernel: KernelWriter, index: int) -> None:
 class _VectorRegion(RegionCode):
     """`lanes` threads at a time, with the scalar copy where it is needed."""
 
-    def __init__(self, kernel: KernelWriter, index: int) -> None:
+    def __init__(self, kernel: KernelFrame, index: int) -> None:
         super().__init__(kernel, index, kernel.lanes)
         plan = kernel.vector
         assert plan is not None

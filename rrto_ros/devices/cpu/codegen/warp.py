@@ -7,9 +7,9 @@ have come it reads what the others offered. The buffer has two sides that swap a
 from __future__ import annotations
 
 from rrto_ros.devices.cpu.codegen.builder import Val, const
-from rrto_ros.devices.cpu.codegen.emitter import B32, PRED, U32, Emitter
+from rrto_ros.devices.cpu.codegen.emitter import B32, PRED, U32, Emitter, unsupported
 from rrto_ros.devices.cpu.codegen.integer import type_of
-from rrto_ros.devices.cpu.codegen.table import emits, unsupported
+from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.passes.layout import align_up
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
@@ -247,7 +247,7 @@ def reduce_warp(e: Emitter, instr: ast.Instr) -> None:
 
 
 @emits("bar", "barrier", forms=".sync .red.popc .red.and .red.or .arrive .warp.sync .cta; every "
-       "thread of the block takes part, or the number of threads that an immediate says; .red "
+       "thread of the block takes part, or the number of threads that a constant says; .red "
        "always takes the whole block")
 def block_barrier(e: Emitter, instr: ast.Instr) -> None:
     """bar.arrive is counted; bar.red combines the predicates of the block."""

@@ -116,22 +116,33 @@ def _names(kernel: ast.Function) -> set[str]:
     return names
 
 
-def initial_bytes(layout: ModuleLayout, base: int) -> bytearray:
-    """The initial contents of the module's block when it lies at address `base`."""
-    data = bytearray(layout.total_bytes)
+def initial_values(layout: ModuleLayout) -> tuple[list[tuple[int, bytes]], list[int]]:
+    """What the variables hold at the start.
+
+    Returns:
+        (offset, bytes) of each variable that says it, and the offsets of addresses in them, which
+        count from the start of the module's block.
+
+    Raises:
+        PtxError: A variable is initialised with what does not fit it.
+    """
+    values = []
+    pointers = []
     for placed in layout.symbols.values():
-        var, offset = placed.var, placed.offset
+        var, data = placed.var, bytearray()
         for item in var.init or ():
-            width = var.type.bytes
-            if offset + width > placed.offset + var.size:
+            if len(data) + var.type.bytes > var.size:
                 raise PtxError(f"variable {var.name} has more initial values than elements")
-            data[offset : offset + width] = _encode(item, var, layout, base)
-            offset += width
-    return data
+            if isinstance(item, ast.Sym):
+                pointers.append(placed.offset + len(data))
+            data += _encode(item, var, layout)
+        if data:
+            values.append((placed.offset, bytes(data)))
+    return values, pointers
 
 
 def _encode(
-    item: ast.Imm | ast.FloatImm | ast.Sym, var: ast.Var, layout: ModuleLayout, base: int
+    item: ast.Imm | ast.FloatImm | ast.Sym, var: ast.Var, layout: ModuleLayout
 ) -> bytes:
     width = var.type.bytes
     if isinstance(item, ast.Sym):
@@ -139,7 +150,7 @@ def _encode(
         if target is None or width != 8:
             raise PtxError(f"variable {var.name} is initialised with {item.name}, "
                            "which is not the address of a variable")
-        return (base + target.offset + item.offset).to_bytes(8, "little")
+        return (target.offset + item.offset & (1 << 64) - 1).to_bytes(8, "little")
     if isinstance(item, ast.FloatImm):
         if item.width == var.type.bits or not var.type.is_float:
             return (item.bits & (1 << var.type.bits) - 1).to_bytes(width, "little")

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 
 from rrto_ros.devices.cpu.passes.affine import Affine, AffineFinder
 from rrto_ros.devices.cpu.passes.cfg import Block, destinations, live_in, sources
+from rrto_ros.devices.cpu.passes.columns import ColumnFinder, Columns, strided_type
 from rrto_ros.devices.cpu.passes.regions import Regions
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES
 
 # A gather costs about as much as this many vector instructions; below, scalar code wins.
 _INSTRUCTIONS_PER_GATHER = 40
+_INSTRUCTIONS_PER_GROUP = 2
+_LEAST_LANES = 4
 _NO_VECTOR = frozenset({"shfl", "vote", "match", "activemask", "redux", "mma",
                         "ldmatrix", "wmma", "bar", "barrier", "addc", "subc", "madc"})
 _LANE_SPECIALS = frozenset(f"lanemask_{m}" for m in ("eq", "lt", "le", "ge", "gt"))
@@ -33,12 +36,14 @@ class VectorPlan:
         varying: Registers that hold one value per lane.
         affine: Those of them that one value stands for.
         diverging: Blocks that end in a branch on a varying condition.
+        columns: Block -> loads in it that are done together.
     """
 
     lanes: int
     varying: frozenset[str]
     affine: dict[str, Affine]
     diverging: frozenset[int]
+    columns: dict[int, tuple[Columns, ...]]
 
 
 def plan_vectors(
@@ -47,14 +52,25 @@ def plan_vectors(
 ) -> VectorPlan | None:
     """A plan for this block size, or None if the kernel is better run thread by thread."""
     threads = block[0] * block[1] * block[2]
-    lanes = max_lanes
-    while lanes > 1 and lanes > threads:
-        lanes //= 2
-    if lanes < 4:
-        return None
     instrs = [i for b in regions.blocks for i in b.instrs]
     if any(i.op in _NO_VECTOR or "cc" in i.mods for i in instrs):
         return None
+    lanes = max_lanes
+    while lanes >= _LEAST_LANES:
+        # Rows of threads that vectors do not divide make addresses irregular.
+        plan = _plan(regions, function, types, block, lanes) if lanes <= threads else None
+        if plan is not None:
+            return plan
+        lanes //= 2
+    return None
+
+
+def _plan(
+    regions: Regions, function: ast.Function, types: Mapping[str, str],
+    block: tuple[int, int, int], lanes: int,
+) -> VectorPlan | None:
+    """A plan with so many lanes, or None if it is not worth it."""
+    instrs = [i for b in regions.blocks for i in b.instrs]
     private = frozenset(v.name for v in function.variables if v.space in ("local", "param"))
     specials = _varying_specials(block, lanes)
     varying, diverging = _varying_and_diverging(regions, instrs, specials, private)
@@ -62,11 +78,23 @@ def plan_vectors(
         return None
     row = block[0] % lanes == 0 or block[1] * block[2] == 1
     steps = {"laneid": 1, **({"tid.x": 1} if row and block[0] > 1 else {})}
-    affine = AffineFinder(instrs, types, varying, steps, specials, private).run()
-    scattered = sum(_is_scattered(i, varying, affine) for i in instrs)
-    if scattered * _INSTRUCTIONS_PER_GATHER > len(instrs):
+    finder = AffineFinder(instrs, types, varying, steps, specials, private)
+    affine = finder.run()
+    together = ColumnFinder(finder, affine)
+    columns = {b.index: found for b in regions.blocks if (found := together.run(b))}
+    grouped = {(k, p) for k, found in columns.items() for g in found for p in g.positions}
+    groups, scattered = sum(map(len, columns.values())), 0
+    for b in regions.blocks:
+        for position, instr in enumerate(b.instrs):
+            if (b.index, position) in grouped or not _is_scattered(instr, varying, affine):
+                continue
+            if "v4" in instr.mods and strided_type(instr, affine) is not None:
+                groups += 1
+            else:
+                scattered += 1
+    if scattered * _INSTRUCTIONS_PER_GATHER + groups * _INSTRUCTIONS_PER_GROUP > len(instrs):
         return None
-    return VectorPlan(lanes, varying, affine, diverging)
+    return VectorPlan(lanes, varying, affine, diverging, columns)
 
 
 def _is_scattered(

@@ -1,0 +1,283 @@
+"""What an inference costs over a robot's link: each mode and a direct server in one table.
+
+    python bench/link_table.py                       # root; NanoDet-416, small CNN, deep network
+    python bench/link_table.py --networks cnn deep --rounds 10 --json out.json
+    python bench/link_table.py --smoke               # the small CNN only, in a minute
+
+Robot and edge are two network namespaces, joined by an emulated link (default: 4 ms round trip, 80
+Mbit/s). *direct* is a server written for the purpose: it gets the input by a topic, runs the same
+program itself on the same device in one process, and answers by a topic. All four run at the same
+time and take turns, a few inferences each, so that what else the machine does meets all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from common import HERE, machine
+from link_models import NETWORKS, Network
+from link_report import Cost, judge, show
+
+from rrto_ros.bringup.environment import interposed_environment, node_environment
+from rrto_ros.errors import RrtoError, UnavailableError
+from rrto_ros.evaluation.link_emulator import LinkedMachines, joined_by_link
+from rrto_ros.evaluation.link_queue import LinkSettings
+from rrto_ros.evaluation.netns import Namespace
+from rrto_ros.evaluation.stack import Stack, measuring_domain
+
+MODES = ("rpc", "batched", "replay")
+WARM_UP = {"rpc": 4, "batched": 6, "replay": 10, "direct": 6}
+RECORDER = "recorder_replayer"
+PROGRAM = {"DEV": "CUDA:PTX", "JIT": "2"}
+PATIENCE_S = 600.0
+
+
+class Talker:
+    """A process that answers each line with a line.
+
+    Args:
+        process: With pipes at both ends.
+        what: For messages.
+        errors: Where its standard error goes.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], what: str, errors: Path) -> None:
+        self.process, self._what, self._errors = process, what, errors
+        self.hear()
+
+    def hear(self) -> str:
+        assert self.process.stdout is not None
+        # A process that hangs must not hang the measurement: its end closes the pipe.
+        timer = threading.Timer(PATIENCE_S, self.process.kill)
+        timer.start()
+        try:
+            while line := self.process.stdout.readline():
+                if line.startswith("{") or line.strip() == "ready":
+                    return line
+        finally:
+            timer.cancel()
+        said = self._errors.read_text(errors="replace")[-1500:]
+        raise UnavailableError(f"{self._what} ended: {said}")
+
+    def ask(self, line: str) -> Any:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # `hear` says why
+        return json.loads(self.hear())
+
+
+class Way:
+    """One way to run the inferences, and what they cost so far.
+
+    Args:
+        name: A mode, or direct.
+        talker: The robot's program.
+        stack: Its nodes, None for direct.
+    """
+
+    def __init__(self, name: str, talker: Talker, stack: Stack | None) -> None:
+        self.name, self.stack = name, stack
+        self._talker = talker
+        self._next = 0
+        self._outputs: list[str] = []
+        self.cost = Cost(name)
+
+    def outputs(self, first: int) -> list[str]:
+        return self._outputs[first:]
+
+    def run(self, count: int, machines: LinkedMachines, *, measured: bool = True) -> None:
+        """A block of inferences; the first one's latency, after a pause, is left out."""
+        before = machines.link.statistics()
+        recorder = self.stack.cpu_s(RECORDER) if self.stack else 0.0
+        found = self._talker.ask(f"{self._next} {count}")
+        recorder = self.stack.cpu_s(RECORDER) - recorder if self.stack else 0.0
+        after = machines.link.statistics()
+        self._next += count
+        self._outputs += found["digests"]
+        if not measured:
+            return
+        cost = self.cost
+        cost.inferences += count
+        cost.latencies_ms += [1e3 * s for s in found["latency_s"][1:]]
+        cost.program_ms += 1e3 * found["cpu_s"]
+        cost.recorder_ms += 1e3 * recorder
+        cost.wire_up += after["up"]["bytes"] - before["up"]["bytes"]
+        cost.wire_down += after["down"]["bytes"] - before["down"]["bytes"]
+        cost.output_bytes = found["output_bytes"]
+        if self.stack is None:
+            cost.messages_up += found["messages"]
+            cost.messages_down += found["messages"]
+            cost.bytes_up += found["sent"]
+            cost.bytes_down += found["received"]
+            cost.compute_ms += [1e3 * s for s in found["compute_s"][1:]]
+            cost.device_ms += 1e3 * found["device_s"]
+
+    def count(self, session: dict[str, Any], sign: int) -> None:
+        """Add (or take off) what the recorder counted of the program's session."""
+        cost = self.cost
+        cost.messages_up += sign * session["messages_sent"]
+        cost.messages_down += sign * session["messages_received"]
+        cost.bytes_up += sign * session["bytes_sent"]
+        cost.bytes_down += sign * session["bytes_received"]
+        cost.round_trips += sign * session["round_trips"]
+        cost.calls += sign * (session["calls_async"] + session["calls_sync"])
+        if sign > 0:
+            cost.hit_rate, cost.deviations = session["hit_rate"], session["deviations"]
+
+
+class Measurement:
+    """All ways of one network, side by side."""
+
+    def __init__(self, name: str, machines: LinkedMachines, stack: ExitStack) -> None:
+        self.network: Network = NETWORKS[name]
+        self._name = name
+        self._machines = machines
+        self._stack = stack
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rrto-link-")))
+        self.ways = [self._direct(), *(self._mode(mode) for mode in reversed(MODES))]
+        robots = [way.stack.robot for way in self.ways if way.stack]
+        command = [sys.executable, str(HERE / "link_counts.py"), str(measuring_domain()), *robots]
+        self._counts = self._start(machines.robot, command, self._environment(), "counts")
+
+    def run(self, rounds: int, count: int) -> list[Cost]:
+        for way in self.ways:
+            way.run(WARM_UP[way.name], self._machines, measured=False)
+        firsts = {way.name: len(way.outputs(0)) for way in self.ways}
+        self._count(-1)
+        for _ in range(rounds):
+            for way in self.ways:
+                way.run(2 if way.name == "rpc" else count, self._machines)
+        self._count(1)
+        self._compare()
+        assert all(len(way.outputs(0)) > firsts[way.name] for way in self.ways)
+        return [way.cost for way in self.ways]
+
+    def _compare(self) -> None:
+        """Every way has made the same results, bit for bit."""
+        wanted = self.ways[0].outputs(0)
+        for way in self.ways[1:]:
+            for number, (a, b) in enumerate(zip(wanted, way.outputs(0), strict=False)):
+                if a != b:
+                    raise UnavailableError(
+                        f"{self.network.title}: the output of inference {number} in {way.name} is "
+                        "not that of direct"
+                    )
+
+    def _count(self, sign: int) -> None:
+        found = self._counts.ask("")
+        for way in self.ways:
+            if way.stack is None:
+                continue
+            sessions = found[way.stack.robot]
+            if len(sessions) != 1:
+                raise UnavailableError(f"{way.name}: {len(sessions)} sessions, 1 is expected")
+            way.count(sessions[0], sign)
+
+    def _mode(self, mode: str) -> Way:
+        nodes = Stack("cpu", mode, machines=self._machines, name=f"{mode}{os.getpid()}")
+        self._stack.callback(nodes.close)
+        command = [sys.executable, str(HERE / "link_robot.py"), self._name]
+        whole, env = nodes.command(command, **PROGRAM)
+        process = self._popen(whole, env, mode)
+        return Way(mode, Talker(process, f"the program in mode {mode}", self._errors(mode)), nodes)
+
+    def _direct(self) -> Way:
+        robot = f"direct{os.getpid()}"
+        env = {**interposed_environment(self._environment(), robot), **PROGRAM}
+        env["RRTO_SOCKET"] = str(self._folder / "direct.sock")
+        command = [sys.executable, str(HERE / "link_direct.py"), self._name, robot]
+        self._start(self._machines.edge, command, env, "direct server")
+        command = [sys.executable, str(HERE / "link_robot.py"), self._name, "--direct", robot]
+        client = self._start(self._machines.robot, command, self._environment(), "direct client")
+        return Way("direct", client, None)
+
+    def _environment(self) -> dict[str, str]:
+        env = {**os.environ, **node_environment()}
+        env["ROS_DOMAIN_ID"] = str(measuring_domain())
+        env["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
+        return env
+
+    def _start(
+        self, side: Namespace, command: Sequence[str], env: dict[str, str], what: str
+    ) -> Talker:
+        return Talker(self._popen(side.command(command), env, what), what, self._errors(what))
+
+    def _popen(
+        self, command: Sequence[str], env: dict[str, str], what: str
+    ) -> subprocess.Popen[str]:
+        with self._errors(what).open("w") as errors:
+            process = subprocess.Popen(
+                command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                text=True, start_new_session=True,
+            )  # fmt: skip
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+        return process
+
+    def _errors(self, what: str) -> Path:
+        return self._folder / f"{what.replace(' ', '_')}.log"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--rounds", type=int, default=8, help="turns of each way (%(default)s)")
+    parser.add_argument("--count", type=int, default=6, help="inferences a turn (%(default)s)")
+    parser.add_argument("--rtt-ms", type=float, default=4.0, help="of the link (%(default)s)")
+    parser.add_argument("--rate-mbit", type=float, default=80.0, help="of the link (%(default)s)")
+    parser.add_argument("--smoke", action="store_true", help="the small CNN, two short rounds")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    if options.rounds < 1 or options.count < 2:
+        parser.error("at least 1 round of 2 inferences")
+    networks, rounds, count = options.networks, options.rounds, options.count
+    if options.smoke:
+        networks, rounds, count = ["cnn"], 2, 3
+    settings = LinkSettings(delay_ms=options.rtt_ms / 2, rate_mbit=options.rate_mbit)
+    body: dict[str, Any] = {
+        "on": machine(), "smoke": options.smoke, "rtt_ms": options.rtt_ms,
+        "rate_mbit": options.rate_mbit, "networks": {},
+    }  # fmt: skip
+    print(f"link: {options.rtt_ms:g} ms round trip, {options.rate_mbit:g} Mbit/s; "
+          f"{os.cpu_count()} cores for robot, edge and link; device: cpu")
+    code = 0
+    for name in networks:
+        try:
+            with joined_by_link(settings) as machines, ExitStack() as stack:
+                costs = Measurement(name, machines, stack).run(rounds, count)
+        except RrtoError as error:
+            print(f"link_table: {error}", file=sys.stderr)
+            code = 2
+            continue
+        verdicts = judge(NETWORKS[name], costs)
+        show(NETWORKS[name], costs, verdicts)
+        body["networks"][name] = {
+            "input_bytes": NETWORKS[name].input_bytes,
+            "ways": [cost.summary() for cost in costs],
+            "targets": [verdict.__dict__ for verdict in verdicts],
+        }
+        if options.json:
+            options.json.write_text(json.dumps(body, indent=1) + "\n")
+    busy, cores = os.getloadavg()[0], os.cpu_count() or 1
+    print(f"load {busy:.1f} on {cores} cores; {statistics.fmean(os.getloadavg()):.1f} on average")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

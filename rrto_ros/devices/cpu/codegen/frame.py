@@ -1,0 +1,90 @@
+"""What all regions of one kernel share: the builder, frames, exchange buffers, barriers."""
+
+from __future__ import annotations
+
+from rrto_ros.devices.cpu.codegen import warp
+from rrto_ros.devices.cpu.codegen.builder import Builder, Val
+from rrto_ros.devices.cpu.passes.cfg import BARRIER_OPS, gives_result, is_warp_wide, live_in
+from rrto_ros.devices.cpu.passes.layout import KernelLayout, align_up
+from rrto_ros.devices.cpu.program import KernelProgram
+
+
+class KernelFrame:
+    """The plan of one kernel's native function.
+
+    Args:
+        program: The kernel after all passes.
+        block: Threads along x, y, z.
+        lanes: Threads done at once, at most.
+        memcheck: Whether every access is looked up first.
+
+    Attributes:
+        vector: How several threads run at once, None for one by one.
+        single: Whether there is one region only, so that nothing is kept between regions.
+        live: Registers live at the start of each block, where lanes may part.
+        frames: Register -> offset of its values (one per thread) between regions.
+        frame_bytes: Size of that memory, states and exchange buffers included.
+        exchange: Offset of the buffers through which threads exchange values.
+        named: Region -> (number, threads) of the barrier before it, where any barrier is for a
+            part of the block only.
+        arrivals: Number of a barrier -> slot that counts bar.arrive.
+        least, most: Slots: the lowest and highest region that threads go on with.
+    """
+
+    def __init__(
+        self, program: KernelProgram, block: tuple[int, int, int], lanes: int, memcheck: bool
+    ) -> None:
+        self.program = program
+        self.memcheck = memcheck
+        self.block = block
+        self.threads = block[0] * block[1] * block[2]
+        self.vector = program.vector_plan(block, lanes)
+        self.lanes = self.vector.lanes if self.vector else 1
+        self.b = Builder(self.lanes)
+        self.layout: KernelLayout = program.layout
+        self.single = len(program.regions.regions) == 1
+        self.live = (live_in(list(program.regions.blocks))
+                     if self.vector and self.vector.diverging else [])
+        self.frames: dict[str, int] = {}
+        self.frame_bytes = 0
+        self.exchange = 0
+        self.named: dict[int, tuple[int, int]] = {}
+        self.arrivals: dict[int, str] = {}
+        self._find_named()
+        self.least, self.most = self.b.alloca("i32"), self.b.alloca("i32")
+        if not self.single:
+            self._place_frames()
+
+    def _find_named(self) -> None:
+        """Regions behind barriers, if any barrier is for a part of the block only."""
+        blocks = self.program.regions.blocks
+        found = {}
+        for block in blocks:
+            if block.barrier is not None and not is_warp_wide(block.barrier):
+                region = self.program.regions.of_entry[block.targets[0]]
+                found[region] = warp.barrier_of(block.barrier)
+        arrive = [warp.barrier_of(i) for b in blocks for i in b.instrs
+                  if i.op in BARRIER_OPS and "arrive" in i.mods]
+        if arrive or any(count not in (0, self.threads) for _, count in found.values()):
+            self.named = found
+            self.arrivals = {number: self.b.alloca("i32")
+                             for number in {n for n, _ in (*found.values(), *arrive)}}
+
+    def _place_frames(self) -> None:
+        offset = align_up(self.threads * 4, 64) * 2
+        for region in self.program.regions.regions:
+            for name in region.live:
+                if name not in self.frames:
+                    self.frames[name] = offset
+                    width = Val("", self.program.types[name]).bits
+                    offset += align_up(self.threads * max(1, width // 8), 64)
+        # Two buffers of one word per thread, padded to whole warps.
+        self.exchange = offset
+        self.frame_bytes = offset + 2 * self.exchange_bytes + 64
+
+    @property
+    def exchange_bytes(self) -> int:
+        offers = [b.barrier for b in self.program.regions.blocks
+                  if b.barrier is not None and gives_result(b.barrier)]
+        words = max((warp.words_offered(i) for i in offers), default=0)
+        return align_up(self.threads, 32) * 8 * words

@@ -1,0 +1,109 @@
+"""Names in a module image: kernels in the order of their text, and device variables.
+
+The driver lists a module's functions, in an order of its own, and no variables. So that a kernel
+has the same number on every device and at every start, and that the robot learns where variables
+lie, the image is read here. The driver stays the judge: a name that it does not know is dropped.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+
+from rrto_ros.devices.images import contents
+from rrto_ros.errors import PtxError
+
+_ELF = b"\x7fELF"
+_SYMBOL_TABLE, _OBJECT = 2, 1
+_SECTION, _SYMBOL = struct.Struct("<IIQQQQIIQQ"), struct.Struct("<IBBHQQ")
+_MOST_NAMES = 1 << 16
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+_ENTRY = re.compile(r"\.entry\s+([A-Za-z_$%][\w$]*)")
+_NAME = re.compile(r"([A-Za-z_$%][\w$]*)\s*(?:\[[^\]]*\]\s*)*$")
+
+
+def kernel_order(image: bytes) -> list[str]:
+    """Kernels in the order of the image's first PTX text; empty where it has none."""
+    for text in _texts(image):
+        return list(dict.fromkeys(_ENTRY.findall(_COMMENT.sub(" ", text))))
+    return []
+
+
+def variable_names(image: bytes) -> list[str]:
+    """Names that may be variables of the module: of its PTX texts and its ELF symbol tables."""
+    names: dict[str, None] = {}
+    for part in _parts(image):
+        found = _elf_objects(part) if part[:4] == _ELF else _ptx_variables(_decode(part))
+        for name in found:
+            names[name] = None
+            if len(names) >= _MOST_NAMES:
+                return list(names)
+    return list(names)
+
+
+def _parts(image: bytes) -> list[bytes]:
+    try:
+        return contents(image)
+    except PtxError:
+        return []  # the driver says what is wrong with it
+
+
+def _texts(image: bytes) -> Iterator[str]:
+    return (_decode(part) for part in _parts(image) if part[:4] != _ELF)
+
+
+def _decode(part: bytes) -> str:
+    return part.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def _ptx_variables(text: str) -> Iterator[str]:
+    """Declarations of .global and .const variables outside functions."""
+    for statement in _without_bodies(_COMMENT.sub(" ", text)).split(";"):
+        head = statement.split("=", 1)[0]
+        words = head.split()
+        if ".extern" in words or not {".global", ".const"} & set(words):
+            continue
+        for declared in head.split(","):
+            found = _NAME.search(declared.strip())
+            if found:
+                yield found[1]
+
+
+def _without_bodies(text: str) -> str:
+    """The text with everything in braces replaced by the end of a statement."""
+    out: list[str] = []
+    depth = start = 0
+    for found in re.finditer(r"[{}]", text):
+        if found[0] == "{":
+            if depth == 0:
+                out.append(text[start : found.start()])
+            depth += 1
+        elif depth:
+            depth -= 1
+            start = found.end()
+            if depth == 0:
+                out.append(";")
+    if depth == 0:
+        out.append(text[start:])
+    return "".join(out)
+
+
+def _elf_objects(image: bytes) -> Iterator[str]:
+    """Data symbols of a 64-bit ELF file; nothing of one that is damaged."""
+    if len(image) < 64 or image[4] != 2:
+        return
+    (at,) = struct.unpack_from("<Q", image, 0x28)
+    entry, count = struct.unpack_from("<HH", image, 0x3A)
+    if entry != _SECTION.size or at + entry * count > len(image):
+        return
+    sections = [_SECTION.unpack_from(image, at + entry * i) for i in range(count)]
+    for _, kind, _, _, offset, size, link, _, _, _ in sections:
+        if kind != _SYMBOL_TABLE or link >= count or offset + size > len(image):
+            continue
+        texts, text_bytes = sections[link][4:6]
+        strings = image[texts : texts + text_bytes]
+        for i in range(size // _SYMBOL.size):
+            name, info, _, section, _, _ = _SYMBOL.unpack_from(image, offset + _SYMBOL.size * i)
+            if info & 15 == _OBJECT and section and name < len(strings):
+                yield strings[name : strings.find(b"\0", name)].decode("utf-8", "replace")

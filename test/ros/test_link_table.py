@@ -1,0 +1,56 @@
+"""The table of `bench/link_table.py`: all ways of inference over an emulated link. Needs root."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rrto_ros.errors import UnavailableError
+from rrto_ros.evaluation import netns
+from rrto_ros.evaluation.link_emulator import joined_by_link
+from rrto_ros.evaluation.link_queue import LinkSettings
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+def test_the_smoke_run_measures_every_way_with_equal_results(tmp_path):
+    try:
+        with joined_by_link(LinkSettings()):
+            pass
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    out = tmp_path / "table.json"
+    done = subprocess.run(
+        [sys.executable, BENCH / "link_table.py", "--smoke", "--json", out],
+        capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (network,) = json.loads(out.read_text())["networks"].values()
+    ways = {way["name"]: way for way in network["ways"]}
+    assert set(ways) == {"rpc", "batched", "replay", "direct"}
+    for way in ways.values():
+        # The input travels in every way, and the link carries more than that.
+        assert way["wire_up"] > way["bytes_up"] >= network["input_bytes"]
+        assert way["latency_ms"] > 4
+        assert way["robot_ms"] > 0
+    assert ways["rpc"]["round_trips"] == ways["rpc"]["calls"] > 5
+    assert ways["batched"]["round_trips"] < ways["rpc"]["round_trips"]
+    assert ways["replay"]["bytes_up"] < ways["batched"]["bytes_up"]
+    assert ways["replay"]["hit_rate"] > 0.3
+    assert "small CNN" in done.stdout
+    assert all(line in done.stdout for line in ("target at most 1.05", "target at most 0.02"))
+
+
+def test_without_root_the_table_says_so(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCH))
+    monkeypatch.setattr(netns.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", ["link_table.py", "--smoke"])
+    import link_table
+
+    assert link_table.main() == 2
+    assert "need root" in capsys.readouterr().err

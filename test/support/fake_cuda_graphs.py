@@ -1,0 +1,116 @@
+"""Graphs of the stand-in for the driver: CUgraph -> {CUgraphNode: (waits, what it does)}."""
+# ruff: noqa: N802, N803 the bindings' names
+
+import functools
+
+from support.fake_cuda_check import OK, checked
+
+
+class GraphCalls:
+    """A part of `FakeCuda`."""
+
+    @checked
+    def cuGraphCreate(self, flags):
+        return OK, self._new("CUgraph", {})
+
+    @checked
+    def cuGraphDestroy(self, hGraph):
+        for node in self._alive.pop(hGraph):
+            del self._alive[node]
+        return OK
+
+    def _node(self, graph, waits, count, run):
+        assert count == len(waits)
+        nodes = self._alive[graph]
+        assert all(wait in nodes for wait in waits)
+        node = self._new("CUgraphNode", graph)
+        nodes[node] = (tuple(waits), run)
+        return OK, node
+
+    @checked
+    def cuGraphAddKernelNode(self, hGraph, dependencies, numDependencies, nodeParams):
+        return self._node(hGraph, dependencies, numDependencies, self._kernel_of(nodeParams))
+
+    @checked
+    def cuGraphAddMemcpyNode(self, hGraph, dependencies, numDependencies, copyParams, ctx):
+        return self._node(hGraph, dependencies, numDependencies, self._copy_of(copyParams))
+
+    @checked
+    def cuGraphAddMemsetNode(self, hGraph, dependencies, numDependencies, memsetParams, ctx):
+        return self._node(hGraph, dependencies, numDependencies, self._fill_of(memsetParams))
+
+    @checked
+    def cuGraphAddEmptyNode(self, hGraph, dependencies, numDependencies):
+        return self._node(hGraph, dependencies, numDependencies, None)
+
+    @checked
+    def cuGraphAddEventRecordNode(self, hGraph, dependencies, numDependencies, event):
+        return self._node(hGraph, dependencies, numDependencies, event)
+
+    def _kernel_of(self, p):
+        for name in ("gridDimX", "blockDimX"):
+            assert getattr(p, name) > 0
+        grid = (p.gridDimX, p.gridDimY, p.gridDimZ)
+        block = (p.blockDimX, p.blockDimY, p.blockDimZ)
+        assert p.func in self._alive, "a kernel node of a function that is gone"
+        return self._kernel(p.func, grid, block, p.sharedMemBytes, p.extra)
+
+    def _copy_of(self, p):
+        assert (p.srcMemoryType, p.dstMemoryType, p.Height, p.Depth) == (2, 2, 1, 1)
+        return functools.partial(self._copy, int(p.dstDevice), int(p.srcDevice), p.WidthInBytes)
+
+    def _fill_of(self, p):
+        row = int(p.value).to_bytes(p.elementSize, "little") * p.width
+
+        def run():
+            for number in range(p.height):
+                self.memory.write(int(p.dst) + number * p.pitch, row)
+
+        return run
+
+    @checked
+    def cuGraphKernelNodeSetParams(self, hNode, nodeParams):
+        nodes = self._alive[self._alive[hNode]]
+        nodes[hNode] = (nodes[hNode][0], self._kernel_of(nodeParams))
+        return OK
+
+    @checked
+    def cuGraphInstantiate(self, hGraph, flags):
+        return OK, self._new("CUgraphExec", dict(self._alive[hGraph]))
+
+    @checked
+    def cuGraphExecDestroy(self, hGraphExec):
+        del self._alive[hGraphExec]
+        return OK
+
+    def _update(self, executable, node, run):
+        nodes = self._alive[executable]
+        nodes[node] = (nodes[node][0], run)
+        return OK
+
+    @checked
+    def cuGraphExecKernelNodeSetParams(self, hGraphExec, hNode, nodeParams):
+        return self._update(hGraphExec, hNode, self._kernel_of(nodeParams))
+
+    @checked
+    def cuGraphExecMemcpyNodeSetParams(self, hGraphExec, hNode, copyParams, ctx):
+        return self._update(hGraphExec, hNode, self._copy_of(copyParams))
+
+    @checked
+    def cuGraphExecMemsetNodeSetParams(self, hGraphExec, hNode, memsetParams, ctx):
+        return self._update(hGraphExec, hNode, self._fill_of(memsetParams))
+
+    @checked
+    def cuGraphLaunch(self, hGraphExec, hStream):
+        entry = self.queue.entry(int(hStream))
+        done = {}
+        for node, (waits, run) in self._alive[hGraphExec].items():
+            record = run if type(run).__name__ == "CUevent" else None
+            work = self.queue.inner(
+                self._contained(None if record else run), [*entry, *(done[w] for w in waits)]
+            )
+            if record:
+                self._alive[record] = work
+            done[node] = work
+        self.queue.submit(int(hStream), None, done.values())
+        return OK
