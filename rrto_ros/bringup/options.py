@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rrto_ros.errors import ConfigError
+from rrto_ros.replay.replayer import RUN_AHEAD
 from rrto_ros.search import ALGORITHMS
 from rrto_ros.transport.port import topic
 from rrto_ros.transport.session_status import MODES
@@ -26,6 +27,7 @@ REPLAY_OPTIONS = (
     "drop_plans_after",
     "plan_cache_bytes",
     "plan_cache_directory",
+    "run_ahead",
 )
 """Parameters of the recorder. As long as one has its default here, the parameter files decide."""
 _COUNTS = (
@@ -66,6 +68,9 @@ class Options:
     )
     plan_cache_bytes: int = _option(-1, "Mode replay: size of the sequences kept on disk; 0: none")
     plan_cache_directory: str = _option("", "Mode replay: where sequences are kept")
+    run_ahead: str = _option(
+        "", "Mode replay: what the server executes before it is called", ("", *RUN_AHEAD)
+    )
     params_file: str = _option("", "ROS parameter file (YAML) read after the package's own")
     demo: bool = _option(False, "Also start the camera and the perception node")
     input: str = _option("", "Demo: picture, folder, video or bag for the camera; empty: built in")

@@ -120,6 +120,13 @@ def up(
         str,
         typer.Option(help="Mode replay: where sequences are kept.", show_default=_FILES),
     ] = "",
+    run_ahead: Annotated[
+        str,
+        typer.Option(
+            help="Mode replay: what the server executes before it is called: off, reads or auto.",
+            show_default=_FILES,
+        ),
+    ] = "",
     params_file: Annotated[str, typer.Option(help="ROS parameter file (YAML) of your own.")] = "",
     demo: Annotated[bool, typer.Option(help="Also start camera and perception.")] = False,
     source: Input = "",
@@ -148,6 +155,7 @@ def up(
         drop_plans_after=drop_plans_after,
         plan_cache_bytes=plan_cache_bytes,
         plan_cache_directory=plan_cache_directory,
+        run_ahead=run_ahead,
         params_file=params_file,
         demo=demo,
         input=source,
