@@ -36,8 +36,8 @@ def use_data_profile() -> None:
 
     Large messages over a slow link would else travel twice. For processes whose readers are those
     of calls and results, where RRTO_APART=1 says that the other side is on another machine, and
-    so behind TCP, which loses nothing. Shared memory does, and then it has to be asked for soon (of
-    600 KB uploads on one machine every tenth waited for seconds). Nothing happens where the
+    so behind TCP, which loses nothing. Shared memory does, and then it has to be asked for soon
+    (of 600 KB uploads on one machine every tenth waited for seconds). Nothing happens where the
     user chose transports or profiles.
     """
     chosen = any(name in os.environ for name in (TRANSPORTS, *_PROFILES))
