@@ -151,12 +151,12 @@ def copies(device: GpuDevice, repeats: int) -> dict[str, float]:
 
 
 def measure(repeats: int) -> dict[str, Any]:
-    device = GpuDevice(limit_bytes=8192 * MIB)
+    device = GpuDevice(limit_bytes=2048 * MIB)
     try:
         device.module_load(1, PTX)
         rows: dict[str, float] = {}
         for part in (launching, copies, keeping, mapping):
-            rows |= part(device, min(repeats, 40) if part is mapping else repeats)
+            rows |= part(device, min(repeats, 20) if part is mapping else repeats)
         return {"gpu": device.info.name, "unit": "us", "rows": rows}
     finally:
         device.close()

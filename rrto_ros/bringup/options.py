@@ -25,9 +25,9 @@ REPLAY_OPTIONS = (
     "min_length",
     "max_length",
     "drop_plans_after",
+    "run_ahead",
     "plan_cache_bytes",
     "plan_cache_directory",
-    "run_ahead",
 )
 """Parameters of the recorder. As long as one has its default here, the parameter files decide."""
 _COUNTS = (
@@ -66,11 +66,11 @@ class Options:
     drop_plans_after: int = _option(
         0, "Mode replay: a sequence left so often in a row is not replayed for a while"
     )
+    run_ahead: str = _option(
+        "", "Mode replay: what the server executes before the program calls it", ("", *RUN_AHEAD)
+    )
     plan_cache_bytes: int = _option(-1, "Mode replay: size of the sequences kept on disk; 0: none")
     plan_cache_directory: str = _option("", "Mode replay: where sequences are kept")
-    run_ahead: str = _option(
-        "", "Mode replay: what the server executes before it is called", ("", *RUN_AHEAD)
-    )
     params_file: str = _option("", "ROS parameter file (YAML) read after the package's own")
     demo: bool = _option(False, "Also start the camera and the perception node")
     input: str = _option("", "Demo: picture, folder, video or bag for the camera; empty: built in")

@@ -108,6 +108,13 @@ def up(
             show_default=_FILES,
         ),
     ] = 0,
+    run_ahead: Annotated[
+        str,
+        typer.Option(
+            help="Mode replay: what the server executes before it is called: off, reads or auto.",
+            show_default=_FILES,
+        ),
+    ] = "",
     plan_cache_bytes: Annotated[
         int,
         typer.Option(
@@ -119,13 +126,6 @@ def up(
     plan_cache_directory: Annotated[
         str,
         typer.Option(help="Mode replay: where sequences are kept.", show_default=_FILES),
-    ] = "",
-    run_ahead: Annotated[
-        str,
-        typer.Option(
-            help="Mode replay: what the server executes before it is called: off, reads or auto.",
-            show_default=_FILES,
-        ),
     ] = "",
     params_file: Annotated[str, typer.Option(help="ROS parameter file (YAML) of your own.")] = "",
     demo: Annotated[bool, typer.Option(help="Also start camera and perception.")] = False,
@@ -153,9 +153,9 @@ def up(
         min_length=min_length,
         max_length=max_length,
         drop_plans_after=drop_plans_after,
+        run_ahead=run_ahead,
         plan_cache_bytes=plan_cache_bytes,
         plan_cache_directory=plan_cache_directory,
-        run_ahead=run_ahead,
         params_file=params_file,
         demo=demo,
         input=source,

@@ -138,7 +138,7 @@ class AheadRunner:
             except Exception:
                 # It happens again, and is told then, when the program makes the call.
                 if writes:
-                    ahead.undo.take_back()
+                    ahead.back(ahead.undo.take_back())
                 ahead.stop()
                 break
             if not writes:

@@ -165,17 +165,29 @@ class Cursor:
             self._apart = apart
             self._lanes.clear()
 
-    def add(self, plan: Plan) -> list[Buffer]:
+    @property
+    def starts_up(self) -> bool:
+        """Whether the program is expected to go on as at an earlier start."""
+        lane = self._lanes.get(0)
+        return lane is not None and lane.known is not None and lane.known.start_up
+
+    def add(self, plan: Plan, start_up: int | None = None) -> list[Buffer]:
         """Walk a plan from now on.
+
+        Args:
+            plan: The plan.
+            start_up: It is what the program does now and never again, with so many inferences.
 
         Returns:
             What is to be sent before anything that is fed later: the open reference and the
             record that defines the plan. Nothing if the server has the plan already, or there
             is no room for it.
         """
-        known = self._plans.add(plan)
+        known = self._plans.add(plan, start_up)
         if known is None:
             return []
+        if start_up is not None:
+            self._lanes[0] = _Lane(known)
         # The number may have meant another plan.
         open_ = [self.close()] if self._open is not None else []
         return [*open_, pack_define(known.number, plan)]
@@ -370,8 +382,9 @@ class Cursor:
         if lane.missing:
             self._plans.fail(known, known.length - lane.missing, self._calls)
         else:
+            if not known.start_up:
+                fed.ended.append(self._waited)
             self._plans.complete(known)
-            fed.ended.append(self._waited)
 
     def _follow(self, lane: _Lane, known: Known, position: int, fed: Fed) -> None:
         """The shim went on elsewhere than this lane stands."""

@@ -35,11 +35,13 @@ class Known:
         rest: How long it will rest when it is dropped, in lengths of the plan and times
             `drop_after`; longer each time, until a walk reaches the end.
         back_at: Until then it rests, in calls of the session.
+        start_up: It is what the program does once, before it repeats itself, and is not over.
+        inferences: How many a walk to its end stands for.
     """
 
     __slots__ = (
-        "active", "back_at", "codes", "completed", "ended", "failed", "keys", "length", "number",
-        "plan", "ranges", "rest", "shared", "streak", "used",
+        "active", "back_at", "codes", "completed", "ended", "failed", "inferences", "keys",
+        "length", "number", "plan", "ranges", "rest", "shared", "start_up", "streak", "used",
     )  # fmt: skip
 
     def __init__(self, number: int, plan: Plan) -> None:
@@ -61,6 +63,8 @@ class Known:
         self.used = 0
         self.rest = _REST
         self.back_at = 0
+        self.start_up = False
+        self.inferences = 1
 
     def equals(self, position: int, code: int, key: bytes) -> bool:
         """Whether a record is the call at a position, varying words aside."""
@@ -110,6 +114,8 @@ class KnownPlans:
         self.resting: list[Known] = []
         self.last: Known | None = None
         """The plan that was walked to its end last."""
+        self.started = False
+        """Whether the program has started as it did before."""
         self.proven: list[Plan] = []
         """Plans that were walked to their end for the first time; for whoever keeps them."""
 
@@ -134,8 +140,14 @@ class KnownPlans:
             "walks_completed": self._completed,
         }
 
-    def add(self, plan: Plan) -> Known | None:
-        """Let cursors walk a plan; returns it if the server has to be told of it first."""
+    def add(self, plan: Plan, start_up: int | None = None) -> Known | None:
+        """Let cursors walk a plan; returns it if the server has to be told of it first.
+
+        Args:
+            plan: The plan.
+            start_up: It is what the program does once, with so many inferences; no cursor enters
+                it by itself.
+        """
         if plan.digest in self._by_digest:
             return None
         size = len(plan.encoded)
@@ -146,6 +158,11 @@ class KnownPlans:
         known = Known(number, plan)
         self._numbered[number] = self._by_digest[plan.digest] = known
         self._held[number] = size
+        if start_up is not None:
+            known.active, known.start_up, known.inferences = False, True, start_up
+            known.back_at = _NEVER
+            self.resting.append(known)
+            return known
         for other in self._numbered.values():
             if other is not known:
                 known.shared[other.number] = other.shared[number] = _shared(known, other)
@@ -163,13 +180,17 @@ class KnownPlans:
 
     def complete(self, known: Known) -> None:
         """A walk reached the plan's end."""
+        self._completed += known.inferences
+        if known.start_up:
+            known.start_up = False
+            self.started = True
+            return
         if not known.completed:
             self.proven.append(known.plan)
         known.completed += 1
         known.ended = self._walks
         known.streak = 0
         known.rest = _REST
-        self._completed += 1
         self.last = known
 
     def fail(self, known: Known, walked: int, now: int) -> None:
@@ -232,7 +253,7 @@ class KnownPlans:
         if len(self._held) < MAX_PLANS and held + size <= MAX_DEFINED_BYTES:
             return next(n for n in range(1, MAX_PLANS + 1) if n not in self._held)
         for idle in sorted(self._numbered.values(), key=lambda k: k.used):
-            if idle.active and self._walks - idle.used < _IDLE_WALKS:
+            if idle.start_up or (idle.active and self._walks - idle.used < _IDLE_WALKS):
                 continue
             if self._keeps(idle.number):
                 # It is asked to let it go; a plan that is still wanted then is offered again.

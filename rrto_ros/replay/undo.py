@@ -2,19 +2,20 @@
 
 Calls between two reads are a group: what one of them may overwrite is copied once, before the
 first that may. So memory can be brought back to where it was before a group; calls of it that the
-program did make are then executed again, and nobody has read anything in between. Works with what
-every device has: copies to and from the host.
+program did make are then executed again, and nobody has read anything in between. A device that
+can keep copies itself does; of another they are taken to the host, which every device can.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rrto_ros.api.results import CUresult
-from rrto_ros.devices.protocol import Device
+from rrto_ros.devices.protocol import Device, KeepDevice, Kept
 from rrto_ros.errors import CudaError
 from rrto_ros.record.accesses import Range
 
@@ -25,12 +26,45 @@ _FIRST_RATE = 2e9
 _PER_RANGE_S = 20e-6
 
 
+class _OnHost:
+    """Copies in this process's memory, for a device that keeps none itself.
+
+    Args:
+        device: Whose memory it is.
+    """
+
+    @dataclass(frozen=True)
+    class Copies:
+        """(First address, content) of each range."""
+
+        contents: tuple[tuple[int, bytes], ...]
+
+        @property
+        def bytes(self) -> int:
+            return sum(len(content) for _, content in self.contents)
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def keep(self, ranges: Iterable[tuple[int, int]], stream: int) -> Copies:
+        read = self._device.memcpy_dtoh
+        return self.Copies(tuple((at, bytes(read(at, size, stream))) for at, size in ranges))
+
+    def restore(self, kept: Copies) -> None:
+        for start, content in kept.contents:
+            if content:
+                self._device.memcpy_htod(start, content, 0)
+
+    def release(self, kept: Copies) -> None:
+        """They are gone when nothing refers to them."""
+
+
 @dataclass(slots=True)
 class _Group:
     """Calls that write, and no read among them."""
 
     began: float
-    kept: list[tuple[int, bytes]] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
     have: set[Range] = field(default_factory=set)
     calls: list[tuple[int, Callable[[], object]]] = field(default_factory=list)
     confirmed: int = 0
@@ -45,6 +79,7 @@ class Undo:
 
     def __init__(self, device: Device) -> None:
         self._device = device
+        self._keeper: Any = device if isinstance(device, KeepDevice) else _OnHost(device)
         self._groups: deque[_Group] = deque()
         self._sealed = True
         self._rate = _FIRST_RATE
@@ -82,15 +117,14 @@ class Undo:
             self._groups.append(_Group(started))
             self._sealed = False
         group = self._groups[-1]
+        new = [span for span in dict.fromkeys(ranges) if span not in group.have]
         size = 0
-        for span in ranges:
-            if span in group.have:
-                continue
-            content = bytes(self._device.memcpy_dtoh(span[0], span[1] - span[0], stream))
-            group.kept.append((span[0], content))
-            group.have.add(span)
-            self._held += len(content)
-            size += len(content)
+        if new:
+            kept: Kept = self._keeper.keep([(start, end - start) for start, end in new], stream)
+            group.kept.append(kept)
+            group.have.update(new)
+            size = kept.bytes
+            self._held += size
         group.calls.append((index, run))
         seconds = time.perf_counter() - started
         self.saved_bytes += size
@@ -109,21 +143,24 @@ class Undo:
             group.confirmed = sum(index < end for index, _ in group.calls)
             if group.confirmed < len(group.calls):
                 return
-            self._held -= sum(len(content) for _, content in group.kept)
+            self._release(group)
             self._groups.popleft()
             self._sealed = self._sealed or not self._groups
 
-    def take_back(self) -> None:
-        """Undo the newest call alone, which failed.
+    def take_back(self) -> int:
+        """Undo the newest call, which failed, and those of its group before it.
+
+        Returns:
+            How many calls before it.
 
         Raises:
             CudaError: The device failed.
         """
-        group = self._groups[-1]
-        group.calls.pop()
+        group = self._groups.pop()
+        self._sealed = True
         self.settle()
         self._write_back(group)
-        self._again(group, len(group.calls))
+        return len(group.calls) - 1
 
     def restore(self) -> None:
         """Undo every call that was not confirmed.
@@ -145,16 +182,23 @@ class Undo:
 
     def forget(self) -> None:
         """Keep what was done; the session is over."""
-        self._groups.clear()
+        while self._groups:
+            self._release(self._groups.pop())
         self._sealed = True
         self._held = 0
 
+    def _release(self, group: _Group) -> None:
+        for kept in group.kept:
+            self._held -= kept.bytes
+            self._keeper.release(kept)
+
     def _write_back(self, group: _Group) -> None:
         # Ranges that overlap were copied one after the other.
-        for start, content in reversed(group.kept):
-            if content:
-                self._device.memcpy_htod(start, content, 0)
-            self.restored_bytes += len(content)
+        for kept in reversed(group.kept):
+            size = kept.bytes
+            self._keeper.restore(kept)
+            self._held -= size
+            self.restored_bytes += size
         self.settle()
 
     def _again(self, group: _Group, count: int) -> None:

@@ -186,8 +186,10 @@ def test_a_network_of_tinygrad_is_replayed_with_equal_bits(rig, jit):
     robot.mode("batched")
     batched, before = robot.run("cnn_loop.py", rounds, *jit, timeout_s=170)
     assert replayed["digest"] == batched["digest"]
-    # As many as the program has sync points.
-    assert report["inference_round_trips"] <= before["round_trips"] / rounds
+    # It waits twice, synchronises and then reads; the server reads ahead.
+    assert report["inference_round_trips"] == 1
+    assert before["round_trips"] >= 2 * rounds
+    assert report["ahead_exchanges_saved"] >= rounds - 4
     assert report["bytes_sent"] < before["bytes_sent"]
 
 
@@ -284,15 +286,17 @@ def test_a_second_start_is_replayed_from_its_first_inference(rig):
 
 
 @pytest.mark.parametrize("jit", [[], ["--jit"]], ids=["plain", "jit"])
-def test_a_network_that_starts_again_is_replayed_as_soon_as_it_repeats_itself(rig, jit):
-    """tinygrad's first calls are others with TinyJit: it captures in the second inference."""
+def test_a_network_that_starts_again_is_replayed_from_its_first_inference(rig, jit):
+    """tinygrad loads kernels in the first; with TinyJit it captures a graph in the second."""
     rounds = 10
     robot = Robot(rig, recorder=LITERAL)
     learnt, before = robot.run("cnn_loop.py", rounds, *jit)
     again, report = robot.run("cnn_loop.py", rounds, *jit)
     assert again["digest"] == learnt["digest"]
-    assert report["inferences"] == rounds - (2 if jit else 0)
     assert before["inferences"] < report["inferences"]
+    assert report["inferences"] == rounds
+    assert report["deviations"] == 0
+    assert report["hit_rate"] > 0.8, "a call alone is literal where naming it is not shorter"
     assert report["bytes_sent"] < before["bytes_sent"]
 
 
