@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
 RUN := $(VENV)/bin
 
 .PHONY: help setup-python setup-demo setup-test demo test check gen bench clean distclean
@@ -23,7 +24,7 @@ demo: setup-demo ## set up; run the detector on an image through an offload serv
 	@$(RUN)/rrto demo --output $(OUT)/demo
 
 test: setup-test ## set up; run the tests
-	@$(RUN)/python -m pytest $(PYTEST_ARGS)
+	@$(RUN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 check: setup-test ## set up; ruff, mypy, generated code, import order
 	@$(RUN)/ruff check .

@@ -28,7 +28,7 @@ setup(
     ],
     install_requires=["numpy", "pyyaml", "llvmlite", "lz4", "typer", "rich", "rosbags"],
     extras_require={
-        "gpu": ["cuda-python"],
+        "gpu": ["cuda-python>=12.6", "nvidia-ml-py"],
         "demo": ["tinygrad", "opencv-python-headless"],
         "test": ["pytest<9", "pytest-timeout", "hypothesis"],
     },

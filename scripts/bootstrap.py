@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST, NEWEST = (3, 10), (3, 13)
-GROUPS = ("demo", "test", "clients")
+GROUPS = ("demo", "test", "clients", "gpu")
 DEMO_OLDEST = (3, 11)
 
 

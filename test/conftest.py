@@ -13,9 +13,11 @@ from support.shared_memory import cleaned_shared_memory
 
 
 def pytest_collection_modifyitems(items):
+    """Tests with real nodes wait more than they compute: one worker makes them, one by one."""
     for item in items:
         if Path(item.path).parent.name == "ros":
             item.add_marker(pytest.mark.ros)
+            item.add_marker(pytest.mark.xdist_group("ros"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rrto_ros.errors import ConfigError
+from rrto_ros.replay.replayer import RUN_AHEAD
 from rrto_ros.search import ALGORITHMS
 from rrto_ros.transport.port import topic
 from rrto_ros.transport.session_status import MODES
@@ -24,6 +25,7 @@ REPLAY_OPTIONS = (
     "min_length",
     "max_length",
     "drop_plans_after",
+    "run_ahead",
     "plan_cache_bytes",
     "plan_cache_directory",
 )
@@ -63,6 +65,9 @@ class Options:
     max_length: int = _option(0, "Mode replay: longest sequence, calls")
     drop_plans_after: int = _option(
         0, "Mode replay: a sequence left so often in a row is not replayed for a while"
+    )
+    run_ahead: str = _option(
+        "", "Mode replay: what the server executes before the program calls it", ("", *RUN_AHEAD)
     )
     plan_cache_bytes: int = _option(-1, "Mode replay: size of the sequences kept on disk; 0: none")
     plan_cache_directory: str = _option("", "Mode replay: where sequences are kept")

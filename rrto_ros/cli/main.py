@@ -108,6 +108,13 @@ def up(
             show_default=_FILES,
         ),
     ] = 0,
+    run_ahead: Annotated[
+        str,
+        typer.Option(
+            help="Mode replay: what the server executes before it is called: off, reads or auto.",
+            show_default=_FILES,
+        ),
+    ] = "",
     plan_cache_bytes: Annotated[
         int,
         typer.Option(
@@ -146,6 +153,7 @@ def up(
         min_length=min_length,
         max_length=max_length,
         drop_plans_after=drop_plans_after,
+        run_ahead=run_ahead,
         plan_cache_bytes=plan_cache_bytes,
         plan_cache_directory=plan_cache_directory,
         params_file=params_file,

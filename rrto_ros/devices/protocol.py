@@ -10,7 +10,7 @@ before them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -111,6 +111,36 @@ class SegmentDevice(Protocol):
 
     def prepare_segment(self, calls: Sequence[SegmentCall]) -> Segment:
         """Get ready to run these calls many times; nothing is checked or executed yet."""
+
+
+class Kept(Protocol):
+    """Copies of memory that a device holds."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes copied."""
+
+
+@runtime_checkable
+class KeepDevice(Protocol):
+    """What a device may offer besides: copies of its memory that never leave it."""
+
+    def keep(self, ranges: Iterable[tuple[int, int]], stream: int) -> Kept:
+        """Copy ranges (first address, bytes) as they are after everything so far.
+
+        Raises:
+            CudaError: A range is not allocated, or there is no memory for the copies.
+        """
+
+    def restore(self, kept: Kept) -> None:
+        """Put memory back as it was when it was kept, behind everything so far; frees the copies.
+
+        Raises:
+            CudaError: The device failed.
+        """
+
+    def release(self, kept: Kept) -> None:
+        """Free the copies."""
 
 
 @runtime_checkable

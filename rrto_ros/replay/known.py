@@ -30,15 +30,18 @@ class Known:
         active: Whether cursors may enter it.
         completed, failed: Walks to its end, and walks that ended before.
         streak: Failed walks in a row.
+        ended: The last walk that reached its end, in walks of the session.
         used: The last walk, in walks of the session.
         rest: How long it will rest when it is dropped, in lengths of the plan and times
             `drop_after`; longer each time, until a walk reaches the end.
         back_at: Until then it rests, in calls of the session.
+        start_up: It is what the program does once, before it repeats itself, and is not over.
+        inferences: How many a walk to its end stands for.
     """
 
     __slots__ = (
-        "active", "back_at", "codes", "completed", "failed", "keys", "length", "number", "plan",
-        "ranges", "rest", "shared", "streak", "used",
+        "active", "back_at", "codes", "completed", "ended", "failed", "inferences", "keys",
+        "length", "number", "plan", "ranges", "rest", "shared", "start_up", "streak", "used",
     )  # fmt: skip
 
     def __init__(self, number: int, plan: Plan) -> None:
@@ -54,11 +57,14 @@ class Known:
         self.shared: dict[int, int] = {}
         self.active = True
         self.completed = 0
+        self.ended = 0
         self.failed = 0
         self.streak = 0
         self.used = 0
         self.rest = _REST
         self.back_at = 0
+        self.start_up = False
+        self.inferences = 1
 
     def equals(self, position: int, code: int, key: bytes) -> bool:
         """Whether a record is the call at a position, varying words aside."""
@@ -108,6 +114,8 @@ class KnownPlans:
         self.resting: list[Known] = []
         self.last: Known | None = None
         """The plan that was walked to its end last."""
+        self.started = False
+        """Whether the program has started as it did before."""
         self.proven: list[Plan] = []
         """Plans that were walked to their end for the first time; for whoever keeps them."""
 
@@ -132,8 +140,14 @@ class KnownPlans:
             "walks_completed": self._completed,
         }
 
-    def add(self, plan: Plan) -> Known | None:
-        """Let cursors walk a plan; returns it if the server has to be told of it first."""
+    def add(self, plan: Plan, start_up: int | None = None) -> Known | None:
+        """Let cursors walk a plan; returns it if the server has to be told of it first.
+
+        Args:
+            plan: The plan.
+            start_up: It is what the program does once, with so many inferences; no cursor enters
+                it by itself.
+        """
         if plan.digest in self._by_digest:
             return None
         size = len(plan.encoded)
@@ -144,6 +158,11 @@ class KnownPlans:
         known = Known(number, plan)
         self._numbered[number] = self._by_digest[plan.digest] = known
         self._held[number] = size
+        if start_up is not None:
+            known.active, known.start_up, known.inferences = False, True, start_up
+            known.back_at = _NEVER
+            self.resting.append(known)
+            return known
         for other in self._numbered.values():
             if other is not known:
                 known.shared[other.number] = other.shared[number] = _shared(known, other)
@@ -161,12 +180,17 @@ class KnownPlans:
 
     def complete(self, known: Known) -> None:
         """A walk reached the plan's end."""
+        self._completed += known.inferences
+        if known.start_up:
+            known.start_up = False
+            self.started = True
+            return
         if not known.completed:
             self.proven.append(known.plan)
         known.completed += 1
+        known.ended = self._walks
         known.streak = 0
         known.rest = _REST
-        self._completed += 1
         self.last = known
 
     def fail(self, known: Known, walked: int, now: int) -> None:
@@ -214,13 +238,22 @@ class KnownPlans:
         """Where plans have this call: the first place in each."""
         return self._where.get((code, key), [])
 
+    def longest(self, known: Known, position: int) -> Known:
+        """Of the plans with the same calls up to a position and more, the one walked last."""
+        best = known
+        for other in self.active:
+            same = other.shared.get(known.number, 0) >= position < other.length
+            if same and (best.length <= position or other.ended > best.ended):
+                best = other
+        return best
+
     def _number(self, size: int) -> int:
         """A number for a plan of so many bytes, 0 if there is none."""
         held = sum(self._held.values())
         if len(self._held) < MAX_PLANS and held + size <= MAX_DEFINED_BYTES:
             return next(n for n in range(1, MAX_PLANS + 1) if n not in self._held)
         for idle in sorted(self._numbered.values(), key=lambda k: k.used):
-            if idle.active and self._walks - idle.used < _IDLE_WALKS:
+            if idle.start_up or (idle.active and self._walks - idle.used < _IDLE_WALKS):
                 continue
             if self._keeps(idle.number):
                 # It is asked to let it go; a plan that is still wanted then is offered again.

@@ -11,14 +11,17 @@ from collections.abc import Mapping
 
 from rrto_ros.errors import ProtocolError
 from rrto_ros.record.log import CallLog
-from rrto_ros.record.templates import EFFECTS, CallTemplate
-from rrto_ros.replay.plan import Plan, plan_of
+from rrto_ros.record.templates import EFFECTS, CallTemplate, Kind
+from rrto_ros.replay.plan import MAX_PLAN_CALLS, Plan, plan_of
+from rrto_ros.replay.plan_store import StartUp
 from rrto_ros.replay.shim_plans import expanded
 from rrto_ros.search import SearchOptions, make_search
+from rrto_ros.search.rounds import Lane
 from rrto_ros.search.sequence import Sequence, Varying
 
 MAX_HELD_BYTES = 8 << 20
 MAX_OFFERS = 32
+MAX_START_UP_BYTES = 4 << 20
 _MADE = 64
 Plans = Mapping[int, Plan] | None
 
@@ -47,6 +50,7 @@ class Learner:
         self._seen: dict[str, int | float | str] = {}
         self._unseen = 0
         self._impossible = 0
+        self._first = 0
         self.apart = False
         """Whether the sequences found last are those of single threads."""
 
@@ -97,8 +101,27 @@ class Learner:
             return []
         found = self._search.found()[:MAX_OFFERS]
         self.apart = any(s.thread is not None for s in found)
+        self._first = min((s.start for s in found), default=0)
         made = (self._plan(sequence) for sequence in found)
         return [plan for plan in made if plan is not None]
+
+    def start_up(self) -> StartUp | None:
+        """What the program did before the first of the sequences found last; None if not known."""
+        log, count = self._log, self._first
+        if self.apart or log.base or not 0 < count <= MAX_PLAN_CALLS:
+            return None
+        if log.index_of(0) != 1 or log.index_of(count - 1) != count:
+            return None  # it began in another mode, or calls were left out
+        plan = Plan(tuple(log.template(position) for position in range(count)))
+        if len(plan.encoded) > MAX_START_UP_BYTES:
+            return None
+        kinds = log.kinds[:count]
+        cuts = Lane(None, count).extend(
+            log.exact[:count], log.skeletons[:count], kinds, range(count)
+        )
+        rounds = [at for at, is_round in cuts if is_round]
+        worked = int(Kind.WORK) in kinds[rounds[-1] if rounds else 0 :]
+        return StartUp(plan, len(rounds) + worked)
 
     def _plan(self, sequence: Sequence) -> Plan | None:
         """The plan of a sequence, made once."""

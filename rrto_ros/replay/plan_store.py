@@ -66,16 +66,31 @@ def _name(arena_base: int, *words: str) -> str:
 
 
 @dataclass(frozen=True)
+class StartUp:
+    """What a program did before it repeated itself.
+
+    Attributes:
+        plan: Its calls, from the first one of the session on.
+        inferences: How many are in it.
+    """
+
+    plan: Plan
+    inferences: int
+
+
+@dataclass(frozen=True)
 class Recalled:
     """What a program walked before.
 
     Attributes:
         plans: The latest first.
         apart: Whether each thread walked on its own.
+        start: Its start, if that is known.
     """
 
     plans: tuple[Plan, ...] = ()
     apart: bool = False
+    start: StartUp | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,14 @@ class _Entry:
     digest: bytes
     size: int
     unused: int = 0
+
+
+@dataclass(frozen=True)
+class _List:
+    entries: tuple[_Entry, ...] = ()
+    apart: bool = False
+    start: _Entry | None = None
+    """Its `unused` is the number of inferences."""
 
 
 class PlanStore:
@@ -132,6 +155,7 @@ class PlanStore:
         unused: Iterable[Plan] = (),
         *,
         apart: bool = False,
+        start: StartUp | None = None,
     ) -> None:
         """Keep plans that the program walked to their end.
 
@@ -140,6 +164,7 @@ class PlanStore:
             walked: The latest last.
             unused: Plans that were recalled and not walked in a session that walked others.
             apart: Whether each thread walked on its own.
+            start: The program's start; None keeps what is known of it.
         """
         new: list[_Entry] = []
         missed = {plan.digest for plan in unused}
@@ -147,10 +172,14 @@ class PlanStore:
             for plan in walked:
                 self._plans.keep(plan.encoded)
                 new.insert(0, _Entry(plan.digest, len(plan.encoded)))
+            first: _Entry | None = None
+            if start is not None:
+                self._plans.keep(start.plan.encoded)
+                first = _Entry(start.plan.digest, len(start.plan.encoded), start.inferences)
             with (self._lists / ".lock").open("w") as guard:
                 fcntl.flock(guard, fcntl.LOCK_EX)
                 for name in names:
-                    self._write(name, new, missed, apart)
+                    self._write(name, new, missed, apart, first)
                 if new:
                     self._trim()
         except OSError as error:
@@ -173,10 +202,10 @@ class PlanStore:
 
     def _recall(self, names: tuple[str, str]) -> Recalled:
         for name in names:
-            entries, apart = self._read(name)
+            found = self._read(name)
             plans: list[Plan] = []
             size = 0
-            for entry in entries:
+            for entry in found.entries:
                 size += entry.size
                 if plans and size > MAX_RECALLED_BYTES:
                     break
@@ -185,7 +214,11 @@ class PlanStore:
                     plans.append(plan)
             if plans:
                 self._recalled += len(plans)
-                return Recalled(tuple(plans), apart)
+                start: StartUp | None = None
+                if found.start is not None:
+                    plan = self._plan(found.start)
+                    start = StartUp(plan, found.start.unused) if plan is not None else None
+                return Recalled(tuple(plans), found.apart, start)
         return Recalled()
 
     def _plan(self, entry: _Entry) -> Plan | None:
@@ -201,17 +234,17 @@ class PlanStore:
             self._plans.remove(entry.digest)
             return None
 
-    def _read(self, name: str) -> tuple[list[_Entry], bool]:
+    def _read(self, name: str) -> _List:
         path = self._lists / name
         try:
             with path.open("rb") as file:
                 data = file.read(_LIST_BYTES + 1)
         except FileNotFoundError:
-            return [], False
+            return _List()
         except OSError as error:
             self._failed += 1
             self._last_failure = str(error)
-            return [], False
+            return _List()
         try:
             return _parse(data)
         except (ValueError, KeyError, TypeError) as error:
@@ -219,11 +252,15 @@ class PlanStore:
             self._last_failure = f"list of a program's plans: {type(error).__name__}: {error}"
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-            return [], False
+            return _List()
 
-    def _write(self, name: str, new: list[_Entry], missed: set[bytes], apart: bool) -> None:
+    def _write(
+        self, name: str, new: list[_Entry], missed: set[bytes], apart: bool, start: _Entry | None
+    ) -> None:
         """Merge into a list; under the lock."""
-        old, was_apart = self._read(name)
+        known = self._read(name)
+        old = known.entries
+        start = start or known.start
         again = {entry.digest for entry in new}
         kept = [
             _Entry(e.digest, e.size, e.unused + (e.digest in missed))
@@ -235,7 +272,8 @@ class PlanStore:
             return
         value = {
             "version": _VERSION,
-            "apart": apart if new else was_apart,
+            "apart": apart if new else known.apart,
+            "start": [start.digest.hex(), start.size, start.unused] if start else None,
             "plans": [[e.digest.hex(), e.size, e.unused] for e in entries],
         }
         handle, temporary = tempfile.mkstemp(dir=self._lists, prefix=".new-")
@@ -283,13 +321,21 @@ class PlanMemory:
         self._recalled = len(found.plans)
         return found
 
-    def keep(self, walked: Iterable[Plan], *, apart: bool) -> None:
-        """Keep plans that were walked to their end for the first time in this session."""
+    def keep(
+        self, walked: Iterable[Plan], *, apart: bool, start: StartUp | None = None
+    ) -> None:
+        """Keep plans that were walked to their end for the first time in this session.
+
+        Args:
+            walked: The plans, the latest last.
+            apart: Whether each thread walked on its own.
+            start: What the program did before it repeated itself, if that is news.
+        """
         plans = list(walked)
         for plan in plans:
             self._unused.pop(plan.digest, None)
         self._kept += len(plans)
-        self._store.keep(self._names, plans, apart=apart)
+        self._store.keep(self._names, plans, apart=apart, start=start)
 
     def close(self) -> None:
         """The session is over."""
@@ -310,8 +356,8 @@ def memory_of(store: PlanStore | None, command: str, arena_base: int) -> PlanMem
     return PlanMemory(store, program_names(command, arena_base)) if store is not None else None
 
 
-def _parse(data: bytes) -> tuple[list[_Entry], bool]:
-    """The entries of a list, and whether threads walk on their own.
+def _parse(data: bytes) -> _List:
+    """A program's list.
 
     Raises:
         ValueError, KeyError, TypeError: It is no list.
@@ -321,10 +367,13 @@ def _parse(data: bytes) -> tuple[list[_Entry], bool]:
     value = json.loads(data)
     if value["version"] != _VERSION:
         raise ValueError(f"version {value['version']}")
-    entries: list[_Entry] = []
-    for name, size, unused in value["plans"][:MAX_LISTED]:
-        digest = bytes.fromhex(name)
-        if len(digest) != 32 or not 0 < int(size) <= MAX_PLAN_BYTES or int(unused) < 0:
-            raise ValueError(f"plan {name!r} of {size} bytes")
-        entries.append(_Entry(digest, int(size), int(unused)))
-    return entries, bool(value["apart"])
+    entries = tuple(_entry(*item) for item in value["plans"][:MAX_LISTED])
+    start = _entry(*value["start"]) if value["start"] is not None else None
+    return _List(entries, bool(value["apart"]), start)
+
+
+def _entry(name: str, size: int, count: int) -> _Entry:
+    digest = bytes.fromhex(name)
+    if len(digest) != 32 or not 0 < int(size) <= MAX_PLAN_BYTES or int(count) < 0:
+        raise ValueError(f"plan {name!r} of {size} bytes")
+    return _Entry(digest, int(size), int(count))

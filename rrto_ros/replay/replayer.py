@@ -18,7 +18,7 @@ from rrto_ros.replay.ahead_results import AheadResults
 from rrto_ros.replay.cursor import Cursor, Fed, Rewrite
 from rrto_ros.replay.learner import Learner, tracks
 from rrto_ros.replay.plan import Plan
-from rrto_ros.replay.plan_store import PlanMemory
+from rrto_ros.replay.plan_store import PlanMemory, StartUp
 from rrto_ros.search import SearchOptions
 
 RECORDING = "recording"
@@ -113,6 +113,8 @@ class Replayer:
         )
         self._memory = memory
         self._recalls = memory is not None
+        self._learns_start = memory is not None
+        self._start: StartUp | None = None
         self._follow = False
         self._shim_walks = options.shim_walks
         self._told = (0, 0, False)
@@ -156,7 +158,10 @@ class Replayer:
             return []
         self._recalls = False
         found = self._memory.recall()
-        return self._walk(found.plans, found.apart) if found.plans else []
+        out = self._walk(found.plans, found.apart) if found.plans else []
+        if found.start is not None and not found.apart:
+            out += self._cursor.add(found.start.plan, found.start.inferences)
+        return out
 
     def end(self) -> None:
         """The session is over: keep what it learnt."""
@@ -170,21 +175,23 @@ class Replayer:
         Raises:
             ProtocolError: A record does not fit the format.
         """
-        before = self._cursor.deviations
+        before, starts = self._cursor.deviations, self._cursor.starts_up
         # A plan may be given back further on in the same buffer.
         plans = self._cursor.shim.plans
         fed = self._cursor.feed(data)
         if not self._failure:
             self._learner.take(
                 data,
-                clean=fed.clean and not self._follow,
+                clean=fed.clean and not (self._follow or starts or self._learns_start),
                 parted=fed.parted,
                 plans=plans if fed.items else None,
             )
-        if fed.ended:
+        if fed.ended or (starts and fed.clean):
             self._phase = REPLAYING
         elif self._cursor.deviations != before:
             self._phase = SEARCHING
+        if starts and self._cursor.plans.started:
+            self._learns_start = False
         return fed
 
     def pass_by(self, op: int, data: bytes, offset: int, size: int) -> None:
@@ -218,7 +225,8 @@ class Replayer:
         """
         plans, shim = self._cursor.plans, self._cursor.shim
         version = (plans.version, shim.version, self._cursor.apart)
-        if not self._shim_walks or version == self._told:
+        # In the middle of a start the shim would take up a sequence that begins like a part of it.
+        if not self._shim_walks or version == self._told or self._cursor.starts_up:
             return []
         self._told = version
         wanted = {known.number: known.plan for known in plans.active}
@@ -244,6 +252,9 @@ class Replayer:
             self._failure = f"{type(error).__name__}: {error}"
             plans = []
         out = self._walk(plans, self._learner.apart) if plans else []
+        if plans and self._learns_start:
+            self._learns_start = False
+            self._start = self._learner.start_up()
         self._keep()
         seconds = time.perf_counter() - started
         self._think_s += seconds
@@ -262,10 +273,11 @@ class Replayer:
         return out
 
     def _keep(self) -> None:
-        proven = self._cursor.plans.proven
-        if proven and self._memory is not None:
-            self._memory.keep(proven, apart=self._cursor.apart)
-        proven.clear()
+        plans = self._cursor.plans
+        if self._memory is not None and (plans.proven or (self._start and plans.last)):
+            self._memory.keep(plans.proven, apart=self._cursor.apart, start=self._start)
+            self._start = None
+        plans.proven.clear()
 
     def pause(self) -> Buffer:
         """Calls will pass by for a while (another mode); returns what to send first."""

@@ -1,16 +1,18 @@
 """Copies of what calls executed ahead overwrite: owns them until the program confirms the calls.
 
-One entry per call, so that memory can be brought back to where it was before any of them. Works
-with what every device has: copies to and from the host.
+One entry per call, so that memory can be brought back to where it was before any of them. A device
+that can keep copies itself does; of another they are taken to the host, which every device can.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from rrto_ros.devices.protocol import Device
+from rrto_ros.devices.protocol import Device, KeepDevice, Kept
 from rrto_ros.record.accesses import Range
 
 MAX_UNDO_BYTES = 256 << 20
@@ -18,6 +20,39 @@ MAX_UNDO_BYTES = 256 << 20
 _MEASURED_BYTES = 64 << 10
 _FIRST_RATE = 2e9
 _PER_RANGE_S = 20e-6
+
+
+class _OnHost:
+    """Copies in this process's memory, for a device that keeps none itself.
+
+    Args:
+        device: Whose memory it is.
+    """
+
+    @dataclass(frozen=True)
+    class Copies:
+        """(First address, content) of each range."""
+
+        contents: tuple[tuple[int, bytes], ...]
+
+        @property
+        def bytes(self) -> int:
+            return sum(len(content) for _, content in self.contents)
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def keep(self, ranges: Iterable[tuple[int, int]], stream: int) -> Copies:
+        read = self._device.memcpy_dtoh
+        return self.Copies(tuple((at, bytes(read(at, size, stream))) for at, size in ranges))
+
+    def restore(self, kept: Copies) -> None:
+        for start, content in kept.contents:
+            if content:
+                self._device.memcpy_htod(start, content, 0)
+
+    def release(self, kept: Copies) -> None:
+        """They are gone when nothing refers to them."""
 
 
 class Undo:
@@ -29,7 +64,8 @@ class Undo:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._entries: deque[tuple[int, list[tuple[int, bytes]], float]] = deque()
+        self._keeper: Any = device if isinstance(device, KeepDevice) else _OnHost(device)
+        self._entries: deque[tuple[int, Kept, float]] = deque()
         self._rate = _FIRST_RATE
         self._held = 0
         self.saved_bytes = 0
@@ -59,11 +95,8 @@ class Undo:
             CudaError: A range cannot be read; nothing is kept.
         """
         started = time.perf_counter()
-        kept = [
-            (start, bytes(self._device.memcpy_dtoh(start, end - start, stream)))
-            for start, end in ranges
-        ]
-        size = sum(len(content) for _, content in kept)
+        kept: Kept = self._keeper.keep([(start, end - start) for start, end in ranges], stream)
+        size = kept.bytes
         seconds = time.perf_counter() - started
         self._entries.append((index, kept, started))
         self._held += size
@@ -75,7 +108,9 @@ class Undo:
     def confirm(self, end: int) -> None:
         """The program made the calls before index `end`."""
         while self._entries and self._entries[0][0] < end:
-            self._held -= sum(len(content) for _, content in self._entries.popleft()[1])
+            kept = self._entries.popleft()[1]
+            self._held -= kept.bytes
+            self._keeper.release(kept)
 
     def take_back(self) -> None:
         """Undo the newest call alone, which failed.
@@ -104,7 +139,8 @@ class Undo:
 
     def forget(self) -> None:
         """Keep what was done; the session is over."""
-        self._entries.clear()
+        while self._entries:
+            self._keeper.release(self._entries.pop()[1])
         self._held = 0
 
     def settle(self) -> None:
@@ -115,10 +151,9 @@ class Undo:
         """
         self._device.ctx_synchronize()
 
-    def _write_back(self, kept: list[tuple[int, bytes]]) -> None:
-        for start, content in kept:
-            if content:
-                self._device.memcpy_htod(start, content, 0)
-            self._held -= len(content)
-            self.restored_bytes += len(content)
+    def _write_back(self, kept: Kept) -> None:
+        size = kept.bytes
+        self._keeper.restore(kept)
+        self._held -= size
+        self.restored_bytes += size
         self._device.ctx_synchronize()

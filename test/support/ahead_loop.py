@@ -129,6 +129,8 @@ class Machine:
         return Row(self, calls)
 
     def __getattr__(self, name):
+        if name in ("keep", "restore", "release"):
+            raise AttributeError(name)  # it keeps no copies itself
         return lambda *arguments: None
 
 

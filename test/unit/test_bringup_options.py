@@ -30,6 +30,7 @@ def test_defaults_as_texts_give_the_defaults_again():
         ({"min_length": "-1"}, ["min_length", "-1", "0 or more"]),
         ({"plan_cache_bytes": "-2"}, ["plan_cache_bytes", "-2", "0 or more"]),
         ({"search": "luck"}, ["'luck'", "operator_sequence"]),
+        ({"run_ahead": "yes"}, ["'yes'", "off, reads, auto"]),
         ({"input": "/nowhere/at/all.png"}, ["/nowhere/at/all.png", "no such"]),
         ({"colour": "red"}, ["'colour'", "robot"]),
     ],

@@ -21,6 +21,7 @@ from rrto_ros.replay.plan_store import (
     MAX_UNUSED,
     PlanMemory,
     PlanStore,
+    StartUp,
     program_names,
 )
 from rrto_ros.search.sequence import Varying
@@ -69,6 +70,20 @@ def test_varying_words_are_kept(tmp_path):
     plan = Plan((*calls[:at], blank, *calls[at + 1 :]), (Varying(at, 24, 8),))
     PlanStore(tmp_path).keep(NAMES, [plan])
     assert PlanStore(tmp_path).recall(NAMES).plans == (plan,)
+
+
+def test_the_start_is_kept_until_there_is_another(tmp_path):
+    store = PlanStore(tmp_path)
+    store.keep(NAMES, PLANS[:1], start=StartUp(PLANS[3], 2))
+    store.keep(NAMES, PLANS[1:2])
+    assert PlanStore(tmp_path).recall(NAMES).start == StartUp(PLANS[3], 2)
+    store.keep(NAMES, (), start=StartUp(PLANS[4], 1))
+    found = PlanStore(tmp_path).recall(NAMES)
+    assert found.start == StartUp(PLANS[4], 1)
+    assert found.plans == (PLANS[1], PLANS[0])
+    plan_file(tmp_path, PLANS[4]).write_bytes(b"damaged")
+    found = store.recall(NAMES)
+    assert (found.start, found.plans) == (None, (PLANS[1], PLANS[0]))
 
 
 def test_a_program_is_known_by_its_command_line_and_else_by_its_script(tmp_path):
@@ -128,10 +143,11 @@ def test_a_plan_of_another_table_of_driver_calls_is_refused_and_removed(tmp_path
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"version": 2, "apart": false, "plans": []}', '{"version": 1}',
-     '{"version": 1, "apart": false, "plans": [["00", 5, 0]]}',
-     '{"version": 1, "apart": false, "plans": [["%s", -5, 0]]}' % ("00" * 32),
-     '{"version": 1, "apart": false, "plans": 7}', "\x00\xff", " " * 40000],
+    ["", "{", "[]", '{"version": 2, "apart": false, "start": null, "plans": []}', '{"version": 1}',
+     '{"version": 1, "apart": false, "start": null, "plans": [["00", 5, 0]]}',
+     '{"version": 1, "apart": false, "start": null, "plans": [["%s", -5, 0]]}' % ("00" * 32),
+     '{"version": 1, "apart": false, "start": null, "plans": 7}',
+     '{"version": 1, "apart": false, "start": [], "plans": []}', "\x00\xff", " " * 40000],
 )  # fmt: skip
 def test_a_damaged_list_is_counted_removed_and_made_again(tmp_path, text):
     store = PlanStore(tmp_path)

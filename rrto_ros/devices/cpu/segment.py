@@ -8,19 +8,38 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from rrto_ros.devices.cpu.chain import MAX_CHAIN_NS, SHORT_NS, Chain, Link
-from rrto_ros.devices.protocol import Launch, MemcpyNode, SegmentCall
+from rrto_ros.devices.cpu.launcher import Launcher
+from rrto_ros.devices.protocol import Launch, MemcpyNode, MemsetNode, SegmentCall
 from rrto_ros.errors import CudaError
-
-if TYPE_CHECKING:
-    from rrto_ros.devices.cpu.device import CpuDevice
 
 _REBUILD_AFTER = 16
 _SLOW_FACTOR = 4
 _SLOW_NS = 2_000_000
 _NOTE_AT = 8
+
+
+class Executor(Protocol):
+    """The device, as far as a segment needs it."""
+
+    version: int
+    launcher: Launcher
+
+    def launch(self, launch: Launch, stream: int) -> None: ...
+
+    def memcpy_dtod(self, dst: int, src: int, size: int, stream: int) -> None: ...
+
+    def memset(self, fill: MemsetNode, stream: int) -> None: ...
+
+    def stream_synchronize(self, stream: int) -> None: ...
+
+    def link(self, launch: Launch, note: bytes) -> Link | None: ...
+
+    def short(self, launch: Launch) -> bool: ...
+
+    def chained(self, launches: int) -> None: ...
 
 
 class CpuSegment:
@@ -31,7 +50,7 @@ class CpuSegment:
         calls: The calls.
     """
 
-    def __init__(self, device: CpuDevice, calls: Sequence[SegmentCall]) -> None:
+    def __init__(self, device: Executor, calls: Sequence[SegmentCall]) -> None:
         self._device = device
         self._calls = list(calls)
         self.position = 0

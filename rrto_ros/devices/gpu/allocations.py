@@ -38,15 +38,15 @@ class Allocations:
             CudaError: INVALID_VALUE outside the arena or on top of another range;
                 OUT_OF_MEMORY beyond the limit.
         """
+        if size > 0 and self.used + size > self._limit:
+            raise CudaError(
+                CUresult.OUT_OF_MEMORY,
+                f"{size} bytes asked, {self._limit - self.used} of {self._limit} left",
+            )
         if size <= 0 or address < self._base or address + size > self._end:
             raise CudaError(
                 CUresult.INVALID_VALUE,
                 f"allocation of {size} bytes at {address:#x} is outside the arena",
-            )
-        if self.used + size > self._limit:
-            raise CudaError(
-                CUresult.OUT_OF_MEMORY,
-                f"{size} bytes asked, {self._limit - self.used} of {self._limit} left",
             )
         self._insert(address, size)
         self.used += size

@@ -14,6 +14,7 @@ from typing import Any
 
 from rrto_ros.api.info import DeviceInfo, ModuleInfo
 from rrto_ros.api.results import CUresult
+from rrto_ros.devices import protocol
 from rrto_ros.devices.gpu import properties
 from rrto_ros.devices.gpu.allocations import Allocations, FreedRanges
 from rrto_ros.devices.gpu.arena import (
@@ -340,11 +341,11 @@ class GpuDevice:
         """Copies of memory that run-ahead may overwrite (see `kept.KeptCopies.keep`)."""
         return self._kept.keep(ranges, stream)
 
-    def restore(self, kept: Kept) -> None:
+    def restore(self, kept: protocol.Kept) -> None:
         """Put kept memory back as it was."""
         self._kept.restore(kept)
 
-    def release(self, kept: Kept) -> None:
+    def release(self, kept: protocol.Kept) -> None:
         """Forget kept memory."""
         self._kept.release(kept)
 

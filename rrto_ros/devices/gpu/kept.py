@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rrto_ros.api.results import CUresult
+from rrto_ros.devices import protocol
 from rrto_ros.devices.gpu.allocations import Allocations
 from rrto_ros.devices.gpu.driver import Driver
 from rrto_ros.devices.gpu.handles import Streams
@@ -106,9 +107,9 @@ class KeptCopies:
         self.kept_bytes += kept.bytes
         return kept
 
-    def restore(self, kept: Kept) -> None:
+    def restore(self, kept: protocol.Kept) -> None:
         """Put everything back as it was, behind all work so far, and release it."""
-        if kept not in self._live:
+        if not isinstance(kept, Kept) or kept not in self._live:
             raise CudaError(CUresult.INVALID_HANDLE, "these copies were released before")
         stream = kept.stream
         others = self._streams.dirty - {stream}
@@ -119,9 +120,9 @@ class KeptCopies:
         self.restores += 1
         self.release(kept)
 
-    def release(self, kept: Kept) -> None:
+    def release(self, kept: protocol.Kept) -> None:
         """Forget copies; their memory is used again, behind what still reads it."""
-        if kept in self._live:
+        if isinstance(kept, Kept) and kept in self._live:
             self._live.discard(kept)
             self._spare.update(kept.blocks)
 

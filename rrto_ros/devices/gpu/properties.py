@@ -21,18 +21,20 @@ COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76
 VIRTUAL_MEMORY = 102
 ABSENT = frozenset(
     {
-        19,  # mapping host memory into the device's addresses
         83, 88, 89, 90, 91, 100, 101,  # managed memory, access to pageable memory
-        92, 93, 94,  # batched stream memory operations
-        99,  # registering host memory that the device reads in place
+        92, 93, 94, 122, 123,  # stream memory operations
+        99, 113,  # registering host memory that the device reads in place
         102, 103, 104, 105, 107,  # virtual memory management and its handles
-        110, 116, 117, 118, 119, 124, 128, 132,  # GPUDirect, pools and handles between processes
+        110, 116, 117, 118, 119, 124, 125, 128, 132,  # GPUDirect, pools and events of others
         120,  # clusters
-        112, 114, 121, 122, 127,  # sparse and deferred arrays, tensor maps
+        112, 114, 121, 127,  # sparse and deferred arrays, semaphores of others, tensor maps
         84, 85, 96, 98,  # several GPUs in one box, remote writes
     }
 )  # fmt: skip
 """CUdevice_attribute numbers that are reported as 0."""
+LAST_KNOWN = 134
+PCI_IDENTITY = frozenset({139, 140})
+"""Of the numbers behind the last known one, what is more than an ability."""
 
 
 def device_attributes(driver: Driver, device: Any) -> dict[int, int]:
@@ -46,7 +48,8 @@ def device_attributes(driver: Driver, device: Any) -> dict[int, int]:
             value = int(driver.call("cuDeviceGetAttribute", attribute, device))
         except CudaError:
             continue  # the driver is older than the bindings
-        out[number] = 0 if number in ABSENT else value
+        unknown = number > LAST_KNOWN and number not in PCI_IDENTITY
+        out[number] = 0 if unknown or number in ABSENT else value
     return out
 
 

@@ -1,0 +1,285 @@
+"""Everything that the device `gpu` claims, tried on this machine's GPU: one JSON, one table.
+
+    python bench/gpu_proof.py [--smoke] [--out FOLDER] [--only PART ...]
+
+bench/gpu_proof.sh sets up what this needs. Each part runs in processes of its own and has a time
+limit; one that fails is noted and the others go on. Exit code 0 if all is well, 1 if not, 3
+without a GPU.
+
+tests     conformance cases and GPU tests, with pytest
+programs  the examples on `gpu` (each compares with NumPy itself), and the demo on `gpu` and `cpu`:
+          the same objects, scores within 0.02, boxes within 3 pixels
+network   1,000 inferences replayed on `gpu`: within 1e-5 of NumPy, the GPU's memory as before
+native    NanoDet by tinygrad, with its own CUDA graph on the GPU and replayed on loopback;
+          target: at most 5 % above native plus one loopback exchange
+calls     one driver call in modes rpc and batched on loopback
+device    mapping, launches, graphs, copies kept and restored, in one process
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common import HERE, compiled, driver_calls, machine, temporary
+
+from rrto_ros.devices.gpu.driver import check_available
+from rrto_ros.errors import RrtoError, UnavailableError
+from rrto_ros.evaluation.stack import stack
+
+ROOT = HERE.parent
+NANODET = ROOT / "rrto_ros" / "data" / "nanodet_416_fp16.onnx"
+PROGRAMS = ROOT / "test" / "support" / "programs"
+NO_GPU = 3
+SKIPPED = 77
+SCORE_TOLERANCE, BOX_TOLERANCE = 0.02, 3.0
+NATIVE_FACTOR = 1.05
+LEAK_BYTES = 64 << 20
+EXAMPLES: dict[str, list[str]] = {
+    "vector_add_cuda_bindings.py": [],
+    "saxpy_cuda_core.py": [],
+    "matmul_numba.py": [],
+    "matmul_tinygrad.py": [],
+    "cnn_tinygrad.py": [],
+    "cnn_tinygrad.py --jit": [],
+}
+
+
+@dataclass
+class Proof:
+    """What was found.
+
+    Attributes:
+        smoke: Whether only a few iterations are wanted.
+        out: Folder for files.
+        rows: (part, what, value, verdict) of the table; verdict "" is neither good nor bad.
+        found: Details by part.
+    """
+
+    smoke: bool
+    out: Path
+    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, part: str, what: str, value: str, good: bool | None = None) -> None:
+        """Add a row."""
+        verdict = "" if good is None else "ok" if good else "FAILED"
+        self.rows.append((part, what, value, verdict))
+        print(f"  {part}: {what}: {value} {verdict}", flush=True)
+
+    @property
+    def failed(self) -> bool:
+        """Whether any row is bad."""
+        return any(verdict == "FAILED" for *_, verdict in self.rows)
+
+
+def tests(proof: Proof) -> None:
+    """Conformance and GPU tests."""
+    report = proof.out / "tests.xml"
+    logic = sorted(map(str, ROOT.glob("test/unit/test_gpu_*.py")))
+    chosen = ["test/conformance", "test/gpu", *logic]
+    if proof.smoke:
+        chosen = ["-m", "gpu", "test/gpu", "test/conformance/test_cases.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
+    with (proof.out / "tests.txt").open("w") as log:
+        subprocess.run([*command, f"--junitxml={report}"], cwd=ROOT, stdout=log,
+                       stderr=subprocess.STDOUT, timeout=3600, check=False)  # fmt: skip
+    (suite,) = ET.parse(report).getroot().iter("testsuite")
+    counts = {name: int(suite.get(name, "0")) for name in ("tests", "failures", "errors",
+                                                           "skipped")}  # fmt: skip
+    on_gpu = [case for case in suite.iter("testcase")
+              if "[gpu" in case.get("name", "") or "test.gpu" in case.get("classname", "")]
+    missed = sum(case.find("skipped") is not None for case in on_gpu)
+    proof.found["tests"] = {**counts, "on_gpu": len(on_gpu), "on_gpu_skipped": missed}
+    wrong = counts["failures"] + counts["errors"]
+    proof.note("tests", "on the GPU", f"{len(on_gpu)}, {missed} skipped",
+               bool(on_gpu) and missed < len(on_gpu))  # fmt: skip
+    proof.note("tests", "of all", f"{counts['tests']}, {wrong} failed", wrong == 0)
+
+
+def programs(proof: Proof) -> None:
+    """Examples and demo."""
+    with stack("gpu", "replay") as nodes:
+        for name in EXAMPLES:
+            script, *options = name.split()
+            command = [sys.executable, str(ROOT / "examples" / script), *options]
+            try:
+                nodes.run(command, 300.0, DEV="CUDA:PTX")
+            except RrtoError as error:
+                text = str(error)
+                if f"ended with {SKIPPED}:" in text or "ModuleNotFoundError" in text:
+                    proof.note("programs", name, "not installed")
+                else:
+                    proof.note("programs", name, text.splitlines()[0][:200], good=False)
+                continue
+            proof.note("programs", name, "equals NumPy", good=True)
+    seen = {device: _demo(proof, device) for device in ("cpu", "gpu")}
+    proof.found["demo"] = seen
+    objects = [[found["class"] for found in seen[d]] for d in ("cpu", "gpu")]
+    pairs = list(zip(seen["cpu"], seen["gpu"], strict=False))
+    score = max((abs(a["score"] - b["score"]) for a, b in pairs), default=0.0)
+    edges = [edge for a, b in pairs for edge in zip(a["box"], b["box"], strict=True)]
+    box = max((abs(p - q) for p, q in edges), default=0.0)
+    good = bool(objects[0]) and objects[0] == objects[1] and (
+        score <= SCORE_TOLERANCE and box <= BOX_TOLERANCE
+    )
+    text = f"{', '.join(objects[1]) or 'nothing'}; scores {score:.4f}, boxes {box:.2f} px apart"
+    proof.note("programs", "demo on gpu and cpu", text, good)
+
+
+def _demo(proof: Proof, device: str) -> list[dict[str, Any]]:
+    """Detections of the demo's first picture."""
+    folder = proof.out / f"demo_{device}"
+    command = [sys.executable, "-m", "rrto_ros.cli.main", "demo", "--robot", f"proof{os.getpid()}",
+               "--device", device, "--mode", "replay", "--frames", "3" if proof.smoke else "10",
+               "--output", str(folder)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    lines = folder / "detections.jsonl"
+    if done.returncode or not lines.is_file():
+        said = (done.stderr or done.stdout).strip()[-500:]
+        raise UnavailableError(f"the demo on {device} ended with {done.returncode}: {said}")
+    return list(json.loads(lines.read_text().splitlines()[0])["detections"])
+
+
+def network(proof: Proof) -> None:
+    """Many inferences: right, and nothing left behind."""
+    count = 30 if proof.smoke else 1000
+    before = _used_bytes()
+    with stack("gpu", "replay") as nodes:
+        command = [sys.executable, str(PROGRAMS / "cnn_loop.py"), str(count)]
+        done = nodes.run(command, 1200.0, DEV="CUDA:PTX")[-1]
+        with ThreadPoolExecutor(2) as pool:
+            two = list(pool.map(lambda _: nodes.run(command, 1200.0, DEV="CUDA:PTX")[-1], "ab"))
+    time.sleep(1.0)  # the driver says nothing when it has freed a process's memory
+    after = _used_bytes()
+    proof.found["network"] = {"inferences": count, **done, "used_before": before,
+                              "used_after": after}  # fmt: skip
+    proof.note("network", f"{count} inferences", f"at most {done['worst']:.1e} from NumPy",
+               done["worst"] <= 1e-5)  # fmt: skip
+    same = {found["digest"] for found in (done, *two)}
+    proof.note("network", "two programs at once", f"{len(same)} digest of all three runs",
+               len(same) == 1)  # fmt: skip
+    if before is not None and after is not None:
+        left = after - before
+        proof.note("network", "GPU memory left in use", f"{left / 2**20:.1f} MiB",
+                   left < LEAK_BYTES)  # fmt: skip
+
+
+def _used_bytes() -> int | None:
+    """Memory in use on the whole GPU, by NVML; None if it does not say."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used)
+    except Exception:
+        return None
+
+
+def native(proof: Proof) -> None:
+    """The same program on the GPU itself and replayed."""
+    frames = 5 if proof.smoke else 200
+    command = [sys.executable, str(HERE / "onnx_model.py"), str(NANODET), "--frames", str(frames)]
+    done = subprocess.run(command, env={**os.environ, "DEV": "CUDA:PTX"}, capture_output=True,
+                          text=True, timeout=1200, check=False)  # fmt: skip
+    if done.returncode:
+        raise UnavailableError(f"natively: {done.stderr.strip()[-500:]}")
+    own = json.loads(done.stdout.splitlines()[-1])
+    with stack("gpu", "replay") as nodes:
+        replayed = nodes.run(command, 1200.0, DEV="CUDA:PTX")[-1]
+    with temporary() as folder, stack("gpu", "batched") as nodes:
+        rows = driver_calls(nodes, compiled(folder), "round_trip", 20 if proof.smoke else 2000)
+    exchange = rows["cuMemcpyDtoH of 4 bytes"]["median_ns"] / 1e6
+    allowed = NATIVE_FACTOR * own["frame_ms"] + exchange
+    proof.found["native"] = {"native": own, "replayed": replayed, "exchange_ms": exchange,
+                             "allowed_ms": allowed}  # fmt: skip
+    for name, found in (("natively", own), ("replayed", replayed)):
+        right = found["worst"] < 1e-3
+        proof.note("native", f"NanoDet {name}", f"{found['frame_ms']:.3f} ms", right)
+    proof.note("native", "one loopback exchange", f"{exchange:.3f} ms")
+    proof.note("native", "replayed, at most", f"{allowed:.3f} ms",
+               None if proof.smoke else replayed["frame_ms"] <= allowed)  # fmt: skip
+
+
+def calls(proof: Proof) -> None:
+    """One driver call on loopback."""
+    repeats = 20 if proof.smoke else 2000
+    proof.found["calls"] = {}
+    for mode, what in (("rpc", "round_trip"), ("batched", "inference"), ("replay", "inference")):
+        with temporary() as folder, stack("gpu", mode) as nodes:
+            rows = driver_calls(nodes, compiled(folder), what, repeats)
+        proof.found["calls"][mode] = rows
+        for name, row in rows.items():
+            proof.note("calls", f"{mode}: {name}", f"{row['median_ns'] / 1e3:.3f} us")
+
+
+def device(proof: Proof) -> None:
+    """What the device costs by itself."""
+    command = [sys.executable, str(HERE / "gpu_device.py"), *(["--smoke"] if proof.smoke else [])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    if done.returncode:
+        raise UnavailableError(done.stderr.strip()[-500:])
+    found = json.loads(done.stdout.splitlines()[-1])
+    proof.found["device"] = found
+    for name, value in found["rows"].items():
+        proof.note("device", name, f"{value:.1f} us")
+
+
+PARTS: Mapping[str, Callable[[Proof], None]] = {
+    part.__name__: part for part in (tests, programs, network, native, calls, device)
+}
+
+
+def show(proof: Proof, name: str) -> None:
+    """Print the table."""
+    widths = [max([len(row[i]) for row in proof.rows], default=4) for i in range(3)]
+    print(f"\ndevice gpu on {name}")
+    for part, what, value, verdict in proof.rows:
+        print(f"{part:{widths[0]}}  {what:{widths[1]}}  {value:{widths[2]}}  {verdict}".rstrip())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--smoke", action="store_true", help="few iterations, the same path")
+    parser.add_argument("--out", type=Path, default=Path("out/gpu_proof"), help="folder")
+    parser.add_argument("--only", nargs="+", choices=sorted(PARTS), help="these parts only")
+    options = parser.parse_args()
+    try:
+        name = check_available()
+    except UnavailableError as error:
+        print(f"gpu_proof: {error}", file=sys.stderr)
+        return NO_GPU
+    out = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    proof = Proof(options.smoke, out)
+    for part, run in PARTS.items():
+        if options.only and part not in options.only:
+            continue
+        print(f"{part}: {(run.__doc__ or '').strip()}", flush=True)
+        try:
+            run(proof)
+        except (RrtoError, subprocess.SubprocessError, OSError, ValueError, KeyError) as error:
+            text = f"{type(error).__name__}: {error}"
+            proof.note(part, "did not end well", text[:300], good=False)
+    body = {"gpu": name, "on": machine(), "smoke": options.smoke, "rows": proof.rows,
+            **proof.found}  # fmt: skip
+    (out / "gpu_proof.json").write_text(json.dumps(body, indent=1, default=str) + "\n")
+    show(proof, name)
+    print(f"written: {out / 'gpu_proof.json'}")
+    return 1 if proof.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Undoing what was executed ahead: copies on the GPU, and on the host for other devices."""
+
+import pytest
+from support.gpu import MIB, gpu
+from support.memory_device import MemoryDevice
+
+from rrto_ros.devices.protocol import KeepDevice
+from rrto_ros.errors import CudaError
+from rrto_ros.replay.undo import Undo
+
+
+@pytest.fixture(params=["gpu", "host"])
+def device(request):
+    """A device with 4 KiB of `old` at its base, and how often memory came to the host."""
+    if request.param == "gpu":
+        with gpu() as (made, cuda):
+            yield prepared(made), lambda: cuda.count("cuMemcpyDtoHAsync")
+    else:
+        yield prepared(MemoryDevice(64 * MIB)), None
+
+
+def prepared(device):
+    base = device.info.arena_base
+    device.mem_alloc(base, 4096, 0)
+    device.memcpy_htod(base, b"old-" * 1024, 0)
+    return device
+
+
+def content(device, size=16):
+    return bytes(device.memcpy_dtoh(device.info.arena_base, size, 0))
+
+
+def test_calls_are_undone_newest_first(device):
+    device, reads = device
+    base, undo = device.info.arena_base, Undo(device)
+    undo.save(10, [(base, base + 8)], 0)
+    device.memcpy_htod(base, b"first---", 0)
+    undo.save(11, [(base + 4, base + 12)], 0)
+    device.memcpy_htod(base + 4, b"second--", 0)
+    assert undo.pending
+    if reads:
+        assert reads() == 0  # nothing left the GPU
+    undo.restore()
+    assert content(device) == b"old-old-old-old-"
+    assert not undo.pending
+    assert (undo.restores, undo.undone_calls, undo.restored_bytes) == (1, 2, 16)
+    assert undo.room(256 << 20)
+
+
+def test_confirmed_calls_stay_done_and_the_newest_may_be_taken_back_alone(device):
+    device, _ = device
+    base, undo = device.info.arena_base, Undo(device)
+    for index, text in ((10, b"one-"), (11, b"two-"), (12, b"six-")):
+        undo.save(index, [(base, base + 4)], 0)
+        device.memcpy_htod(base, text, 0)
+    undo.take_back()
+    assert content(device, 4) == b"two-"
+    undo.confirm(11)
+    undo.restore()
+    assert content(device, 4) == b"one-"
+
+
+def test_what_is_confirmed_or_forgotten_holds_no_memory(device):
+    device, reads = device
+    base, undo = device.info.arena_base, Undo(device)
+    for index in range(40):
+        undo.save(index, [(base, base + 4096)], 0)
+        undo.confirm(index + 1)
+    undo.save(50, [(base, base + 4096)], 0)
+    undo.forget()
+    assert not undo.pending
+    assert undo.room(256 << 20)
+    if reads:
+        assert isinstance(device, KeepDevice)
+        found = device.statistics()
+        assert (found["kept_copies"], found["kept_memory_bytes"]) == (0, 4096)
+
+
+def test_a_range_that_is_not_there_is_refused_and_nothing_is_kept(device):
+    device, _ = device
+    undo = Undo(device)
+    with pytest.raises(CudaError):
+        undo.save(1, [(64, 128)], 0)
+    assert not undo.pending
