@@ -133,6 +133,7 @@ class Way:
         cost.messages_down += sign * session["messages_received"]
         cost.bytes_up += sign * session["bytes_sent"]
         cost.bytes_down += sign * session["bytes_received"]
+        cost.resent += sign * session["messages_resent"]
         cost.round_trips += sign * session["round_trips"]
         cost.calls += sign * (session["calls_async"] + session["calls_sync"])
         if sign > 0:
@@ -209,6 +210,7 @@ class Measurement:
         env = {**os.environ, **node_environment()}
         env["ROS_DOMAIN_ID"] = str(measuring_domain())
         env["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
+        env["RRTO_APART"] = "1"
         return env
 
     def _start(

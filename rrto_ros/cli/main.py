@@ -111,7 +111,7 @@ def up(
     run_ahead: Annotated[
         str,
         typer.Option(
-            help="Mode replay: what runs before the program calls it: off, reads or auto.",
+            help="Mode replay: what the server executes before it is called: off, reads or auto.",
             show_default=_FILES,
         ),
     ] = "",

@@ -157,9 +157,8 @@ def _replayed(s: Plain, rate: tuple[float, float] | None) -> dict[str, str]:
     often = f", {rate[0]:.1f}/s" if rate else ""
     sent, received = (human_bytes(s[f"inference_bytes_{way}"]) for way in ("sent", "received"))
     trips = f"{s['inference_round_trips']:.3g} round trips"
-    saved = s["ahead_exchanges_saved"]
-    if saved:
-        trips += f", {saved:,} saved in all"
+    if s["ahead_exchanges_saved"] or s["ahead_restores"]:
+        trips += f"\n{s['ahead_exchanges_saved']:,} saved, {s['ahead_restores']:,} restores"
     last, median = s["last_inference_ms"], s["median_inference_ms"]
     return {
         "sequence": f"{s['sequence_calls']:,} calls, of {s['plans']} known\n"

@@ -46,6 +46,7 @@ from rrto_ros.termination import Termination
 from rrto_ros.transport.port import topic
 from rrto_ros.transport.ring_socket import socket_path
 from rrto_ros.transport.robot_host import RobotHost
+from rrto_ros.transport.ros_context import use_data_profile
 from rrto_ros.transport.ros_port import RosRobotPort, SpinThread, announcement_qos
 from rrto_ros.transport.session_status import SessionSnapshot
 
@@ -297,6 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 stopped, 1 failed, 2 a parameter cannot be used or autostart failed.
     """
+    use_data_profile()
     # Programs and the server are told of a shutdown, so the context must outlive the signal.
     rclpy.init(
         args=None if arguments is None else [sys.argv[0], *arguments],

@@ -48,12 +48,15 @@ class AheadResults:
         writes: Whether the server may execute calls ahead that have to be undone.
 
     Attributes:
+        asked: Whether a thread waits for a call of what leaves next: that is its exchange.
         round_trip_s: What an exchange takes without the work on the server; 0: not known yet.
         cost: As the server said last.
     """
 
     def __init__(self, *, writes: bool) -> None:
         self._writes = writes
+        self.asked = False
+        self._paid = False
         self.round_trip_s = 0.0
         self.cost = AheadCost()
         self._waits = 0
@@ -97,6 +100,7 @@ class AheadResults:
             self._first, self._end = first, first + count
             self._stopped = 0 if self._over else _NEVER
             self.urgent = False
+            self._paid = self.asked
             for index in [i for i in self._kept if i < first]:
                 self._kept_bytes -= len(self._kept.pop(index))
 
@@ -200,7 +204,10 @@ class AheadResults:
 
     @property
     def waits(self) -> int:
-        """How often the program waited for a call whose result was here."""
+        """How often the program waited for a call and caused no exchange by that.
+
+        Of what comes after a batch in which nobody waited, the first wait is the exchange.
+        """
         return self._waits
 
     @property
@@ -225,9 +232,10 @@ class AheadResults:
         }
 
     def _remember(self, index: int, waited: bool) -> None:
-        if waited:
+        if waited and self._paid:
             self._waits += 1
             self._saved_s += self.round_trip_s
+        self._paid = self._paid or waited
         self._answered[index] = None
         if len(self._answered) > MAX_REMEMBERED:
             del self._answered[next(iter(self._answered))]

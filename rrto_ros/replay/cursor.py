@@ -13,14 +13,12 @@ were compared byte by byte. A wrong guess costs bytes, never correctness.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rrto_ros.api.codec import CallHeader, check_header, iter_headers
 from rrto_ros.api.ops import OPS
 from rrto_ros.api.wire import (
     CALL_HEADER,
-    FLAG_AHEAD,
     FLAG_REPLY,
     FLAG_WAITED,
     HEADER_BYTES,
@@ -33,6 +31,7 @@ from rrto_ros.replay.ahead_results import AheadResults
 from rrto_ros.replay.known import Known, KnownPlans
 from rrto_ros.replay.open_reference import OpenReference
 from rrto_ros.replay.plan import Plan, Reference, pack_define
+from rrto_ros.replay.run_ahead import RunAhead
 from rrto_ros.replay.shim_plans import Rewrite, ShimPlans
 
 __all__ = ["Cursor", "Fed", "Rewrite"]
@@ -49,20 +48,6 @@ class _Lane:
     missing: int = 0
     """Calls of the plan that this walk left out."""
     astray: bool = False
-
-
-@dataclass(slots=True)
-class _Run:
-    """Where the last reference ended, while the program goes on as its plan does.
-
-    The calls before `end` may be executed by the server already.
-    """
-
-    known: Known
-    position: int
-    index: int
-    thread: int
-    end: int
 
 
 @dataclass(slots=True)
@@ -114,8 +99,7 @@ class Cursor:
         self._lanes: dict[int, _Lane] = {}
         self._apart = False
         self._open: OpenReference | None = None
-        self._ahead = ahead
-        self._run: _Run | None = None
+        self._ahead = RunAhead(ahead)
         self._waited = 0
         self._calls = 0
         self._hits = 0
@@ -140,8 +124,7 @@ class Cursor:
         if open_ is None or open_.asks:
             return open_ is not None
         # Of what was announced, too, if it said that it stops.
-        last = open_.index + open_.count - 1
-        return open_.guessed and not (self._ahead is not None and self._ahead.comes(last))
+        return open_.guessed and not self._ahead.comes(open_)
 
     @property
     def plans(self) -> KnownPlans:
@@ -263,10 +246,10 @@ class Cursor:
             answered = False
             if flags & FLAG_WAITED:
                 self._waited = index
-            ahead = self._run is not None and self._continues(known, position, thread, index)
-            if ahead:
-                flags, answered = self._expected(index, flags, fed)
-            if ahead and flags & FLAG_WAITED:
+            ahead = self._ahead.plan(known, position, thread, index)
+            if ahead is not None:
+                flags, answered = self._ahead.answer(index, flags)
+            if ahead is not None and flags & FLAG_WAITED:
                 if not answered:
                     fed.quiet.append(index)
             elif flags & FLAG_WAITED:
@@ -291,13 +274,13 @@ class Cursor:
                 parts.append(view[literal:offset])
                 literal = -1
             self._hits += 1
-            open_ = self._open
-            if open_ is None or not open_.fits(known, position, thread, index, payload):
+            open_, named = self._open, ahead or known
+            if open_ is None or not open_.fits(named, position, thread, index, payload):
                 if open_ is not None:
                     parts.append(self.close())
-                open_ = self._open = OpenReference(known, position, index, thread)
+                open_ = self._open = OpenReference(named, position, index, thread)
             open_.add(view[offset:after], key, flags, after - end, changed)
-            open_.expect(ahead=ahead, answered=answered)
+            open_.expect(ahead=ahead is not None, answered=answered)
             lane.astray = False
             lane.position = position + 1
             if position + 1 == known.length:
@@ -305,6 +288,7 @@ class Cursor:
             offset = after
         if literal >= 0:
             parts.append(view[literal:])
+        fed.answers = self._ahead.take_answers()
         fed.parted = all(
             lane.known is None or lane.position in (0, lane.known.length)
             for lane in lanes.values()
@@ -320,8 +304,8 @@ class Cursor:
         open_, self._open = self._open, None
         if open_ is None:
             return b""
-        if last and self._ahead is not None:
-            self._go_ahead(open_, self._ahead)
+        if last:
+            self._ahead.announce(open_, self._plans)
         literal = open_.literal
         if literal is not None:
             self._hits -= 1
@@ -334,51 +318,7 @@ class Cursor:
     def reset(self) -> None:
         """Forget where the cursors are (after calls that were not fed); plans stay."""
         self._lanes.clear()
-        self._drop_ahead()
-
-    def _go_ahead(self, open_: OpenReference, results: AheadResults) -> None:
-        """Let the server execute what follows a reference."""
-        known, position = open_.known, open_.first + open_.count
-        index = open_.index + open_.count
-        if not results.may(index):
-            return
-        worth_us = results.worth_us
-        count = known.plan.ahead(position, writes=worth_us > 0)
-        if count:
-            open_.ahead, open_.worth_us = count, worth_us
-            results.announce(index, count)
-            self._run = _Run(known, position, index, open_.thread, index + count)
-
-    def _continues(self, known: Known | None, position: int, thread: int, index: int) -> bool:
-        """Whether a call is the one that the server expected, too; if not, nothing is ahead."""
-        run = self._run
-        assert run is not None
-        if (
-            known is run.known
-            and position == run.position
-            and thread == run.thread
-            and index == run.index
-            and index < run.end
-        ):
-            run.position += 1
-            run.index += 1
-            return True
-        self._drop_ahead()
-        return False
-
-    def _expected(self, index: int, flags: int, fed: Fed) -> tuple[int, bool]:
-        """Answer a call from what the server pushed; returns its flags and whether it has."""
-        if not flags & FLAG_REPLY or self._ahead is None:
-            return flags, False
-        record = self._ahead.take(index, waited=bool(flags & FLAG_WAITED))
-        if record is not None:
-            fed.answers.append(record)
-        return flags | FLAG_AHEAD, record is not None
-
-    def _drop_ahead(self) -> None:
-        self._run = None
-        if self._ahead is not None:
-            self._ahead.drop()
+        self._ahead.drop()
 
     def _item(self, view: memoryview, offset: int, fed: Fed) -> int:
         """Take what is no call but says something about plans; returns the offset after it."""
@@ -409,10 +349,7 @@ class Cursor:
         self._calls += ref.count
         self._hits += ref.count
         pieces, flagged = self.shim.payloads(ref, self._rewrite)
-        answered: set[int] = set()
-        expected = 0
-        if self._run is not None:
-            flagged, expected, answered = self._walked_ahead(known, ref, flagged, fed)
+        named, flagged, expected, answered = self._ahead.walked(known, ref, flagged)
         for call, flags in ref.flags.items():
             if flags & FLAG_WAITED:
                 self._waited = ref.index + call
@@ -423,11 +360,11 @@ class Cursor:
                     fed.waited.append((self._waited, flags))
         open_ = self._open
         if open_ is None or not open_.fits(
-            known, ref.first, ref.thread, ref.index, len(ref.payload), ref.count
+            named, ref.first, ref.thread, ref.index, len(ref.payload), ref.count
         ):
             if open_ is not None:
                 fed.parts.append(self.close())
-            open_ = self._open = OpenReference(known, ref.first, ref.index, ref.thread)
+            open_ = self._open = OpenReference(named, ref.first, ref.index, ref.thread)
         open_.join(ref, pieces, flagged, self.shim.literal_bytes(ref))
         for call in range(expected):
             open_.expect(ahead=True, answered=call in answered)
@@ -439,28 +376,6 @@ class Cursor:
             self._ended(lane, known, fed)
         if not known.active:
             self._leave(known)
-
-    def _walked_ahead(
-        self, known: Known, ref: Reference, flags: Mapping[int, int], fed: Fed
-    ) -> tuple[Mapping[int, int], int, set[int]]:
-        """Answer what the server pushed of a reference.
-
-        Returns:
-            Its flags, how many of its calls the server expected, and those that were answered.
-        """
-        out = dict(flags)
-        answered: set[int] = set()
-        expected = 0
-        for call in range(ref.count):
-            if not self._continues(known, ref.first + call, ref.thread, ref.index + call):
-                break
-            expected += 1
-            bits, has = self._expected(ref.index + call, flags.get(call, 0), fed)
-            if bits:
-                out[call] = bits
-            if has:
-                answered.add(call)
-        return dict(sorted(out.items())), expected, answered
 
     def _ended(self, lane: _Lane, known: Known, fed: Fed) -> None:
         """A walk reached the end of its plan, maybe with gaps."""
@@ -501,8 +416,7 @@ class Cursor:
         return lane
 
     def _leave(self, known: Known) -> None:
-        if self._run is not None and self._run.known is known:
-            self._drop_ahead()
+        self._ahead.leave(known)
         for lane in self._lanes.values():
             if lane.known is known:
                 lane.known, lane.position, lane.missing, lane.astray = None, 0, 0, False

@@ -102,6 +102,7 @@ class Executor:
         blobs: Where blob references are looked up and kept uploads go.
         progress: Told of each call before it is executed.
         interrupted: Whether another batch is there, so that nothing more is executed ahead.
+        beside: What kernels may write is found in a thread of its own.
     """
 
     def __init__(
@@ -110,6 +111,8 @@ class Executor:
         blobs: BlobSource | None = None,
         progress: Progress | None = None,
         interrupted: Callable[[], bool] = lambda: False,
+        *,
+        beside: bool = False,
     ) -> None:
         self._blobs: BlobSource = blobs or NoBlobs()
         self._progress = progress
@@ -119,7 +122,7 @@ class Executor:
         if hasattr(type(device), "prepare_segment") and isinstance(device, SegmentDevice):
             parts = partial(parts_of, device=device, note=self._note)
         self._plans = PlanRunner(partial(prepare, device, self._handlers), Undo(device), parts)
-        self._ranges = WriteRanges(device.info.compute_capability)
+        self._ranges = WriteRanges(device.info.compute_capability, beside=beside)
         self._ahead = AheadRunner(self._plans, self._ranges, self._begin, interrupted)
         self._kernels: dict[int, tuple[bytes, ...]] = {}
         self._queue: deque[_Pending] = deque()
@@ -267,13 +270,9 @@ class Executor:
 
     def _run_ahead(self, flush: Callable[[bytes], None] | None) -> None:
         """Execute what the program will probably call next."""
-
-        def send() -> None:
-            if flush is not None:
-                flush(self._take_results())
-
+        send = flush or self._results.append
         try:
-            self._ahead.run(self._results, send)
+            self._ahead.run(self._results, lambda: send(self._take_results()))
         except CudaError as error:
             self._broken_ahead(error)
 

@@ -30,6 +30,7 @@ class Known:
         active: Whether cursors may enter it.
         completed, failed: Walks to its end, and walks that ended before.
         streak: Failed walks in a row.
+        ended: The last walk that reached its end, in walks of the session.
         used: The last walk, in walks of the session.
         rest: How long it will rest when it is dropped, in lengths of the plan and times
             `drop_after`; longer each time, until a walk reaches the end.
@@ -39,8 +40,8 @@ class Known:
     """
 
     __slots__ = (
-        "active", "back_at", "codes", "completed", "failed", "inferences", "keys", "length",
-        "number", "plan", "ranges", "rest", "shared", "start_up", "streak", "used",
+        "active", "back_at", "codes", "completed", "ended", "failed", "inferences", "keys",
+        "length", "number", "plan", "ranges", "rest", "shared", "start_up", "streak", "used",
     )  # fmt: skip
 
     def __init__(self, number: int, plan: Plan) -> None:
@@ -56,6 +57,7 @@ class Known:
         self.shared: dict[int, int] = {}
         self.active = True
         self.completed = 0
+        self.ended = 0
         self.failed = 0
         self.streak = 0
         self.used = 0
@@ -186,6 +188,7 @@ class KnownPlans:
         if not known.completed:
             self.proven.append(known.plan)
         known.completed += 1
+        known.ended = self._walks
         known.streak = 0
         known.rest = _REST
         self.last = known
@@ -234,6 +237,15 @@ class KnownPlans:
     def places(self, code: int, key: bytes) -> list[tuple[Known, int]]:
         """Where plans have this call: the first place in each."""
         return self._where.get((code, key), [])
+
+    def longest(self, known: Known, position: int) -> Known:
+        """Of the plans with the same calls up to a position and more, the one walked last."""
+        best = known
+        for other in self.active:
+            same = other.shared.get(known.number, 0) >= position < other.length
+            if same and (best.length <= position or other.ended > best.ended):
+                best = other
+        return best
 
     def _number(self, size: int) -> int:
         """A number for a plan of so many bytes, 0 if there is none."""

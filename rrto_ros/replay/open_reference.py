@@ -138,7 +138,10 @@ class OpenReference:
         """
         if not ahead:
             self.asks = True
-        elif answered:
+            return
+        # A literal call would say that the program does something else.
+        self._only = None
+        if answered:
             self.guessed = False
         else:
             self.guessed = True

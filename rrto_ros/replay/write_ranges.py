@@ -7,7 +7,9 @@ is not known the answer is None, and the call must not be executed before the pr
 
 from __future__ import annotations
 
+import queue
 import struct
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -46,6 +48,7 @@ FOLLOWED = frozenset(
 )
 """Operations that `followed` must be told of."""
 _Work = tuple[str, dict[str, Any]]
+_Kernels = Mapping[str, Words | None]
 
 
 class WriteRanges:
@@ -53,16 +56,21 @@ class WriteRanges:
 
     Args:
         compute_capability: Of the device.
+        beside: Kernels are looked at in a thread of its own, and unknown until then.
     """
 
-    def __init__(self, compute_capability: tuple[int, int]) -> None:
+    def __init__(self, compute_capability: tuple[int, int], *, beside: bool = False) -> None:
         self._capability = compute_capability
+        self._beside = beside
+        self._asked: queue.SimpleQueue[tuple[int, int, bytes]] | None = None
+        self._found: queue.SimpleQueue[tuple[int, int, _Kernels]] = queue.SimpleQueue()
+        self._loads: dict[int, int] = {}
         self._memory = Allocations()
         self._names: dict[int, tuple[str, ...]] = {}
         self._globals: dict[int, tuple[int, ...]] = {}
         self._images: OrderedDict[int, bytes] = OrderedDict()
         self._images_bytes = 0
-        self._kernels: dict[int, Mapping[str, Words | None]] = {}
+        self._kernels: dict[int, _Kernels] = {}
         self._graphs: dict[int, dict[int, _Work]] = {}
         self._execs: dict[int, dict[int, _Work]] = {}
         self._changes = 0
@@ -70,12 +78,19 @@ class WriteRanges:
     @property
     def stamp(self) -> tuple[int, int]:
         """As long as it is the same, `of` gives the same for the same call."""
+        while not self._found.empty():
+            module, load, kernels = self._found.get()
+            # Its handle may mean another module by now.
+            if self._loads.get(module) == load:
+                self._kernels[module] = kernels
+                self._changes += 1
         return self._memory.signature, self._changes
 
     def loaded(self, module: int, info: ModuleInfo, image: bytes) -> None:
         """A module was loaded."""
         self._changes += 1
         self._unload(module)
+        self._loads[module] = self._changes
         self._names[module] = tuple(kernel.name for kernel in info.kernels)
         # A program may hand the address of a module's variable to a kernel.
         self._globals[module] = tuple(g.address for g in info.globals if g.bytes)
@@ -171,18 +186,34 @@ class WriteRanges:
         # A kernel that stores somewhere, but through nothing that is known here.
         return None if words and not found else tuple(sorted(found.values()))
 
-    def _analysed(self, module: int) -> Mapping[str, Words | None]:
+    def _analysed(self, module: int) -> _Kernels:
         known = self._kernels.get(module)
         if known is None:
             image = self._images.pop(module, None)
             if image is not None:
                 self._images_bytes -= len(image)
+            if image is not None and self._beside:
+                self._look_beside(module, image)
+                image = None
             known = kernel_writes(image, self._capability) if image is not None else {}
             self._kernels[module] = known
         return known
 
+    def _look_beside(self, module: int, image: bytes) -> None:
+        if self._asked is None:
+            self._asked = queue.SimpleQueue()
+            threading.Thread(target=self._look, name="kernel-writes", daemon=True).start()
+        self._asked.put((module, self._loads[module], image))
+
+    def _look(self) -> None:
+        assert self._asked is not None
+        while True:
+            module, load, image = self._asked.get()
+            self._found.put((module, load, kernel_writes(image, self._capability)))
+
     def _unload(self, module: int) -> None:
         self._names.pop(module, None)
+        self._loads.pop(module, None)
         for address in self._globals.pop(module, ()):
             self._memory.remove(address)
         self._kernels.pop(module, None)

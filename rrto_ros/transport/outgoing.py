@@ -166,9 +166,13 @@ class Outgoing:
         """The whole batch; a new one begins."""
         if not self._flush and not self._parts and not self._replayer.carries:
             self._lone += 1
-        if self._replayer.ahead is not None:
-            self._replayer.ahead.urgent = False
+        ahead = self._replayer.ahead
+        if ahead is not None:
+            ahead.asked = ahead.asked or ahead.urgent
+            ahead.urgent = False
         self._add(self._replayer.close())
+        if ahead is not None:
+            ahead.asked = False
         parts = self._parts
         self._parts, self._parts_bytes, self._flush = [], 0, False
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -273,6 +277,8 @@ class Outgoing:
     def _waited(self, index: int, flags: int, now: float) -> None:
         self._flush = True
         self._lone = 0
+        if self._replayer.ahead is not None:
+            self._replayer.ahead.asked = True
         if flags & FLAG_REPLY:
             self._track(index, now)
 

@@ -1,18 +1,42 @@
 """The table of `bench/link_table.py`: all ways of inference over an emulated link. Needs root."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from rrto_ros.bringup.environment import node_environment
 from rrto_ros.errors import UnavailableError
 from rrto_ros.evaluation import netns
 from rrto_ros.evaluation.link_emulator import joined_by_link
 from rrto_ros.evaluation.link_queue import LinkSettings
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
+
+
+@pytest.mark.root
+def test_a_large_message_travels_once_over_a_slow_link():
+    env = {**os.environ, **node_environment(), "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}
+    env["RRTO_APART"] = "1"
+    env["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 101)
+    echo, repeats = [sys.executable, str(BENCH / "dds_echo.py")], 8
+    try:
+        joined = joined_by_link(LinkSettings(delay_ms=2, rate_mbit=80))
+        machines = joined.__enter__()
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    try:
+        machines.edge.popen([*echo, "serve", "once"], env=env, stdin=subprocess.PIPE)
+        done = machines.robot.run([*echo, "probe", "once", str(repeats)], env=env, timeout_s=100)
+        assert "600 KB up" in done.stdout, done.stderr
+        sent = machines.link.statistics()["up"]["bytes"]
+    finally:
+        joined.__exit__(None, None, None)
+    # The probe sends ten more to warm up. Headers, discovery and small messages are in it.
+    assert sent < 1.35 * (repeats + 10) * 600_000
 
 
 @pytest.mark.root

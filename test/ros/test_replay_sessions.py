@@ -114,23 +114,51 @@ def test_the_status_shows_how_the_replay_goes(rig):
     robot.finish(program)
 
 
-def test_whatever_deviates_results_are_those_of_plain_execution(rig):
+@pytest.mark.parametrize("run_ahead", ["off", "reads", "auto"])
+@pytest.mark.parametrize("program", [[], ["--cascade"]], ids=["once", "cascade"])
+def test_whatever_deviates_results_are_those_of_plain_execution(rig, run_ahead, program):
     """The program compares each result with NumPy; here the modes are compared too."""
-    robot = Robot(rig)
-    replayed, report = robot.run("wander.py", 200)
+    robot = Robot(rig, recorder={"run_ahead": run_ahead})
+    replayed, report = robot.run("wander.py", 200, *program)
     assert len(replayed["odd"]) == 9
     assert report["deviations"] >= 10
     assert report["inferences"] > 60
     assert report["error"] == ""
     robot.mode("batched")
-    assert robot.run("wander.py", 200)[0]["digest"] == replayed["digest"]
+    assert robot.run("wander.py", 200, *program)[0]["digest"] == replayed["digest"]
+    if program and run_ahead != "off":
+        assert report["ahead_exchanges_saved"] > 30
+        assert report["ahead_saved_ms"] > 0
 
 
-def test_modes_switched_in_the_middle_of_inferences_change_no_result(rig):
-    robot = Robot(rig, recorder={"linger_us": 0})
+@pytest.mark.parametrize(("run_ahead", "exchanges"), [("off", 5), ("reads", 2), ("auto", 1)])
+def test_what_an_inference_costs_that_reads_and_goes_on(rig, run_ahead, exchanges):
+    """Two network hops are too quick here for `auto` to pay; a relay makes them longer."""
+    robot = Robot(rig)
+    expected, _ = robot.run("wander.py", 60, "--cascade", "--every", 1000)
+    far, near = rig.robot + "far", rig.robot + "near"
+    rig.server("cpu", robot=far)
+    rig.recorder("replay", robot=near, run_ahead=run_ahead)
+    relay = rig.helper("relay.py", near, far, 0, 0, 0, 0, 3)
+    said(relay, START_S, relaying=True)
+    watch = rig.watch(near)
+    program = rig.program("wander.py", "60", "--cascade", "--every", "1000", robot=near)
+    assert said(program, 120, done=True)["digest"] == expected["digest"]
+    report = watch.report(program.pid)
+    assert report["inference_round_trips"] == exchanges
+    assert report["deviations"] == 0
+    assert report["ahead_restores"] == 0
+    saved = report["ahead_exchanges_saved"]
+    assert saved == 0 if run_ahead == "off" else saved >= (5 - exchanges) * 50
+    relay.close_input()
+
+
+@pytest.mark.parametrize("run_ahead", ["off", "reads", "auto"])
+def test_modes_switched_in_the_middle_of_inferences_change_no_result(rig, run_ahead):
+    robot = Robot(rig, recorder={"linger_us": 0, "run_ahead": run_ahead})
     robot.mode("batched")
-    expected, _ = robot.run("wander.py", 120)
-    program = rig.program("wander.py", 120, "--pace", stdin=True)
+    expected, _ = robot.run("wander.py", 120, "--cascade")
+    program = rig.program("wander.py", 120, "--cascade", "--pace", stdin=True)
     said(program, ready=True)
     modes = ["replay", "rpc", "replay", "batched", "replay", "rpc", "batched", "replay"]
     for number in range(120):
@@ -165,15 +193,16 @@ def test_a_network_of_tinygrad_is_replayed_with_equal_bits(rig, jit):
     assert report["bytes_sent"] < before["bytes_sent"]
 
 
-def test_lost_doubled_and_swapped_messages_of_a_replay_change_no_result(rig):
+@pytest.mark.parametrize("run_ahead", ["off", "reads", "auto"])
+def test_lost_doubled_and_swapped_messages_of_a_replay_change_no_result(rig, run_ahead):
     robot = Robot(rig, recorder={"max_message_bytes": 16384})
-    expected, _ = robot.run("wander.py", 60)
+    expected, _ = robot.run("wander.py", 60, "--cascade")
     far, near = rig.robot + "far", rig.robot + "near"
     rig.server("cpu", robot=far)
-    rig.recorder("replay", robot=near, max_message_bytes=16384)
+    rig.recorder("replay", robot=near, max_message_bytes=16384, run_ahead=run_ahead)
     relay = rig.helper("relay.py", near, far, 7, 0.05, 0.1, 0.15)
     said(relay, START_S, relaying=True)
-    program = rig.program("wander.py", "60", robot=near)
+    program = rig.program("wander.py", "60", "--cascade", robot=near)
     assert said(program, 120, done=True)["digest"] == expected["digest"]
     assert program.wait(20) == 0
     relay.close_input()
@@ -182,10 +211,16 @@ def test_lost_doubled_and_swapped_messages_of_a_replay_change_no_result(rig):
     assert counts["up"]["doubled"] > 0
 
 
+@pytest.mark.parametrize("run_ahead", ["off", "reads", "auto"])
 @pytest.mark.parametrize("victim", ["server", "recorder"])
-def test_a_node_lost_in_the_middle_of_a_replay_is_a_clean_error(rig, victim):
-    robot = Robot(rig, recorder={"server_timeout_s": 2.0, "connect_timeout_s": 10.0})
-    program = rig.program("infer.py", "1000000")
+def test_a_node_lost_in_the_middle_of_a_replay_is_a_clean_error(rig, victim, run_ahead):
+    robot = Robot(
+        rig,
+        recorder={
+            "server_timeout_s": 2.0, "connect_timeout_s": 10.0, "run_ahead": run_ahead
+        },
+    )  # fmt: skip
+    program = rig.program("wander.py", "1000000", "--cascade", "--every", "1000000")
     said(program, iteration=20)
     getattr(robot, victim).kill()
     assert said(program, 10, failed=...)["failed"] == "DEVICE_UNAVAILABLE"
@@ -199,8 +234,9 @@ def test_a_node_lost_in_the_middle_of_a_replay_is_a_clean_error(rig, victim):
         assert said(rig.program("infer.py", "12"), done=True)
 
 
-def test_a_bag_of_a_replay_gives_the_same_results_in_a_fresh_server(rig, tmp_path):
-    robot = Robot(rig)
+@pytest.mark.parametrize("run_ahead", ["off", "auto"])
+def test_a_bag_of_a_replay_gives_the_same_results_in_a_fresh_server(rig, tmp_path, run_ahead):
+    robot = Robot(rig, recorder={"run_ahead": run_ahead})
     bag = rig.start(
         "rrto", [*RRTO, "bag", "record", tmp_path / "bag"], rig.environment(RRTO_ROBOT=rig.robot)
     )

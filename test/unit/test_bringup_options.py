@@ -30,6 +30,7 @@ def test_defaults_as_texts_give_the_defaults_again():
         ({"min_length": "-1"}, ["min_length", "-1", "0 or more"]),
         ({"plan_cache_bytes": "-2"}, ["plan_cache_bytes", "-2", "0 or more"]),
         ({"search": "luck"}, ["'luck'", "operator_sequence"]),
+        ({"run_ahead": "yes"}, ["'yes'", "off, reads, auto"]),
         ({"input": "/nowhere/at/all.png"}, ["/nowhere/at/all.png", "no such"]),
         ({"colour": "red"}, ["'colour'", "robot"]),
     ],
@@ -47,6 +48,11 @@ def test_the_domain_comes_from_the_option_before_the_environment(monkeypatch):
     assert Options(domain=5).domain_number() == 5
     assert Options().environment() == {}
     assert Options(domain=5).environment() == {"ROS_DOMAIN_ID": "5"}
+    assert Options(side="edge").environment() == {"RRTO_APART": "1"}
+    monkeypatch.setenv("RRTO_APART", "0")
+    assert Options(side="robot", domain=5).environment() == {
+        "ROS_DOMAIN_ID": "5", "RRTO_APART": "0"
+    }  # fmt: skip
     monkeypatch.setenv("ROS_DOMAIN_ID", "twelve")
     with pytest.raises(ConfigError, match="twelve"):
         Options().domain_number()

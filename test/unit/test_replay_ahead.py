@@ -207,6 +207,28 @@ def test_an_inference_that_goes_on_after_it_has_read_costs_one_exchange_in_auto(
         assert loop.executor.statistics()["ahead_restores"] == 0
 
 
+def test_a_longer_variant_that_was_walked_last_is_gone_on_with():
+    p = Program()
+    p.load_module(10, PTX)
+    a, b, x = (p.alloc(4096) for _ in range(3))
+    for number in range(40):
+        p.upload(x, bytes([number]) * 64)
+        for k in range(3):
+            p.launch(10, k, x, a, 7)
+        p.download(a, 64)
+        if 8 <= number < 22:
+            continue  # for a while it finds nothing
+        for k in range(3):
+            p.launch(10, 3 + k, a, b, 7)
+        p.download(b, 64)
+    calls = records(p)
+    for run_ahead, exchanges in (("reads", 2), ("auto", 1)):
+        loop = Loop(random.Random(1), run_ahead)
+        assert steady_exchanges(loop, calls, 2) == [exchanges] * 5, run_ahead
+        assert loop.out.statistics()["plans"] >= 2
+        assert loop.given == plain(calls)[0]
+
+
 def test_calls_that_write_are_left_where_an_exchange_costs_less_than_copies():
     loop = Loop(random.Random(1), "auto", round_trip_s=20e-6)
     assert steady_exchanges(loop, cascade(12, groups=3), 6) == [3] * 5

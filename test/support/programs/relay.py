@@ -1,15 +1,19 @@
-"""A bad network between recorder and server: `relay.py FROM TO SEED DROP DOUBLE SWAP`.
+"""A bad network between recorder and server: `relay.py FROM TO SEED DROP DOUBLE SWAP
+[DELAY_MS]`.
 
 The recorder is robot FROM's, the server is robot TO's; this program is the server of the one and
 the recorder of the other. Of the messages, both ways, it drops, sends twice and swaps with a
-later one the given shares (0 to 1). When its input ends it prints what it did as a JSON line.
+later one the given shares (0 to 1); each is under way for DELAY_MS. When its
+input ends it prints what it did as a JSON line.
 """
 
 import dataclasses
 import json
+import queue
 import random
 import sys
 import threading
+import time
 
 from rrto_ros.transport.ros_port import RosRobotPort, RosServerPort
 
@@ -17,13 +21,29 @@ from rrto_ros.transport.ros_port import RosRobotPort, RosServerPort
 class Way:
     """One direction."""
 
-    def __init__(self, send, seed, drop, double, swap):
-        self._send = send
+    def __init__(self, send, seed, drop, double, swap, delay_ms=0.0):
+        self._deliver = send
+        self._delay_s = delay_ms / 1000
+        self._under_way = queue.SimpleQueue()
+        if delay_ms:
+            threading.Thread(target=self._arrive, daemon=True).start()
         self._random = random.Random(seed)
         self._drop, self._double, self._swap = drop, double, swap
         self._kept = []
         self._lock = threading.Lock()
         self.counts = {"passed": 0, "dropped": 0, "doubled": 0, "swapped": 0}
+
+    def _send(self, message):
+        if self._delay_s:
+            self._under_way.put((time.monotonic() + self._delay_s, message))
+        else:
+            self._deliver(message)
+
+    def _arrive(self):
+        while True:
+            at, message = self._under_way.get()
+            time.sleep(max(0.0, at - time.monotonic()))
+            self._deliver(message)
 
     def take(self, message):
         """Pass one message on, or not."""

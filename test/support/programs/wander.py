@@ -1,10 +1,12 @@
 """A perception loop that now and then leaves its path.
 
-    wander.py ITERATIONS [--pace] [--every N]
+    wander.py ITERATIONS [--pace] [--every N] [--cascade]
 
-Every N-th iteration does one of the things in `DEVIATIONS`, in turn. What each iteration computes
-is compared with NumPy. Prints one JSON line per iteration, and one at the end with a digest of all
-results. With --pace it waits for a line on standard input before each iteration.
+Every N-th iteration does one of the things in `DEVIATIONS`, in turn. With --cascade an iteration
+waits, reads two outputs, computes on, and reads again; what deviates does so before or after it
+has read. What each iteration computes is compared with NumPy. Prints one JSON line per iteration,
+and one at the end with a digest of all results. With --pace it waits for a line on standard input
+before each iteration.
 """
 
 import argparse
@@ -37,6 +39,7 @@ class Loop:
         self.buffers = [check(driver.cuMemAlloc(SIZE)) for _ in range(2)]
         self.event = check(driver.cuEventCreate(0))
         self.wanted = None
+        self.out = []
 
     def upload(self, which, values):
         check(driver.cuMemcpyHtoD(self.buffers[which], values.ctypes.data, SIZE))
@@ -52,23 +55,21 @@ class Loop:
         if where is None:
             self.wanted = self.wanted * factor + np.float32(1)
 
-    def read(self, which):
-        got = np.empty(COUNT, np.float32)
-        check(driver.cuMemcpyDtoH(got.ctypes.data, self.buffers[which], SIZE))
-        if not np.array_equal(got, self.wanted):
-            say(wrong=True, worst=float(np.abs(got - self.wanted).max()))
+    def read(self, which, size=SIZE):
+        got = np.empty(size // 4, np.float32)
+        check(driver.cuMemcpyDtoH(got.ctypes.data, self.buffers[which], size))
+        wanted = self.wanted[: size // 4]
+        if not np.array_equal(got, wanted):
+            say(wrong=True, worst=float(np.abs(got - wanted).max()))
             sys.exit(4)
         return got
 
-    def infer(self, values, odd):
-        """One iteration; returns what it read."""
-        which = 1 if odd == "other" else 0
-        out = []
-        self.upload(which, values)
-        for step in range(LAUNCHES):
-            if step == 3:
+    def work(self, which, odd, first=0):
+        """The launches between two waits, from a step on; False where the program stops."""
+        for step in range(first, first + LAUNCHES):
+            if step == first + 3:
                 if odd == "stop":
-                    return out
+                    return False
                 if odd == "exception":
                     raise StoppedError
                 if odd == "allocation":
@@ -79,9 +80,33 @@ class Loop:
                 if odd == "query":
                     check(driver.cuEventRecord(self.event, 0))
                     driver.cuEventQuery(self.event)
-            self.launch(which, step, 0.25 if odd == "argument" and step == 5 else None)
-            if odd == "twice" and step == 4:
+            self.launch(which, step, 0.25 if odd == "argument" and step == first + 5 else None)
+            if odd == "twice" and step == first + 4:
                 self.launch(which, step)
+        return True
+
+    def infer(self, values, odd, *, cascade=False, late=False):
+        """One iteration; returns what it read.
+
+        Args:
+            values: Input.
+            odd: One of `DEVIATIONS`, or empty.
+            cascade: It goes on after it has read.
+            late: It deviates only then.
+        """
+        which = 1 if odd == "other" else 0
+        self.out = out = []
+        early = "" if late else odd
+        self.upload(which, values)
+        if not self.work(which, early):
+            return out
+        if cascade:
+            check(driver.cuCtxSynchronize())
+            out.append(self.read(which))
+            out.append(self.read(which, SIZE // (4 if late and odd == "argument" else 2)))
+            if not self.work(which, odd if late else "", LAUNCHES):
+                return out
+            check(driver.cuStreamSynchronize(0))
         out.append(self.read(which))
         if odd == "branch":
             # As a cascade does: how it goes on depends on what it read.
@@ -98,6 +123,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("iterations", type=int)
     parser.add_argument("--every", type=int, default=5)
+    parser.add_argument("--cascade", action="store_true")
     parser.add_argument("--pace", action="store_true")
     options = parser.parse_args()
     rng = np.random.default_rng(3)
@@ -112,9 +138,10 @@ def main():
         kind = DEVIATIONS[turn % len(DEVIATIONS)] if odd == options.every - 1 else ""
         values = rng.standard_normal(COUNT, np.float32)
         try:
-            results = loop.infer(values, kind)
+            late = options.cascade and turn % 2 == 1
+            results = loop.infer(values, kind, cascade=options.cascade, late=late)
         except StoppedError:
-            results = []
+            results = loop.out
         for got in results:
             digest.update(got.tobytes())
         done.append(kind)

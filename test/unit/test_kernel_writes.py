@@ -1,0 +1,177 @@
+"""What a kernel may write is never too little, and what it reads alone is not in it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from rrto_ros.api.codec import OP_BY_NAME, iter_calls, pack_call
+from rrto_ros.api.info import GlobalInfo, KernelInfo, ModuleInfo
+from rrto_ros.record.kernel_writes import kernel_writes
+from rrto_ros.replay.write_ranges import WriteRanges
+
+HEAD = """
+.version 7.0
+.target sm_80
+.address_size 64
+.global .align 8 .b8 counters[64];
+.func (.param .b64 out) moved(.param .b64 where)
+{
+    .reg .b64 %x<3>;
+    ld.param.b64 %x1, [where];
+    add.s64 %x2, %x1, 16;
+    st.param.b64 [out], %x2;
+    ret;
+}
+.visible .entry k(.param .u64 a, .param .u64 b, .param .u32 n, .param .align 8 .b8 s[16])
+{
+    .reg .b64 %d<12>;
+    .reg .b32 %r<8>;
+    .reg .f32 %f<4>;
+    .reg .pred %p<2>;
+    .shared .align 4 .b8 tile[64];
+    .local .align 8 .b8 stack[64];
+    ld.param.u64 %d1, [a];
+    ld.param.u64 %d2, [b];
+    ld.param.u32 %r1, [n];
+    mov.u32 %r2, %tid.x;
+"""
+A, B, S0, S8 = 0, 8, 24, 32
+
+CASES = {
+    "nothing": ("ld.global.f32 %f1, [%d1];", ()),
+    "its output": ("ld.global.f32 %f1, [%d1]; st.global.f32 [%d2], %f1;", (B,)),
+    "with an index": ("mul.wide.u32 %d3, %r2, 4; add.s64 %d4, %d2, %d3; st.f32 [%d4], %f1;", (B,)),
+    "with an index out of memory": (
+        ("ld.global.s32 %r3, [%d1]; cvt.s64.s32 %d3, %r3; shl.b64 %d3, %d3, 2;"
+        "add.s64 %d4, %d2, %d3; st.global.f32 [%d4], %f1;"), (B,)),
+    "one of two": (
+        "setp.eq.s32 %p1, %r1, 0; selp.b64 %d3, %d1, %d2, %p1; st.global.f32 [%d3], %f1;", (A, B)),
+    "before it is defined": (
+        "bra later; again: st.global.f32 [%d5], %f1; ret; later: mov.u64 %d5, %d1; bra again;",
+        (A,)),
+    "through another space": (
+        "cvta.to.global.u64 %d3, %d2; cvta.global.u64 %d4, %d3; st.f32 [%d4], %f1;", (B,)),
+    "an atomic": ("atom.global.add.u32 %r3, [%d1], 1; red.global.add.u32 [%d2], 1;", (A, B)),
+    "a vector": ("st.global.v2.f32 [%d1], {%f1, %f2};", (A,)),
+    "a structure's pointer": ("ld.param.u64 %d3, [s+8]; st.global.f32 [%d3], %f1;", (S8,)),
+    "both of a structure": (
+        "ld.param.v2.u64 {%d3, %d4}, [s]; add.s64 %d5, %d3, %d4; st.global.f32 [%d5], %f1;",
+        (S0, S8)),
+    "two halves of an argument": (
+        ("ld.param.u32 %r3, [a]; ld.param.u32 %r4, [a+4]; mov.b64 %d3, {%r3, %r4};"
+        "st.global.f32 [%d3], %f1;"), (A,)),
+    "its block's memory": ("mov.u64 %d3, tile; st.shared.f32 [%d3], %f1; st.f32 [%d3], %f1;", ()),
+    "in a function": (
+        ("{ .param .b64 x; .param .b64 y; st.param.b64 [x], %d1; call (y), moved, (x);"
+        "ld.param.b64 %d3, [y]; } st.global.f32 [%d3], %f1;"), "more"),
+    "through a pointer out of memory": (
+        "ld.global.u64 %d3, [%d1]; st.global.f32 [%d3], %f1;", None),
+    "through a spilled pointer": (
+        "st.local.u64 [stack], %d1; ld.local.u64 %d3, [stack]; st.global.f32 [%d3], %f1;", None),
+    "through a pointer of two halves": (
+        "ld.global.v2.u32 {%r3, %r4}, [%d1]; mov.b64 %d3, {%r3, %r4}; st.global.f32 [%d3], %f1;",
+        None),
+    "through shifted halves": (
+        ("ld.global.u32 %r3, [%d1]; cvt.u64.u32 %d3, %r3; shl.b64 %d4, %d3, 32; add.s64 %d5, %d4,"
+        " %d2; st.global.f32 [%d5], %f1;"), None),
+    "a pointer from an exchange": (
+        "atom.global.exch.b64 %d3, [%d1], %d2; st.global.f32 [%d3], %f1;", None),
+    "a module's variable": ("mov.u64 %d3, counters; st.global.u32 [%d3], %r1;", None),
+    "a module's variable by name": ("red.global.add.u32 [counters], 1;", None),
+    "a constant": ("mov.u64 %d3, 4096; st.global.f32 [%d3], %f1;", None),
+    "something unknown": ("wmma.store.d.sync.aligned.row.m16n16k16.f32 [%d1], {%f1}, %r1;", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stores_are_traced_to_arguments(name):
+    code, wanted = CASES[name]
+    found = kernel_writes((HEAD + code + " ret; }").encode(), (8, 0))
+    assert set(found) == {"k"}, "it was read"
+    if wanted == "more":
+        assert found["k"] in (None, (A,)), "either understood, or not known"
+    else:
+        assert found["k"] == wanted
+
+
+def test_what_is_no_ptx_is_not_known():
+    assert kernel_writes(b"\x7fELF" + bytes(60), (8, 0)) == {}
+    assert kernel_writes(b"no module", (8, 0)) == {}
+
+
+def record(name, **fields):
+    empty = {"u64[]": [], "bytes": b""}
+    wanted = {
+        n: fields.get(n, empty.get(kind, 0))
+        for n, kind in OP_BY_NAME[name].fields
+        if kind != "payload"
+    }
+    return next(iter_calls(pack_call(name, 1, **wanted)))
+
+
+def launch(a, b):
+    params = b"".join(v.to_bytes(8, "little") for v in (a, b, 7, 0, 0))
+    return record("launch", module=1, params=params)
+
+
+def ranges(code="st.global.f32 [%d2], %f1;", **options):
+    out = WriteRanges((8, 0), **options)
+    info = ModuleInfo((KernelInfo("k", (), {}),), (GlobalInfo("counters", 1 << 40, 64),))
+    out.loaded(1, info, (HEAD + code + " ret; }").encode())
+    for address in (0x1000, 0x2000, 0x3000):
+        out.followed(record("mem_alloc", address=address, size=0x800))
+    return out
+
+
+def test_a_launch_writes_the_allocations_that_it_is_given():
+    r = ranges()
+    assert r.of(launch(0x1000, 0x2010)) == ((0x2000, 0x2800),)
+    assert r.of(launch(0x1000, 1 << 40)) == ((1 << 40, (1 << 40) + 64),)
+    assert r.of(launch(0x1000, 0x2800)) is None, "it points into no allocation"
+    stamp = r.stamp
+    r.followed(record("mem_free", address=0x2000))
+    assert r.stamp != stamp
+    assert r.of(launch(0x1000, 0x2010)) is None
+    r.followed(record("mem_alloc", address=0x2000, size=0x800))
+    assert r.stamp == stamp
+    r.followed(record("module_unload", module=1))
+    assert r.of(launch(0x1000, 0x2010)) is None
+
+
+def test_copies_and_fills_name_their_range():
+    r = ranges()
+    assert r.of(record("memcpy_dtod", dst=0x1010, src=0x2000, size=16)) == ((0x1010, 0x1020),)
+    assert r.of(record("memcpy_dtod", dst=0x17F8, src=0x2000, size=16)) is None
+    fill = {"dst": 0x1000, "pitch": 64, "width": 4, "element_bytes": 4}
+    assert r.of(record("memset", height=3, **fill)) == ((0x1000, 0x1090),)
+    assert r.of(record("memset", height=0, **fill)) == ()
+
+
+def test_a_graph_writes_what_its_nodes_write():
+    r = ranges()
+    go = record("graph_launch", graph_exec=9)
+    assert r.of(go) is None, "nobody has seen it"
+    r.followed(record("graph_create", graph=5))
+    node = launch(0x1000, 0x2000).fields()
+    r.followed(record("graph_add_kernel_node", **{**node, "graph": 5, "node": 1}))
+    r.followed(record("graph_add_memcpy_node", graph=5, node=2, dst=0x3000, src=0x1000, size=8))
+    r.followed(record("graph_instantiate", graph_exec=9, graph=5))
+    assert r.of(go) == ((0x2000, 0x2800), (0x3000, 0x3008))
+    other = launch(0x1000, 0x1000).fields()
+    r.followed(record("graph_exec_kernel_node_set", **{**other, "graph_exec": 9, "node": 1}))
+    assert r.of(go) == ((0x1000, 0x1800), (0x3000, 0x3008))
+    r.followed(record("graph_exec_destroy", graph_exec=9))
+    assert r.of(go) is None
+
+
+def test_beside_the_session_a_kernel_is_unknown_until_it_was_looked_at():
+    r = ranges(beside=True)
+    before = r.stamp
+    assert r.of(launch(0x1000, 0x2000)) is None
+    end = time.monotonic() + 20
+    while r.stamp == before:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    assert r.of(launch(0x1000, 0x2000)) == ((0x2000, 0x2800),)
