@@ -66,6 +66,8 @@ def test_the_first_failing_process_gives_the_exit_code(lines):
     bad = python("bad", "print('no'); raise SystemExit(7)")
     supervisor = supervised(lines, python("stays", STAYS), bad)
     assert supervisor.wait() == 7
+    # Before, an interrupt would be its end, and an error too.
+    lines.wait(("stays", "up"))
     supervisor.stop()
     assert ("bad", "no") in lines.lines
     assert ("bad", "ended with exit code 7") in lines.lines

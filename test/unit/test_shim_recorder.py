@@ -202,7 +202,7 @@ def test_a_real_program_that_deviates_reads_what_plain_execution_gives(tmp_path,
     replay = ReplayOptions(shim_walks=walks, run_ahead=run_ahead)
     plain = Run(tmp_path, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
     config = dataclasses.replace(CONFIG, replay=replay)
-    run = Run(tmp_path, steps, config, thought, round_trip_s=0.002)
+    run = Run(tmp_path, steps, config, thought, round_trip_s=0.005)
     assert run.report.error == ""
     assert run.printed == plain.printed
     assert calls(run.records) == calls(plain.records)
@@ -221,7 +221,7 @@ def test_how_many_exchanges_an_inference_with_several_waits_costs(tmp_path, run_
     steps = [s for k in range(rounds) for s in [*cascade(k), ["wait"]]]
     replay = ReplayOptions(run_ahead=run_ahead)
     config = dataclasses.replace(CONFIG, replay=replay)
-    run = Run(tmp_path, steps, config, thought, round_trip_s=0.002)
+    run = Run(tmp_path, steps, config, thought, round_trip_s=0.02)
     assert run.report.inferences >= rounds - 4
     assert run.report.deviations == 0
     assert run.report.inference_round_trips == exchanges
@@ -242,6 +242,6 @@ def test_copies_that_the_program_picks_up_later_come_with_the_wait(tmp_path, run
     replay = ReplayOptions(run_ahead=run_ahead)
     plain = Run(tmp_path, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
     config = dataclasses.replace(CONFIG, replay=replay)
-    run = Run(tmp_path, steps, config, thought, round_trip_s=0.002)
+    run = Run(tmp_path, steps, config, thought, round_trip_s=0.02)
     assert run.printed == plain.printed
     assert run.report.inference_round_trips == exchanges
