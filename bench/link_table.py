@@ -210,6 +210,7 @@ class Measurement:
         env = {**os.environ, **node_environment()}
         env["ROS_DOMAIN_ID"] = str(measuring_domain())
         env["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
+        env["RRTO_APART"] = "1"
         return env
 
     def _start(

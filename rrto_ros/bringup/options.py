@@ -126,8 +126,11 @@ class Options:
         ]
 
     def environment(self) -> dict[str, str]:
-        """The domain, if one was chosen."""
-        return {} if self.domain < 0 else {"ROS_DOMAIN_ID": str(self.domain)}
+        """The domain, if one was chosen; that the sides are apart, if this is one of them."""
+        out = {} if self.domain < 0 else {"ROS_DOMAIN_ID": str(self.domain)}
+        if self.side != "both":
+            out["RRTO_APART"] = os.environ.get("RRTO_APART", "1")
+        return out
 
     def domain_number(self) -> int:
         """The ROS domain that the processes will be in.

@@ -80,6 +80,7 @@ class Stack:
             **os.environ,
             "XDG_RUNTIME_DIR": self._folder.name,
             "ROS_AUTOMATIC_DISCOVERY_RANGE": discovery,
+            "RRTO_APART": "0" if machines is None else "1",
         }
         self._base.pop("RRTO_SOCKET", None)
         options = Options(robot=self.robot, device=device, mode=mode, domain=self.domain)

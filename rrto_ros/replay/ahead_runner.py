@@ -17,6 +17,7 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.api.wire import RESULT_AHEAD, RESULT_UNDONE
 from rrto_ros.record.accesses import Range
 from rrto_ros.record.templates import WRITES
+from rrto_ros.replay.dispatch import Prepared
 from rrto_ros.replay.plan import COSTS
 from rrto_ros.replay.plan_runner import PlanRunner, Ready
 from rrto_ros.replay.write_ranges import WriteRanges
@@ -108,7 +109,8 @@ class AheadRunner:
     def _run(self, results: list[bytes], flush: Callable[[], None]) -> None:
         ahead = self._ahead
         stretch: _Stretch | None = None
-        left, written, together = 0, 0, 0
+        left, written, together, first = 0, 0, 0, True
+        ahead.undo.seal()
         while (following := self._plans.next_ahead()) is not None:
             record, run, size = following
             index = ahead.index + ahead.done
@@ -118,16 +120,17 @@ class AheadRunner:
                 if stretch is None:
                     ahead.stop()
                     break
-                left, written = stretch.calls, 0
+                left, written, first = stretch.calls, 0, True
                 self._started = time.perf_counter()
             if results and (writes or together + size > TOGETHER_BYTES):
                 flush()
                 together = 0
             if stretch is not None and writes:
-                if not self._prepared(index, record, stretch, written):
+                if not self._prepared(index, record, run, stretch.ranges[written], first):
                     ahead.stop()
                     break
                 written += 1
+                first = False
             self._begin(index, record)
             try:
                 data = run()
@@ -135,12 +138,13 @@ class AheadRunner:
             except Exception:
                 # It happens again, and is told then, when the program makes the call.
                 if writes:
-                    ahead.undo.take_back()
+                    ahead.back(ahead.undo.take_back())
                 ahead.stop()
                 break
             if not writes:
                 results.append(result)
                 together += size
+                ahead.undo.seal()
             ahead.executed()
             if stretch is not None:
                 left -= 1
@@ -149,17 +153,22 @@ class AheadRunner:
                     stretch = None
 
     def _prepared(
-        self, index: int, record: CallRecord, stretch: _Stretch, written: int
+        self,
+        index: int,
+        record: CallRecord,
+        run: Prepared,
+        ranges: tuple[Range, ...],
+        first: bool,
     ) -> bool:
         """Copy what a call may overwrite; False if it is not to be executed."""
         undo = self._ahead.undo
         if self._interrupted():
             self._stopped += 1
             return False
-        if not written:
+        if first:
             undo.settle()
         try:
-            undo.save(index, stretch.ranges[written], _stream(record))
+            undo.save(index, ranges, _stream(record), run)
         except Exception:
             return False
         return True
@@ -256,6 +265,7 @@ class AheadRunner:
 
     def _measured(self, ready: Ready, position: int) -> _Stretch | None:
         ranges: list[tuple[Range, ...]] = []
+        copied: set[Range] = set()
         size = count = exchanges = 0
         writes_since = False
         stream: int | None = None
@@ -272,12 +282,16 @@ class AheadRunner:
                 if found is None or _stream(record) != stream:
                     break
                 ranges.append(found)
-                size += sum(end - start for start, end in found)
-                count += len(found)
+                # What a group of writes overwrites several times is copied once.
+                new = [span for span in found if span not in copied]
+                copied.update(new)
+                size += sum(end - start for start, end in new)
+                count += len(new)
                 writes_since = True
             elif writes_since:
                 exchanges += 1
                 writes_since = False
+                copied.clear()
             if record.op.code not in WRITES:
                 best = (calls, size, count, exchanges)
         if best is None:

@@ -94,6 +94,10 @@ class ServerAhead(Generic[P]):
         self.done += 1
         self._executed += 1
 
+    def back(self, count: int) -> None:
+        """The last calls were undone, and may be made yet."""
+        self.done -= count
+
     def stop(self) -> None:
         """No more calls are executed for now."""
         self.wanted = self.done

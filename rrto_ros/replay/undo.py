@@ -1,18 +1,22 @@
 """Copies of what calls executed ahead overwrite: owns them until the program confirms the calls.
 
-One entry per call, so that memory can be brought back to where it was before any of them. A device
-that can keep copies itself does; of another they are taken to the host, which every device can.
+Calls between two reads are a group: what one of them may overwrite is copied once, before the
+first that may. So memory can be brought back to where it was before a group; calls of it that the
+program did make are then executed again, and nobody has read anything in between. A device that
+can keep copies itself does; of another they are taken to the host, which every device can.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from rrto_ros.api.results import CUresult
 from rrto_ros.devices.protocol import Device, KeepDevice, Kept
+from rrto_ros.errors import CudaError
 from rrto_ros.record.accesses import Range
 
 MAX_UNDO_BYTES = 256 << 20
@@ -55,6 +59,17 @@ class _OnHost:
         """They are gone when nothing refers to them."""
 
 
+@dataclass(slots=True)
+class _Group:
+    """Calls that write, and no read among them."""
+
+    began: float
+    kept: list[Kept] = field(default_factory=list)
+    have: set[Range] = field(default_factory=set)
+    calls: list[tuple[int, Callable[[], object]]] = field(default_factory=list)
+    confirmed: int = 0
+
+
 class Undo:
     """The copies of one session. Not thread-safe.
 
@@ -65,7 +80,8 @@ class Undo:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._keeper: Any = device if isinstance(device, KeepDevice) else _OnHost(device)
-        self._entries: deque[tuple[int, Kept, float]] = deque()
+        self._groups: deque[_Group] = deque()
+        self._sealed = True
         self._rate = _FIRST_RATE
         self._held = 0
         self.saved_bytes = 0
@@ -78,7 +94,7 @@ class Undo:
     @property
     def pending(self) -> bool:
         """Whether a call was executed that the program has not made."""
-        return bool(self._entries)
+        return any(group.confirmed < len(group.calls) for group in self._groups)
 
     def room(self, size: int) -> bool:
         """Whether so many bytes more may be copied."""
@@ -88,38 +104,63 @@ class Undo:
         """How long copying so many ranges, of so many bytes in all, will take."""
         return ranges * _PER_RANGE_S + size / self._rate
 
-    def save(self, index: int, ranges: Sequence[Range], stream: int) -> None:
-        """Copy what call `index` may overwrite; to be called before it is executed.
+    def save(
+        self, index: int, ranges: Sequence[Range], stream: int, run: Callable[[], object]
+    ) -> None:
+        """Copy what call `index` may overwrite; to be called before `run` executes it.
 
         Raises:
-            CudaError: A range cannot be read; nothing is kept.
+            CudaError: A range cannot be read; the call must not be executed.
         """
         started = time.perf_counter()
-        kept: Kept = self._keeper.keep([(start, end - start) for start, end in ranges], stream)
-        size = kept.bytes
+        if self._sealed:
+            self._groups.append(_Group(started))
+            self._sealed = False
+        group = self._groups[-1]
+        new = [span for span in dict.fromkeys(ranges) if span not in group.have]
+        size = 0
+        if new:
+            kept: Kept = self._keeper.keep([(start, end - start) for start, end in new], stream)
+            group.kept.append(kept)
+            group.have.update(new)
+            size = kept.bytes
+            self._held += size
+        group.calls.append((index, run))
         seconds = time.perf_counter() - started
-        self._entries.append((index, kept, started))
-        self._held += size
         self.saved_bytes += size
         self.save_s += seconds
         if size >= _MEASURED_BYTES:
             self._rate += (size / max(seconds, 1e-9) - self._rate) / 8
 
+    def seal(self) -> None:
+        """What is executed next is not of the last group: something was read."""
+        self._sealed = True
+
     def confirm(self, end: int) -> None:
         """The program made the calls before index `end`."""
-        while self._entries and self._entries[0][0] < end:
-            kept = self._entries.popleft()[1]
-            self._held -= kept.bytes
-            self._keeper.release(kept)
+        while self._groups:
+            group = self._groups[0]
+            group.confirmed = sum(index < end for index, _ in group.calls)
+            if group.confirmed < len(group.calls):
+                return
+            self._release(group)
+            self._groups.popleft()
+            self._sealed = self._sealed or not self._groups
 
-    def take_back(self) -> None:
-        """Undo the newest call alone, which failed.
+    def take_back(self) -> int:
+        """Undo the newest call, which failed, and those of its group before it.
+
+        Returns:
+            How many calls before it.
 
         Raises:
             CudaError: The device failed.
         """
+        group = self._groups.pop()
+        self._sealed = True
         self.settle()
-        self._write_back(self._entries.pop()[1])
+        self._write_back(group)
+        return len(group.calls) - 1
 
     def restore(self) -> None:
         """Undo every call that was not confirmed.
@@ -127,21 +168,49 @@ class Undo:
         Raises:
             CudaError: The device failed; memory is not what the program made of it.
         """
-        if not self._entries:
-            return
-        began = self._entries[0][2]
-        self.restores += 1
-        self.undone_calls += len(self._entries)
-        self.settle()
-        while self._entries:
-            self._write_back(self._entries.pop()[1])
-        self.lost_s += time.perf_counter() - began
+        if self.pending:
+            began = self._groups[0].began
+            self.restores += 1
+            self.settle()
+            while self._groups:
+                group = self._groups.pop()
+                self._write_back(group)
+                self._again(group, group.confirmed)
+                self.undone_calls += len(group.calls) - group.confirmed
+            self.lost_s += time.perf_counter() - began
+        self.forget()
 
     def forget(self) -> None:
         """Keep what was done; the session is over."""
-        while self._entries:
-            self._keeper.release(self._entries.pop()[1])
+        while self._groups:
+            self._release(self._groups.pop())
+        self._sealed = True
         self._held = 0
+
+    def _release(self, group: _Group) -> None:
+        for kept in group.kept:
+            self._held -= kept.bytes
+            self._keeper.release(kept)
+
+    def _write_back(self, group: _Group) -> None:
+        # Ranges that overlap were copied one after the other.
+        for kept in reversed(group.kept):
+            size = kept.bytes
+            self._keeper.restore(kept)
+            self._held -= size
+            self.restored_bytes += size
+        self.settle()
+
+    def _again(self, group: _Group, count: int) -> None:
+        """Execute the first calls of a group, whose memory is as before it."""
+        for _, run in group.calls[:count]:
+            try:
+                run()
+            except CudaError:
+                raise
+            except Exception as error:
+                text = f"{type(error).__name__}: {error}"
+                raise CudaError(CUresult.UNKNOWN, text) from error
 
     def settle(self) -> None:
         """Wait for what any stream does.
@@ -149,11 +218,4 @@ class Undo:
         Raises:
             CudaError: The device failed.
         """
-        self._device.ctx_synchronize()
-
-    def _write_back(self, kept: Kept) -> None:
-        size = kept.bytes
-        self._keeper.restore(kept)
-        self._held -= size
-        self.restored_bytes += size
         self._device.ctx_synchronize()

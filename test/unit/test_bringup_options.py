@@ -48,6 +48,11 @@ def test_the_domain_comes_from_the_option_before_the_environment(monkeypatch):
     assert Options(domain=5).domain_number() == 5
     assert Options().environment() == {}
     assert Options(domain=5).environment() == {"ROS_DOMAIN_ID": "5"}
+    assert Options(side="edge").environment() == {"RRTO_APART": "1"}
+    monkeypatch.setenv("RRTO_APART", "0")
+    assert Options(side="robot", domain=5).environment() == {
+        "ROS_DOMAIN_ID": "5", "RRTO_APART": "0"
+    }  # fmt: skip
     monkeypatch.setenv("ROS_DOMAIN_ID", "twelve")
     with pytest.raises(ConfigError, match="twelve"):
         Options().domain_number()

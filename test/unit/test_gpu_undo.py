@@ -26,6 +26,10 @@ def prepared(device):
     return device
 
 
+def nothing():
+    """A call that is not made again."""
+
+
 def content(device, size=16):
     return bytes(device.memcpy_dtoh(device.info.arena_base, size, 0))
 
@@ -33,9 +37,9 @@ def content(device, size=16):
 def test_calls_are_undone_newest_first(device):
     device, reads = device
     base, undo = device.info.arena_base, Undo(device)
-    undo.save(10, [(base, base + 8)], 0)
+    undo.save(10, [(base, base + 8)], 0, nothing)
     device.memcpy_htod(base, b"first---", 0)
-    undo.save(11, [(base + 4, base + 12)], 0)
+    undo.save(11, [(base + 4, base + 12)], 0, nothing)
     device.memcpy_htod(base + 4, b"second--", 0)
     assert undo.pending
     if reads:
@@ -50,23 +54,42 @@ def test_calls_are_undone_newest_first(device):
 def test_confirmed_calls_stay_done_and_the_newest_may_be_taken_back_alone(device):
     device, _ = device
     base, undo = device.info.arena_base, Undo(device)
-    for index, text in ((10, b"one-"), (11, b"two-"), (12, b"six-")):
-        undo.save(index, [(base, base + 4)], 0)
-        device.memcpy_htod(base, text, 0)
-    undo.take_back()
+    for index, text in ((10, b"one-"), (11, b"two-"), (12, b"six-"), (13, b"ten-")):
+
+        def write(text=text):
+            device.memcpy_htod(base, text, 0)
+
+        undo.save(index, [(base, base + 4)], 0, write)
+        write()
+        if index == 11:
+            undo.seal()  # it was read
+    assert undo.take_back() == 1, "the other one of its group"
     assert content(device, 4) == b"two-"
     undo.confirm(11)
     undo.restore()
-    assert content(device, 4) == b"one-"
+    assert content(device, 4) == b"one-", "the call of the group that was made was made again"
+    assert undo.undone_calls == 1
+    assert undo.room(256 << 20)
+
+
+def test_what_a_group_overwrites_several_times_is_copied_once(device):
+    device, _ = device
+    base, undo = device.info.arena_base, Undo(device)
+    for index in range(5):
+        undo.save(index, [(base, base + 4), (base, base + 4)], 0, nothing)
+    assert undo.saved_bytes == 4
+    undo.seal()
+    undo.save(5, [(base, base + 4)], 0, nothing)
+    assert undo.saved_bytes == 8
 
 
 def test_what_is_confirmed_or_forgotten_holds_no_memory(device):
     device, reads = device
     base, undo = device.info.arena_base, Undo(device)
     for index in range(40):
-        undo.save(index, [(base, base + 4096)], 0)
+        undo.save(index, [(base, base + 4096)], 0, nothing)
         undo.confirm(index + 1)
-    undo.save(50, [(base, base + 4096)], 0)
+    undo.save(50, [(base, base + 4096)], 0, nothing)
     undo.forget()
     assert not undo.pending
     assert undo.room(256 << 20)
@@ -80,5 +103,5 @@ def test_a_range_that_is_not_there_is_refused_and_nothing_is_kept(device):
     device, _ = device
     undo = Undo(device)
     with pytest.raises(CudaError):
-        undo.save(1, [(64, 128)], 0)
+        undo.save(1, [(64, 128)], 0, nothing)
     assert not undo.pending

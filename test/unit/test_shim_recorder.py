@@ -227,3 +227,21 @@ def test_how_many_exchanges_an_inference_with_several_waits_costs(tmp_path, run_
     assert run.report.inference_round_trips == exchanges
     assert run.report.ahead_exchanges_saved >= (6 - exchanges) * (rounds - 8)
     assert run.report.round_trips <= exchanges * rounds + 6 * 6
+
+
+@pytest.mark.parametrize(("run_ahead", "exchanges"), [("off", 2), ("reads", 2), ("auto", 1)])
+def test_copies_that_the_program_picks_up_later_come_with_the_wait(tmp_path, run_ahead, exchanges):
+    """Into pinned memory: the copies' results are there when the synchronisation returns."""
+    rounds = 40
+    steps = []
+    for k in range(rounds):
+        steps += [["upload", 0, 4096, float(k)], *[["launch", 0, 1.0 + n] for n in range(5)]]
+        steps += [["read_later", 0, 64], ["read_later", 0, 128], ["sync"]]
+        steps += [*[["launch", 0, 2.5 + n] for n in range(5)], ["read_later", 0, 64], ["sync"]]
+        steps.append(["wait"])
+    replay = ReplayOptions(run_ahead=run_ahead)
+    plain = Run(tmp_path, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
+    config = dataclasses.replace(CONFIG, replay=replay)
+    run = Run(tmp_path, steps, config, thought, round_trip_s=0.002)
+    assert run.printed == plain.printed
+    assert run.report.inference_round_trips == exchanges
