@@ -133,7 +133,6 @@ class Way:
         cost.messages_down += sign * session["messages_received"]
         cost.bytes_up += sign * session["bytes_sent"]
         cost.bytes_down += sign * session["bytes_received"]
-        cost.resent += sign * session["messages_resent"]
         cost.round_trips += sign * session["round_trips"]
         cost.calls += sign * (session["calls_async"] + session["calls_sync"])
         if sign > 0:

@@ -28,8 +28,6 @@ FASTEST_OF = 64
 """Round trips among which the shortest is found."""
 MAX_BATCH_BYTES = 256 << 20
 
-LARGE_BYTES = 32 << 10  # from here on a message shows the link's pace, below its round trip
-
 Buffer = bytes | bytearray | memoryview
 """Bytes to send; copied when they are cut, so the caller may reuse them after `push`."""
 
@@ -52,11 +50,11 @@ class Message:
 class _Sent:
     """A message that was sent and is not acknowledged yet."""
 
-    __slots__ = ("first_at", "message", "resent", "sent_at")
+    __slots__ = ("message", "resent", "sent_at")
 
     def __init__(self, message: Message, now: float) -> None:
         self.message = message
-        self.first_at = self.sent_at = now
+        self.sent_at = now
         self.resent = False
 
 
@@ -96,16 +94,20 @@ class MessageSender:
         self._srtt_s = 0.0
         self._fastest_s = self._fastest_before_s = 0.0
         self._samples = 0
-        self._rttvar_s = self._pace_s = 0.0
+        self._rttvar_s = 0.0
         self._backoff = 1
         self._next = 1
         self._queue: deque[Message] = deque()
-        self._queued_bytes = self._sent_bytes = 0
+        self._queued_bytes = 0
         self._sent: OrderedDict[int, _Sent] = OrderedDict()
-        self._ack = self._recover = 0
+        self._sent_bytes = 0
+        self._ack = 0
         self._timer: float | None = None
+        self._recover = 0
         self._urgent: list[int] = []
-        self._batches = self._messages = self._bytes = 0
+        self._batches = 0
+        self._messages = 0
+        self._bytes = 0
         self._resent = 0
         self._refused = 0
 
@@ -182,7 +184,7 @@ class MessageSender:
             self._bytes += size
             out.append(message)
         if out and self._timer is None:
-            self._timer = now + self._rto_s * self._backoff + self._under_way_s()
+            self._timer = now + self._rto_s * self._backoff
         return out
 
     def acknowledged(self, ack: int, missing: Iterable[int], now: float) -> bool:
@@ -205,19 +207,14 @@ class MessageSender:
                 if sequence > ack:
                     break
                 kept = self._sent.pop(sequence)
-                size = len(kept.message.data)
-                self._sent_bytes -= size
-                if size >= LARGE_BYTES:
-                    self._learn_pace(size, now - kept.first_at)
-                    if self._samples:
-                        continue
+                self._sent_bytes -= len(kept.message.data)
                 # Karn: the answer to a message that was sent twice says nothing about the time.
                 sample = None if kept.resent else now - kept.sent_at
             self._ack = ack
             self._backoff = 1
             if sample is not None:
                 self._measure(sample)
-            self._timer = now + self._rto_s + self._under_way_s() if self._sent else None
+            self._timer = now + self._rto_s if self._sent else None
             if self._sent and ack < self._recover:
                 self._name(next(iter(self._sent)), now, 0.0)
         for sequence in missing:
@@ -271,16 +268,7 @@ class MessageSender:
         oldest = next(iter(self._sent))
         if oldest not in self._urgent:
             self._urgent.append(oldest)
-        self._timer = now + min(self._rto_s * self._backoff, self._max_rto_s) + self._under_way_s()
-
-    def _learn_pace(self, size: int, elapsed_s: float) -> None:
-        """A large message arrived so long after it was first sent; in doubt too slow."""
-        pace_s = max(elapsed_s - self._fastest_s, 0.0) / size
-        self._pace_s = max(pace_s, self._pace_s + (pace_s - self._pace_s) / 8)
-
-    def _under_way_s(self) -> float:
-        """How long what was sent takes on the link at its pace, in seconds."""
-        return min(self._pace_s * self._sent_bytes, self._max_rto_s)
+        self._timer = now + min(self._rto_s * self._backoff, self._max_rto_s)
 
     def _measure(self, sample: float) -> None:
         if not self._samples % FASTEST_OF:

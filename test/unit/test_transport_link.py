@@ -246,39 +246,3 @@ def test_acknowledgements_wait_for_data_to_carry_them_but_not_for_long():
     for sequence in (2, 3, 4):
         receiver.receive(sequence, False, b"a", 2.0)
     assert receiver.ack_due(2.0)
-
-
-def test_large_messages_on_a_slow_link_are_sent_once_when_its_pace_is_known():
-    sender = MessageSender(min_rto_s=0.1)
-    now = 0.0
-    for _ in range(20):
-        # Round trips of 5 ms, and uploads that take 300 ms.
-        sender.push(bytes(100))
-        (small,) = sender.due(now)
-        sender.acknowledged(small.sequence, (), now + 0.005)
-        now += 0.01
-        sender.push(bytes(500_000))
-        (large,) = sender.due(now)
-        end = now + 0.3
-        while (deadline := sender.deadline()) is not None and deadline < end:
-            sender.due(deadline)
-        now = end
-        sender.acknowledged(large.sequence, (), now)
-    assert 1 <= sender.statistics()["resent"] <= 2
-    assert sender.statistics()["round_trip_s"] < 0.01
-
-
-def test_a_lost_small_message_is_not_waited_for_longer_on_a_slow_link():
-    sender = MessageSender(min_rto_s=0.1)
-    sender.push(bytes(500_000))
-    sender.due(0.0)
-    sender.acknowledged(1, (), 1.0)
-    sender.push(bytes(100))
-    sender.acknowledged(1, (), 1.0)
-    sender.due(1.0)
-    assert sender.deadline() < 1.0 + 2.1
-    sender.acknowledged(2, (), 1.005)
-    sender.push(bytes(100))
-    sender.due(2.0)
-    rto = sender.statistics()["retransmission_s"]
-    assert sender.deadline() == pytest.approx(2.0 + rto, abs=0.01)
