@@ -12,12 +12,14 @@ from support.rig import Rig
 from support.shared_memory import cleaned_shared_memory
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items):
-    """Tests with real nodes wait more than they compute: one worker makes them, one by one."""
+    """Tests with real nodes wait more than they compute; those of a file go one by one."""
     for item in items:
-        if Path(item.path).parent.name == "ros":
+        path = Path(item.path)
+        if path.parent.name == "ros":
             item.add_marker(pytest.mark.ros)
-            item.add_marker(pytest.mark.xdist_group("ros"))
+            item.add_marker(pytest.mark.xdist_group(path.stem))
 
 
 @pytest.hookimpl(wrapper=True)

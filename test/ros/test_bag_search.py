@@ -1,5 +1,6 @@
 """A recorder that is fed from a bag finds what a recorder finds live."""
 
+import json
 import re
 import signal
 import sys
@@ -18,8 +19,9 @@ CNN = ("cnn_loop.py", 12)
 
 
 def kept(folder):
-    """Digests of the plans that a recorder has on disk."""
-    return {p.name for p in folder.rglob("*") if len(p.name) == 64 and p.parent.name != "programs"}
+    """Digests of the plans of what repeats that a recorder has on disk (a start is kept beside)."""
+    lists = [json.loads(p.read_text()) for p in folder.glob("programs/*") if len(p.name) == 64]
+    return {digest for one in lists for digest, _, _ in one["plans"]}
 
 
 def fed(log):

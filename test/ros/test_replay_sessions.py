@@ -122,7 +122,8 @@ def test_whatever_deviates_results_are_those_of_plain_execution(rig, run_ahead, 
     replayed, report = robot.run("wander.py", 200, *program)
     assert len(replayed["odd"]) == 9
     assert report["deviations"] >= 10
-    assert report["inferences"] > 60
+    # How many are replayed depends on when the search had time; every fifth deviates.
+    assert report["inferences"] > 40
     assert report["error"] == ""
     robot.mode("batched")
     assert robot.run("wander.py", 200, *program)[0]["digest"] == replayed["digest"]
