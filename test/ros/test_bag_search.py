@@ -19,7 +19,7 @@ CNN = ("cnn_loop.py", 12)
 
 
 def kept(folder):
-    """Digests of the plans of what repeats that a recorder has on disk (a start is kept beside)."""
+    """Digests of the plans of what repeats that a recorder has on disk; a start is kept beside."""
     lists = [json.loads(p.read_text()) for p in folder.glob("programs/*") if len(p.name) == 64]
     return {digest for one in lists for digest, _, _ in one["plans"]}
 
