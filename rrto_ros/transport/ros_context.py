@@ -21,8 +21,12 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
-DATA_TRANSPORTS = "LARGE_DATA"
-"""Unless the user's environment chose others, which then hold for everything."""
+DATA_TRANSPORTS = "LARGE_DATA?max_msg_size=64KB&sockets_size=4MB&non_blocking=true"
+"""Unless the user's environment chose others, which then hold for everything.
+
+Two participants whose sends block wait for each other when both sockets are full: a large upload
+to a busy server then stood still until the session was lost. What does not fit is sent again.
+"""
 
 APART = "RRTO_APART"
 """1: robot and edge are different machines. Bring-up of one side sets it."""

@@ -31,6 +31,9 @@ from rrto_ros.transport.ring_socket import RingListener, read_hello, send_welcom
 RPC, BATCHED, REPLAY = 0, 1, 2
 CASES = Path(__file__).resolve().parent / "programs" / "shim_cases.py"
 
+ARENA_BASE = 0x1200_0000_0000
+"""Nobody else's in this process: the addresses of two runs are compared."""
+
 
 class Peer:
     """Serves every program that connects, one session each, until closed.
@@ -170,7 +173,7 @@ class Peer:
             send_welcome(connection, self._welcome)
             connection.close()
             return
-        device = CpuDevice(limit_bytes=self._memory_bytes)
+        device = CpuDevice(limit_bytes=self._memory_bytes, arena_base=ARENA_BASE)
         ring = RingMemory(**self._settings)
         self.rings.append(ring)
         self.writers.append(ReplyWriter(ring))
