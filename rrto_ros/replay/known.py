@@ -120,11 +120,6 @@ class KnownPlans:
         """Plans that were walked to their end for the first time; for whoever keeps them."""
 
     @property
-    def walks(self) -> int:
-        """Walks that began."""
-        return self._walks
-
-    @property
     def completed(self) -> int:
         """Walks that reached their plan's end."""
         return self._completed

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rrto_ros.api.codec import decode_call, iter_headers
+from rrto_ros.api.codec import iter_headers
 from rrto_ros.api.wire import PLAN_DEFINE_OP, PLAN_REF_OP, Buffer
 from rrto_ros.errors import ProtocolError
-from rrto_ros.replay.plan import MAX_PLANS, Plan, decode_plan, literal, read_reference
+from rrto_ros.replay.plan import Plan, literal, read_define, read_reference
 
 
 class LiteralReader:
@@ -26,18 +26,15 @@ class LiteralReader:
         view = memoryview(batch).cast("B")
         for header in iter_headers(view):
             if header.op == PLAN_DEFINE_OP:
-                record = decode_call(view, header)
-                number, digest = record.values
-                if not 1 <= number <= MAX_PLANS:
-                    raise ProtocolError(f"plan number {number}, they are 1 to {MAX_PLANS}")
-                self._plans[number] = decode_plan(record.payload or b"", bytes(digest))
+                number, plan = read_define(view, header)
+                self._plans[number] = plan
             elif header.op == PLAN_REF_OP:
                 reference = read_reference(view, header)
-                plan = self._plans.get(reference.plan)
-                if plan is None:
+                known = self._plans.get(reference.plan)
+                if known is None:
                     raise ProtocolError(f"reference to plan {reference.plan}, not defined")
                 self._references += 1
-                yield from literal(plan, reference)
+                yield from literal(known, reference)
             else:
                 yield view[header.offset : header.offset + header.size]
 

@@ -281,6 +281,19 @@ def pack_define(number: int, plan: Plan) -> bytes:
     return pack_call("plan_define", 0, plan=number, digest=plan.digest, payload=plan.encoded)
 
 
+def read_define(view: memoryview, header: CallHeader) -> tuple[int, Plan]:
+    """Number and plan of a PLAN_DEFINE record.
+
+    Raises:
+        ProtocolError: It does not fit the format.
+    """
+    record = decode_call(view, header)
+    number, digest = record.values
+    if not 1 <= number <= MAX_PLANS:
+        raise ProtocolError(f"plan number {number}, they are 1 to {MAX_PLANS}")
+    return number, decode_plan(record.payload or b"", bytes(digest))
+
+
 def pack_reference(
     number: int,
     first: int,

@@ -25,7 +25,7 @@ from rrto_ros.errors import ProtocolError
 from rrto_ros.record.templates import CallTemplate
 from rrto_ros.replay.chains import SHORTEST, Part, Run
 from rrto_ros.replay.dispatch import Prepared
-from rrto_ros.replay.plan import MAX_PLANS, Plan, decode_plan, pieces, read_reference
+from rrto_ros.replay.plan import Plan, pieces, read_define, read_reference
 from rrto_ros.replay.server_ahead import ServerAhead
 from rrto_ros.replay.undo import Undo
 
@@ -160,11 +160,7 @@ class PlanRunner:
         """
         if header.flags:
             raise ProtocolError(f"definition of a plan with flags 0x{header.flags:x}")
-        record = decode_call(view, header)
-        number, digest = record.values
-        if not 1 <= number <= MAX_PLANS:
-            raise ProtocolError(f"plan number {number}, they are 1 to {MAX_PLANS}")
-        plan = decode_plan(record.payload or b"", bytes(digest))
+        number, plan = read_define(view, header)
         old = self._plans.pop(number, None)
         if old is not None:
             if old is self.ahead.plan:

@@ -56,11 +56,6 @@ class Lane:
     def end(self) -> int:
         return self.base + len(self.exact)
 
-    @property
-    def segment_end(self) -> int:
-        """Where the unfinished segment ends if nothing is added to it."""
-        return self._run_end if self.state == PENDING else self.end
-
     def exact_bytes(self, start: int, end: int) -> bytes:
         return self.exact[start - self.base : end - self.base].tobytes()
 

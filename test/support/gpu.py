@@ -8,6 +8,7 @@ from support.fake_cuda import FakeCuda
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.gpu.device import GpuDevice
+from rrto_ros.devices.gpu.segment_graphs import GraphCall
 from rrto_ros.devices.protocol import Launch
 from rrto_ros.errors import CudaError
 
@@ -48,11 +49,32 @@ def gpu(cuda=None, **settings):
         assert cuda.alive() == {}
 
 
+@contextlib.contextmanager
+def loaded_gpu():
+    """A device with `PTX` and 1 MiB at the arena's base; gives it, the stand-in and the base."""
+    with gpu() as (device, cuda):
+        device.module_load(1, PTX)
+        device.mem_alloc(device.info.arena_base, MIB, 0)
+        yield device, cuda, device.info.arena_base
+
+
 def kernel(number, at=0, value=0, module=1, **more):
     """A launch of one of the kernels of `PTX`."""
     params = struct.pack("<QI", at, value) if number != NONE else b""
     values = {"grid": (1, 1, 1), "block": (32, 1, 1), "shared_bytes": 0, **more}
     return Launch(module, number, params=params, **values)
+
+
+def chain(base, values, stream=0):
+    """Each kernel's result depends on the one before: word = 3 * word + value."""
+    return [GraphCall(kernel(ADD, base, v), stream) for v in values]
+
+
+def chained(start, values):
+    """The word that a `chain` makes of `start`."""
+    for v in values:
+        start = (start * 3 + v) & 0xFFFFFFFF
+    return start
 
 
 def word(device, at, stream=0):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.fake_cuda import FakeCuda
 from support.fake_cuda_check import VARIABLES
-from support.gpu import ADD, MIB, NONE, PTX, WRITE, gpu, kernel, refused, word
+from support.gpu import ADD, MIB, NONE, PTX, WRITE, gpu, kernel, loaded_gpu, refused, word
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.gpu import symbols
@@ -18,11 +18,8 @@ from rrto_ros.errors import PtxError
 
 @pytest.fixture
 def loaded():
-    """A device with `PTX` and 1 MiB at the arena's base."""
-    with gpu() as (device, cuda):
-        device.module_load(1, PTX)
-        device.mem_alloc(device.info.arena_base, MIB, 0)
-        yield device, cuda, device.info.arena_base
+    with loaded_gpu() as made:
+        yield made
 
 
 class TestInfo:

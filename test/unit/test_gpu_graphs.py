@@ -3,7 +3,19 @@
 import struct
 
 import pytest
-from support.gpu import ADD, MIB, NONE, PTX, WRITE, gpu, kernel, refused, word
+from support.gpu import (
+    ADD,
+    MIB,
+    NONE,
+    PTX,
+    WRITE,
+    chain,
+    chained,
+    kernel,
+    loaded_gpu,
+    refused,
+    word,
+)
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.gpu.segment_graphs import GraphCall, RecordEvent
@@ -16,21 +28,8 @@ from rrto_ros.devices.protocol import (
 
 @pytest.fixture
 def loaded():
-    with gpu() as (device, cuda):
-        device.module_load(1, PTX)
-        device.mem_alloc(device.info.arena_base, MIB, 0)
-        yield device, cuda, device.info.arena_base
-
-
-def chain(base, values, stream=0):
-    """Each kernel's result depends on the one before: word = 3 * word + value."""
-    return [GraphCall(kernel(ADD, base, v), stream) for v in values]
-
-
-def chained(start, values):
-    for v in values:
-        start = (start * 3 + v) & 0xFFFFFFFF
-    return start
+    with loaded_gpu() as made:
+        yield made
 
 
 class TestProgramsGraphs:

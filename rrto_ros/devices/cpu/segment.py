@@ -12,7 +12,8 @@ from typing import Protocol
 
 from rrto_ros.devices.cpu.chain import MAX_CHAIN_NS, SHORT_NS, Chain, Link
 from rrto_ros.devices.cpu.launcher import Launcher
-from rrto_ros.devices.protocol import Launch, MemcpyNode, MemsetNode, SegmentCall
+from rrto_ros.devices.protocol import Launch, SegmentCall
+from rrto_ros.devices.segments import Maker, make_call
 from rrto_ros.errors import CudaError
 
 _REBUILD_AFTER = 16
@@ -21,17 +22,11 @@ _SLOW_NS = 2_000_000
 _NOTE_AT = 8
 
 
-class Executor(Protocol):
+class Executor(Maker, Protocol):
     """The device, as far as a segment needs it."""
 
     version: int
     launcher: Launcher
-
-    def launch(self, launch: Launch, stream: int) -> None: ...
-
-    def memcpy_dtod(self, dst: int, src: int, size: int, stream: int) -> None: ...
-
-    def memset(self, fill: MemsetNode, stream: int) -> None: ...
 
     def stream_synchronize(self, stream: int) -> None: ...
 
@@ -107,14 +102,9 @@ class CpuSegment:
         if page:
             ctypes.memmove(page + _NOTE_AT, call.note, len(call.note))
             ctypes.c_uint64.from_address(page).value = index
-        work = call.work
-        if isinstance(work, Launch):
-            device.launch(work, call.stream)
-            self._better = self._better or device.short(work)
-        elif isinstance(work, MemcpyNode):
-            device.memcpy_dtod(work.dst, work.src, work.bytes, call.stream)
-        else:
-            device.memset(work, call.stream)
+        make_call(device, call)
+        if isinstance(call.work, Launch):
+            self._better = self._better or device.short(call.work)
 
     def _chain(self, chain: Chain, at: int, end: int, index: int, page: int) -> None:
         try:

@@ -11,13 +11,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from rrto_ros.devices.gpu.segment_graphs import LEAST_CALLS, GraphCall, SegmentGraph, SegmentGraphs
-from rrto_ros.devices.protocol import Launch, MemcpyNode, SegmentCall
-
-if TYPE_CHECKING:
-    from rrto_ros.devices.gpu.device import GpuDevice
+from rrto_ros.devices.protocol import SegmentCall
+from rrto_ros.devices.segments import Maker, make_call
 
 MOST_GRAPHS = 64
 """Stretches with a graph; the longest unused one goes first."""
@@ -39,7 +36,7 @@ class ReplayedCalls:
     """
 
     def __init__(
-        self, device: GpuDevice, graphs: SegmentGraphs, calls: Sequence[SegmentCall]
+        self, device: Maker, graphs: SegmentGraphs, calls: Sequence[SegmentCall]
     ) -> None:
         self._device = device
         self._graphs = graphs
@@ -72,7 +69,7 @@ class ReplayedCalls:
                 continue
             for single in range(k, min(last, k - k % block + block)):
                 self.position = single
-                self._single(self._calls[single])
+                make_call(self._device, self._calls[single])
             k = single + 1
 
     def close(self) -> None:
@@ -121,12 +118,3 @@ class ReplayedCalls:
         )
         self._stretches[key] = graph
         return graph
-
-    def _single(self, call: SegmentCall) -> None:
-        work, device = call.work, self._device
-        if isinstance(work, Launch):
-            device.launch(work, call.stream)
-        elif isinstance(work, MemcpyNode):
-            device.memcpy_dtod(work.dst, work.src, work.bytes, call.stream)
-        else:
-            device.memset(work, call.stream)

@@ -145,6 +145,18 @@ def active_lanes(e: Emitter) -> Val:
     return b.resize(ones, "i32", False)
 
 
+def _lanes_that_offer(e: Emitter, value: Val) -> Val:
+    """The lanes of the warp that offered this value, a bit for each."""
+    b = e.b
+    start = warp_start(e)
+    total = const(0, "i32")
+    for lane in range(_WARP):
+        other = take(e, b.binary("add", start, const(lane, "i32")))
+        same = b.resize(b.compare("icmp eq", other, value), "i32", False)
+        total = b.binary("or", total, b.binary("shl", same, const(lane, "i32")))
+    return total
+
+
 def _ballot(e: Emitter) -> Val:
     """One bit for each thread of the warp: the predicate that it offered."""
     b = e.b
@@ -184,13 +196,7 @@ def activemask(e: Emitter, instr: ast.Instr) -> None:
     b = e.b
     before = b.binary("sub", Val("%phase_number", "i64"), const(1, "i64"))
     here = _arrival(e, before, e.region)
-    start = warp_start(e)
-    total = const(0, "i32")
-    for lane in range(_WARP):
-        other = take(e, b.binary("add", start, const(lane, "i32")))
-        bit = b.resize(b.compare("icmp eq", other, here), "i32", False)
-        total = b.binary("or", total, b.binary("shl", bit, const(lane, "i32")))
-    e.write(instr.args[0], total, B32)
+    e.write(instr.args[0], _lanes_that_offer(e, here), B32)
 
 
 @emits("match", forms=".any .all; b32, b64")
@@ -200,13 +206,7 @@ def match_values(e: Emitter, instr: ast.Instr) -> None:
     members = _members(e, instr, 2)
     kind = _offered_type(instr)
     mine = b.resize(e.read(instr.args[1], kind), "i64", False)
-    start = warp_start(e)
-    total = const(0, "i32")
-    for lane in range(_WARP):
-        other = take(e, b.binary("add", start, const(lane, "i32")))
-        same = b.resize(b.compare("icmp eq", other, mine), "i32", False)
-        total = b.binary("or", total, b.binary("shl", same, const(lane, "i32")))
-    total = b.binary("and", total, members)
+    total = b.binary("and", _lanes_that_offer(e, mine), members)
     dest = instr.args[0]
     if "any" in instr.mods:
         e.write(dest, total, B32)
