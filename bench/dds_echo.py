@@ -90,7 +90,7 @@ def dds_alone(smoke: bool) -> list[Row]:
         **os.environ,
         **node_environment(),
         "ROS_DOMAIN_ID": str(1 + os.getpid() % 101),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET",
     }
     command = [sys.executable, __file__]
     with subprocess.Popen([*command, "serve", robot], env=env, stdin=subprocess.PIPE) as server:

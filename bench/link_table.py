@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any
 from common import HERE, machine
 from link_models import NETWORKS, Network
 from link_report import Cost, judge, show
+from talker import Talker
 
 from rrto_ros.bringup.environment import interposed_environment, node_environment
 from rrto_ros.errors import RrtoError, UnavailableError
@@ -40,44 +40,6 @@ MODES = ("rpc", "batched", "replay")
 WARM_UP = {"rpc": 4, "batched": 6, "replay": 10, "direct": 6}
 RECORDER = "recorder_replayer"
 PROGRAM = {"DEV": "CUDA:PTX", "JIT": "2"}
-PATIENCE_S = 600.0
-
-
-class Talker:
-    """A process that answers each line with a line.
-
-    Args:
-        process: With pipes at both ends.
-        what: For messages.
-        errors: Where its standard error goes.
-    """
-
-    def __init__(self, process: subprocess.Popen[str], what: str, errors: Path) -> None:
-        self.process, self._what, self._errors = process, what, errors
-        self.hear()
-
-    def hear(self) -> str:
-        assert self.process.stdout is not None
-        # A process that hangs must not hang the measurement: its end closes the pipe.
-        timer = threading.Timer(PATIENCE_S, self.process.kill)
-        timer.start()
-        try:
-            while line := self.process.stdout.readline():
-                if line.startswith("{") or line.strip() == "ready":
-                    return line
-        finally:
-            timer.cancel()
-        said = self._errors.read_text(errors="replace")[-1500:]
-        raise UnavailableError(f"{self._what} ended: {said}")
-
-    def ask(self, line: str) -> Any:
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # `hear` says why
-        return json.loads(self.hear())
 
 
 class Way:

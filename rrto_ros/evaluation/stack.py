@@ -55,6 +55,8 @@ class Stack:
         mode: Of the recorder: rpc, batched or replay.
         machines: Two namespaces to put them in (server: edge, recorder: robot), or None.
         name: Robot name; stacks that run at once need different ones.
+        discovery: ROS_AUTOMATIC_DISCOVERY_RANGE of nodes on one machine. With LOCALHOST the
+            middleware takes transports of its own, whose shared memory holds 512 KB.
         parameters: Node name -> further ROS parameters, as in a parameter file.
 
     Raises:
@@ -68,6 +70,7 @@ class Stack:
         machines: Machines | None = None,
         parameters: Mapping[str, Mapping[str, Any]] | None = None,
         name: str = "",
+        discovery: str = "LOCALHOST",
     ) -> None:
         self.robot = name or f"measure{os.getpid()}"
         self._machines = machines
@@ -75,7 +78,7 @@ class Stack:
         self._changed = threading.Condition()
         self._lines: list[tuple[str, str]] = []
         self._ended: set[str] = set()
-        discovery = "LOCALHOST" if machines is None else "SUBNET"
+        discovery = discovery if machines is None else "SUBNET"
         self._base = {
             **os.environ,
             "XDG_RUNTIME_DIR": self._folder.name,

@@ -1,0 +1,50 @@
+"""A program of a measurement that is told what to do line by line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+from rrto_ros.errors import UnavailableError
+
+PATIENCE_S = 600.0
+
+
+class Talker:
+    """A process that answers each line with a line.
+
+    Args:
+        process: With pipes at both ends.
+        what: For messages.
+        errors: Where its standard error goes.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], what: str, errors: Path) -> None:
+        self.process, self._what, self._errors = process, what, errors
+        self.hear()
+
+    def hear(self) -> str:
+        assert self.process.stdout is not None
+        # A process that hangs must not hang the measurement: its end closes the pipe.
+        timer = threading.Timer(PATIENCE_S, self.process.kill)
+        timer.start()
+        try:
+            while line := self.process.stdout.readline():
+                if line.startswith("{") or line.strip() == "ready":
+                    return line
+        finally:
+            timer.cancel()
+        said = self._errors.read_text(errors="replace")[-1500:]
+        raise UnavailableError(f"{self._what} ended: {said}")
+
+    def ask(self, line: str) -> Any:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # `hear` says why
+        return json.loads(self.hear())
