@@ -3,7 +3,7 @@
 
 import functools
 
-from support.fake_cuda_check import OK, checked
+from support.fake_cuda_check import INVALID, OK, checked
 
 
 class GraphCalls:
@@ -23,6 +23,7 @@ class GraphCalls:
         assert count == len(waits)
         nodes = self._alive[graph]
         assert all(wait in nodes for wait in waits)
+        assert len(set(waits)) == len(waits), "dependencies may not have duplicates"
         node = self._new("CUgraphNode", graph)
         nodes[node] = (tuple(waits), run)
         return OK, node
@@ -45,6 +46,9 @@ class GraphCalls:
 
     @checked
     def cuGraphAddEventRecordNode(self, hGraph, dependencies, numDependencies, event):
+        # Nothing says in which order two nodes would record it.
+        records = [run for _, run in self._alive[hGraph].values()]
+        assert event not in records, "two nodes record one event"
         return self._node(hGraph, dependencies, numDependencies, event)
 
     def _kernel_of(self, p):
@@ -94,10 +98,14 @@ class GraphCalls:
 
     @checked
     def cuGraphExecMemcpyNodeSetParams(self, hGraphExec, hNode, copyParams, ctx):
+        if not copyParams.WidthInBytes:
+            return INVALID  # "Zero-length operations are not supported."
         return self._update(hGraphExec, hNode, self._copy_of(copyParams))
 
     @checked
     def cuGraphExecMemsetNodeSetParams(self, hGraphExec, hNode, memsetParams, ctx):
+        if not memsetParams.width or memsetParams.height != 1:
+            return INVALID  # nothing, or more than one dimension
         return self._update(hGraphExec, hNode, self._fill_of(memsetParams))
 
     @checked

@@ -9,7 +9,6 @@ the caller executes the same calls one by one and gets the error where it belong
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +80,7 @@ class SegmentGraphs:
         declined: How often one did not, so that its calls were executed singly.
         updates: How many nodes got other arguments.
         builds: How many graphs were instantiated.
+        refusal: Why the last one that did not was refused; empty if that never happened.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class SegmentGraphs:
         self.allocations = allocations
         self._graphs: set[SegmentGraph] = set()
         self.runs = self.declined = self.updates = self.builds = 0
+        self.refusal = ""
 
     def prepare(self, calls: Sequence[GraphCall]) -> SegmentGraph:
         """A segment of these calls; it is built when it first runs."""
@@ -108,13 +109,14 @@ class SegmentGraphs:
         graph.drop()
         self._graphs.discard(graph)
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int | str]:
         return {
             "segments": len(self._graphs),
             "segment_runs": self.runs,
             "segments_declined": self.declined,
             "segment_builds": self.builds,
             "segment_updates": self.updates,
+            "segment_refusal": self.refusal,
         }
 
     def close(self) -> None:
@@ -159,8 +161,9 @@ class SegmentGraph:
         owner = self._owner
         try:
             built = self._current(patches or {})
-        except CudaError:
+        except CudaError as error:
             owner.driver.check_sound()
+            owner.refusal = error.detail
             built = None
         if built is None:
             owner.declined += 1
@@ -185,9 +188,7 @@ class SegmentGraph:
         built, self._built = self._built, None
         self._removals = -1
         if built is not None and self._owner.driver.poisoned is None:
-            if self._owner.streams.dirty:
-                with contextlib.suppress(CudaError):
-                    self._owner.streams.wait_all()  # it may be running
+            # One that is running is freed when it is done.
             self._owner.driver.call_anyway("cuGraphExecDestroy", built.executable)
             self._owner.driver.call_anyway("cuGraphDestroy", built.graph)
 
@@ -270,7 +271,7 @@ class SegmentGraph:
                 modules[work.module] = (loaded, loaded.changes)
         graph = call("cuGraphCreate", 0)
         try:
-            order = _Order(owner, graph)
+            order = _Order(owner, graph, last_records(self._work))
             for at, item in enumerate(self._calls):
                 order.add(at, item.stream, self._work[at])
             executable = call("cuGraphInstantiate", graph, 0)
@@ -288,15 +289,21 @@ class SegmentGraph:
 class _Order:
     """Adds calls to a graph with the dependencies that their streams mean.
 
+    Args:
+        owner: Where streams and events are found.
+        graph: CUgraph.
+        records: Calls that record an event for others than this graph (see `last_records`).
+
     Attributes:
         nodes: Call number -> CUgraphNode.
         events: Every event that is recorded or waited for.
         before: Events whose record lies before the segment.
     """
 
-    def __init__(self, owner: SegmentGraphs, graph: Any) -> None:
+    def __init__(self, owner: SegmentGraphs, graph: Any, records: frozenset[int]) -> None:
         self._owner = owner
         self._graph = graph
+        self._records = records
         self._tails: dict[int, list[Any]] = {}
         self._legacy: list[Any] = []
         self._recorded: dict[int, Any] = {}
@@ -311,9 +318,12 @@ class _Order:
         waits = self._waits(stream)
         if isinstance(work, RecordEvent):
             event = self._event(work.event)
-            node = self._owner.driver.call(
-                "cuGraphAddEventRecordNode", self._graph, waits, len(waits), event
-            )
+            if at in self._records:
+                node = self._owner.driver.call(
+                    "cuGraphAddEventRecordNode", self._graph, waits, len(waits), event
+                )
+            else:
+                node = self._owner.launcher.add_node(self._graph, waits, None)
             self._recorded[work.event] = node
         elif (isinstance(work, MemcpyNode) and not work.bytes) or (
             isinstance(work, MemsetNode) and not check_fill(work)
@@ -371,6 +381,19 @@ class _Order:
                     del self._tails[name]
         else:
             self._tails[stream] = [node]
+
+
+def last_records(work: Sequence[Work]) -> frozenset[int]:
+    """Of the calls that record events, each event's last one.
+
+    Between two nodes that record the same event CUDA promises no order, and in a program the last
+    call counts; waits inside the graph are edges and need no event.
+    """
+    found: dict[int, int] = {}
+    for at, item in enumerate(work):
+        if isinstance(item, RecordEvent):
+            found[item.event] = at
+    return frozenset(found.values())
 
 
 def _distinct(nodes: Iterable[Any]) -> list[Any]:
