@@ -93,7 +93,7 @@ class Driver:
             CudaError: Any other error.
         """
         self.check_sound()
-        code = self.call_anyway(name, handle)[0]
+        code: int = self.call_anyway(name, handle)[0]
         if code in (CUresult.SUCCESS, CUresult.NOT_READY):
             return code == CUresult.SUCCESS
         raise self.error(code, name)
