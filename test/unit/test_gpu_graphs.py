@@ -220,6 +220,30 @@ class TestSegments:
         assert segment.run()
         assert cuda.count("cuGraphInstantiate") == 1
 
+    def test_copies_whose_memory_was_mapped_anew_are_built_anew_kernels_are_not(self, loaded):
+        """A copy node is made for the memory that is mapped there; a kernel has an address."""
+        device, cuda, base = loaded
+        far, size = base + 64 * MIB, 4 * MIB
+        copies = device.graphs.prepare(
+            [*chain(base, [1, 2, 3]), GraphCall(MemcpyNode(base + 512, far, 4), 0)]
+        )
+        kernels = device.graphs.prepare(chain(far, [1, 2, 3, 4]))
+        other = device.graphs.prepare(
+            [*chain(base, [1, 2, 3]), GraphCall(MemcpyNode(base + 516, base, 4), 0)]
+        )
+        for round_ in range(3):
+            device.mem_alloc(far, size, 0)
+            device.memset(MemsetNode(far, 0, round_, 4, 1, 1), 0)
+            for _ in range(2):
+                assert copies.run({3: MemcpyNode(base + 512 + 4 * round_, far, 4)})
+                assert kernels.run()
+                assert other.run()
+            assert word(device, far) == chained(round_, [1, 2, 3, 4] * 2)
+            device.mem_free(far, 0)
+            device._arena._trim(0)
+        assert device.statistics()["unmaps"] == 3
+        assert cuda.count("cuGraphInstantiate") == 3 + 1 + 1
+
     def test_what_does_not_fit_declines_the_run_and_the_next_one_is_right(self, loaded):
         device, cuda, base = loaded
         segment = device.graphs.prepare(

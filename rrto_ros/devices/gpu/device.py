@@ -110,7 +110,7 @@ class GpuDevice:
         self._graphs = GpuGraphs(driver, self._launcher)
         self._segments = SegmentGraphs(
             driver, self._launcher, self._streams, self._events, self._modules,
-            self._allocations, self._clock.work,
+            self._allocations, self._arena, self._clock.work,
         )  # fmt: skip
         self._kept = KeptCopies(driver, self._streams, self._allocations)
         self._uploads = Uploads(driver, self._waiter)

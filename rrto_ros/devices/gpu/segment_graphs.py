@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rrto_ros.devices.gpu.allocations import Allocations
+from rrto_ros.devices.gpu.allocations import Allocations, Range
+from rrto_ros.devices.gpu.arena import Arena
 from rrto_ros.devices.gpu.driver import Driver
 from rrto_ros.devices.gpu.handles import LEGACY, Events, Streams
 from rrto_ros.devices.gpu.launching import Launcher, check_fill
@@ -73,6 +74,7 @@ class SegmentGraphs:
         events: The session's.
         modules: The session's.
         allocations: Checks the ranges of copies and fills.
+        arena: Knows when the memory behind them was mapped anew.
         starts: Told of the stream in which a segment is about to start.
 
     Attributes:
@@ -85,7 +87,7 @@ class SegmentGraphs:
 
     def __init__(
         self, driver: Driver, launcher: Launcher, streams: Streams, events: Events,
-        modules: Modules, allocations: Allocations, starts: Callable[[Any], None],
+        modules: Modules, allocations: Allocations, arena: Arena, starts: Callable[[Any], None],
     ) -> None:  # fmt: skip
         self.driver = driver
         self.starts = starts
@@ -94,6 +96,7 @@ class SegmentGraphs:
         self.events = events
         self.modules = modules
         self.allocations = allocations
+        self.arena = arena
         self._graphs: set[SegmentGraph] = set()
         self.runs = self.declined = self.updates = self.builds = 0
         self.refusal = ""
@@ -142,6 +145,8 @@ class SegmentGraph:
         self._main = calls[0].stream if calls else 0
         self._others = tuple({c.stream for c in calls} - {self._main})
         self._removals = -1
+        self._unmaps = 0
+        self._mapped: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -205,6 +210,7 @@ class SegmentGraph:
             for at, work in patches.items():
                 self._work[at] = work
             self._built = built = self._build()
+            self._note_mappings()
             return built
         for at, work in patches.items():
             if work != self._work[at]:
@@ -219,6 +225,8 @@ class SegmentGraph:
                 self._owner.launcher.set_exec_node(built.executable, node, work)
                 self._owner.updates += 1
                 self._work[at] = work
+                if not isinstance(work, Launch):
+                    self._note_mappings()
         return built
 
     def _same_kernel(self, at: int, work: Launch) -> bool:
@@ -237,7 +245,22 @@ class SegmentGraph:
             )
             and all(owner.events.get(name) is event for name, event in built.events.items())
             and all(owner.streams.get(name) is stream for name, stream in built.streams.items())
+            and (self._unmaps == owner.arena.unmaps or self._same_mappings())
         )
+
+    def _note_mappings(self) -> None:
+        """Remember what memory lies behind copies and fills; their nodes are made for that one."""
+        self._unmaps, self._mapped = self._owner.arena.unmaps, self._mappings()
+
+    def _same_mappings(self) -> bool:
+        same = self._mappings() == self._mapped
+        if same:
+            self._unmaps = self._owner.arena.unmaps
+        return same
+
+    def _mappings(self) -> tuple[tuple[int, ...], ...]:
+        mapping = self._owner.arena.mapping
+        return tuple(mapping(*part) for work in self._work for part in _operands(work))
 
     def _check_ranges(self, patches: Mapping[int, Work]) -> None:
         """INVALID_VALUE if a copy or fill is outside what is allocated now."""
@@ -250,13 +273,8 @@ class SegmentGraph:
             work = patches.get(at, known)
             if not again and at not in patches:
                 continue
-            if isinstance(work, MemcpyNode):
-                allocations.check(work.dst, work.bytes)
-                allocations.check(work.src, work.bytes)
-            elif isinstance(work, MemsetNode):
-                size = check_fill(work)
-                if size:
-                    allocations.check(work.dst, size)
+            for address, size in _operands(work):
+                allocations.check(address, size)
         self._removals = allocations.removals
 
     def _build(self) -> _Built | None:
@@ -381,6 +399,15 @@ class _Order:
                     del self._tails[name]
         else:
             self._tails[stream] = [node]
+
+
+def _operands(work: Work) -> tuple[Range, ...]:
+    """The ranges of a copy or fill (INVALID_VALUE for a fill that cannot be)."""
+    if isinstance(work, MemcpyNode):
+        return (work.dst, work.bytes), (work.src, work.bytes)
+    if isinstance(work, MemsetNode) and (size := check_fill(work)):
+        return ((work.dst, size),)
+    return ()
 
 
 def last_records(work: Sequence[Work]) -> frozenset[int]:
