@@ -44,6 +44,8 @@ NO_MAPPING = "no virtual memory management"
 SCORE_TOLERANCE, BOX_TOLERANCE = 0.02, 3.0
 NATIVE_FACTOR = 1.05
 LEAK_BYTES = 64 << 20
+SHOWN = 100
+"""Characters of a value in the table."""
 EXAMPLES: dict[str, list[str]] = {
     "vector_add_cuda_bindings.py": [],
     "saxpy_cuda_core.py": [],
@@ -284,9 +286,12 @@ assert list(PARTS) == list(gpu_proof_arguments.PARTS)
 
 def show(proof: Proof, name: str) -> None:
     """Print the table."""
-    widths = [max([len(row[i]) for row in proof.rows], default=4) for i in range(3)]
+    # Long texts are whole in the JSON.
+    rows = [(part, what, " ".join(value.split())[:SHOWN], verdict)
+            for part, what, value, verdict in proof.rows]  # fmt: skip
+    widths = [max([len(row[i]) for row in rows], default=4) for i in range(3)]
     print(f"\ndevice gpu on {name}")
-    for part, what, value, verdict in proof.rows:
+    for part, what, value, verdict in rows:
         print(f"{part:{widths[0]}}  {what:{widths[1]}}  {value:{widths[2]}}  {verdict}".rstrip())
 
 
