@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import struct
 import time
 
@@ -243,4 +244,5 @@ class TestGraphs:
 def test_an_image_for_no_gpu_is_refused_with_the_compilers_words(device):
     with pytest.raises(CudaError) as caught:
         device.module_load(1, PTX.replace(b"mad.lo.u32", b"mad.nonsense"))
-    assert "mad" in str(caught.value)
+    # Its words differ between releases: the line, the modifier or the instruction.
+    assert re.search(r"ptxas|line \d+|nonsense|'mad", str(caught.value)), caught.value
