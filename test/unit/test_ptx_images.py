@@ -55,8 +55,8 @@ def test_ptx_as_nvcc_of_cuda_13_packs_it_is_unpacked():
     zstd = importlib.import_module(name)
     packed = zstd.compress(TEXT.encode())
 
-    def image(data, raw=len(TEXT)):
-        return fatbin(ELF, entry(1, data, 0x8000, raw, len(data)))
+    def image(data, raw=None):
+        return fatbin(ELF, entry(1, data, 0x8000, raw or len(TEXT), len(data)))
 
     assert ptx_text(image(packed), HOST) == TEXT
     assert contents(image(packed + bytes(5)))[1] == TEXT.encode()
