@@ -81,6 +81,8 @@ class TestRegistry:
 
     def test_a_gpu_device_is_made_with_the_sessions_settings(self, cuda):
         registry.preload("gpu")
+        assert "cuInit" in cuda.names()
+        assert cuda.contexts == 0  # it holds no memory of the GPU yet
         registry.check_available("gpu")
         settings = registry.DeviceSettings(
             limit_bytes=1 << 25, arena_base=0x3000_0000_0000, launch_timeout_s=7.0
