@@ -420,7 +420,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("joins", ["alone", "with the next", "in a variant"])
-@pytest.mark.parametrize("ahead, worth_us", [(0, 0), (3, 0), (2, 250)])
+@pytest.mark.parametrize(("ahead", "worth_us"), [(0, 0), (3, 0), (2, 250)])
 def test_a_reference_that_is_passed_on_is_what_would_be_written(joins, ahead, worth_us):
     plan = Plan(tuple(CallTemplate(1, 0, bytes(8)) for _ in range(6)))
     numbered, variant = Known(7, plan), Known(8, plan)
