@@ -36,8 +36,10 @@ next="or use the device cpu, which needs no GPU"
 code=0
 version=$(timeout --foreground 120 "$PYTHON" - <<'END'
 import ctypes
+import signal
 import sys
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 try:
     cuda = ctypes.CDLL("libcuda.so.1")
 except OSError as error:

@@ -5,6 +5,8 @@ import importlib
 import json
 import os
 import select
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +55,78 @@ class TestShell:
         assert code == 2
         assert "no-such-python" in err
         assert "3.10 to 3.13" in err
+
+
+DRIVER = """
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+static int number(const char *name, int otherwise)
+{
+    const char *text = getenv(name);
+    return text ? atoi(text) : otherwise;
+}
+int cuInit(unsigned flags)
+{
+    (void)flags;
+    if (getenv("DRIVER_STUCK") && open(getenv("DRIVER_STUCK"), O_WRONLY) >= 0)
+        for (;;)
+            pause();
+    return number("DRIVER_STARTS", 0);
+}
+int cuDeviceGetCount(int *out) { return *out = number("DRIVER_GPUS", 1), 0; }
+int cuDriverGetVersion(int *out) { return *out = number("DRIVER_VERSION", 12080), 0; }
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    """A folder with a libcuda.so.1 that says what its environment tells it to."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "driver.c").write_text(DRIVER)
+    library = folder / "libcuda.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "driver.c"], check=True)
+    return str(folder)
+
+
+class TestDriver:
+    @pytest.mark.parametrize(
+        ("told", "said"),
+        [
+            ({"DRIVER_STARTS": "803"}, "cuInit gave 803"),
+            ({"DRIVER_GPUS": "0"}, "CUDA_VISIBLE_DEVICES"),
+            ({"DRIVER_VERSION": "12020"}, "release 550"),
+        ],
+    )
+    def test_what_is_wrong_with_it_is_said_with_the_next_step(self, tmp_path, driver, told, said):
+        code, _, err = shell(tmp_path, LD_LIBRARY_PATH=driver, VENV=str(tmp_path / "venv"), **told)
+        assert code == 3
+        assert said in err
+        assert "device cpu" in err
+        assert not (tmp_path / "venv").exists()
+
+    def test_interrupt_ends_it_at_once_with_a_line(self, tmp_path, driver):
+        stuck = tmp_path / "stuck"
+        os.mkfifo(stuck)
+        env = {**os.environ, "PYTHON": sys.executable, "LD_LIBRARY_PATH": driver,
+               "DRIVER_STUCK": str(stuck)}  # fmt: skip
+        started = subprocess.Popen(
+            ["sh", BENCH / "gpu_proof.sh"], env=env, cwd=tmp_path, stderr=subprocess.PIPE,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            with stuck.open("rb"):  # opens when the driver does
+                os.killpg(started.pid, signal.SIGINT)
+                _, err = started.communicate(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
+        assert started.returncode == 130
+        assert "stopped" in err
+        assert "Traceback" not in err
 
 
 @pytest.fixture
