@@ -1,6 +1,6 @@
-"""All PTX of the project passes NVIDIA's own assembler, which needs no GPU.
+"""All PTX of the project passes NVIDIA's own assembler, and what NVIDIA's tools make is read.
 
-Skipped where there is none: `pip install nvidia-cuda-nvcc` brings it.
+Neither needs a GPU. Skipped where there is none: `pip install nvidia-cuda-nvcc` brings it.
 """
 
 import importlib.util
@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from rrto_ros.devices.gpu import symbols
+from rrto_ros.devices.images import contents, ptx_text
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT / "test" / "conformance" / "cases"
@@ -86,6 +89,34 @@ def test_every_instruction_of_the_conformance_cases_is_ptx(tmp_path):
     assert text.count(".visible .entry") > 400
     code, said = assembled(text, tmp_path)
     assert code == 0, said
+
+
+def test_variables_are_found_in_machine_code_as_in_its_ptx(tmp_path):
+    text = (CASES / "globals.ptx").read_text()
+    assert assembled(text, tmp_path)[0] == 0
+    names = symbols.variable_names(text.encode())
+    assert names
+    assert set(symbols.variable_names((tmp_path / "out.cubin").read_bytes())) == set(names)
+
+
+@pytest.mark.parametrize("mode", ["none", "speed", "balance", "size", "default"])
+def test_fatbins_as_nvidias_tool_packs_them_are_unpacked(tmp_path, mode):
+    tool = Path(assembler() or "ptxas").with_name("fatbinary")
+    if not tool.exists():
+        pytest.skip("no fatbinary beside ptxas; pip install nvidia-cuda-nvcc")
+    lines = (CASES / "globals.ptx").read_text().splitlines()
+    text = "\n".join(line for line in lines if "//" not in line)
+    assert assembled(text, tmp_path)[0] == 0
+    out = tmp_path / "out.fatbin"
+    images = ["--image3=kind=ptx,sm=75,file=source.ptx", "--image3=kind=elf,sm=75,file=out.cubin"]
+    subprocess.run([tool, f"--create={out}", f"--compress-mode={mode}", "--compress-all", "-64",
+                    *images], cwd=tmp_path, check=True, timeout=60)  # fmt: skip
+    packed = out.read_bytes()
+    assert ptx_text(packed, (7, 5)).split() == text.split()
+    cubin = (tmp_path / "out.cubin").read_bytes()
+    assert any(part[:4] == b"\x7fELF" and cubin.startswith(part[:1000])
+               for part in contents(packed))  # fmt: skip
+    assert symbols.kernel_order(packed) == symbols.kernel_order(text.encode())
 
 
 def test_what_is_wrong_is_found(tmp_path):
