@@ -26,7 +26,10 @@ setup(
         (f"share/{PACKAGE}/launch", sorted(map(str, Path("launch").glob("*.launch.py")))),
         (f"share/{PACKAGE}/config", sorted(map(str, Path("config").glob("*.yaml")))),
     ],
-    install_requires=["numpy", "pyyaml", "llvmlite", "lz4", "typer", "rich", "rosbags"],
+    install_requires=[
+        "numpy", "pyyaml", "llvmlite", "lz4", 'backports.zstd; python_version < "3.14"', "typer",
+        "rich", "rosbags",
+    ],
     extras_require={
         "gpu": ["cuda-python>=12.6", "nvidia-ml-py"],
         "demo": ["tinygrad", "opencv-python-headless"],

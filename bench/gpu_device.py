@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rrto_ros.devices.gpu.device import GpuDevice
-from rrto_ros.devices.protocol import Launch, MemsetNode, SegmentCall
+from rrto_ros.devices.protocol import Launch, MemcpyNode, MemsetNode, SegmentCall
 from rrto_ros.errors import UnavailableError
 
 MIB = 1 << 20
@@ -118,6 +118,30 @@ def launching(device: GpuDevice, repeats: int) -> dict[str, float]:
     return out
 
 
+def mixed(device: GpuDevice, repeats: int) -> dict[str, float]:
+    """Launches between fills and copies, across pieces of mapped memory, as one graph."""
+    base, count = device.info.arena_base, 4 * MIB
+    device.mem_alloc(base, MIB, 0)
+    device.mem_alloc(base + MIB, 2 * count, 0)
+    source, target = base + MIB, base + MIB + count
+    add = Launch(1, 0, (1, 1, 1), (1, 1, 1), 0, struct.pack("<QI", source, 1))
+    work = [MemsetNode(source, 0, 7, 4, count // 4, 1), add, MemcpyNode(target, source, count)]
+    calls = [SegmentCall(item, 0) for item in work * 4]
+    segment = device.prepare_segment(calls)
+
+    def as_graph() -> None:
+        segment.run(0, len(calls), {}, 1, 0)
+        device.stream_synchronize(0)
+
+    as_graph()
+    out = {"4 fills, launches and copies of 4 MiB as a graph": median_us(as_graph, repeats)}
+    if bytes(device.memcpy_dtoh(target, 12, 0)) != struct.pack("<3I", 8, 7, 7):
+        raise SystemExit("wrong bytes after a graph of fills and copies")
+    for at in (base, base + MIB):
+        device.mem_free(at, 0)
+    return out
+
+
 def keeping(device: GpuDevice, repeats: int) -> dict[str, float]:
     """Copies for run-ahead: kept and put back, to the end of the work."""
     base = device.info.arena_base
@@ -155,9 +179,11 @@ def measure(repeats: int) -> dict[str, Any]:
     try:
         device.module_load(1, PTX)
         rows: dict[str, float] = {}
-        for part in (launching, copies, keeping, mapping):
+        for part in (launching, mixed, copies, keeping, mapping):
             rows |= part(device, min(repeats, 20) if part is mapping else repeats)
-        return {"gpu": device.info.name, "unit": "us", "rows": rows}
+        told = device.statistics()
+        refused = {key: told[key] for key in ("segments_declined", "segment_refusal")}
+        return {"gpu": device.info.name, "unit": "us", "rows": rows, **refused}
     finally:
         device.close()
 

@@ -2,49 +2,50 @@
 
     python bench/gpu_proof.py [--smoke] [--out FOLDER] [--only PART ...]
 
-bench/gpu_proof.sh sets up what this needs. Each part runs in processes of its own and has a time
-limit; one that fails is noted and the others go on. Exit code 0 if all is well, 1 if not, 3
-without a GPU.
-
-tests     conformance cases and GPU tests, with pytest
-programs  the examples on `gpu` (each compares with NumPy itself), and the demo on `gpu` and `cpu`:
-          the same objects, scores within 0.02, boxes within 3 pixels
-network   1,000 inferences replayed on `gpu`: within 1e-5 of NumPy, the GPU's memory as before
-native    NanoDet by tinygrad, with its own CUDA graph on the GPU and replayed on loopback;
-          target: at most 5 % above native plus one loopback exchange
-calls     one driver call in modes rpc and batched on loopback
-device    mapping, launches, graphs, copies kept and restored, in one process
+bench/gpu_proof.sh sets up what this needs; gpu_proof_arguments.py has the arguments and the parts.
+Each part runs in processes of its own and has a time limit; one that fails is noted and the others
+go on. The JSON is written after each part. Exit code 0 if all is well, 1 if not, 3 without a GPU,
+130 if it was stopped.
 """
 
 from __future__ import annotations
 
-import argparse
+import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+import traceback
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import gpu_proof_arguments
 from common import HERE, compiled, driver_calls, machine, temporary
 
-from rrto_ros.devices.gpu.driver import check_available
+from rrto_ros.devices.gpu.driver import Driver, check_available, load
+from rrto_ros.devices.gpu.properties import device_uuid
+from rrto_ros.devices.gpu.telemetry import Nvml
 from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.evaluation.stack import stack
 
 ROOT = HERE.parent
 NANODET = ROOT / "rrto_ros" / "data" / "nanodet_416_fp16.onnx"
 PROGRAMS = ROOT / "test" / "support" / "programs"
-NO_GPU = 3
+NO_GPU, STOPPED = 3, 130
 SKIPPED = 77
+CANNOT = ("no virtual memory management", "needs compute capability")
+"""The only reasons for which a test on the GPU may be left out: a GPU that cannot do it."""
 SCORE_TOLERANCE, BOX_TOLERANCE = 0.02, 3.0
 NATIVE_FACTOR = 1.05
 LEAK_BYTES = 64 << 20
+SHOWN = 100
+"""Characters of a value in the table."""
 EXAMPLES: dict[str, list[str]] = {
     "vector_add_cuda_bindings.py": [],
     "saxpy_cuda_core.py": [],
@@ -86,25 +87,57 @@ class Proof:
 def tests(proof: Proof) -> None:
     """Conformance and GPU tests."""
     report = proof.out / "tests.xml"
+    report.unlink(missing_ok=True)
     logic = sorted(map(str, ROOT.glob("test/unit/test_gpu_*.py")))
     chosen = ["test/conformance", "test/gpu", *logic]
     if proof.smoke:
         chosen = ["-m", "gpu", "test/gpu", "test/conformance/test_cases.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
     with (proof.out / "tests.txt").open("w") as log:
-        subprocess.run([*command, f"--junitxml={report}"], cwd=ROOT, stdout=log,
-                       stderr=subprocess.STDOUT, timeout=3600, check=False)  # fmt: skip
+        code = _run_group([*command, f"--junitxml={report}"], log, 3600.0)
+    if not report.is_file():
+        raise UnavailableError(f"pytest ended with {code}; see {proof.out / 'tests.txt'}")
     (suite,) = ET.parse(report).getroot().iter("testsuite")
     counts = {name: int(suite.get(name, "0")) for name in ("tests", "failures", "errors",
                                                            "skipped")}  # fmt: skip
     on_gpu = [case for case in suite.iter("testcase")
               if "[gpu" in case.get("name", "") or "test.gpu" in case.get("classname", "")]
-    missed = sum(case.find("skipped") is not None for case in on_gpu)
-    proof.found["tests"] = {**counts, "on_gpu": len(on_gpu), "on_gpu_skipped": missed}
+    skips = [(case.get("name", ""), skip.get("message", "")) for case in on_gpu
+             if (skip := case.find("skipped")) is not None]
+    failures = [f"{case.get('classname', '')}::{case.get('name', '')}" for case in suite.iter(
+        "testcase") if case.find("failure") is not None or case.find("error") is not None]
+    proof.found["tests"] = {**counts, "on_gpu": len(on_gpu), "on_gpu_skipped": skips,
+                            "failed": failures}  # fmt: skip
     wrong = counts["failures"] + counts["errors"]
-    proof.note("tests", "on the GPU", f"{len(on_gpu)}, {missed} skipped",
-               bool(on_gpu) and missed < len(on_gpu))  # fmt: skip
+    excused = all(any(reason in why for reason in CANNOT) for _, why in skips)
+    proof.note("tests", "on the GPU", f"{len(on_gpu)}, {len(skips)} skipped",
+               bool(on_gpu) and excused)  # fmt: skip
     proof.note("tests", "of all", f"{counts['tests']}, {wrong} failed", wrong == 0)
+
+
+def _run_group(command: list[str], log: IO[str], timeout_s: float) -> int:
+    """Run a command with all that it starts; however it ends, nothing of it is left.
+
+    Raises:
+        subprocess.TimeoutExpired: It took longer.
+    """
+    child = subprocess.Popen(
+        command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        return child.wait(timeout_s)
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def _without_tinygrad(proof: Proof, part: str) -> bool:
+    """Note that a part is left out because there is no tinygrad for this Python."""
+    if importlib.util.find_spec("tinygrad") is not None:
+        return False
+    proof.note(part, "left out", "needs tinygrad, which is there for Python 3.11 and later")
+    return True
 
 
 def programs(proof: Proof) -> None:
@@ -123,6 +156,8 @@ def programs(proof: Proof) -> None:
                     proof.note("programs", name, text.splitlines()[0][:200], good=False)
                 continue
             proof.note("programs", name, "equals NumPy", good=True)
+    if _without_tinygrad(proof, "programs"):
+        return
     seen = {device: _demo(proof, device) for device in ("cpu", "gpu")}
     proof.found["demo"] = seen
     objects = [[found["class"] for found in seen[d]] for d in ("cpu", "gpu")]
@@ -153,6 +188,8 @@ def _demo(proof: Proof, device: str) -> list[dict[str, Any]]:
 
 def network(proof: Proof) -> None:
     """Many inferences: right, and nothing left behind."""
+    if _without_tinygrad(proof, "network"):
+        return
     count = 30 if proof.smoke else 1000
     before = _used_bytes()
     with stack("gpu", "replay") as nodes:
@@ -160,8 +197,12 @@ def network(proof: Proof) -> None:
         done = nodes.run(command, 1200.0, DEV="CUDA:PTX")[-1]
         with ThreadPoolExecutor(2) as pool:
             two = list(pool.map(lambda _: nodes.run(command, 1200.0, DEV="CUDA:PTX")[-1], "ab"))
-    time.sleep(1.0)  # the driver says nothing when it has freed a process's memory
-    after = _used_bytes()
+    end, after = time.monotonic() + 20.0, _used_bytes()
+    while before is not None and after is not None and after - before >= LEAK_BYTES:
+        if time.monotonic() > end:
+            break
+        time.sleep(0.2)  # the driver says nothing when it has freed a process's memory
+        after = _used_bytes()
     proof.found["network"] = {"inferences": count, **done, "used_before": before,
                               "used_after": after}  # fmt: skip
     proof.note("network", f"{count} inferences", f"at most {done['worst']:.1e} from NumPy",
@@ -176,18 +217,18 @@ def network(proof: Proof) -> None:
 
 
 def _used_bytes() -> int | None:
-    """Memory in use on the whole GPU, by NVML; None if it does not say."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used)
-    except Exception:
-        return None
+    """Memory in use on the whole GPU that the device takes, by NVML; None if it does not say."""
+    driver = Driver(load())
+    nvml = Nvml(device_uuid(driver, driver.call("cuDeviceGet", 0)))
+    used = nvml.counts().get("gpu_memory_used_bytes")
+    nvml.close()
+    return None if used is None else int(used)
 
 
 def native(proof: Proof) -> None:
     """The same program on the GPU itself and replayed."""
+    if _without_tinygrad(proof, "native"):
+        return
     frames = 5 if proof.smoke else 200
     command = [sys.executable, str(HERE / "onnx_model.py"), str(NANODET), "--frames", str(frames)]
     done = subprocess.run(command, env={**os.environ, "DEV": "CUDA:PTX"}, capture_output=True,
@@ -233,52 +274,74 @@ def device(proof: Proof) -> None:
     proof.found["device"] = found
     for name, value in found["rows"].items():
         proof.note("device", name, f"{value:.1f} us")
+    declined, why = found["segments_declined"], found["segment_refusal"]
+    proof.note("device", "graphs that the driver refused", f"{declined} {why}".strip()[:200],
+               not declined)  # fmt: skip
 
 
 PARTS: Mapping[str, Callable[[Proof], None]] = {
     part.__name__: part for part in (tests, programs, network, native, calls, device)
 }
+assert list(PARTS) == list(gpu_proof_arguments.PARTS)
 
 
 def show(proof: Proof, name: str) -> None:
     """Print the table."""
-    widths = [max([len(row[i]) for row in proof.rows], default=4) for i in range(3)]
+    # Long texts are whole in the JSON.
+    rows = [(part, what, " ".join(value.split())[:SHOWN], verdict)
+            for part, what, value, verdict in proof.rows]  # fmt: skip
+    widths = [max([len(row[i]) for row in rows], default=4) for i in range(3)]
     print(f"\ndevice gpu on {name}")
-    for part, what, value, verdict in proof.rows:
+    for part, what, value, verdict in rows:
         print(f"{part:{widths[0]}}  {what:{widths[1]}}  {value:{widths[2]}}  {verdict}".rstrip())
 
 
+def write(proof: Proof, name: str, ended: bool) -> Path:
+    """Write what was found so far."""
+    body = {"gpu": name, "on": machine(), "smoke": proof.smoke, "ended": ended,
+            "rows": proof.rows, **proof.found}  # fmt: skip
+    path = proof.out / "gpu_proof.json"
+    path.write_text(json.dumps(body, indent=1, default=str) + "\n")
+    return path
+
+
+def run_part(proof: Proof, part: str) -> None:
+    """Run one part; whatever it raises is a row of the table, and in full a file."""
+    print(f"{part}: {(PARTS[part].__doc__ or '').strip()}", flush=True)
+    try:
+        PARTS[part](proof)
+    except Exception as error:
+        (proof.out / f"{part}_error.txt").write_text(traceback.format_exc())
+        text = f"{type(error).__name__}: {error}"
+        proof.note(part, "did not end well", text[:300], good=False)
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="few iterations, the same path")
-    parser.add_argument("--out", type=Path, default=Path("out/gpu_proof"), help="folder")
-    parser.add_argument("--only", nargs="+", choices=sorted(PARTS), help="these parts only")
-    options = parser.parse_args()
+    options = gpu_proof_arguments.parse()
+    # Started nodes and programs are ended as after Ctrl-C.
+    signal.signal(signal.SIGTERM, _stop)
     try:
         name = check_available()
     except UnavailableError as error:
         print(f"gpu_proof: {error}", file=sys.stderr)
         return NO_GPU
-    out = options.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    proof = Proof(options.smoke, out)
-    for part, run in PARTS.items():
-        if options.only and part not in options.only:
-            continue
-        print(f"{part}: {(run.__doc__ or '').strip()}", flush=True)
-        try:
-            run(proof)
-        except (RrtoError, subprocess.SubprocessError, OSError, ValueError, KeyError) as error:
-            text = f"{type(error).__name__}: {error}"
-            proof.note(part, "did not end well", text[:300], good=False)
-    body = {"gpu": name, "on": machine(), "smoke": options.smoke, "rows": proof.rows,
-            **proof.found}  # fmt: skip
-    (out / "gpu_proof.json").write_text(json.dumps(body, indent=1, default=str) + "\n")
+    options.out.mkdir(parents=True, exist_ok=True)
+    proof = Proof(options.smoke, options.out)
+    stopped = False
+    try:
+        for part in options.only or PARTS:
+            run_part(proof, part)
+            write(proof, name, ended=False)
+    except KeyboardInterrupt:
+        stopped = True
+    path = write(proof, name, ended=not stopped)
     show(proof, name)
-    print(f"written: {out / 'gpu_proof.json'}")
-    return 1 if proof.failed else 0
+    print(f"written: {path}{' (stopped before its end)' if stopped else ''}")
+    return STOPPED if stopped else 1 if proof.failed else 0
 
 
 if __name__ == "__main__":

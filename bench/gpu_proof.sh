@@ -1,43 +1,84 @@
 #!/bin/sh
 # The device `gpu` on real hardware, in one command: set-up, tests, programs, measurements.
 #
-#   bench/gpu_proof.sh [--smoke] [--out FOLDER]
+#   bench/gpu_proof.sh [--smoke] [--out FOLDER] [--only PART ...]     (--help says more)
 #
 # Wants Linux on x86-64 with an NVIDIA driver (release 550 or later) and Python 3.10 to 3.13, make
 # and g++. Writes FOLDER/gpu_proof.json (out/gpu_proof by default) and prints one table.
-# Exit code: 0 all well, 1 something failed (the table says what), 2 set-up, 3 no GPU.
+# PYTHON names another Python than python3, VENV another place than .venv for what it installs.
+# Exit code: 0 all well, 1 something failed (the table says what), 2 set-up or arguments, 3 no GPU,
+# 130 stopped by Ctrl-C (what was found until then is written).
 set -eu
-cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-python3}
-VENV=${VENV:-.venv}
 
-command -v "$PYTHON" >/dev/null || {
-    echo "gpu_proof: $PYTHON not found; install Python 3.10 to 3.13, or set PYTHON" >&2
-    exit 2
+fail() {
+    code=$1
+    shift
+    echo "gpu_proof: $*" >&2
+    exit "$code"
 }
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+PYTHON=${PYTHON:-python3}
+VENV=${VENV:-$root/.venv}
+case $VENV in /*) ;; *) VENV=$PWD/$VENV ;; esac
+
+command -v "$PYTHON" >/dev/null ||
+    fail 2 "$PYTHON not found; install Python 3.10 to 3.13, or set PYTHON to one"
+# Before anything that takes time: what is wrong with the arguments, or the help.
+for argument in "$@"; do
+    case $argument in -h | --help) exec "$PYTHON" "$root/bench/gpu_proof_arguments.py" --help ;; esac
+done
+"$PYTHON" "$root/bench/gpu_proof_arguments.py" "$@" || exit 2
+trap 'fail 130 "stopped; run it again, finished steps of the set-up are kept"' INT TERM
+
 # Asked of the driver itself, before minutes of set-up: prints its CUDA version.
-version=$("$PYTHON" - <<'EOF'
+next="or use the device cpu, which needs no GPU"
+code=0
+version=$(timeout --foreground 120 "$PYTHON" - <<'END'
 import ctypes
+import signal
 import sys
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 try:
     cuda = ctypes.CDLL("libcuda.so.1")
 except OSError as error:
-    sys.exit(f"gpu_proof: no NVIDIA driver on this machine ({error})")
+    sys.exit("no NVIDIA driver on this machine (%s); install it so that `nvidia-smi` works, in a "
+             "container start it with --gpus all" % error)
 code, count, version = cuda.cuInit(0), ctypes.c_int(), ctypes.c_int()
-if code or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-    sys.exit(f"gpu_proof: the NVIDIA driver finds no GPU (cuInit gave {code}); see nvidia-smi")
-cuda.cuDriverGetVersion(ctypes.byref(version))
+if code:
+    sys.exit("the NVIDIA driver does not start (cuInit gave %d); see `nvidia-smi`, and restart the "
+             "machine if the driver was updated" % code)
+if cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+    sys.exit("the NVIDIA driver shows no GPU; see that `nvidia-smi` lists one and that "
+             "CUDA_VISIBLE_DEVICES does not hide it")
+if cuda.cuDriverGetVersion(ctypes.byref(version)) or version.value < 12040:
+    sys.exit("the NVIDIA driver is for CUDA %d.%d, 12.4 (release 550) or later is needed; update it"
+             % (version.value // 1000, version.value % 1000 // 10))
 print(version.value)
-EOF
-) || exit 3
+END
+) || code=$?
+[ "$code" -ne 124 ] || fail 3 "the NVIDIA driver gave no answer in 120 s; see nvidia-smi, $next"
+[ "$code" -eq 0 ] || fail 3 "nothing to prove without a GPU: see the line above, $next"
 
 if [ -z "${RRTO_PROOF_NO_SETUP:-}" ]; then
-    "$PYTHON" scripts/bootstrap.py --venv "$VENV" demo test clients gpu
-    if [ "$version" -lt 13000 ]; then
-        # The bindings of CUDA 13 are for its drivers.
-        "$VENV/bin/python" -m pip install -q --disable-pip-version-check 'cuda-bindings>=12.6,<13'
+    # bootstrap.py says itself what failed. pip gives up by itself; this bounds a stuck mirror.
+    timeout --foreground 3600 "$PYTHON" "$root/scripts/bootstrap.py" --venv "$VENV" \
+        demo test clients gpu ||
+        fail 2 "the set-up did not end well; put right what it says above and run this again"
+    PYTHON=$VENV/bin/python
+    # The bindings of CUDA 13 are for its drivers.
+    if [ "$version" -lt 13000 ] && ! "$PYTHON" -c \
+        'import sys; from cuda.bindings import __version__ as v; sys.exit(not v.startswith("12."))'; then
+        timeout --foreground 600 "$PYTHON" -m pip install -q --no-input \
+            --disable-pip-version-check 'cuda-bindings>=12.9.1,<13' ||
+            fail 2 "this driver needs cuda-bindings 12, and pip could not install it (see above)"
     fi
-    PYTHON="$VENV/bin/python"
 fi
-exec "$PYTHON" bench/gpu_proof.py "$@"
+PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH
+"$PYTHON" -c 'import rrto_ros.evaluation.stack' 2>/dev/null ||
+    fail 2 "$PYTHON cannot import rrto_ros; run this without RRTO_PROOF_NO_SETUP, or set PYTHON" \
+        "to the Python of an environment that has it"
+trap - INT TERM
+exec "$PYTHON" "$root/bench/gpu_proof.py" "$@"

@@ -218,4 +218,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        sys.stderr.write("\nset-up stopped: interrupted\n")
+        raise SystemExit(130) from None

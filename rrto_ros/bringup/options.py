@@ -125,6 +125,14 @@ class Options:
             for item in dataclasses.fields(Options)
         ]
 
+    def chosen_replay(self) -> dict[str, str | int]:
+        """Those of `REPLAY_OPTIONS` that the user chose, by name."""
+        return {
+            item.name: getattr(self, item.name)
+            for item in dataclasses.fields(self)
+            if item.name in REPLAY_OPTIONS and getattr(self, item.name) != item.default
+        }
+
     def environment(self) -> dict[str, str]:
         """The domain, if one was chosen; that the sides are apart, if this is one of them."""
         out = {} if self.domain < 0 else {"ROS_DOMAIN_ID": str(self.domain)}

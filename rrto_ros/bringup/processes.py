@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rrto_ros.bringup.environment import node_environment
-from rrto_ros.bringup.options import REPLAY_OPTIONS, Options
+from rrto_ros.bringup.options import Options
 from rrto_ros.errors import UnavailableError
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -92,12 +91,8 @@ def recorder(options: Options) -> Process:
         "robot": options.robot,
         "mode": options.mode,
         "autostart": True,
+        **options.chosen_replay(),
     }
-    defaults = {item.name: item.default for item in dataclasses.fields(options)}
-    for name in REPLAY_OPTIONS:
-        value = getattr(options, name)
-        if value != defaults[name]:
-            parameters[name] = value
     return Process(
         "recorder_replayer",
         node_command(options, "recorder_replayer", parameters),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rrto_ros.cli.replay_options import flags, whole, with_replay_options
 from rrto_ros.errors import ConfigError, RrtoError
 
 if TYPE_CHECKING:
@@ -31,13 +33,6 @@ bag = typer.Typer(no_args_is_help=True, help="Record, replay and look at bags of
 app.add_typer(bag, name="bag")
 
 
-def _whole(text: str | int) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"got {text!r}, want a whole number") from None
-
-
 def _number(text: str | float) -> float:
     try:
         return float(text)
@@ -47,12 +42,14 @@ def _number(text: str | float) -> float:
 
 Robot = Annotated[str, typer.Option(envvar="RRTO_ROBOT", help="Robot name: prefix of the topics.")]
 Domain = Annotated[
-    int, typer.Option(parser=_whole, help="ROS domain; -1: as ROS_DOMAIN_ID says, else 0.")
+    int, typer.Option(parser=whole, help="ROS domain; -1: as ROS_DOMAIN_ID says, else 0.")
 ]
 Device = Annotated[str, typer.Option(help="What the server computes on: auto, gpu, cpu or null.")]
 Mode = Annotated[str, typer.Option(help="rpc, batched or replay.")]
 Level = Annotated[str, typer.Option(help="debug, info, warn, error or fatal.")]
-_FILES = "as the parameter files say"
+Replay = Mapping[str, Any]
+"""What `with_replay_options` gives: option -> value."""
+_NO_REPLAY: Replay = {}
 Input = Annotated[
     str, typer.Option("--input", help="Demo: picture, folder, video or bag; empty: built in.")
 ]
@@ -67,6 +64,7 @@ def _prepare() -> None:
 
 
 @app.command()
+@with_replay_options
 def up(
     robot: Robot = "robot",
     side: Annotated[str, typer.Option(help="What runs here: both, robot or edge.")] = "both",
@@ -74,64 +72,12 @@ def up(
     mode: Mode = "batched",
     domain: Domain = -1,
     log_level: Level = "info",
-    search: Annotated[
-        str,
-        typer.Option(
-            help="Mode replay: operator_sequence or data_dependency.", show_default=_FILES
-        ),
-    ] = "",
-    min_repetitions: Annotated[
-        int,
-        typer.Option(
-            parser=_whole,
-            help="Mode replay: how often a sequence must have been seen.",
-            show_default=_FILES,
-        ),
-    ] = 0,
-    min_length: Annotated[
-        int,
-        typer.Option(
-            parser=_whole, help="Mode replay: shortest sequence, calls.", show_default=_FILES
-        ),
-    ] = 0,
-    max_length: Annotated[
-        int,
-        typer.Option(
-            parser=_whole, help="Mode replay: longest sequence, calls.", show_default=_FILES
-        ),
-    ] = 0,
-    drop_plans_after: Annotated[
-        int,
-        typer.Option(
-            parser=_whole,
-            help="Mode replay: a sequence left so often in a row rests.",
-            show_default=_FILES,
-        ),
-    ] = 0,
-    run_ahead: Annotated[
-        str,
-        typer.Option(
-            help="Mode replay: what the server executes before it is called: off, reads or auto.",
-            show_default=_FILES,
-        ),
-    ] = "",
-    plan_cache_bytes: Annotated[
-        int,
-        typer.Option(
-            parser=_whole,
-            help="Mode replay: size of the sequences kept on disk; 0: none.",
-            show_default=_FILES,
-        ),
-    ] = -1,
-    plan_cache_directory: Annotated[
-        str,
-        typer.Option(help="Mode replay: where sequences are kept.", show_default=_FILES),
-    ] = "",
+    replay: Replay = _NO_REPLAY,
     params_file: Annotated[str, typer.Option(help="ROS parameter file (YAML) of your own.")] = "",
     demo: Annotated[bool, typer.Option(help="Also start camera and perception.")] = False,
     source: Input = "",
     frames: Annotated[
-        int, typer.Option(parser=_whole, help="Demo: end after so many pictures.")
+        int, typer.Option(parser=whole, help="Demo: end after so many pictures.")
     ] = 0,
     output: Annotated[str, typer.Option(help="Demo: folder for pictures.")] = "",
 ) -> None:
@@ -148,14 +94,7 @@ def up(
         mode=mode,
         domain=domain,
         log_level=log_level,
-        search=search,
-        min_repetitions=min_repetitions,
-        min_length=min_length,
-        max_length=max_length,
-        drop_plans_after=drop_plans_after,
-        run_ahead=run_ahead,
-        plan_cache_bytes=plan_cache_bytes,
-        plan_cache_directory=plan_cache_directory,
+        **replay,
         params_file=params_file,
         demo=demo,
         input=source,
@@ -176,7 +115,7 @@ def demo_command(
     domain: Domain = -1,
     log_level: Level = "info",
     source: Input = "",
-    frames: Annotated[int, typer.Option(parser=_whole, help="Pictures to look at.")] = 10,
+    frames: Annotated[int, typer.Option(parser=whole, help="Pictures to look at.")] = 10,
     jit: Annotated[bool, typer.Option(help="Use one CUDA graph per inference.")] = False,
     output: Annotated[Path, typer.Option(help="Folder for results.")] = Path("out/demo"),
 ) -> None:
@@ -209,6 +148,7 @@ def demo_command(
 @app.command(
     context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
 )
+@with_replay_options
 def run(
     command: Annotated[list[str], typer.Argument(help="The program and its arguments.")],
     mode: Annotated[str | None, typer.Option(help="Mode; default batched.")] = None,
@@ -219,18 +159,20 @@ def run(
     domain: Domain = -1,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     limit: Annotated[
-        int | None, typer.Option(parser=_whole, help="Device memory in bytes.")
+        int | None, typer.Option(parser=whole, help="Device memory in bytes.")
     ] = None,
     bag_folder: Annotated[
         Path | None, typer.Option("--bag", help="Record the driver calls into this folder.")
     ] = None,
     log_level: Level = "warn",
+    replay: Replay = _NO_REPLAY,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table at the end.")] = False,
 ) -> None:
     """Run any program interposed, for example: rrto run -- python my_node.py.
 
-    Starts offload server and recorder where none answers. The exit code is the program's; 125 if
-    it could not be run. The table at the end goes to stderr.
+    Starts offload server and recorder where none answers; the options of mode replay are for that
+    recorder. The exit code is the program's; 125 if it could not be run. The table at the end goes
+    to stderr.
     """
     from rrto_ros.bringup.options import Options
     from rrto_ros.cli.console import err, write_json
@@ -244,11 +186,18 @@ def run(
             domain=domain,
             log_level=log_level,
             limit_bytes=0 if limit is None else limit,
+            **replay,
         )
+        chosen = tuple(options.chosen_replay())
+        if chosen and options.mode != "replay":
+            raise ConfigError(
+                f"{flags(chosen)} would change nothing in mode {options.mode!r}; add --mode replay"
+            )
         _need_ros()
         from rrto_ros.cli.running import Wanted, run_interposed
 
-        result = run_interposed(command, options, Wanted(mode, device, limit), bag_folder)
+        wanted = Wanted(mode, device, limit, chosen)
+        result = run_interposed(command, options, wanted, bag_folder)
         if report is not None:
             write_json(report, result)
     except RrtoError as error:
@@ -325,11 +274,11 @@ def analyze_command(
         str, typer.Option(help="operator_sequence or data_dependency.")
     ] = "operator_sequence",
     min_repetitions: Annotated[
-        int, typer.Option(parser=_whole, help="How often a sequence must have been seen.")
+        int, typer.Option(parser=whole, help="How often a sequence must have been seen.")
     ] = 2,
-    min_length: Annotated[int, typer.Option(parser=_whole, help="Shortest sequence, calls.")] = 3,
+    min_length: Annotated[int, typer.Option(parser=whole, help="Shortest sequence, calls.")] = 3,
     max_length: Annotated[
-        int, typer.Option(parser=_whole, help="Longest sequence, calls.")
+        int, typer.Option(parser=whole, help="Longest sequence, calls.")
     ] = 32768,
     png: Annotated[Path | None, typer.Option(help="Write a timeline of the calls.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write an interactive timeline.")] = None,

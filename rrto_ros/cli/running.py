@@ -20,6 +20,7 @@ from rrto_ros.bringup.processes import Process, recorder, server
 from rrto_ros.bringup.supervisor import Supervisor
 from rrto_ros.cli.ambient import users_environment
 from rrto_ros.cli.console import note, process_line
+from rrto_ros.cli.replay_options import flags
 from rrto_ros.cli.sessions import collect_reports
 from rrto_ros.cli.summary import report
 from rrto_ros.errors import ConfigError, UnavailableError
@@ -40,11 +41,13 @@ class Wanted:
         mode: Mode of the sessions.
         device: Device of the server.
         limit_bytes: Device memory of a session.
+        replay: Names of the options of mode `replay` that were given.
     """
 
     mode: str | None = None
     device: str | None = None
     limit_bytes: int | None = None
+    replay: tuple[str, ...] = ()
 
 
 def recorder_listens(robot: str) -> bool:
@@ -84,6 +87,13 @@ def missing_processes(client: RobotClient, options: Options, wanted: Wanted) -> 
             f"mode {wanted.mode!r} is wanted, and the running recorder_replayer is in mode "
             f"{running_recorder['mode']!r}; change it for all its programs with `rrto mode "
             f"{wanted.mode}`, or give another --robot name to start one of your own"
+        )
+    if listens and wanted.replay:
+        raise ConfigError(
+            f"{flags(wanted.replay)} would change nothing: they are for a recorder_replayer that "
+            "`rrto run` starts, and one runs already. Set its parameters (`ros2 param set "
+            f"/{options.robot}/recorder_replayer {wanted.replay[0]} ...`, for programs that start "
+            "afterwards), or give another --robot name"
         )
     if running_server and wanted.device not in (None, "auto", running_server["device"]):
         raise ConfigError(

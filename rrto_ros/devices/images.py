@@ -20,6 +20,8 @@ from rrto_ros.errors import PtxError
 _FATBIN, _WRAPPER, _ELF = 0xBA55ED50, 0x466243B1, b"\x7fELF"
 _KIND_PTX, _KIND_ELF = 1, 2
 _FLAG_COMPRESSED, _FLAG_ZSTD = 0x2000, 0x8000
+_ZSTD, _LZ4 = ("compression.zstd", "backports.zstd"), ("lz4.block",)
+"""What unpacks them. nvcc of CUDA 13 compresses with Zstandard unless told otherwise."""
 MAX_PTX_BYTES = 64 << 20
 _ENTRY_HEADER_BYTES = 64
 _TARGET = re.compile(r"^\s*\.target\s+sm_(\d+)([af]?)", re.MULTILINE)
@@ -170,18 +172,26 @@ def _decompress(payload: bytes, flags: int, raw: int) -> bytes:
     if raw > MAX_PTX_BYTES:
         raise PtxError(f"PTX of {raw} bytes, at most {MAX_PTX_BYTES} are read",
                        CUresult.INVALID_IMAGE)
-    name = "zstandard" if flags & _FLAG_ZSTD else "lz4.block"
+    zstd = bool(flags & _FLAG_ZSTD)
+    codec = _codec(_ZSTD if zstd else _LZ4)
     try:
-        codec: Any = importlib.import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise PtxError(f"the fatbin's PTX is compressed and the Python package {package} is not "
-                       "installed; install it where the server runs",
-                       CUresult.INVALID_IMAGE) from error
-    try:
-        if flags & _FLAG_ZSTD:
-            return bytes(codec.ZstdDecompressor().decompress(payload, max_output_size=raw))
-        return bytes(codec.decompress(payload, uncompressed_size=raw))
+        if not zstd:
+            return bytes(codec.decompress(payload, uncompressed_size=raw))
+        unpacking = codec.ZstdDecompressor()
+        out = bytes(unpacking.decompress(payload, max_length=raw))
+        if not unpacking.eof:
+            raise ValueError(f"it does not end within {raw} bytes")
     except Exception as error:
         raise PtxError(f"the fatbin's compressed PTX is damaged: {error}",
                        CUresult.INVALID_IMAGE) from error
+    return out
+
+
+def _codec(names: tuple[str, ...]) -> Any:
+    """The first of several modules that is there."""
+    for name in names:
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    raise PtxError("the fatbin's PTX is compressed and the Python package "
+                   f"{names[-1].removesuffix('.block')} is not installed; install it where the "
+                   "server runs", CUresult.INVALID_IMAGE)

@@ -134,12 +134,15 @@ def resolve(name: str) -> tuple[str, str]:
 
 
 def preload(name: str) -> None:
-    """Import a device's modules ahead of its creation, so that a session opens faster."""
+    """Import a device's modules ahead of its creation, so that a session opens faster.
+
+    For the GPU also the driver is started: with several GPUs that takes seconds, and no memory.
+    """
     if name in _MODULES:
         importlib.import_module(_MODULES[name])
     if name == "gpu":
         with contextlib.suppress(UnavailableError):  # said when the device is made
-            importlib.import_module("rrto_ros.devices.gpu.driver").load()
+            importlib.import_module("rrto_ros.devices.gpu.driver").check_available()
 
 
 def create_device(name: str, settings: DeviceSettings) -> Device:

@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+from rrto_ros.record.graph_nodes import GraphNodes
 from rrto_ros.record.memory import Allocations
 from rrto_ros.record.templates import CallTemplate
 
@@ -61,9 +62,14 @@ def pointers(params: Any, allocations: Allocations) -> tuple[Range, ...]:
     return tuple(found.values())
 
 
+def fill_bytes(f: dict[str, Any]) -> int:
+    """Bytes from the first to the last that a fill writes; 0 if it writes none."""
+    row: int = f["width"] * f["element_bytes"]
+    return (f["height"] - 1) * f["pitch"] + row if f["height"] else 0
+
+
 def _fill_range(f: dict[str, Any]) -> tuple[Range, ...]:
-    row = f["width"] * f["element_bytes"]
-    span = (f["height"] - 1) * f["pitch"] + row if f["height"] else 0
+    span = fill_bytes(f)
     return ((f["dst"], f["dst"] + span),) if span else ()
 
 
@@ -71,35 +77,21 @@ class GraphTable:
     """Accesses of graph nodes, so that a graph launch has those of its nodes."""
 
     def __init__(self) -> None:
-        self._graphs: dict[int, dict[int, Accesses]] = {}
-        self._execs: dict[int, dict[int, Accesses]] = {}
+        self._nodes: GraphNodes[Accesses] = GraphNodes()
 
     def apply(self, name: str, f: dict[str, Any], allocations: Allocations) -> None:
         """Follow one graph operation (the decoded fields of `graph_*`)."""
-        if name == "graph_create":
-            self._graphs[f["graph"]] = {}
-        elif name == "graph_destroy":
-            self._graphs.pop(f["graph"], None)
-        elif name == "graph_instantiate":
-            self._execs[f["graph_exec"]] = dict(self._graphs.get(f["graph"], {}))
-        elif name == "graph_exec_destroy":
-            self._execs.pop(f["graph_exec"], None)
-        elif name.startswith("graph_exec_"):
-            nodes = self._execs.setdefault(f["graph_exec"], {})
-            nodes[f["node"]] = node_accesses(name, f, allocations)
-        elif name != "graph_launch":
-            nodes = self._graphs.setdefault(f["graph"], {})
-            nodes[f["node"]] = node_accesses(name, f, allocations)
+        self._nodes.apply(name, f, lambda: node_accesses(name, f, allocations))
 
     def launched(self, graph_exec: int) -> Accesses | None:
         """Accesses of all nodes; None if the graph's making was not logged."""
-        nodes = self._execs.get(graph_exec)
+        nodes = self._nodes.of(graph_exec)
         if nodes is None:
             return None
         reads: set[Range] = set()
         writes: set[Range] = set()
         possible: set[Range] = set()
-        for node in nodes.values():
+        for node in nodes:
             reads.update(node.reads)
             writes.update(node.writes)
             possible.update(node.possible)

@@ -16,7 +16,8 @@ from typing import Any
 
 from rrto_ros.api.codec import OP_BY_NAME, CallRecord
 from rrto_ros.api.info import ModuleInfo
-from rrto_ros.record.accesses import Range
+from rrto_ros.record.accesses import Range, fill_bytes
+from rrto_ros.record.graph_nodes import GraphNodes
 from rrto_ros.record.kernel_writes import Words, kernel_writes
 from rrto_ros.record.memory import Allocations
 
@@ -71,8 +72,7 @@ class WriteRanges:
         self._images: OrderedDict[int, bytes] = OrderedDict()
         self._images_bytes = 0
         self._kernels: dict[int, _Kernels] = {}
-        self._graphs: dict[int, dict[int, _Work]] = {}
-        self._execs: dict[int, dict[int, _Work]] = {}
+        self._nodes: GraphNodes[_Work] = GraphNodes()
         self._changes = 0
 
     @property
@@ -117,31 +117,19 @@ class WriteRanges:
         self._changes += 1
         if name == "module_unload":
             self._unload(f["module"])
-        elif name == "graph_create":
-            self._graphs[f["graph"]] = {}
-        elif name == "graph_destroy":
-            self._graphs.pop(f["graph"], None)
-        elif name == "graph_instantiate":
-            self._execs[f["graph_exec"]] = dict(self._graphs.get(f["graph"], {}))
-        elif name == "graph_exec_destroy":
-            self._execs.pop(f["graph_exec"], None)
-        else:
-            table, key = self._graphs, f.get("graph")
-            if key is None:
-                table, key = self._execs, f["graph_exec"]
-            plain = {n: bytes(v) if isinstance(v, memoryview) else v for n, v in f.items()}
-            table.setdefault(key, {})[f["node"]] = (_NODES[name], plain)
+            return
+        self._nodes.apply(name, f, lambda: (_NODES[name], _plain(f)))
 
     def of(self, record: CallRecord) -> tuple[Range, ...] | None:
         """Ranges that a call of `templates.WRITES` may write; None if that is not known."""
         f = record.fields()
         if record.op.name != "graph_launch":
             return self._work(record.op.name, f)
-        nodes = self._execs.get(f["graph_exec"])
+        nodes = self._nodes.of(f["graph_exec"])
         if nodes is None:
             return None
         out: set[Range] = set()
-        for name, fields in nodes.values():
+        for name, fields in nodes:
             ranges = self._work(name, fields)
             if ranges is None:
                 return None
@@ -154,9 +142,7 @@ class WriteRanges:
         if name == "memcpy_dtod":
             return self._inside(f["dst"], f["size"])
         if name == "memset":
-            row = f["width"] * f["element_bytes"]
-            span = (f["height"] - 1) * f["pitch"] + row if f["height"] else 0
-            return self._inside(f["dst"], span)
+            return self._inside(f["dst"], fill_bytes(f))
         return ()
 
     def _inside(self, start: int, size: int) -> tuple[Range, ...] | None:
@@ -228,3 +214,8 @@ class WriteRanges:
             "analysed_kernels": len(kernels),
             "kernels_known": sum(words is not None for words in kernels),
         }
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields that outlive the message they came in."""
+    return {n: bytes(v) if isinstance(v, memoryview) else v for n, v in fields.items()}

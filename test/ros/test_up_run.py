@@ -60,6 +60,36 @@ def test_a_running_robot_is_used_and_left_running(rig, cuda_program):
     assert "'cpu'" in again.text()
 
 
+def test_options_of_the_replay_reach_the_recorder_that_is_started(rig, tmp_path, cuda_program):
+    plans = tmp_path / "plans"
+    text = ("import subprocess, sys; subprocess.run(['ps', '-eo', 'args'], check=True); "
+            f"sys.exit(subprocess.run({cuda_program!r}).returncode)")  # fmt: skip
+    process = run(
+        rig, "--mode", "replay", "--search", "data_dependency", "--min-repetitions", "3",
+        "--run-ahead", "off", "--plan-cache-directory", plans, "--", sys.executable, "-c", text,
+    )  # fmt: skip
+    assert process.wait() == 0, process.text()
+    (node,) = [line for line in process.lines
+               if "rrto_ros.nodes.recorder_replayer" in line and f"/{rig.robot} " in line]
+    for wanted in ('mode:="replay"', 'search:="data_dependency"', "min_repetitions:=3",
+                   'run_ahead:="off"', f'plan_cache_directory:="{plans}"'):  # fmt: skip
+        assert wanted in node
+    assert "max_length" not in node
+    assert "1 (replay on cpu)" in process.text()
+
+
+def test_options_of_the_replay_for_a_recorder_that_runs_are_refused(rig, cuda_program):
+    rig.both(mode="replay")
+    process = run(rig, "--mode", "replay", "--min-length", "5", "--", *cuda_program)
+    assert process.wait() == 125
+    text = " ".join(process.text().split())
+    assert "--min-length would change nothing" in text
+    assert f"ros2 param set /{rig.robot}/recorder_replayer min_length" in text
+    assert "--robot" in text
+    process = run(rig, "--mode", "replay", "--", *cuda_program)
+    assert process.wait() == 0, process.text()
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [("raise SystemExit(9)", 9), ("import os; os.kill(os.getpid(), 9)", 137)],

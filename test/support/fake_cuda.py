@@ -39,26 +39,31 @@ class FakeCuda(ExecutionCalls, GraphCalls):
         calls: (name, arguments) of every call.
         kernels: Kernel name -> function(memory, argument bytes, grid, block).
         variables: Module variable name -> bytes.
+        aliases: Further name of a variable -> (its name, offset, bytes).
         taken: Bases that cannot be reserved.
         launched: (kernel name, grid, block, shared bytes, argument bytes), when it runs.
         broken: CUresult that everything gets, 0 while the context is sound.
         slow: Streams whose work never ends.
         asked: Work that was asked for once; the second question finds it done.
+        nameless: What a CUresult without a name raises: KeyError in cuda-bindings 12.9.0 to
+            13.0.3, ValueError in those before and after.
     """
 
     def __init__(self, *, virtual_memory=True, memory_bytes=8 << 30, version=12080):
         for name, kind in (HANDLES | ENUMS | STRUCTS).items():
             setattr(self, name, kind)
         self.calls, self.launched = [], []
-        self.kernels, self.variables = {}, {}
+        self.kernels, self.variables, self.aliases = {}, {}, {}
         self.taken = set()
         self.broken = 0
         self.contexts = 0
         self.slow = set()
         self.asked = set()
+        self.nameless = ValueError
         self.memory = FakeMemory()
         self.queue = FakeQueue()
         self._virtual, self._bytes, self._version = virtual_memory, memory_bytes, version
+        self._results = frozenset(map(int, ENUMS["CUresult"]))
         self._alive = {}
         self._next = 0x1000
         self._next_block, self._next_variable = BLOCKS, VARIABLES
@@ -109,7 +114,12 @@ class FakeCuda(ExecutionCalls, GraphCalls):
         return None
 
     def _result(self, code):
-        return ENUMS["CUresult"](code or (self.broken or 0))
+        code = code or self.broken
+        if code not in self._results:
+            raise self.nameless(
+                code if self.nameless is KeyError else f"{code} is not a valid CUresult"
+            )
+        return ENUMS["CUresult"](code)
 
     def _check_alive(self, name, value):
         for item in value if isinstance(value, list) else (value,):

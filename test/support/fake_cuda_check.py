@@ -97,7 +97,7 @@ def checked(method):
             code = self.broken
         if code and name not in _ALWAYS:
             outputs = sum(is_output(kind) and p not in taken for kind, p in c_parameters)
-            return (ENUMS["CUresult"](code), *[None] * outputs)
+            return (self._result(code), *[None] * outputs)
         result = method(self, *arguments)
         code, *values = result if isinstance(result, tuple) else (result,)
         return (self._result(code), *values)

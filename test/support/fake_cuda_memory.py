@@ -30,6 +30,10 @@ class FakeMemory:
         data = self._ranges.get(start)
         return None if data is None else len(data)
 
+    def mapping(self, address, size):
+        """The ranges themselves that lie there: others when memory was mapped anew."""
+        return [data for data, _, _ in self._parts(address, size)]
+
     def total(self):
         return sum(map(len, self._ranges.values()))
 

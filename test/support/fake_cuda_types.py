@@ -105,8 +105,7 @@ ENUMS = {
         "CUresult",
         {
             "CUDA_SUCCESS" if not c else f"CUDA_ERROR_{c.name}": int(c) for c in CUresult
-        }
-        | {"CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE": 910},
+        },
     ),
     "CUdevice_attribute": IntEnum(
         "CUdevice_attribute",

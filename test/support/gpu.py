@@ -50,9 +50,9 @@ def gpu(cuda=None, **settings):
 
 
 @contextlib.contextmanager
-def loaded_gpu():
+def loaded_gpu(cuda=None):
     """A device with `PTX` and 1 MiB at the arena's base; gives it, the stand-in and the base."""
-    with gpu() as (device, cuda):
+    with gpu(cuda) as (device, cuda):
         device.module_load(1, PTX)
         device.mem_alloc(device.info.arena_base, MIB, 0)
         yield device, cuda, device.info.arena_base

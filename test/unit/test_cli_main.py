@@ -1,11 +1,14 @@
 """The command line without ROS: help, wrong arguments, exit codes."""
 
+import dataclasses
+import inspect
 import subprocess
 import sys
 
 import pytest
 
-from rrto_ros.bringup.options import REPLAY_OPTIONS
+from rrto_ros.bringup.options import REPLAY_OPTIONS, Options
+from rrto_ros.cli.replay_options import with_replay_options
 from rrto_ros.evaluation.synthetic import Model, Program
 from rrto_ros.record import CallLog, dump
 
@@ -51,6 +54,11 @@ def test_every_command_has_help_without_ros(command):
         (["mode", "partition"], 2, ["comes later"]),
         (["run"], 2, ["command"]),
         (["run", "--mode", "fast", "--", "true"], 125, ["'fast'", "rpc, batched"]),
+        (["run", "--run-ahead", "auto", "--", "true"], 125,
+         ["--run-ahead", "'batched'", "--mode replay"]),
+        (["run", "--mode", "replay", "--search", "guess", "--", "true"], 125,
+         ["'guess'", "data_dependency"]),
+        (["run", "--mode", "replay", "--min-length", "few", "--", "true"], 2, ["'few'"]),
         (["status", "--domain", "900"], 2, ["900", "0 to 232"]),
     ],
 )
@@ -89,8 +97,27 @@ def test_analyze_names_a_missing_log(tmp_path):
     assert (code, "no such log or bag" in err) == (2, True)
 
 
-def test_up_has_an_option_for_each_parameter_of_the_replay():
-    code, out, _ = rrto("up", "--help")
+@pytest.mark.parametrize("command", ["up", "run"])
+def test_what_starts_a_recorder_has_an_option_for_each_parameter_of_the_replay(command):
+    code, out, _ = rrto(command, "--help")
     assert code == 0
     for name in REPLAY_OPTIONS:
         assert f"--{name.replace('_', '-')} " in out
+
+
+def test_the_options_of_the_replay_are_those_of_a_bring_up():
+    defaults = {f.name: f.default for f in dataclasses.fields(Options)}
+    taken = []
+
+    def command(first: int, replay: dict[str, object], last: int = 0) -> None:
+        taken.append((first, replay, last))
+
+    made = with_replay_options(command)
+    parameters = inspect.signature(made).parameters
+    assert list(parameters) == ["first", *REPLAY_OPTIONS, "last"]
+    values = {name: parameters[name].default for name in REPLAY_OPTIONS}
+    assert values == {name: defaults[name] for name in REPLAY_OPTIONS}
+    made(first=1, last=2, **values)
+    assert taken == [(1, values, 2)]
+    assert Options(**values).chosen_replay() == {}
+    assert Options(**{**values, "max_length": 9}).chosen_replay() == {"max_length": 9}

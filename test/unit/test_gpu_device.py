@@ -163,6 +163,34 @@ class TestModules:
             device.module_unload(1)
             refused(CUresult.INVALID_VALUE, device.memcpy_dtoh, at, 16, 0)
 
+    def test_several_names_for_one_place_are_one_variable_to_copy(self):
+        cuda = FakeCuda()
+        cuda.variables.update(table=16)
+        cuda.aliases.update(same=("table", 0, 16), part=("table", 4, 8))
+        text = (
+            b".version 7.5\n.global .b8 table[16]; .global .b8 same[16]; .global .b8 part[8];\n"
+            + PTX
+        )
+        with gpu(cuda) as (device, _):
+            table, same, part = (g.address for g in device.module_load(1, text).globals)
+            assert (same, part) == (table, table + 4)
+            device.memcpy_htod(part, b"y" * 8, 0)
+            assert bytes(device.memcpy_dtoh(table, 16, 0)) == bytes(4) + b"y" * 8 + bytes(4)
+            refused(CUresult.INVALID_VALUE, device.memcpy_dtoh, part, 13, 0)
+            device.module_unload(1)
+            refused(CUresult.INVALID_VALUE, device.memcpy_dtoh, part, 1, 0)
+
+    def test_a_module_is_unloaded_when_its_kernels_are_done(self, loaded):
+        device, cuda, base = loaded
+        device.stream_create(7, 1, 0)
+        for stream in (0, 7):
+            device.launch(kernel(WRITE, base, 5), stream)
+        device.module_unload(1)
+        assert len(cuda.launched) == 2
+        device.module_load(1, PTX)
+        device.module_unload(1)
+        assert cuda.names()[-1] == "cuModuleUnload"
+
     def test_machine_code_goes_to_the_driver_as_it_is(self):
         image = b"\x7fELF" + bytes(100)
         with gpu() as (device, cuda):

@@ -8,7 +8,7 @@ import pytest
 from support.fake_cuda import FakeCuda
 from support.fake_cuda_check import PROTOTYPES, prototype
 from support.fake_cuda_types import ENUMS, HANDLES, STRUCTS
-from support.gpu import PTX, gpu, kernel, refused
+from support.gpu import PTX, gpu, kernel, loaded_gpu, refused
 
 from rrto_ros.api.results import BREAKS_CONTEXT, CUresult
 from rrto_ros.devices import registry
@@ -81,6 +81,8 @@ class TestRegistry:
 
     def test_a_gpu_device_is_made_with_the_sessions_settings(self, cuda):
         registry.preload("gpu")
+        assert "cuInit" in cuda.names()
+        assert cuda.contexts == 0  # it holds no memory of the GPU yet
         registry.check_available("gpu")
         settings = registry.DeviceSettings(
             limit_bytes=1 << 25, arena_base=0x3000_0000_0000, launch_timeout_s=7.0
@@ -171,12 +173,38 @@ class TestErrors:
         refused(code, driver.call, "cuMemAlloc", 8)
         assert len(cuda.calls) == before
 
-    def test_a_number_that_nobody_knows_is_unknown_and_does_not_end_the_context(self):
+    @pytest.mark.parametrize("raised", [KeyError, ValueError])
+    def test_a_number_that_the_bindings_do_not_know_is_unknown_and_does_not_end_the_context(
+        self, raised
+    ):
         cuda = FakeCuda()
+        cuda.nameless = raised
         driver = Driver(cuda)
-        cuda.fail("cuMemAlloc", 910)
-        refused(CUresult.UNKNOWN, driver.call, "cuMemAlloc", 8)
+        cuda.fail("cuMemAlloc", 4242)
+        assert "CUresult 4242" in refused(CUresult.UNKNOWN, driver.call, "cuMemAlloc", 8)
+        cuda.fail("cuStreamQuery", 4242)
+        refused(CUresult.UNKNOWN, driver.ready, "cuStreamQuery", cuda.CUstream(0))
+        with loaded_gpu(cuda) as (device, _, base):
+            cuda.fail("cuLaunchKernel", 4242)
+            refused(CUresult.UNKNOWN, device.launch, kernel(0, at=base), 0)
         driver.check_sound()
+
+    def test_other_errors_of_the_bindings_are_not_taken_for_a_result(self):
+        class Strict(FakeCuda):
+            def cuMemAlloc(self, bytesize):  # noqa: N802
+                raise ValueError("bytesize is no number")
+
+        with pytest.raises(ValueError, match="no number"):
+            Driver(Strict()).call("cuMemAlloc", 8)
+
+    def test_every_result_of_the_bindings_has_its_number_here(self):
+        real = pytest.importorskip(
+            "cuda.bindings.driver", reason="cuda-bindings is not installed"
+        )
+        names = {int(c): c.name for c in CUresult}
+        for result in real.CUresult:
+            short = result.name.removeprefix("CUDA_").removeprefix("ERROR_")
+            assert names[int(result)] == short
 
     def test_a_function_that_the_driver_lacks_is_not_supported(self):
         class Older(FakeCuda):

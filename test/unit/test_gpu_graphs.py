@@ -18,7 +18,7 @@ from support.gpu import (
 )
 
 from rrto_ros.api.results import CUresult
-from rrto_ros.devices.gpu.segment_graphs import GraphCall, RecordEvent
+from rrto_ros.devices.gpu.segment_graphs import GraphCall, RecordEvent, WaitEvent
 from rrto_ros.devices.protocol import (
     Launch,
     MemcpyNode,
@@ -220,6 +220,30 @@ class TestSegments:
         assert segment.run()
         assert cuda.count("cuGraphInstantiate") == 1
 
+    def test_copies_whose_memory_was_mapped_anew_are_built_anew_kernels_are_not(self, loaded):
+        """A copy node is made for the memory that is mapped there; a kernel has an address."""
+        device, cuda, base = loaded
+        far, size = base + 64 * MIB, 4 * MIB
+        copies = device.graphs.prepare(
+            [*chain(base, [1, 2, 3]), GraphCall(MemcpyNode(base + 512, far, 4), 0)]
+        )
+        kernels = device.graphs.prepare(chain(far, [1, 2, 3, 4]))
+        other = device.graphs.prepare(
+            [*chain(base, [1, 2, 3]), GraphCall(MemcpyNode(base + 516, base, 4), 0)]
+        )
+        for round_ in range(3):
+            device.mem_alloc(far, size, 0)
+            device.memset(MemsetNode(far, 0, round_, 4, 1, 1), 0)
+            for _ in range(2):
+                assert copies.run({3: MemcpyNode(base + 512 + 4 * round_, far, 4)})
+                assert kernels.run()
+                assert other.run()
+            assert word(device, far) == chained(round_, [1, 2, 3, 4] * 2)
+            device.mem_free(far, 0)
+            device._arena._trim(0)
+        assert device.statistics()["unmaps"] == 3
+        assert cuda.count("cuGraphInstantiate") == 3 + 1 + 1
+
     def test_what_does_not_fit_declines_the_run_and_the_next_one_is_right(self, loaded):
         device, cuda, base = loaded
         segment = device.graphs.prepare(
@@ -264,6 +288,55 @@ class TestSegments:
         refused(CUresult.ILLEGAL_ADDRESS, device.stream_synchronize, 0)
         refused(CUresult.ILLEGAL_ADDRESS, segment.run)
 
+    def test_a_kernel_without_parameters_gets_no_argument_buffer(self, loaded):
+        device, cuda, base = loaded
+        calls = [*chain(base, [1, 2, 3]), GraphCall(kernel(NONE), 0)]
+        device.launch(kernel(NONE), 0)
+        device.launch(kernel(NONE, cooperative=True), 0)
+        assert device.graphs.prepare(calls).run()
+        device.ctx_synchronize()
+        assert [name for name, *_ in cuda.launched].count("no_arguments") == 3
+
+    def test_an_event_that_is_recorded_twice_is_recorded_by_its_last_call(self, loaded):
+        device, cuda, base = loaded
+        device.event_create(4, 0)
+        device.stream_create(7, 1, 0)
+        segment = device.graphs.prepare([
+            *chain(base, [1, 2], stream=7), GraphCall(RecordEvent(4), 7),
+            GraphCall(WaitEvent(4), 0), *chain(base, [3], stream=0),
+            GraphCall(RecordEvent(4), 0), *chain(base + 512, [4], stream=7),
+        ])  # fmt: skip
+        device.memset(MemsetNode(base, 0, 0, 1, 1024, 1), 0)
+        device.ctx_synchronize()
+        for _ in range(2):
+            assert segment.run()
+            device.event_synchronize(4)
+        assert word(device, base) == chained(0, [1, 2, 3] * 2)
+        assert cuda.count("cuGraphAddEventRecordNode") == 1
+
+    def test_a_copy_that_becomes_nothing_declines_the_run(self, loaded):
+        """The driver updates no operation to an empty one."""
+        device, cuda, base = loaded
+        segment = device.graphs.prepare([
+            *chain(base, [1, 2, 3]), GraphCall(MemcpyNode(base + 512, base, 4), 0),
+            GraphCall(MemsetNode(base + 600, 0, 1, 1, 4, 1), 0),
+        ])  # fmt: skip
+        assert segment.run()
+        for patch in (
+            {3: MemcpyNode(base + 512, base, 0)}, {4: MemsetNode(base + 600, 0, 1, 1, 0, 1)},
+            {4: MemsetNode(base + 600, 8, 1, 1, 4, 2)},
+        ):  # fmt: skip
+            assert not segment.run(patch), patch
+        assert segment.run({3: MemcpyNode(base + 516, base, 4)})
+        assert cuda.count("cuGraphInstantiate") == 1
+
+    def test_why_a_graph_was_refused_is_told(self, loaded):
+        device, cuda, base = loaded
+        assert device.statistics()["segment_refusal"] == ""
+        cuda.fail("cuGraphInstantiate", CUresult.NOT_SUPPORTED)
+        assert not device.graphs.prepare(chain(base, [1, 2, 3, 4])).run()
+        assert "cuGraphInstantiate" in device.statistics()["segment_refusal"]
+
     def test_cooperative_launches_stay_single_calls(self, loaded):
         device, _, base = loaded
         calls = chain(base, [1, 2, 3])
@@ -274,6 +347,9 @@ class TestSegments:
         device, cuda, base = loaded
         segment = device.graphs.prepare(chain(base, [1, 2, 3, 4]))
         assert segment.run()
+        before = len(cuda.calls)
         device.graphs.forget(segment)
+        # One that runs is freed by the driver when it is done: no wait.
+        assert cuda.names()[before:] == ["cuGraphExecDestroy", "cuGraphDestroy"]
         assert "CUgraphExec" not in cuda.alive()
         assert device.statistics()["segments"] == 0

@@ -19,7 +19,7 @@ from support.gpu import (
 )
 
 from rrto_ros.api.results import CUresult
-from rrto_ros.devices.gpu.kept import merged
+from rrto_ros.devices.gpu.allocations import merged
 from rrto_ros.devices.gpu.replayed import LEAST_BLOCK, MOST_GRAPHS
 from rrto_ros.devices.gpu.segment_graphs import GraphCall, RecordEvent, WaitEvent
 from rrto_ros.devices.protocol import (

@@ -1,11 +1,13 @@
 """PTX is found in text and in fatbins, plain or compressed; damaged images are refused."""
 
+import importlib
 import struct
+import sys
 
 import pytest
 
 from rrto_ros.api.results import CUresult
-from rrto_ros.devices.images import ptx_text
+from rrto_ros.devices.images import contents, ptx_text
 from rrto_ros.errors import PtxError
 
 TEXT = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() { ret; }\n"
@@ -46,6 +48,22 @@ def test_compressed_ptx_is_unpacked():
     with pytest.raises(PtxError, match="damaged") as caught:
         ptx_text(fatbin(entry(1, packed[:20], 0x2000, len(TEXT), 20)), HOST)
     assert caught.value.result == CUresult.INVALID_IMAGE
+
+
+def test_ptx_as_nvcc_of_cuda_13_packs_it_is_unpacked():
+    name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+    zstd = importlib.import_module(name)
+    packed = zstd.compress(TEXT.encode())
+
+    def image(data, raw=None):
+        return fatbin(ELF, entry(1, data, 0x8000, raw or len(TEXT), len(data)))
+
+    assert ptx_text(image(packed), HOST) == TEXT
+    assert contents(image(packed + bytes(5)))[1] == TEXT.encode()
+    for wrong in (image(packed[:20]), image(packed, 9), image(b"no frame at all")):
+        with pytest.raises(PtxError, match="damaged") as caught:
+            ptx_text(wrong, HOST)
+        assert caught.value.result == CUresult.INVALID_IMAGE
 
 
 def test_machine_code_alone_is_no_binary_for_this_gpu():

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterable, Sequence
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import CudaError
+
+Range = tuple[int, int]
+"""First address and bytes."""
 
 
 class Allocations:
@@ -135,3 +139,15 @@ class FreedRanges:
             return {-1}
         end = address + size
         return {stream for first, last, stream in self._ranges if first < end and last > address}
+
+
+def merged(ranges: Iterable[Range]) -> Sequence[Range]:
+    """The same bytes in ascending ranges that do not overlap."""
+    out: list[Range] = []
+    for address, size in sorted((a, s) for a, s in ranges if s > 0):
+        if out and address <= out[-1][0] + out[-1][1]:
+            start, known = out[-1]
+            out[-1] = (start, max(known, address + size - start))
+        else:
+            out.append((address, size))
+    return out

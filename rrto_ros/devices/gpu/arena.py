@@ -40,6 +40,11 @@ class Arena(Protocol):
 
     def release(self, address: int, size: int) -> None: ...
 
+    @property
+    def unmaps(self) -> int: ...
+
+    def mapping(self, address: int, size: int) -> tuple[int, ...]: ...
+
     def counts(self) -> dict[str, int]: ...
 
     def close(self) -> None: ...
@@ -47,10 +52,14 @@ class Arena(Protocol):
 
 @dataclass
 class _Piece:
-    """Physical memory mapped at [start, end), and how many allocations lie in it."""
+    """Physical memory mapped at [start, end), and how many allocations lie in it.
+
+    `number` is that of its mapping, and never given again.
+    """
 
     start: int
     end: int
+    number: int
     users: int = 0
 
 
@@ -106,6 +115,15 @@ class MappedArena:
     @property
     def size(self) -> int:
         return self._size
+
+    @property
+    def unmaps(self) -> int:
+        """How often memory was unmapped."""
+        return self._unmaps
+
+    def mapping(self, address: int, size: int) -> tuple[int, ...]:
+        """What is mapped at [address, address + size) now; another tuple after it was remapped."""
+        return tuple(piece.number for piece in self._touched(*self._granules(address, size)))
 
     def counts(self) -> dict[str, int]:
         return {
@@ -258,7 +276,7 @@ class MappedArena:
         except CudaError:
             self._driver.call_anyway("cuMemUnmap", self._pointer(start), size)
             raise
-        piece = _Piece(start, end)
+        piece = _Piece(start, end, self._maps)
         index = bisect.bisect_left(self._starts, start)
         self._starts.insert(index, start)
         self._pieces.insert(index, piece)
@@ -313,6 +331,15 @@ class BlockArena:
     @property
     def size(self) -> int:
         return self._size
+
+    @property
+    def unmaps(self) -> int:
+        """Never."""
+        return 0
+
+    def mapping(self, address: int, size: int) -> tuple[int, ...]:  # noqa: ARG002
+        """Always the same."""
+        return ()
 
     def counts(self) -> dict[str, int]:
         return {"mapped_bytes": self._size + ALIGNMENT if self._block else 0}

@@ -16,7 +16,7 @@ from rrto_ros.api.info import DeviceInfo, ModuleInfo
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices import protocol
 from rrto_ros.devices.gpu import properties
-from rrto_ros.devices.gpu.allocations import Allocations, FreedRanges
+from rrto_ros.devices.gpu.allocations import Allocations, FreedRanges, Range
 from rrto_ros.devices.gpu.arena import (
     DEFAULT_BASE,
     DEFAULT_BYTES,
@@ -28,7 +28,7 @@ from rrto_ros.devices.gpu.arena import (
 from rrto_ros.devices.gpu.driver import Driver, check_available, load
 from rrto_ros.devices.gpu.graphs import GpuGraphs
 from rrto_ros.devices.gpu.handles import Events, Streams
-from rrto_ros.devices.gpu.kept import Kept, KeptCopies, Range
+from rrto_ros.devices.gpu.kept import Kept, KeptCopies
 from rrto_ros.devices.gpu.launching import Launcher, check_fill
 from rrto_ros.devices.gpu.modules import Modules
 from rrto_ros.devices.gpu.replayed import ReplayedCalls
@@ -110,7 +110,7 @@ class GpuDevice:
         self._graphs = GpuGraphs(driver, self._launcher)
         self._segments = SegmentGraphs(
             driver, self._launcher, self._streams, self._events, self._modules,
-            self._allocations, self._clock.work,
+            self._allocations, self._arena, self._clock.work,
         )  # fmt: skip
         self._kept = KeptCopies(driver, self._streams, self._allocations)
         self._uploads = Uploads(driver, self._waiter)
@@ -173,6 +173,11 @@ class GpuDevice:
         return self._modules.load(module, bytes(image))
 
     def module_unload(self, module: int) -> None:
+        self._modules.get(module)
+        if self._streams.dirty:
+            # The driver's documentation does not say that it waits for a module's kernels, and
+            # what a program relies on, the wait in cuMemFree, came here without one.
+            self._settle()
         self._modules.unload(module)
 
     def function_set_attribute(self, module: int, kernel: int, attribute: int, value: int) -> None:

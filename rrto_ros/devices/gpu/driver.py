@@ -7,6 +7,7 @@ the driver answers everything with that error; the object remembers it and asks 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from rrto_ros.errors import CudaError, UnavailableError
 OLDEST_DRIVER = 12040
 """cuModuleEnumerateFunctions and cuFuncGetParamInfo came with CUDA 12.4."""
 _NEXT = "or use device 'cpu' (real results on the host's cores, slower)"
+_NO_RESULT = re.compile(r"(\d+) is not a valid CUresult")
 
 
 def load() -> Any:
@@ -73,6 +75,8 @@ class Driver:
         """
         try:
             result = getattr(self.module, name)(*arguments)
+        except (KeyError, ValueError) as error:
+            return (unknown_result(error),)
         except (AttributeError, RuntimeError) as error:
             # The bindings look functions up in libcuda when they are first called.
             if isinstance(error, RuntimeError) and "not found" not in str(error).lower():
@@ -89,13 +93,13 @@ class Driver:
             CudaError: Any other error.
         """
         self.check_sound()
-        code = int(getattr(self.module, name)(handle)[0])
+        code: int = self.call_anyway(name, handle)[0]
         if code in (CUresult.SUCCESS, CUresult.NOT_READY):
             return code == CUresult.SUCCESS
         raise self.error(code, name)
 
     def function(self, name: str) -> Callable[..., tuple[Any, ...]]:
-        """A function itself, for callers that look at its CUresult (see `error`)."""
+        """A function itself, for callers that look at its CUresult and at `unknown_result`."""
         function: Callable[..., tuple[Any, ...]] = getattr(self.module, name)
         return function
 
@@ -125,6 +129,22 @@ class Driver:
             return f"CUresult {code}"
         texts = [answer[1].decode(errors="replace") for answer in (name, said) if answer[1]]
         return " - ".join(texts) or f"CUresult {code}"
+
+
+def unknown_result(error: KeyError | ValueError) -> int:
+    """The CUresult number that a driver gave and these bindings, being older, have no name for.
+
+    Depending on their version they raise a KeyError or a ValueError in its place.
+
+    Raises:
+        KeyError, ValueError: It is another error.
+    """
+    if isinstance(error, KeyError) and error.args and isinstance(error.args[0], int):
+        return error.args[0]
+    found = _NO_RESULT.match(str(error))
+    if found is None:
+        raise error
+    return int(found[1])
 
 
 def check_available(module: Any = None) -> str:

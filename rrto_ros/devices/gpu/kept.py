@@ -7,21 +7,19 @@ work in stream order: nothing waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices import protocol
-from rrto_ros.devices.gpu.allocations import Allocations
+from rrto_ros.devices.gpu.allocations import Allocations, Range, merged
 from rrto_ros.devices.gpu.driver import Driver
 from rrto_ros.devices.gpu.handles import Streams
 from rrto_ros.errors import CudaError
 
 DEFAULT_MOST_BYTES = 512 << 20
 _ALIGNMENT = 512
-Range = tuple[int, int]
-"""First address and bytes."""
 
 
 @dataclass(frozen=True)
@@ -171,15 +169,3 @@ class KeptCopies:
 
     def _free_anyway(self, block: int) -> None:
         self._driver.call_anyway("cuMemFree", self._driver.module.CUdeviceptr(block))
-
-
-def merged(ranges: Iterable[Range]) -> Sequence[Range]:
-    """The same bytes in ascending ranges that do not overlap."""
-    out: list[Range] = []
-    for address, size in sorted((a, s) for a, s in ranges if s > 0):
-        if out and address <= out[-1][0] + out[-1][1]:
-            start, known = out[-1]
-            out[-1] = (start, max(known, address + size - start))
-        else:
-            out.append((address, size))
-    return out

@@ -9,7 +9,7 @@ from typing import Any
 from rrto_ros.api.info import KernelInfo
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.gpu.allocations import Allocations
-from rrto_ros.devices.gpu.driver import Driver
+from rrto_ros.devices.gpu.driver import Driver, unknown_result
 from rrto_ros.devices.gpu.modules import Modules
 from rrto_ros.devices.protocol import GraphNode, Launch, MemcpyNode, MemsetNode
 from rrto_ros.errors import CudaError
@@ -35,7 +35,12 @@ class Arguments:
         self._pointers = (ctypes.c_void_p * 1)()
 
     def packed(self, params: bytes, size: int) -> int:
-        """Address of `extra` for the first `size` bytes of `params`."""
+        """Address of `extra` for the first `size` bytes of `params`; 0 for none.
+
+        A kernel without parameters gets neither array: nothing says that an empty buffer is one.
+        """
+        if not size:
+            return 0
         self._view[:size] = params[:size]
         self._size.value = size
         return self._extra_at
@@ -90,10 +95,13 @@ class Launcher:
                 self._arguments.pointers(launch.params[:size], kernel.params),
             )  # fmt: skip
         else:
-            code = self._launch(
-                function, grid[0], grid[1], grid[2], block[0], block[1], block[2],
-                launch.shared_bytes, stream, 0, self._arguments.packed(launch.params, size),
-            )[0]  # fmt: skip
+            try:
+                code = self._launch(
+                    function, grid[0], grid[1], grid[2], block[0], block[1], block[2],
+                    launch.shared_bytes, stream, 0, self._arguments.packed(launch.params, size),
+                )[0]  # fmt: skip
+            except (KeyError, ValueError) as error:
+                code = unknown_result(error)
             if code:
                 raise self._driver.error(int(code), f"launch of {kernel.name}")
         self.launches += 1

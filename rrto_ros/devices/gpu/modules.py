@@ -9,7 +9,7 @@ from typing import Any
 from rrto_ros.api.info import GlobalInfo, KernelInfo, ModuleInfo
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.gpu import symbols
-from rrto_ros.devices.gpu.allocations import Allocations
+from rrto_ros.devices.gpu.allocations import Allocations, merged
 from rrto_ros.devices.gpu.driver import Driver
 from rrto_ros.devices.images import is_binary
 from rrto_ros.errors import CudaError, PtxError
@@ -95,17 +95,18 @@ class Modules:
         try:
             loaded = self._describe(handle, image)
             variables = self._variables(handle, image)
+            # Machine code may have several names for one place.
+            for start, size in merged((v.address, v.bytes) for v in variables):
+                self._allocations.add_fixed(start, size)
+                loaded.variables.append(start)
         except CudaError:
             self._driver.call_anyway("cuModuleUnload", handle)
             raise
-        for variable in variables:
-            self._allocations.add_fixed(variable.address, variable.bytes)
-            loaded.variables.append(variable.address)
         self._modules[name] = loaded
         return ModuleInfo(loaded.kernels, tuple(variables))
 
     def unload(self, name: int) -> None:
-        """Unload a module; the driver waits for its kernels."""
+        """Unload a module, none of whose kernels may be running."""
         loaded = self.get(name)
         for address in loaded.variables:
             self._allocations.remove_fixed(address)

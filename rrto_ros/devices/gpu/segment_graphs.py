@@ -9,12 +9,12 @@ the caller executes the same calls one by one and gets the error where it belong
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rrto_ros.devices.gpu.allocations import Allocations
+from rrto_ros.devices.gpu.allocations import Allocations, Range
+from rrto_ros.devices.gpu.arena import Arena
 from rrto_ros.devices.gpu.driver import Driver
 from rrto_ros.devices.gpu.handles import LEGACY, Events, Streams
 from rrto_ros.devices.gpu.launching import Launcher, check_fill
@@ -74,6 +74,7 @@ class SegmentGraphs:
         events: The session's.
         modules: The session's.
         allocations: Checks the ranges of copies and fills.
+        arena: Knows when the memory behind them was mapped anew.
         starts: Told of the stream in which a segment is about to start.
 
     Attributes:
@@ -81,11 +82,12 @@ class SegmentGraphs:
         declined: How often one did not, so that its calls were executed singly.
         updates: How many nodes got other arguments.
         builds: How many graphs were instantiated.
+        refusal: Why the last one that did not was refused; empty if that never happened.
     """
 
     def __init__(
         self, driver: Driver, launcher: Launcher, streams: Streams, events: Events,
-        modules: Modules, allocations: Allocations, starts: Callable[[Any], None],
+        modules: Modules, allocations: Allocations, arena: Arena, starts: Callable[[Any], None],
     ) -> None:  # fmt: skip
         self.driver = driver
         self.starts = starts
@@ -94,8 +96,10 @@ class SegmentGraphs:
         self.events = events
         self.modules = modules
         self.allocations = allocations
+        self.arena = arena
         self._graphs: set[SegmentGraph] = set()
         self.runs = self.declined = self.updates = self.builds = 0
+        self.refusal = ""
 
     def prepare(self, calls: Sequence[GraphCall]) -> SegmentGraph:
         """A segment of these calls; it is built when it first runs."""
@@ -108,13 +112,14 @@ class SegmentGraphs:
         graph.drop()
         self._graphs.discard(graph)
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int | str]:
         return {
             "segments": len(self._graphs),
             "segment_runs": self.runs,
             "segments_declined": self.declined,
             "segment_builds": self.builds,
             "segment_updates": self.updates,
+            "segment_refusal": self.refusal,
         }
 
     def close(self) -> None:
@@ -140,6 +145,8 @@ class SegmentGraph:
         self._main = calls[0].stream if calls else 0
         self._others = tuple({c.stream for c in calls} - {self._main})
         self._removals = -1
+        self._unmaps = 0
+        self._mapped: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -159,8 +166,9 @@ class SegmentGraph:
         owner = self._owner
         try:
             built = self._current(patches or {})
-        except CudaError:
+        except CudaError as error:
             owner.driver.check_sound()
+            owner.refusal = error.detail
             built = None
         if built is None:
             owner.declined += 1
@@ -185,9 +193,7 @@ class SegmentGraph:
         built, self._built = self._built, None
         self._removals = -1
         if built is not None and self._owner.driver.poisoned is None:
-            if self._owner.streams.dirty:
-                with contextlib.suppress(CudaError):
-                    self._owner.streams.wait_all()  # it may be running
+            # One that is running is freed when it is done.
             self._owner.driver.call_anyway("cuGraphExecDestroy", built.executable)
             self._owner.driver.call_anyway("cuGraphDestroy", built.graph)
 
@@ -204,6 +210,7 @@ class SegmentGraph:
             for at, work in patches.items():
                 self._work[at] = work
             self._built = built = self._build()
+            self._note_mappings()
             return built
         for at, work in patches.items():
             if work != self._work[at]:
@@ -218,6 +225,8 @@ class SegmentGraph:
                 self._owner.launcher.set_exec_node(built.executable, node, work)
                 self._owner.updates += 1
                 self._work[at] = work
+                if not isinstance(work, Launch):
+                    self._note_mappings()
         return built
 
     def _same_kernel(self, at: int, work: Launch) -> bool:
@@ -236,7 +245,22 @@ class SegmentGraph:
             )
             and all(owner.events.get(name) is event for name, event in built.events.items())
             and all(owner.streams.get(name) is stream for name, stream in built.streams.items())
+            and (self._unmaps == owner.arena.unmaps or self._same_mappings())
         )
+
+    def _note_mappings(self) -> None:
+        """Remember what memory lies behind copies and fills; their nodes are made for that one."""
+        self._unmaps, self._mapped = self._owner.arena.unmaps, self._mappings()
+
+    def _same_mappings(self) -> bool:
+        same = self._mappings() == self._mapped
+        if same:
+            self._unmaps = self._owner.arena.unmaps
+        return same
+
+    def _mappings(self) -> tuple[tuple[int, ...], ...]:
+        mapping = self._owner.arena.mapping
+        return tuple(mapping(*part) for work in self._work for part in _operands(work))
 
     def _check_ranges(self, patches: Mapping[int, Work]) -> None:
         """INVALID_VALUE if a copy or fill is outside what is allocated now."""
@@ -249,13 +273,8 @@ class SegmentGraph:
             work = patches.get(at, known)
             if not again and at not in patches:
                 continue
-            if isinstance(work, MemcpyNode):
-                allocations.check(work.dst, work.bytes)
-                allocations.check(work.src, work.bytes)
-            elif isinstance(work, MemsetNode):
-                size = check_fill(work)
-                if size:
-                    allocations.check(work.dst, size)
+            for address, size in _operands(work):
+                allocations.check(address, size)
         self._removals = allocations.removals
 
     def _build(self) -> _Built | None:
@@ -270,7 +289,7 @@ class SegmentGraph:
                 modules[work.module] = (loaded, loaded.changes)
         graph = call("cuGraphCreate", 0)
         try:
-            order = _Order(owner, graph)
+            order = _Order(owner, graph, last_records(self._work))
             for at, item in enumerate(self._calls):
                 order.add(at, item.stream, self._work[at])
             executable = call("cuGraphInstantiate", graph, 0)
@@ -288,15 +307,21 @@ class SegmentGraph:
 class _Order:
     """Adds calls to a graph with the dependencies that their streams mean.
 
+    Args:
+        owner: Where streams and events are found.
+        graph: CUgraph.
+        records: Calls that record an event for others than this graph (see `last_records`).
+
     Attributes:
         nodes: Call number -> CUgraphNode.
         events: Every event that is recorded or waited for.
         before: Events whose record lies before the segment.
     """
 
-    def __init__(self, owner: SegmentGraphs, graph: Any) -> None:
+    def __init__(self, owner: SegmentGraphs, graph: Any, records: frozenset[int]) -> None:
         self._owner = owner
         self._graph = graph
+        self._records = records
         self._tails: dict[int, list[Any]] = {}
         self._legacy: list[Any] = []
         self._recorded: dict[int, Any] = {}
@@ -311,9 +336,12 @@ class _Order:
         waits = self._waits(stream)
         if isinstance(work, RecordEvent):
             event = self._event(work.event)
-            node = self._owner.driver.call(
-                "cuGraphAddEventRecordNode", self._graph, waits, len(waits), event
-            )
+            if at in self._records:
+                node = self._owner.driver.call(
+                    "cuGraphAddEventRecordNode", self._graph, waits, len(waits), event
+                )
+            else:
+                node = self._owner.launcher.add_node(self._graph, waits, None)
             self._recorded[work.event] = node
         elif (isinstance(work, MemcpyNode) and not work.bytes) or (
             isinstance(work, MemsetNode) and not check_fill(work)
@@ -371,6 +399,28 @@ class _Order:
                     del self._tails[name]
         else:
             self._tails[stream] = [node]
+
+
+def _operands(work: Work) -> tuple[Range, ...]:
+    """The ranges of a copy or fill (INVALID_VALUE for a fill that cannot be)."""
+    if isinstance(work, MemcpyNode):
+        return (work.dst, work.bytes), (work.src, work.bytes)
+    if isinstance(work, MemsetNode) and (size := check_fill(work)):
+        return ((work.dst, size),)
+    return ()
+
+
+def last_records(work: Sequence[Work]) -> frozenset[int]:
+    """Of the calls that record events, each event's last one.
+
+    Between two nodes that record the same event CUDA promises no order, and in a program the last
+    call counts; waits inside the graph are edges and need no event.
+    """
+    found: dict[int, int] = {}
+    for at, item in enumerate(work):
+        if isinstance(item, RecordEvent):
+            found[item.event] = at
+    return frozenset(found.values())
 
 
 def _distinct(nodes: Iterable[Any]) -> list[Any]:

@@ -126,6 +126,7 @@ def graphs(device, base):
 def segments(device, base):
     calls = [GraphCall(MemsetNode(base, 0, 0, 4, 1, 1), 0)]
     calls += [GraphCall(step(base, value), 0) for value in range(20)]
+    calls.append(GraphCall(Launch(1, 1, (1, 1, 1), (32, 1, 1), 0, b""), 0))
     calls.append(GraphCall(MemcpyNode(base + 512, base, 4), 0))
     segment = device.graphs.prepare(calls)
     for changed in range(100):

@@ -1,0 +1,203 @@
+"""bench/gpu_proof.sh and .py: what they say and write when something is wrong; needs no GPU."""
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+
+
+def shell(tmp_path, *arguments, **environment):
+    """(exit code, stdout, stderr) of the script where the NVIDIA driver cannot be loaded."""
+    library = tmp_path / "libcuda.so.1"
+    library.write_text("no library")
+    env = {**os.environ, "PYTHON": sys.executable, "LD_LIBRARY_PATH": str(tmp_path), **environment}
+    done = subprocess.run(
+        ["sh", BENCH / "gpu_proof.sh", *arguments],
+        env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+class TestShell:
+    def test_without_a_driver_it_ends_with_3_and_says_what_to_do(self, tmp_path):
+        code, _, err = shell(tmp_path)
+        assert code == 3
+        assert "nvidia-smi" in err
+        assert "device cpu" in err
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["libcuda.so.1"]
+
+    @pytest.mark.parametrize("flag", ["-h", "--help"])
+    def test_help_needs_no_gpu(self, tmp_path, flag):
+        code, out, _ = shell(tmp_path, "--smoke", flag)
+        assert code == 0
+        assert "exit code:" in out
+        assert "native" in out
+
+    @pytest.mark.parametrize("wrong", [["--smok e"], ["--only", "all"], ["--out", "libcuda.so.1"]])
+    def test_wrong_arguments_are_said_before_anything_else(self, tmp_path, wrong):
+        code, _, err = shell(tmp_path, *wrong)
+        assert code == 2
+        assert "gpu_proof: error:" in err
+        assert "nvidia-smi" not in err
+
+    def test_a_python_that_is_not_there_is_named(self, tmp_path):
+        code, _, err = shell(tmp_path, PYTHON="no-such-python")
+        assert code == 2
+        assert "no-such-python" in err
+        assert "3.10 to 3.13" in err
+
+
+DRIVER = """
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+static int number(const char *name, int otherwise)
+{
+    const char *text = getenv(name);
+    return text ? atoi(text) : otherwise;
+}
+int cuInit(unsigned flags)
+{
+    (void)flags;
+    if (getenv("DRIVER_STUCK") && open(getenv("DRIVER_STUCK"), O_WRONLY) >= 0)
+        for (;;)
+            pause();
+    return number("DRIVER_STARTS", 0);
+}
+int cuDeviceGetCount(int *out) { return *out = number("DRIVER_GPUS", 1), 0; }
+int cuDriverGetVersion(int *out) { return *out = number("DRIVER_VERSION", 12080), 0; }
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    """A folder with a libcuda.so.1 that says what its environment tells it to."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "driver.c").write_text(DRIVER)
+    library = folder / "libcuda.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "driver.c"], check=True)
+    return str(folder)
+
+
+class TestDriver:
+    @pytest.mark.parametrize(
+        ("told", "said"),
+        [
+            ({"DRIVER_STARTS": "803"}, "cuInit gave 803"),
+            ({"DRIVER_GPUS": "0"}, "CUDA_VISIBLE_DEVICES"),
+            ({"DRIVER_VERSION": "12020"}, "release 550"),
+        ],
+    )
+    def test_what_is_wrong_with_it_is_said_with_the_next_step(self, tmp_path, driver, told, said):
+        code, _, err = shell(tmp_path, LD_LIBRARY_PATH=driver, VENV=str(tmp_path / "venv"), **told)
+        assert code == 3
+        assert said in err
+        assert "device cpu" in err
+        assert not (tmp_path / "venv").exists()
+
+    def test_interrupt_ends_it_at_once_with_a_line(self, tmp_path, driver):
+        stuck = tmp_path / "stuck"
+        os.mkfifo(stuck)
+        env = {**os.environ, "PYTHON": sys.executable, "LD_LIBRARY_PATH": driver,
+               "DRIVER_STUCK": str(stuck)}  # fmt: skip
+        started = subprocess.Popen(
+            ["sh", BENCH / "gpu_proof.sh"], env=env, cwd=tmp_path, stderr=subprocess.PIPE,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            with stuck.open("rb"):  # opens when the driver does
+                os.killpg(started.pid, signal.SIGINT)
+                _, err = started.communicate(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
+        assert started.returncode == 130
+        assert "stopped" in err
+        assert "Traceback" not in err
+
+
+@pytest.fixture
+def proof(monkeypatch, tmp_path):
+    """The module on a machine with a GPU; `run(parts)` gives (exit code, the JSON)."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    module = importlib.import_module("gpu_proof")
+    monkeypatch.setattr(module, "check_available", lambda: "Fake GPU")
+    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+
+    def run(**parts):
+        monkeypatch.setattr(module, "PARTS", parts)
+        monkeypatch.setattr(sys, "argv", ["gpu_proof", "--out", str(tmp_path / "out")])
+        code = module.main()
+        return code, json.loads((tmp_path / "out" / "gpu_proof.json").read_text())
+
+    yield run
+    for name in ("gpu_proof", "gpu_proof_arguments", "common"):
+        sys.modules.pop(name, None)
+
+
+def good(proof):
+    proof.note("good", "it", "works", good=True)
+
+
+class TestParts:
+    def test_all_well_is_0(self, proof, capsys):
+        code, found = proof(good=good)
+        assert (code, found["ended"], found["gpu"]) == (0, True, "Fake GPU")
+        assert "good  it" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("error", [IndexError("list"), SyntaxError("no XML"), TypeError("x")])
+    def test_a_part_that_fails_in_any_way_is_a_row_and_the_others_go_on(
+        self, proof, error, tmp_path
+    ):
+        def bad(_):
+            raise error
+
+        code, found = proof(bad=bad, good=good)
+        assert code == 1
+        assert [row[3] for row in found["rows"]] == ["FAILED", "ok"]
+        assert "Traceback" in (tmp_path / "out" / "bad_error.txt").read_text()
+
+    def test_stopped_in_the_middle_it_writes_what_it_has_and_says_so(self, proof, capsys):
+        def stopped(_):
+            raise KeyboardInterrupt
+
+        code, found = proof(good=good, stopped=stopped, never=good)
+        assert (code, found["ended"], len(found["rows"])) == (130, False, 1)
+        assert "stopped before its end" in capsys.readouterr().out
+
+    def test_a_report_of_an_earlier_run_is_not_taken_for_this_ones(
+        self, proof, monkeypatch, tmp_path
+    ):
+        module = sys.modules["gpu_proof"]
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "tests.xml").write_text("<testsuites/>")
+        monkeypatch.setattr(module, "_run_group", lambda *_: 4)
+        code, found = proof(tests=module.tests)
+        assert code == 1
+        assert "pytest ended with 4" in found["rows"][0][2]
+
+    def test_a_command_that_takes_too_long_is_ended_with_all_it_started(self, proof, tmp_path):
+        module = sys.modules["gpu_proof"]
+        text = ("import subprocess, sys, time\n"
+                "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])\n"
+                "print(child.pid, flush=True); time.sleep(99)")  # fmt: skip
+        with (tmp_path / "log").open("w") as log, pytest.raises(subprocess.TimeoutExpired):
+            module._run_group([sys.executable, "-c", text], log, 3.0)
+        inner = int((tmp_path / "log").read_text())
+        with contextlib.suppress(ProcessLookupError):
+            ended = os.pidfd_open(inner)
+            assert select.select([ended], [], [], 10.0)[0]
+            os.close(ended)
