@@ -161,17 +161,18 @@ def bfind(x: int, bits: int, signed: bool) -> int:
     return -1 if x == 0 else (x % (1 << bits)).bit_length() - 1
 
 
-def saturated(x: float, kind: str, how: Callable[[float], float]) -> int:
+def saturated(x: float, kind: str, source: str, how: Callable[[float], float]) -> int:
     info = np.iinfo(DTYPES[kind])
     if np.isnan(x):
-        return 0
+        return 1 << info.bits - 1 if 64 in (info.bits, int(source[1:])) else 0
     if np.isinf(x):
         return info.max if x > 0 else info.min
     return int(min(max(int(how(x)), info.min), info.max))
 
 
 def f2i(to: str, source: str, mode: str, how: Callable[[float], float]) -> Op:
-    return ints(f"cvt.{mode}.{to}.{source} d, a", to, (source,), lambda x: saturated(x, to, how))
+    return ints(f"cvt.{mode}.{to}.{source} d, a", to, (source,),
+                lambda x: saturated(x, to, source, how))
 
 
 def canonical_min(a: np.ndarray, b: np.ndarray) -> np.ndarray:

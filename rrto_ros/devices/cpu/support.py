@@ -32,7 +32,7 @@ Whatever is not named above is refused when a module is loaded, with the instruc
 - tex, tld4, suld, sust, txq (textures and surfaces)
 - clusters (barrier.cluster, mapa, getctarank), createpolicy, setmaxnreg
 - 128-bit atomics; floating-point atomics other than add
-- directed rounding for f16 and bf16
+- cvt to and from 8-bit and smaller floats, cvt.pack, .satfinite, stochastic rounding (.rs)
 - virtual calls, recursion, alloca, stacksave
 
 What is executed differently from a GPU:

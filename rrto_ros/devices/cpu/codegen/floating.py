@@ -96,7 +96,8 @@ def _fma(mode: str) -> Operation:
         b = e.b
         if kind.bits == 16:
             x, y, z = (b.cast("fpext", rnd.widen(e, value, kind), "double") for value in v)
-            return rnd.narrow(e, _round_to_odd(e, x, y, z), kind)
+            exact = rnd.two_sum(e, b.binary("fmul", x, y), z)
+            return rnd.narrow(e, rnd.round_to_odd(e, *exact), kind)
         if mode == "rn":
             x, y, z = v
             return b.intrinsic("llvm.fma", x, y, z)
@@ -106,20 +107,6 @@ def _fma(mode: str) -> Operation:
         return rnd.round_directed(e, *rnd.two_sum(e, b.binary("fmul", x, y), z), mode)
 
     return operation
-
-
-def _round_to_odd(e: Emitter, x: Val, y: Val, z: Val) -> Val:
-    """X * y + z as a float that rounds to 16 bits without double rounding."""
-    b = e.b
-    head, error = rnd.two_sum(e, b.binary("fmul", x, y), z)
-    nearest = b.cast("fptrunc", head, "float")
-    rest = b.binary("fadd", b.binary("fsub", head, b.cast("fpext", nearest, "double")), error)
-    inexact = b.compare("fcmp one", rest, rnd.zero("double"))
-    even = b.compare("icmp eq", b.binary("and", b.as_int(nearest), const(1, "i32")),
-                     const(0, "i32"))
-    up = b.compare("fcmp ogt", rest, rnd.zero("double"))
-    odd = b.select(up, rnd.next_toward(e, nearest, True), rnd.next_toward(e, nearest, False))
-    return b.select(b.binary("and", inexact, even), odd, nearest)
 
 
 @emits("add", "sub", forms="integers (.sat.s32, .cc), f16, bf16, pairs, f32, f64; .ftz .sat; "
