@@ -96,3 +96,38 @@ def test_results_are_rounded_once(harness, op, kind, mods, pairs):
         nan = decoded(result, FLOATS[kind])[1] == NAN == decoded(want, FLOATS[kind])[1]
         either_zero = "relu" in mods and result == 1 << 15 and want == 0
         assert nan or result == want or either_zero, (list(map(hex, bits)), hex(result), hex(want))
+
+
+COMPARISONS = {"eq": lambda x, y: x == y, "ne": lambda x, y: x != y and not unordered(x, y),
+               "lt": lambda x, y: x < y, "ge": lambda x, y: x >= y,
+               "equ": lambda x, y: x == y or unordered(x, y), "neu": lambda x, y: x != y,
+               "gtu": lambda x, y: not x <= y, "num": lambda x, y: not unordered(x, y),
+               "nan": lambda x, y: unordered(x, y)}
+
+
+def unordered(x: float, y: float) -> bool:
+    return math.isnan(x) or math.isnan(y)
+
+
+@pytest.mark.parametrize("result", ["pair", "u32", "setp"])
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_comparisons_of_pairs(harness, kind, result):
+    into = "f16x2" if kind == "f16" else "bf16x2"
+    into = into if result == "pair" else "u32"
+    one = {"f16": 0x3C00, "bf16": 0x3F80}[kind] if result == "pair" else 0xFFFF
+    data = [inputs(kind, seed) for seed in (5, 6)]
+    data[1][::5] = data[0][::5]
+    for name, holds in COMPARISONS.items():
+        text = listing("add", kind, (), pairs=True)
+        if result == "setp":
+            new = (f".reg .pred p, q; setp.{name}.{kind}x2 p|q, a, b; selp.b32 d, 0xFFFF, 0, p; "
+                   "@q or.b32 d, d, 0xFFFF0000")
+        else:
+            new = f"set.{name}.{into}.{kind}x2 d, a, b"
+        text = text.replace(f"add.{kind}x2 d, a, b", new)
+        got = harness.launch(harness.load(text), "k", (1, 1, 1), (COUNT // 2, 1, 1),
+                             [*(np.array(d, np.uint16) for d in data),
+                              np.zeros(COUNT, np.uint16)])[-1].tolist()
+        for x, y, value in zip(*data, got, strict=True):
+            want = one if holds(number(x, kind), number(y, kind)) else 0
+            assert value == want, (name, hex(x), hex(y), hex(value))

@@ -17,6 +17,7 @@ from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (importing registers t
     floating,
     integer,
     memory,
+    packed,
     tensor,
     warp,
 )
