@@ -261,6 +261,8 @@ CASES = [
          (np.where(T64 < 32, T64 + 1032, T64 + 1968).astype(np.uint32),)),
     Case("shared_negative", (1, 1, 1), (64, 1, 1), (u32(64),), (63 - T64,)),
     globals_case(),
+    Case("initial_values", (1, 1, 1), (1, 1, 1), (u32(9),),
+         (np.array([0, 3, 77, 2**32 - 78, 7, 4, 0xBFF80000, 0x7FFFFFFF, 0], np.uint32),)),
     Case("call_function", (1, 1, 1), (16, 1, 1), (u32(16),),
          ((3 ** np.arange(16) + np.arange(16) ** 2).astype(np.uint32),)),
     Case("local_depot", (1, 1, 1), (64, 1, 1), (u32(64),), (T64 * 100 + T64 % 8,)),
