@@ -1,6 +1,9 @@
 """The virtual device: launches are validated, memory is checked, handles are known."""
 
 import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -259,7 +262,7 @@ def test_damaged_cache_entries_are_compiled_again(tmp_path):
 
 
 def test_the_cache_stays_under_its_limit_and_drops_the_oldest(tmp_path):
-    cache = KernelCache(tmp_path, 3500)
+    cache = KernelCache(tmp_path, 3700)
     keys = [f"{i:02x}{'0' * 62}" for i in range(4)]
     for key in keys[:3]:
         cache.put(key, Entry(bytes(1000), {}))
@@ -267,6 +270,64 @@ def test_the_cache_stays_under_its_limit_and_drops_the_oldest(tmp_path):
         os.utime(tmp_path / key[:2] / f"{key[2:]}.o", (1000 + age, 1000 + age))
     cache.put(keys[3], Entry(bytes(1000), {}))
     assert [cache.get(k) is not None for k in keys] == [True, False, True, True]
+
+
+def test_adding_to_a_large_cache_does_not_look_through_it_every_time(tmp_path):
+    cache = KernelCache(tmp_path, 1 << 20)
+    for number in range(200):
+        cache.put(f"{number:064x}", Entry(bytes(1000), {}))
+    assert cache.scans < 5
+    for number in range(200, 2000):
+        cache.put(f"{number:064x}", Entry(bytes(1000), {}))
+    assert cache.scans < 100
+    assert sum(p.stat().st_size for p in tmp_path.glob("??/*")) <= 1 << 20
+    assert cache.get(f"{1999:064x}") == Entry(bytes(1000), {})
+
+
+def test_files_that_a_process_left_half_written_go_in_time(tmp_path):
+    (tmp_path / "aa").mkdir()
+    for name, age in (("old", 7200), ("young", 10)):
+        file = tmp_path / "aa" / f".new-{name}"
+        file.write_bytes(bytes(10))
+        os.utime(file, (time.time() - age,) * 2)
+    KernelCache(tmp_path, 1 << 20).put("a" * 64, Entry(b"", {}))
+    assert {p.name for p in tmp_path.glob("??/.new-*")} == {".new-young"}
+
+
+# Adds and reads the same entries as its siblings; every one read must be the one that was added.
+SHARING = """
+import random, sys
+from pathlib import Path
+from rrto_ros.devices.cpu.cache import Entry, KernelCache
+folder, seed, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+rng, cache = random.Random(seed), KernelCache(folder, limit)
+def entry(number):
+    return Entry(random.Random(number).randbytes(500 + 10 * number), {"number": number})
+for _ in range(600):
+    number = rng.randrange(60)
+    key = f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}" * 4
+    found = cache.get(key)
+    assert found in (None, entry(number)), number
+    if found is None:
+        cache.put(key, entry(number))
+assert cache.errors == 0, cache.errors
+print(cache.hits)
+"""
+
+
+def test_processes_share_a_cache_that_is_too_small_for_them(tmp_path):
+    limit = 30000
+    children = [subprocess.Popen([sys.executable, "-c", SHARING, tmp_path, str(seed), str(limit)],
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                for seed in range(4)]
+    for child in children:
+        out, err = child.communicate(timeout=60)
+        assert child.returncode == 0, err
+        assert int(out) > 100
+    # Each may be one entry above its share, a thirty-second, before it looks.
+    used = sum(p.stat().st_size for p in tmp_path.glob("??/*"))
+    assert used <= limit + 4 * (limit // 32 + 1300)
+    assert not list(tmp_path.glob("??/.new-*"))
 
 
 ENDLESS = b""".version 8.0
