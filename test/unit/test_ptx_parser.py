@@ -79,6 +79,8 @@ def test_parameters_are_placed_as_the_abi_says():
     ("bar.sync 1, 2048;", "bar.sync.*up to 1024 threads"),
     ("bar.sync 16;", "bar.sync.*barriers 0 to 15"),
     ("bar.red.popc.u32 %r0, 1, 64, %p0;", "bar.red.popc.u32.*part of the block"),
+    ("popc.f32 %r0, %f0;", "popc.f32"),
+    ("ex2.approx.s32 %r0, %r0;", "ex2.approx.s32"),
     ("atom.global.min.f32 %f0, [%d0], %f0;", "atom.global.min.f32"),
     ("red.global.add.v2.u32 [%d0], {%r0, %r0};", "red.global.add.v2.u32"),
     ("cp.async.ca.shared.global [%r0], [%d0], 16;", "cp.async"),
