@@ -330,14 +330,15 @@ class Cursor:
         if header.op == PLAN_TAKEN_OP:
             self.shim.taken(view, header)
         elif header.op == PLAN_REF_OP:
-            self._walked(self.shim.reference(view, header), fed)
+            record = view[offset : offset + header.size]
+            self._walked(self.shim.reference(view, header), record, fed)
         else:
             raise ProtocolError(
                 f"operation {header.op} of the program, which only the recorder may use"
             )
         return offset + header.size
 
-    def _walked(self, ref: Reference, fed: Fed) -> None:
+    def _walked(self, ref: Reference, record: memoryview, fed: Fed) -> None:
         """The shim walked these calls itself; the lane follows, and they join what is open."""
         known = self._plans.numbered(ref.plan)
         if known is None:
@@ -365,7 +366,10 @@ class Cursor:
             if open_ is not None:
                 fed.parts.append(self.close())
             open_ = self._open = OpenReference(named, ref.first, ref.index, ref.thread)
-        open_.join(ref, pieces, flagged, self.shim.literal_bytes(ref))
+        same = named is known and flagged == ref.flags
+        same = same and (not pieces or pieces[0] is ref.payload)
+        replaced = self.shim.literal_bytes(ref)
+        open_.join(ref, pieces, flagged, replaced, record if same else None)
         for call in range(expected):
             open_.expect(ahead=True, answered=call in answered)
         if expected < ref.count:

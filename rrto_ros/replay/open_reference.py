@@ -15,7 +15,7 @@ from rrto_ros.api.wire import (
     Buffer,
 )
 from rrto_ros.replay.known import Known
-from rrto_ros.replay.plan import MAX_PLAN_CALLS, Reference, mark, pack_reference
+from rrto_ros.replay.plan import MAX_PLAN_CALLS, Reference, allowing, mark, pack_reference
 
 MAX_REFERENCE_BYTES = 16 << 20
 _FIXED_BYTES = HEADER_BYTES + 32
@@ -56,6 +56,7 @@ class OpenReference:
     _words: list[int] = field(default_factory=list)
     _pieces: list[Buffer] = field(default_factory=list)
     _only: Buffer | None = None
+    _whole: tuple[int, Buffer] | None = None
 
     def fits(
         self, known: Known, position: int, thread: int, index: int, payload: int, count: int = 1
@@ -84,6 +85,7 @@ class OpenReference:
         """
         if not self.count and changed is None and not flags & FLAG_AHEAD:
             self._only = record
+        self._whole = None
         if changed is not None:
             whole, _, made, _, _, length = CALL_HEADER.unpack_from(changed)
             padded = (length + 7) & ~7
@@ -112,6 +114,7 @@ class OpenReference:
         pieces: list[Buffer],
         flags: Mapping[int, int],
         replaced: int,
+        record: Buffer | None = None,
     ) -> None:
         """Take a reference whose calls follow.
 
@@ -120,7 +123,9 @@ class OpenReference:
             pieces: Its payloads, each padded to 8.
             flags: Of its calls, where they are not 0.
             replaced: Bytes of the records that it stands for.
+            record: Its own record, if that has just these pieces and flags.
         """
+        self._whole = None if self.count or record is None else (ref.plan, record)
         self._marks += [mark(self.count + call, bits) for call, bits in flags.items()]
         self._words += ref.words
         self._pieces += pieces
@@ -153,8 +158,10 @@ class OpenReference:
         shorter = only is not None and self.count == 1 and len(only) <= self.size
         return only if shorter and not self.ahead else None
 
-    def record(self) -> bytes:
+    def record(self) -> Buffer:
         """The PLAN_REF record."""
+        if self._whole is not None and self._whole[0] == self.known.number:
+            return allowing(self._whole[1], self.ahead, self.worth_us)
         pieces = self._pieces
         payload: Buffer = b""
         if pieces:

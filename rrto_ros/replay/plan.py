@@ -49,6 +49,9 @@ WORTH_UNIT_US = 10
 COSTS = struct.Struct("<4Q")
 """Of a RESULT_UNDONE record, since the session began: restores, calls undone, nanoseconds that
 were lost by them, nanoseconds spent on copies."""
+_FIELDS = LAYOUTS[OP_BY_NAME["plan_ref"].code].fixed
+_WORD = struct.Struct("<I")
+_AHEAD_AT = HEADER_BYTES + _FIELDS.size - _WORD.size
 _MAGIC = 0x50545252
 _VERSION = 1
 _HEAD = struct.Struct("<II32sII")
@@ -330,8 +333,22 @@ def pack_reference(
         count=count,
         marks=marks,
         words=words,
-        ahead=ahead | min(-(-worth_us // WORTH_UNIT_US), 0xFFFF) << _WORTH_AT,
+        ahead=_ahead_word(ahead, worth_us),
     )
+
+
+def allowing(record: Buffer, ahead: int, worth_us: int) -> Buffer:
+    """A reference's record that allows nothing yet, with these calls to be executed ahead."""
+    word = _ahead_word(ahead, worth_us)
+    if not word:
+        return record
+    changed = bytearray(record)
+    _WORD.pack_into(changed, _AHEAD_AT, word)
+    return changed
+
+
+def _ahead_word(ahead: int, worth_us: int) -> int:
+    return ahead | min(-(-worth_us // WORTH_UNIT_US), 0xFFFF) << _WORTH_AT
 
 
 def mark(call: int, flags: int) -> int:
@@ -345,8 +362,18 @@ def read_reference(view: memoryview, header: CallHeader) -> Reference:
     Raises:
         ProtocolError: It does not fit the format.
     """
-    record = decode_call(view, header)
-    plan, first, count, marks, words, ahead = record.values
+    offset, size = header.offset, header.size
+    begin = offset + HEADER_BYTES + _FIELDS.size
+    if begin > offset + size:
+        decode_call(view, header)  # says what is wrong
+    plan, first, count, marked, varied, ahead = _FIELDS.unpack_from(view, begin - _FIELDS.size)
+    after = begin + 8 * (marked + varied)
+    end = after + header.payload_bytes
+    if after + pad8(header.payload_bytes) != offset + size:
+        decode_call(view, header)
+    # Most of what a session sends: not by way of the fields of just any call.
+    marks = struct.unpack_from(f"<{marked}Q", view, begin)
+    words = struct.unpack_from(f"<{varied}Q", view, after - 8 * varied)
     if not 1 <= count <= MAX_PLAN_CALLS or header.flags:
         raise ProtocolError(f"reference to {count} calls of a plan, flags 0x{header.flags:x}")
     flags: dict[int, int] = {}
@@ -358,9 +385,8 @@ def read_reference(view: memoryview, header: CallHeader) -> Reference:
             raise ProtocolError(f"reference marks call {call} of {count} with flags 0x{bits:x}")
         flags[call] = bits
         last = call
-    payload = record.payload if record.payload is not None else memoryview(b"")
     return Reference(
-        plan, first, count, header.index, header.thread, flags, words, payload,
+        plan, first, count, header.index, header.thread, flags, words, view[after:end],
         ahead & 0xFFFF, (ahead >> _WORTH_AT) * WORTH_UNIT_US,
     )  # fmt: skip
 

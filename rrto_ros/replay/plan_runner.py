@@ -11,10 +11,9 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import NamedTuple
 
-from rrto_ros.api.codec import CallHeader, CallRecord, decode_call, iter_headers
+from rrto_ros.api.codec import CallHeader, CallRecord, decode_call
 from rrto_ros.api.wire import (
     ALL_FLAGS,
-    CALL_HEADER,
     FLAG_AHEAD,
     FLAG_BLOB_REF,
     FLAG_KEEP,
@@ -30,6 +29,7 @@ from rrto_ros.replay.server_ahead import ServerAhead
 from rrto_ros.replay.undo import Undo
 
 MAX_SESSION_BYTES = 64 << 20
+_NO_HEADER = bytes(HEADER_BYTES)
 Parts = Callable[[Sequence[CallRecord | None]], list[Part]]
 """Finds the parts of a plan's calls."""
 
@@ -122,9 +122,13 @@ def _template(call: CallTemplate) -> CallRecord | None:
 
 
 def _decode(call: CallTemplate) -> CallRecord:
-    size = HEADER_BYTES + len(call.body)
-    view = memoryview(CALL_HEADER.pack(size, call.code, 0, 0, 0, 0) + call.body)
-    return decode_call(view, next(iter_headers(view)))
+    return _decoded(call.code, call.body)
+
+
+def _decoded(code: int, body: bytes) -> CallRecord:
+    """A call of a plan, which was checked to have a known operation and whole words."""
+    header = CallHeader(0, HEADER_BYTES + len(body), code, 0, 0, 0, 0)
+    return decode_call(memoryview(_NO_HEADER + body), header)
 
 
 class PlanRunner:
@@ -193,7 +197,7 @@ class PlanRunner:
             head = CallHeader(0, 0, call.code, flags, k + shift, ref.thread, size)
             record, run = records[k], runs[k]
             if body is not None:
-                record = _decode(CallTemplate(call.code, call.payload_bytes, body))
+                record = _decoded(call.code, body)
             assert record is not None
             if payload is not None:
                 record = replace(record, payload=payload, flags=flags, index=head.index)

@@ -228,7 +228,6 @@ class Outgoing:
         return record if results.plain(result.index) or result.sticky else None
 
     def _replay(self, data: bytes, now: float) -> list[Buffer]:
-        totals = self._totals()
         for part in self._replayer.recall():
             self._add(part)
         fed = self._replayer.feed(data)
@@ -239,7 +238,7 @@ class Outgoing:
         for index in fed.quiet:
             self._track(index, now)
         if fed.begun:
-            self.meter.begin(fed.begun, now, *totals)
+            self.meter.begin(fed.begun, now, *self._totals())
         for index in fed.ended:
             self.meter.end(index, now, self.waits)
         return fed.answers

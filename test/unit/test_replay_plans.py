@@ -17,7 +17,9 @@ from rrto_ros.evaluation.synthetic import Call, Model, Program, interleave
 from rrto_ros.record.templates import CallTemplate
 from rrto_ros.replay.cursor import Cursor
 from rrto_ros.replay.executor import Executor
+from rrto_ros.replay.known import Known
 from rrto_ros.replay.literal import LiteralReader
+from rrto_ros.replay.open_reference import OpenReference
 from rrto_ros.replay.plan import (
     MAX_PLANS,
     Plan,
@@ -415,6 +417,32 @@ REFUSED = {
         payload=p.encoded[:-8],
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("joins", ["alone", "with the next", "in a variant"])
+@pytest.mark.parametrize("ahead, worth_us", [(0, 0), (3, 0), (2, 250)])
+def test_a_reference_that_is_passed_on_is_what_would_be_written(joins, ahead, worth_us):
+    plan = Plan(tuple(CallTemplate(1, 0, bytes(8)) for _ in range(6)))
+    numbered, variant = Known(7, plan), Known(8, plan)
+    records = [
+        pack_reference(7, 1, 2, 41, 3, [mark(1, 3)], [5, 6], b"payload." * 3),
+        pack_reference(7, 3, 1, 43, 3, [], [9], b""),
+    ]
+    made = []
+    for passed in (True, False):
+        open_ = OpenReference(numbered, 1, 41, 3)
+        for record in records[: 2 if joins == "with the next" else 1]:
+            ref = read_reference(memoryview(record), next(iter_headers(record)))
+            pieces = [ref.payload] if ref.payload else []
+            open_.join(ref, pieces, ref.flags, 100, record if passed else None)
+        if joins == "in a variant":
+            open_.known = variant
+        open_.ahead, open_.worth_us = ahead, worth_us
+        made.append(bytes(open_.record()))
+    assert made[0] == made[1]
+    read = read_reference(memoryview(made[0]), next(iter_headers(made[0])))
+    assert (read.ahead, read.worth_us) == (ahead, worth_us)
+    assert read.plan == (8 if joins == "in a variant" else 7)
 
 
 @pytest.mark.parametrize("name", REFUSED)

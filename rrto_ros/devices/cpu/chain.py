@@ -92,7 +92,8 @@ done:
 
 @lru_cache(maxsize=1)
 def _loop() -> tuple[LoadedCode, ctypes._CFunctionType]:
-    code = LoadedCode(compile_object(_LOOP, host_target()), "rrto_chain")
+    # A session waits for this once, and optimising the loop takes longer than it ever saves.
+    code = LoadedCode(compile_object(_LOOP, host_target(), level=0), "rrto_chain")
     return code, _SIGNATURE(code.address)
 
 
