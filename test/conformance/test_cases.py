@@ -226,6 +226,29 @@ def active_lanes() -> Case:
     return Case("active_lanes", (1, 1, 1), (40, 1, 1), (u32(40, 2),), (want,))
 
 
+def counted_barriers(threads: int, first: int) -> Case:
+    values = np.arange(threads, dtype=np.uint32)
+    groups = [values[:first], values[first:]]
+    for group, rounds in zip(groups, (3, 5), strict=True):
+        for _ in range(rounds):
+            group[:] = group * 3 + group[::-1]
+    return Case("counted_barriers", (3, 1, 1), (threads, 1, 1), (u32(threads), np.uint32(first)),
+                (values + values[::-1],))
+
+
+def two_buffers(threads: int, rounds: int) -> Case:
+    half = threads // 2
+    mine = np.arange(half, dtype=np.uint32)
+    upper, lower = np.zeros(half, np.uint32), np.zeros(half, np.uint32)
+    for k in range(rounds):
+        filled = k * 100 + mine
+        upper += filled
+        seen = filled[::-1]
+        lower = lower * 3 + seen + seen[mine ^ 1]
+    return Case("two_buffers", (2, 1, 1), (threads, 1, 1), (u32(threads), np.uint32(rounds)),
+                (np.concatenate([lower, upper]).astype(np.uint32),))
+
+
 T64 = np.arange(64, dtype=np.uint32)
 TABLE = np.arange(6, dtype=np.uint32) * 11
 CASES = [
@@ -238,6 +261,8 @@ CASES = [
          (np.where(T64 < 32, T64 + 1032, T64 + 1968).astype(np.uint32),)),
     Case("shared_negative", (1, 1, 1), (64, 1, 1), (u32(64),), (63 - T64,)),
     globals_case(),
+    Case("initial_values", (1, 1, 1), (1, 1, 1), (u32(9),),
+         (np.array([0, 3, 77, 2**32 - 78, 7, 4, 0xBFF80000, 0x7FFFFFFF, 0], np.uint32),)),
     Case("call_function", (1, 1, 1), (16, 1, 1), (u32(16),),
          ((3 ** np.arange(16) + np.arange(16) ** 2).astype(np.uint32),)),
     Case("local_depot", (1, 1, 1), (64, 1, 1), (u32(64),), (T64 * 100 + T64 % 8,)),
@@ -252,6 +277,9 @@ CASES = [
     half_math(), carry_add(), tensor_product(), row_exit(3, 16), row_exit(2, 64), row_exit(1, 8),
     apart_and_together(64), apart_and_together(50), apart_and_together(1024), wrapped_index(),
     named_barriers(), active_lanes(),
+    Case("arrive_and_shuffle", (2, 1, 1), (64, 1, 1), (u32(64),),
+         (np.where(T64 < 32, T64 + 32, T64 ^ 3),)),
+    counted_barriers(128, 96), counted_barriers(64, 32), two_buffers(128, 7), two_buffers(64, 1),
     Case("guarded_barrier", (1, 1, 1), (64, 1, 1), (u32(64), np.uint32(63)), (63 - T64,)),
     guarded_tail(100, 64), guarded_tail(140, 50), guarded_tail(0, 32), guarded_tail(96, 32),
     Case("nested_scopes", (1, 1, 1), (8, 1, 1), (u32(8),), (T64[:8] + 105,)),

@@ -161,17 +161,18 @@ def bfind(x: int, bits: int, signed: bool) -> int:
     return -1 if x == 0 else (x % (1 << bits)).bit_length() - 1
 
 
-def saturated(x: float, kind: str, how: Callable[[float], float]) -> int:
+def saturated(x: float, kind: str, source: str, how: Callable[[float], float]) -> int:
     info = np.iinfo(DTYPES[kind])
     if np.isnan(x):
-        return 0
+        return 1 << info.bits - 1 if 64 in (info.bits, int(source[1:])) else 0
     if np.isinf(x):
         return info.max if x > 0 else info.min
     return int(min(max(int(how(x)), info.min), info.max))
 
 
 def f2i(to: str, source: str, mode: str, how: Callable[[float], float]) -> Op:
-    return ints(f"cvt.{mode}.{to}.{source} d, a", to, (source,), lambda x: saturated(x, to, how))
+    return ints(f"cvt.{mode}.{to}.{source} d, a", to, (source,),
+                lambda x: saturated(x, to, source, how))
 
 
 def canonical_min(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -593,6 +594,36 @@ OPS += [
     floating("mul.ftz", "f32", lambda a, b: flushed(flushed(a) * flushed(b))),
 ]
 
+
+
+def by_parts(f: Callable[[int, int], int], bits: int, signed: bool = False) -> Callable[..., int]:
+    """A function of each part of two registers."""
+
+    def reference(a: int, b: int, c: int = 0) -> int:
+        total = 0
+        for shift in range(0, 32, bits):
+            x, y = ((v >> shift) % (1 << bits) for v in (a, b))
+            if signed:
+                x, y = (v - (v >> bits - 1 << bits) for v in (x, y))
+            total |= f(x, y) % (1 << bits) << shift
+        return total
+
+    return reference
+
+
+OPS += [ints(f"{op}.{k} d, a, b", "b32", ("b32", "b32"), by_parts(f, 16, k[0] == "s"))
+        for k in ("u16x2", "s16x2") for op, f in {
+            "add": lambda x, y: x + y, "min": min, "max": max}.items()]
+OPS += [
+    ints("max.relu.s16x2 d, a, b", "b32", ("b32", "b32"),
+         by_parts(lambda x, y: max(x, y, 0), 16, True)),
+    ints("vabsdiff4.u32.u32.u32 d, a, b, c", "b32", ("b32", "b32", "b32"),
+         by_parts(lambda x, y: abs(x - y), 8)),
+    ints("vabsdiff4.u32.s32.s32 d, a, b, c", "b32", ("b32", "b32", "b32"),
+         by_parts(lambda x, y: abs(x - y), 8, True)),
+    ints("vabsdiff4.u32.u32.u32.add d, a, b, c", "b32", ("b32", "b32", "b32"),
+         lambda x, y, z: z + sum(abs((x >> s & 255) - (y >> s & 255)) for s in (0, 8, 16, 24))),
+]
 OPS += [directed(op, mode, kind) for op in GAPS for mode in ("rz", "rm", "rp")
         for kind in ("f32", "f64")]
 
@@ -614,7 +645,8 @@ def flushed(x: np.ndarray) -> np.ndarray:
 
 def listing(op: Op) -> str:
     """A kernel that applies the instruction to one element per thread."""
-    lines = [".version 8.0", ".target sm_80", ".address_size 64", ".visible .entry k("]
+    target = "sm_90" if "16x2" in op.text else "sm_80"
+    lines = [".version 8.0", f".target {target}", ".address_size 64", ".visible .entry k("]
     names = [f"p{i}" for i in range(len(op.sources))] + ["out"]
     lines.append(", ".join(f".param .u64 {n}" for n in names) + ")\n{")
     lines += [".reg .pred P;", ".reg .b32 i;", ".reg .b64 base, at;", "mov.u32 i, %tid.x;"]

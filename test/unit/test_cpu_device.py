@@ -1,6 +1,9 @@
 """The virtual device: launches are validated, memory is checked, handles are known."""
 
 import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -259,7 +262,7 @@ def test_damaged_cache_entries_are_compiled_again(tmp_path):
 
 
 def test_the_cache_stays_under_its_limit_and_drops_the_oldest(tmp_path):
-    cache = KernelCache(tmp_path, 3500)
+    cache = KernelCache(tmp_path, 3700)
     keys = [f"{i:02x}{'0' * 62}" for i in range(4)]
     for key in keys[:3]:
         cache.put(key, Entry(bytes(1000), {}))
@@ -267,6 +270,64 @@ def test_the_cache_stays_under_its_limit_and_drops_the_oldest(tmp_path):
         os.utime(tmp_path / key[:2] / f"{key[2:]}.o", (1000 + age, 1000 + age))
     cache.put(keys[3], Entry(bytes(1000), {}))
     assert [cache.get(k) is not None for k in keys] == [True, False, True, True]
+
+
+def test_adding_to_a_large_cache_does_not_look_through_it_every_time(tmp_path):
+    cache = KernelCache(tmp_path, 1 << 20)
+    for number in range(200):
+        cache.put(f"{number:064x}", Entry(bytes(1000), {}))
+    assert cache.scans < 5
+    for number in range(200, 2000):
+        cache.put(f"{number:064x}", Entry(bytes(1000), {}))
+    assert cache.scans < 100
+    assert sum(p.stat().st_size for p in tmp_path.glob("??/*")) <= 1 << 20
+    assert cache.get(f"{1999:064x}") == Entry(bytes(1000), {})
+
+
+def test_files_that_a_process_left_half_written_go_in_time(tmp_path):
+    (tmp_path / "aa").mkdir()
+    for name, age in (("old", 7200), ("young", 10)):
+        file = tmp_path / "aa" / f".new-{name}"
+        file.write_bytes(bytes(10))
+        os.utime(file, (time.time() - age,) * 2)
+    KernelCache(tmp_path, 1 << 20).put("a" * 64, Entry(b"", {}))
+    assert {p.name for p in tmp_path.glob("??/.new-*")} == {".new-young"}
+
+
+# Adds and reads the same entries as its siblings; every one read must be the one that was added.
+SHARING = """
+import random, sys
+from pathlib import Path
+from rrto_ros.devices.cpu.cache import Entry, KernelCache
+folder, seed, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+rng, cache = random.Random(seed), KernelCache(folder, limit)
+def entry(number):
+    return Entry(random.Random(number).randbytes(500 + 10 * number), {"number": number})
+for _ in range(600):
+    number = rng.randrange(60)
+    key = f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}" * 4
+    found = cache.get(key)
+    assert found in (None, entry(number)), number
+    if found is None:
+        cache.put(key, entry(number))
+assert cache.errors == 0, cache.errors
+print(cache.hits)
+"""
+
+
+def test_processes_share_a_cache_that_is_too_small_for_them(tmp_path):
+    limit = 30000
+    children = [subprocess.Popen([sys.executable, "-c", SHARING, tmp_path, str(seed), str(limit)],
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                for seed in range(4)]
+    for child in children:
+        out, err = child.communicate(timeout=60)
+        assert child.returncode == 0, err
+        assert int(out) > 100
+    # Each may be one entry above its share, a thirty-second, before it looks.
+    used = sum(p.stat().st_size for p in tmp_path.glob("??/*"))
+    assert used <= limit + 4 * (limit // 32 + 1300)
+    assert not list(tmp_path.glob("??/.new-*"))
 
 
 ENDLESS = b""".version 8.0
@@ -283,25 +344,61 @@ L: add.s32 %i, %i, 1; st.global.u32 [%a], %i; setp.lt.s32 %p, %i, 1000; @%p bra 
 { .reg .b32 %i, %j; .reg .pred %p;
 A: mov.u32 %i, 0;
 B: add.s32 %i, %i, 1; setp.lt.s32 %p, %i, 10; @%p bra B; bra A; }
+.func (.reg .b32 %out) deep(.reg .b32 %n)
+{ .reg .pred %p; L: add.s32 %n, %n, 1; setp.ne.s32 %p, %n, 0; @%p bra L; mov.u32 %out, %n; bra L; }
+.visible .entry in_a_function()
+{ .reg .b32 %t; mov.u32 %t, %tid.x; call (%t), deep, (%t); ret; }
+.visible .entry vectors(.param .u64 out)
+{ .reg .b32 %t, %s; .reg .b64 %a, %b;
+  ld.param.u64 %a, [out]; mov.u32 %t, %tid.x; mad.wide.u32 %a, %t, 4, %a; mov.u32 %s, %t;
+L: mad.lo.u32 %s, %s, %s, %t; st.global.u32 [%a], %s; bra L; }
+.visible .entry one_lane(.param .u64 out)
+{ .reg .b32 %t; .reg .b64 %a; .reg .pred %p;
+  ld.param.u64 %a, [out]; mov.u32 %t, %tid.x; mad.wide.u32 %a, %t, 4, %a;
+  setp.eq.u32 %p, %t, 37;
+L: st.global.u32 [%a], %t; @%p bra L; ret; }
+.visible .entry exchanges()
+{ .reg .b32 %t; mov.u32 %t, %tid.x; L: shfl.sync.bfly.b32 %t, %t, 1, 31, -1; bra L; }
+.visible .entry table()
+{ .reg .b32 %t; mov.u32 %t, %tid.x;
+T: .branchtargets A, B;
+A: and.b32 %t, %t, 1; brx.idx %t, T;
+B: xor.b32 %t, %t, 1; brx.idx %t, T; }
+.visible .entry counted(.param .u64 out)
+{ .reg .b32 %n; mov.u32 %n, %ntid.x; L: bar.sync 1, %n; bra L; }
+.visible .entry alone(.param .u64 out)
+{ .reg .b32 %n; mov.u32 %n, %ntid.x; add.u32 %n, %n, 32; bar.sync 1, %n; ret; }
+.visible .entry lock(.param .u64 out)
+{ .reg .b32 %r; .reg .b64 %a; .reg .pred %p; ld.param.u64 %a, [out];
+L: atom.global.cas.b32 %r, [%a+256], 0, 1; setp.ne.u32 %p, %r, 0; @%p bra L; ret; }
+.visible .entry flag(.param .u64 out)
+{ .reg .b32 %r; .reg .b64 %a; .reg .pred %p; ld.param.u64 %a, [out];
+L: ld.volatile.global.u32 %r, [%a+260]; setp.eq.u32 %p, %r, 0; @%p bra L; ret; }
 """
 
 
 @pytest.mark.parametrize(("kernel", "grid"), [
     ("spin", (3, 1, 1)), ("barriers", (1, 1, 1)), ("many_blocks", (2**31 - 1, 60000, 1)),
-    ("restarts", (1, 1, 1)),
+    ("restarts", (1, 1, 1)), ("in_a_function", (2, 1, 1)), ("vectors", (2, 1, 1)),
+    ("one_lane", (2, 1, 1)), ("exchanges", (1, 1, 1)), ("table", (1, 1, 1)),
+    ("counted", (2, 1, 1)), ("alone", (2, 1, 1)), ("lock", (2, 1, 1)), ("flag", (2, 1, 1)),
 ])
 def test_an_endless_kernel_ends_with_launch_timeout(kernel, grid):
     device = CpuDevice(threads=2, cache_bytes=0, launch_timeout_s=0.2)
-    names = [k.name for k in device.module_load(1, ENDLESS).kernels]
+    kernels = device.module_load(1, ENDLESS).kernels
+    names = [k.name for k in kernels]
+    base = device.info.arena_base
+    device.mem_alloc(base, 512, 0)
+    address = base.to_bytes(8, "little")
+    params = address if kernels[names.index(kernel)].params else b""
     with pytest.raises(CudaError, match=f"{kernel} ran longer than 0.2 s") as caught:
-        device.launch(Launch(1, names.index(kernel), grid, (64, 1, 1), 0, b""), 0)
+        device.launch(Launch(1, names.index(kernel), grid, (64, 1, 1), 0, params), 0)
     assert caught.value.result == CUresult.LAUNCH_TIMEOUT
     assert device.statistics()["launches_ended"] == 1
+    if kernel in ("vectors", "one_lane"):
+        assert device.statistics()["kernels_vectorised"] == 1
     # The flag is down again: the next launch runs to its end.
-    base = device.info.arena_base
-    device.mem_alloc(base, 64, 0)
-    params = base.to_bytes(8, "little")
-    device.launch(Launch(1, names.index("counts"), (1, 1, 1), (1, 1, 1), 0, params), 0)
+    device.launch(Launch(1, names.index("counts"), (1, 1, 1), (1, 1, 1), 0, address), 0)
     assert words(device, base, 1) == [1000]
     device.close()
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.codegen.table import supported_instructions
+from rrto_ros.devices.cpu.facts import facts_of
 from rrto_ros.devices.cpu.modules import check_kernel
 from rrto_ros.devices.cpu.program import prepare
 from rrto_ros.devices.cpu.ptx import ast
@@ -75,7 +76,11 @@ def test_parameters_are_placed_as_the_abi_says():
     ("frobnicate.f32 %f0, %f0;", "frobnicate.f32"),
     ("tex.2d.v4.f32.f32 {%f0, %f0, %f0, %f0}, [t, {%f0, %f0}];", "tex.2d.v4.f32.f32"),
     ("rsqrt.rz.f64 %d0, %d0;", "rsqrt.rz.f64"),
-    ("mov.u32 %r0, %clock; bar.sync 1, %r0;", "bar.sync.*not a constant"),
+    ("bar.sync 1, 2048;", "bar.sync.*up to 1024 threads"),
+    ("bar.sync 16;", "bar.sync.*barriers 0 to 15"),
+    ("bar.red.popc.u32 %r0, 1, 64, %p0;", "bar.red.popc.u32.*part of the block"),
+    ("popc.f32 %r0, %f0;", "popc.f32"),
+    ("ex2.approx.s32 %r0, %r0;", "ex2.approx.s32"),
     ("atom.global.min.f32 %f0, [%d0], %f0;", "atom.global.min.f32"),
     ("red.global.add.v2.u32 [%d0], {%r0, %r0};", "red.global.add.v2.u32"),
     ("cp.async.ca.shared.global [%r0], [%d0], 16;", "cp.async"),
@@ -93,6 +98,24 @@ def test_unsupported_code_is_refused_by_name(body, names):
     with pytest.raises(PtxError, match=names) as caught:
         check(text)
     assert caught.value.result == CUresult.INVALID_PTX
+
+
+@pytest.mark.parametrize(("variable", "names"), [
+    (".shared .u32 x = 5;", "x: .shared memory has no initial values"),
+    (".global .u32 y; .global .u8 x[4] = {0xFF(y), 0xFF00(y), 1, 2};", "x .* part of an address"),
+    (".global .u32 y; .global .u8 x[8] = {0xFE(y), 1};", "one byte of an address"),
+    (".global .u32 y; .global .u32 x = y;", "x is too narrow"),
+    (".global .u32 x = nowhere;", "x is too narrow"),
+    (".global .u64 x = nowhere;", "nowhere"),
+    (".global .u32 x[2] = {1, 2, 3};", "more initial values"),
+    (".global .u32 x[2][2] = {{1}, {2}, {3}};", "more initial values"),
+    (".global .u32 x[2] = {{1}, {2, 3}};", "does not fit the array"),
+    (".global .u32 x[2][4000000000] = {{1}, {2}};", "initial values"),
+    (".global .u32 x = {;", "line"),
+])
+def test_initial_values_that_do_not_fit_are_refused(variable, names):
+    with pytest.raises(PtxError, match=names):
+        facts_of(prepare(HEAD + variable + " .visible .entry k() { ret; }"))
 
 
 def test_recursion_is_refused():

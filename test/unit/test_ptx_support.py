@@ -23,6 +23,8 @@ REFUSED = (
     "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%rd0, %rd1}, {%rd0}, {%rd0}, {%rd0, %rd1}",
     "createpolicy.fractional.L2::evict_last.b64 %rd0, 1.0",
     "setmaxnreg.inc.sync.aligned.u32 40",
+    "cvt.rn.satfinite.e4m3x2.f32 %r0, %f0, %f1",
+    "cvt.pack.sat.u16.s32 %r0, %r1, %r2",
     "no.such.instruction.u32 %r0",
 )
 

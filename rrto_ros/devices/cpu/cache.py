@@ -1,7 +1,8 @@
 """Compiled kernels on disk: content-addressed, checked when read, least recently used go first.
 
 Several processes may share a directory: entries are written to a temporary file and renamed, and
-an entry that is missing, cut short or damaged is simply compiled again.
+an entry that is missing, cut short or damaged is simply compiled again. The directory is looked
+through at the first entry that a process adds, and then once it has added a part of what was free.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 _MAGIC = b"RRTOOBJ1"
+_PREFIX = ".new-"
+_FORGOTTEN_S = 3600.0
 
 
 def default_directory() -> Path:
@@ -64,6 +68,8 @@ class KernelCache:
         self.hits = 0
         self.misses = 0
         self.errors = 0
+        self.scans = 0
+        self._room = 0
 
     def get(self, key: str) -> Entry | None:
         """The entry, or None if it is not there or not intact."""
@@ -106,7 +112,7 @@ class KernelCache:
         try:
             path = self._path(key)
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=_PREFIX)
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
@@ -117,23 +123,40 @@ class KernelCache:
         except OSError:
             self.errors += 1
             return
-        self._evict()
+        self._room -= len(data)
+        if self._room < 0:
+            self._evict()
 
     def _path(self, key: str) -> Path:
         assert self.directory is not None
         return self.directory / key[:2] / f"{key[2:]}.o"
 
     def _evict(self) -> None:
+        """Looks through the directory; where it is too full, the oldest entries go.
+
+        A look costs as much as there are entries, so there must be many entries between two: a
+        full directory is emptied by an eighth, and each process may add a quarter of what is free
+        before it looks again. Several that fill it at once may exceed the limit by a tenth.
+        """
         assert self.directory is not None
+        self.scans += 1
         found = []
-        for path in self.directory.glob("??/*.o"):
-            with contextlib.suppress(OSError):
-                stat = path.stat()
-                found.append((stat.st_mtime, stat.st_size, path))
+        for folder in self.directory.glob("??"):
+            with contextlib.suppress(OSError), os.scandir(folder) as files:
+                for file in files:
+                    stat = file.stat()
+                    if file.name.endswith(".o"):
+                        found.append((stat.st_mtime, stat.st_size, file.path))
+                    elif time.time() - stat.st_mtime > _FORGOTTEN_S:
+                        Path(file).unlink()
         total = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found, key=lambda item: item[0]):
-            if total <= self.limit_bytes:
-                break
-            with contextlib.suppress(OSError):
-                path.unlink()
-                total -= size
+        step = self.limit_bytes // 32
+        if total > self.limit_bytes - step:
+            wanted = self.limit_bytes - self.limit_bytes // 8
+            for _, size, name in sorted(found):
+                if total <= wanted:
+                    break
+                with contextlib.suppress(OSError):
+                    Path(name).unlink()
+                    total -= size
+        self._room = max(step, (self.limit_bytes - total) // 4)

@@ -139,6 +139,7 @@ class CpuDevice:
             "kernels_vectorised": compiler.vectorised,
             "compile_seconds": compiler.compile_ns / 1e9, "cache_hits": compiler.cache.hits,
             "cache_misses": compiler.cache.misses, "cache_errors": compiler.cache.errors,
+            "cache_scans": compiler.cache.scans,
         }
 
     # modules

@@ -32,14 +32,14 @@ Whatever is not named above is refused when a module is loaded, with the instruc
 - tex, tld4, suld, sust, txq (textures and surfaces)
 - clusters (barrier.cluster, mapa, getctarank), createpolicy, setmaxnreg
 - 128-bit atomics; floating-point atomics other than add
-- directed rounding for f16 and bf16
+- cvt to and from 8-bit and smaller floats, cvt.pack, .satfinite, stochastic rounding (.rs)
 - virtual calls, recursion, alloca, stacksave
 
 What is executed differently from a GPU:
 
-- bar.sync of a whole block lets every thread finish its part before any goes on. A barrier of a
-  part of the block (with a thread count) needs the count as a constant: an immediate, or a
-  register that is set to one.
+- bar.sync of a whole block lets every thread finish its part before any goes on. Kernels in which
+  a register says which barrier a part of the block waits for, or with how many threads, run thread
+  by thread, slowly; a constant that lies in a register is none of these.
 - shfl.sync, vote.sync, match.sync and redux.sync exchange values between the lanes that come to
   them with the same number of exchanges and barriers before it; lanes of one mask that come by
   different numbers of these do not wait for each other.

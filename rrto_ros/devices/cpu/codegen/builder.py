@@ -30,6 +30,8 @@ WIDTH = {"half": 16, "float": 32, "double": 64, "ptr": 64}
 _FLOATS = frozenset({"half", "float", "double"})
 _FLOAT_STEMS = frozenset(f"llvm.{name}" for name in (
     "fma", "sqrt", "copysign", "rint", "roundeven", "floor", "ceil", "trunc", "fabs"))
+_INTEGER_STEMS = frozenset(f"llvm.{name}" for name in (
+    "ctpop", "ctlz", "cttz", "bitreverse", "smin", "smax", "umin", "umax", "fshl", "fshr"))
 _SUFFIX = {"half": "f16", "float": "f32", "double": "f64", "ptr": "p0"}
 
 
@@ -135,12 +137,16 @@ class Builder:
         return Val(out, a.type, a.vec)
 
     def unary(self, op: str, a: Val) -> Val:
+        if op.startswith("f") != (a.type in _FLOATS):
+            raise ValueError(f"{op} of {a.type}")
         out = self.name()
         self.line(f"{out} = {op} {self.of(a)} {a.text}")
         return Val(out, a.type, a.vec)
 
     def compare(self, op: str, a: Val, b: Val) -> Val:
         """`op` includes the predicate, for example "icmp slt"."""
+        if a.type != b.type or op.startswith("f") != (a.type in _FLOATS):
+            raise ValueError(f"{op} of {a.type} and {b.type}")
         a, b = self.unify(a, b)
         out = self.name()
         self.line(f"{out} = {op} {self.of(a)} {a.text}, {b.text}")
@@ -174,6 +180,8 @@ class Builder:
         return a if a.type.startswith("i") else self.bitcast(a, f"i{a.bits}")
 
     def select(self, condition: Val, a: Val, b: Val) -> Val:
+        if a.type != b.type or condition.type != "i1":
+            raise ValueError(f"select of {a.type} and {b.type} by {condition.type}")
         a, b = self.unify(a, b)
         if condition.vec and not a.vec:
             a, b = self.widen(a), self.widen(b)
@@ -188,7 +196,7 @@ class Builder:
         first = unified[0]
         if any(v.type != first.type for v in unified) or (
             stem in _FLOAT_STEMS and first.type not in _FLOATS
-        ):
+        ) or (stem in _INTEGER_STEMS and first.type in _FLOATS):
             raise ValueError(f"{stem} of {', '.join(v.type for v in unified)}")
         out_type = result or first.type
         kind = self.ty(out_type, first.vec)

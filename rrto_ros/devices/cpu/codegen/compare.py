@@ -40,7 +40,7 @@ def _combined(e: Emitter, instr: ast.Instr, value: Val) -> Val:
     return e.b.binary(combine, value, e.read(instr.args[3], PRED))
 
 
-@emits("setp", forms="integers, f16, bf16, f32, f64; .and .or .xor; p|q; pairs of f16")
+@emits("setp", forms="integers, f16, bf16, f32, f64; .and .or .xor; p|q; pairs of f16 and bf16")
 def setp(e: Emitter, instr: ast.Instr) -> None:
     """Emits setp."""
     kind = type_of(instr)
@@ -77,20 +77,42 @@ def _setp_pair(e: Emitter, instr: ast.Instr, kind: PtxType) -> None:
         e.write(dest, _combined(e, instr, _compare(e, instr, x, y, half)), PRED)
 
 
-@emits("set", forms="results u32, s32, f32, f16; operands as setp, pairs not")
+@emits("set", forms="results u32, s32, f32, f16, bf16; operands as setp; pairs give a pair, or "
+       "u32 or s32 with 16 bits for each")
 def set_(e: Emitter, instr: ast.Instr) -> None:
     """Emits set."""
-    types = [TYPES[m] for m in instr.mods if m in TYPES]
-    result, kind = types
-    if "x2" in (kind.kind, result.kind) or result.kind == "bf":
-        raise unsupported(instr)
+    result, kind = (TYPES[m] for m in instr.mods if m in TYPES)
+    if kind.kind == "x2":
+        _set_pair(e, instr, result, kind)
+        return
     value = _compare(e, instr, e.read(instr.args[1], kind), e.read(instr.args[2], kind), kind)
-    value = _combined(e, instr, value)
+    e.write(instr.args[0], _truth(e, _combined(e, instr, value), result), result)
+
+
+def _truth(e: Emitter, value: Val, result: PtxType) -> Val:
+    """1.0 or all bits where a comparison holds, else 0."""
+    if result.kind == "bf":
+        return e.b.select(value, const(0x3F80, "i16"), const(0, "i16"))
     if result.is_float:
-        out = e.b.select(value, rnd.one(result.llvm), rnd.zero(result.llvm))
-    else:
-        out = e.b.resize(value, result.llvm, True)
-    e.write(instr.args[0], out, result)
+        return e.b.select(value, rnd.one(result.llvm), rnd.zero(result.llvm))
+    if result.kind not in "us":
+        raise unsupported(e.instr)
+    return e.b.resize(value, result.llvm, True)
+
+
+def _set_pair(e: Emitter, instr: ast.Instr, result: PtxType, kind: PtxType) -> None:
+    b = e.b
+    half = TYPES["f16" if kind.name == "f16x2" else "bf16"]
+    if result is not kind and result.name not in ("u32", "s32"):
+        raise unsupported(instr)
+    left, right = _halves(e, instr.args[1], kind), _halves(e, instr.args[2], kind)
+    total = const(0, "i32")
+    for shift, x, y in zip((0, 16), left, right, strict=True):
+        value = _combined(e, instr, _compare(e, instr, x, y, half))
+        part = b.as_int(_truth(e, value, half if result is kind else TYPES["u16"]))
+        total = b.binary("or", total, b.binary("shl", b.resize(part, "i32", False),
+                                               const(shift, "i32")))
+    e.write(instr.args[0], total, TYPES["b32"])
 
 
 @emits("selp", forms="16 to 64 bits, any type")

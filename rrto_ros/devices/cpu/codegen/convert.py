@@ -10,6 +10,8 @@ from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 
+_MODIFIERS = frozenset({"rn", "rz", "rm", "rp", "rna", "rni", "rzi", "rmi", "rpi", "sat", "ftz",
+                        "relu"})
 _TO_INTEGRAL = {"rni": "llvm.rint", "rzi": "llvm.trunc", "rmi": "llvm.floor", "rpi": "llvm.ceil"}
 
 
@@ -40,11 +42,11 @@ def mov(e: Emitter, instr: ast.Instr) -> None:
 
 
 @emits("cvt", forms="between all integers, f16, bf16, f32, f64; .rn .rz .rm .rp, .rni .rzi .rmi "
-       ".rpi, .sat, .ftz; f32 pairs to f16x2 and bf16x2; tf32")
+       ".rpi, .sat, .ftz, .relu; f32 pairs to f16x2 and bf16x2; f32 to tf32 (.rna .rn .rz)")
 def cvt(e: Emitter, instr: ast.Instr) -> None:
     """Emits cvt."""
     types = [TYPES[m] for m in instr.mods if m in TYPES]
-    if len(types) != 2:
+    if len(types) != 2 or not all(m in TYPES or m in _MODIFIERS for m in instr.mods):
         raise unsupported(instr)
     to, source = types
     b = e.b
@@ -58,7 +60,7 @@ def cvt(e: Emitter, instr: ast.Instr) -> None:
         return
     value = e.read(instr.args[1], source)
     if to.name == "tf32":
-        e.write(instr.args[0], _to_tf32(e, value), TYPES["b32"])
+        e.write(instr.args[0], _to_tf32(e, value, _mode(instr)), TYPES["b32"])
     elif source.is_float and to.is_float:
         e.write(instr.args[0], _to_float(e, instr, value, source, to), to)
     elif source.is_float:
@@ -70,18 +72,21 @@ def cvt(e: Emitter, instr: ast.Instr) -> None:
 
 
 def _mode(instr: ast.Instr) -> str:
-    for mod in instr.mods:
-        if mod in ("rn", "rz", "rm", "rp", "rna", "rs") or mod in _TO_INTEGRAL:
-            return mod
-    return ""
+    """The rounding, as it is written; "" if none is."""
+    return next((m for m in instr.mods if m in rnd.DIRECTED or m in _TO_INTEGRAL
+                 or m in ("rn", "rna")), "")
 
 
-def _to_tf32(e: Emitter, value: Val) -> Val:
-    """Ties away from zero at 10 fraction bits (.rna), or to even (.rn)."""
+def _to_tf32(e: Emitter, value: Val, mode: str) -> Val:
+    """10 fraction bits: ties away from zero (.rna), to even (.rn), or cut off (.rz)."""
     b = e.b
+    if mode not in ("rna", "rn", "rz"):
+        raise unsupported(e.instr)
+    if "relu" in e.instr.mods:
+        value = _relu(e, value)
     bits = b.as_int(value)
-    bias = const(0x1000, "i32")
-    if "rn" in e.instr.mods:
+    bias = const(0x1000 if mode == "rna" else 0, "i32")
+    if mode == "rn":
         odd = b.binary("and", b.binary("lshr", bits, const(13, "i32")), const(1, "i32"))
         bias = b.binary("add", odd, const(0xFFF, "i32"))
     rounded = b.binary("and", b.binary("add", bits, bias), const(0xFFFFE000, "i32"))
@@ -90,30 +95,32 @@ def _to_tf32(e: Emitter, value: Val) -> Val:
     return b.select(special, bits, rounded)
 
 
+def _relu(e: Emitter, value: Val) -> Val:
+    zero = rnd.zero(value.type)
+    return e.b.select(e.b.compare("fcmp olt", value, zero), zero, value)
+
+
 def _to_float(e: Emitter, instr: ast.Instr, value: Val, source: PtxType, to: PtxType) -> Val:
     b = e.b
-    mode = _mode(instr)
+    mode = _mode(instr) or "rn"
     wide = rnd.widen(e, value, source)
     if "ftz" in instr.mods:
         wide = rnd.flush(e, wide)
     if mode in _TO_INTEGRAL:
         wide = b.intrinsic(_TO_INTEGRAL[mode], wide)
-        mode = ""
-    if to.bits == 64:
-        wide = b.cast("fpext", wide, "double")
-    elif to.bits == 32 and wide.type == "double":
-        wide = _narrow_double(e, wide, mode or "rn")
-    elif to.bits == 16:
-        if wide.type == "double":
-            if mode not in ("", "rn") or to.kind == "bf":
-                raise unsupported(instr)
-            return b.cast("fptrunc", wide, to.llvm)
+        mode = "rn"
+    if to.bits == 16:
+        # No rounding moves a value out of [0, 1] or over 0.
         if "sat" in instr.mods:
             wide = rnd.saturate(e, wide)
         if "relu" in instr.mods:
-            negative = b.compare("fcmp olt", wide, rnd.zero("float"))
-            wide = b.select(negative, rnd.zero("float"), wide)
-        return _narrow_half(e, wide, to, mode or "rn")
+            wide = _relu(e, wide)
+        return rnd.narrow_by(e, wide, to, mode)
+    if to.bits == 64:
+        wide = b.cast("fpext", wide, "double")
+    elif wide.type == "double":
+        wide = (b.cast("fptrunc", wide, "float") if mode == "rn"
+                else rnd.round_directed(e, wide, rnd.zero("double"), mode))
     if "ftz" in instr.mods:
         wide = rnd.flush(e, wide)
     if "sat" in instr.mods:
@@ -121,36 +128,10 @@ def _to_float(e: Emitter, instr: ast.Instr, value: Val, source: PtxType, to: Ptx
     return wide
 
 
-def _narrow_double(e: Emitter, value: Val, mode: str) -> Val:
-    if mode == "rn":
-        return e.b.cast("fptrunc", value, "float")
-    return rnd.round_directed(e, value, rnd.zero("double"), mode)
-
-
-def _narrow_half(e: Emitter, value: Val, to: PtxType, mode: str) -> Val:
-    b = e.b
-    if mode == "rn" or (mode == "rz" and to.kind == "bf"):
-        return rnd.narrow(e, value, to, mode)
-    if mode != "rz":
-        raise unsupported(e.instr)
-    # Clearing the lost bits first makes the rounding exact; large values then need a clamp.
-    bits = b.binary("and", b.as_int(value), const(0xFFFFE000, "i32"))
-    magnitude = b.binary("and", bits, const(0x7FFFFFFF, "i32"))
-    small = b.compare("icmp ult", magnitude, const(0x38800000, "i32"))
-    scaled = b.intrinsic("llvm.trunc", b.binary("fmul", value, Val("16777216.0", "float")))
-    tiny = b.binary("fdiv", scaled, Val("16777216.0", "float"))
-    exact = b.select(small, tiny, b.bitcast(bits, "float"))
-    finite = b.compare("icmp ult", magnitude, const(0x7F800000, "i32"))
-    big = b.compare("icmp ugt", magnitude, const(0x477FE000, "i32"))
-    limit = b.intrinsic("llvm.copysign", Val("65504.0", "float"), value)
-    exact = b.select(b.binary("and", finite, big), limit, exact)
-    return b.cast("fptrunc", b.select(b.compare("fcmp uno", value, value), value, exact), "half")
-
-
 def _float_to_int(
     e: Emitter, instr: ast.Instr, value: Val, source: PtxType, to: PtxType
 ) -> Val:
-    """Rounds, saturates to the range of the target; NaN gives 0."""
+    """Rounds, saturates to the range of the target; NaN gives 0, or the top bit in 64 bits."""
     b = e.b
     wide = rnd.widen(e, value, source)
     if "ftz" in instr.mods:
@@ -165,7 +146,11 @@ def _float_to_int(
     b.declared[name] = f"declare {kind} @{name}({b.of(wide)})"
     out = b.name()
     b.line(f"{out} = call {kind} @{name}({b.arg(wide)})")
-    return Val(out, to.llvm, wide.vec)
+    result = Val(out, to.llvm, wide.vec)
+    if 64 not in (source.bits, to.bits):
+        return result
+    nan = b.compare("fcmp uno", wide, wide)
+    return b.select(nan, const(1 << to.bits - 1, to.llvm), result)
 
 
 def _int_to_float(
@@ -174,21 +159,32 @@ def _int_to_float(
     b = e.b
     op = "sitofp" if source.signed else "uitofp"
     mode = _mode(instr) or "rn"
-    if mode != "rn":
-        if to.name != "f32" or source.bits > 32:
-            raise unsupported(instr)
-        exact = b.cast(op, value, "double")
-        return rnd.round_directed(e, exact, rnd.zero("double"), mode)
-    if to.kind == "bf":
-        if source.bits > 16:
-            raise unsupported(instr)
-        return rnd.float_to_bf16(e, b.cast(op, value, "float"))
-    if to.name == "f16" and source.bits == 64:
-        raise unsupported(instr)
-    if to.name == "f16":
-        return b.cast("fptrunc", b.cast(op, value, "double"), "half")
-    result = b.cast(op, value, to.llvm)
+    if to.bits > 16 and mode == "rn":
+        result = b.cast(op, value, to.llvm)
+    elif to.bits == 64:
+        result = (b.cast(op, value, "double") if source.bits < 64
+                  else rnd.directed(e, "fadd", mode, *_halves(e, value, op)))
+    else:
+        head, error = b.cast(op, value, "double"), rnd.zero("double")
+        if source.bits == 64:
+            head, error = rnd.two_sum(e, *_halves(e, value, op))
+        if to.bits == 32:
+            result = rnd.round_directed(e, head, error, mode)
+        else:
+            odd = rnd.round_to_odd(e, head, error)
+            if "sat" in instr.mods:
+                odd = rnd.saturate(e, odd)
+            return rnd.narrow_by(e, odd, to, mode)
     return rnd.saturate(e, result) if "sat" in instr.mods else result
+
+
+def _halves(e: Emitter, value: Val, op: str) -> tuple[Val, Val]:
+    """Two doubles that make up a 64-bit integer exactly: its upper half, and its lower."""
+    b = e.b
+    shift = "ashr" if op == "sitofp" else "lshr"
+    high = b.cast(op, b.binary(shift, value, const(32, "i64")), "double")
+    low = b.cast("uitofp", b.binary("and", value, const(0xFFFFFFFF, "i64")), "double")
+    return b.binary("fmul", high, Val("4294967296.0", "double")), low
 
 
 def _int_to_int(e: Emitter, instr: ast.Instr, value: Val, source: PtxType, to: PtxType) -> Val:

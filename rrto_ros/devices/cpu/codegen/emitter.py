@@ -48,6 +48,7 @@ class Emitter:
         threads: Threads of a block.
         region: Number of the region.
         arrivals: Barrier -> slot that counts bar.arrive, where barriers take part of a block.
+        arrived: Array of these counts, where registers say which barrier; else "".
         memcheck: Whether every access is looked up first.
         param_bytes: Size of the kernel's own parameters.
     """
@@ -75,6 +76,7 @@ class Emitter:
         self.memcheck = False
         self.region = 0
         self.arrivals: dict[int, str] = {}
+        self.arrived = ""
         self.param_bytes = 0
         self.instr = ast.Instr("nop", (), ())
         self._known: dict[str, Val] = {}

@@ -8,6 +8,7 @@ from rrto_ros.devices.cpu.codegen import rounding as rnd
 from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.emitter import Emitter, unsupported
 from rrto_ros.devices.cpu.codegen.integer import add_sub, divide, multiply, type_of
+from rrto_ros.devices.cpu.codegen.packed import pair_arithmetic
 from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
@@ -96,7 +97,8 @@ def _fma(mode: str) -> Operation:
         b = e.b
         if kind.bits == 16:
             x, y, z = (b.cast("fpext", rnd.widen(e, value, kind), "double") for value in v)
-            return rnd.narrow(e, _round_to_odd(e, x, y, z), kind)
+            exact = rnd.two_sum(e, b.binary("fmul", x, y), z)
+            return rnd.narrow(e, rnd.round_to_odd(e, *exact), kind)
         if mode == "rn":
             x, y, z = v
             return b.intrinsic("llvm.fma", x, y, z)
@@ -108,27 +110,15 @@ def _fma(mode: str) -> Operation:
     return operation
 
 
-def _round_to_odd(e: Emitter, x: Val, y: Val, z: Val) -> Val:
-    """X * y + z as a float that rounds to 16 bits without double rounding."""
-    b = e.b
-    head, error = rnd.two_sum(e, b.binary("fmul", x, y), z)
-    nearest = b.cast("fptrunc", head, "float")
-    rest = b.binary("fadd", b.binary("fsub", head, b.cast("fpext", nearest, "double")), error)
-    inexact = b.compare("fcmp one", rest, rnd.zero("double"))
-    even = b.compare("icmp eq", b.binary("and", b.as_int(nearest), const(1, "i32")),
-                     const(0, "i32"))
-    up = b.compare("fcmp ogt", rest, rnd.zero("double"))
-    odd = b.select(up, rnd.next_toward(e, nearest, True), rnd.next_toward(e, nearest, False))
-    return b.select(b.binary("and", inexact, even), odd, nearest)
-
-
-@emits("add", "sub", forms="integers (.sat.s32, .cc), f16, bf16, pairs, f32, f64; .ftz .sat; "
-       "directed rounding for f32 and f64")
+@emits("add", "sub", forms="integers (.sat.s32, .cc, add of pairs), f16, bf16, pairs, f32, "
+       "f64; .ftz .sat; directed rounding for f32 and f64")
 def add(e: Emitter, instr: ast.Instr) -> None:
     """Emits add and sub."""
     kind = type_of(instr)
     if kind.kind in "us":
         add_sub(e, instr, kind)
+    elif kind.kind == "i2":
+        pair_arithmetic(e, instr, kind)
     else:
         apply(e, instr, kind, _arith("f" + instr.op, _rounding(instr)))
 
@@ -195,7 +185,8 @@ def sqrt(e: Emitter, instr: ast.Instr) -> None:
     apply(e, instr, type_of(instr), operation)
 
 
-@emits("min", "max", forms="integers; f16, bf16, pairs, f32, f64; .NaN .ftz .xorsign.abs not")
+@emits("min", "max", forms="integers and pairs of them; f16, bf16, pairs, f32, f64; .NaN .ftz "
+       ".xorsign.abs not")
 def min_max(e: Emitter, instr: ast.Instr) -> None:
     """Emits min and max."""
     kind = type_of(instr)
@@ -207,6 +198,9 @@ def min_max(e: Emitter, instr: ast.Instr) -> None:
         if "relu" in instr.mods:
             value = b.intrinsic("llvm.smax", value, const(0, value.type))
         e.write(instr.args[0], value, kind)
+        return
+    if kind.kind == "i2":
+        pair_arithmetic(e, instr, kind)
         return
     if "xorsign" in instr.mods:
         raise unsupported(instr)

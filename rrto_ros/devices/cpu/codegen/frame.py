@@ -7,6 +7,10 @@ from rrto_ros.devices.cpu.codegen.builder import Builder, Val
 from rrto_ros.devices.cpu.passes.cfg import BARRIER_OPS, gives_result, is_warp_wide, live_in
 from rrto_ros.devices.cpu.passes.layout import KernelLayout, align_up
 from rrto_ros.devices.cpu.program import KernelProgram
+from rrto_ros.devices.cpu.ptx import ast
+
+DONE = 0x7FFFFFFF
+"""The state of a thread that has ended."""
 
 
 class KernelFrame:
@@ -28,7 +32,9 @@ class KernelFrame:
         named: Region -> (number, threads) of the barrier before it, where any barrier is for a
             part of the block only.
         arrivals: Number of a barrier -> slot that counts bar.arrive.
-        least, most: Slots: the lowest and highest region that threads go on with.
+        keyed: Whether registers say what a barrier waits for, so that threads keep it as a key.
+        keys: Offset of the threads' keys.
+        arrived: Array that counts bar.arrive, if `keyed`.
     """
 
     def __init__(
@@ -38,7 +44,8 @@ class KernelFrame:
         self.memcheck = memcheck
         self.block = block
         self.threads = block[0] * block[1] * block[2]
-        self.vector = program.vector_plan(block, lanes)
+        self.keyed = warp.counted_in_registers(self._barriers())
+        self.vector = None if self.keyed else program.vector_plan(block, lanes)
         self.lanes = self.vector.lanes if self.vector else 1
         self.b = Builder(self.lanes)
         self.layout: KernelLayout = program.layout
@@ -50,10 +57,19 @@ class KernelFrame:
         self.exchange = 0
         self.named: dict[int, tuple[int, int]] = {}
         self.arrivals: dict[int, str] = {}
-        self._find_named()
-        self.least, self.most = self.b.alloca("i32"), self.b.alloca("i32")
+        self.keys = 0
+        self.arrived = self.b.alloca("[16 x i32]") if self.keyed else ""
+        if not self.keyed:
+            self._find_named()
         if not self.single:
             self._place_frames()
+
+    def _barriers(self) -> list[ast.Instr]:
+        """All barriers of the block, and arrivals at them."""
+        blocks = self.program.regions.blocks
+        waits = [b.barrier for b in blocks if b.barrier is not None]
+        return [i for i in waits if not is_warp_wide(i)] + [
+            i for b in blocks for i in b.instrs if i.op in BARRIER_OPS and "arrive" in i.mods]
 
     def _find_named(self) -> None:
         """Regions behind barriers, if any barrier is for a part of the block only."""
@@ -72,6 +88,9 @@ class KernelFrame:
 
     def _place_frames(self) -> None:
         offset = align_up(self.threads * 4, 64) * 2
+        if self.keyed:
+            self.keys = offset
+            offset += align_up(self.threads * 4, 64)
         for region in self.program.regions.regions:
             for name in region.live:
                 if name not in self.frames:

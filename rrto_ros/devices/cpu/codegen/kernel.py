@@ -17,13 +17,13 @@ from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (importing registers t
     floating,
     integer,
     memory,
+    packed,
     tensor,
     warp,
 )
-from rrto_ros.devices.cpu.codegen.builder import Val, const
+from rrto_ros.devices.cpu.codegen.barriers import Barriers
 from rrto_ros.devices.cpu.codegen.checks import HELPERS
-from rrto_ros.devices.cpu.codegen.frame import KernelFrame
-from rrto_ros.devices.cpu.codegen.region import DONE
+from rrto_ros.devices.cpu.codegen.frame import DONE, KernelFrame
 from rrto_ros.devices.cpu.codegen.vector_region import write_region
 from rrto_ros.devices.cpu.passes.layout import align_up
 from rrto_ros.devices.cpu.program import KernelProgram, well_formed
@@ -57,23 +57,6 @@ loop:
 end:
   %least = call i32 @llvm.vector.reduce.smin.v16i32(<16 x i32> %better)
   ret i32 %least
-}}
-define internal i32 @rrto_count(ptr %states, i32 %count, i32 %wanted) {{
-entry:
-  br label %loop
-loop:
-  %i = phi i32 [ 0, %entry ], [ %next, %loop ]
-  %sum = phi i32 [ 0, %entry ], [ %more, %loop ]
-  %at = getelementptr i32, ptr %states, i32 %i
-  %state = load i32, ptr %at
-  %same = icmp eq i32 %state, %wanted
-  %one = zext i1 %same to i32
-  %more = add i32 %sum, %one
-  %next = add i32 %i, 1
-  %again = icmp ult i32 %next, %count
-  br i1 %again, label %loop, label %end
-end:
-  ret i32 %more
 }}
 declare <16 x i32> @llvm.smin.v16i32(<16 x i32>, <16 x i32>)
 declare i32 @llvm.vector.reduce.smin.v16i32(<16 x i32>)
@@ -120,6 +103,7 @@ class KernelWriter:
     def __init__(self, frame: KernelFrame) -> None:
         self.frame = frame
         self.b = frame.b
+        self.barriers = Barriers(frame)
 
     def write(self) -> Generated:
         b = self.b
@@ -133,7 +117,8 @@ class KernelWriter:
         width = "512" if self.frame.lanes >= 16 else "256"
         attributes = ("attributes #0 = { nounwind "
                       f'"min-legal-vector-width"="{width}" "prefer-vector-width"="{width}" }}')
-        extra = ("" if self.frame.single else _FIND) + (HELPERS if self.frame.memcheck else "")
+        extra = ("" if self.frame.single else _FIND + self.barriers.helpers) + (
+            HELPERS if self.frame.memcheck else "")
         text = "\n".join([*declared, extra, *lines, attributes, _RARELY, ""])
         local = self.frame.layout.local_bytes * self.frame.threads if not self.frame.single else 0
         return Generated(text, symbol, self.frame.frame_bytes, local, self.frame.lanes)
@@ -180,13 +165,13 @@ class KernelWriter:
     def _phases(self) -> None:
         """Runs region after region until every thread is done.
 
-        While all threads wait in the same place ("together"), that place is one number. Else each
-        thread has a state, its next region, and the lowest comes first.
+        Each thread has a state, its next region; the lowest comes first.
         """
         b = self.b
         size = self.frame.threads * 4
         b.line(f"%states2 = getelementptr i8, ptr %frames, i64 {align_up(size, 64)}")
         b.line(f"%exchange = getelementptr i8, ptr %frames, i64 {self.frame.exchange}")
+        b.line(f"call void @llvm.memset.p0.i64(ptr %frames, i8 0, i64 {size}, i1 false)")
         if self.frame.exchange_bytes:
             b.line(f"call void @llvm.memset.p0.i64(ptr %exchange, i8 0, "
                    f"i64 {2 * self.frame.exchange_bytes}, i1 false)")
@@ -194,30 +179,17 @@ class KernelWriter:
             pad = f"<{-self.frame.threads % 16} x i32>"
             b.line(f"%padding = getelementptr i8, ptr %frames, i64 {size}")
             b.line(f"store {pad} splat (i32 {DONE}), ptr %padding, align 4")
-        parity, together, following = b.alloca("i64"), b.alloca("i1"), b.alloca("i32")
-        number = b.alloca("i64")
-        for slot in self.frame.arrivals.values():
-            b.line(f"store i32 0, ptr {slot}")
+        parity, number = b.alloca("i64"), b.alloca("i64")
+        self.barriers.begin_block()
         b.line(f"store i64 1, ptr {number}")
         b.line(f"store i64 0, ptr {parity}")
-        b.line(f"store i1 true, ptr {together}")
-        b.line(f"store i32 0, ptr {following}")
         b.line("br label %phase")
         b.label("phase")
-        b.line(f"%together = load i1, ptr {together}")
-        b.line(f"%next_region = load i32, ptr {following}")
-        b.line(f"store i32 {DONE}, ptr {self.frame.least}")
-        b.line(f"store i32 0, ptr {self.frame.most}")
-        b.line("br i1 %together, label %begin, label %search")
-        b.label("search")
         b.line("%phase_stop = load volatile i8, ptr %stop")
         b.line("%phase_free = icmp eq i8 %phase_stop, 0")
-        b.line("br i1 %phase_free, label %lookup, label %leave")
-        b.label("lookup")
-        b.line(f"%lowest = call i32 @rrto_find(ptr %frames, i32 {self.frame.threads}, i32 -1)")
-        b.line("br label %begin")
+        b.line("br i1 %phase_free, label %begin, label %leave")
         b.label("begin")
-        b.line("%r0 = phi i32 [ %next_region, %phase ], [ %lowest, %lookup ]")
+        b.line(f"%r0 = call i32 @rrto_find(ptr %frames, i32 {self.frame.threads}, i32 -1)")
         b.line(f"%over = icmp eq i32 %r0, {DONE}")
         warp_wide = self.frame.program.regions.warp_wide
         b.line(f"%in_warp = icmp ule i32 %r0, {warp_wide}")
@@ -229,10 +201,9 @@ class KernelWriter:
         b.line(f"%phase_before = load i64, ptr {number}")
         b.line("%phase_number = add i64 %phase_before, 1")
         b.line(f"store i64 %phase_number, ptr {number}")
-        opened = {n: b.alloca("i1") for n in self.frame.arrivals}
         b.line("br i1 %over, label %block_done, label %barriers")
         b.label("barriers")
-        self._open_barriers(opened)
+        self.barriers.open()
         b.line("br label %run")
         b.label("run")
         b.line("%which = phi i32 [ %r0, %barriers ], [ %r2, %others ]")
@@ -241,22 +212,11 @@ class KernelWriter:
         b.line(f"switch i32 %which, label %block_done [ {cases} ]")
         for index in range(count):
             b.label(f"region{index}")
-            if index in self.frame.named:
-                b.line(f"%gate{index} = load i1, ptr {opened[self.frame.named[index][0]]}")
-                b.line(f"%pass{index} = or i1 %gate{index}, %together")
-                b.line(f"br i1 %pass{index}, label %within{index}, label %others")
-                b.label(f"within{index}")
+            self.barriers.gate(index, "others")
             self._region(index, "ran")
         b.label("ran")
         b.line(f"store i64 %read_at, ptr {parity}")
-        b.line("br i1 %together, label %same, label %others")
-        b.label("same")
-        b.line(f"%least = load i32, ptr {self.frame.least}")
-        b.line(f"%most = load i32, ptr {self.frame.most}")
-        b.line("%still = icmp eq i32 %least, %most")
-        b.line(f"store i1 %still, ptr {together}")
-        b.line(f"store i32 %least, ptr {following}")
-        b.line("br i1 %still, label %phase, label %swap")
+        b.line("br label %others")
         b.label("others")
         b.line(f"%r2 = call i32 @rrto_find(ptr %frames, i32 {self.frame.threads}, i32 %which)")
         b.line("%last_region = icmp ugt i32 %r2, %limit")
@@ -265,35 +225,6 @@ class KernelWriter:
         b.line(f"call void @llvm.memcpy.p0.p0.i64(ptr %frames, ptr %states2, i64 {size}, "
                "i1 false)")
         b.line("br label %phase")
-
-    def _open_barriers(self, opened: dict[int, str]) -> None:
-        """Which barriers have all their threads; those that opened count from zero again.
-
-        Where none has, the program would hang: it goes on until the launch is ended.
-        """
-        b = self.b
-
-        def count(state: int) -> Val:
-            out = b.name("count")
-            b.line(f"{out} = call i32 @rrto_count(ptr %frames, i32 {self.frame.threads}, "
-                   f"i32 {state})")
-            return Val(out, "i32")
-
-        for number, slot in opened.items():
-            arrived = b.name("arrived")
-            b.line(f"{arrived} = load i32, ptr {self.frame.arrivals[number]}")
-            waiting, wanted = Val(arrived, "i32"), 0
-            for region, (name, threads) in self.frame.named.items():
-                if name == number:
-                    waiting = b.binary("add", waiting, count(region))
-                    wanted = max(wanted, threads)
-            need = const(wanted, "i32")
-            if not wanted:
-                need = b.binary("sub", const(self.frame.threads, "i32"), count(DONE))
-            enough = b.compare("icmp uge", waiting, need)
-            left = b.select(enough, const(0, "i32"), Val(arrived, "i32"))
-            b.line(f"store i1 {enough.text}, ptr {slot}")
-            b.line(f"store i32 {left.text}, ptr {self.frame.arrivals[number]}")
 
     # one region over all threads
     def _region(self, index: int, after: str) -> None:

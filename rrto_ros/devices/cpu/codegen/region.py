@@ -14,13 +14,18 @@ from rrto_ros.devices.cpu.codegen import warp
 from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.columns import load_columns
 from rrto_ros.devices.cpu.codegen.emitter import U32, Emitter
-from rrto_ros.devices.cpu.codegen.frame import KernelFrame
+from rrto_ros.devices.cpu.codegen.frame import DONE, KernelFrame
 from rrto_ros.devices.cpu.codegen.table import emit
 from rrto_ros.devices.cpu.passes.affine import Affine
-from rrto_ros.devices.cpu.passes.cfg import Block, destinations, gives_result, sources
+from rrto_ros.devices.cpu.passes.cfg import (
+    Block,
+    destinations,
+    gives_result,
+    is_warp_wide,
+    sources,
+)
 from rrto_ros.devices.cpu.passes.regions import Region
 
-DONE = 0x7FFFFFFF
 _ZERO = {"float": "0.0", "double": "0.0", "half": "0xH0000", "i1": "false"}
 # A widened value this far from both ends of its range does not wrap within a vector.
 _MIDDLE = 1 << 30
@@ -78,6 +83,7 @@ class RegionCode:
         e.threads = self.kernel.threads
         e.region = self.index
         e.arrivals = self.kernel.arrivals
+        e.arrived = self.kernel.arrived
         e.memcheck = self.kernel.memcheck
         e.param_bytes = max((o + s for o, s in self.program.layout.params), default=0)
         self._specials(e, t)
@@ -237,6 +243,9 @@ class RegionCode:
             target = self.program.regions.of_entry[block.targets[0]]
             if gives_result(block.barrier):
                 warp.offer(e, block.barrier, target)
+            if self.kernel.keyed and not is_warp_wide(block.barrier):
+                key = warp.barrier_key(e, block.barrier)
+                b.line(f"store i32 {key.text}, ptr {self._state('%keys', t)}")
             self._store_live(e, target, t)
             self._set_state(target, t)
             b.line(f"br label {latch}")
@@ -343,10 +352,22 @@ class ScalarRegion(RegionCode):
         state, mine = b.name("st"), b.name("st")
         b.line(f"{state} = load i32, ptr {self._state('%frames', t)}")
         b.line(f"{mine} = icmp eq i32 {state}, {self.index}")
-        here = b.binary("or", Val(mine, "i1"), Val("%together", "i1"))
         enter = b.new_label("enter")
-        b.line(f"br i1 {here.text}, label %{enter}, label %{self.prefix}_latch")
+        b.line(f"br i1 {mine}, label %{enter}, label %{self.prefix}_latch")
         b.label(enter)
+        if self.kernel.keyed and self.index > self.program.regions.warp_wide:
+            self._check_key(t)
+
+    def _check_key(self, t: Val) -> None:
+        """To the latch if the thread's barrier is closed."""
+        b = self.b
+        key = b.name("key")
+        b.line(f"{key} = load i32, ptr {self._state('%keys', t)}")
+        number = b.binary("and", Val(key, "i32"), const(15, "i32"))
+        open_ = b.resize(b.binary("lshr", Val("%opened", "i32"), number), "i1", False)
+        go = b.new_label("open")
+        b.line(f"br i1 {open_.text}, label %{go}, label %{self.prefix}_latch")
+        b.label(go)
 
     def _resume(self, spill: Spill, t: Val, start: Val, fresh: str) -> None:
         """Goes on behind the branch at which the lanes parted."""

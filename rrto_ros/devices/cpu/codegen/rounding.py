@@ -49,15 +49,13 @@ def bf16_to_float(e: Emitter, bits: Val) -> Val:
     return b.bitcast(b.binary("shl", b.resize(bits, "i32", False), const(16, "i32")), "float")
 
 
-def float_to_bf16(e: Emitter, value: Val, rounding: str = "rn") -> Val:
-    """The bits of the nearest-even (or truncated) bfloat16; NaN becomes 0x7FFF."""
+def float_to_bf16(e: Emitter, value: Val) -> Val:
+    """The bits of the nearest-even bfloat16; NaN becomes 0x7FFF."""
     b = e.b
     bits = b.as_int(value)
-    kept = b.binary("lshr", bits, const(16, "i32"))
-    if rounding == "rn":
-        odd = b.binary("and", kept, const(1, "i32"))
-        bias = b.binary("add", odd, const(0x7FFF, "i32"))
-        kept = b.binary("lshr", b.binary("add", bits, bias), const(16, "i32"))
+    odd = b.binary("and", b.binary("lshr", bits, const(16, "i32")), const(1, "i32"))
+    bias = b.binary("add", odd, const(0x7FFF, "i32"))
+    kept = b.binary("lshr", b.binary("add", bits, bias), const(16, "i32"))
     kept = b.select(b.compare("fcmp uno", value, value), const(0x7FFF, "i32"), kept)
     return b.resize(kept, "i16", False)
 
@@ -69,24 +67,76 @@ def widen(e: Emitter, value: Val, kind: PtxType) -> Val:
     return e.b.cast("fpext", value, "float") if value.type == "half" else value
 
 
-def narrow(e: Emitter, value: Val, kind: PtxType, rounding: str = "rn") -> Val:
+def narrow(e: Emitter, value: Val, kind: PtxType) -> Val:
     """A float rounded back to half or bf16."""
     if kind.kind == "bf":
-        return float_to_bf16(e, value, rounding)
+        return float_to_bf16(e, value)
     return e.b.cast("fptrunc", value, kind.llvm)
 
 
 def next_toward(e: Emitter, value: Val, up: bool) -> Val:
-    """The neighbouring binary32 above (or below) a finite value."""
+    """The neighbour above (or below) a finite half, binary32 or bfloat16 (as its bits)."""
     b = e.b
     bits = b.as_int(value)
-    negative = b.compare("icmp slt", bits, const(0, "i32"))
-    away, toward = const(1, "i32"), const(-1, "i32")
+    negative = b.compare("icmp slt", bits, const(0, bits.type))
+    away, toward = const(1, bits.type), const(-1, bits.type)
     step = b.select(negative, toward if up else away, away if up else toward)
     moved = b.binary("add", bits, step)
-    tiny = const(1 if up else 0x80000001, "i32")
-    is_zero = b.compare("fcmp oeq", value, zero("float"))
-    return b.bitcast(b.select(is_zero, tiny, moved), "float")
+    tiny = const(1 if up else 1 << bits.bits - 1 | 1, bits.type)
+    is_zero = b.compare("icmp eq", b.binary("shl", bits, const(1, bits.type)),
+                        const(0, bits.type))
+    return b.bitcast(b.select(is_zero, tiny, moved), value.type)
+
+
+def neighbour(e: Emitter, nearest: Val, above: Val, below: Val, mode: str) -> Val:
+    """The nearest value, or the one beside it that rz, rm or rp asks for.
+
+    Args:
+        e: Writes the code.
+        nearest: The exact value rounded to the nearest.
+        above: Whether the exact value lies above that.
+        below: Whether it lies below that.
+        mode: The rounding.
+    """
+    b = e.b
+    if mode not in DIRECTED:
+        raise unsupported(e.instr)
+    up, down = next_toward(e, nearest, True), next_toward(e, nearest, False)
+    if mode == "rp":
+        return b.select(above, up, nearest)
+    if mode == "rm":
+        return b.select(below, down, nearest)
+    bits = b.as_int(nearest)
+    positive = b.compare("icmp sgt", bits, const(0, bits.type))
+    toward_zero = b.select(b.binary("and", below, positive), down, nearest)
+    negative = b.compare("icmp slt", bits, const(0, bits.type))
+    return b.select(b.binary("and", above, negative), up, toward_zero)
+
+
+def narrow_by(e: Emitter, value: Val, kind: PtxType, mode: str) -> Val:
+    """A float or double rounded to half or bf16 by any of rn, rz, rm, rp."""
+    b = e.b
+    if value.type == "double":
+        value = round_to_odd(e, value, zero("double"))
+    nearest = narrow(e, value, kind)
+    if mode == "rn":
+        return nearest
+    back = widen(e, nearest, kind)
+    above, below = b.compare("fcmp ogt", value, back), b.compare("fcmp olt", value, back)
+    return neighbour(e, nearest, above, below, mode)
+
+
+def round_to_odd(e: Emitter, head: Val, error: Val) -> Val:
+    """Head + error (doubles) as a float that rounds to 16 bits without double rounding."""
+    b = e.b
+    nearest = b.cast("fptrunc", head, "float")
+    rest = b.binary("fadd", b.binary("fsub", head, b.cast("fpext", nearest, "double")), error)
+    inexact = b.compare("fcmp one", rest, zero("double"))
+    even = b.compare("icmp eq", b.binary("and", b.as_int(nearest), const(1, "i32")),
+                     const(0, "i32"))
+    up = b.compare("fcmp ogt", rest, zero("double"))
+    odd = b.select(up, next_toward(e, nearest, True), next_toward(e, nearest, False))
+    return b.select(b.binary("and", inexact, even), odd, nearest)
 
 
 def directed(e: Emitter, operation: str, mode: str, *values: Val) -> Val:
@@ -131,8 +181,6 @@ def _directed_function(e: Emitter, operation: str, mode: str, kind: str, count: 
 def round_directed(e: Emitter, high: Val, error: Val, mode: str) -> Val:
     """High + error (an exact pair of doubles) as binary32, rounded by rz, rm or rp."""
     b = e.b
-    if mode not in DIRECTED:
-        raise unsupported(e.instr)
     nearest = b.cast("fptrunc", high, "float")
     back = b.cast("fpext", nearest, "double")
     # The sign of (exact - nearest): the difference of the heads decides, then the error.
@@ -141,15 +189,7 @@ def round_directed(e: Emitter, high: Val, error: Val, mode: str) -> Val:
     rest = b.select(same, error, head)
     above = b.compare("fcmp ogt", rest, zero("double"))
     below = b.compare("fcmp olt", rest, zero("double"))
-    up, down = next_toward(e, nearest, True), next_toward(e, nearest, False)
-    if mode == "rp":
-        return b.select(above, up, nearest)
-    if mode == "rm":
-        return b.select(below, down, nearest)
-    positive = b.compare("fcmp ogt", nearest, zero("float"))
-    toward_zero = b.select(b.binary("and", below, positive), down, nearest)
-    negative = b.compare("fcmp olt", nearest, zero("float"))
-    return b.select(b.binary("and", above, negative), up, toward_zero)
+    return neighbour(e, nearest, above, below, mode)
 
 
 def two_sum(e: Emitter, x: Val, y: Val) -> tuple[Val, Val]:

@@ -113,13 +113,11 @@ class _VectorRegion(RegionCode):
         if self.plan.diverging:
             b.line(f"{state} = load {b.ty('i32', True)}, ptr {where}, align 4")
             mine = b.compare("icmp eq", Val(state, "i32", True), const(self.index, "i32"))
-            here = b.binary("or", mine, Val("%together", "i1"))
-            self._switch(here, part, enter, latch)
+            self._switch(mine, part, enter, latch)
         else:
             b.line(f"{state} = load i32, ptr {where}, align 4")
             mine = b.compare("icmp eq", Val(state, "i32"), const(self.index, "i32"))
-            here = b.binary("or", mine, Val("%together", "i1"))
-            b.line(f"br i1 {here.text}, label %{enter}, label %{latch}")
+            b.line(f"br i1 {mine.text}, label %{enter}, label %{latch}")
         b.label(enter)
         for name in self.fragile:
             self._check_step(name, t, part)

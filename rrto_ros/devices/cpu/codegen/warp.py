@@ -247,15 +247,15 @@ def reduce_warp(e: Emitter, instr: ast.Instr) -> None:
 
 
 @emits("bar", "barrier", forms=".sync .red.popc .red.and .red.or .arrive .warp.sync .cta; every "
-       "thread of the block takes part, or the number of threads that a constant says; .red "
-       "always takes the whole block")
+       "thread of the block takes part, or as many as an operand says; .red only of the whole "
+       "block, in kernels without barriers of a part of it")
 def block_barrier(e: Emitter, instr: ast.Instr) -> None:
     """bar.arrive is counted; bar.red combines the predicates of the block."""
     if "arrive" in instr.mods:
         _arrive(e, instr)
     if "red" not in instr.mods:
         return
-    if e.arrivals:
+    if e.arrivals or e.arrived or len(instr.args) > 3:
         raise unsupported(instr, "with barriers of a part of the block")
     b = e.b
     slot = b.alloca("i32")
@@ -288,27 +288,51 @@ def block_barrier(e: Emitter, instr: ast.Instr) -> None:
         e.write(instr.args[0], b.compare("icmp ne", total, const(0, "i32")), PRED)
 
 
-def barrier_of(instr: ast.Instr) -> tuple[int, int]:
-    """(number, threads) of a barrier; 0 threads is the whole block."""
+def _operands(instr: ast.Instr) -> tuple[ast.Operand, ...]:
+    """Which barrier, and for how many threads if that is said; none for .red of the block."""
     if instr.op == "barrier" and "cluster" in instr.mods:
         raise unsupported(instr)
-    numbers = [a for a in instr.args if not isinstance(a, ast.Reg | ast.Not)]
-    if "red" in instr.mods or not instr.args:
-        return 0, 0
-    if len(numbers) != len(instr.args) or not all(isinstance(a, ast.Imm) for a in numbers):
-        if len(instr.args) == 1:
-            return 0, 0  # without counts every thread comes to it, whichever it is
-        raise unsupported(instr, "its count is not a constant")
-    values = [a.value for a in numbers if isinstance(a, ast.Imm)]
-    if not 0 <= values[0] <= 15 or (len(values) > 1 and not 0 < values[1] <= 1024):
-        raise unsupported(instr, "there are barriers 0 to 15 of up to 1024 threads")
-    return values[0], values[1] if len(values) > 1 else 0
+    for operand, low, high in zip(instr.args, (0, 1), (15, 1024), strict=False):
+        if "red" not in instr.mods and isinstance(operand, ast.Imm) and not (
+            low <= operand.value <= high
+        ):
+            raise unsupported(instr, "there are barriers 0 to 15 of up to 1024 threads")
+    return () if "red" in instr.mods else instr.args
+
+
+def counted_in_registers(instrs: list[ast.Instr]) -> bool:
+    """Whether registers say what the barriers of a kernel wait for, if that matters."""
+    operands = [_operands(i) for i in instrs]
+    if not any(len(o) > 1 for o in operands):
+        return False  # without counts every thread comes to each of them
+    return not all(isinstance(a, ast.Imm) for o in operands for a in o)
+
+
+def barrier_of(instr: ast.Instr) -> tuple[int, int]:
+    """(number, threads) of a barrier that constants describe; 0 threads is the whole block."""
+    number, count, *_ = (*(a.value for a in _operands(instr) if isinstance(a, ast.Imm)), 0, 0)
+    return number, count
+
+
+def barrier_key(e: Emitter, instr: ast.Instr) -> Val:
+    """What a thread waits for: the number of the barrier, and its count of threads from bit 8."""
+    e.instr = instr
+    number, count = (*(e.read(a, U32) for a in _operands(instr)), const(0, "i32"),
+                     const(0, "i32"))[:2]
+    number = e.b.binary("and", number, const(15, "i32"))
+    return e.b.binary("or", number, e.b.binary("shl", count, const(8, "i32")))
 
 
 def _arrive(e: Emitter, instr: ast.Instr) -> None:
-    slot = e.arrivals.get(barrier_of(instr)[0])
-    if slot is None:
+    operands = _operands(instr)
+    if len(operands) != 2:
         raise unsupported(instr, "no thread count")
-    out = e.b.name("arrived")
-    e.b.line(f"{out} = load i32, ptr {slot}")
-    e.b.line(f"store i32 {e.b.binary('add', Val(out, 'i32'), const(1, 'i32')).text}, ptr {slot}")
+    b = e.b
+    slot = e.arrivals.get(barrier_of(instr)[0], "")
+    if e.arrived:
+        number = b.binary("and", e.read(operands[0], U32), const(15, "i32"))
+        slot = b.name("at")
+        b.line(f"{slot} = getelementptr i32, ptr {e.arrived}, i32 {number.text}")
+    out = b.name("arrived")
+    b.line(f"{out} = load i32, ptr {slot}")
+    b.line(f"store i32 {b.binary('add', Val(out, 'i32'), const(1, 'i32')).text}, ptr {slot}")

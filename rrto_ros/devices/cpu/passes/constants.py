@@ -1,7 +1,7 @@
 """Puts constants that a compiler left in registers where code generation needs to know them.
 
-What a barrier waits for (its number and its count of threads) decides how the kernel is split, so
-it must be known then.
+What a barrier waits for (its number and its count of threads) decides how the kernel runs: where
+it is known, a region opens as a whole; where it is not, thread by thread.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rrto_ros.devices.cpu.ptx import ast
@@ -130,27 +130,50 @@ def initial_values(layout: ModuleLayout) -> tuple[list[tuple[int, bytes]], list[
     pointers = []
     for placed in layout.symbols.values():
         var, data = placed.var, bytearray()
-        for item in var.init or ():
-            if len(data) + var.type.bytes > var.size:
-                raise PtxError(f"variable {var.name} has more initial values than elements")
+        for item in _whole_addresses(var):
             if isinstance(item, ast.Sym):
                 pointers.append(placed.offset + len(data))
-            data += _encode(item, var, layout)
+                data += _address(item, var, layout)
+            else:
+                data += _encode(item, var)
+            if len(data) > var.size:
+                raise PtxError(f"variable {var.name} has more initial values than elements")
         if data:
             values.append((placed.offset, bytes(data)))
     return values, pointers
 
 
-def _encode(
-    item: ast.Imm | ast.FloatImm | ast.Sym, var: ast.Var, layout: ModuleLayout
-) -> bytes:
+def _whole_addresses(var: ast.Var) -> Iterator[ast.Imm | ast.FloatImm | ast.Sym]:
+    """The elements of an initial value; the eight bytes of an address as that address."""
+    items = var.init or ()
+    index = 0
+    while index < len(items):
+        item = items[index]
+        if isinstance(item, ast.SymByte):
+            symbol = item.symbol
+            if var.type.bytes != 1 or items[index : index + 8] != tuple(
+                ast.SymByte(symbol, k) for k in range(8)
+            ):
+                raise PtxError(f"variable {var.name} is initialised with a part of an address")
+            yield symbol
+            index += 8
+            continue
+        if isinstance(item, ast.Sym) and var.type.bytes != 8:
+            raise PtxError(f"variable {var.name} is too narrow for the address of {item.name}")
+        yield item
+        index += 1
+
+
+def _address(symbol: ast.Sym, var: ast.Var, layout: ModuleLayout) -> bytes:
+    target = layout.symbols.get(symbol.name)
+    if target is None:
+        raise PtxError(f"variable {var.name} is initialised with {symbol.name}, "
+                       "which is not the address of a variable")
+    return (target.offset + symbol.offset & (1 << 64) - 1).to_bytes(8, "little")
+
+
+def _encode(item: ast.Imm | ast.FloatImm, var: ast.Var) -> bytes:
     width = var.type.bytes
-    if isinstance(item, ast.Sym):
-        target = layout.symbols.get(item.name)
-        if target is None or width != 8:
-            raise PtxError(f"variable {var.name} is initialised with {item.name}, "
-                           "which is not the address of a variable")
-        return (target.offset + item.offset & (1 << 64) - 1).to_bytes(8, "little")
     if isinstance(item, ast.FloatImm):
         if item.width == var.type.bits or not var.type.is_float:
             return (item.bits & (1 << var.type.bits) - 1).to_bytes(width, "little")

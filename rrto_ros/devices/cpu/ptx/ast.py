@@ -39,6 +39,14 @@ class Sym:
 
 
 @dataclass(frozen=True)
+class SymByte:
+    """One byte of an address, 0 the lowest; only in initial values: 0xFF00(name) is byte 1."""
+
+    symbol: Sym
+    index: int
+
+
+@dataclass(frozen=True)
 class Special:
     """A special register such as %tid.x."""
 
@@ -116,6 +124,10 @@ class Label:
     name: str
 
 
+Initial = Imm | FloatImm | Sym | SymByte
+"""One element of a variable's initial value."""
+
+
 @dataclass(frozen=True)
 class Var:
     """A variable.
@@ -126,7 +138,7 @@ class Var:
         name: Unique in its scope.
         align: Bytes.
         size: Bytes; 0 for an unsized extern array.
-        init: Flattened initial elements (int, FloatImm or Sym), or None.
+        init: Flattened initial elements, gaps filled with 0, or None.
         external: Declared .extern.
     """
 
@@ -135,7 +147,7 @@ class Var:
     name: str
     align: int
     size: int
-    init: tuple[Imm | FloatImm | Sym, ...] | None = None
+    init: tuple[Initial, ...] | None = None
     external: bool = False
 
 

@@ -6,11 +6,13 @@ loop consumes tokens, so any input ends in a module or in PtxError.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.cursor import Cursor
+from rrto_ros.devices.cpu.ptx.initial import initial_values
 from rrto_ros.devices.cpu.ptx.lexer import tokenize
 from rrto_ros.devices.cpu.ptx.operands import parse_operand
 from rrto_ros.devices.cpu.ptx.scope import Scope
@@ -306,16 +308,19 @@ def parse_variables(
     result = []
     while True:
         name = rename(at.identifier())
-        count, unsized = vector, False
+        sizes, unsized = [vector] if vector > 1 else [], False
         while at.accept("["):
             if at.accept("]"):
                 unsized = True
             else:
-                count *= at.integer()
+                sizes.insert(len(sizes) - (vector > 1), at.integer())
                 at.expect("]")
+        count = math.prod(sizes)
         init = None
         if at.accept("="):
-            init = tuple(_initialiser(at))
+            if space not in ("global", "const"):
+                raise at.error(f"variable {name}: .{space} memory has no initial values")
+            init = tuple(initial_values(at, [0, *sizes] if unsized else sizes))
             if unsized:
                 count = len(init)
                 unsized = False
@@ -330,21 +335,3 @@ def parse_variables(
     if not single:
         at.expect(";")
     return result
-
-
-def _initialiser(at: Cursor) -> list[ast.Imm | ast.FloatImm | ast.Sym]:
-    items: list[ast.Imm | ast.FloatImm | ast.Sym] = []
-    depth = 0
-    while True:
-        if at.accept("{"):
-            depth += 1
-            continue
-        if at.accept("}"):
-            depth -= 1
-        elif not at.accept(","):
-            operand = parse_operand(at, None)
-            if not isinstance(operand, ast.Imm | ast.FloatImm | ast.Sym):
-                raise at.error("an initialiser must be a number or an address")
-            items.append(operand)
-        if depth <= 0 and (depth < 0 or at.peek().text in (";", ",")):
-            return items

@@ -12,7 +12,8 @@ class PtxType:
     Attributes:
         name: Without the leading dot, for example "u32".
         bits: Width of a value.
-        kind: "u", "s", "b", "f", "bf", "x2" (two packed 16-bit floats) or "pred".
+        kind: "u", "s", "b", "f", "bf", "x2" (two packed 16-bit floats), "i2" (two packed 16-bit
+            integers) or "pred".
     """
 
     name: str
@@ -51,6 +52,7 @@ def _table() -> dict[str, PtxType]:
     types += [PtxType("f16", 16, "f"), PtxType("f32", 32, "f"), PtxType("f64", 64, "f")]
     types += [PtxType("bf16", 16, "bf"), PtxType("tf32", 32, "b"), PtxType("b128", 128, "b")]
     types += [PtxType("f16x2", 32, "x2"), PtxType("bf16x2", 32, "x2")]
+    types += [PtxType("u16x2", 32, "i2"), PtxType("s16x2", 32, "i2")]
     types.append(PtxType("pred", 1, "pred"))
     return {t.name: t for t in types}
 
