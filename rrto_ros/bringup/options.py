@@ -25,6 +25,7 @@ REPLAY_OPTIONS = (
     "min_length",
     "max_length",
     "drop_plans_after",
+    "search_memory_bytes",
     "run_ahead",
     "plan_cache_bytes",
     "plan_cache_directory",
@@ -32,6 +33,7 @@ REPLAY_OPTIONS = (
 """Parameters of the recorder. As long as one has its default here, the parameter files decide."""
 _COUNTS = (
     "limit_bytes", "frames", "min_repetitions", "min_length", "max_length", "drop_plans_after",
+    "search_memory_bytes",
 )  # fmt: skip
 _OWN = "; default: as the parameter files say"
 _TRUE = {"true", "1", "yes", "on"}
@@ -66,6 +68,7 @@ class Options:
     drop_plans_after: int = _option(
         0, "Mode replay: a sequence left so often in a row is not replayed for a while"
     )
+    search_memory_bytes: int = _option(0, "Mode replay: what the search of a session may hold")
     run_ahead: str = _option(
         "", "Mode replay: what the server executes before the program calls it", ("", *RUN_AHEAD)
     )

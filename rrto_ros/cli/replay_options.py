@@ -44,6 +44,7 @@ _OPTIONS: Mapping[str, tuple[Any, Any]] = {
     "min_length": _number(0, "Mode replay: shortest sequence, calls."),
     "max_length": _number(0, "Mode replay: longest sequence, calls."),
     "drop_plans_after": _number(0, "Mode replay: a sequence left so often in a row rests."),
+    "search_memory_bytes": _number(0, "Mode replay: what the search of a session may hold."),
     "run_ahead": _text(
         "", "Mode replay: what the server executes before it is called: off, reads or auto."
     ),

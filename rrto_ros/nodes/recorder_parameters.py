@@ -10,6 +10,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 
 from rrto_ros.errors import ConfigError
+from rrto_ros.replay.learner import LEAST_SEARCH_MEMORY_BYTES, SEARCH_MEMORY_BYTES
 from rrto_ros.replay.plan import MAX_PLAN_CALLS
 from rrto_ros.replay.plan_store import DEFAULT_LIMIT_BYTES
 from rrto_ros.replay.replayer import RUN_AHEAD, ReplayOptions
@@ -37,6 +38,7 @@ SESSION_PARAMETERS = (
     "min_length",
     "max_length",
     "drop_plans_after",
+    "search_memory_bytes",
     "plan_cache_bytes",
     "plan_cache_directory",
     "run_ahead",
@@ -150,6 +152,12 @@ def declare_parameters(node: Node) -> None:
         (1, 1_000_000),
     )  # fmt: skip
     _declare(
+        node, "search_memory_bytes", SEARCH_MEMORY_BYTES,
+        "Mode replay: what the call log and the tables of the search may hold per session; of "
+        "older calls that do not fit, sequences are no longer found." + _LATER,
+        (LEAST_SEARCH_MEMORY_BYTES, _TIB),
+    )  # fmt: skip
+    _declare(
         node, "plan_cache_bytes", DEFAULT_LIMIT_BYTES,
         "Mode replay: size limit of the sequences kept on disk, so that a program that starts "
         "again is replayed from its first inference; 0 keeps and uses none." + _LATER,
@@ -245,6 +253,7 @@ def session_config(node: Node, changed: dict[str, Any] | None = None) -> Session
             shortest,
             longest,
             int(value("drop_plans_after")),
+            search_memory_bytes=int(value("search_memory_bytes")),
             run_ahead=run_ahead,
         ),
         plan_cache_bytes=int(value("plan_cache_bytes")),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Mapping
+from dataclasses import replace
 
-from rrto_ros.errors import ProtocolError
+from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.record.log import CallLog
 from rrto_ros.record.templates import EFFECTS, CallTemplate, Kind
 from rrto_ros.replay.plan import MAX_PLAN_CALLS, Plan, plan_of
@@ -19,6 +20,8 @@ from rrto_ros.search import SearchOptions, make_search
 from rrto_ros.search.rounds import Lane
 from rrto_ros.search.sequence import Sequence, Varying
 
+SEARCH_MEMORY_BYTES = 192 << 20
+LEAST_SEARCH_MEMORY_BYTES = 4 << 20
 MAX_HELD_BYTES = 8 << 20
 MAX_OFFERS = 32
 MAX_START_UP_BYTES = 4 << 20
@@ -32,13 +35,26 @@ class Learner:
     Args:
         search: Name of the algorithm.
         options: Its thresholds.
+        memory_bytes: What log and search may hold, by estimate; the log gets two thirds.
 
     Raises:
-        ConfigError: There is no such algorithm.
+        ConfigError: There is no such algorithm, or that is too little.
     """
 
-    def __init__(self, search: str, options: SearchOptions | None = None) -> None:
-        self._log = CallLog()
+    def __init__(
+        self,
+        search: str,
+        options: SearchOptions | None = None,
+        memory_bytes: int = SEARCH_MEMORY_BYTES,
+    ) -> None:
+        if memory_bytes < LEAST_SEARCH_MEMORY_BYTES:
+            raise ConfigError(
+                f"search_memory_bytes {memory_bytes}: at least {LEAST_SEARCH_MEMORY_BYTES} are "
+                "needed"
+            )
+        third = memory_bytes // 3
+        options = replace(options or SearchOptions(), memory_limit_bytes=third)
+        self._log = CallLog(memory_limit_bytes=memory_bytes - third)
         self._search = make_search(search, self._log, options)
         self._held: list[tuple[bytes, Plans]] = []
         self._held_bytes = 0

@@ -16,7 +16,7 @@ from rrto_ros.errors import ConfigError
 from rrto_ros.record.templates import EFFECTS
 from rrto_ros.replay.ahead_results import AheadResults
 from rrto_ros.replay.cursor import Cursor, Fed, Rewrite
-from rrto_ros.replay.learner import Learner, tracks
+from rrto_ros.replay.learner import SEARCH_MEMORY_BYTES, Learner, tracks
 from rrto_ros.replay.plan import Plan
 from rrto_ros.replay.plan_store import PlanMemory, StartUp
 from rrto_ros.search import SearchOptions
@@ -39,6 +39,7 @@ class ReplayOptions:
         min_length: Shortest sequence, calls.
         max_length: Longest sequence, calls.
         drop_after: A plan that failed so often in a row rests for a while.
+        search_memory_bytes: What call log and search may hold, by estimate.
         shim_walks: The shim compares the calls of a plan itself.
         run_ahead: One of `RUN_AHEAD`.
     """
@@ -48,6 +49,7 @@ class ReplayOptions:
     min_length: int = 3
     max_length: int = 32768
     drop_after: int = 16
+    search_memory_bytes: int = SEARCH_MEMORY_BYTES
     shim_walks: bool = True
     run_ahead: str = "reads"
 
@@ -110,6 +112,7 @@ class Replayer:
         self._learner = Learner(
             options.search,
             SearchOptions(options.min_repetitions, options.min_length, options.max_length),
+            options.search_memory_bytes,
         )
         self._memory = memory
         self._recalls = memory is not None

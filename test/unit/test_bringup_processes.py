@@ -43,8 +43,8 @@ def test_options_reach_the_parameters():
 def test_replay_options_reach_the_recorder_where_they_are_given():
     given = {
         "search": "data_dependency", "min_repetitions": 3, "min_length": 7, "max_length": 900,
-        "drop_plans_after": 5, "run_ahead": "auto", "plan_cache_bytes": 0,
-        "plan_cache_directory": "here",
+        "drop_plans_after": 5, "search_memory_bytes": 5 << 20, "run_ahead": "auto",
+        "plan_cache_bytes": 0, "plan_cache_directory": "here",
     }  # fmt: skip
     assert set(given) == set(REPLAY_OPTIONS)
     server, recorder = processes(Options(mode="replay", **given))

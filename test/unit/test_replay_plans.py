@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.segment_row import Row
 
 from rrto_ros.api.codec import PLAN_REF_OP, iter_calls, iter_headers, iter_results, pack_call
-from rrto_ros.errors import ProtocolError
+from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.evaluation.synthetic import Call, Model, Program, interleave
 from rrto_ros.record.templates import CallTemplate
 from rrto_ros.replay.cursor import Cursor
@@ -479,3 +479,28 @@ def test_damaged_plans_are_refused_with_the_reason(noise, at, value):
         except ProtocolError:
             continue
         assert plan.encoded == data
+
+
+
+def test_a_search_with_little_memory_still_finds_what_repeats_now():
+    """What does not repeat fills its log, and goes; nothing else does."""
+    program = Program()
+    rng = random.Random(3)
+    for _ in range(15_000):
+        program.launch(1, rng.randrange(9), *(rng.getrandbits(60) for _ in range(24)))
+    model = Model(program, "net", 1, 20)
+    for _ in range(8):
+        model.infer()
+    kept = {}
+    for size in (4 << 20, 256 << 20):
+        sent = Replayed(random.Random(1), search_memory_bytes=size)
+        sent.run(flagged_steady(program), at_waits=True)
+        counts = sent.replayer.statistics()
+        assert counts["walks_completed"] >= 5
+        kept[size] = counts["log_memory_bytes"]
+    assert kept[4 << 20] < 3 << 20 < kept[256 << 20]
+
+
+def test_a_search_cannot_do_with_less_memory():
+    with pytest.raises(ConfigError, match=r"search_memory_bytes 1048576: at least 4194304"):
+        Replayer(ReplayOptions(search_memory_bytes=1 << 20))
