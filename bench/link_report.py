@@ -74,11 +74,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target and what was measured; at most `wanted` is wanted."""
+    """A target and what was measured; at most `wanted` is wanted.
+
+    Attributes:
+        text: Of what.
+        measured: The ratio.
+        wanted: Its target.
+        least: What no way of offloading can be below on this link; 0: not known.
+    """
 
     text: str
     measured: float
     wanted: float
+    least: float = 0.0
 
     @property
     def met(self) -> bool:
@@ -91,15 +99,22 @@ def compute_ms(costs: Sequence[Cost]) -> float:
     return statistics.median(next(cost for cost in costs if cost.name == "direct").compute_ms)
 
 
-def judge(network: Network, costs: Sequence[Cost]) -> list[Verdict]:
-    """The targets."""
+def judge(network: Network, costs: Sequence[Cost], exchange_ms: float) -> list[Verdict]:
+    """The targets.
+
+    Args:
+        network: What ran.
+        costs: Of all ways.
+        exchange_ms: The link's own time for an input and its output, nothing else.
+    """
     by = {cost.name: cost for cost in costs}
     direct, replay, batched, rpc = (by[n] for n in ("direct", "replay", "batched", "rpc"))
     compute = compute_ms(costs)
     out = [
         Verdict("latency, replay : direct", replay.latency_ms / direct.latency_ms, 1.05),
         Verdict("communication, replay : rpc",
-                (replay.latency_ms - compute) / (rpc.latency_ms - compute), 0.02),
+                (replay.latency_ms - compute) / (rpc.latency_ms - compute), 0.02,
+                exchange_ms / (rpc.latency_ms - compute)),
         Verdict("bytes from the robot, replay : input",
                 replay.per(replay.bytes_up) / network.input_bytes, 1.02),
     ]
@@ -143,5 +158,6 @@ def show(network: Network, costs: Sequence[Cost], verdicts: Sequence[Verdict]) -
             f"{cost.latency_ms - compute:>12.2f} ms"
         )
     for verdict in verdicts:
+        least = f" (the link alone: {verdict.least:.4f})" if verdict.least else ""
         print(f"  {verdict.text:40} {verdict.measured:7.4f}  target at most {verdict.wanted:g}: "
-              f"{'met' if verdict.met else 'missed'}")
+              f"{'met' if verdict.met else 'missed'}{least}")

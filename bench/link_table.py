@@ -228,7 +228,9 @@ def main() -> int:
             print(f"link_table: {error}", file=sys.stderr)
             code = 2
             continue
-        verdicts = judge(NETWORKS[name], costs)
+        passing = 8 * (NETWORKS[name].input_bytes + costs[0].output_bytes)
+        exchange_ms = options.rtt_ms + passing / (1000 * options.rate_mbit)
+        verdicts = judge(NETWORKS[name], costs, exchange_ms)
         show(NETWORKS[name], costs, verdicts)
         body["networks"][name] = {
             "input_bytes": NETWORKS[name].input_bytes,

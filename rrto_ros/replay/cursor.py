@@ -275,6 +275,8 @@ class Cursor:
                 literal = -1
             self._hits += 1
             open_, named = self._open, ahead or known
+            if open_ is not None and open_.known is not named and ahead is None:
+                open_.turn(named, position)
             if open_ is None or not open_.fits(named, position, thread, index, payload):
                 if open_ is not None:
                     parts.append(self.close())
@@ -360,6 +362,8 @@ class Cursor:
                 else:
                     fed.waited.append((self._waited, flags))
         open_ = self._open
+        if open_ is not None and open_.known is not named and not expected:
+            open_.turn(named, ref.first)
         if open_ is None or not open_.fits(
             named, ref.first, ref.thread, ref.index, len(ref.payload), ref.count
         ):

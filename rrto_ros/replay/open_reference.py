@@ -36,6 +36,7 @@ class OpenReference:
         replaced: Bytes of the records that it stands for.
         asks: Whether it has calls that the server was not to execute ahead.
         guessed: Whether it is not known of the others that it has.
+        bound: Whether it has calls that the server was to execute ahead, in just this plan.
         ahead: How many calls after it the server may execute.
         worth_us: What a saved exchange is worth, if some of these calls write.
     """
@@ -52,6 +53,7 @@ class OpenReference:
     ahead: int = 0
     worth_us: int = 0
     guessed: bool = field(default=False, init=False)
+    bound: bool = field(default=False, init=False)
     _marks: list[int] = field(default_factory=list)
     _words: list[int] = field(default_factory=list)
     _pieces: list[Buffer] = field(default_factory=list)
@@ -70,6 +72,17 @@ class OpenReference:
             and self.size + payload <= MAX_REFERENCE_BYTES
             and self.count + count <= MAX_PLAN_CALLS
         )
+
+    def turn(self, known: Known, position: int) -> None:
+        """The program goes on with another plan; so far the calls may be the same in both.
+
+        Args:
+            known: The other plan.
+            position: Of the next call there.
+        """
+        end = self.first + self.count
+        if not self.bound and position == end <= known.shared.get(self.known.number, 0):
+            self.known = known
 
     def add(
         self, record: memoryview, key: bytes, flags: int, payload: int, changed: bytes | None
@@ -144,6 +157,7 @@ class OpenReference:
         if not ahead:
             self.asks = True
             return
+        self.bound = True
         # A literal call would say that the program does something else.
         self._only = None
         if answered:

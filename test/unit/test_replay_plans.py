@@ -329,11 +329,15 @@ def test_a_variant_is_learnt_and_walked_without_a_deviation():
             p.launch(10, 40, m.buffer(5), m.buffer(6))
         m.read()
     sent = Replayed(random.Random(1))
-    sent.run(flagged_steady(p), at_waits=True)
+    batches = sent.run(flagged_steady(p), at_waits=True)
     before = sent.replayer.statistics()
     assert before["plans"] == 2
     assert before["walks_completed"] >= 60 - 6
     assert before["deviations"] <= 2
+    # Each inference is one reference to the plan that it turned out to be.
+    last = references(batches)[-20:]
+    assert {(plan, first) for plan, first, _ in last} == {(1, 0), (2, 0)}
+    assert {count for _, _, count in last[::2]} | {count for _, _, count in last[1::2]} == {9, 14}
 
 
 def test_more_plans_than_numbers_take_the_numbers_of_idle_ones():
