@@ -62,7 +62,7 @@ def test_a_running_robot_is_used_and_left_running(rig, cuda_program):
 
 def test_options_of_the_replay_reach_the_recorder_that_is_started(rig, tmp_path, cuda_program):
     plans = tmp_path / "plans"
-    text = ("import subprocess, sys; subprocess.run(['ps', '-eo', 'args'], check=True); "
+    text = ("import subprocess, sys; subprocess.run(['ps', '-wweo', 'args'], check=True); "
             f"sys.exit(subprocess.run({cuda_program!r}).returncode)")  # fmt: skip
     process = run(
         rig, "--mode", "replay", "--search", "data_dependency", "--min-repetitions", "3",

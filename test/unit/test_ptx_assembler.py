@@ -44,7 +44,10 @@ def sources():
 
 
 def instructions():
-    """One module with a kernel for each instruction of the conformance cases."""
+    """One module with a kernel for each instruction of the conformance cases.
+
+    It is for the newest GPU that any of them asks for.
+    """
     path = ROOT / "test" / "conformance" / "test_instructions.py"
     spec = importlib.util.spec_from_file_location("conformance_instructions", path)
     module = importlib.util.module_from_spec(spec)
@@ -53,11 +56,17 @@ def instructions():
         spec.loader.exec_module(module)
     finally:
         del sys.modules[spec.name]
-    parts = []
+    parts, heads = [], {}
     for number, op in enumerate(module.OPS):
         head, at, body = module.listing(op).partition(".visible .entry k(")
+        heads[target(head)] = head
         parts.append(f"// {op.id}\n.visible .entry k{number}({body}" if at else "")
-    return head + "\n".join(parts)
+    return heads[max(heads)] + "\n".join(parts)
+
+
+def target(text):
+    """Number of the GPU that a listing is for."""
+    return int(re.search(r"^\.target\s+sm_(\d+)", text, re.MULTILINE)[1])
 
 
 def assembled(text, folder):
