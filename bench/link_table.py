@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from typing import Any
 from common import HERE, machine
 from link_models import NETWORKS, Network
 from link_report import Cost, judge, show
-from talker import Talker
+from talker import Talker, started
 
 from rrto_ros.bringup.environment import interposed_environment, node_environment
 from rrto_ros.errors import RrtoError, UnavailableError
@@ -154,8 +153,7 @@ class Measurement:
         self._stack.callback(nodes.close)
         command = [sys.executable, str(HERE / "link_robot.py"), self._name]
         whole, env = nodes.command(command, **PROGRAM)
-        process = self._popen(whole, env, mode)
-        return Way(mode, Talker(process, f"the program in mode {mode}", self._errors(mode)), nodes)
+        return Way(mode, self._talk(whole, env, f"program in mode {mode}"), nodes)
 
     def _direct(self) -> Way:
         robot = f"direct{os.getpid()}"
@@ -177,22 +175,11 @@ class Measurement:
     def _start(
         self, side: Namespace, command: Sequence[str], env: dict[str, str], what: str
     ) -> Talker:
-        return Talker(self._popen(side.command(command), env, what), what, self._errors(what))
+        return self._talk(side.command(command), env, what)
 
-    def _popen(
-        self, command: Sequence[str], env: dict[str, str], what: str
-    ) -> subprocess.Popen[str]:
-        with self._errors(what).open("w") as errors:
-            process = subprocess.Popen(
-                command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                text=True, start_new_session=True,
-            )  # fmt: skip
-        self._stack.callback(process.wait)
-        self._stack.callback(process.kill)
-        return process
-
-    def _errors(self, what: str) -> Path:
-        return self._folder / f"{what.replace(' ', '_')}.log"
+    def _talk(self, command: Sequence[str], env: dict[str, str], what: str) -> Talker:
+        errors = self._folder / f"{what.replace(' ', '_')}.log"
+        return started(self._stack, command, env, what, errors)
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 import onnxruntime
+from onnx_network import loaded
 
 WARM_UP = 3
 
@@ -44,25 +45,9 @@ def main():
     wanted, _, reference_ms = timed(lambda v: session.run(names, {given.name: v}), x,
                                     options.frames)
 
-    from tinygrad import Device, Tensor, TinyJit
-    from tinygrad.nn.onnx import OnnxRunner
+    from tinygrad import Device
 
-    network = OnnxRunner(options.model)
-    # Weights lie in the file until they are used; once on the device they stay there.
-    for name, value in network.graph_values.items():
-        if isinstance(value, Tensor) and value.numel() > 1:
-            network.graph_values[name] = value.to(Device.DEFAULT).contiguous().realize()
-
-    @TinyJit
-    def infer(v):
-        outputs = network({given.name: v})
-        # All at once: realised one by one, each output would run the layers before it again.
-        Tensor.realize(*(outputs[n] for n in names))
-        return [outputs[n] for n in names]
-
-    def run(v):
-        return [o.numpy() for o in infer(Tensor(v).realize())]
-
+    _, run = loaded(options.model)
     got, first_ms, ms = timed(run, x, options.frames)
     worst = max(float(np.abs(g - w).max() / max(1.0, np.abs(w).max()))
                 for g, w in zip(got, wanted, strict=True))

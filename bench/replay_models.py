@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from common import HERE, machine
-from talker import Talker
+from talker import Talker, started
 
 from rrto_ros.bringup.environment import interposed_environment, node_environment
 from rrto_ros.errors import RrtoError, UnavailableError
@@ -95,15 +94,7 @@ class Runs:
         self, ends: ExitStack, command: list[str], env: Mapping[str, str], what: str
     ) -> Talker:
         folder = ends.enter_context(tempfile.TemporaryDirectory(prefix="rrto-bench-"))
-        errors = Path(folder) / "errors"
-        with errors.open("w") as file:
-            process = subprocess.Popen(
-                command, env=dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file,
-                text=True, start_new_session=True,
-            )  # fmt: skip
-        ends.callback(process.wait)
-        ends.callback(process.kill)
-        return Talker(process, what, errors)
+        return started(ends, command, env, what, Path(folder) / "errors")
 
 
 def judged(found: Mapping[str, dict[str, Any]], count: int) -> list[str]:

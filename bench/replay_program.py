@@ -14,41 +14,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+from onnx_network import loaded
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-Array = npt.NDArray[np.float32]
-
-
-def loaded(
-    path: Path, *, jit: bool, contiguous: bool
-) -> tuple[tuple[int, ...], Callable[[Array], list[Array]]]:
-    """The shape of a model's input, and what runs it on tinygrad's default device."""
-    from tinygrad import Device, Tensor, TinyJit
-    from tinygrad.nn.onnx import OnnxRunner
-
-    network = OnnxRunner(path)
-    for name, value in network.graph_values.items():
-        if isinstance(value, Tensor) and value.numel() > 1:
-            network.graph_values[name] = value.to(Device.DEFAULT).contiguous().realize()
-    ((given, spec),) = network.graph_inputs.items()
-    names = list(network.graph_outputs)
-
-    def run(x: Tensor) -> list[Tensor]:
-        outputs = network({given: x})
-        if contiguous:
-            outputs = {n: outputs[n].contiguous() for n in names}
-        # All at once: realised one by one, each output would run the layers before it again.
-        Tensor.realize(*(outputs[n] for n in names))
-        return [outputs[n] for n in names]
-
-    infer = TinyJit(run) if jit else run
-    return tuple(spec.shape), lambda x: [o.numpy() for o in infer(Tensor(x).realize())]
 
 
 def main() -> None:

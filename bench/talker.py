@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +50,21 @@ class Talker:
         except BrokenPipeError:
             pass  # `hear` says why
         return json.loads(self.hear())
+
+
+def started(
+    ends: ExitStack, command: Sequence[str], env: Mapping[str, str], what: str, errors: Path
+) -> Talker:
+    """Start a process, which ends with `ends` at the latest.
+
+    Raises:
+        UnavailableError: It ended before it was ready.
+    """
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            command, env=dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+    ends.callback(process.wait)
+    ends.callback(process.kill)
+    return Talker(process, what, errors)

@@ -72,7 +72,7 @@ class Ready:
                 self.records.append(None)
                 self.runs.append(None)
                 continue
-            record = _decode(call)
+            record = _decode(call.code, call.body)
             self.records.append(record)
             self.runs.append(None if call.payload_bytes else prepare(record))
         self.parts = parts(
@@ -116,16 +116,12 @@ def _quiet(step: Step) -> bool:
 def _template(call: CallTemplate) -> CallRecord | None:
     """A call whose arguments vary, with any; None if they say how long it is."""
     try:
-        return _decode(call)
+        return _decode(call.code, call.body)
     except ProtocolError:
         return None
 
 
-def _decode(call: CallTemplate) -> CallRecord:
-    return _decoded(call.code, call.body)
-
-
-def _decoded(code: int, body: bytes) -> CallRecord:
+def _decode(code: int, body: bytes) -> CallRecord:
     """A call of a plan, which was checked to have a known operation and whole words."""
     header = CallHeader(0, HEADER_BYTES + len(body), code, 0, 0, 0, 0)
     return decode_call(memoryview(_NO_HEADER + body), header)
@@ -197,7 +193,7 @@ class PlanRunner:
             head = CallHeader(0, 0, call.code, flags, k + shift, ref.thread, size)
             record, run = records[k], runs[k]
             if body is not None:
-                record = _decoded(call.code, body)
+                record = _decode(call.code, body)
             assert record is not None
             if payload is not None:
                 record = replace(record, payload=payload, flags=flags, index=head.index)
