@@ -44,10 +44,13 @@ _PROGRAM_FLAGS = FLAG_WAITED | FLAG_REPLY
 @dataclass(slots=True)
 class _Lane:
     known: Known | None = None
+    begun: Known | None = None
+    """The plan that this walk began in, of which `known` is a variant."""
     position: int = 0
     missing: int = 0
     """Calls of the plan that this walk left out."""
     astray: bool = False
+    """The last call was none of the plan's."""
 
 
 @dataclass(slots=True)
@@ -226,6 +229,7 @@ class Cursor:
             known, position = lane.known, lane.position
             if (
                 known is None
+                or lane.astray
                 or position >= known.length
                 or known.codes[position] != code
                 or (
@@ -400,17 +404,20 @@ class Cursor:
         ended = old is None or lane.position in (0, old.length)
         here = old is not None and 0 < position == lane.position
         if here and old is not None and known.shared.get(old.number, 0) >= position:
+            self._plans.enter(known)
             lane.known = known  # a variant
             return
         if not ended and old is not None:
-            fed.clean = False
-            self._deviate(lane)
             if not position:
-                self._plans.fail(old, lane.position - lane.missing, self._calls)
+                self._left(lane, old, fed)
+            elif not self._whole(lane):
+                fed.clean = False
+                self._deviate(lane)
         if not position:
             self._plans.begin(known)
             fed.begun += 1
             lane.missing = 0
+            lane.begun = known
         else:
             fed.clean = False
             ahead = known is old and position > lane.position
@@ -427,7 +434,8 @@ class Cursor:
         self._ahead.leave(known)
         for lane in self._lanes.values():
             if lane.known is known:
-                lane.known, lane.position, lane.missing, lane.astray = None, 0, 0, False
+                lane.known = lane.begun = None
+                lane.position, lane.missing, lane.astray = 0, 0, False
 
     def _seek(self, lane: _Lane, code: int, key: bytes, fed: Fed) -> Known | None:
         """Move the lane to a call that equals the record, if any plan has one."""
@@ -438,27 +446,27 @@ class Cursor:
             fed.clean = False
             return None
         known, position = lane.known, lane.position
-        ended = known is None or position >= known.length
+        if lane.astray:
+            fits = known is not None and known.equals(position, code, key)
+            # Another inference is likelier than that this one goes on with a call that equals the
+            # first of an inference; a start has many such calls.
+            if not (fits and known is not None and known.start_up):
+                best = self._begun(lane, code, key, fed)
+                if best is not None:
+                    return best
+            if fits:
+                return known
         if known is not None and position:
             other = plans.variant(known, position, code, key)
             if other is not None:
                 lane.known = other
                 return other
-        best = plans.first(code, key)
+        best = None if lane.astray else self._begun(lane, code, key, fed)
         if best is not None:
-            if known is not None and not ended:
-                fed.clean = False
-                self._deviate(lane)
-                plans.fail(known, position - lane.missing, self._calls)
-                # That may have put it to rest.
-                best = plans.first(code, key)
-            if best is not None:
-                plans.begin(best)
-                fed.begun += 1
-                lane.known, lane.position, lane.missing, lane.astray = best, 0, 0, False
-                return best
+            return best
+        ended = known is None or position >= known.length
         fed.clean = False
-        if not ended:
+        if not ended and not self._whole(lane):
             self._deviate(lane)
         places = plans.places(code, key)
         if not places:
@@ -468,6 +476,44 @@ class Cursor:
         lane.missing = lane.missing + at - lane.position if ahead else at
         lane.known, lane.position = other, at
         return other
+
+    def _begun(self, lane: _Lane, code: int, key: bytes, fed: Fed) -> Known | None:
+        """The plan that begins with this call, if there is one; the lane's own is left for it."""
+        plans, known = self._plans, lane.known
+        best = plans.first(code, key)
+        if best is None:
+            return None
+        if known is not None and lane.position < known.length:
+            self._left(lane, known, fed)
+            # What had failed less than that, and was not put to rest by it.
+            best = plans.first(code, key)
+            if best is None:
+                return None
+        plans.begin(best)
+        fed.begun += 1
+        lane.known = lane.begun = best
+        lane.position, lane.missing, lane.astray = 0, 0, False
+        return best
+
+    def _whole(self, lane: _Lane) -> Known | None:
+        """The plan that is over where a lane stands in a longer one."""
+        known = lane.known
+        if known is None or lane.missing:
+            return None
+        return self._plans.whole(known, lane.position)
+
+    def _left(self, lane: _Lane, known: Known, fed: Fed) -> None:
+        """Another walk begins, and the lane's has not reached the end of its plan."""
+        whole = self._whole(lane)
+        if whole is not None:
+            known.misses += 1
+            self._plans.complete(whole)
+            return
+        fed.clean = False
+        self._deviate(lane)
+        self._plans.fail(known, lane.position - lane.missing, self._calls)
+        if lane.begun is not None and lane.begun is not known:
+            lane.begun.misses += 1
 
     def _deviate(self, lane: _Lane) -> None:
         """The program left the plan; literal calls that follow each other count once."""

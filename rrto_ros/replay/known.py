@@ -12,7 +12,7 @@ from rrto_ros.replay.plan import MAX_PLANS, Plan
 
 MAX_DEFINED_BYTES = 60 << 20
 """Below what a server takes in one session."""
-_IDLE_WALKS = 256
+_IDLE_ENTRIES = 256
 _REST = 4
 _LONGEST_REST = 1024
 _NEVER = 1 << 62
@@ -29,9 +29,10 @@ class Known:
         shared: Number of another plan -> how many first calls are the same.
         active: Whether cursors may enter it.
         completed, failed: Walks to its end, and walks that ended before.
-        streak: Failed walks in a row.
+        misses: Failed walks since one reached the end.
+        streak: Those of them that had less than half of the plan.
         ended: The last walk that reached its end, in walks of the session.
-        used: The last walk, in walks of the session.
+        used: When a walk entered it last, in such entries of the session.
         rest: How long it will rest when it is dropped, in lengths of the plan and times
             `drop_after`; longer each time, until a walk reaches the end.
         back_at: Until then it rests, in calls of the session.
@@ -41,7 +42,8 @@ class Known:
 
     __slots__ = (
         "active", "back_at", "codes", "completed", "ended", "failed", "inferences", "keys",
-        "length", "number", "plan", "ranges", "rest", "shared", "start_up", "streak", "used",
+        "length", "misses", "number", "plan", "ranges", "rest", "shared", "start_up", "streak",
+        "used",
     )  # fmt: skip
 
     def __init__(self, number: int, plan: Plan) -> None:
@@ -59,6 +61,7 @@ class Known:
         self.completed = 0
         self.ended = 0
         self.failed = 0
+        self.misses = 0
         self.streak = 0
         self.used = 0
         self.rest = _REST
@@ -104,6 +107,7 @@ class KnownPlans:
         self._where: dict[tuple[int, bytes], list[tuple[Known, int]]] = {}
         self._held: dict[int, int] = {}
         self._walks = 0
+        self._entries = 0
         self._completed = 0
         self._dropped = 0
         self._refused = 0
@@ -171,7 +175,12 @@ class KnownPlans:
     def begin(self, known: Known) -> None:
         """A walk begins."""
         self._walks += 1
-        known.used = self._walks
+        self.enter(known)
+
+    def enter(self, known: Known) -> None:
+        """A walk goes on in this plan."""
+        self._entries += 1
+        known.used = self._entries
 
     def complete(self, known: Known) -> None:
         """A walk reached the plan's end."""
@@ -184,7 +193,7 @@ class KnownPlans:
             self.proven.append(known.plan)
         known.completed += 1
         known.ended = self._walks
-        known.streak = 0
+        known.misses = known.streak = 0
         known.rest = _REST
         self.last = known
 
@@ -197,6 +206,7 @@ class KnownPlans:
             now: Calls of the session so far.
         """
         known.failed += 1
+        known.misses += 1
         if 2 * walked >= known.length:
             return  # most of it was of use
         known.streak += 1
@@ -214,18 +224,32 @@ class KnownPlans:
             self._activate(known)
 
     def first(self, code: int, key: bytes) -> Known | None:
-        """The plan that begins with this call; of several the one that was walked last."""
+        """The likeliest plan that begins with this call."""
         best: Known | None = None
         for other in self.active:
-            if other.equals(0, code, key) and (best is None or other.used >= best.used):
+            if _likelier(other, best) and other.equals(0, code, key):
                 best = other
         return best
 
     def variant(self, known: Known, position: int, code: int, key: bytes) -> Known | None:
-        """A plan with the same calls up to `position`, where it has this call."""
+        """The likeliest plan with the same calls up to `position`, where it has this call."""
+        best: Known | None = None
         for other in self.active:
             shared = other.shared.get(known.number, 0)
-            if shared >= position and other.equals(position, code, key):
+            if (
+                shared >= position
+                and _likelier(other, best)
+                and other.equals(position, code, key)
+            ):
+                best = other
+        if best is not None:
+            self.enter(best)
+        return best
+
+    def whole(self, known: Known, position: int) -> Known | None:
+        """The plan that is over at a position of another, and equals that up to there."""
+        for other in self.active:
+            if other.length == position <= other.shared.get(known.number, 0):
                 return other
         return None
 
@@ -248,7 +272,7 @@ class KnownPlans:
         if len(self._held) < MAX_PLANS and held + size <= MAX_DEFINED_BYTES:
             return next(n for n in range(1, MAX_PLANS + 1) if n not in self._held)
         for idle in sorted(self._numbered.values(), key=lambda k: k.used):
-            if idle.start_up or (idle.active and self._walks - idle.used < _IDLE_WALKS):
+            if idle.start_up or (idle.active and self._entries - idle.used < _IDLE_ENTRIES):
                 continue
             if self._keeps(idle.number):
                 # It is asked to let it go; a plan that is still wanted then is offered again.
@@ -271,7 +295,7 @@ class KnownPlans:
         del self._numbered[known.number], self._by_digest[known.plan.digest]
 
     def _activate(self, known: Known) -> None:
-        known.active, known.streak, known.used = True, 0, self._walks
+        known.active, known.streak, known.used = True, 0, self._entries
         self.version += 1
         self.active.append(known)
         for k in range(known.length):
@@ -293,6 +317,15 @@ class KnownPlans:
                     del self._where[call]
         # Its number may come to mean another plan.
         self._leave(known)
+
+
+def _likelier(plan: Known, than: Known | None) -> bool:
+    """Whether a walk rather goes on in this plan.
+
+    In the one that failed less often since it last reached its end, so that a new one is tried at
+    once and does not stay where another fits better; then in the one that was entered last.
+    """
+    return than is None or (-plan.misses, plan.used) >= (-than.misses, than.used)
 
 
 def _shared(a: Known, b: Known) -> int:

@@ -365,16 +365,38 @@ def test_more_plans_than_numbers_take_the_numbers_of_idle_ones():
     assert counts["walks_completed"] == len(order)
 
 
-def plan_of_words(i):
+def plan_of_words(i, steps=(1, 2, 3), *, varies=False):
+    """Launches, of which the last word varies, if it is to."""
     p = Program()
-    p.launch(7, i, i, 1)
-    p.launch(7, i, i, 2)
-    p.launch(7, i, i, 3)
+    for step in steps:
+        p.launch(7, i, step, i)
     view = b"".join(p.records())
-    calls = [
-        CallTemplate(h.op, 0, view[h.offset + 24 : h.offset + h.size]) for h in iter_headers(view)
-    ]
-    return Plan(tuple(calls))
+    calls, varying = [], []
+    for k, h in enumerate(iter_headers(view)):
+        body = view[h.offset + 24 : h.offset + h.size]
+        if varies:
+            varying.append(Varying(k, h.size - 8, 8))
+            body = body[:-8] + bytes(8)
+        calls.append(CallTemplate(h.op, 0, body))
+    return Plan(tuple(calls), tuple(varying))
+
+
+def test_a_new_plan_that_fits_worse_is_tried_once():
+    """It begins alike, and so much of it is of use that it would never rest."""
+    cursor = Cursor()
+    steps = [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    good = plan_of_words(0, steps, varies=True)
+    worse = plan_of_words(0, [1, 2, 3, 1, 2, *steps[3:]])
+    cursor.add(good)
+    calls = plan_of_words(0, steps).calls
+    for number in range(40):
+        if number == 10:
+            cursor.add(worse)
+        for k, call in enumerate(calls, number * len(calls) + 1):
+            cursor.feed(call.record(k, 1, 0, None))
+    counts = cursor.statistics()
+    assert counts["deviations"] <= 2
+    assert counts["walks_completed"] == 39
 
 
 def test_a_failing_search_is_switched_off_and_the_replay_goes_on(monkeypatch):

@@ -157,6 +157,16 @@ def test_a_variant_takes_over_where_it_parts_from_the_plan():
     assert {(r.plan, r.first) for r in ends} <= {(2, 0), (2, 3)}
 
 
+def test_a_plan_that_begins_alike_and_then_does_not_fit_is_tried_once():
+    def inference(value, factor=3.0):
+        return [["fill", 1, value], ["launch", 0, 2.0], ["launch", 0, factor], ["read", 0, 64]]
+
+    first, second, third = cut([*inference(7), *inference(8), *inference(7, 9.0)], 4, 4, 4)
+    plans = {1: plan_of(first, second), 2: plan_of(third)}
+    peer = compared(inference(7) * 6, plans)
+    assert spans(peer) == [(2, 0, 2)] + [(1, 0, 4)] * 5
+
+
 def test_a_large_upload_leaves_at_once_and_a_small_one_waits():
     size = 600_000
     steps = [["launch", 0, 2.0], ["upload", 0, 64, 4.0], ["upload", 1, size, 3.0],

@@ -22,15 +22,16 @@ enum {
     CLOCK_EVERY = 8
 };
 
-/* A walk's place. The plan is there as long as none was dropped since. */
+/* A walk's place. The plans are there as long as none was dropped since. */
 struct lane {
-    struct rrto_plan *plan;
+    struct rrto_plan *plan, *begun; /* the one that it began in, of which `plan` is a variant */
     uint32_t position, epoch;
+    int astray; /* the last call was none of the plan's */
 };
 
 static struct rrto_plan *plans[RRTO_MAX_PLANS + 1]; /* by number */
 static uint32_t plan_count, apart, epoch;
-static uint64_t walks, flush_ns = FLUSH_US * 1000u;
+static uint64_t entries, flush_ns = FLUSH_US * 1000u;
 /* When the open reference leaves by itself: every time that one did, the next has twice as long,
  * until the program waits. The recorder has as much to send on as it got, and a walk of any length
  * costs it few references. */
@@ -117,30 +118,74 @@ static inline int equals(const struct rrto_plan *plan, uint32_t position,
            same(call->body + fixed + first, content[1].data, content[1].bytes);
 }
 
-/* The plan whose next call this is: a variant of the lane's own, or one that begins with it. Of
- * several the one that was begun last. NULL: none, and the lane stays where it is. */
-static struct rrto_plan *seek(struct lane *lane, const struct rrto_record *record)
+/* Whether a walk rather goes on in this plan: in the one that was left early less often since a walk
+ * last reached its end, then in the one that was entered last. */
+static int likelier(const struct rrto_plan *plan, const struct rrto_plan *than)
 {
-    struct rrto_plan *plan = lane->plan, *best = NULL;
-    uint32_t at = plan ? lane->position : 0;
-    for (uint32_t n = 1; plan && at && n <= RRTO_MAX_PLANS; n++) {
+    if (than && plan->misses != than->misses)
+        return plan->misses < than->misses;
+    return !than || plan->used > than->used;
+}
+
+static struct rrto_plan *enter(struct lane *lane, struct rrto_plan *plan, uint32_t at)
+{
+    plan->used = ++entries;
+    *lane = (struct lane){plan, at ? lane->begun : plan, at, epoch, 0};
+    return plan;
+}
+
+/* The plan that begins with this call; NULL: none. */
+static struct rrto_plan *first(const struct lane *lane, const struct rrto_record *record)
+{
+    struct rrto_plan *best = NULL, *plan = lane->plan, *begun = lane->begun;
+    int left = plan && lane->position && lane->position < plan->count;
+    plan = left ? plan : NULL;
+    begun = left && begun != plan ? begun : NULL;
+    if (plan)
+        plan->misses++;
+    if (begun)
+        begun->misses++;
+    for (uint32_t n = 1; n <= RRTO_MAX_PLANS; n++)
+        if (plans[n] && likelier(plans[n], best) && equals(plans[n], 0, record))
+            best = plans[n];
+    /* Without another walk this one may go on. */
+    if (!best && plan)
+        plan->misses--;
+    if (!best && begun)
+        begun->misses--;
+    return best;
+}
+
+/* A plan with the same calls as the lane's own up to here, and this one next; NULL: none. */
+static struct rrto_plan *variant(const struct lane *lane, const struct rrto_record *record)
+{
+    struct rrto_plan *best = NULL;
+    uint32_t at = lane->position;
+    for (uint32_t n = 1; lane->plan && at && n <= RRTO_MAX_PLANS; n++) {
         struct rrto_plan *other = plans[n];
-        if (other && other != plan && at < other->count && plan->shared[n] >= at &&
-            (!best || other->used > best->used) && equals(other, at, record))
+        if (other && other != lane->plan && at < other->count && lane->plan->shared[n] >= at &&
+            likelier(other, best) && equals(other, at, record))
             best = other;
     }
-    if (!best) {
-        for (uint32_t n = 1; n <= RRTO_MAX_PLANS; n++)
-            if (plans[n] && (!best || plans[n]->used > best->used) && equals(plans[n], 0, record))
-                best = plans[n];
-        if (!best)
-            return NULL;
-        at = 0;
-    }
-    if (!at)
-        best->used = ++walks;
-    *lane = (struct lane){best, at, epoch};
     return best;
+}
+
+/* The plan whose next call this is. NULL: none, and the lane stays where it is. */
+static struct rrto_plan *seek(struct lane *lane, const struct rrto_record *record)
+{
+    struct rrto_plan *plan = lane->plan, *other;
+    /* After calls that were none of the plan's, another inference is likelier than that it goes on
+     * with one that equals the first of an inference. */
+    if (lane->astray && (other = first(lane, record)))
+        return enter(lane, other, 0);
+    if (plan && lane->position < plan->count && equals(plan, lane->position, record))
+        return plan;
+    if ((other = variant(lane, record)))
+        return enter(lane, other, lane->position);
+    if (!lane->astray && (other = first(lane, record)))
+        return enter(lane, other, 0);
+    lane->astray = lane->position != 0;
+    return NULL;
 }
 
 /* ---- the open reference ---- */
@@ -250,9 +295,10 @@ int rrto_walk(const struct rrto_record *record, int flags, uint64_t index, int *
     }
     struct lane *lane = apart ? &thread_lane : &session_lane;
     if (lane->epoch != epoch)
-        *lane = (struct lane){NULL, 0, epoch};
+        *lane = (struct lane){.epoch = epoch};
     struct rrto_plan *plan = lane->plan;
-    if (!plan || lane->position >= plan->count || !equals(plan, lane->position, record))
+    if (!plan || lane->astray || lane->position >= plan->count ||
+        !equals(plan, lane->position, record))
         plan = seek(lane, record);
     uint64_t most = rrto_session.call_bytes / 2;
     uint32_t position = lane->position;
@@ -271,6 +317,9 @@ int rrto_walk(const struct rrto_record *record, int flags, uint64_t index, int *
         count = 0;
     }
     lane->position = now_open.next = position + 1;
+    lane->astray = 0;
+    if (lane->position == plan->count)
+        plan->misses = 0;
     return append(plan, position, count, record, flags);
 }
 
@@ -312,7 +361,7 @@ static int install(struct rrto_plan *plan)
     for (uint32_t n = 1; n <= RRTO_MAX_PLANS; n++)
         if (plans[n])
             plan->shared[n] = plans[n]->shared[plan->number] = rrto_plan_shared(plan, plans[n]);
-    plan->used = ++walks;
+    plan->used = ++entries;
     plans[plan->number] = plan;
     plan_count++;
     return 0;
@@ -328,7 +377,7 @@ void rrto_walk_news(struct rrto_news *news)
             apart = news->apart;
             flush_ns = (news->flush_us ? news->flush_us : FLUSH_US) * (uint64_t)1000;
             pace_ns = flush_ns;
-            session_lane = (struct lane){NULL, 0, epoch};
+            session_lane = (struct lane){.epoch = epoch};
         } else if (news->kind == RRTO_NEWS_PLAN) {
             int refused = install(news->plan);
             if (refused)

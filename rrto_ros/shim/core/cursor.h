@@ -38,7 +38,8 @@ struct rrto_plan_call {
 struct rrto_plan {
     uint32_t number, count;
     uint32_t scratch_bytes; /* longest body with varying words */
-    uint64_t used;          /* when its last walk began */
+    uint32_t misses;        /* walks that left it early since one reached its end */
+    uint64_t used;          /* when a walk entered it last */
     struct rrto_plan_call *calls;
     struct rrto_varying *varying;
     unsigned char *bytes; /* the canonical bytes; bodies point into them */
