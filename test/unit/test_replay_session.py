@@ -68,6 +68,20 @@ class World:
             made.clear()
             if waits:
                 self.client.wait(self.sent)
+        if not at_once:
+            self.searched()
+
+    def searched(self):
+        """Wait until the search has what was called so far; that is when nothing else is to do.
+
+        How many inferences are replayed would else depend on what the machine has to do.
+        """
+        end = time.monotonic() + 10
+        while (counts := self.session.statistics())["replay_backlog_bytes"]:
+            if counts["replay_search_failure"]:
+                return
+            assert time.monotonic() < end, counts
+            time.sleep(0.002)  # asked all the time, the session would not get its lock
 
     def close(self):
         self.client.close()
@@ -170,10 +184,6 @@ def capture(world, rounds, *, extra=0):
     world.model = model
     for _ in range(rounds):
         world.infer()
-        end = time.monotonic() + 5
-        while world.session.statistics()["replay_backlog_bytes"]:
-            assert time.monotonic() < end, world.session.statistics()
-            time.sleep(0.002)  # asked all the time, the session would not get its lock
     return world.close()
 
 
