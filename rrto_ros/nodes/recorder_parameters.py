@@ -118,9 +118,10 @@ def declare_parameters(node: Node) -> None:
         (0.5, 600.0),
     )  # fmt: skip
     _declare(
-        node, "connect_timeout_s", 4.0,
-        "How long a starting program waits for a server, in seconds. The program itself waits 5 s "
-        "for the recorder (RRTO_CONNECT_TIMEOUT_MS); more here wants more there." + _LATER,
+        node, "connect_timeout_s", 10.0,
+        "How long a starting program waits for a server, in seconds. Right after a node's start "
+        "DDS may need some to find it. The program itself waits 12 s for the recorder "
+        "(RRTO_CONNECT_TIMEOUT_MS); more here wants more there." + _LATER,
         (0.1, 600.0),
     )  # fmt: skip
     _declare(

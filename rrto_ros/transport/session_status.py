@@ -66,7 +66,7 @@ class SessionConfig:
     blob_references: bool = True
     blob_min_bytes: int = 16 << 10
     server_timeout_s: float = 5.0
-    connect_timeout_s: float = 5.0
+    connect_timeout_s: float = 10.0
     limit_bytes: int = 0
     call_ring_bytes: int = DEFAULT_CALL_BYTES
     reply_ring_bytes: int = DEFAULT_REPLY_BYTES

@@ -17,6 +17,7 @@
 #include "procs.h"
 
 enum {
+    CONNECT_TIMEOUT_MS = 12000, /* longer than the recorder looks for a server */
     MAGIC = 0x4F545252,
     VERSION = 1,
     COUNTERS = 576,
@@ -373,8 +374,8 @@ static CUresult connect_once(void)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *given = getenv("RRTO_CONNECT_TIMEOUT_MS");
-    int64_t timeout = given && *given ? atol(given) : 5000;
-    int64_t deadline = now_ms() + (timeout > 0 ? timeout : 5000);
+    int64_t timeout = given && *given ? atol(given) : CONNECT_TIMEOUT_MS;
+    int64_t deadline = now_ms() + (timeout > 0 ? timeout : CONNECT_TIMEOUT_MS);
     if (socket_path(address.sun_path, sizeof address.sun_path))
         return refuse(CUDA_SYSTEM_NOT_READY, "the socket's path is too long%s%s; set RRTO_SOCKET",
                       "", "");
