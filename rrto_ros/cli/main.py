@@ -280,20 +280,25 @@ def analyze_command(
     max_length: Annotated[
         int, typer.Option(parser=whole, help="Longest sequence, calls.")
     ] = 32768,
-    png: Annotated[Path | None, typer.Option(help="Write a timeline of the calls.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write an interactive timeline.")] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Write a timeline of the calls (of the longest session).")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an interactive one.")] = None,
 ) -> None:
     """Find the operator sequences that inferences repeat in recorded driver calls."""
     from rrto_ros.evaluation.analyze import analyze, report
+    from rrto_ros.evaluation.timeline import write_html, write_png
     from rrto_ros.search import SearchOptions
 
     options = SearchOptions(
         min_repetitions=min_repetitions, min_length=min_length, max_length=max_length
     )
-    for analysis in analyze(path, algorithm=search, options=options, png=png, html=html):
+    done = analyze(path, algorithm=search, options=options)
+    for analysis in done:
         typer.echo(report(analysis))
-    for picture in (png, html):
+    for picture, write in ((png, write_png), (html, write_html)):
         if picture is not None:
+            write(done[0], picture)
             typer.echo(f"picture: {picture}")
 
 

@@ -76,8 +76,6 @@ def analyze(
     *,
     algorithm: str = "operator_sequence",
     options: SearchOptions | None = None,
-    png: str | os.PathLike[str] | None = None,
-    html: str | os.PathLike[str] | None = None,
 ) -> list[Analysis]:
     """Analyse a dumped log or a bag of the call topics.
 
@@ -85,16 +83,13 @@ def analyze(
         path: Log file, or bag folder or file.
         algorithm: One of `rrto_ros.search.ALGORITHMS`.
         options: Parameters of the search.
-        png: Where to put a picture (a log with several sessions: of the longest).
-        html: Where to put an interactive picture, likewise.
 
     Returns:
         One analysis per session, the longest first.
 
     Raises:
-        ConfigError: The path holds no log, or a picture cannot be written.
+        ConfigError: The path holds no log.
         ProtocolError: What it holds is damaged.
-        UnavailableError: A picture is wanted and matplotlib is not installed.
     """
     source = Path(path)
     if not source.exists():
@@ -107,13 +102,6 @@ def analyze(
     done.sort(key=lambda a: len(a.log), reverse=True)
     if not done:
         raise ConfigError(f"{source}: there are no driver calls in it")
-    if png is not None or html is not None:
-        from rrto_ros.evaluation.timeline import write_html, write_png
-
-        if png is not None:
-            write_png(done[0], png)
-        if html is not None:
-            write_html(done[0], html)
     return done
 
 

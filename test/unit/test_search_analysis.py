@@ -118,7 +118,8 @@ def test_the_report_names_lengths_places_varying_words_and_variants():
 def test_a_dumped_log_is_analysed_with_pictures(tmp_path):
     p = program()
     dump(logged(p), tmp_path / "log")
-    (analysis,) = analyze(tmp_path / "log", html=tmp_path / "log.html")
+    (analysis,) = analyze(tmp_path / "log")
+    write_html(analysis, tmp_path / "log.html")
     expect_exact(p, analysis)
     page = (tmp_path / "log.html").read_text()
     assert "src=" not in page
