@@ -1,10 +1,8 @@
 """Walks plans over a session's call records: records in, literal records and references out.
 
-Each lane (the session, or one thread of it) has a cursor: a plan and the next call that it
-expects. A record that equals the expected call (operation, payload length and every byte of its
-fields, varying words aside) becomes part of the open reference. Any other record is looked for
-elsewhere: in variants that share what was walked so far, at the start of another plan, further on
-in a plan. If it is nowhere it stays literal and the cursor waits where it was.
+A record that equals the call which its lane expects (operation, payload length and every byte of
+its fields, varying words aside) becomes part of the open reference. Any other record is looked for
+elsewhere (lanes.py); what is nowhere stays literal.
 
 Whatever the cursor does, the output means the input: a reference covers only records that follow
 each other in the session, of one thread, with ascending indices, and is made only of calls that
@@ -12,8 +10,6 @@ were compared byte by byte. A wrong guess costs bytes, never correctness.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
 
 from rrto_ros.api.codec import CallHeader, check_header, iter_headers
 from rrto_ros.api.ops import OPS
@@ -28,57 +24,17 @@ from rrto_ros.api.wire import (
 )
 from rrto_ros.errors import ProtocolError
 from rrto_ros.replay.ahead_results import AheadResults
-from rrto_ros.replay.known import Known, KnownPlans
+from rrto_ros.replay.known import KnownPlans
+from rrto_ros.replay.lanes import Fed, Lane, Lanes
 from rrto_ros.replay.open_reference import OpenReference
 from rrto_ros.replay.plan import Plan, Reference, pack_define
 from rrto_ros.replay.run_ahead import RunAhead
 from rrto_ros.replay.shim_plans import Rewrite, ShimPlans
 
 __all__ = ["Cursor", "Fed", "Rewrite"]
-MAX_LANES = 1024
 _CALLS = frozenset(op.code for op in OPS)
 _ITEMS = PLAN_REF_OP >> 8
 _PROGRAM_FLAGS = FLAG_WAITED | FLAG_REPLY
-
-
-@dataclass(slots=True)
-class _Lane:
-    known: Known | None = None
-    begun: Known | None = None
-    """The plan that this walk began in, of which `known` is a variant."""
-    position: int = 0
-    missing: int = 0
-    """Calls of the plan that this walk left out."""
-    astray: bool = False
-    """The last call was none of the plan's."""
-
-
-@dataclass(slots=True)
-class Fed:
-    """What one buffer of records became.
-
-    Attributes:
-        parts: What to send, in order; the open reference is not in it.
-        waited: (index, flags) of the calls for which a program thread waits.
-        quiet: Those for which one waits and whose result comes unasked.
-        clean: Whether every call was the one that its cursor expected.
-        parted: Whether no lane is in the middle of a plan now.
-        items: Whether there were references, or answers about plans, of the shim.
-        begun: Walks that began.
-        ended: For each walk that reached its end, the index of the last call before it whose
-            result a thread waits for; 0 for none.
-        answers: Result records that the server pushed ahead, for calls that now came.
-    """
-
-    parts: list[Buffer] = field(default_factory=list)
-    waited: list[tuple[int, int]] = field(default_factory=list)
-    quiet: list[int] = field(default_factory=list)
-    clean: bool = True
-    parted: bool = True
-    items: bool = False
-    begun: int = 0
-    ended: list[int] = field(default_factory=list)
-    answers: list[Buffer] = field(default_factory=list)
 
 
 class Cursor:
@@ -98,16 +54,11 @@ class Cursor:
     ) -> None:
         self._rewrite = rewrite
         self.shim = ShimPlans()
-        self._plans = KnownPlans(self._leave, drop_after, self.shim.holds)
-        self._lanes: dict[int, _Lane] = {}
-        self._apart = False
         self._open: OpenReference | None = None
         self._ahead = RunAhead(ahead)
-        self._waited = 0
-        self._calls = 0
+        self._lanes = Lanes(drop_after, self.shim.holds, self._ahead.leave)
         self._hits = 0
         self._references = 0
-        self._deviations = 0
         self._saved_bytes = 0
 
     @property
@@ -132,46 +83,42 @@ class Cursor:
     @property
     def plans(self) -> KnownPlans:
         """The plans that it may walk."""
-        return self._plans
+        return self._lanes.plans
 
     @property
     def deviations(self) -> int:
         """How often a program left a plan before its end."""
-        return self._deviations
+        return self._lanes.deviations
 
     @property
     def hit_rate(self) -> float:
         """Share of the calls that became part of a reference."""
-        return self._hits / max(1, self._calls)
+        return self._hits / max(1, self._lanes.calls)
 
     def statistics(self) -> dict[str, int | float]:
         """Counters since the session began; `saved_bytes` against the literal records."""
         return {
-            **self._plans.statistics(),
+            **self._lanes.statistics(),
             **self.shim.statistics(),
-            "calls": self._calls,
             "referenced_calls": self._hits,
             "hit_rate": round(self.hit_rate, 4),
             "references": self._references,
-            "deviations": self._deviations,
             "saved_bytes": self._saved_bytes,
         }
 
     @property
     def apart(self) -> bool:
         """Whether each thread has a cursor of its own."""
-        return self._apart
+        return self._lanes.apart
 
     def set_apart(self, apart: bool) -> None:
         """Whether each thread has a cursor of its own."""
-        if apart != self._apart:
-            self._apart = apart
-            self._lanes.clear()
+        self._lanes.set_apart(apart)
 
     @property
     def starts_up(self) -> bool:
         """Whether the program is expected to go on as at an earlier start."""
-        lane = self._lanes.get(0)
+        lane = self._lanes.by_thread.get(0)
         return lane is not None and lane.known is not None and lane.known.start_up
 
     def add(self, plan: Plan, start_up: int | None = None) -> list[Buffer]:
@@ -186,11 +133,11 @@ class Cursor:
             record that defines the plan. Nothing if the server has the plan already, or there
             is no room for it.
         """
-        known = self._plans.add(plan, start_up)
+        known = self.plans.add(plan, start_up)
         if known is None:
             return []
         if start_up is not None:
-            self._lanes[0] = _Lane(known)
+            self._lanes.by_thread[0] = Lane(known)
         # The number may have meant another plan.
         open_ = [self.close()] if self._open is not None else []
         return [*open_, pack_define(known.number, plan)]
@@ -203,7 +150,8 @@ class Cursor:
         """
         view = memoryview(data)
         fed = Fed()
-        unpack, lanes, apart = CALL_HEADER.unpack_from, self._lanes, self._apart
+        unpack, lanes = CALL_HEADER.unpack_from, self._lanes
+        by_thread, apart = lanes.by_thread, lanes.apart
         parts = fed.parts
         offset, limit, literal = 0, len(data), -1
         while offset < limit:
@@ -223,9 +171,9 @@ class Cursor:
             end = after - ((payload + 7) & ~7)
             key = data[offset + 20 : end]
             number = thread if apart else 0
-            lane = lanes.get(number)
+            lane = by_thread.get(number)
             if lane is None:
-                lane = self._lane(number)
+                lane = lanes.add(number)
             known, position = lane.known, lane.position
             if (
                 known is None
@@ -238,7 +186,7 @@ class Cursor:
                 )
             ):
                 check_header(offset, limit, size, code, flags, payload)
-                known = self._seek(lane, code, key, fed)
+                known = lanes.seek(lane, code, key, fed)
                 position = lane.position
             if after > limit or flags & ~_PROGRAM_FLAGS or code not in _CALLS:
                 check_header(offset, limit, size, code, flags, payload)
@@ -246,10 +194,10 @@ class Cursor:
                     f"call {index} has flags 0x{flags:x} and operation {code}, which only the "
                     "recorder may use"
                 )
-            self._calls += 1
+            lanes.calls += 1
             answered = False
             if flags & FLAG_WAITED:
-                self._waited = index
+                lanes.waited = index
             ahead = self._ahead.plan(known, position, thread, index)
             if ahead is not None:
                 flags, answered = self._ahead.answer(index, flags)
@@ -290,15 +238,12 @@ class Cursor:
             lane.astray = False
             lane.position = position + 1
             if position + 1 == known.length:
-                self._ended(lane, known, fed)
+                lanes.ended(lane, known, fed)
             offset = after
         if literal >= 0:
             parts.append(view[literal:])
         fed.answers = self._ahead.take_answers()
-        fed.parted = all(
-            lane.known is None or lane.position in (0, lane.known.length)
-            for lane in lanes.values()
-        )
+        fed.parted = lanes.parted
         return fed
 
     def close(self, *, last: bool = False) -> Buffer:
@@ -311,7 +256,7 @@ class Cursor:
         if open_ is None:
             return b""
         if last:
-            self._ahead.announce(open_, self._plans)
+            self._ahead.announce(open_, self.plans)
         literal = open_.literal
         if literal is not None:
             self._hits -= 1
@@ -323,7 +268,7 @@ class Cursor:
 
     def reset(self) -> None:
         """Forget where the cursors are (after calls that were not fed); plans stay."""
-        self._lanes.clear()
+        self._lanes.by_thread.clear()
         self._ahead.drop()
 
     def _item(self, view: memoryview, offset: int, fed: Fed) -> int:
@@ -346,25 +291,26 @@ class Cursor:
 
     def _walked(self, ref: Reference, record: memoryview, fed: Fed) -> None:
         """The shim walked these calls itself; the lane follows, and they join what is open."""
-        known = self._plans.numbered(ref.plan)
+        lanes = self._lanes
+        known = lanes.plans.numbered(ref.plan)
         if known is None:
             raise ProtocolError(f"the program refers to plan {ref.plan}, which was dropped")
-        number = ref.thread if self._apart else 0
-        lane = self._lanes.get(number) or self._lane(number)
+        number = ref.thread if lanes.apart else 0
+        lane = lanes.by_thread.get(number) or lanes.add(number)
         if lane.known is not known or lane.position != ref.first or not ref.first:
-            self._follow(lane, known, ref.first, fed)
-        self._calls += ref.count
+            lanes.follow(lane, known, ref.first, fed)
+        lanes.calls += ref.count
         self._hits += ref.count
         pieces, flagged = self.shim.payloads(ref, self._rewrite)
         named, flagged, expected, answered = self._ahead.walked(known, ref, flagged)
         for call, flags in ref.flags.items():
             if flags & FLAG_WAITED:
-                self._waited = ref.index + call
+                lanes.waited = ref.index + call
                 if call < expected:
                     if call not in answered:
-                        fed.quiet.append(self._waited)
+                        fed.quiet.append(lanes.waited)
                 else:
-                    fed.waited.append((self._waited, flags))
+                    fed.waited.append((lanes.waited, flags))
         open_ = self._open
         if open_ is not None and open_.known is not named and not expected:
             open_.turn(named, ref.first)
@@ -384,142 +330,7 @@ class Cursor:
             open_.expect(ahead=False, answered=False)
         lane.position = ref.first + ref.count
         lane.astray = False
-        if lane.position == known.length:
-            self._ended(lane, known, fed)
-        if not known.active:
-            self._leave(known)
-
-    def _ended(self, lane: _Lane, known: Known, fed: Fed) -> None:
-        """A walk reached the end of its plan, maybe with gaps."""
-        if lane.missing:
-            self._plans.fail(known, known.length - lane.missing, self._calls)
-        else:
-            if not known.start_up:
-                fed.ended.append(self._waited)
-            self._plans.complete(known)
-
-    def _follow(self, lane: _Lane, known: Known, position: int, fed: Fed) -> None:
-        """The shim went on elsewhere than this lane stands."""
-        old = lane.known
-        ended = old is None or lane.position in (0, old.length)
-        here = old is not None and 0 < position == lane.position
-        if here and old is not None and known.shared.get(old.number, 0) >= position:
-            self._plans.enter(known)
-            lane.known = known  # a variant
-            return
-        if not ended and old is not None:
-            if not position:
-                self._left(lane, old, fed)
-            elif not self._whole(lane):
-                fed.clean = False
-                self._deviate(lane)
-        if not position:
-            self._plans.begin(known)
-            fed.begun += 1
-            lane.missing = 0
-            lane.begun = known
-        else:
-            fed.clean = False
-            ahead = known is old and position > lane.position
-            lane.missing = lane.missing + position - lane.position if ahead else position
-        lane.known = known
-
-    def _lane(self, number: int) -> _Lane:
-        if len(self._lanes) >= MAX_LANES:
-            self._lanes.clear()
-        lane = self._lanes[number] = _Lane()
-        return lane
-
-    def _leave(self, known: Known) -> None:
-        self._ahead.leave(known)
-        for lane in self._lanes.values():
-            if lane.known is known:
-                lane.known = lane.begun = None
-                lane.position, lane.missing, lane.astray = 0, 0, False
-
-    def _seek(self, lane: _Lane, code: int, key: bytes, fed: Fed) -> Known | None:
-        """Move the lane to a call that equals the record, if any plan has one."""
-        plans = self._plans
-        if plans.resting:
-            plans.wake(self._calls)
-        if not plans.active:
-            fed.clean = False
-            return None
-        known, position = lane.known, lane.position
-        if lane.astray:
-            fits = known is not None and known.equals(position, code, key)
-            # Another inference is likelier than that this one goes on with a call that equals the
-            # first of an inference; a start has many such calls.
-            if not (fits and known is not None and known.start_up):
-                best = self._begun(lane, code, key, fed)
-                if best is not None:
-                    return best
-            if fits:
-                return known
-        if known is not None and position:
-            other = plans.variant(known, position, code, key)
-            if other is not None:
-                lane.known = other
-                return other
-        best = None if lane.astray else self._begun(lane, code, key, fed)
-        if best is not None:
-            return best
-        ended = known is None or position >= known.length
-        fed.clean = False
-        if not ended and not self._whole(lane):
-            self._deviate(lane)
-        places = plans.places(code, key)
-        if not places:
-            return None
-        other, at = next((p for p in places if p[0] is lane.known), places[0])
-        ahead = other is lane.known and at > lane.position
-        lane.missing = lane.missing + at - lane.position if ahead else at
-        lane.known, lane.position = other, at
-        return other
-
-    def _begun(self, lane: _Lane, code: int, key: bytes, fed: Fed) -> Known | None:
-        """The plan that begins with this call, if there is one; the lane's own is left for it."""
-        plans, known = self._plans, lane.known
-        best = plans.first(code, key)
-        if best is None:
-            return None
-        if known is not None and lane.position < known.length:
-            self._left(lane, known, fed)
-            # What had failed less than that, and was not put to rest by it.
-            best = plans.first(code, key)
-            if best is None:
-                return None
-        plans.begin(best)
-        fed.begun += 1
-        lane.known = lane.begun = best
-        lane.position, lane.missing, lane.astray = 0, 0, False
-        return best
-
-    def _whole(self, lane: _Lane) -> Known | None:
-        """The plan that is over where a lane stands in a longer one."""
-        known = lane.known
-        if known is None or lane.missing:
-            return None
-        return self._plans.whole(known, lane.position)
-
-    def _left(self, lane: _Lane, known: Known, fed: Fed) -> None:
-        """Another walk begins, and the lane's has not reached the end of its plan."""
-        whole = self._whole(lane)
-        if whole is not None:
-            known.misses += 1
-            self._plans.complete(whole)
-            return
-        fed.clean = False
-        self._deviate(lane)
-        self._plans.fail(known, lane.position - lane.missing, self._calls)
-        if lane.begun is not None and lane.begun is not known:
-            lane.begun.misses += 1
-
-    def _deviate(self, lane: _Lane) -> None:
-        """The program left the plan; literal calls that follow each other count once."""
-        if not lane.astray:
-            lane.astray = True
-            self._deviations += 1
+        lanes.walked(lane, known, fed)
 
 
 def _skip(view: memoryview, offset: int, literal: int, parts: list[Buffer]) -> int:
