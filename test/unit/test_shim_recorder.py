@@ -107,7 +107,8 @@ def test_the_recorder_teaches_the_shim_what_it_found(tmp_path, walks):
     assert run.report.deviations == 0
     of_shim = run.statistics["replay_shim_referenced_calls"]
     assert (of_shim >= (rounds - 5) * len(inference(0))) == walks
-    assert run.batches[-1] == [PLAN_REF_OP]
+    # In one or, where the recorder looked in between, in several.
+    assert set(run.batches[-1]) == {PLAN_REF_OP}
 
 
 def test_a_mode_switched_in_the_middle_of_a_walk_loses_nothing(tmp_path):
