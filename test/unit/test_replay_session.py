@@ -8,6 +8,7 @@ import time
 
 import pytest
 from support.echo_server import EchoServer
+from support.searches import thought
 
 from rrto_ros.api.codec import PLAN_REF_OP, Hello, iter_headers, pack_call
 from rrto_ros.api.results import CUresult
@@ -69,19 +70,7 @@ class World:
             if waits:
                 self.client.wait(self.sent)
         if not at_once:
-            self.searched()
-
-    def searched(self):
-        """Wait until the search has what was called so far; that is when nothing else is to do.
-
-        How many inferences are replayed would else depend on what the machine has to do.
-        """
-        end = time.monotonic() + 10
-        while (counts := self.session.statistics())["replay_backlog_bytes"]:
-            if counts["replay_search_failure"]:
-                return
-            assert time.monotonic() < end, counts
-            time.sleep(0.002)  # asked all the time, the session would not get its lock
+            thought(self.host)
 
     def close(self):
         self.client.close()

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from support.device_server import DeviceServer
+from support.searches import thought
 from support.shim_peer import CASES
 
 from rrto_ros.api.codec import HEADER_BYTES, PLAN_REF_OP, iter_headers, pad8
@@ -73,14 +74,6 @@ def inference(number):
         ["copy", 1, 0],
         ["read", 1, 64],
     ]
-
-
-def thought(host):
-    """Wait until the search has seen what was called."""
-    end = time.monotonic() + 5
-    while any(s.statistics()["replay_backlog_bytes"] for s in host.sessions):
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def calls(records):
