@@ -242,8 +242,6 @@ class KnownPlans:
                 and other.equals(position, code, key)
             ):
                 best = other
-        if best is not None:
-            self.enter(best)
         return best
 
     def whole(self, known: Known, position: int) -> Known | None:

@@ -30,6 +30,17 @@ class Lane:
     astray: bool = False
     """The last call was none of the plan's."""
 
+    def stand(self, known: Known | None) -> None:
+        """A walk of this plan begins here; None: of none."""
+        self.known = self.begun = known
+        self.position = self.missing = 0
+        self.astray = False
+
+    @property
+    def parted(self) -> bool:
+        """Whether it is not in the middle of a plan."""
+        return self.known is None or self.position in (0, self.known.length)
+
 
 @dataclass(slots=True)
 class Fed:
@@ -99,10 +110,7 @@ class Lanes:
     @property
     def parted(self) -> bool:
         """Whether no lane is in the middle of a plan."""
-        return all(
-            lane.known is None or lane.position in (0, lane.known.length)
-            for lane in self.by_thread.values()
-        )
+        return all(lane.parted for lane in self.by_thread.values())
 
     def set_apart(self, apart: bool) -> None:
         """Whether each thread has a lane of its own."""
@@ -129,13 +137,12 @@ class Lanes:
     def follow(self, lane: Lane, known: Known, position: int, fed: Fed) -> None:
         """The shim went on elsewhere than this lane stands."""
         old = lane.known
-        ended = old is None or lane.position in (0, old.length)
         here = old is not None and 0 < position == lane.position
         if here and old is not None and known.shared.get(old.number, 0) >= position:
             self.plans.enter(known)
             lane.known = known  # a variant
             return
-        if not ended and old is not None:
+        if old is not None and not lane.parted:
             if not position:
                 self._left(lane, old, fed)
             elif not self._whole(lane):
@@ -144,12 +151,11 @@ class Lanes:
         if not position:
             self.plans.begin(known)
             fed.begun += 1
-            lane.missing = 0
-            lane.begun = known
-        else:
-            fed.clean = False
-            ahead = known is old and position > lane.position
-            lane.missing = lane.missing + position - lane.position if ahead else position
+            lane.stand(known)
+            return
+        fed.clean = False
+        ahead = known is old and position > lane.position
+        lane.missing = lane.missing + position - lane.position if ahead else position
         lane.known = known
 
     def add(self, number: int) -> Lane:
@@ -163,8 +169,7 @@ class Lanes:
         self._left_plan(known)
         for lane in self.by_thread.values():
             if lane.known is known:
-                lane.known = lane.begun = None
-                lane.position, lane.missing, lane.astray = 0, 0, False
+                lane.stand(None)
 
     def seek(self, lane: Lane, code: int, key: bytes, fed: Fed) -> Known | None:
         """Move the lane to a call that equals the record, if any plan has one."""
@@ -176,18 +181,19 @@ class Lanes:
             return None
         known, position = lane.known, lane.position
         if lane.astray:
-            fits = known is not None and known.equals(position, code, key)
+            fits = known if known is not None and known.equals(position, code, key) else None
             # Another inference is likelier than that this one goes on with a call that equals the
             # first of an inference; a start has many such calls.
-            if not (fits and known is not None and known.start_up):
+            if fits is None or not fits.start_up:
                 best = self._begun(lane, code, key, fed)
                 if best is not None:
                     return best
-            if fits:
-                return known
+            if fits is not None:
+                return fits
         if known is not None and position:
             other = plans.variant(known, position, code, key)
             if other is not None:
+                plans.enter(other)
                 lane.known = other
                 return other
         best = None if lane.astray else self._begun(lane, code, key, fed)
@@ -220,8 +226,7 @@ class Lanes:
                 return None
         plans.begin(best)
         fed.begun += 1
-        lane.known = lane.begun = best
-        lane.position, lane.missing, lane.astray = 0, 0, False
+        lane.stand(best)
         return best
 
     def _whole(self, lane: Lane) -> Known | None:

@@ -134,26 +134,26 @@ static struct rrto_plan *enter(struct lane *lane, struct rrto_plan *plan, uint32
     return plan;
 }
 
-/* The plan that begins with this call; NULL: none. */
-static struct rrto_plan *first(const struct lane *lane, const struct rrto_record *record)
+/* The likeliest plan that begins with this call; NULL: none. */
+static struct rrto_plan *first(const struct rrto_record *record)
 {
-    struct rrto_plan *best = NULL, *plan = lane->plan, *begun = lane->begun;
-    int left = plan && lane->position && lane->position < plan->count;
-    plan = left ? plan : NULL;
-    begun = left && begun != plan ? begun : NULL;
-    if (plan)
-        plan->misses++;
-    if (begun)
-        begun->misses++;
+    struct rrto_plan *best = NULL;
     for (uint32_t n = 1; n <= RRTO_MAX_PLANS; n++)
         if (plans[n] && likelier(plans[n], best) && equals(plans[n], 0, record))
             best = plans[n];
-    /* Without another walk this one may go on. */
-    if (!best && plan)
-        plan->misses--;
-    if (!best && begun)
-        begun->misses--;
     return best;
+}
+
+/* The same, and the lane's own plan is left for it if it is not at its end. */
+static struct rrto_plan *begun(const struct lane *lane, const struct rrto_record *record)
+{
+    struct rrto_plan *best = first(record), *plan = lane->plan;
+    if (!best || !plan || !lane->position || lane->position >= plan->count)
+        return best;
+    plan->misses++;
+    if (lane->begun != plan)
+        lane->begun->misses++;
+    return first(record); /* what had failed less than that */
 }
 
 /* A plan with the same calls as the lane's own up to here, and this one next; NULL: none. */
@@ -176,13 +176,13 @@ static struct rrto_plan *seek(struct lane *lane, const struct rrto_record *recor
     struct rrto_plan *plan = lane->plan, *other;
     /* After calls that were none of the plan's, another inference is likelier than that it goes on
      * with one that equals the first of an inference. */
-    if (lane->astray && (other = first(lane, record)))
+    if (lane->astray && (other = begun(lane, record)))
         return enter(lane, other, 0);
     if (plan && lane->position < plan->count && equals(plan, lane->position, record))
         return plan;
     if ((other = variant(lane, record)))
         return enter(lane, other, lane->position);
-    if (!lane->astray && (other = first(lane, record)))
+    if (!lane->astray && (other = begun(lane, record)))
         return enter(lane, other, 0);
     lane->astray = lane->position != 0;
     return NULL;
