@@ -17,7 +17,7 @@ from sensor_msgs.msg import Image
 
 from rrto_msgs.msg import Detection as DetectionMessage
 from rrto_msgs.msg import Detections
-from rrto_ros.errors import ProtocolError
+from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.nodes.detector.draw import draw_detections
 from rrto_ros.nodes.detector.postprocess import Decoder, Detection
 from rrto_ros.nodes.detector.records import FrameRecord, LatencySummary, ResultFolder
@@ -39,12 +39,20 @@ def load_detector(path: Path, device: str, jit: bool) -> NanoDet:
         jit: See `NanoDet`.
 
     Raises:
-        ConfigError: There is no such file.
+        ConfigError: There is no such file, or tinygrad has no device to run it on.
     """
+    # Before tinygrad is imported: the import alone looks for a device, and fails without one.
+    if not path.is_file():
+        raise ConfigError(f"no model at {path}, want an ONNX file of NanoDet-416")
     if device:
         os.environ["DEV"] = device
-    from rrto_ros.nodes.detector.model import NanoDet
-
+    try:
+        from rrto_ros.nodes.detector.model import NanoDet
+    except RuntimeError as error:
+        raise ConfigError(
+            f"tinygrad cannot start: {error}. Set the parameter `device` (for example CUDA:PTX) "
+            "and start this node by `rrto run`, or install what that device needs (CPU: clang)"
+        ) from error
     return NanoDet(path, jit=jit)
 
 

@@ -189,8 +189,10 @@ op("stack", (A, B), lambda a, b: Tensor.stack(a, b), lambda a, b: np.stack([a, b
 op("repeat", (A,), lambda a: a.repeat(2, 3), lambda a: np.tile(a, (2, 3)))
 op("roll", (A,), lambda a: a.roll(7, 1), lambda a: np.roll(a, 7, 1))
 op("triangle", (M,), lambda a: a.triu(2), lambda a: np.triu(a, 2))
-op("arange", (), lambda: Tensor.arange(3, 90, 4), lambda: np.arange(3, 90, 4))
-op("identity", (), lambda: Tensor.eye(19), lambda: np.eye(19))
+# Added to an input, as tinygrad computes what depends on none on the host, with a compiler of its own.
+op("arange", (INDEX,), lambda i: i.reshape(-1, 1) + Tensor.arange(3, 90, 4),
+   lambda i: i[:, None] + np.arange(3, 90, 4))
+op("identity", (ROW[:19],), lambda r: r + Tensor.eye(19), lambda r: r + np.eye(19))
 op("full", (), lambda: Tensor.full((7, 9), 2.5).contiguous(), lambda: np.full((7, 9), 2.5))
 op("one hot", (INDEX,), lambda i: i.one_hot(5), lambda i: np.eye(5)[i])
 op("nearest upscale", (IMAGE[:1, :1],), lambda a: a.interpolate((26, 24), mode="nearest"),
