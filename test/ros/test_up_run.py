@@ -62,8 +62,13 @@ def test_a_running_robot_is_used_and_left_running(rig, cuda_program):
 
 def test_options_of_the_replay_reach_the_recorder_that_is_started(rig, tmp_path, cuda_program):
     plans = tmp_path / "plans"
-    text = ("import subprocess, sys; subprocess.run(['ps', '-wweo', 'args'], check=True); "
-            f"sys.exit(subprocess.run({cuda_program!r}).returncode)")  # fmt: skip
+    text = "\n".join([
+        "import contextlib, pathlib, subprocess, sys",
+        "for process in pathlib.Path('/proc').glob('[0-9]*'):",
+        "    with contextlib.suppress(OSError):  # it has just ended",
+        "        print((process / 'cmdline').read_text().replace('\\0', ' '), flush=True)",
+        f"sys.exit(subprocess.run({cuda_program!r}).returncode)",
+    ])  # fmt: skip
     process = run(
         rig, "--mode", "replay", "--search", "data_dependency", "--min-repetitions", "3",
         "--run-ahead", "off", "--plan-cache-directory", plans, "--", sys.executable, "-c", text,

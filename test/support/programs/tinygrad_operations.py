@@ -189,7 +189,7 @@ op("stack", (A, B), lambda a, b: Tensor.stack(a, b), lambda a, b: np.stack([a, b
 op("repeat", (A,), lambda a: a.repeat(2, 3), lambda a: np.tile(a, (2, 3)))
 op("roll", (A,), lambda a: a.roll(7, 1), lambda a: np.roll(a, 7, 1))
 op("triangle", (M,), lambda a: a.triu(2), lambda a: np.triu(a, 2))
-# Added to an input, as tinygrad computes what depends on none on the host, with a compiler of its own.
+# Added to an input: what depends on none, tinygrad computes on the host, and needs clang for it.
 op("arange", (INDEX,), lambda i: i.reshape(-1, 1) + Tensor.arange(3, 90, 4),
    lambda i: i[:, None] + np.arange(3, 90, 4))
 op("identity", (ROW[:19],), lambda r: r + Tensor.eye(19), lambda r: r + np.eye(19))
