@@ -15,6 +15,7 @@ from typing import Any
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
+from rosbags.rosbag2.storage_mcap import McapWriter
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from rrto_ros.api.codec import FLAG_BLOB_REF, FLAG_REPLY, iter_headers, iter_results
@@ -86,6 +87,14 @@ class BagWriter:
     def write(self, name: str, time_ns: int, data: bytes) -> None:
         """Add one serialised message of a call topic."""
         self._writer.write(self._connections[name], time_ns, data)
+
+    def flush(self) -> None:
+        """Hand all that was written to the operating system, safe from this process's end."""
+        storage = self._writer.storage
+        if isinstance(storage, McapWriter):
+            if storage.chunk.bio.tell():
+                storage.close_chunk()
+            storage.bio.flush()
 
     def __enter__(self) -> BagWriter:  # noqa: PYI034 (Self is newer than Python 3.10)
         return self
@@ -205,7 +214,10 @@ def read_bag(folder: Path) -> list[RecordedSession]:
         reader = AnyReader([folder], default_typestore=typestore())
         reader.open()
     except (AnyReaderError, OSError) as error:
-        raise ConfigError(f"{folder} is no bag that can be read: {error}") from error
+        raise ConfigError(
+            f"{folder} is no bag that can be read: {error}. If its recording was killed, `rrto "
+            f"bag repair {folder}` saves what is in it"
+        ) from error
     with contextlib.closing(reader):
         chosen = [c for c in reader.connections if c.topic.rpartition("/")[2] in NAMES]
         for connection, _, data in reader.messages(connections=chosen):

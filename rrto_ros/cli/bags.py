@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from rrto_ros.errors import ConfigError, UnavailableError
 from rrto_ros.termination import Termination
 from rrto_ros.transport.port import ResultsMessage
 from rrto_ros.transport.ros_bag import CallRecorder
-from rrto_ros.transport.ros_client import RECORDER, RobotClient
+from rrto_ros.transport.ros_client import RECORDER, SERVER, RobotClient
 
 CLOSE_TIMEOUT_S = 10.0
+KNOWN_TIMEOUT_S = 15.0
+"""How long both ends have to discover a recording; DDS takes up to 9 s now and then."""
 
 
 @contextlib.contextmanager
@@ -60,32 +62,66 @@ def recording(client: RobotClient, folder: Path) -> Iterator[CallRecorder]:
             "one with `rrto up`"
         )
     with BagWriter(folder, client.robot) as writer, _whole_uploads(client):
-        # A status from after the change: what it lists may hold references already.
-        seen = client.status(RECORDER)
-        stamp = seen["stamp"] if seen else None
-        client.wait(
-            lambda: (s := client.status(RECORDER)) is not None and s["stamp"] != stamp,
-            STATUS_TIMEOUT_S,
-        )
-        status = client.status(RECORDER) or {"sessions": []}
-        old = frozenset(s["session"] for s in status["sessions"])
-        if old:
-            note(
-                f"{len(old)} sessions began before and are not recorded, since their start is "
-                "missing"
-            )
-        recorder = CallRecorder(client.robot, client.domain, writer.write, old)
+        recorder = CallRecorder(client.robot, client.domain, writer.write, writer.flush)
         try:
-            if not recorder.wait_matched(STATUS_TIMEOUT_S * 2):
-                raise UnavailableError(
-                    "the call topics have no publishers; is the offload server up?"
+            _wait_known(client, recorder)
+            # A status from after that and after the change of the uploads: what it lists may hold
+            # references, or have spoken before we were heard.
+            status = _fresh(client, RECORDER, KNOWN_TIMEOUT_S, lambda _: True)
+            old = {s["session"] for s in status["sessions"]}
+            recorder.begin(old)
+            if old:
+                note(
+                    f"{len(old)} sessions began before and are not recorded, since their start is "
+                    "missing"
                 )
             yield recorder
-            recorder.wait_closed(CLOSE_TIMEOUT_S)
+            recorder.wait_complete(CLOSE_TIMEOUT_S)
         finally:
             recorder.close()
         if recorder.failure:
             raise UnavailableError(f"the bag {folder} is not complete: {recorder.failure}")
+        faults = recorder.faults()
+        if faults:
+            raise UnavailableError(
+                f"the bag {folder} is not complete. {'. '.join(faults)}. What it has can be "
+                "looked at with `rrto bag info`; record again for a bag that can be played"
+            )
+
+
+def _fresh(
+    client: RobotClient, kind: str, timeout_s: float, accepts: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
+    """The first status of a node, sent from now on, that `accepts` takes.
+
+    Raises:
+        UnavailableError: None came in time.
+    """
+    seen = client.status(kind)
+    stamp = seen["stamp"] if seen else None
+
+    def found() -> bool:
+        status = client.status(kind)
+        return status is not None and status["stamp"] != stamp and accepts(status)
+
+    status = client.status(kind) if client.wait(found, timeout_s) else None
+    if status is None:
+        state = "was not seen" if seen is None else "does not see the recording"
+        raise UnavailableError(
+            f"{kind} of robot {client.robot!r} in ROS domain {client.domain} {state} within "
+            f"{timeout_s:g} s, so the bag would lack messages; is it up? See `rrto status`"
+        )
+    return status
+
+
+def _wait_known(client: RobotClient, recorder: CallRecorder) -> None:
+    """Wait until both ends know of the recording: from then on it gets all that they publish.
+
+    Raises:
+        UnavailableError: One of them does not.
+    """
+    for kind in (RECORDER, SERVER):
+        _fresh(client, kind, KNOWN_TIMEOUT_S, lambda s: recorder.name in s["listeners"])
 
 
 def record(client: RobotClient, folder: Path) -> None:
@@ -93,7 +129,8 @@ def record(client: RobotClient, folder: Path) -> None:
 
     Raises:
         ConfigError: The folder cannot be used.
-        UnavailableError: No recorder answers, or the bag could not be written.
+        UnavailableError: No recorder or server answers, the bag could not be written, or it lacks
+            messages.
     """
     with Termination() as termination, recording(client, folder) as recorder:
         note(
@@ -103,6 +140,9 @@ def record(client: RobotClient, folder: Path) -> None:
         termination.wait()
     counted = recorder.statistics()
     out.print(f"{counted['written']} messages of {counted['sessions']} sessions in {folder}")
+    running = counted["sessions"] - counted["closed"]
+    if running:
+        note(f"{running} of them go on; the bag has them up to here")
 
 
 def play(folder: Path, device: str | None, domain: int) -> dict[str, Any]:
@@ -115,7 +155,6 @@ def play(folder: Path, device: str | None, domain: int) -> dict[str, Any]:
         ConfigError: It is no bag, or not complete.
         UnavailableError: The server does not start or refuses.
     """
-    from rrto_ros.transport.ros_client import SERVER
     from rrto_ros.transport.ros_session import playing_port
 
     sessions = read_bag(folder)

@@ -351,6 +351,27 @@ def bag_info(
     info(folder, as_json=as_json)
 
 
+@bag.command("repair")
+def bag_repair(
+    folder: Annotated[Path, typer.Argument(help="Folder of the bag.")],
+) -> None:
+    """Make a bag readable whose recording was killed; the old files are kept beside it."""
+    _need_ros()
+    from rrto_ros.cli.bag_repair import repair
+    from rrto_ros.cli.bags import info
+
+    done = repair(folder)
+    if done.kept is None:
+        typer.echo(f"{folder} is whole, nothing to repair")
+        return
+    typer.echo(
+        f"{done.messages} messages saved, {done.lost_bytes} bytes of an unfinished record lost; "
+        f"the old files are in {done.kept}"
+    )
+    if done.messages:
+        info(folder, as_json=False)
+
+
 def _need_ros() -> None:
     """Say what to do where ROS 2 or the messages cannot be imported."""
     try:

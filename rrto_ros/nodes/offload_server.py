@@ -129,6 +129,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         out.state = "running"
         out.device = self._device
         out.server_state = "connected"
+        out.listeners = self._port.listeners() if self._port is not None else []
         out.messages_refused = refused
         out.last_refusal = reason
         out.sessions = [_session_status(host) for host in self._table.hosts]

@@ -250,6 +250,8 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         out.mode = str(self.get_parameter("mode").value)
         out.device = str(self.get_parameter("device").value)
         out.server_state = self._server_state()
+        port = self._port
+        out.listeners = port.listeners() if port is not None else []
         if host is not None:
             out.messages_refused, out.last_refusal = host.refused
             out.sessions = [

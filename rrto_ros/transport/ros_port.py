@@ -89,6 +89,18 @@ def wait_delivered(*publishers: Any) -> None:
         publisher.wait_for_all_acked(Duration(seconds=max(end - time.monotonic(), 0.0)))
 
 
+def listeners(node: Node, topic_name: str) -> list[str]:
+    """Full names of the nodes that subscribe to a topic, as far as `node` has discovered them.
+
+    Who is on this list gets everything that `node` publishes there from now on.
+    """
+    try:
+        found = node.get_subscriptions_info_by_topic(topic_name)
+    except _rclpy.InvalidHandle:  # the port was closed meanwhile
+        return []
+    return sorted({f"{one.node_namespace.rstrip('/')}/{one.node_name}" for one in found})
+
+
 class TakeThread:
     """Takes one subscription's messages in a thread of its own and hands them on.
 
@@ -278,6 +290,10 @@ class RosRobotPort:
             self._unanswered += 1
         self._close.call_async(message).add_done_callback(self._answered)
 
+    def listeners(self) -> list[str]:
+        """Nodes that get the call messages (see `listeners`)."""
+        return listeners(self._data, self._calls.topic_name)
+
     def server_seen(self) -> bool:
         """Whether an offload server for this robot is known to DDS now."""
         return bool(self._open.service_is_ready())
@@ -377,6 +393,10 @@ class RosServerPort:
         with self._lock:
             self._published += 1
             self._results.publish(out)
+
+    def listeners(self) -> list[str]:
+        """Nodes that get the result messages (see `listeners`)."""
+        return listeners(self._data, self._results.topic_name)
 
     def announce(self, event: SessionAnnouncement) -> None:
         """Publish that a session opened or closed (any thread)."""

@@ -4,9 +4,10 @@ import json
 import shutil
 import signal
 import sys
+import time
 
 import pytest
-from support.rig import PROGRAMS, START_S
+from support.rig import PROGRAMS, START_S, said
 
 RRTO = [sys.executable, "-m", "rrto_ros.cli.main"]
 EXAMPLE = PROGRAMS.parents[2] / "examples" / "vector_add_cuda_bindings.py"
@@ -138,3 +139,89 @@ def test_what_is_no_bag_or_not_complete_is_refused_with_the_reason(rig, program,
     code, text = done(rrto(rig, "bag", "play", tmp_path / "short"))
     assert code == 2, text
     assert "Traceback" not in text
+
+
+def test_every_recording_is_whole_from_its_first_message_on(rig, program, tmp_path):
+    """Each recording is a new DDS participant, which both ends have to discover first."""
+    rig.both()
+    for number in range(3):
+        folder = tmp_path / f"bag{number}"
+        recorded(rig, program, folder)
+        code, text = done(rrto(rig, "bag", "info", "--json", folder))
+        assert code == 0, text
+        (session,) = json.loads(text)["sessions"]
+        assert session["faults"] == []
+
+
+def test_a_recording_waits_for_a_server_that_starts_beside_it(rig, program, tmp_path):
+    rig.recorder()
+    bag = rrto(rig, "bag", "record", tmp_path / "bag")
+    rig.server()
+    bag.wait_for("recording to", START_S)
+    assert program().wait() == 0
+    bag.signal(signal.SIGINT)
+    assert bag.wait() == 0, bag.text()
+
+
+def test_a_recording_that_no_server_hears_of_is_refused(rig, tmp_path):
+    rig.recorder()
+    bag = rrto(rig, "bag", "record", tmp_path / "bag")
+    assert bag.wait(40) == 1
+    assert "offload_server" in bag.text()
+    assert "was not seen" in bag.text()
+
+
+def test_a_recording_with_a_gap_says_so_and_exits_with_1(rig, program, tmp_path):
+    rig.both()
+    bag = rrto(rig, "bag", "record", tmp_path / "bag")
+    bag.wait_for("recording to", START_S)
+    hostile = rig.helper("hostile.py", rig.robot)
+    said(hostile, START_S, hostile=True)
+    assert program().wait() == 0
+    # A message of a session that nobody opened: its beginning cannot be in the bag.
+    hostile.say("unknown")
+    said(hostile, did="unknown")
+    rig.watch().wait("offload_server", lambda m: m["messages_refused"], 10, "a refusal")
+    bag.signal(signal.SIGINT)
+    assert bag.wait() == 1, bag.text()
+    assert "is not complete" in bag.text()
+    assert "its opening was not recorded" in bag.text()
+    code, text = done(rrto(rig, "bag", "info", tmp_path / "bag"))
+    assert code == 0
+    assert "complete" in text
+
+
+def test_a_recording_that_was_killed_is_repaired_and_plays(rig, program, tmp_path):
+    rig.both()
+    bag = rrto(rig, "bag", "record", tmp_path / "bag")
+    bag.wait_for("recording to", START_S)
+    assert program().wait() == 0
+    size = settled(tmp_path / "bag")
+    bag.kill()
+    assert size > 8_000_000
+    code, text = done(rrto(rig, "bag", "play", tmp_path / "bag"))
+    assert code == 2
+    assert "rrto bag repair" in text
+    code, text = done(rrto(rig, "bag", "repair", tmp_path / "bag"))
+    assert code == 0, text
+    assert "complete" in text
+    code, text = done(rrto(rig, "bag", "play", tmp_path / "bag"))
+    assert code == 0, text
+    assert "equal byte for byte" in text
+    code, text = done(rrto(rig, "bag", "repair", tmp_path / "bag"))
+    assert (code, "nothing to repair" in text) == (0, True)
+
+
+def settled(folder):
+    """Bytes of the bag once the whole of what came has been flushed, at most a second later."""
+    from rrto_ros.transport.ros_bag import FLUSH_S
+
+    end = time.monotonic() + 4 * FLUSH_S
+    before = -1
+    while time.monotonic() < end:
+        size = sum(path.stat().st_size for path in folder.glob("*.mcap"))
+        if size == before:
+            return size
+        before = size
+        time.sleep(FLUSH_S * 1.5)  # nothing announces a flush
+    return before

@@ -1,0 +1,148 @@
+"""Gaps in recorded streams, and bags whose recording was killed."""
+
+import random
+
+import pytest
+
+from rrto_ros.cli.bag_file import BagWriter, typestore
+from rrto_ros.cli.bag_repair import DAMAGED, repair
+from rrto_ros.errors import ConfigError
+from rrto_ros.transport.bag_check import SessionCheck, StreamCheck
+
+
+def test_a_stream_is_whole_in_any_order_and_with_repetitions():
+    numbers = [*range(1, 200), *range(50, 120)]
+    random.Random(1).shuffle(numbers)
+    check = StreamCheck("calls")
+    for number in numbers:
+        check.seen(number)
+    assert check.fault == ""
+
+
+@pytest.mark.parametrize("lost", [1, 7, 20])
+def test_a_lost_message_is_named_wherever_it_was(lost):
+    check = StreamCheck("results")
+    for number in range(1, 21):
+        if number != lost:
+            check.seen(number)
+    check.exists(20)
+    assert check.fault == f"results: message {lost} is missing (1 of 20)"
+
+
+def test_an_acknowledgement_shows_that_the_last_message_is_missing():
+    check = SessionCheck(opened=True)
+    check.calls.seen(1)
+    assert check.faults == []
+    check.results.exists(2)
+    assert check.faults == ["results: message 1 is missing (2 of 2)"]
+
+
+def test_a_session_without_its_opening_is_not_complete():
+    check = SessionCheck()
+    check.calls.seen(1)
+    assert check.faults == ["its opening was not recorded"]
+
+
+def test_numbers_far_ahead_cost_bounded_memory():
+    check = StreamCheck("calls")
+    for number in range(2, 200_000):
+        check.seen(number)
+    assert "at least" in check.fault
+    assert len(check._ahead) < 100_000
+
+
+FIRST_CHUNK = 40
+"""Bytes before the first chunk: the magic, and the header with the profile and the library."""
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """Messages of a bag, as (topic, time, bytes)."""
+    store = typestore()
+    make = store.types["rrto_msgs/msg/CallBatch"]
+    import numpy as np
+
+    out = []
+    for number in range(1, 40):
+        message = make(
+            session=np.full(16, 7, np.uint8),
+            sequence=number,
+            results_ack=0,
+            flags=0,
+            data=np.full(50_000 if number % 5 == 0 else number, number, np.uint8),
+        )
+        raw = bytes(store.serialize_cdr(message, "rrto_msgs/msg/CallBatch"))
+        out.append(("call_batches", 1_000 + number, raw))
+    return out
+
+
+def written(folder, messages, close):
+    writer = BagWriter(folder, "r1")
+    for position, message in enumerate(messages):
+        writer.write(*message)
+        if position % 4 == 3:
+            writer.flush()
+    writer.flush()
+    if close:
+        writer.__exit__(None, None, None)
+
+
+def read(folder):
+    from rosbags.rosbag2 import Reader
+
+    with Reader(folder) as reader:
+        return [
+            (c.topic.rpartition("/")[2], time, bytes(data)) for c, time, data in reader.messages()
+        ]
+
+
+def test_everything_that_was_flushed_survives_a_kill(tmp_path, recorded):
+    written(tmp_path / "bag", recorded, close=False)
+    done = repair(tmp_path / "bag")
+    assert (done.messages, done.lost_bytes) == (len(recorded), 0)
+    assert read(tmp_path / "bag") == recorded
+    assert (tmp_path / f"bag{DAMAGED}").is_dir()
+
+
+def test_wherever_the_file_ends_what_is_before_is_saved(tmp_path, recorded):
+    written(tmp_path / "bag", recorded, close=True)
+    (file,) = (tmp_path / "bag").glob("*.mcap")
+    whole = file.read_bytes()
+    cuts = random.Random(3)
+    seen = set()
+    for number in range(40):
+        folder = tmp_path / f"cut{number}"
+        folder.mkdir()
+        cut = cuts.randrange(64) if number < 8 else cuts.randrange(len(whole))
+        (folder / file.name).write_bytes(whole[:cut])
+        if cut < FIRST_CHUNK:
+            with pytest.raises(ConfigError, match=r"MCAP file|nothing to save|cannot be"):
+                repair(folder)
+            continue
+        done = repair(folder)
+        got = read(folder) if done.messages else []
+        assert got == recorded[: len(got)]
+        assert len(got) >= len(recorded) * (cut - 70_000) // len(whole)
+        seen.add(len(got))
+    assert len(seen) > 4
+
+
+def test_a_whole_bag_is_left_alone_and_what_is_no_bag_is_refused(tmp_path, recorded):
+    written(tmp_path / "bag", recorded, close=True)
+    assert repair(tmp_path / "bag").kept is None
+    with pytest.raises(ConfigError, match="no folder"):
+        repair(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="0 MCAP files"):
+        repair(tmp_path / "empty")
+    (tmp_path / "empty" / "x.mcap").write_bytes(b"SQLite format 3")
+    with pytest.raises(ConfigError, match="no MCAP file"):
+        repair(tmp_path / "empty")
+    assert (tmp_path / "empty" / "x.mcap").read_bytes() == b"SQLite format 3"
+
+
+def test_files_in_the_way_of_a_repair_are_not_touched(tmp_path, recorded):
+    written(tmp_path / "bag", recorded, close=False)
+    (tmp_path / f"bag{DAMAGED}").mkdir()
+    with pytest.raises(ConfigError, match="in the way"):
+        repair(tmp_path / "bag")
