@@ -12,13 +12,12 @@ from typing import Any
 from rrto_ros.errors import ConfigError
 from rrto_ros.replay.replayer import RUN_AHEAD
 from rrto_ros.search import ALGORITHMS
-from rrto_ros.transport.port import topic
+from rrto_ros.transport.port import HIGHEST_DOMAIN, domain_number, topic
 from rrto_ros.transport.session_status import MODES
 
 DEVICES = ("auto", "cpu", "gpu", "null")
 SIDES = ("both", "robot", "edge")
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
-HIGHEST_DOMAIN = 232
 REPLAY_OPTIONS = (
     "search",
     "min_repetitions",
@@ -147,15 +146,9 @@ class Options:
         """The ROS domain that the processes will be in.
 
         Raises:
-            ConfigError: ROS_DOMAIN_ID is no number.
+            ConfigError: ROS_DOMAIN_ID is no number of a domain.
         """
-        if self.domain >= 0:
-            return self.domain
-        text = os.environ.get("ROS_DOMAIN_ID") or "0"
-        try:
-            return int(text)
-        except ValueError:
-            raise ConfigError(f"ROS_DOMAIN_ID is {text!r}, want a number") from None
+        return self.domain if self.domain >= 0 else domain_number(os.environ.get("ROS_DOMAIN_ID"))
 
 
 def _parse(name: str, text: str, kind: type) -> Any:

@@ -50,9 +50,9 @@ class Wanted:
     replay: tuple[str, ...] = ()
 
 
-def recorder_listens(robot: str) -> bool:
+def recorder_listens(robot: str, domain: int) -> bool:
     """Whether a recorder of this user holds the robot's socket on this machine."""
-    lock = Path(f"{socket_path(robot)}.lock")
+    lock = Path(f"{socket_path(robot, domain)}.lock")
     try:
         with lock.open("r") as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -70,7 +70,7 @@ def missing_processes(client: RobotClient, options: Options, wanted: Wanted) -> 
         ConfigError: What runs already is not what the user wants.
         UnavailableError: A recorder holds the socket, but is not in this ROS domain.
     """
-    listens = recorder_listens(options.robot)
+    listens = recorder_listens(options.robot, client.domain)
     if listens:
         # It knows its server, so that a server that is only slow to be discovered is not doubled.
         client.wait(lambda: client.status(RECORDER) is not None, RECORDER_S)
@@ -79,8 +79,8 @@ def missing_processes(client: RobotClient, options: Options, wanted: Wanted) -> 
     knows_server = running_recorder is not None and running_recorder["server_state"] == "connected"
     if listens and running_recorder is None:
         raise UnavailableError(
-            f"a recorder_replayer holds {socket_path(options.robot)} but is not seen in ROS "
-            f"domain {client.domain}; give its domain (--domain), or another --robot name"
+            f"a recorder_replayer holds {socket_path(options.robot, client.domain)} but is not "
+            f"seen in ROS domain {client.domain}; look at its log"
         )
     if listens and running_recorder and wanted.mode not in (None, running_recorder["mode"]):
         raise ConfigError(

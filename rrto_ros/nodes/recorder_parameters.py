@@ -72,7 +72,7 @@ def declare_parameters(node: Node) -> None:
         rclpy.exceptions.ParameterException: A given value has the wrong type or is out of range.
     """
     _declare(
-        node, "robot", os.environ.get("RRTO_ROBOT", "robot"),
+        node, "robot", os.environ.get("RRTO_ROBOT") or "robot",
         "Robot name: topics are /<robot>/rrto/*, and programs find the socket by it (RRTO_ROBOT).",
         read_only=True,
     )  # fmt: skip

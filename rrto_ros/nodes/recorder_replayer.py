@@ -96,9 +96,8 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         try:
             config = session_config(self)
             sessions = int(self.get_parameter("max_sessions").value)
-            host = RobotHost(
-                socket_path(self._robot), config, sessions, self._report, self._log_info
-            )
+            path = socket_path(self._robot, self.context.get_domain_id())
+            host = RobotHost(path, config, sessions, self._report, self._log_info)
         except (RrtoError, OSError) as error:
             self.get_logger().error(f"not configured: {error}")
             return _REFUSED

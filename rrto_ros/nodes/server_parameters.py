@@ -60,7 +60,7 @@ def declare_robot(node: Node) -> str:
     """Declare the parameter `robot` and return it."""
     return str(
         _declare(
-            node, "robot", os.environ.get("RRTO_ROBOT", "robot"),
+            node, "robot", os.environ.get("RRTO_ROBOT") or "robot",
             "Robot name: the server listens on /<robot>/rrto/*.",
         )
     )  # fmt: skip

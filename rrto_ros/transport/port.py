@@ -27,20 +27,43 @@ FLAG_CLOSED = 8
 """Results only: the session is not open on this server (any more)."""
 
 _ROBOT = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
+MAX_ROBOT = 64
+"""Longest robot name: with the socket's folder before it it fits into a Unix socket's address."""
+HIGHEST_DOMAIN = 232
 
 
 def topic(robot: str, name: str) -> str:
     """The full name of one of this package's topics or services for a robot.
 
     Raises:
-        ConfigError: `robot` cannot be part of a ROS name.
+        ConfigError: `robot` cannot be part of a ROS name, or is too long.
     """
+    if len(robot) > MAX_ROBOT:
+        raise ConfigError(
+            f"robot name {robot[:16] + '...'!r} has {len(robot)} characters, want {MAX_ROBOT} at "
+            "most; give a shorter one (--robot or RRTO_ROBOT)"
+        )
     if not _ROBOT.fullmatch(robot):
         raise ConfigError(
             f"robot name {robot!r} cannot be part of a topic name: letters, digits and _ in "
             "parts separated by /, each beginning with a letter"
         )
     return f"/{robot}/rrto/{name}"
+
+
+def domain_number(text: str | None) -> int:
+    """The ROS domain that a value of ROS_DOMAIN_ID means; unset or empty is 0.
+
+    Raises:
+        ConfigError: It is no number from 0 to `HIGHEST_DOMAIN`.
+    """
+    try:
+        number = int(text or "0")
+    except ValueError:
+        number = -1
+    if not 0 <= number <= HIGHEST_DOMAIN:
+        raise ConfigError(f"ROS_DOMAIN_ID is {text!r}, want a number, 0 to {HIGHEST_DOMAIN}")
+    return number
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The Unix socket where programs find the recorder: owns the path, HELLO and WELCOME.
 
-One recorder per robot: a lock beside the socket says whether another one lives; a socket that a
-killed recorder left is replaced. Only processes of the same user get in.
+One recorder per robot, ROS domain and user: a lock beside the socket says whether another one
+lives; a socket that a killed recorder left is replaced. Only processes of the same user get in.
 """
 
 from __future__ import annotations
@@ -33,13 +33,23 @@ MAX_HELLO_BYTES = 16384
 _CREDENTIALS = struct.Struct("iII")
 
 
-def socket_path(robot: str) -> Path:
-    """Where the recorder of `robot` listens: `$RRTO_SOCKET`, else in the user's runtime folder."""
+def socket_path(robot: str, domain: int) -> Path:
+    """Where the recorder of `robot` listens: `$RRTO_SOCKET`, else in the user's runtime folder.
+
+    The shim computes the same from RRTO_ROBOT and ROS_DOMAIN_ID (`core/session.c`).
+    """
     given = os.environ.get("RRTO_SOCKET")
-    if given:
-        return Path(given)
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"
-    return Path(runtime) / f"rrto-{os.getuid()}" / f"{robot}.sock"
+    return Path(given) if given else runtime_folder() / f"{file_name(robot, domain)}.sock"
+
+
+def runtime_folder() -> Path:
+    """The user's own folder for sockets and locks; `RingListener` makes it."""
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"rrto-{os.getuid()}"
+
+
+def file_name(robot: str, domain: int) -> str:
+    """What files of a robot in a ROS domain begin with; no two robots have the same."""
+    return f"{domain}-{robot.replace('/', '.')}"
 
 
 class RingListener:
@@ -173,7 +183,9 @@ def _read(connection: socket.socket, size: int, end: float) -> bytes:
 def _own_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+    # A link of someone else's in /tmp would lead the socket to a place of his choice.
+    owners = {status.st_uid, folder.lstat().st_uid}
+    if owners != {os.getuid()} or status.st_mode & 0o022:
         raise ConfigError(
             f"folder {folder} of the socket must belong to user {os.getuid()} and not be writable "
             f"by others (it belongs to {status.st_uid}, mode {status.st_mode & 0o777:o})"

@@ -91,7 +91,7 @@ def manager(rig):
 
 def program(rig, **hello):
     folder = Path(rig.environment()["XDG_RUNTIME_DIR"])
-    path = folder / f"rrto-{os.getuid()}" / f"{rig.robot}.sock"
+    path = folder / f"rrto-{os.getuid()}" / f"{rig.domain}-{rig.robot}.sock"
     return RingClient(path, Hello(**{"pid": 77, "program": "prog", "label": "lab"} | hello))
 
 

@@ -2,25 +2,31 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from support.shim_peer import CASES, RPC, Peer, refuse
 
 from rrto_ros.api.codec import RESULT_STICKY, Welcome
+from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.shim.build import ensure_built
+from rrto_ros.transport.port import domain_number
+from rrto_ros.transport.ring_socket import RingListener, read_hello, socket_path
 
 DEVICE_UNAVAILABLE, SYSTEM_NOT_READY, ILLEGAL_ADDRESS = 46, 802, 700
 
 
-def init(path, timeout_ms=1000):
-    """cuInit of a program against a socket path."""
-    env = {**os.environ, "LD_LIBRARY_PATH": str(ensure_built()), "RRTO_SOCKET": str(path),
-           "RRTO_CONNECT_TIMEOUT_MS": str(timeout_ms)}  # fmt: skip
+def init(path, timeout_ms=1000, **extra):
+    """cuInit of a program against a socket path, None for the one that it finds by itself."""
+    env = {**os.environ, "LD_LIBRARY_PATH": str(ensure_built()), "RRTO_SOCKET": str(path or ""),
+           "RRTO_CONNECT_TIMEOUT_MS": str(timeout_ms), **extra}  # fmt: skip
     done = subprocess.run(
         [sys.executable, str(CASES), "init_only"], env=env, capture_output=True, text=True,
         timeout=60, check=True,
@@ -35,6 +41,97 @@ def test_without_a_recorder_cuinit_says_so_at_once(tmp_path):
     assert said.count("\n") == 1
     assert "no recorder_replayer at" in said
     assert "rrto run" in said
+
+
+@pytest.mark.parametrize(
+    ("robot", "text", "domain"),
+    [("", "", 0), ("r2", "7", 7), ("fleet/r2", "232", 232), ("robot", "0", 0)],
+)
+def test_program_and_recorder_look_for_the_same_socket(tmp_path, monkeypatch, robot, text, domain):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("RRTO_SOCKET", raising=False)
+    path = socket_path(robot or "robot", domain)
+    _, said = init(None, RRTO_ROBOT=robot, ROS_DOMAIN_ID=text)
+    assert f"no recorder_replayer at {path} (" in said
+    path.parent.mkdir(mode=0o700)
+    answer, _ = init(None, RRTO_ROBOT=robot, ROS_DOMAIN_ID=text)
+    assert answer["result"] == SYSTEM_NOT_READY
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(path))
+        deaf.listen()
+        _, said = init(None, 300, RRTO_ROBOT=robot, ROS_DOMAIN_ID=text)
+        assert "did not answer in time" in said
+
+
+@pytest.mark.parametrize("text", ["x", "233", "-1", " 7", "7 ", "99999999999999999999"])
+def test_a_domain_that_is_none_is_named(text):
+    answer, said = init(None, ROS_DOMAIN_ID=text)
+    assert answer["result"] == SYSTEM_NOT_READY
+    assert f'ROS_DOMAIN_ID is "{text}", want a number, 0 to 232' in said
+    with pytest.raises(ConfigError, match="0 to 232"):
+        domain_number(text.strip() + "x")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
+def test_a_socket_of_another_user_gets_no_word_of_the_program(tmp_path):
+    path = Path(tempfile.mkdtemp(prefix="rrto-test-", dir="/tmp")) / "s"
+    path.parent.chmod(0o777)
+    heard_read, heard_write = os.pipe()
+    ready_read, ready_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setuid(65534)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+            server.listen()
+            os.write(ready_write, b"1")
+            connection, _ = server.accept()
+            os.write(heard_write, b"heard: " + connection.recv(64))
+        os._exit(0)
+    os.read(ready_read, 1)
+    answer, said = init(path)
+    os.waitpid(pid, 0)
+    assert answer["result"] == SYSTEM_NOT_READY
+    assert "belongs to another user" in said
+    assert os.read(heard_read, 99) == b"heard: "
+    for fd in (heard_read, heard_write, ready_read, ready_write):
+        os.close(fd)
+    shutil.rmtree(path.parent)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
+def test_a_recorder_of_another_user_refuses_the_program():
+    folder = Path(tempfile.mkdtemp(prefix="rrto-test-", dir="/tmp"))
+    folder.chmod(0o755)
+    listener = RingListener(folder / "run" / "s")
+    pid = os.fork()
+    if pid == 0:
+        with socket.socket(socket.AF_UNIX) as program:
+            # The credentials are those of the moment of connecting.
+            os.seteuid(65534)
+            try:
+                program.connect(str(listener.path))
+            except PermissionError:
+                os._exit(3)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    # And one that got in all the same, by an open folder or a passed descriptor:
+    listener.path.parent.chmod(0o755)
+    listener.path.chmod(0o666)
+    pid = os.fork()
+    if pid == 0:
+        os.setuid(65534)
+        program = socket.socket(socket.AF_UNIX)
+        program.connect(str(listener.path))
+        program.recv(1)
+        os._exit(0)
+    connection = listener.accept()
+    with pytest.raises(ProtocolError, match="runs as user 65534"):
+        read_hello(connection, 2.0)
+    connection.close()
+    os.waitpid(pid, 0)
+    listener.close()
+    shutil.rmtree(folder)
 
 
 def test_a_recorder_that_never_answers_is_given_up_in_the_stated_time(tmp_path):

@@ -180,6 +180,7 @@ def test_a_path_longer_than_a_socket_address_is_refused_with_the_cure(tmp_path):
 def test_the_socket_path_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("RRTO_SOCKET", raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/x")
-    assert str(socket_path("robot")) == f"/run/x/rrto-{os.getuid()}/robot.sock"
+    assert str(socket_path("robot", 0)) == f"/run/x/rrto-{os.getuid()}/0-robot.sock"
+    assert str(socket_path("fleet/r2", 7)) == f"/run/x/rrto-{os.getuid()}/7-fleet.r2.sock"
     monkeypatch.setenv("RRTO_SOCKET", str(tmp_path / "s"))
-    assert socket_path("robot") == tmp_path / "s"
+    assert socket_path("robot", 7) == tmp_path / "s"

@@ -26,7 +26,8 @@ enum {
     DEVICE_HEAD = 80,
     MAX_TEXT = 4096,
     MAX_INFO = 65536,
-    MAX_NAME = 512
+    MAX_NAME = 512,
+    HIGHEST_DOMAIN = 232
 };
 
 struct rrto_session rrto_session = {.socket_fd = -1, .call_fd = -1, .reply_fd = -1};
@@ -175,17 +176,46 @@ static int receive_all(int fd, unsigned char *data, size_t bytes, int *fds, int6
 
 /* ---- HELLO and WELCOME ---- */
 
-static int socket_path(char *path, size_t bytes)
+/* The ROS domain, as ROS reads it: unset or empty is 0. */
+static int domain_number(const char *text)
+{
+    char *end;
+    if (!text || !*text)
+        return 0;
+    unsigned long number = strtoul(text, &end, 10);
+    return *end || *text < '0' || *text > '9' || number > HIGHEST_DOMAIN ? -1 : (int)number;
+}
+
+/* The recorder computes the same (transport/ring_socket.py). */
+static int socket_path(char *path, size_t bytes, int domain)
 {
     const char *given = getenv("RRTO_SOCKET"), *run = getenv("XDG_RUNTIME_DIR");
     const char *robot = getenv("RRTO_ROBOT");
     int length;
-    if (given && *given)
+    if (given && *given) {
         length = snprintf(path, bytes, "%s", given);
-    else
-        length = snprintf(path, bytes, "%s/rrto-%u/%s.sock", run && *run ? run : "/tmp",
-                          (unsigned)getuid(), robot && *robot ? robot : "robot");
+    } else {
+        length = snprintf(path, bytes, "%s/rrto-%u/%d-", run && *run ? run : "/tmp",
+                          (unsigned)getuid(), domain);
+        if (length < 0 || (size_t)length >= bytes)
+            return -1;
+        char *name = path + length;
+        bytes -= (size_t)length;
+        length = snprintf(name, bytes, "%s.sock", robot && *robot ? robot : "robot");
+        for (char *at = name; *at; at++)
+            if (*at == '/')
+                *at = '.';
+    }
     return length < 0 || (size_t)length >= bytes ? -1 : 0;
+}
+
+/* Whether the recorder is this user's: a folder in /tmp may be someone else's. */
+static int own_recorder(int fd)
+{
+    struct ucred peer;
+    socklen_t bytes = sizeof peer;
+    return !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) && bytes == sizeof peer &&
+           peer.uid == getuid();
 }
 
 static size_t program_name(char *text, size_t bytes)
@@ -376,7 +406,12 @@ static CUresult connect_once(void)
     const char *given = getenv("RRTO_CONNECT_TIMEOUT_MS");
     int64_t timeout = given && *given ? atol(given) : CONNECT_TIMEOUT_MS;
     int64_t deadline = now_ms() + (timeout > 0 ? timeout : CONNECT_TIMEOUT_MS);
-    if (socket_path(address.sun_path, sizeof address.sun_path))
+    const char *path = getenv("RRTO_SOCKET");
+    int domain = path && *path ? 0 : domain_number(getenv("ROS_DOMAIN_ID"));
+    if (domain < 0)
+        return refuse(CUDA_SYSTEM_NOT_READY, "ROS_DOMAIN_ID is \"%s\", want a number, 0 to 232%s",
+                      getenv("ROS_DOMAIN_ID"), "");
+    if (socket_path(address.sun_path, sizeof address.sun_path, domain))
         return refuse(CUDA_SYSTEM_NOT_READY, "the socket's path is too long%s%s; set RRTO_SOCKET",
                       "", "");
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -386,8 +421,17 @@ static CUresult connect_once(void)
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
     if (connect(fd, (struct sockaddr *)&address, sizeof address)) {
         refuse(CUDA_SYSTEM_NOT_READY,
-               "no recorder_replayer at %s (%s); start it, or run the program by rrto run",
+               "no recorder_replayer at %s (%s); start it, run the program by rrto run, or check "
+               "RRTO_ROBOT and ROS_DOMAIN_ID",
                address.sun_path, strerror(errno));
+        close(fd);
+        return CUDA_SYSTEM_NOT_READY;
+    }
+    if (!own_recorder(fd)) {
+        refuse(CUDA_SYSTEM_NOT_READY,
+               "%s belongs to another user%s; set RRTO_SOCKET or XDG_RUNTIME_DIR for the recorder "
+               "and for the program",
+               address.sun_path, "");
         close(fd);
         return CUDA_SYSTEM_NOT_READY;
     }
