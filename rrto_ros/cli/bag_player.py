@@ -20,6 +20,7 @@ from rrto_ros.transport.link import Message, MessageReceiver, MessageSender
 from rrto_ros.transport.port import (
     FLAG_ACK_ONLY,
     FLAG_CLOSED,
+    FLAG_FULL,
     FLAG_MORE,
     FLAG_PROBE,
     CallsMessage,
@@ -119,6 +120,7 @@ class SessionPlayer:
         self._sender = MessageSender()
         self._receiver = MessageReceiver()
         self._got = Answers(recorded.answered)
+        self._server_full = False
 
     def on_results(self, message: ResultsMessage) -> None:
         """Take a message (the port's thread)."""
@@ -160,7 +162,7 @@ class SessionPlayer:
         wanted = self._expected.indices
         while True:
             now = time.monotonic()
-            while batch is not None and self._sender.room:
+            while batch is not None and self._sender.room and not self._server_full:
                 self._sender.push(batch)
                 out = self._sender.due(now)
                 self._publish(port, out)
@@ -202,6 +204,7 @@ class SessionPlayer:
     def _take(self, message: ResultsMessage, now: float) -> None:
         if message.flags & FLAG_CLOSED:
             raise UnavailableError("the server closed the session before its end")
+        self._server_full = bool(message.flags & FLAG_FULL)
         if message.flags & FLAG_ACK_ONLY:
             self._receiver.announced(message.sequence, now)
         else:

@@ -207,7 +207,7 @@ class BlobWriter:
         pending_bytes: What waits to be written is bounded by this; more is not kept.
     """
 
-    def __init__(self, store: BlobStore, pending_bytes: int = 256 << 20) -> None:
+    def __init__(self, store: BlobStore, pending_bytes: int = 128 << 20) -> None:
         self._store = store
         self._limit = pending_bytes
         self._pending = 0

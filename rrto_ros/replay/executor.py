@@ -51,6 +51,9 @@ from rrto_ros.replay.progress import Progress, describe
 from rrto_ros.replay.undo import Undo
 from rrto_ros.replay.write_ranges import FOLLOWED, WriteRanges
 
+FLUSH_BYTES = 1 << 20
+"""So many bytes of results are not kept for the end of a batch."""
+
 # The index of the launch operations that name a kernel, and where module and kernel are.
 _LAUNCH_FIELDS = {20: 0, 52: 2, 56: 2, 62: 2}
 
@@ -129,6 +132,7 @@ class Executor:
         self._wanted: dict[bytes, tuple[int, int]] = {}
         self._arrived: dict[bytes, bytes] = {}
         self._results: list[bytes] = []
+        self._results_bytes = 0
         self._awaited = False
         self._last_index = 0
         self._last_reply = 0
@@ -247,8 +251,9 @@ class Executor:
                 if step is None:
                     return
                 pending.step = step
-            if self._awaited and flush is not None:
+            if (self._awaited or self._results_bytes >= FLUSH_BYTES) and flush is not None:
                 # Not before: what the last call of a batch made is sent with the batch's end.
+                # It waits while nobody takes results, so that they are never many.
                 flush(self._take_results())
             header = step.header
             if header.index <= self._last_index:
@@ -387,11 +392,13 @@ class Executor:
 
     def _reply(self, index: int, status: int, data: Buffer = b"", flags: int = 0) -> None:
         self._last_reply = index
+        self._results_bytes += len(data)
         self._results.append(pack_result(index, status, data, flags))
 
     def _take_results(self) -> bytes:
         results = self._results
         self._awaited = False
+        self._results_bytes = 0
         if len(results) == 1:
             out = results[0]
         else:

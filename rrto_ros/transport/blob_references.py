@@ -27,7 +27,9 @@ from rrto_ros.api.codec import (
 
 CHANGES_UNTIL_INPUT = 2
 MAX_DESTINATIONS = 8192
-MAX_KEPT_BYTES = 512 << 20
+MAX_KEPT_BYTES = 192 << 20
+ENOUGH_KEPT_BYTES = 128 << 20
+"""With so much kept, the program's next calls wait until the server has executed some."""
 _HTOD = OP_BY_NAME["memcpy_htod"].code
 _MODULE = OP_BY_NAME["module_load"].code
 _FIXED = {code: HEADER_BYTES + LAYOUTS[code].fixed.size for code in (_HTOD, _MODULE)}
@@ -98,6 +100,11 @@ class BlobReferences:
         length, op, flags, index, thread, count = CALL_HEADER.unpack_from(record)
         head = CALL_HEADER.pack(length, op, flags | FLAG_KEEP, index, thread, count)
         return b"".join((head, record[HEADER_BYTES:]))
+
+    @property
+    def full(self) -> bool:
+        """Whether the server should first execute some of what refers to kept contents."""
+        return self._kept_bytes > min(ENOUGH_KEPT_BYTES, self._max_kept_bytes)
 
     def executed(self, index: int) -> None:
         """Forget the contents of references up to the last executed call."""

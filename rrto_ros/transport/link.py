@@ -27,6 +27,8 @@ MAX_MISSING = 64
 FASTEST_OF = 64
 """Round trips among which the shortest is found."""
 MAX_BATCH_BYTES = 256 << 20
+WINDOW_BYTES = 32 << 20
+"""Bytes on their way at most. With what waits at both ends it bounds a session's memory."""
 
 Buffer = bytes | bytearray | memoryview
 """Bytes to send; copied when they are cut, so the caller may reuse them after `push`."""
@@ -75,7 +77,7 @@ class MessageSender:
         *,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         window_messages: int = 256,
-        window_bytes: int = 64 << 20,
+        window_bytes: int = WINDOW_BYTES,
         rto_s: float = 0.25,
         min_rto_s: float = 0.1,
         max_rto_s: float = 2.0,
@@ -125,6 +127,11 @@ class MessageSender:
     def idle(self) -> bool:
         """Whether everything pushed was sent and acknowledged."""
         return not self._queue and not self._sent
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that were pushed and have not been given out."""
+        return self._queued_bytes
 
     @property
     def fastest_s(self) -> float:
@@ -308,7 +315,7 @@ class MessageReceiver:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         max_batch_bytes: int = MAX_BATCH_BYTES,
         window: int = RECEIVE_WINDOW,
-        max_ahead_bytes: int = 128 << 20,
+        max_ahead_bytes: int = 2 * WINDOW_BYTES,
         ack_delay_s: float = 0.02,
         ack_messages: int = 16,
     ) -> None:

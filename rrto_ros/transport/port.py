@@ -25,6 +25,9 @@ FLAG_BUSY = 4
 """Results only: the session's worker is executing."""
 FLAG_CLOSED = 8
 """Results only: the session is not open on this server (any more)."""
+FLAG_FULL = 16
+"""Who says this has no room: the other end goes on with what it has queued, and takes nothing more
+(from the program, from the worker) until a message comes without it."""
 
 _ROBOT = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 MAX_ROBOT = 64

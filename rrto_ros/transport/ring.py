@@ -46,6 +46,12 @@ LINGERING = 2
 
 DEFAULT_CALL_BYTES = 32 << 20
 DEFAULT_REPLY_BYTES = 32 << 20
+MAX_UNTAKEN_BYTES = 32 << 20
+MOST_UNASKED_BYTES = 256 << 20
+"""What a server may still send after it was asked for no more: far more than is on its way."""
+TAKE_BYTES = 32 << 20
+"""About as much is taken out of the ring at once, however large it is."""
+_SIZE = struct.Struct("<I")
 _COUNTER = struct.Struct("<Q")
 _WAITS = 4
 _KINDS = ("local", "async", "sync", "unsupported")
@@ -195,6 +201,8 @@ class RingConsumer:
         offset = tail & (self._size - 1)
         size = min(filled, self._size - offset)
         start = self._at + offset
+        if size > TAKE_BYTES:
+            size = self._some(start, size)
         data = bytes(self._ring.view[start : start + size])
         self._tail = (tail + size) & _MASK64
         self._atomics.store_u64(self._tail_address, self._tail)
@@ -203,6 +211,16 @@ class RingConsumer:
         self._bytes += size
         self._takes += 1
         return data
+
+    def _some(self, start: int, size: int) -> int:
+        """The size of the first whole records of a long row; what is wrong is found later."""
+        at = 0
+        while at < TAKE_BYTES:
+            record = int(_SIZE.unpack_from(self._ring.view, start + at)[0])
+            if record < 8 or record % 8 or record > size - at:
+                return size
+            at += record
+        return at
 
     def announce(self, how: int) -> None:
         """Announce sleep (`SLEEPING` or `LINGERING`) or, with 0, that nobody needs to wake us.
@@ -227,10 +245,15 @@ class ReplyWriter:
     """Puts result records into the reply ring; any thread.
 
     What does not fit yet is kept, in order; the shim writes the call eventfd when it has made
-    room, and then `flush` must be called. Nothing here ever waits.
+    room, and then `flush` must be called. Nothing here ever waits: while `full`, the server is to
+    be asked for no more.
+
+    Args:
+        ring: Where they go.
+        max_pending_bytes: With more beside the ring it is full, until half of that is left.
     """
 
-    def __init__(self, ring: RingMemory, max_pending_bytes: int = 256 << 20) -> None:
+    def __init__(self, ring: RingMemory, max_pending_bytes: int = MAX_UNTAKEN_BYTES) -> None:
         self._ring = ring
         self._atomics = atomics()
         self._lock = threading.Lock()
@@ -240,6 +263,7 @@ class ReplyWriter:
         self._pending: deque[Buffer] = deque()
         self._pending_bytes = 0
         self._max_pending_bytes = max_pending_bytes
+        self._full = False
         self._records = 0
         self._bytes = 0
         self._stalls = 0
@@ -249,12 +273,17 @@ class ReplyWriter:
         """The largest record that the reply ring can carry."""
         return self._size
 
+    @property
+    def full(self) -> bool:
+        """Whether the program has so much to take that nothing more should come."""
+        return self._full
+
     def write(self, records: Iterable[Buffer]) -> None:
         """Queue whole result records (each a multiple of 8 bytes) and put in what fits.
 
         Raises:
-            ProtocolError: A record is larger than the ring, or the program does not take its
-                results and too many bytes wait.
+            ProtocolError: A record is larger than the ring, or a server that was asked for no
+                more goes on sending without end.
         """
         with self._lock:
             for record in records:
@@ -264,11 +293,12 @@ class ReplyWriter:
                     )
                 self._pending.append(record)
                 self._pending_bytes += len(record)
-            if self._pending_bytes > self._max_pending_bytes:
-                raise ProtocolError(
-                    f"the program leaves {self._pending_bytes} bytes of results untaken"
-                )
             self._flush()
+            if self._pending_bytes > self._max_pending_bytes + MOST_UNASKED_BYTES:
+                raise ProtocolError(
+                    f"{self._pending_bytes} bytes of results wait for the program, and the server "
+                    "does not hold back the rest although it was asked to"
+                )
 
     def flush(self) -> None:
         """Put in what fits by now.
@@ -286,6 +316,7 @@ class ReplyWriter:
             "records": self._records,
             "bytes": self._bytes,
             "pending": len(self._pending),
+            "pending_bytes": self._pending_bytes,
             "stalls": self._stalls,
         }
 
@@ -309,6 +340,7 @@ class ReplyWriter:
             self._pending_bytes -= len(record)
             self._records += 1
             self._bytes += len(record)
+        self._full = self._pending_bytes > self._max_pending_bytes >> self._full
         if head != self._head:
             self._head = head & _MASK64
             self._atomics.store_u64(self._ring.address + REPLY_HEAD, self._head)

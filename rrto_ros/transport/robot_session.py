@@ -37,6 +37,7 @@ from rrto_ros.transport.outgoing import Outgoing
 from rrto_ros.transport.port import (
     FLAG_ACK_ONLY,
     FLAG_CLOSED,
+    FLAG_FULL,
     FLAG_MORE,
     FLAG_PROBE,
     CallsMessage,
@@ -100,6 +101,8 @@ class RobotSession:
         self._lost = ""
         self._over = False
         self._blocked = False
+        self._server_full = False
+        self._said_full = False
         self._sleeps_until = 0.0
         self._opened = False
         self._welcomed = False
@@ -191,7 +194,8 @@ class RobotSession:
                 # The recorder's own verdict, which says more, comes first.
                 wait_timeout_ms=int((config.server_timeout_s + 1.0) * 1000),
             )
-            self._consumer, self._replies = RingConsumer(self._ring), ReplyWriter(self._ring)
+            self._consumer = RingConsumer(self._ring)
+            self._replies = ReplyWriter(self._ring, config.untaken_bytes)
             self._sender = MessageSender(
                 max_message_bytes=min(config.max_message_bytes, answer.max_message_bytes),
                 window_messages=config.window,
@@ -231,7 +235,7 @@ class RobotSession:
             if self._lost and self._phase != "lost":
                 self._phase = "lost"
                 self._fail(self._lost, CUresult.DEVICE_UNAVAILABLE)
-            open_ = self._phase == "lost" or self._sender.room
+            open_ = self._phase == "lost" or self._room
             out = self._out
             lingers = out.pending
             if open_:
@@ -246,7 +250,7 @@ class RobotSession:
             timeout = self._send(time.monotonic())
             if out.must_think:
                 out.think(time.monotonic())
-            if out.pending != lingers or (not open_ and self._sender.room):
+            if out.pending != lingers or (not open_ and self._room):
                 # The announcement no longer says what would wake us, or there is room again.
                 continue
             thinks = out.thinks
@@ -262,6 +266,14 @@ class RobotSession:
             if socket_fd in readable and hung_up(self._connection):
                 self._last_words()
                 return ""
+
+    @property
+    def _room(self) -> bool:
+        """Whether the program's next calls can go on; else they stay in its ring."""
+        if self._server_full or not self._sender.room:
+            return False
+        # After an error nothing is executed any more, so nothing would make room.
+        return self._blobs is None or not self._blobs.full or bool(self._error)
 
     def _absorb(self, data: bytes) -> None:
         """Take records out of the ring into the batch that is being made."""
@@ -290,16 +302,18 @@ class RobotSession:
                 self._answer_wanted(self._blobs_wanted.popleft())
             if out.pending and now >= out.flush_at:
                 self._sender.push(out.take())
-            ack = self._receiver.ack
+            ack, full = self._receiver.ack, FLAG_FULL if self._replies.full else 0
             outgoing = [
-                CallsMessage(self.id, m.sequence, ack, FLAG_MORE if m.more else 0, m.data)
+                CallsMessage(self.id, m.sequence, ack, full | (FLAG_MORE if m.more else 0), m.data)
                 for m in self._sender.due(now)
             ]
             silent = now - self._spoke >= ALIVE_PERIOD_S
-            if not outgoing and (silent or self._receiver.ack_due(now)):
-                flags = FLAG_ACK_ONLY | (FLAG_PROBE if silent else 0)
+            news = bool(full) is not self._said_full
+            if not outgoing and (news or silent or self._receiver.ack_due(now)):
+                flags = full | FLAG_ACK_ONLY | (FLAG_PROBE if silent else 0)
                 outgoing = [CallsMessage(self.id, self._sender.newest, ack, flags, b"")]
             if outgoing:
+                self._said_full = bool(full)
                 self._spoke = now
                 self._receiver.ack_sent()
             lost_at = self._heard + self._config.server_timeout_s
@@ -315,7 +329,7 @@ class RobotSession:
             if out.waits:
                 due.append(now + ACK_SLACK_S)
             self._sleeps_until = now if self._lost else min(due)
-            self._blocked = not self._sender.room
+            self._blocked = not self._room
             timeout = max(self._sleeps_until - now, 0.0)
         for message in outgoing:
             self._port.publish_calls(message)
@@ -330,7 +344,7 @@ class RobotSession:
 
     def _last_words(self) -> None:
         """Send what the program called before it ended: its effects are part of the recording."""
-        while self._phase != "lost" and self._sender.room and (data := self._consumer.take()):
+        while self._phase != "lost" and self._room and (data := self._consumer.take()):
             self._absorb(data)
         self._out.flush()
         self._send(time.monotonic())
@@ -385,7 +399,7 @@ class RobotSession:
         """
         if self._lost or self._blobs_wanted or self._blocked or self._sender.urgent:
             return True
-        if self._out.urgent:
+        if self._out.urgent or self._replies.full is not self._said_full:
             return True
         due = self._receiver.ack_deadline()
         return due is not None and self._sleeps_until > due + ACK_SLACK_S
@@ -393,6 +407,7 @@ class RobotSession:
     def _received(self, message: ResultsMessage, now: float) -> None:
         assert self._ring is not None
         self._ring.beat()
+        self._server_full = bool(message.flags & FLAG_FULL)
         if message.flags & FLAG_ACK_ONLY:
             self._receiver.announced(message.sequence, now)
         else:

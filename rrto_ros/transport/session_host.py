@@ -20,11 +20,18 @@ from rrto_ros.api.info import DeviceInfo
 from rrto_ros.api.wire import RESULT_STICKY, Buffer
 from rrto_ros.errors import ProtocolError
 from rrto_ros.replay.executor import refuse_calls
-from rrto_ros.transport.link import MAX_MESSAGE_BYTES, Message, MessageReceiver, MessageSender
+from rrto_ros.transport.link import (
+    MAX_MESSAGE_BYTES,
+    WINDOW_BYTES,
+    Message,
+    MessageReceiver,
+    MessageSender,
+)
 from rrto_ros.transport.port import (
     FLAG_ACK_ONLY,
     FLAG_BUSY,
     FLAG_CLOSED,
+    FLAG_FULL,
     FLAG_MORE,
     FLAG_PROBE,
     CallsMessage,
@@ -34,8 +41,9 @@ from rrto_ros.transport.port import (
 from rrto_ros.transport.worker_process import WorkerDeath, WorkerProcess
 
 KEEPALIVE_S = 0.25
-MAX_UNEXECUTED_BYTES = 256 << 20
-MAX_UNSENT_BYTES = 512 << 20
+MAX_UNEXECUTED_BYTES = 32 << 20
+MOST_UNASKED_BYTES = 256 << 20
+"""What a robot may still send after it was asked for no more: far more than is on its way."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +53,14 @@ class HostLimits:
     Attributes:
         max_message_bytes: Largest message taken or sent.
         timeout_s: The session closes when nothing came for so long, in seconds.
-        unexecuted_bytes: Beyond it calls are not taken (the robot sends them again).
-        unsent_bytes: The session closes when more results wait for acknowledgement.
+        unexecuted_bytes: Beyond it the robot is asked to hold its calls back.
+        unsent_bytes: With more results on their way none are taken from the worker, which waits.
     """
 
     max_message_bytes: int = MAX_MESSAGE_BYTES
     timeout_s: float = 10.0
     unexecuted_bytes: int = MAX_UNEXECUTED_BYTES
-    unsent_bytes: int = MAX_UNSENT_BYTES
+    unsent_bytes: int = WINDOW_BYTES
 
 
 class SessionHost:
@@ -84,7 +92,13 @@ class SessionHost:
         self._wake = wake
         self._lock = threading.RLock()
         self._receiver = MessageReceiver(max_message_bytes=limits.max_message_bytes)
-        self._sender = MessageSender(max_message_bytes=limits.max_message_bytes)
+        self._sender = MessageSender(
+            max_message_bytes=limits.max_message_bytes, window_bytes=limits.unsent_bytes
+        )
+        # Results wait in the worker's socket, and with them the worker, until there is room.
+        self._results_room = threading.Condition(self._lock)
+        self._robot_full = False
+        self._said_full = False
         # What the worker has not finished: answered from here if it dies.
         self._unexecuted: deque[Buffer] = deque()
         self._unexecuted_bytes = 0
@@ -99,6 +113,7 @@ class SessionHost:
         self._said_at = now
         self._deadline = now + KEEPALIVE_S
         self._deferred = 0
+        self._stalls = 0
         self._refused = 0
         self._last_refusal = ""
 
@@ -144,11 +159,12 @@ class SessionHost:
                 return
             now = time.monotonic()
             self._heard_at = now
+            self._robot_full = bool(message.flags & FLAG_FULL)
             try:
                 self._sender.acknowledged(message.results_ack, (), now)
                 if message.flags & FLAG_ACK_ONLY:
                     self._receiver.announced(message.sequence, now)
-                elif self._unexecuted_bytes > self._limits.unexecuted_bytes:
+                elif self._unexecuted_bytes > self._limits.unexecuted_bytes + MOST_UNASKED_BYTES:
                     self._deferred += 1
                 else:
                     more = bool(message.flags & FLAG_MORE)
@@ -161,15 +177,25 @@ class SessionHost:
             finally:
                 probed = message.flags & FLAG_ACK_ONLY and message.flags & FLAG_PROBE
                 self._pump(now, answer=bool(probed))
+                self._results_room.notify()
 
     def on_results(self, data: memoryview, executed: int, done: int, last_reply: int) -> None:
-        """Take results from the worker (its reader thread)."""
+        """Take results from the worker (its reader thread); waits until there is room for them.
+
+        Meanwhile the worker's socket fills up and the worker waits in its turn, with nothing
+        executed further, so that what it copies to the host later is what is there then.
+        """
         with self._lock:
             self._executed = executed
             self._last_reply = last_reply
             while self._batches_done < done and self._unexecuted:
                 self._unexecuted_bytes -= len(self._unexecuted.popleft())
                 self._batches_done += 1
+            if len(data) and not self._may_send:
+                self._stalls += 1
+                # What was executed may have made room for calls.
+                self._pump(time.monotonic())
+                self._results_room.wait_for(lambda: self._closed or self._may_send)
             if self._closed:
                 return
             if len(data):
@@ -203,10 +229,6 @@ class SessionHost:
             if malformed:
                 # Who wrote it took the place of a message: its calls would be waited for in vain.
                 return f"the stream of calls broke: {malformed}"
-            stats = self._sender.statistics()
-            unsent = int(stats["queued_bytes"]) + int(stats["unacknowledged_bytes"])
-            if unsent > self._limits.unsent_bytes:
-                return f"{unsent} bytes of results wait for the recorder's acknowledgement"
             self._pump(now)
             return ""
 
@@ -221,6 +243,7 @@ class SessionHost:
             self._unexecuted.clear()
             self._unexecuted_bytes = 0
             self._say_closed()
+            self._results_room.notify()
         self._worker.close(patience_s)
 
     def statistics(self) -> dict[str, Any]:
@@ -234,6 +257,7 @@ class SessionHost:
                 "busy": self.busy,
                 "unexecuted_bytes": self._unexecuted_bytes,
                 "deferred": self._deferred,
+                "result_stalls": self._stalls,
                 "refused": self._refused,
                 "last_refusal": self._last_refusal,
                 "error": self.error,
@@ -241,6 +265,17 @@ class SessionHost:
                 "sent": self._sender.statistics(),
                 "worker": self._worker.statistics(),
             }
+
+    @property
+    def _may_send(self) -> bool:
+        """Whether results can be taken from the worker."""
+        return self._sender.room and not self._robot_full
+
+    @property
+    def _full(self) -> bool:
+        """Whether the robot shall hold its calls back; less room is wanted to let it go on."""
+        held = self._unexecuted_bytes + self._sender.queued_bytes
+        return held > self._limits.unexecuted_bytes >> self._said_full
 
     def _feed(self, batch: Buffer) -> None:
         if self._dead is not None:
@@ -266,6 +301,7 @@ class SessionHost:
         for message in due:
             self._say(message, now)
         answer = answer or receiver.ack_due(now) or now - self._said_at >= KEEPALIVE_S
+        answer = answer or self._full is not self._said_full
         if answer and not due:
             self._say(None, now)
         deadline = self._said_at + KEEPALIVE_S
@@ -276,7 +312,8 @@ class SessionHost:
         self._wake(deadline)
 
     def _say(self, message: Message | None, now: float) -> None:
-        flags = FLAG_BUSY if self.busy else 0
+        self._said_full = self._full
+        flags = (FLAG_BUSY if self.busy else 0) | (FLAG_FULL if self._said_full else 0)
         if message is None:
             sequence, data = self._sender.newest, b""
             flags |= FLAG_ACK_ONLY

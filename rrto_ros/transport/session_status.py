@@ -7,8 +7,12 @@ from pathlib import Path
 
 from rrto_ros.errors import ConfigError
 from rrto_ros.replay.replayer import ReplayOptions
-from rrto_ros.transport.link import MAX_MESSAGE_BYTES
-from rrto_ros.transport.ring import DEFAULT_CALL_BYTES, DEFAULT_REPLY_BYTES
+from rrto_ros.transport.link import MAX_MESSAGE_BYTES, WINDOW_BYTES
+from rrto_ros.transport.ring import (
+    DEFAULT_CALL_BYTES,
+    DEFAULT_REPLY_BYTES,
+    MAX_UNTAKEN_BYTES,
+)
 
 MODES: dict[str, int] = {"rpc": 0, "batched": 1, "replay": 2, "local": 3, "partition": 4}
 """Mode name -> value of the ring header's mode field."""
@@ -43,6 +47,8 @@ class SessionConfig:
         max_message_bytes: Wanted bound of one message; the server may have a smaller one.
         window: Unacknowledged messages.
         window_bytes: Unacknowledged bytes.
+        untaken_bytes: Results that wait for the program beside its ring; beyond it the server is
+            asked to hold back what it has.
         blob_references: Whether uploads that the server has are named instead of sent.
         blob_min_bytes: Smaller uploads are always sent.
         server_timeout_s: Silence after which the server is lost.
@@ -62,7 +68,8 @@ class SessionConfig:
     batch_bytes: int = 1 << 20
     max_message_bytes: int = MAX_MESSAGE_BYTES
     window: int = 256
-    window_bytes: int = 64 << 20
+    window_bytes: int = WINDOW_BYTES
+    untaken_bytes: int = MAX_UNTAKEN_BYTES
     blob_references: bool = True
     blob_min_bytes: int = 16 << 10
     server_timeout_s: float = 5.0

@@ -130,10 +130,39 @@ def test_a_result_larger_than_the_ring_is_refused_by_name(ring):
         ReplyWriter(ring).write([pack_result(1, 0, b"a" * 4096)])
 
 
-def test_a_program_that_never_takes_its_results_is_refused_beyond_a_bound(ring):
+def test_results_that_wait_make_the_writer_full_until_half_of_the_bound_is_left(ring):
+    writer, program = ReplyWriter(ring, max_pending_bytes=10_000), Program(ring)
+    writer.write([pack_result(i, 0, b"a" * 1000) for i in range(9)])
+    assert not writer.full, "three are in the ring, six beside it"
+    writer.write([pack_result(i, 0, b"a" * 1000) for i in range(9, 14)])
+    assert writer.full
+    got, filled = [], []
+    while len(got) < 14:
+        got += program.take()
+        writer.flush()
+        filled.append((writer.statistics()["pending_bytes"], writer.full))
+    assert [index for index, _ in got] == list(range(14))
+    assert [full for _, full in filled] == [size > 5_000 for size, _ in filled]
+    assert {full for _, full in filled} == {True, False}
+
+
+def test_a_server_that_never_holds_back_is_refused_beyond_a_bound(ring, monkeypatch):
+    monkeypatch.setattr("rrto_ros.transport.ring.MOST_UNASKED_BYTES", 4096)
     writer = ReplyWriter(ring, max_pending_bytes=10_000)
-    with pytest.raises(ProtocolError, match="untaken"):
-        writer.write([pack_result(i, 0, b"a" * 4000) for i in range(4)])
+    writer.write([pack_result(i, 0, b"a" * 4000) for i in range(4)])
+    assert writer.full
+    with pytest.raises(ProtocolError, match="does not hold back"):
+        writer.write([pack_result(4, 0, b"a" * 4000)])
+
+
+def test_a_long_row_of_records_is_taken_in_parts_of_whole_records(ring, monkeypatch):
+    monkeypatch.setattr("rrto_ros.transport.ring.TAKE_BYTES", 1000)
+    records = [struct.pack("<IHH", size, 1, 0) + bytes(size - 8) for size in (400, 400, 400, 2000)]
+    row = b"".join(records)
+    ring.view[layout.RINGS : layout.RINGS + len(row)] = row
+    atomics().store_u64(ring.address + layout.CALL_HEAD, len(row))
+    consumer = RingConsumer(ring)
+    assert [consumer.take() for _ in range(3)] == [row[:1200], row[1200:], b""]
 
 
 def test_an_impossible_reply_position_is_refused(ring):
