@@ -6,6 +6,9 @@ PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
 RUN := $(VENV)/bin
 
+# A variable named on make's command line would reach the programs too: tinygrad, say, reads PYTHON.
+unexport PYTHON VENV OUT PYTEST_ARGS TEST_WORKERS BENCH_ARGS
+
 .PHONY: help setup-python setup-demo setup-test demo test check gen bench clean distclean
 
 help: ## these lines

@@ -116,6 +116,8 @@ class TestDriver:
         started = subprocess.Popen(
             ["sh", BENCH / "gpu_proof.sh"], env=env, cwd=tmp_path, stderr=subprocess.PIPE,
             text=True, start_new_session=True,
+            # A shell that starts with SIGINT ignored, as in the background, cannot trap it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         try:
             with stuck.open("rb"):  # opens when the driver does

@@ -42,6 +42,13 @@ class Hostile:
             self.heard.append(message)
             self.know.set()
 
+    def heard_by(self, name):
+        """Whether the node of that name gets the calls from now on."""
+        return name in {
+            one.node_name
+            for one in self.node.get_subscriptions_info_by_topic(self.calls.topic_name)
+        }
+
     def results_heard(self):
         """Whether the recorder, if any is wanted, listens to results."""
         return "--server-only" in sys.argv or self.results.get_subscription_count() > 0
@@ -92,8 +99,8 @@ def main():
     rclpy.init()
     hostile = Hostile(sys.argv[1])
     threading.Thread(target=rclpy.spin, args=(hostile.node,), daemon=True).start()
-    while hostile.calls.get_subscription_count() < 2 or not hostile.results_heard():
-        # Its own subscription and the server's; DDS has no event for a match in rclpy.
+    while not (hostile.heard_by("offload_server_data") and hostile.results_heard()):
+        # DDS has no event for a match in rclpy.
         time.sleep(0.01)
     print('{"hostile": true}', flush=True)
     for line in sys.stdin:
