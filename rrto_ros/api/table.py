@@ -103,9 +103,10 @@ CALLS: tuple[Call, ...] = (
     Call("cuInit", "sync", needs="none", note="opens the session"),
     *_locals(
         "cuDriverGetVersion cuGetErrorString cuGetErrorName cuGetProcAddress cuGetProcAddress_v2 "
-        "cuGetExportTable cuProfilerStart cuProfilerStop cuModuleGetLoadingMode",
+        "cuGetExportTable",
         "none",
     ),
+    *_locals("cuProfilerStart cuProfilerStop cuModuleGetLoadingMode", "init"),
     # devices
     *_locals(
         "cuDeviceGet cuDeviceGetCount cuDeviceGetName cuDeviceGetUuid_v2=cuDeviceGetUuid "

@@ -8,6 +8,7 @@ from typing import Any
 
 from rrto_ros.api.codec import LAYOUTS, TABLE_HASH
 from rrto_ros.api.ops import OPS
+from rrto_ros.api.result_texts import RESULT_TEXTS
 from rrto_ros.api.results import CUresult
 from rrto_ros.api.table import CALLS, EXTRA_EXPORTS, Call
 from rrto_ros.shim.headers import Snapshot
@@ -312,8 +313,9 @@ def errors_source(data: Snapshot) -> str:
         "const struct rrto_error rrto_errors[] = {",
     ]
     for name, number in sorted(names.items(), key=lambda item: item[1]):
-        text = "no error" if not number else name.removeprefix("CUDA_ERROR_")
-        text = text.lower().replace("_", " ")
+        text = RESULT_TEXTS.get(number)
+        if text is None:
+            text = name.removeprefix("CUDA_ERROR_").lower().replace("_", " ")
         lines.append(f'    {{{number}, "{name}", "{text}"}},')
     lines += ["};", f"const unsigned rrto_error_count = {len(names)};", ""]
     return "\n".join(lines)

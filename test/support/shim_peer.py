@@ -33,6 +33,8 @@ CASES = Path(__file__).resolve().parent / "programs" / "shim_cases.py"
 
 ARENA_BASE = 0x1200_0000_0000
 """Nobody else's in this process: the addresses of two runs are compared."""
+ARENA_STEP = 1 << 36
+"""Between sessions that are open at the same time."""
 
 
 class Peer:
@@ -79,6 +81,7 @@ class Peer:
         self.hello = None
         self.stderr = ""
         self.closed_sessions = threading.Semaphore(0)
+        self._places = set()
         self._settings = {"mode": mode, "call_bytes": call_bytes, "reply_bytes": reply_bytes,
                           "wait_timeout_ms": wait_timeout_ms}  # fmt: skip
         self._memory_bytes = memory_bytes
@@ -95,7 +98,7 @@ class Peer:
 
     def environment(self, **extra):
         """Of a program that shall find this peer."""
-        env = {k: v for k, v in os.environ.items() if not k.startswith("RRTO_")}
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("RRTO_", "CUDA_"))}
         return {
             **env,
             "LD_LIBRARY_PATH": str(ensure_built()),
@@ -173,7 +176,12 @@ class Peer:
             send_welcome(connection, self._welcome)
             connection.close()
             return
-        device = CpuDevice(limit_bytes=self._memory_bytes, arena_base=ARENA_BASE)
+        with self._executing:
+            place = next(n for n in range(64) if n not in self._places)
+            self._places.add(place)
+        device = CpuDevice(
+            limit_bytes=self._memory_bytes, arena_base=ARENA_BASE + place * ARENA_STEP
+        )
         ring = RingMemory(**self._settings)
         self.rings.append(ring)
         self.writers.append(ReplyWriter(ring))
@@ -189,6 +197,7 @@ class Peer:
             self._loop(connection, ring, executor)
         finally:
             device.close()
+            self._places.discard(place)
             connection.close()
             self.closed_sessions.release()
 

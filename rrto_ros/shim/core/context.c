@@ -38,7 +38,8 @@ static void set_up(struct rrto_object *object, unsigned flags)
 
 void rrto_context_start(void)
 {
-    primary = rrto_new(RRTO_CONTEXT);
+    if (!primary) /* a child's is its parent's */
+        primary = rrto_new(RRTO_CONTEXT);
     if (primary)
         set_up(primary, 0);
 }
@@ -75,7 +76,7 @@ static CUresult current(struct rrto_object **out)
 CUresult rrto_need_init(void)
 {
     if (atomic_load_explicit(&S.forked, memory_order_relaxed) ||
-        !atomic_load_explicit(&S.ready, memory_order_acquire))
+        !atomic_load_explicit(&S.started, memory_order_acquire))
         return CUDA_NOT_INITIALIZED;
     return CUDA_SUCCESS;
 }

@@ -333,17 +333,24 @@ static void move_counters(void)
     atomic_store(&rrto_export_calls, calls);
 }
 
+/* A session belongs to its process. A child of one that has not called cuInit yet may open its own. */
 static void in_child(void)
 {
-    if (!atomic_load(&S.ready))
+    if (!atomic_load(&S.ready) || atomic_load(&S.forked))
         return;
-    atomic_store(&S.forked, 1);
-    atomic_store(&rrto_walk_open, 0); /* the parent's, and the parent sends it */
     close(S.socket_fd); /* else the session would outlive its process */
     close(S.call_fd);
     close(S.reply_fd);
+    memset(early_counters, 0, sizeof early_counters);
+    memset(early_calls, 0, sizeof early_calls);
     atomic_store(&rrto_counters, early_counters);
     atomic_store(&rrto_export_calls, early_calls);
+    if (!atomic_load(&S.started)) {
+        atomic_store(&S.ready, 0);
+        return;
+    }
+    atomic_store(&S.forked, 1);
+    atomic_store(&rrto_walk_open, 0); /* the parent's, and the parent sends it */
 }
 
 static CUresult refuse(int status, const char *format, const char *a, const char *b)
@@ -358,6 +365,12 @@ static CUresult refuse(int status, const char *format, const char *a, const char
         complained = 1;
     }
     return status;
+}
+
+static CUresult hidden(void)
+{
+    return refuse(CUDA_NO_DEVICE, "CUDA_VISIBLE_DEVICES=%s hides the device, which is number 0%s",
+                  getenv("CUDA_VISIBLE_DEVICES"), "");
 }
 
 static CUresult open_session(int fd, const char *path, int64_t deadline)
@@ -387,7 +400,12 @@ static CUresult open_session(int fd, const char *path, int64_t deadline)
         refuse(status, "no session: %s (%s); look at rrto status", text, name ? name : "error");
         goto failed;
     }
-    if (read_device(body + words[2], words[3]) || map_rings(fds)) {
+    int readable = !read_device(body + words[2], words[3]);
+    if (readable && !rrto_visible(S.uuid)) {
+        status = hidden();
+        goto failed;
+    }
+    if (!readable || map_rings(fds)) {
         refuse(status, "%s sent a session this shim cannot use%s; are both of one version?", path,
                "");
         goto failed;
@@ -406,6 +424,8 @@ static CUresult connect_once(void)
     const char *given = getenv("RRTO_CONNECT_TIMEOUT_MS");
     int64_t timeout = given && *given ? atol(given) : CONNECT_TIMEOUT_MS;
     int64_t deadline = now_ms() + (timeout > 0 ? timeout : CONNECT_TIMEOUT_MS);
+    if (!rrto_visible(NULL))
+        return hidden(); /* nothing is opened for a program that shall not see it */
     const char *path = getenv("RRTO_SOCKET");
     int domain = path && *path ? 0 : domain_number(getenv("ROS_DOMAIN_ID"));
     if (domain < 0)
@@ -444,7 +464,10 @@ static CUresult connect_once(void)
     rrto_arena_start();
     rrto_context_start();
     move_counters();
-    pthread_atfork(NULL, NULL, in_child);
+    static int watched;
+    if (!watched)
+        pthread_atfork(NULL, NULL, in_child);
+    watched = 1;
     atomic_store_explicit(&S.ready, 1, memory_order_release);
     return CUDA_SUCCESS;
 }
@@ -463,5 +486,8 @@ CUresult rrto_connect(void)
 
 CUresult rrto_cuInit(unsigned int Flags)
 {
-    return Flags ? CUDA_INVALID_VALUE : rrto_connect();
+    CUresult result = Flags ? CUDA_INVALID_VALUE : rrto_connect();
+    if (!result)
+        atomic_store_explicit(&S.started, 1, memory_order_release);
+    return result;
 }

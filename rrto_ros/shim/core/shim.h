@@ -23,6 +23,7 @@ struct rrto_pair {
 
 struct rrto_session {
     _Atomic int ready;  /* connected: everything below is set */
+    _Atomic int started; /* cuInit succeeded */
     _Atomic int forked; /* this process is the child of a connected one */
     _Atomic int error;  /* sticky CUresult, 0: none */
     _Atomic int dead;   /* the recorder is gone: this CUresult for ever */
@@ -60,6 +61,9 @@ static inline void rrto_count(unsigned number)
     atomic_fetch_add_explicit((_Atomic uint32_t *)at, 1, memory_order_relaxed);
 }
 CUresult rrto_unsupported(unsigned number, const char *name);
+
+/* ---- visible.c ---- */
+int rrto_visible(const unsigned char *uuid); /* NULL, while unknown: as far as numbers say */
 
 /* ---- ring.c: records to the recorder, results from it ---- */
 struct rrto_content {

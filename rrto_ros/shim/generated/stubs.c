@@ -4253,7 +4253,10 @@ CUresult cuModuleGetGlobal_v2(CUdeviceptr* dptr, size_t* bytes, CUmodule hmod, c
 EXPORT CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode* mode);
 CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode* mode)
 {
+    CUresult result;
     rrto_count(519);
+    if ((result = rrto_need_init()))
+        return result;
     return rrto_cuModuleGetLoadingMode(mode);
 }
 
@@ -4498,14 +4501,20 @@ CUresult cuProfilerInitialize(void)
 EXPORT CUresult cuProfilerStart(void);
 CUresult cuProfilerStart(void)
 {
+    CUresult result;
     rrto_count(551);
+    if ((result = rrto_need_init()))
+        return result;
     return rrto_cuProfilerStart();
 }
 
 EXPORT CUresult cuProfilerStop(void);
 CUresult cuProfilerStop(void)
 {
+    CUresult result;
     rrto_count(552);
+    if ((result = rrto_need_init()))
+        return result;
     return rrto_cuProfilerStop();
 }
 

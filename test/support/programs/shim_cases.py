@@ -45,6 +45,58 @@ def init_only():
     print(json.dumps({"result": result, "seconds": time.monotonic() - began}))
 
 
+def visible():
+    """What a program that may use a GPU asks first."""
+    count, version, uuid = ctypes.c_int(-1), ctypes.c_int(), ctypes.create_string_buffer(16)
+    ok("cuDriverGetVersion", ctypes.byref(version))
+    wants(call("cuDeviceGetCount", ctypes.byref(count)), NOT_INITIALIZED, "before cuInit")
+    answer = {"init": call("cuInit", 0), "count": call("cuDeviceGetCount", ctypes.byref(count)),
+              "devices": count.value, "version": version.value}  # fmt: skip
+    if not answer["init"]:
+        ok("cuDeviceGetUuid_v2", uuid, 0)
+        answer["uuid"] = uuid.raw.hex()
+    print(json.dumps(answer))
+
+
+def not_started():
+    """Everything but the few calls that need no cuInit."""
+    ok("cuDriverGetVersion", ctypes.byref(ctypes.c_int()))
+    text = ctypes.c_char_p()
+    ok("cuGetErrorString", 1, ctypes.byref(text))
+    for name in ("cuDeviceGetCount", "cuDeviceGet", "cuCtxGetCurrent", "cuProfilerStart",
+                 "cuProfilerStop", "cuCtxSynchronize", "cuMemAlloc_v2", "cuModuleLoadData",
+                 "cuModuleGetLoadingMode", "cuLibraryLoadData", "cuStreamCreate"):  # fmt: skip
+        wants(call(name, 0, 0), NOT_INITIALIZED, name)
+    wants(call("cuInit", 1), INVALID_VALUE, "flags of cuInit")
+    wants(call("cuDeviceGetCount", 0), NOT_INITIALIZED, "after a cuInit that failed")
+
+
+def fork_before_start():
+    """A version is asked, then a child computes, as with multiprocessing."""
+    ok("cuDriverGetVersion", ctypes.byref(ctypes.c_int()))
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            try:
+                scale_and_read()
+                again = os.fork()
+                if again == 0:
+                    os._exit(call("cuInit", 0) != NOT_INITIALIZED)
+                wants(os.waitpid(again, 0)[1], 0, "a child of a process that had started")
+                ok("cuCtxSynchronize")
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        wants(os.waitpid(child, 0)[1], 0, "a child's exit")
+    scale_and_read()
+
+
 def device_questions():
     wants(call("cuCtxGetDevice", ctypes.byref(ctypes.c_int())), NOT_INITIALIZED, "before cuInit")
     version = out("cuDriverGetVersion", kind=ctypes.c_int)
