@@ -16,7 +16,7 @@ from common import Row, row
 from rrto_ros.bringup.environment import node_environment
 from rrto_ros.errors import UnavailableError
 from rrto_ros.transport.port import CallsMessage, OpenAnswer, OpenRequest, ResultsMessage
-from rrto_ros.transport.ros_context import use_data_profile
+from rrto_ros.transport.ros_context import use_profile
 
 SESSION = bytes(range(16))
 ANSWER_BYTES = 400
@@ -47,7 +47,7 @@ def probe(robot: str, repeats: int) -> None:
     import json
     import statistics
 
-    from rrto_ros.transport.ros_port import RosRobotPort
+    from rrto_ros.transport.ros_robot_port import RosRobotPort
 
     answered = threading.Event()
     port = RosRobotPort(None, robot, lambda _: answered.set())
@@ -109,7 +109,7 @@ def dds_alone(smoke: bool) -> list[Row]:
 
 
 if __name__ == "__main__":
-    use_data_profile()
+    use_profile()
     if sys.argv[1] == "serve":
         serve(sys.argv[2])
     else:

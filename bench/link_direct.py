@@ -26,7 +26,7 @@ from link_models import NETWORKS, load
 from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.evaluation.local_device import LocalDevice
 from rrto_ros.transport.port import CallsMessage, OpenAnswer, ResultsMessage
-from rrto_ros.transport.ros_context import use_data_profile
+from rrto_ros.transport.ros_context import use_profile
 from rrto_ros.transport.ros_port import RosServerPort
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     network = NETWORKS[options.network]
     device = LocalDevice(CpuDevice(), Path(os.environ["RRTO_SOCKET"]))
     infer = load(options.network)
-    use_data_profile()
+    use_profile()
     inbox: queue.SimpleQueue[CallsMessage] = queue.SimpleQueue()
     port = RosServerPort(
         None, options.robot, inbox.put, lambda _: OpenAnswer(False, "no sessions here"),

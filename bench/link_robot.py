@@ -32,10 +32,10 @@ class DirectClient:
     def __init__(self, robot: str) -> None:
         import queue
 
-        from rrto_ros.transport.ros_context import use_data_profile
-        from rrto_ros.transport.ros_port import RosRobotPort
+        from rrto_ros.transport.ros_context import use_profile
+        from rrto_ros.transport.ros_robot_port import RosRobotPort
 
-        use_data_profile()
+        use_profile()
         self._answers: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
         self._port = RosRobotPort(
             None, robot, lambda m: self._answers.put((m.sequence, bytes(m.data))), "direct_client"

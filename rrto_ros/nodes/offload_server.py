@@ -31,7 +31,7 @@ from rrto_ros.transport.port import (
     SessionAnnouncement,
     topic,
 )
-from rrto_ros.transport.ros_context import use_data_profile
+from rrto_ros.transport.ros_context import use_profile
 from rrto_ros.transport.ros_port import RosServerPort, SpinThread, id_array
 from rrto_ros.transport.session_host import SessionHost
 from rrto_ros.transport.session_table import SessionTable
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 stopped, 1 failed, 2 a parameter or device cannot be used.
     """
-    use_data_profile()
+    use_profile()
     # Sessions are told of a shutdown over ROS, so the context must outlive the signal.
     rclpy.init(
         args=None if arguments is None else [sys.argv[0], *arguments],

@@ -46,13 +46,15 @@ from rrto_ros.termination import Termination
 from rrto_ros.transport.port import topic
 from rrto_ros.transport.ring_socket import socket_path
 from rrto_ros.transport.robot_host import RobotHost
-from rrto_ros.transport.ros_context import use_data_profile
-from rrto_ros.transport.ros_port import RosRobotPort, SpinThread, announcement_qos
+from rrto_ros.transport.ros_context import use_profile
+from rrto_ros.transport.ros_port import SpinThread, announcement_qos
+from rrto_ros.transport.ros_robot_port import RosRobotPort
 from rrto_ros.transport.session_status import SessionSnapshot
 
 DIAGNOSTICS_PERIOD_S = 1.0
 _SWITCH_INTERVAL_S = 0.0005
 _SUPPORTED = frozenset(CLASSES)
+SERVER = "offload_server"
 _OK = TransitionCallbackReturn.SUCCESS
 _REFUSED = TransitionCallbackReturn.FAILURE
 
@@ -103,7 +105,10 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
             return _REFUSED
         self._host = host
         domain = self.context.get_domain_id()
-        self._port = RosRobotPort(domain, self._robot, host.on_results, self.get_name())
+        self._port = RosRobotPort(
+            domain, self._robot, host.on_results, self.get_name(),
+            self.publish_status, self._server_announced, self._log_info,
+        )  # fmt: skip
         super().on_configure(state)
         self._entered("inactive")
         return _OK
@@ -231,6 +236,11 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         with self._lock:
             self._reports.publish(message)
 
+    def _server_announced(self) -> bool:
+        """Whether a server's status is on the user's transports, which the data's are not."""
+        found = self.get_publishers_info_by_topic(topic(self._robot, "status"))
+        return any(one.node_name == SERVER for one in found)
+
     def _server_state(self) -> str:
         port = self._port
         if port is not None and port.server_seen():
@@ -299,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 stopped, 1 failed, 2 a parameter cannot be used or autostart failed.
     """
-    use_data_profile()
+    use_profile()
     # Programs and the server are told of a shutdown, so the context must outlive the signal.
     rclpy.init(
         args=None if arguments is None else [sys.argv[0], *arguments],

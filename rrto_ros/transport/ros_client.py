@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParameters
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from rrto_msgs.msg import SessionStatus, Status
 from rrto_ros.errors import UnavailableError
 from rrto_ros.transport.port import topic
-from rrto_ros.transport.ros_context import own_context
+from rrto_ros.transport.ros_context import own_context, tool_node
 from rrto_ros.transport.ros_port import SpinThread, announcement_qos
 
 RECORDER = "recorder_replayer"
@@ -73,13 +72,7 @@ class RobotClient:
         self._reports: dict[str, Plain] = {}
         self._received = 0
         self._context = own_context(domain)
-        self._node = Node(
-            "rrto_client",
-            context=self._context,
-            use_global_arguments=False,
-            start_parameter_services=False,
-            enable_rosout=False,
-        )
+        self._node = tool_node("rrto_client", self._context)
         self._node.create_subscription(
             Status, topic(robot, "status"), self._on_status, status_qos()
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,22 +31,29 @@ to a busy server then stood still until the session was lost. What does not fit 
 APART = "RRTO_APART"
 """1: robot and edge are different machines. Bring-up of one side sets it."""
 _PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-_DATA_PROFILE = Path(__file__).resolve().parents[1] / "data" / "fastdds_data.xml"
+_DATA = Path(__file__).resolve().parents[1] / "data"
 _lock = threading.Lock()
 
 
-def use_data_profile() -> None:
-    """Let the readers of this process ask late for what they miss; before `rclpy.init`.
+def use_profile() -> None:
+    """Let this process's participants announce themselves often; before its first node is made.
 
-    Large messages over a slow link would else travel twice. For processes whose readers are those
-    of calls and results, where RRTO_APART=1 says that the other side is on another machine, and
-    so behind TCP, which loses nothing. Shared memory does, and then it has to be asked for soon
-    (of 600 KB uploads on one machine every tenth waited for seconds). Nothing happens where the
-    user chose transports or profiles.
+    For processes whose readers are those of calls and results. Where RRTO_APART=1 says that the
+    other side is on another machine, and so behind TCP, which loses nothing, they also ask late
+    for what they miss: large messages over a slow link would else travel twice. Shared memory does
+    lose, and then it has to be asked for soon (of 600 KB uploads on one machine every tenth waited
+    for seconds). Nothing happens where the user chose profiles, and with transports of the user's
+    choice the readers are left alone.
     """
-    chosen = any(name in os.environ for name in (TRANSPORTS, *_PROFILES))
-    if os.environ.get(APART) == "1" and not chosen:
-        os.environ[_PROFILES[0]] = str(_DATA_PROFILE)
+    os.environ.update(_profile())
+
+
+def _profile() -> dict[str, str]:
+    """The variable that names this package's profiles, unless the user has some."""
+    if any(name in os.environ for name in _PROFILES):
+        return {}
+    apart = os.environ.get(APART) == "1" and TRANSPORTS not in os.environ
+    return {_PROFILES[0]: str(_DATA / f"fastdds_{'apart' if apart else 'nodes'}.xml")}
 
 
 def own_context(domain: int | None = None) -> Context:
@@ -73,7 +80,17 @@ def quiet_node(name: str, context: Context) -> Node:
         context: A context in which all nodes are made by this function: the first one makes the
             participant.
     """
-    with _data_transports():
+    chosen = TRANSPORTS in os.environ
+    return _node(name, context, {} if chosen else {TRANSPORTS: DATA_TRANSPORTS})
+
+
+def tool_node(name: str, context: Context) -> Node:
+    """A node as `quiet_node` makes it, on the user's transports, for a tool that looks on."""
+    return _node(name, context, {})
+
+
+def _node(name: str, context: Context, variables: Mapping[str, str]) -> Node:
+    with _environment({**_profile(), **variables}):
         return Node(
             name,
             context=context,
@@ -84,14 +101,12 @@ def quiet_node(name: str, context: Context) -> Node:
 
 
 @contextmanager
-def _data_transports() -> Iterator[None]:
-    # The middleware reads the variable when it makes a participant; there is no other way in.
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    # The middleware reads them when it makes a participant; there is no other way in.
     with _lock:
-        chosen = TRANSPORTS in os.environ
-        if not chosen:
-            os.environ[TRANSPORTS] = DATA_TRANSPORTS
+        os.environ.update(variables)
         try:
             yield
         finally:
-            if not chosen:
-                del os.environ[TRANSPORTS]
+            for name in variables:
+                del os.environ[name]

@@ -1,4 +1,4 @@
-"""Values of `port` over DDS: owns the data nodes, their topics and services, and their threads.
+"""Values of `port` over DDS: owns the server's end, and what both ends are made of.
 
 A node that carries calls or results is kept apart from the node with the parameters: the wait
 for the one hot topic then looks at two entities and nothing else. It is waited for with a wait
@@ -9,7 +9,6 @@ in a second thread. They share a context, and with it one DDS participant (`ros_
 from __future__ import annotations
 
 import array
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -24,9 +23,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 from rrto_msgs.msg import CallBatch, CallResult, SessionEvent
 from rrto_msgs.srv import CloseSession, OpenSession
-from rrto_ros.api.info import DeviceInfo
 from rrto_ros.api.wire import Buffer
-from rrto_ros.errors import UnavailableError
 from rrto_ros.transport.port import (
     CallsMessage,
     OpenAnswer,
@@ -40,10 +37,10 @@ from rrto_ros.transport.ros_context import own_context, quiet_node
 CALL_DEPTH = 256
 ANNOUNCEMENT_DEPTH = 64
 MAX_KNOWN_BLOBS = 4096
-OPEN_REPEAT_S = 1.0
-"""How long a request for a session waits for its answer before it is sent again."""
 CLOSE_ANSWER_S = 1.0
 """How long a port that is closed waits for answers, and then for acknowledgements."""
+NO_SESSION = bytes(16)
+"""No session has this id; to close it is a question that does nothing but be answered."""
 _U32 = 0xFFFFFFFF
 
 
@@ -140,6 +137,10 @@ class TakeThread:
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=5.0)
 
+    def publishers(self) -> int:
+        """How many publishers this subscription is matched with."""
+        return int(self._subscription.get_publisher_count())
+
     def statistics(self) -> dict[str, int | str]:
         """Messages taken, and how often handling one raised."""
         return {
@@ -185,151 +186,6 @@ class SpinThread:
 
     def _run(self) -> None:
         self._executor.spin()
-
-
-class RosRobotPort:
-    """The robot's side: publishes calls, takes results, asks for sessions.
-
-    Args:
-        domain: ROS domain number, None for the environment's; the port has an own context.
-        robot: Robot name, the topics' prefix.
-        on_results: Called for every results message, in the port's take thread.
-        name: Prefix of the data nodes' names.
-    """
-
-    def __init__(
-        self,
-        domain: int | None,
-        robot: str,
-        on_results: Callable[[ResultsMessage], None],
-        name: str = "recorder_replayer",
-    ) -> None:
-        self.robot = robot
-        self._on_results = on_results
-        self._lock = threading.Lock()
-        self._published = 0
-        self._answers = threading.Condition()
-        self._unanswered = 0
-        self._context = own_context(domain)
-        self._data = quiet_node(f"{name}_data", self._context)
-        self._calls = self._data.create_publisher(
-            CallBatch, topic(robot, "call_batches"), call_qos()
-        )
-        self._control = quiet_node(f"{name}_control", self._context)
-        self._open = self._control.create_client(OpenSession, topic(robot, "open_session"))
-        self._close = self._control.create_client(CloseSession, topic(robot, "close_session"))
-        self._take = TakeThread(
-            self._data, CallResult, topic(robot, "call_results"), call_qos(), self._received
-        )
-        self._spin = SpinThread(self._control)
-
-    def publish_calls(self, message: CallsMessage) -> None:
-        """Publish one message (any thread)."""
-        out = CallBatch()
-        out.session = id_array(message.session)
-        out.sequence = message.sequence
-        out.results_ack = message.results_ack
-        out.flags = message.flags
-        out.data = byte_array(message.data)
-        with self._lock:
-            self._published += 1
-            self._calls.publish(out)
-
-    def open_session(self, request: OpenRequest, timeout_s: float) -> OpenAnswer:
-        """Ask for a session (any thread but the port's own).
-
-        Raises:
-            UnavailableError: No server answered within the time.
-        """
-        service = topic(self.robot, "open_session")
-        missing = UnavailableError(
-            f"no offload server answered on {service} within {timeout_s:g} s; start one with "
-            f"`ros2 launch rrto_ros offload.launch.py` or `rrto up` for robot {self.robot!r}"
-        )
-        message = OpenSession.Request()
-        message.session = id_array(request.session)
-        message.protocol_version = request.protocol_version
-        message.table_hash = id_array(request.table_hash)
-        message.robot = request.robot
-        message.program = request.program
-        message.label = request.label
-        message.pid = request.pid & _U32
-        message.device = request.device
-        message.arena_base = request.arena_base
-        message.limit_bytes = request.limit_bytes
-        end = time.monotonic() + timeout_s
-        if not self._open.wait_for_service(timeout_sec=timeout_s):
-            raise missing
-        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        asked = []
-        try:
-            while True:
-                # A server that was killed stays known for a while, and what went to it alone is
-                # lost; the one that took its place answers a later request.
-                future = self._open.call_async(message)
-                future.add_done_callback(lambda done: answers.put(done.result()))
-                asked.append(future)
-                left = max(end - time.monotonic(), 0.1)
-                try:
-                    return _open_answer(answers.get(timeout=min(left, OPEN_REPEAT_S)))
-                except queue.Empty:
-                    if left <= OPEN_REPEAT_S:
-                        raise missing from None
-        finally:
-            for future in asked:
-                self._open.remove_pending_request(future)
-
-    def close_session(self, session: bytes, reason: str) -> None:
-        """Ask the server to close a session, without waiting for the answer (any thread)."""
-        message = CloseSession.Request()
-        message.session = id_array(session)
-        message.reason = reason
-        if not self._close.service_is_ready():
-            return
-        with self._answers:
-            self._unanswered += 1
-        self._close.call_async(message).add_done_callback(self._answered)
-
-    def listeners(self) -> list[str]:
-        """Nodes that get the call messages (see `listeners`)."""
-        return listeners(self._data, self._calls.topic_name)
-
-    def server_seen(self) -> bool:
-        """Whether an offload server for this robot is known to DDS now."""
-        return bool(self._open.service_is_ready())
-
-    def statistics(self) -> dict[str, int | str]:
-        """Messages published and taken."""
-        return {"published": self._published, **self._take.statistics()}
-
-    def close(self) -> None:
-        """Stop the threads and leave the graph, once the server has heard of closed sessions."""
-        with self._answers:
-            self._answers.wait_for(lambda: self._unanswered == 0, CLOSE_ANSWER_S)
-        wait_delivered(self._calls)
-        self._take.close()
-        self._spin.close()
-        self._data.destroy_node()
-        self._control.destroy_node()
-        self._context.try_shutdown()
-
-    def _answered(self, _: Any) -> None:
-        with self._answers:
-            self._unanswered -= 1
-            self._answers.notify_all()
-
-    def _received(self, m: Any) -> None:
-        self._on_results(
-            ResultsMessage(
-                m.session.tobytes(),
-                m.sequence,
-                m.batches_ack,
-                m.executed_call,
-                tuple(m.missing),
-                m.flags,
-                memoryview(m.data),
-            )
-        )
 
 
 class RosServerPort:
@@ -473,22 +329,3 @@ class RosServerPort:
         response.closed = closed
         response.reason = reason
         return response
-
-
-def _open_answer(m: Any) -> OpenAnswer:
-    if not m.accepted:
-        return OpenAnswer(False, m.reason or "the server gave no reason")
-    info = DeviceInfo(
-        m.device,
-        m.device_name,
-        m.device_uuid.tobytes(),
-        (m.compute_major, m.compute_minor),
-        m.driver_version,
-        m.total_bytes,
-        m.arena_base,
-        m.arena_bytes,
-        dict(zip(m.attribute_ids, m.attribute_values, strict=False)),
-    )
-    blobs = m.known_blobs.tobytes()
-    known = frozenset(blobs[at : at + 32] for at in range(0, len(blobs) - 31, 32))
-    return OpenAnswer(True, "", info, m.max_message_bytes, known)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from rrto_ros.transport.port import ResultsMessage
-from rrto_ros.transport.ros_port import RosRobotPort
+from rrto_ros.transport.ros_robot_port import RosRobotPort
 
 
 @contextlib.contextmanager

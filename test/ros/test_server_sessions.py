@@ -21,7 +21,8 @@ from rrto_ros.api.results import CUresult  # noqa: E402
 from rrto_ros.errors import UnavailableError  # noqa: E402
 from rrto_ros.transport.port import CallsMessage, OpenRequest, topic  # noqa: E402
 from rrto_ros.transport.ros_context import own_context, quiet_node  # noqa: E402
-from rrto_ros.transport.ros_port import RosRobotPort, SpinThread, announcement_qos  # noqa: E402
+from rrto_ros.transport.ros_port import SpinThread, announcement_qos  # noqa: E402
+from rrto_ros.transport.ros_robot_port import RosRobotPort  # noqa: E402
 
 PTX = b"""
 .version 7.0

@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 
-from rrto_ros.transport.ros_port import RosRobotPort, RosServerPort
+from rrto_ros.transport.ros_port import RosServerPort
+from rrto_ros.transport.ros_robot_port import RosRobotPort
 
 
 class Way:
