@@ -138,8 +138,12 @@ class Stack:
 
     def cpu_s(self, node: str) -> float:
         """Processor time that a node of the stack used so far, in seconds."""
+        return cpu_seconds(self.pid(node))
+
+    def pid(self, node: str) -> int:
+        """The process of a node of the stack."""
         (pid,) = (child.pid for child in self._children if child.process.name == node)
-        return cpu_seconds(pid)
+        return pid
 
     def log(self, last: int = 20) -> str:
         """The last lines that the nodes wrote."""
