@@ -15,6 +15,7 @@ Neither class is thread-safe; a session guards its pair with its own lock.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +30,19 @@ FASTEST_OF = 64
 MAX_BATCH_BYTES = 256 << 20
 WINDOW_BYTES = 32 << 20
 """Bytes on their way at most. With what waits at both ends it bounds a session's memory."""
+
+FIRST_WINDOW_BYTES = 4 << 20
+LEAST_WINDOW_BYTES = 256 << 10
+QUEUE_S = 0.5
+"""On a slow link no more is on its way than passes in this time: what comes later, signs of life
+among it, waits no longer than that."""
+_GROW_BELOW_S = QUEUE_S / 2
+_LEAST_OF_S = 60.0
+"""Seconds among which the round trip without a queue is found."""
+_PARTS_OF_WINDOW = 4
+_SLOW_BYTES_PER_S = 2.5e6
+"""A link of this rate has not lost what is still passing."""
+_SOON_PASSED_BYTES = 64 << 10
 
 Buffer = bytes | bytearray | memoryview
 """Bytes to send; copied when they are cut, so the caller may reuse them after `push`."""
@@ -52,11 +66,12 @@ class Message:
 class _Sent:
     """A message that was sent and is not acknowledged yet."""
 
-    __slots__ = ("message", "resent", "sent_at")
+    __slots__ = ("first_at", "flight", "message", "resent", "sent_at")
 
-    def __init__(self, message: Message, now: float) -> None:
+    def __init__(self, message: Message, now: float, flight: int) -> None:
         self.message = message
-        self.sent_at = now
+        self.sent_at = self.first_at = now
+        self.flight = flight
         self.resent = False
 
 
@@ -66,7 +81,8 @@ class MessageSender:
     Args:
         max_message_bytes: Upper bound of one message's data.
         window_messages: At most this many unacknowledged messages; at most the receiver's 1,024.
-        window_bytes: At most this many unacknowledged bytes (one message is always allowed).
+        window_bytes: At most this many unacknowledged bytes (one message is always allowed);
+            fewer on a link that takes long for them.
         rto_s: First retransmission time in seconds, until a round trip was measured.
         min_rto_s: Lower bound; must exceed the receiver's acknowledgement delay.
         max_rto_s: Upper bound of the retransmission time, backoff included.
@@ -89,10 +105,15 @@ class MessageSender:
             )
         self.max_message_bytes = max_message_bytes
         self._window_messages = window_messages
-        self._window_bytes = window_bytes
+        self._most_bytes = window_bytes
+        self._window_bytes = min(FIRST_WINDOW_BYTES, window_bytes)
+        self._window_at = 0.0
+        self._least_s = self._least_before_s = math.inf
+        self._least_at = -math.inf
         self._min_rto_s = min_rto_s
         self._max_rto_s = max_rto_s
         self._rto_s = rto_s
+        self._slow = False
         self._srtt_s = 0.0
         self._fastest_s = self._fastest_before_s = 0.0
         self._samples = 0
@@ -154,6 +175,8 @@ class MessageSender:
             raise ValueError("an empty batch cannot be sent")
         self._batches += 1
         limit = self.max_message_bytes
+        if self._window_bytes < limit * _PARTS_OF_WINDOW and self._slow:
+            limit = min(limit, self._window_bytes // _PARTS_OF_WINDOW)
         if size <= limit:
             self._queue.append(Message(self._next, False, bytes(batch)))
             self._next += 1
@@ -185,13 +208,13 @@ class MessageSender:
             message = self._queue.popleft()
             size = len(message.data)
             self._queued_bytes -= size
-            self._sent[message.sequence] = _Sent(message, now)
             self._sent_bytes += size
+            self._sent[message.sequence] = _Sent(message, now, self._sent_bytes)
             self._messages += 1
             self._bytes += size
             out.append(message)
         if out and self._timer is None:
-            self._timer = now + self._rto_s * self._backoff
+            self._timer = now + self._patience_s
         return out
 
     def acknowledged(self, ack: int, missing: Iterable[int], now: float) -> bool:
@@ -217,11 +240,12 @@ class MessageSender:
                 self._sent_bytes -= len(kept.message.data)
                 # Karn: the answer to a message that was sent twice says nothing about the time.
                 sample = None if kept.resent else now - kept.sent_at
+                self._fit(kept, now)
             self._ack = ack
             self._backoff = 1
             if sample is not None:
                 self._measure(sample)
-            self._timer = now + self._rto_s if self._sent else None
+            self._timer = now + self._patience_s if self._sent else None
             if self._sent and ack < self._recover:
                 self._name(next(iter(self._sent)), now, 0.0)
         for sequence in missing:
@@ -247,6 +271,7 @@ class MessageSender:
             "queued_bytes": self._queued_bytes,
             "unacknowledged_messages": len(self._sent),
             "unacknowledged_bytes": self._sent_bytes,
+            "window_bytes": self._window_bytes,
             "round_trip_s": self._srtt_s,
             "retransmission_s": self._rto_s * self._backoff,
         }
@@ -259,6 +284,33 @@ class MessageSender:
             len(self._sent) < self._window_messages
             and self._sent_bytes + head <= self._window_bytes
         )
+
+    @property
+    def _patience_s(self) -> float:
+        """How long to wait for an acknowledgement before sending again."""
+        passing_s = max(self._sent_bytes - _SOON_PASSED_BYTES, 0) / _SLOW_BYTES_PER_S
+        return min(self._rto_s * self._backoff + passing_s, self._max_rto_s)
+
+    def _fit(self, kept: _Sent, now: float) -> None:
+        """Fit the window to how long an acknowledged message was on its way.
+
+        If it was sent twice it may have taken less; a window that is too small grows again.
+        """
+        took = now - kept.first_at
+        if now - self._least_at > _LEAST_OF_S:
+            self._least_before_s, self._least_s, self._least_at = self._least_s, took, now
+        self._least_s = min(self._least_s, took)
+        queued = took - min(self._least_s, self._least_before_s, QUEUE_S)
+        if queued < _GROW_BELOW_S:
+            if self._window_bytes < self._most_bytes:
+                grown = self._window_bytes + len(kept.message.data)
+                self._window_bytes = min(grown, self._most_bytes)
+        elif took > QUEUE_S and kept.first_at >= self._window_at:
+            self._slow = True
+            fitting = int(kept.flight / took * QUEUE_S)
+            least = min(LEAST_WINDOW_BYTES, self._most_bytes)
+            self._window_bytes = max(min(fitting, self._window_bytes), least)
+            self._window_at = now
 
     def _name(self, sequence: int, now: float, quiet_s: float) -> None:
         kept = self._sent.get(sequence)
@@ -275,7 +327,7 @@ class MessageSender:
         oldest = next(iter(self._sent))
         if oldest not in self._urgent:
             self._urgent.append(oldest)
-        self._timer = now + min(self._rto_s * self._backoff, self._max_rto_s)
+        self._timer = now + self._patience_s
 
     def _measure(self, sample: float) -> None:
         if not self._samples % FASTEST_OF:

@@ -246,3 +246,65 @@ def test_acknowledgements_wait_for_data_to_carry_them_but_not_for_long():
     for sequence in (2, 3, 4):
         receiver.receive(sequence, False, b"a", 2.0)
     assert receiver.ack_due(2.0)
+
+
+class SlowLink:
+    """Sends one large row of batches through a link of a rate, acknowledged after a delay."""
+
+    def __init__(self, bytes_per_s, delay_s, **sender_options):
+        self.rate, self.delay = bytes_per_s, delay_s
+        self.sender = MessageSender(**sender_options)
+        self.now = self.free_at = 0.0
+        self.carried = 0
+        self.longest_queue_s = 0.0
+
+    def send(self, count, size):
+        """Send `count` batches; returns the seconds from the first to the last acknowledged."""
+        begun, acks = self.now, []
+        while count or not self.sender.idle:
+            while count and self.sender.room:
+                self.sender.push(bytes(size))
+                count -= 1
+            for message in self.sender.due(self.now):
+                self.free_at = max(self.free_at, self.now) + len(message.data) / self.rate
+                self.carried += len(message.data)
+                self.longest_queue_s = max(self.longest_queue_s, self.free_at - self.now)
+                heapq.heappush(acks, (self.free_at + self.delay, message.sequence))
+            timer = self.sender.deadline()
+            if acks and (timer is None or acks[0][0] <= timer):
+                self.now, sequence = heapq.heappop(acks)
+                self.sender.acknowledged(sequence, (), self.now)
+            else:
+                self.now = timer
+        return self.now - begun
+
+
+@pytest.mark.parametrize("mbit", [5, 20, 100])
+def test_on_a_slow_link_little_is_on_its_way_and_nothing_is_sent_twice_for_long(mbit):
+    link = SlowLink(mbit * 1e6 / 8, 0.004)
+    # What the sender learns: the first window is larger than what a slow link should carry.
+    link.send(20, 1 << 20)
+    link.longest_queue_s, before = 0.0, link.carried
+    took = link.send(100, 1 << 20)
+    assert link.longest_queue_s < 1.5
+    assert link.carried - before < 1.02 * (100 << 20)
+    assert took < 1.05 * (100 << 20) / link.rate + 0.5
+
+
+def test_a_fast_link_has_the_whole_window_soon_and_keeps_it_after_quiet_times():
+    link = SlowLink(1.25e9, 0.02)
+    link.send(100, 1 << 20)
+    assert link.sender.statistics()["window_bytes"] == 32 << 20
+    for _ in range(300):
+        link.send(1, 200)
+    assert link.sender.statistics()["window_bytes"] == 32 << 20
+    assert link.sender.statistics()["resent"] == 0
+
+
+def test_a_link_that_becomes_fast_again_is_used_again():
+    link = SlowLink(1e6, 0.004)
+    link.send(20, 1 << 20)
+    assert link.sender.statistics()["window_bytes"] < 2 << 20
+    link.rate = 1e9
+    link.send(100, 1 << 20)
+    assert link.sender.statistics()["window_bytes"] == 32 << 20
