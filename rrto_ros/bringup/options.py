@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rrto_ros.api.choices import MODES, RUN_AHEAD, SEARCHES
 from rrto_ros.errors import ConfigError
-from rrto_ros.replay.replayer import RUN_AHEAD
-from rrto_ros.search import ALGORITHMS
 from rrto_ros.transport.port import HIGHEST_DOMAIN, domain_number, topic
-from rrto_ros.transport.session_status import MODES
 
 DEVICES = ("auto", "cpu", "gpu", "null")
 SIDES = ("both", "robot", "edge")
@@ -56,11 +54,11 @@ class Options:
     device: str = _option(
         "cpu", "What the server computes on; auto: the GPU if there is one, else cpu", DEVICES
     )
-    mode: str = _option("batched", "How driver calls travel", tuple(MODES))
+    mode: str = _option("batched", "How driver calls travel", MODES)
     domain: int = _option(-1, "ROS domain; -1: as ROS_DOMAIN_ID says")
     log_level: str = _option("info", "Least severe log messages shown", LOG_LEVELS)
     limit_bytes: int = _option(0, "Device memory of one session; 0: the server's own limit")
-    search: str = _option("", "Mode replay: how sequences are found", ("", *ALGORITHMS))
+    search: str = _option("", "Mode replay: how sequences are found", ("", *SEARCHES))
     min_repetitions: int = _option(0, "Mode replay: how often a sequence must have been seen")
     min_length: int = _option(0, "Mode replay: shortest sequence, calls")
     max_length: int = _option(0, "Mode replay: longest sequence, calls")

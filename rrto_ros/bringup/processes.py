@@ -25,12 +25,14 @@ class Process:
         command: The whole command line.
         environment: Variables set in addition to those of the starter.
         ends_all: When this process ends, whatever its exit code, the bring-up ends.
+        held: It waits, imports done, until the supervisor releases it (`bringup.held`).
     """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     ends_all: bool = False
+    held: bool = False
 
 
 def config_folder() -> Path:
@@ -85,13 +87,19 @@ def server(options: Options) -> Process:
     )
 
 
-def recorder(options: Options) -> Process:
-    """The recorder, on the robot; it configures and activates itself."""
+def recorder(options: Options, more: Mapping[str, Value] | None = None) -> Process:
+    """The recorder, on the robot; it configures and activates itself.
+
+    Args:
+        options: The bring-up.
+        more: Further parameters.
+    """
     parameters: dict[str, Value] = {
         "robot": options.robot,
         "mode": options.mode,
         "autostart": True,
         **options.chosen_replay(),
+        **(more or {}),
     }
     return Process(
         "recorder_replayer",

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from rrto_ros.bringup.held import HELD
 from rrto_ros.bringup.processes import Process
 
 GRACE_S = 10.0
@@ -33,8 +34,8 @@ class Child:
         self.process = process
         self._popen = subprocess.Popen(
             process.command,
-            env={**base, **process.environment},
-            stdin=subprocess.DEVNULL,
+            env={**base, **process.environment, **(HELD if process.held else {})},
+            stdin=subprocess.PIPE if process.held else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -44,6 +45,8 @@ class Child:
         )
         self._output = output
         self._ended = ended
+        self._asked = False
+        self._goes = not process.held
         self._thread = threading.Thread(target=self._read, name=process.name, daemon=True)
         self._thread.start()
 
@@ -57,8 +60,28 @@ class Child:
         """Process id."""
         return self._popen.pid
 
+    def release(self, *, go: bool) -> None:
+        """Let a process that is held go on, or end."""
+        if self._popen.stdin is not None and not self._popen.stdin.closed:
+            # What has ended meanwhile is told by its exit code.
+            self._goes = go
+            with contextlib.suppress(BrokenPipeError):
+                self._popen.stdin.write("1" if go else "")
+                self._popen.stdin.close()
+
+    def ask(self) -> None:
+        """Ask it to end, and do not wait."""
+        self.release(go=False)
+        self._asked = True
+        # One that was held to the end may still import; it ends by itself.
+        if self._goes:
+            with contextlib.suppress(ProcessLookupError):
+                self._popen.send_signal(signal.SIGINT)
+
     def stop(self) -> None:
         """Ask it to end, then insist; returns when it is gone."""
+        if not self._asked:
+            self.ask()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             if self.code is not None:
                 break
@@ -66,7 +89,7 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 if number == signal.SIGKILL:
                     os.killpg(self._popen.pid, number)
-                else:
+                elif number == signal.SIGTERM:
                     self._popen.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(GRACE_S)
@@ -116,6 +139,18 @@ class Supervisor:
             self.stop()
             raise
 
+    def release(self, name: str, *, go: bool) -> None:
+        """Let a process that is held go on, or end, which is no failure."""
+        for child in self._children:
+            if child.process.name == name:
+                child.release(go=go)
+
+    def end(self, name: str) -> None:
+        """End one process, and wait for it."""
+        for child in self._children:
+            if child.process.name == name:
+                child.stop()
+
     def interrupt(self) -> None:
         """Make `wait` return (any thread, also a signal handler)."""
         self._events.put(None)
@@ -145,9 +180,15 @@ class Supervisor:
         bad = [(c.process.name, c.code) for c in self._children if c.code]
         return ", ".join(f"{name} ended with {_describe(code or 0)}" for name, code in bad)
 
-    def stop(self) -> None:
-        """End all in the reverse order of starting; safe to call again."""
+    def stop(self, *, together: bool = False) -> None:
+        """End all in the reverse order of starting; safe to call again.
+
+        Args:
+            together: Ask all at once, where none has anything left to say to another.
+        """
         self._stopped = True
+        for child in reversed(self._children) if together else ():
+            child.ask()
         for child in reversed(self._children):
             child.stop()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -175,8 +176,6 @@ def run(
     to stderr.
     """
     from rrto_ros.bringup.options import Options
-    from rrto_ros.cli.console import err, write_json
-    from rrto_ros.cli.summary import summary_table
 
     try:
         options = Options(
@@ -193,11 +192,14 @@ def run(
             raise ConfigError(
                 f"{flags(chosen)} would change nothing in mode {options.mode!r}; add --mode replay"
             )
-        _need_ros()
+        _need_ros(look=True)
         from rrto_ros.cli.running import Wanted, run_interposed
 
         wanted = Wanted(mode, device, limit, chosen)
         result = run_interposed(command, options, wanted, bag_folder)
+        from rrto_ros.cli.console import err, write_json
+        from rrto_ros.cli.summary import summary_table
+
         if report is not None:
             write_json(report, result)
     except RrtoError as error:
@@ -372,9 +374,15 @@ def bag_repair(
         info(folder, as_json=False)
 
 
-def _need_ros() -> None:
-    """Say what to do where ROS 2 or the messages cannot be imported."""
+def _need_ros(*, look: bool = False) -> None:
+    """Say what to do where ROS 2 or the messages cannot be imported.
+
+    Args:
+        look: Only whether they are there, so that what takes longer can start before the import.
+    """
     try:
+        if look and all(map(importlib.util.find_spec, ("rclpy", "rrto_msgs.msg"))):
+            return
         importlib.import_module("rclpy")
 
         # A folder of that name would do for a plain `import rrto_msgs`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -12,23 +12,31 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rrto_ros.bringup.environment import find_program, interposed_environment
 from rrto_ros.bringup.options import Options
-from rrto_ros.bringup.processes import Process, recorder, server
+from rrto_ros.bringup.processes import recorder, server
 from rrto_ros.bringup.supervisor import Supervisor
 from rrto_ros.cli.ambient import users_environment
-from rrto_ros.cli.console import note, process_line
 from rrto_ros.cli.replay_options import flags
-from rrto_ros.cli.sessions import collect_reports
-from rrto_ros.cli.summary import report
 from rrto_ros.errors import ConfigError, UnavailableError
-from rrto_ros.transport.ring_socket import socket_path
-from rrto_ros.transport.ros_client import RECORDER, SERVER, RobotClient
+from rrto_ros.transport.port import RECORDER, SERVER
+from rrto_ros.transport.runtime_files import held, server_lock, socket_lock, socket_path
 
-DISCOVERY_S = 3.0
+if TYPE_CHECKING:
+    from rrto_ros.transport.ros_client import RobotClient
+
+DISCOVERY_S = 0.3
+"""How long a server on another machine may take to be discovered before one is started here.
+Announcements and their answers take a few round trips of the network; whether there is one is
+looked at again when ours is ready."""
+KNOWN_S = 3.0
+"""How long the status of a server may take that is there."""
 RECORDER_S = 10.0
+LOOK_S = 0.1
+STATUS_RATE_HZ = 10.0
+"""Of a recorder that is started here: its last status is waited for when the program has ended."""
 READY_TIMEOUT_S = 60.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -50,82 +58,140 @@ class Wanted:
     replay: tuple[str, ...] = ()
 
 
-def recorder_listens(robot: str, domain: int) -> bool:
-    """Whether a recorder of this user holds the robot's socket on this machine."""
-    lock = Path(f"{socket_path(robot, domain)}.lock")
-    try:
-        with lock.open("r") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def missing_processes(client: RobotClient, options: Options, wanted: Wanted) -> list[Process]:
-    """What has to be started so that programs can run.
+def check_recorder(status: dict[str, Any], wanted: Wanted, robot: str) -> None:
+    """Refuse options that a recorder that runs already would not follow.
 
     Raises:
-        ConfigError: What runs already is not what the user wants.
-        UnavailableError: A recorder holds the socket, but is not in this ROS domain.
+        ConfigError: There are some; the text says what to do.
     """
-    listens = recorder_listens(options.robot, client.domain)
-    if listens:
-        # It knows its server, so that a server that is only slow to be discovered is not doubled.
-        client.wait(lambda: client.status(RECORDER) is not None, RECORDER_S)
-    client.wait(lambda: client.status(SERVER) is not None, DISCOVERY_S)
-    running_recorder, running_server = client.status(RECORDER), client.status(SERVER)
-    knows_server = running_recorder is not None and running_recorder["server_state"] == "connected"
-    if listens and running_recorder is None:
-        raise UnavailableError(
-            f"a recorder_replayer holds {socket_path(options.robot, client.domain)} but is not "
-            f"seen in ROS domain {client.domain}; look at its log"
-        )
-    if listens and running_recorder and wanted.mode not in (None, running_recorder["mode"]):
+    if wanted.mode not in (None, status["mode"]):
         raise ConfigError(
             f"mode {wanted.mode!r} is wanted, and the running recorder_replayer is in mode "
-            f"{running_recorder['mode']!r}; change it for all its programs with `rrto mode "
+            f"{status['mode']!r}; change it for all its programs with `rrto mode "
             f"{wanted.mode}`, or give another --robot name to start one of your own"
         )
-    if listens and wanted.replay:
+    if wanted.replay:
         raise ConfigError(
             f"{flags(wanted.replay)} would change nothing: they are for a recorder_replayer that "
             "`rrto run` starts, and one runs already. Set its parameters (`ros2 param set "
-            f"/{options.robot}/recorder_replayer {wanted.replay[0]} ...`, for programs that start "
+            f"/{robot}/recorder_replayer {wanted.replay[0]} ...`, for programs that start "
             "afterwards), or give another --robot name"
         )
-    if running_server and wanted.device not in (None, "auto", running_server["device"]):
+
+
+def check_server(status: dict[str, Any], wanted: Wanted) -> None:
+    """Refuse options that a server that runs already would not follow.
+
+    Raises:
+        ConfigError: There are some; the text says what to do.
+    """
+    if wanted.device not in (None, "auto", status["device"]):
         raise ConfigError(
             f"device {wanted.device!r} is wanted, and the running offload_server computes on "
-            f"{running_server['device']!r}; give another --robot name to start one of your own"
+            f"{status['device']!r}; give another --robot name to start one of your own"
         )
-    if running_server and wanted.limit_bytes is not None:
+    if wanted.limit_bytes is not None:
         raise ConfigError(
             "--limit holds only for a server that `rrto run` starts, and one runs already; set "
             "its parameter limit_bytes, or give another --robot name"
         )
-    out = []
-    if running_server is None and not (listens and knows_server):
-        out.append(server(options))
-    if not listens:
-        out.append(recorder(options))
-    return out
 
 
 @contextlib.contextmanager
-def robot_up(client: RobotClient, options: Options, wanted: Wanted) -> Iterator[Supervisor]:
-    """A robot whose recorder is active and has a server, while the block lasts."""
-    processes = missing_processes(client, options, wanted)
-    supervisor = Supervisor(processes, process_line, users_environment())
-    if processes:
-        note(f"starting {' and '.join(p.name for p in processes)}")
-    try:
+def robot_up(options: Options, wanted: Wanted) -> Iterator[RobotClient]:
+    """A robot whose recorder is active and reaches a server, while the block lasts.
+
+    What is missing on this machine starts at once, and ROS is imported here meanwhile. A server
+    may be on another machine: one of our own imports what it needs and waits for the answer.
+
+    Raises:
+        ConfigError: What runs already is not what the user wants.
+        UnavailableError: A recorder runs but says nothing, or a process ended.
+    """
+    domain = options.domain_number()
+    listens = held(socket_lock(socket_path(options.robot, domain)))
+    serves = held(server_lock(options.robot, domain))
+    own = dataclasses.replace(server(options), held=True)
+    processes = [] if listens or serves else [own]
+    if not listens:
+        processes.append(recorder(options, {"status_rate_hz": STATUS_RATE_HZ}))
+    supervisor = Supervisor(processes, _line, users_environment())
+    later = Supervisor([own], _line, users_environment())
+    with contextlib.ExitStack() as stack:
+        # The programs are over then, and with them their sessions.
+        stack.callback(supervisor.stop, together=True)
+        stack.callback(later.stop)
         supervisor.start()
-        client.wait_ready(READY_TIMEOUT_S, supervisor.failed)
-        yield supervisor
-    finally:
-        supervisor.stop()
+        from rrto_ros.transport.ros_client import RobotClient
+
+        client = stack.enter_context(RobotClient(options.robot, domain))
+        reached = False
+        if listens:
+            status = _recorder_status(client, socket_path(options.robot, domain))
+            check_recorder(status, wanted, options.robot)
+            reached = status["server_state"] == "connected"
+        found = _running_server(client, sure=serves or reached)
+        if found is not None:
+            check_server(found, wanted)
+        missing = found is None and not serves and not reached
+        if missing and listens:
+            later.start()
+        names = [own.name] if missing else []
+        names += [process.name for process in processes if process.name != own.name]
+        if names:
+            note(f"starting {' and '.join(names)}")
+        for each in (supervisor, later):
+            each.release(own.name, go=missing)
+        client.wait_ready(READY_TIMEOUT_S, lambda: supervisor.failed() or later.failed())
+        if missing and client.announced(SERVER) > 1:
+            # Discovered too late. Two would answer for each other's sessions: ours goes.
+            note("another offload_server was found; ending the one started here")
+            for each in (supervisor, later):
+                each.end(own.name)
+            found = _running_server(client, sure=True)
+            if found is not None:
+                check_server(found, wanted)
+        yield client
+
+
+def _recorder_status(client: RobotClient, path: Path) -> dict[str, Any]:
+    """What the recorder that holds the socket says."""
+    if not client.wait(lambda: client.status(RECORDER) is not None, RECORDER_S):
+        raise UnavailableError(
+            f"a recorder_replayer holds {path} but said nothing in ROS domain {client.domain} "
+            f"within {RECORDER_S:g} s; look at its log"
+        )
+    return client.status(RECORDER) or {}
+
+
+def _running_server(client: RobotClient, *, sure: bool) -> dict[str, Any] | None:
+    """What the server that runs says, None if none is found in time.
+
+    Args:
+        client: Follows the robot, from just now.
+        sure: It is known that one runs.
+    """
+    end = time.monotonic() + (KNOWN_S if sure else DISCOVERY_S)
+    while not client.wait(lambda: client.status(SERVER) is not None, LOOK_S):
+        # One that DDS knows is waited for: its status comes twice per second.
+        if time.monotonic() >= end and (sure or not client.announced(SERVER)):
+            return None
+        if time.monotonic() >= end + KNOWN_S:
+            return None
+    return client.status(SERVER)
+
+
+def _line(name: str, line: str) -> None:
+    from rrto_ros.cli.console import process_line
+
+    process_line(name, line)
+
+
+def note(text: str) -> None:
+    """One line of progress; rich is imported when the nodes have started."""
+    from rrto_ros.cli.console import note as show
+
+    show(text)
 
 
 def run_child(command: list[str], environment: Mapping[str, str]) -> int:
@@ -181,8 +247,7 @@ def run_interposed(
     environment.update(options.environment())
     find_program(command[0], environment)
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(RobotClient(options.robot, options.domain_number()))
-        stack.enter_context(robot_up(client, options, wanted))
+        client = stack.enter_context(robot_up(options, wanted))
         if bag is not None:
             from rrto_ros.cli.bags import recording
 
@@ -190,5 +255,8 @@ def run_interposed(
         start = time.monotonic()
         code = run_child(command, environment)
         seconds = time.monotonic() - start
+        from rrto_ros.cli.sessions import collect_reports
+        from rrto_ros.cli.summary import report
+
         sessions, complete = collect_reports(client, label)
     return report(command, code, seconds, sessions, complete)

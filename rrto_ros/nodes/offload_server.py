@@ -7,6 +7,7 @@ thread never waits for the opening of a session, which has a thread of its own.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,8 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from rrto_msgs.msg import SessionStatus, Status
-from rrto_ros.errors import RrtoError
+from rrto_ros.bringup.held import await_release
+from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.nodes.server_parameters import declare_robot, declare_settings
 from rrto_ros.termination import Termination
 from rrto_ros.transport.port import (
@@ -33,6 +35,7 @@ from rrto_ros.transport.port import (
 )
 from rrto_ros.transport.ros_context import use_profile
 from rrto_ros.transport.ros_port import RosServerPort, SpinThread, id_array
+from rrto_ros.transport.runtime_files import hold, server_lock
 from rrto_ros.transport.session_host import SessionHost
 from rrto_ros.transport.session_table import SessionTable
 
@@ -52,6 +55,14 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
     def __init__(self, **options: Any) -> None:
         super().__init__("offload_server", **options)
         self._robot = declare_robot(self)
+        path = server_lock(self._robot, self.context.get_domain_id())
+        lock = hold(path)
+        if lock is None:
+            raise UnavailableError(
+                f"another offload_server of this user serves robot {self._robot!r} in this ROS "
+                f"domain (it holds {path}); stop it, or give this one another robot name"
+            )
+        self._lock = lock
         settings = declare_settings(self)
         self._device = settings.device
         status_topic = topic(self._robot, "status")
@@ -97,6 +108,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         self._spin.close()
         if self._port is not None:
             self._port.close()
+        os.close(self._lock)
         self.destroy_node()
 
     # Called by the port's and the table's threads.
@@ -203,6 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 stopped, 1 failed, 2 a parameter or device cannot be used.
     """
+    if not await_release():
+        return 0
     use_profile()
     # Sessions are told of a shutdown over ROS, so the context must outlive the signal.
     rclpy.init(

@@ -9,11 +9,12 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
+from rrto_ros.api.choices import RUN_AHEAD
 from rrto_ros.errors import ConfigError
 from rrto_ros.replay.learner import LEAST_SEARCH_MEMORY_BYTES, SEARCH_MEMORY_BYTES
 from rrto_ros.replay.plan import MAX_PLAN_CALLS
 from rrto_ros.replay.plan_store import DEFAULT_LIMIT_BYTES
-from rrto_ros.replay.replayer import RUN_AHEAD, ReplayOptions
+from rrto_ros.replay.replayer import ReplayOptions
 from rrto_ros.search import ALGORITHMS
 from rrto_ros.transport.link import MAX_MESSAGE_BYTES, RECEIVE_WINDOW
 from rrto_ros.transport.port import topic

@@ -43,18 +43,17 @@ from rrto_ros.nodes.recorder_parameters import (
 )
 from rrto_ros.nodes.session_messages import session_message
 from rrto_ros.termination import Termination
-from rrto_ros.transport.port import topic
-from rrto_ros.transport.ring_socket import socket_path
+from rrto_ros.transport.port import SERVER, topic
 from rrto_ros.transport.robot_host import RobotHost
 from rrto_ros.transport.ros_context import use_profile
 from rrto_ros.transport.ros_port import SpinThread, announcement_qos
 from rrto_ros.transport.ros_robot_port import RosRobotPort
+from rrto_ros.transport.runtime_files import socket_path
 from rrto_ros.transport.session_status import SessionSnapshot
 
 DIAGNOSTICS_PERIOD_S = 1.0
 _SWITCH_INTERVAL_S = 0.0005
 _SUPPORTED = frozenset(CLASSES)
-SERVER = "offload_server"
 _OK = TransitionCallbackReturn.SUCCESS
 _REFUSED = TransitionCallbackReturn.FAILURE
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from rrto_ros.api.choices import RUN_AHEAD
 from rrto_ros.api.codec import CallHeader
 from rrto_ros.api.wire import FLAG_WAITED, PLAN_TAKEN_OP, Buffer
 from rrto_ros.errors import ConfigError
@@ -24,9 +25,6 @@ from rrto_ros.search import SearchOptions
 RECORDING = "recording"
 SEARCHING = "searching"
 REPLAYING = "replaying"
-RUN_AHEAD = ("off", "reads", "auto")
-"""What the server may execute before the program calls it: nothing, calls that only read, or calls
-that write as well, where undoing them is cheaper than the exchanges that are saved."""
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from rrto_ros.api.choices import SEARCHES
 from rrto_ros.errors import ConfigError
 from rrto_ros.record.log import CallLog
 from rrto_ros.search.data_dependency import DataDependencySearch
 from rrto_ros.search.operator_sequence import OperatorSequenceSearch
 from rrto_ros.search.sequence import Search, SearchOptions, Sequence, Varying, shared_prefix
 
-ALGORITHMS: dict[str, type[OperatorSequenceSearch | DataDependencySearch]] = {
-    "operator_sequence": OperatorSequenceSearch,
-    "data_dependency": DataDependencySearch,
-}
+ALGORITHMS: dict[str, type[OperatorSequenceSearch | DataDependencySearch]] = dict(
+    zip(SEARCHES, (OperatorSequenceSearch, DataDependencySearch), strict=True)
+)
 """Values of the parameter `search`; the first is the default."""
 
 

@@ -30,7 +30,10 @@ FLAG_FULL = 16
 (from the program, from the worker) until a message comes without it."""
 
 _ROBOT = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
-MAX_ROBOT = 64
+RECORDER = "recorder_replayer"
+SERVER = "offload_server"
+"""Names of the two nodes; the kind that their status says."""
+MAX_ROBOT = 60
 """Longest robot name: with the socket's folder before it it fits into a Unix socket's address."""
 HIGHEST_DOMAIN = 232
 

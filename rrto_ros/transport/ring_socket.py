@@ -1,4 +1,4 @@
-"""The Unix socket where programs find the recorder: owns the path, HELLO and WELCOME.
+"""The Unix socket where programs find the recorder: owns the listening, HELLO and WELCOME.
 
 One recorder per robot, ROS domain and user: a lock beside the socket says whether another one
 lives; a socket that a killed recorder left is replaced. Only processes of the same user get in.
@@ -7,7 +7,6 @@ lives; a socket that a killed recorder left is replaced. Only processes of the s
 from __future__ import annotations
 
 import array
-import fcntl
 import os
 import select
 import socket
@@ -26,30 +25,12 @@ from rrto_ros.api.codec import (
     unpack_hello,
 )
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
+from rrto_ros.transport.runtime_files import hold, socket_lock
 
 MAX_PATH_BYTES = 107
 HELLO_TIMEOUT_S = 5.0
 MAX_HELLO_BYTES = 16384
 _CREDENTIALS = struct.Struct("iII")
-
-
-def socket_path(robot: str, domain: int) -> Path:
-    """Where the recorder of `robot` listens: `$RRTO_SOCKET`, else in the user's runtime folder.
-
-    The shim computes the same from RRTO_ROBOT and ROS_DOMAIN_ID (`core/session.c`).
-    """
-    given = os.environ.get("RRTO_SOCKET")
-    return Path(given) if given else runtime_folder() / f"{file_name(robot, domain)}.sock"
-
-
-def runtime_folder() -> Path:
-    """The user's own folder for sockets and locks; `RingListener` makes it."""
-    return Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"rrto-{os.getuid()}"
-
-
-def file_name(robot: str, domain: int) -> str:
-    """What files of a robot in a ROS domain begin with; no two robots have the same."""
-    return f"{domain}-{robot.replace('/', '.')}"
 
 
 class RingListener:
@@ -71,16 +52,13 @@ class RingListener:
                 f"socket path {path} is longer than {MAX_PATH_BYTES} bytes; set RRTO_SOCKET to a "
                 "shorter one, for the recorder and for the program"
             )
-        _own_folder(path.parent)
-        self._lock_fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock_fd)
+        lock = hold(socket_lock(path))
+        if lock is None:
             raise UnavailableError(
                 f"another recorder_replayer listens on {path}; stop it, or give this one another "
                 "robot name"
-            ) from None
+            )
+        self._lock_fd = lock
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path.unlink(missing_ok=True)
@@ -178,18 +156,6 @@ def _read(connection: socket.socket, size: int, end: float) -> bytes:
             raise ProtocolError(f"the program left during HELLO after {len(data)} bytes")
         data += part
     return data
-
-
-def _own_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
-    # A link of someone else's in /tmp would lead the socket to a place of his choice.
-    owners = {status.st_uid, folder.lstat().st_uid}
-    if owners != {os.getuid()} or status.st_mode & 0o022:
-        raise ConfigError(
-            f"folder {folder} of the socket must belong to user {os.getuid()} and not be writable "
-            f"by others (it belongs to {status.st_uid}, mode {status.st_mode & 0o777:o})"
-        )
 
 
 def hung_up(connection: socket.socket) -> bool:

@@ -20,12 +20,12 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 from rrto_msgs.msg import SessionStatus, Status
 from rrto_ros.errors import UnavailableError
+from rrto_ros.transport.port import RECORDER as RECORDER
+from rrto_ros.transport.port import SERVER as SERVER
 from rrto_ros.transport.port import topic
 from rrto_ros.transport.ros_context import own_context, tool_node
 from rrto_ros.transport.ros_port import SpinThread, announcement_qos
 
-RECORDER = "recorder_replayer"
-SERVER = "offload_server"
 Plain = dict[str, Any]
 
 
@@ -141,14 +141,14 @@ class RobotClient:
             UnavailableError: It did not come to that; the text says how far it came.
         """
         end = time.monotonic() + timeout_s
-        begin = time.monotonic()
 
         def ready() -> bool:
-            recorder, server = self.status(RECORDER), self.status(SERVER, begin)
+            # That a server is seen from here says nothing: the recorder has to reach it.
+            recorder = self.status(RECORDER)
             return (
                 recorder is not None
                 and recorder["state"] == "active"
-                and (server is not None or recorder["server_state"] == "connected")
+                and recorder["server_state"] == "connected"
             )
 
         while not self.wait(ready, min(1.0, max(0.0, end - time.monotonic()))):
@@ -197,6 +197,11 @@ class RobotClient:
         found: str | bool | int | float | None = got.get(value.type)
         return found
 
+    def announced(self, kind: str) -> int:
+        """How many nodes of that name DDS knows for the robot; their status may still come."""
+        found = self._node.get_publishers_info_by_topic(topic(self.robot, "status"))
+        return sum(one.node_name == kind for one in found)
+
     def statistics(self) -> dict[str, int]:
         """Messages received, nodes and reports seen."""
         with self._changed:
@@ -234,7 +239,7 @@ class RobotClient:
         elif recorder["state"] != "active":
             state = f"recorder_replayer is {recorder['state']}, want active"
         else:
-            state = "recorder_replayer is active and knows no offload_server"
+            state = "recorder_replayer is active and reaches no offload_server"
         if server is not None:
             state += f"; offload_server is {server['state']}"
         return (

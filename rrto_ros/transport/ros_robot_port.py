@@ -38,7 +38,7 @@ OPEN_REPEAT_S = 1.0
 ASK_S, ASK_MOST_S = 0.1, 1.0
 """How long the question whether a server is there waits for its answer before it is sent again:
 at first, and at most."""
-APART_S, APART_MOST_S = 3.0, 48.0
+APART_S, APART_MOST_S = 1.2, 38.4
 """How long a server that others see may not be reached before the participant is made anew; the
 time doubles with each attempt."""
 _LOOK_S, _LOOK_CONNECTED_S = 0.02, 0.25

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rrto_ros.api import choices
 from rrto_ros.errors import ConfigError
 from rrto_ros.replay.replayer import ReplayOptions
 from rrto_ros.transport.link import MAX_MESSAGE_BYTES, WINDOW_BYTES
@@ -14,7 +15,7 @@ from rrto_ros.transport.ring import (
     MAX_UNTAKEN_BYTES,
 )
 
-MODES: dict[str, int] = {"rpc": 0, "batched": 1, "replay": 2, "local": 3, "partition": 4}
+MODES: dict[str, int] = {name: number for number, name in enumerate(choices.MODES)}
 """Mode name -> value of the ring header's mode field."""
 READY_MODES = ("rpc", "batched", "replay")
 """The modes that this version can run."""

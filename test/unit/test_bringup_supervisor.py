@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 
@@ -140,3 +141,64 @@ def test_processes_get_the_given_environment_and_their_own(lines):
     assert supervisor.wait() == 0
     supervisor.stop()
     assert ("show", "base theirs") in lines.lines
+
+
+HELD = """
+from rrto_ros.bringup.held import await_release
+print('imported', flush=True)
+print('goes' if await_release() else 'was not needed', flush=True)
+"""
+
+
+def held(lines):
+    process = python("node", HELD, held=True)
+    supervisor = Supervisor([process], lines, dict(os.environ))
+    supervisor.start()
+    lines.wait(("node", "imported"))
+    return supervisor
+
+
+def test_a_held_process_goes_on_when_it_is_released(lines):
+    supervisor = held(lines)
+    assert ("node", "goes") not in lines.lines
+    supervisor.release("node", go=True)
+    lines.wait(("node", "goes"))
+    assert supervisor.wait() == 0
+    supervisor.stop()
+
+
+def test_a_held_process_that_is_not_needed_ends_without_a_failure(lines):
+    supervisor = held(lines)
+    supervisor.release("node", go=False)
+    lines.wait(("node", "was not needed"))
+    assert supervisor.wait() == 0
+    assert supervisor.failed() == ""
+    supervisor.stop()
+
+
+def test_stopping_ends_a_held_process_and_no_signal_breaks_its_imports(lines):
+    supervisor = held(lines)
+    supervisor.stop(together=True)
+    lines.wait(("node", "was not needed"))
+    assert not any("Traceback" in line for _, line in lines.lines)
+
+
+def test_together_all_are_asked_before_any_is_waited_for(lines):
+    # Each waits for the other to be ending, so one after the other would not do.
+    text = STAYS + """
+import os, pathlib, sys
+pathlib.Path(sys.argv[1]).touch()
+while not pathlib.Path(sys.argv[2]).exists():
+    os.sched_yield()
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        names = [f"{folder}/a", f"{folder}/b"]
+        processes = [
+            Process(str(i), (sys.executable, "-c", text, names[i], names[1 - i])) for i in (0, 1)
+        ]
+        supervisor = supervised(lines, *processes)
+        lines.wait(("0", "up"), ("1", "up"))
+        start = time.monotonic()
+        supervisor.stop(together=True)
+        assert time.monotonic() - start < module.GRACE_S
+        assert supervisor.failed() == "", lines.lines

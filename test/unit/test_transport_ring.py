@@ -10,8 +10,10 @@ from rrto_ros.api.codec import iter_headers, iter_results, pack_call, pack_resul
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.transport import ring as layout
 from rrto_ros.transport.atomics import atomics
+from rrto_ros.transport.port import HIGHEST_DOMAIN, MAX_ROBOT, topic
 from rrto_ros.transport.ring import ReplyWriter, RingConsumer, RingMemory, drain_eventfd
-from rrto_ros.transport.ring_socket import RingListener, socket_path
+from rrto_ros.transport.ring_socket import MAX_PATH_BYTES, RingListener
+from rrto_ros.transport.runtime_files import held, hold, server_lock, socket_path
 
 
 @pytest.fixture
@@ -213,3 +215,33 @@ def test_the_socket_path_follows_the_environment(monkeypatch, tmp_path):
     assert str(socket_path("fleet/r2", 7)) == f"/run/x/rrto-{os.getuid()}/7-fleet.r2.sock"
     monkeypatch.setenv("RRTO_SOCKET", str(tmp_path / "s"))
     assert socket_path("robot", 7) == tmp_path / "s"
+
+
+def test_a_lock_is_seen_while_its_holder_lives(tmp_path):
+    lock = tmp_path / "run" / "x.lock"
+    assert not held(lock)
+    fd = hold(lock)
+    assert held(lock)
+    assert hold(lock) is None
+    os.close(fd)
+    assert not held(lock)
+    assert lock.stat().st_mode & 0o777 == 0o600
+    assert lock.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_no_two_robots_share_a_file(monkeypatch):
+    monkeypatch.delenv("RRTO_SOCKET", raising=False)
+    robots = ["a", "b", "a/b", "a_b", "ab", "A", "b/a", "a/b/c"]
+    paths = {f(r, d) for f in (socket_path, server_lock) for r in robots for d in (0, 1, 11)}
+    assert len(paths) == 2 * len(robots) * 3
+
+
+def test_the_longest_robot_name_fits_into_a_sockets_address(monkeypatch):
+    monkeypatch.delenv("RRTO_SOCKET", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/4294967294")
+    path = str(socket_path("r" * MAX_ROBOT, HIGHEST_DOMAIN))
+    longest = path.replace(f"rrto-{os.getuid()}", "rrto-4294967294")
+    assert len(longest) <= MAX_PATH_BYTES
+    topic("r" * MAX_ROBOT, "status")
+    with pytest.raises(ConfigError, match="has 61 characters, want 60 at most"):
+        topic("r" * (MAX_ROBOT + 1), "status")
