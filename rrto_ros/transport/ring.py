@@ -212,6 +212,11 @@ class RingConsumer:
         self._takes += 1
         return data
 
+    @property
+    def more(self) -> bool:
+        """Whether records are left: `take` goes no further than the ring's end."""
+        return self._atomics.load_u64(self._head_address) != self._tail
+
     def _some(self, start: int, size: int) -> int:
         """The size of the first whole records of a long row; what is wrong is found later."""
         at = 0

@@ -237,12 +237,14 @@ class RobotSession:
                 self._fail(self._lost, CUresult.DEVICE_UNAVAILABLE)
             open_ = self._phase == "lost" or self._room
             out = self._out
-            lingers = out.pending
+            lingers, more = out.pending, False
             if open_:
                 consumer.announce(LINGERING if lingers else SLEEPING)
                 data = consumer.take()
                 if data:
                     self._absorb(data)
+                    # A program that waits for room has said so before, and wakes nobody again.
+                    more = consumer.more
             news = out.shim_news()
             if news:
                 self._replies.write(news)
@@ -250,7 +252,7 @@ class RobotSession:
             timeout = self._send(time.monotonic())
             if out.must_think:
                 out.think(time.monotonic())
-            if out.pending != lingers or (not open_ and self._room):
+            if more or out.pending != lingers or (not open_ and self._room):
                 # The announcement no longer says what would wake us, or there is room again.
                 continue
             thinks = out.thinks

@@ -120,6 +120,13 @@ def test_one_large_copy_each_way_over_a_slow_link_takes_no_more_memory(make_worl
     assert max(world.up.most_waiting, world.down.most_waiting) <= 2 * CAP + AT_ONCE
 
 
+def test_uploads_wait_on_the_robot_while_the_device_is_busy(make_world):
+    world = make_world(config={"blob_references": False})
+    assert said(world.start("flow.py", "behind", 24, 0))[-1]["ok"] == 1
+    assert world.most["calls at the server"] > CAP
+    bounded(world)
+
+
 def test_a_blob_is_brought_while_calls_are_held_back_and_results_are_not_taken(
     make_world, tmp_path, monkeypatch
 ):

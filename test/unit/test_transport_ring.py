@@ -164,7 +164,9 @@ def test_a_long_row_of_records_is_taken_in_parts_of_whole_records(ring, monkeypa
     ring.view[layout.RINGS : layout.RINGS + len(row)] = row
     atomics().store_u64(ring.address + layout.CALL_HEAD, len(row))
     consumer = RingConsumer(ring)
-    assert [consumer.take() for _ in range(3)] == [row[:1200], row[1200:], b""]
+    assert (consumer.take(), consumer.more) == (row[:1200], True)
+    assert (consumer.take(), consumer.more) == (row[1200:], False)
+    assert consumer.take() == b""
 
 
 def test_an_impossible_reply_position_is_refused(ring):

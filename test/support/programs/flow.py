@@ -117,6 +117,20 @@ def known(total, idle):
         check(holds(host + i * PART, PART, i + 1), f"upload {i}")
 
 
+def behind(total, idle):
+    """Gives the device long work, and uploads meanwhile."""
+    large = out("cuMemAlloc_v2", 128 << 20)
+    device, stream = out("cuMemAlloc_v2", PART), out("cuStreamCreate", 1)
+    for i in range(60):
+        ok("cuMemsetD8Async", large, i, 128 << 20, stream)
+    for i in range(total // PART):
+        data = ctypes.create_string_buffer(bytes([i & 0xFF]) * PART, PART)
+        ok("cuMemcpyHtoDAsync_v2", device, data, PART, stream)
+    back = ctypes.create_string_buffer(PART)
+    ok("cuMemcpyDtoH_v2", back, device, PART)
+    check(back.raw == bytes([total // PART - 1 & 0xFF]) * PART, "the last upload")
+
+
 def dies(total, idle):
     """Queues, says so, and waits to be killed."""
     count = total // PART
