@@ -148,7 +148,7 @@ def robot_up(options: Options, wanted: Wanted) -> Iterator[RobotClient]:
             note("another offload_server was found; ending the one started here")
             for each in (supervisor, later):
                 each.end(own.name)
-            found = _running_server(client, sure=True)
+            found = _running_server(client, sure=True, since=time.monotonic())
             if found is not None:
                 check_server(found, wanted)
         yield client
@@ -164,21 +164,24 @@ def _recorder_status(client: RobotClient, path: Path) -> dict[str, Any]:
     return client.status(RECORDER) or {}
 
 
-def _running_server(client: RobotClient, *, sure: bool) -> dict[str, Any] | None:
+def _running_server(
+    client: RobotClient, *, sure: bool, since: float = 0.0
+) -> dict[str, Any] | None:
     """What the server that runs says, None if none is found in time.
 
     Args:
         client: Follows the robot, from just now.
         sure: It is known that one runs.
+        since: Only what it said after this time (monotonic clock).
     """
     end = time.monotonic() + (KNOWN_S if sure else DISCOVERY_S)
-    while not client.wait(lambda: client.status(SERVER) is not None, LOOK_S):
+    while not client.wait(lambda: client.status(SERVER, since) is not None, LOOK_S):
         # One that DDS knows is waited for: its status comes twice per second.
         if time.monotonic() >= end and (sure or not client.announced(SERVER)):
             return None
         if time.monotonic() >= end + KNOWN_S:
             return None
-    return client.status(SERVER)
+    return client.status(SERVER, since)
 
 
 def _line(name: str, line: str) -> None:

@@ -9,6 +9,7 @@ context of its own. Both ends of it are ours.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ APART = "RRTO_APART"
 """1: robot and edge are different machines. Bring-up of one side sets it."""
 _PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _DATA = Path(__file__).resolve().parents[1] / "data"
+_SHARED = "/dev/shm/fastdds"
 _lock = threading.Lock()
 
 
@@ -46,6 +48,21 @@ def use_profile() -> None:
     choice the readers are left alone.
     """
     os.environ.update(_profile())
+
+
+def keep_private() -> None:
+    """Let only this user read what this process shares with others by Fast DDS's shared memory.
+
+    Calls and results lie there, and Fast DDS makes its files readable by all, whatever the umask.
+    It writes into another's file to send, so nobody who could do so before cannot now.
+    """
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
+        _, found, name = line.partition(f" {_SHARED}")
+        path = Path(_SHARED + name)
+        # One that is gone, or another user's, whose business it is.
+        with contextlib.suppress(OSError):
+            if found and path.stat().st_uid == os.getuid():
+                path.chmod(0o600)
 
 
 def _profile() -> dict[str, str]:

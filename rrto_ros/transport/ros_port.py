@@ -32,7 +32,7 @@ from rrto_ros.transport.port import (
     SessionAnnouncement,
     topic,
 )
-from rrto_ros.transport.ros_context import own_context, quiet_node
+from rrto_ros.transport.ros_context import keep_private, own_context, quiet_node
 
 CALL_DEPTH = 256
 ANNOUNCEMENT_DEPTH = 64
@@ -218,6 +218,7 @@ class RosServerPort:
         self._context = own_context(domain)
         self._data = quiet_node(f"{name}_data", self._context)
         self._control = quiet_node(f"{name}_control", self._context)
+        keep_private()
         self._results = self._data.create_publisher(
             CallResult, topic(robot, "call_results"), call_qos()
         )

@@ -20,7 +20,7 @@ from rrto_msgs.srv import CloseSession, OpenSession
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.errors import UnavailableError
 from rrto_ros.transport.port import CallsMessage, OpenAnswer, OpenRequest, ResultsMessage, topic
-from rrto_ros.transport.ros_context import own_context, quiet_node
+from rrto_ros.transport.ros_context import keep_private, own_context, quiet_node
 from rrto_ros.transport.ros_port import (
     CLOSE_ANSWER_S,
     NO_SESSION,
@@ -41,6 +41,9 @@ at first, and at most."""
 APART_S, APART_MOST_S = 1.2, 38.4
 """How long a server that others see may not be reached before the participant is made anew; the
 time doubles with each attempt."""
+DOUBT_S = 6.0
+"""How long a server that does not answer a request for a session, nor the question, stays reached;
+opening a session takes a second or two in which it answers nothing else."""
 _LOOK_S, _LOOK_CONNECTED_S = 0.02, 0.25
 _U32 = 0xFFFFFFFF
 
@@ -57,6 +60,7 @@ class _Ends:
             CallBatch, topic(robot, "call_batches"), call_qos()
         )
         self.control = quiet_node(f"{name}_control", self.context)
+        keep_private()
         self.open = self.control.create_client(OpenSession, topic(robot, "open_session"))
         self.close = self.control.create_client(CloseSession, topic(robot, "close_session"))
         self.take = TakeThread(
@@ -67,6 +71,7 @@ class _Ends:
         self.ask_at = 0.0
         self.ask_wait_s = ASK_S
         self.answered = False
+        self.doubted_since = 0.0
 
     def found(self) -> bool:
         """Whether DDS knows a server's services and topics, as seen from here."""
@@ -181,8 +186,12 @@ class RosRobotPort:
                 asked.append((ends, future))
                 left = max(end - time.monotonic(), 0.1)
                 try:
-                    return _open_answer(answers.get(timeout=min(left, OPEN_REPEAT_S)))
+                    answer = _open_answer(answers.get(timeout=min(left, OPEN_REPEAT_S)))
+                    ends.doubted_since = 0.0
+                    return answer
                 except queue.Empty:
+                    # What answered may have been a server that is gone.
+                    ends.doubted_since = ends.doubted_since or time.monotonic()
                     if left <= OPEN_REPEAT_S:
                         raise missing from None
         finally:
@@ -243,8 +252,10 @@ class RosRobotPort:
             ends = self._ends
             if not ends.found():
                 ends.answered = False
-                ends.ask_at, ends.ask_wait_s = 0.0, ASK_S
-            elif not ends.answered and time.monotonic() >= ends.ask_at:
+                ends.ask_at, ends.ask_wait_s, ends.doubted_since = 0.0, ASK_S, 0.0
+            elif ends.doubted_since and time.monotonic() - ends.doubted_since > DOUBT_S:
+                ends.answered, ends.doubted_since = False, 0.0
+            elif (not ends.answered or ends.doubted_since) and time.monotonic() >= ends.ask_at:
                 self._ask(ends)
             if ends.answered != self._connected:
                 with self._answers:
@@ -266,6 +277,7 @@ class RosRobotPort:
     def _told(self, ends: _Ends) -> None:
         """The server has answered (the control node's thread)."""
         ends.answered = True
+        ends.doubted_since = 0.0
         for future in ends.asked:
             ends.close.remove_pending_request(future)
         ends.asked.clear()

@@ -5,6 +5,7 @@ import signal
 import sys
 
 import pytest
+from support.domains import domain_lock
 from support.rig import PROGRAMS, START_S
 
 RRTO = [sys.executable, "-m", "rrto_ros.cli.main"]
@@ -134,3 +135,36 @@ def test_options_of_the_program_are_not_taken_for_ours(rig):
     process = run(rig, "--device", "null", "--", sys.executable, "-c", text, "--mode", "-q")
     assert process.wait() == 0
     assert "['--mode', '-q']" in process.text()
+
+
+def test_robots_of_one_name_in_two_domains_run_side_by_side(rig, cuda_program):
+    with domain_lock() as other:
+        # Each waits until both programs run, so that the two are there at the same time.
+        files = [rig.folder / "a", rig.folder / "b"]
+        text = ("import pathlib, subprocess, sys, time; pathlib.Path(sys.argv[1]).touch()\n"
+                "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.01)\n"
+                f"sys.exit(subprocess.run({cuda_program!r}).returncode)")  # fmt: skip
+        both = [
+            run(rig, "--domain", str(domain), "--", sys.executable, "-c", text, mine, others)
+            for domain, mine, others in ((rig.domain, *files), (other, *reversed(files)))
+        ]
+        for process in both:
+            assert process.wait() == 0, process.text()
+            assert "starting offload_server and recorder_replayer" in process.text()
+            assert "0 elements differ from NumPy" in process.text()
+
+
+@pytest.mark.parametrize("name", ["my robot", "/r9/", "r-3", "9bot", "a//b", "n" * 300])
+def test_a_robot_name_that_is_none_is_refused_in_one_line(rig, name):
+    process = run(rig, "--robot", name, "--", "true")
+    assert process.wait() == 125
+    (line,) = process.lines
+    assert line.startswith("rrto: robot name ")
+    assert len(line) < 250
+
+
+def test_a_second_server_of_a_robot_is_refused_at_once(rig):
+    rig.server("null")
+    second = rig.server("null", wait=False)
+    assert second.wait() == 2
+    assert f"another offload_server of this user serves robot '{rig.robot}'" in second.text()

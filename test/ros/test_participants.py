@@ -1,0 +1,148 @@
+"""Recorder and server find each other, however often either comes and goes, and after kills.
+
+RRTO_PARTICIPANTS sets how many come and go (default 6, 500 take a quarter of an hour).
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support.processes import PATIENCE_S
+from support.rig import PROGRAMS
+
+pytest.importorskip("rclpy")
+pytest.importorskip("rrto_msgs.msg")
+
+from rrto_ros.errors import UnavailableError
+from rrto_ros.transport import ros_robot_port
+from rrto_ros.transport.port import OpenAnswer, OpenRequest
+from rrto_ros.transport.ros_port import RosServerPort
+from rrto_ros.transport.ros_robot_port import APART_S, RosRobotPort
+
+COUNT = int(os.environ.get("RRTO_PARTICIPANTS", "6"))
+BOUND_S = 20.0
+FEW_PORTS = """
+ip link set lo up && ip link set lo multicast on && mount -t tmpfs tmpfs /dev/shm &&
+echo "40000 40019" > /proc/sys/net/ipv4/ip_local_port_range && exec "$@"
+"""
+"""Runs a command on a network of its own where TCP ports come again after a few starts, as they do
+on a robot after some thousands."""
+ISOLATED = ["unshare", "--net", "--mount", "bash", "-c", FEW_PORTS, "few-ports"]
+
+
+def isolated():
+    """A command's prefix; none on a machine where it may not be used."""
+    try:
+        done = subprocess.run([*ISOLATED, "true"], capture_output=True, check=False)
+    except FileNotFoundError:
+        return []
+    return ISOLATED if done.returncode == 0 else []
+
+
+@pytest.mark.parametrize("stays", ["server", "robot"])
+@pytest.mark.parametrize("kill_every", [0, 2], ids=["closed", "killed"])
+def test_both_ends_find_each_other_whoever_comes_and_goes(rig, stays, kill_every):
+    program = [sys.executable, PROGRAMS / "participants.py"]
+    arguments = [stays, str(COUNT), str(BOUND_S), str(kill_every)]
+    env = rig.environment(ROS_AUTOMATIC_DISCOVERY_RANGE="SUBNET")
+    process = rig.start("participants", [*isolated(), *program, *arguments], env)
+    assert process.wait(PATIENCE_S + COUNT * BOUND_S) == 0, process.text(15)
+    found = [json.loads(line) for line in process.lines if line.startswith("[")]
+    assert len(found) == COUNT
+    assert not [one for one in found if one[1] is None], found
+    times = sorted(taken for _, taken, _ in found)
+    # Most need no second try: half a second, and one or two where a message was lost.
+    assert times[len(times) // 2] < 2.5, times
+
+
+def test_only_the_user_reads_what_the_nodes_share(rig):
+    rig.both("null")
+    shared = {
+        Path(line[line.index("/dev/shm/") :])
+        for process in rig.processes
+        for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+        if "/dev/shm/fastdds" in line
+    }
+    assert shared
+    assert not [path for path in shared if path.exists() and path.stat().st_mode & 0o077]
+
+
+def wait(until, timeout_s=PATIENCE_S):
+    end = time.monotonic() + timeout_s
+    while not until():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_participant_that_does_not_reach_a_server_that_others_see_is_made_anew(rig):
+    domain = rig.domain
+    lines, changes, asked = [], [], []
+    elsewhere = True
+    port = RosRobotPort(
+        domain, "alone", lambda _: None, on_change=lambda: changes.append(port.server_seen()),
+        elsewhere=lambda: elsewhere, log=lines.append,
+    )  # fmt: skip
+    try:
+        began = time.monotonic()
+        wait(lambda: port.statistics()["renewed"] == 1)
+        assert time.monotonic() - began >= APART_S * 0.9
+        # Seldom and more seldom: each costs the server's others an announcement.
+        wait(lambda: port.statistics()["renewed"] == 2)
+        assert time.monotonic() - began >= 3 * APART_S * 0.9
+        assert all("made anew" in line for line in lines)
+        assert len(lines) == 2
+        assert not changes
+        server = RosServerPort(
+            domain, "alone", lambda _: None, lambda _: OpenAnswer(False, "a test"),
+            lambda session, reason: (asked.append((session, reason)) or False, "a test"),
+        )  # fmt: skip
+        wait(lambda: port.server_seen())
+        assert changes == [True]
+        assert {session for session, _ in asked} == {bytes(16)}
+        renewed = port.statistics()["renewed"]
+        server.close()
+        elsewhere = False
+        wait(lambda: not port.server_seen())
+        assert changes == [True, False]
+        time.sleep(2 * APART_S)
+        assert port.statistics()["renewed"] == renewed
+    finally:
+        port.close()
+
+
+def test_a_server_that_answers_no_more_does_not_stay_reached(rig, monkeypatch):
+    monkeypatch.setattr(ros_robot_port, "DOUBT_S", 1.0)
+    deaf, went_on = threading.Event(), threading.Event()
+
+    def said(value):
+        if deaf.is_set():
+            went_on.wait(PATIENCE_S)
+        return value
+
+    server = RosServerPort(
+        rig.domain, "deaf", lambda _: None, lambda _: said(OpenAnswer(False, "a test")),
+        lambda session, reason: said((False, "a test")),
+    )  # fmt: skip
+    port = RosRobotPort(rig.domain, "deaf", lambda _: None, elsewhere=lambda: True)
+    request = OpenRequest(b"s" * 16, "deaf", "program", "", 1, "", 0, 0, 1, bytes(32))
+    try:
+        wait(port.server_seen)
+        assert port.open_session(request, 5.0).reason == "a test"
+        deaf.set()
+        with pytest.raises(UnavailableError, match="no offload server answered"):
+            port.open_session(request, 3.0)
+        wait(lambda: port.statistics()["renewed"])
+        assert not port.server_seen()
+        deaf.clear()
+        went_on.set()
+        wait(port.server_seen)
+        assert port.open_session(request, 5.0).reason == "a test"
+    finally:
+        went_on.set()
+        port.close()
+        server.close()
