@@ -1,6 +1,7 @@
 """What every test shares: the helpers of test/support, and logs of processes when a test fails."""
 
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,13 @@ def pytest_runtest_makereport(item, call):
         for name, text in rig.logs().items():
             report.sections.append((f"output of {name}", text))
     return report
+
+
+@pytest.fixture
+def sockets():
+    """A folder for sockets: their paths have 107 characters, and tmp_path may have more."""
+    with tempfile.TemporaryDirectory(prefix="rrto-", dir="/tmp") as made:
+        yield Path(made)
 
 
 @pytest.fixture

@@ -183,8 +183,9 @@ class Peer:
             limit_bytes=self._memory_bytes, arena_base=ARENA_BASE + place * ARENA_STEP
         )
         ring = RingMemory(**self._settings)
+        writer = ReplyWriter(ring)
         self.rings.append(ring)
-        self.writers.append(ReplyWriter(ring))
+        self.writers.append(writer)
         executor = Executor(device)
         self.executor = executor
         if self._plans:
@@ -194,15 +195,15 @@ class Peer:
             connection, Welcome(0, "", info), (ring.memory_fd, ring.call_fd, ring.reply_fd)
         )
         try:
-            self._loop(connection, ring, executor)
+            self._loop(connection, ring, writer, executor)
         finally:
             device.close()
             self._places.discard(place)
             connection.close()
             self.closed_sessions.release()
 
-    def _loop(self, connection, ring, executor):
-        consumer, writer = RingConsumer(ring), self.writers[-1]
+    def _loop(self, connection, ring, writer, executor):
+        consumer = RingConsumer(ring)
         while True:
             data = consumer.take()
             if not data:

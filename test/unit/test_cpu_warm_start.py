@@ -46,9 +46,9 @@ def start(folder):
 
 
 @pytest.mark.timeout(200)
-def test_a_network_started_with_a_warm_cache_compiles_and_parses_nothing(tmp_path):
+def test_a_network_started_with_a_warm_cache_compiles_and_parses_nothing(sockets):
     pytest.importorskip("tinygrad", reason="tinygrad is not installed")
-    cold, warm = start(tmp_path), start(tmp_path)
+    cold, warm = start(sockets), start(sockets)
     assert cold["kernels_compiled"] > 5
     assert cold["modules_known"] == 0
     assert warm["launches"] == cold["launches"]

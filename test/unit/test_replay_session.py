@@ -86,11 +86,11 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path):
+def world(sockets):
     made = []
 
     def make(config=CONFIG, **server):
-        made.append(World(tmp_path / "r" / f"robot{len(made)}.sock", config, **server))
+        made.append(World(sockets / "r" / f"robot{len(made)}.sock", config, **server))
         return made[-1]
 
     yield make
@@ -126,12 +126,12 @@ def kept(path):
     )
 
 
-def test_a_second_start_is_replayed_from_its_first_inference(world, tmp_path):
-    first = world(kept(tmp_path))
+def test_a_second_start_is_replayed_from_its_first_inference(world, sockets):
+    first = world(kept(sockets))
     for _ in range(6):
         first.infer()
     assert 2 <= first.close().inferences < 6
-    second = world(kept(tmp_path))
+    second = world(kept(sockets))
     start_up = len(second.program.calls)
     for _ in range(4):
         second.infer()
@@ -176,10 +176,10 @@ def capture(world, rounds, *, extra=0):
     return world.close()
 
 
-def test_a_start_that_differs_from_what_follows_is_replayed_the_next_time(world, tmp_path):
-    first = world(kept(tmp_path))
+def test_a_start_that_differs_from_what_follows_is_replayed_the_next_time(world, sockets):
+    first = world(kept(sockets))
     assert capture(first, 8).inferences < 6
-    second = world(kept(tmp_path))
+    second = world(kept(sockets))
     report = capture(second, 8)
     assert second.server.calls == second.expected()
     assert (report.inferences, report.deviations) == (8, 0)
@@ -188,19 +188,19 @@ def test_a_start_that_differs_from_what_follows_is_replayed_the_next_time(world,
     assert report.sequence_repetitions == 6
 
 
-def test_a_start_with_a_call_more_is_replayed_around_it(world, tmp_path):
-    capture(world(kept(tmp_path)), 8)
-    other = world(kept(tmp_path))
+def test_a_start_with_a_call_more_is_replayed_around_it(world, sockets):
+    capture(world(kept(sockets)), 8)
+    other = world(kept(sockets))
     report = capture(other, 8, extra=7)
     assert other.server.calls == other.expected()
     assert (report.inferences, report.deviations) == (8, 1)
     assert report.hit_rate > 0.98
 
 
-def test_a_start_that_goes_another_way_is_learnt_anew(world, tmp_path):
-    capture(world(kept(tmp_path)), 8)
+def test_a_start_that_goes_another_way_is_learnt_anew(world, sockets):
+    capture(world(kept(sockets)), 8)
     for wanted in (4, 8):
-        other = world(kept(tmp_path))
+        other = world(kept(sockets))
         other.program.alloc(1 << 20)  # every address is another one
         report = capture(other, 8)
         assert other.server.calls == other.expected()
@@ -208,9 +208,9 @@ def test_a_start_that_goes_another_way_is_learnt_anew(world, tmp_path):
     assert (report.inferences, report.deviations, report.hit_rate) == (8, 0, 1.0)
 
 
-def test_a_program_that_begins_in_another_mode_does_not_wait_for_its_start(world, tmp_path):
-    capture(world(kept(tmp_path)), 8)
-    w = world(dataclasses.replace(kept(tmp_path), mode="batched"))
+def test_a_program_that_begins_in_another_mode_does_not_wait_for_its_start(world, sockets):
+    capture(world(kept(sockets)), 8)
+    w = world(dataclasses.replace(kept(sockets), mode="batched"))
     w.model = Capturing(w)
     for _ in range(2):
         w.infer()
@@ -222,26 +222,26 @@ def test_a_program_that_begins_in_another_mode_does_not_wait_for_its_start(world
     assert report.inferences >= 5
 
 
-def test_a_recorder_that_is_killed_has_kept_its_plans(world, tmp_path):
+def test_a_recorder_that_is_killed_has_kept_its_plans(world, sockets):
     """They are written while the program waits, not at the end of the session."""
-    running = world(kept(tmp_path))
+    running = world(kept(sockets))
     for _ in range(6):
         running.infer()
     end = time.monotonic() + 5
     while not running.session.statistics()["replay_plans_kept"]:
         assert time.monotonic() < end
         time.sleep(0.002)
-    other = world(kept(tmp_path))
+    other = world(kept(sockets))
     other.infer()
     assert other.close().inferences == 1
 
 
-def test_plans_of_a_program_that_has_changed_are_of_no_harm(world, tmp_path):
-    first = world(kept(tmp_path))
+def test_plans_of_a_program_that_has_changed_are_of_no_harm(world, sockets):
+    first = world(kept(sockets))
     for _ in range(6):
         first.infer()
     first.close()
-    second = world(kept(tmp_path))
+    second = world(kept(sockets))
     second.program.alloc(1 << 20)  # every address is another one
     second.model = Model(second.program, "m", 11, KERNELS + 3)
     for _ in range(8):
@@ -249,7 +249,7 @@ def test_plans_of_a_program_that_has_changed_are_of_no_harm(world, tmp_path):
     report = second.close()
     assert second.server.calls == second.expected()
     assert report.inferences >= 3, "it learns as at a first start"
-    third = world(kept(tmp_path))
+    third = world(kept(sockets))
     third.program.alloc(1 << 20)
     third.model = Model(third.program, "m", 11, KERNELS + 3)
     for _ in range(2):
@@ -257,9 +257,9 @@ def test_plans_of_a_program_that_has_changed_are_of_no_harm(world, tmp_path):
     assert third.close().inferences == 2
 
 
-def test_without_a_place_on_disk_programs_are_served_and_the_log_says_so(world, tmp_path):
-    (tmp_path / "plans").write_text("a file")
-    w = world(kept(tmp_path))
+def test_without_a_place_on_disk_programs_are_served_and_the_log_says_so(world, sockets):
+    (sockets / "plans").write_text("a file")
+    w = world(kept(sockets))
     for _ in range(5):
         w.infer()
     assert w.close().inferences >= 2

@@ -36,14 +36,14 @@ AT_ONCE = CAP // 4 + 64
 
 
 @pytest.fixture
-def make_world(tmp_path):
+def make_world(sockets):
     made = []
 
     def make(mode="batched", limits=LIMITS, **options):
-        options |= {"blob_directory": tmp_path / "blobs", "blob_bytes": 256 * MIB}
+        options |= {"blob_directory": sockets / "blobs", "blob_bytes": 256 * MIB}
         changes = options.pop("config", {})
         config = dataclasses.replace(CONFIG, mode=mode, **changes)
-        made.append(OneProcess(tmp_path / "r" / "s.sock", config, limits, **options))
+        made.append(OneProcess(sockets / "r" / "s.sock", config, limits, **options))
         return made[-1]
 
     yield make
@@ -128,7 +128,7 @@ def test_uploads_wait_on_the_robot_while_the_device_is_busy(make_world):
 
 
 def test_a_blob_is_brought_while_calls_are_held_back_and_results_are_not_taken(
-    make_world, tmp_path, monkeypatch
+    make_world, sockets, monkeypatch
 ):
     monkeypatch.setattr("rrto_ros.transport.blob_references.ENOUGH_KEPT_BYTES", CAP)
     world = make_world()
@@ -137,7 +137,7 @@ def test_a_blob_is_brought_while_calls_are_held_back_and_results_are_not_taken(
     second = world.start("flow.py", "known", 24, IDLE_S)
     assert json.loads(second.stdout.readline())["ready"]
     # The server has told their names; now every second one is gone.
-    for path in sorted((tmp_path / "blobs").glob("??/*"))[::2]:
+    for path in sorted((sockets / "blobs").glob("??/*"))[::2]:
         path.unlink()
     assert said(second, "\n")[-1]["ok"] > 0
     assert world.most["blobs asked for"] > 10

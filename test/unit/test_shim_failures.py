@@ -35,8 +35,8 @@ def init(path, timeout_ms=1000, **extra):
     return json.loads(done.stdout), done.stderr
 
 
-def test_without_a_recorder_cuinit_says_so_at_once(tmp_path):
-    answer, said = init(tmp_path / "nobody.sock")
+def test_without_a_recorder_cuinit_says_so_at_once(sockets):
+    answer, said = init(sockets / "nobody.sock")
     assert answer["result"] == SYSTEM_NOT_READY
     assert answer["seconds"] < 1
     assert said.count("\n") == 1
@@ -48,8 +48,10 @@ def test_without_a_recorder_cuinit_says_so_at_once(tmp_path):
     ("robot", "text", "domain"),
     [("", "", 0), ("r2", "7", 7), ("fleet/r2", "232", 232), ("robot", "0", 0)],
 )
-def test_program_and_recorder_look_for_the_same_socket(tmp_path, monkeypatch, robot, text, domain):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_program_and_recorder_look_for_the_same_socket(
+    sockets, monkeypatch, robot, text, domain
+):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(sockets))
     monkeypatch.delenv("RRTO_SOCKET", raising=False)
     path = socket_path(robot or "robot", domain)
     _, said = init(None, RRTO_ROBOT=robot, ROS_DOMAIN_ID=text)
@@ -74,7 +76,7 @@ def test_a_domain_that_is_none_is_named(text):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
-def test_a_socket_of_another_user_gets_no_word_of_the_program(tmp_path):
+def test_a_socket_of_another_user_gets_no_word_of_the_program():
     path = Path(tempfile.mkdtemp(prefix="rrto-test-", dir="/tmp")) / "s"
     path.parent.chmod(0o777)
     heard_read, heard_write = os.pipe()
@@ -135,20 +137,20 @@ def test_a_recorder_of_another_user_refuses_the_program():
     shutil.rmtree(folder)
 
 
-def test_a_recorder_that_never_answers_is_given_up_in_the_stated_time(tmp_path):
+def test_a_recorder_that_never_answers_is_given_up_in_the_stated_time(sockets):
     with socket.socket(socket.AF_UNIX) as deaf:
-        deaf.bind(str(tmp_path / "s"))
+        deaf.bind(str(sockets / "s"))
         deaf.listen()
-        answer, said = init(tmp_path / "s", 700)
+        answer, said = init(sockets / "s", 700)
     assert answer["result"] == SYSTEM_NOT_READY
     assert 0.6 < answer["seconds"] < 3
     assert "did not answer in time" in said
 
 
 @pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(16)])
-def test_something_else_behind_the_socket_is_not_taken_for_a_recorder(tmp_path, reply):
+def test_something_else_behind_the_socket_is_not_taken_for_a_recorder(sockets, reply):
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(tmp_path / "s"))
+        server.bind(str(sockets / "s"))
         server.listen()
 
         def serve():
@@ -159,7 +161,7 @@ def test_something_else_behind_the_socket_is_not_taken_for_a_recorder(tmp_path, 
 
         thread = threading.Thread(target=serve)
         thread.start()
-        answer, said = init(tmp_path / "s")
+        answer, said = init(sockets / "s")
         thread.join()
     assert answer["result"] == SYSTEM_NOT_READY
     assert said.startswith("rrto: ")

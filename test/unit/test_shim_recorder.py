@@ -87,12 +87,12 @@ def calls(records):
 
 
 @pytest.mark.parametrize("walks", [True, False])
-def test_the_recorder_teaches_the_shim_what_it_found(tmp_path, walks):
+def test_the_recorder_teaches_the_shim_what_it_found(sockets, walks):
     rounds = 12
     steps = [s for k in range(rounds) for s in [*inference(k), ["wait"]]]
     config = dataclasses.replace(CONFIG, replay=ReplayOptions(shim_walks=walks))
-    plain = Run(tmp_path, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
-    run = Run(tmp_path, steps, config, thought)
+    plain = Run(sockets, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
+    run = Run(sockets, steps, config, thought)
     assert run.report.error == ""
     assert run.printed == plain.printed
     assert calls(run.records) == calls(plain.records)
@@ -104,7 +104,7 @@ def test_the_recorder_teaches_the_shim_what_it_found(tmp_path, walks):
     assert set(run.batches[-1]) == {PLAN_REF_OP}
 
 
-def test_a_mode_switched_in_the_middle_of_a_walk_loses_nothing(tmp_path):
+def test_a_mode_switched_in_the_middle_of_a_walk_loses_nothing(sockets):
     def during(host):
         thought(host)
         count[0] += 1
@@ -115,21 +115,21 @@ def test_a_mode_switched_in_the_middle_of_a_walk_loses_nothing(tmp_path):
     for k in range(20):
         walk = inference(k)
         steps += [*walk[: k % 9], ["wait"], *walk[k % 9 :]]
-    plain = Run(tmp_path, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
-    run = Run(tmp_path, steps, CONFIG, during)
+    plain = Run(sockets, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
+    run = Run(sockets, steps, CONFIG, during)
     assert run.report.error == ""
     assert run.printed == plain.printed
     assert calls(run.records) == calls(plain.records)
     assert run.statistics["replay_shim_referenced_calls"] > 100
 
 
-def test_what_deviated_from_a_plan_of_the_shim_is_learnt(tmp_path):
+def test_what_deviated_from_a_plan_of_the_shim_is_learnt(sockets):
     other = [["upload", 2, 64, 1.0], *[["launch", 2, 3.0 + k] for k in range(9)], ["read", 2, 64]]
     steps = [s for k in range(8) for s in [*inference(k), ["wait"]]]
     steps += [s for k in range(8) for s in [*inference(k)[:5], *other, ["wait"]]]
     steps += [s for k in range(4) for s in [*inference(k), *other, ["wait"]]]
-    plain = Run(tmp_path, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
-    run = Run(tmp_path, steps, CONFIG, thought)
+    plain = Run(sockets, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
+    run = Run(sockets, steps, CONFIG, thought)
     assert run.report.error == ""
     assert run.printed == plain.printed
     assert calls(run.records) == calls(plain.records)
@@ -182,7 +182,7 @@ DEVIATIONS = {
 
 @pytest.mark.parametrize("run_ahead", ["off", "reads", "auto"])
 @pytest.mark.parametrize("walks", [True, False], ids=["shim", "recorder"])
-def test_a_real_program_that_deviates_reads_what_plain_execution_gives(tmp_path, run_ahead, walks):
+def test_a_real_program_that_deviates_reads_what_plain_execution_gives(sockets, run_ahead, walks):
     """Real kernels on the CPU device; each deviation at several places, between steady rounds."""
     steps = [["allocate", 8192]] * 4
     number = 0
@@ -194,9 +194,9 @@ def test_a_real_program_that_deviates_reads_what_plain_execution_gives(tmp_path,
             number += 1
             steps += [*deviate(cascade(number), at), *cascade(number + 1)]
     replay = ReplayOptions(shim_walks=walks, run_ahead=run_ahead)
-    plain = Run(tmp_path, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
+    plain = Run(sockets, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
     config = dataclasses.replace(CONFIG, replay=replay)
-    run = Run(tmp_path, steps, config, thought, round_trip_s=0.005)
+    run = Run(sockets, steps, config, thought, round_trip_s=0.005)
     assert run.report.error == ""
     assert run.printed == plain.printed
     assert calls(run.records) == calls(plain.records)
@@ -210,12 +210,12 @@ def test_a_real_program_that_deviates_reads_what_plain_execution_gives(tmp_path,
 
 
 @pytest.mark.parametrize(("run_ahead", "exchanges"), [("off", 6), ("reads", 3), ("auto", 1)])
-def test_how_many_exchanges_an_inference_with_several_waits_costs(tmp_path, run_ahead, exchanges):
+def test_how_many_exchanges_an_inference_with_several_waits_costs(sockets, run_ahead, exchanges):
     rounds = 40
     steps = [s for k in range(rounds) for s in [*cascade(k), ["wait"]]]
     replay = ReplayOptions(run_ahead=run_ahead)
     config = dataclasses.replace(CONFIG, replay=replay)
-    run = Run(tmp_path, steps, config, thought, round_trip_s=0.02)
+    run = Run(sockets, steps, config, thought, round_trip_s=0.02)
     assert run.report.inferences >= rounds - 4
     assert run.report.deviations == 0
     assert run.report.inference_round_trips == exchanges
@@ -224,7 +224,7 @@ def test_how_many_exchanges_an_inference_with_several_waits_costs(tmp_path, run_
 
 
 @pytest.mark.parametrize(("run_ahead", "exchanges"), [("off", 2), ("reads", 2), ("auto", 1)])
-def test_copies_that_the_program_picks_up_later_come_with_the_wait(tmp_path, run_ahead, exchanges):
+def test_copies_that_the_program_picks_up_later_come_with_the_wait(sockets, run_ahead, exchanges):
     """Into pinned memory: the copies' results are there when the synchronisation returns."""
     rounds = 40
     steps = []
@@ -234,8 +234,8 @@ def test_copies_that_the_program_picks_up_later_come_with_the_wait(tmp_path, run
         steps += [*[["launch", 0, 2.5 + n] for n in range(5)], ["read_later", 0, 64], ["sync"]]
         steps.append(["wait"])
     replay = ReplayOptions(run_ahead=run_ahead)
-    plain = Run(tmp_path, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
+    plain = Run(sockets, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
     config = dataclasses.replace(CONFIG, replay=replay)
-    run = Run(tmp_path, steps, config, thought, round_trip_s=0.02)
+    run = Run(sockets, steps, config, thought, round_trip_s=0.02)
     assert run.printed == plain.printed
     assert run.report.inference_round_trips == exchanges

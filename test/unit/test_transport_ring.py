@@ -175,8 +175,8 @@ def test_an_impossible_reply_position_is_refused(ring):
         ReplyWriter(ring).write([pack_result(1, 0)])
 
 
-def test_the_socket_folder_is_private_and_a_second_recorder_is_refused(tmp_path):
-    path = tmp_path / "rrto-1" / "robot.sock"
+def test_the_socket_folder_is_private_and_a_second_recorder_is_refused(sockets):
+    path = sockets / "rrto-1" / "robot.sock"
     listener = RingListener(path)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     with pytest.raises(UnavailableError, match="another recorder_replayer listens"):
@@ -186,8 +186,8 @@ def test_the_socket_folder_is_private_and_a_second_recorder_is_refused(tmp_path)
     RingListener(path).close()
 
 
-def test_a_socket_that_a_killed_recorder_left_is_replaced(tmp_path):
-    path = tmp_path / "r" / "robot.sock"
+def test_a_socket_that_a_killed_recorder_left_is_replaced(sockets):
+    path = sockets / "r" / "robot.sock"
     pid = os.fork()
     if pid == 0:
         RingListener(path)
@@ -197,30 +197,30 @@ def test_a_socket_that_a_killed_recorder_left_is_replaced(tmp_path):
     RingListener(path).close()
 
 
-def test_a_folder_that_others_may_write_is_refused(tmp_path):
-    folder = tmp_path / "open"
+def test_a_folder_that_others_may_write_is_refused(sockets):
+    folder = sockets / "open"
     folder.mkdir()
     folder.chmod(0o777)
     with pytest.raises(ConfigError, match="not be writable by others"):
         RingListener(folder / "robot.sock")
 
 
-def test_a_path_longer_than_a_socket_address_is_refused_with_the_cure(tmp_path):
+def test_a_path_longer_than_a_socket_address_is_refused_with_the_cure(sockets):
     with pytest.raises(ConfigError, match="RRTO_SOCKET"):
-        RingListener(tmp_path / ("x" * 120) / "robot.sock")
+        RingListener(sockets / ("x" * 120) / "robot.sock")
 
 
-def test_the_socket_path_follows_the_environment(monkeypatch, tmp_path):
+def test_the_socket_path_follows_the_environment(monkeypatch, sockets):
     monkeypatch.delenv("RRTO_SOCKET", raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/x")
     assert str(socket_path("robot", 0)) == f"/run/x/rrto-{os.getuid()}/0-robot.sock"
     assert str(socket_path("fleet/r2", 7)) == f"/run/x/rrto-{os.getuid()}/7-fleet.r2.sock"
-    monkeypatch.setenv("RRTO_SOCKET", str(tmp_path / "s"))
-    assert socket_path("robot", 7) == tmp_path / "s"
+    monkeypatch.setenv("RRTO_SOCKET", str(sockets / "s"))
+    assert socket_path("robot", 7) == sockets / "s"
 
 
-def test_a_lock_is_seen_while_its_holder_lives(tmp_path):
-    lock = tmp_path / "run" / "x.lock"
+def test_a_lock_is_seen_while_its_holder_lives(sockets):
+    lock = sockets / "run" / "x.lock"
     assert not held(lock)
     fd = hold(lock)
     assert held(lock)

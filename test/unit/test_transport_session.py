@@ -56,11 +56,11 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path):
+def world(sockets):
     made = []
 
     def make(config=CONFIG, **options):
-        made.append(World(tmp_path / "r" / "robot.sock", config, **options))
+        made.append(World(sockets / "r" / "robot.sock", config, **options))
         return made[-1]
 
     yield make
@@ -99,7 +99,7 @@ def test_a_call_reaches_the_server_and_its_result_the_program(world):
 
 
 def test_calls_that_nobody_waits_for_travel_together_up_to_the_linger_time(world):
-    w = world(dataclasses.replace(CONFIG, linger_s=0.05))
+    w = world(dataclasses.replace(CONFIG, linger_s=0.5))
     client = w.client()
     for index in range(1, 51):
         client.put(htod(index, b"x"))
