@@ -40,9 +40,10 @@ What is executed differently from a GPU:
 - bar.sync of a whole block lets every thread finish its part before any goes on. Kernels in which
   a register says which barrier a part of the block waits for, or with how many threads, run thread
   by thread, slowly; a constant that lies in a register is none of these.
-- shfl.sync, vote.sync, match.sync and redux.sync exchange values between the lanes that come to
-  them with the same number of exchanges and barriers before it; lanes of one mask that come by
-  different numbers of these do not wait for each other.
+- Exchanges of a warp (shfl, vote, match, redux) and bar.warp.sync with a member mask wait until
+  every lane of the mask that has not exited waits at the same instruction; lanes that have exited
+  take no part, in bar.red neither. Where no lane could go on, which CUDA leaves undefined, all do.
+  shfl from a lane that is not there gives the thread's own value.
 - Blocks run one after the other on each core: a kernel in which one block waits for another (a
   grid-wide barrier) may end with `CUDA_ERROR_LAUNCH_TIMEOUT`.
 - clock, clock64 and globaltimer count processor cycles.

@@ -9,8 +9,7 @@ from rrto_ros.devices.cpu.passes.layout import KernelLayout, align_up
 from rrto_ros.devices.cpu.program import KernelProgram
 from rrto_ros.devices.cpu.ptx import ast
 
-DONE = 0x7FFFFFFF
-"""The state of a thread that has ended."""
+DONE = warp.DONE
 
 
 class KernelFrame:
@@ -28,7 +27,11 @@ class KernelFrame:
         live: Registers live at the start of each block, where lanes may part.
         frames: Register -> offset of its values (one per thread) between regions.
         frame_bytes: Size of that memory, states and exchange buffers included.
-        exchange: Offset of the buffers through which threads exchange values.
+        exchange: Offset of the buffers through which threads of a warp exchange values.
+        combine: Offset of those through which a block combines values.
+        waits: Region -> the wait before it, of a warp or the block.
+        gated: Regions behind a warp's wait for certain lanes.
+        masks: Offset of the lanes that each thread waits for.
         named: Region -> (number, threads) of the barrier before it, where any barrier is for a
             part of the block only.
         arrivals: Number of a barrier -> slot that counts bar.arrive.
@@ -55,6 +58,16 @@ class KernelFrame:
         self.frames: dict[str, int] = {}
         self.frame_bytes = 0
         self.exchange = 0
+        self.combine = 0
+        self.waits = {
+            program.regions.of_entry[block.targets[0]]: block.barrier
+            for block in program.regions.blocks if block.barrier is not None
+        }
+        members = {region: warp.member_mask(instr) for region, instr in self.waits.items()}
+        self.gated = {region for region, mask in members.items() if mask is not None}
+        self._keeps_masks = any(
+            mask is not None and not isinstance(mask, ast.Imm) for mask in members.values())
+        self.masks = 0
         self.named: dict[int, tuple[int, int]] = {}
         self.arrivals: dict[int, str] = {}
         self.keys = 0
@@ -91,19 +104,33 @@ class KernelFrame:
         if self.keyed:
             self.keys = offset
             offset += align_up(self.threads * 4, 64)
+        if self._keeps_masks:
+            self.masks = offset
+            offset += align_up(self.threads * 4, 64)
         for region in self.program.regions.regions:
             for name in region.live:
                 if name not in self.frames:
                     self.frames[name] = offset
                     width = Val("", self.program.types[name]).bits
                     offset += align_up(self.threads * max(1, width // 8), 64)
-        # Two buffers of one word per thread, padded to whole warps.
+        # Two sides of some words per thread, padded to whole warps.
         self.exchange = offset
-        self.frame_bytes = offset + 2 * self.exchange_bytes + 64
+        self.combine = offset + 2 * self.exchange_bytes
+        self.frame_bytes = self.combine + 2 * self.combine_bytes + 64
 
     @property
     def exchange_bytes(self) -> int:
+        """Size of one side of the warps' buffer."""
+        return self._side(warp_wide=True)
+
+    @property
+    def combine_bytes(self) -> int:
+        """Size of one side of the block's buffer."""
+        return self._side(warp_wide=False)
+
+    def _side(self, *, warp_wide: bool) -> int:
         offers = [b.barrier for b in self.program.regions.blocks
                   if b.barrier is not None and gives_result(b.barrier)]
-        words = max((warp.words_offered(i) for i in offers), default=0)
+        words = max((warp.words_offered(i) for i in offers if is_warp_wide(i) == warp_wide),
+                    default=0)
         return align_up(self.threads, 32) * 8 * words

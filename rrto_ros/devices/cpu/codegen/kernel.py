@@ -117,7 +117,7 @@ class KernelWriter:
         width = "512" if self.frame.lanes >= 16 else "256"
         attributes = ("attributes #0 = { nounwind "
                       f'"min-legal-vector-width"="{width}" "prefer-vector-width"="{width}" }}')
-        extra = ("" if self.frame.single else _FIND + self.barriers.helpers) + (
+        extra = ("" if self.frame.single else _FIND + warp.HELPERS + self.barriers.helpers) + (
             HELPERS if self.frame.memcheck else "")
         text = "\n".join([*declared, extra, *lines, attributes, _RARELY, ""])
         local = self.frame.layout.local_bytes * self.frame.threads if not self.frame.single else 0
@@ -171,15 +171,25 @@ class KernelWriter:
         size = self.frame.threads * 4
         b.line(f"%states2 = getelementptr i8, ptr %frames, i64 {align_up(size, 64)}")
         b.line(f"%exchange = getelementptr i8, ptr %frames, i64 {self.frame.exchange}")
+        b.line(f"%combine = getelementptr i8, ptr %frames, i64 {self.frame.combine}")
+        if self.frame.masks:
+            b.line(f"%masks = getelementptr i8, ptr %frames, i64 {self.frame.masks}")
         b.line(f"call void @llvm.memset.p0.i64(ptr %frames, i8 0, i64 {size}, i1 false)")
         if self.frame.exchange_bytes:
             b.line(f"call void @llvm.memset.p0.i64(ptr %exchange, i8 0, "
                    f"i64 {2 * self.frame.exchange_bytes}, i1 false)")
+        side = self.frame.combine_bytes
+        if side:
+            b.line(f"call void @llvm.memset.p0.i64(ptr %combine, i8 0, i64 {2 * side}, i1 false)")
         if self.frame.threads % 16:
             pad = f"<{-self.frame.threads % 16} x i32>"
             b.line(f"%padding = getelementptr i8, ptr %frames, i64 {size}")
             b.line(f"store {pad} splat (i32 {DONE}), ptr %padding, align 4")
-        parity, number = b.alloca("i64"), b.alloca("i64")
+        parity, number, combine = b.alloca("i64"), b.alloca("i64"), b.alloca("i64")
+        if self.frame.gated:
+            b.allocas.append("%progress = alloca i1")
+            b.line("store i1 true, ptr %progress")
+        b.line(f"store i64 0, ptr {combine}")
         self.barriers.begin_block()
         b.line(f"store i64 1, ptr {number}")
         b.line(f"store i64 0, ptr {parity}")
@@ -198,6 +208,19 @@ class KernelWriter:
         b.line(f"%read_at = sub i64 {self.frame.exchange_bytes}, %write_at")
         b.line("%exchange_out = getelementptr i8, ptr %exchange, i64 %write_at")
         b.line("%exchange_in = getelementptr i8, ptr %exchange, i64 %read_at")
+        if side:
+            # The block goes on where no warp can: only then the sides swap.
+            b.line(f"%combine_at = load i64, ptr {combine}")
+            b.line(f"%combine_swapped = sub i64 {side}, %combine_at")
+            b.line("%combine_next = select i1 %in_warp, i64 %combine_at, i64 %combine_swapped")
+            b.line(f"store i64 %combine_next, ptr {combine}")
+            b.line("%combine_out = getelementptr i8, ptr %combine, i64 %combine_next")
+            b.line(f"%combine_other = sub i64 {side}, %combine_next")
+            b.line("%combine_in = getelementptr i8, ptr %combine, i64 %combine_other")
+        if self.frame.gated:
+            b.line("%progressed = load i1, ptr %progress")
+            b.line("%forced = xor i1 %progressed, true")
+            b.line("store i1 false, ptr %progress")
         b.line(f"%phase_before = load i64, ptr {number}")
         b.line("%phase_number = add i64 %phase_before, 1")
         b.line(f"store i64 %phase_number, ptr {number}")
@@ -213,6 +236,8 @@ class KernelWriter:
         for index in range(count):
             b.label(f"region{index}")
             self.barriers.gate(index, "others")
+            if self.frame.gated and index not in self.frame.gated:
+                b.line("store i1 true, ptr %progress")
             self._region(index, "ran")
         b.label("ran")
         b.line(f"store i64 %read_at, ptr {parity}")

@@ -25,6 +25,7 @@ from rrto_ros.devices.cpu.passes.cfg import (
     sources,
 )
 from rrto_ros.devices.cpu.passes.regions import Region
+from rrto_ros.devices.cpu.ptx import ast
 
 _ZERO = {"float": "0.0", "double": "0.0", "half": "0xH0000", "i1": "false"}
 # A widened value this far from both ends of its range does not wrap within a vector.
@@ -246,6 +247,8 @@ class RegionCode:
             if self.kernel.keyed and not is_warp_wide(block.barrier):
                 key = warp.barrier_key(e, block.barrier)
                 b.line(f"store i32 {key.text}, ptr {self._state('%keys', t)}")
+            if target in self.kernel.gated:
+                warp.keep_mask(e, block.barrier, lambda: self._state("%masks", t))
             self._store_live(e, target, t)
             self._set_state(target, t)
             b.line(f"br label {latch}")
@@ -325,6 +328,8 @@ class ScalarRegion(RegionCode):
         b.label(fresh)
         if not self.kernel.single:
             self._check_state(t)
+        if self.index in self.kernel.gated:
+            self._check_members(e, t)
         self.load_live(t)
         self.blocks(e, t)
         b.label(f"{p}_latch")
@@ -357,6 +362,19 @@ class ScalarRegion(RegionCode):
         b.label(enter)
         if self.kernel.keyed and self.index > self.program.regions.warp_wide:
             self._check_key(t)
+
+    def _check_members(self, e: Emitter, t: Val) -> None:
+        """To the latch unless everybody has come whom the thread waits for."""
+        b = self.b
+        instr = self.kernel.waits[self.index]
+        said = warp.member_mask(instr)
+        if isinstance(said, ast.Imm):
+            mask = const(said.value, "i32")
+        else:
+            mask = Val(b.name("mask"), "i32")
+            b.line(f"{mask.text} = load i32, ptr {self._state('%masks', t)}")
+        warp.gate(e, instr, mask, f"{self.prefix}_latch")
+        b.line("store i1 true, ptr %progress")
 
     def _check_key(self, t: Val) -> None:
         """To the latch if the thread's barrier is closed."""

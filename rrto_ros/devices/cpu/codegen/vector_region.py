@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rrto_ros.devices.cpu.codegen import warp
 from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.emitter import Emitter
 from rrto_ros.devices.cpu.codegen.frame import KernelFrame
@@ -11,6 +12,8 @@ from rrto_ros.devices.cpu.passes.cfg import Block
 
 def write_region(kernel: KernelFrame, index: int) -> None:
     """Emits a region; the code goes on behind it."""
+    if index in kernel.waits:
+        warp.survey(kernel.b, kernel.waits[index], index, kernel.threads)
     if kernel.lanes > 1:
         _VectorRegion(kernel, index).write()
     else:
@@ -119,8 +122,20 @@ class _VectorRegion(RegionCode):
             mine = b.compare("icmp eq", Val(state, "i32"), const(self.index, "i32"))
             b.line(f"br i1 {mine.text}, label %{enter}, label %{latch}")
         b.label(enter)
+        if self.index in self.kernel.gated:
+            self._check_members(t, part)
         for name in self.fragile:
             self._check_step(name, t, part)
+
+    def _check_members(self, t: Val, part: str) -> None:
+        """To the scalar copy, which knows who waits for whom, unless all of the warp came."""
+        b = self.b
+        if self.plan.diverging:
+            came = b.compare("icmp eq", warp.absent_lanes(b, self.index, t), const(0, "i32"))
+            go = b.new_label("came")
+            b.line(f"br i1 {came.text}, label %{go}, label %{part}")
+            b.label(go)
+        b.line("store i1 true, ptr %progress")
 
     def _check_step(self, name: str, t: Val, part: str) -> None:
         """A widened register goes on as one number only if no lane wrapped."""

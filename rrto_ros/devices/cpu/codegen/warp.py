@@ -1,20 +1,90 @@
 """Exchanges between the threads of a warp or block: shfl, vote, match, redux, bar.red.
 
 Each is a place where threads wait: before it a thread offers its value in a buffer, and when all
-have come it reads what the others offered. The buffer has two sides that swap at every step.
+have come it reads what the others offered. The buffer has two sides that swap at every step; what
+the block combines has a buffer of its own, whose sides swap when the block goes on.
+
+Who takes part is read from the threads' states: those that wait at the same place. A thread that
+has exited does not (sm_70 and later: PTX manual, "Independent Thread Scheduling"), nor one that is
+elsewhere. A thread that names members waits until all of them that live have come (`gate`).
 """
 
 from __future__ import annotations
 
-from rrto_ros.devices.cpu.codegen.builder import Val, const
+from collections.abc import Callable
+
+from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
 from rrto_ros.devices.cpu.codegen.emitter import B32, PRED, U32, Emitter, unsupported
 from rrto_ros.devices.cpu.codegen.integer import type_of
 from rrto_ros.devices.cpu.codegen.table import emits
+from rrto_ros.devices.cpu.passes.cfg import BARRIER_OPS, gives_result, is_warp_wide
 from rrto_ros.devices.cpu.passes.layout import align_up
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 
 _WARP = 32
+DONE = 0x7FFFFFFF
+"""The state of a thread that has ended."""
+
+# Of each warp: which lanes wait at a region, and which live but are elsewhere.
+HELPERS = f"""
+define internal void @rrto_lanes(ptr %states, i32 %threads, i32 %region,
+                                 ptr %here, ptr %away) #0 {{
+entry:
+  %one = insertelement <{_WARP} x i32> poison, i32 %region, i32 0
+  %all = shufflevector <{_WARP} x i32> %one, <{_WARP} x i32> poison,
+                       <{_WARP} x i32> zeroinitializer
+  br label %loop
+loop:
+  %i = phi i32 [ 0, %entry ], [ %next, %loop ]
+  %at = getelementptr i32, ptr %states, i32 %i
+  %state = load <{_WARP} x i32>, ptr %at, align 4
+  %left = sub i32 %threads, %i
+  %short = icmp ult i32 %left, {_WARP}
+  %beyond = shl i32 -1, %left
+  %room = xor i32 %beyond, -1
+  %exist = select i1 %short, i32 %room, i32 -1
+  %same = icmp eq <{_WARP} x i32> %state, %all
+  %there = bitcast <{_WARP} x i1> %same to i32
+  %live = icmp ne <{_WARP} x i32> %state, splat (i32 {DONE})
+  %lives = bitcast <{_WARP} x i1> %live to i32
+  %waits = and i32 %there, %exist
+  %elsewhere = xor i32 %there, -1
+  %apart = and i32 %lives, %elsewhere
+  %missing = and i32 %apart, %exist
+  %warp = lshr i32 %i, 5
+  %here_at = getelementptr i32, ptr %here, i32 %warp
+  store i32 %waits, ptr %here_at
+  %away_at = getelementptr i32, ptr %away, i32 %warp
+  store i32 %missing, ptr %away_at
+  %next = add i32 %i, {_WARP}
+  %more = icmp ult i32 %next, %threads
+  br i1 %more, label %loop, label %end
+end:
+  ret void
+}}
+define internal i32 @rrto_combine(ptr %states, ptr %offered, i32 %threads) #0 {{
+entry:
+  br label %loop
+loop:
+  %i = phi i32 [ 0, %entry ], [ %next, %loop ]
+  %sum = phi i32 [ 0, %entry ], [ %more, %loop ]
+  %state_at = getelementptr i32, ptr %states, i32 %i
+  %state = load i32, ptr %state_at
+  %live = icmp ne i32 %state, {DONE}
+  %word_at = getelementptr i64, ptr %offered, i32 %i
+  %word = load i64, ptr %word_at
+  %bit = trunc i64 %word to i32
+  %value = or i32 %bit, 65536
+  %part = select i1 %live, i32 %value, i32 0
+  %more = add i32 %sum, %part
+  %next = add i32 %i, 1
+  %again = icmp ult i32 %next, %threads
+  br i1 %again, label %loop, label %end
+end:
+  ret i32 %more
+}}
+"""
 
 
 def _offered_type(instr: ast.Instr) -> PtxType:
@@ -54,8 +124,8 @@ def offer(e: Emitter, instr: ast.Instr, target: int) -> None:
         else:
             value = e.read(operand, kind)
         wide = b.resize(value, "i64", False)
-        where = _slot(e, "exchange_out", e.special["linear"], word)
-        b.line(f"store i64 {wide.text}, ptr {where}")
+        side = "exchange_out" if is_warp_wide(instr) else "combine_out"
+        b.line(f"store i64 {wide.text}, ptr {_slot(e, side, e.special['linear'], word)}")
 
 
 def _arrival(e: Emitter, phase: Val, target: int) -> Val:
@@ -79,10 +149,10 @@ def _slot(e: Emitter, side: str, thread: Val, word: int) -> str:
     return where
 
 
-def take(e: Emitter, thread: Val, word: int = 0) -> Val:
+def take(e: Emitter, thread: Val, word: int = 0, side: str = "exchange_in") -> Val:
     """What another thread of the block offered."""
     out = e.b.name("x")
-    e.b.line(f"{out} = load i64, ptr {_slot(e, 'exchange_in', thread, word)}")
+    e.b.line(f"{out} = load i64, ptr {_slot(e, side, thread, word)}")
     return Val(out, "i64")
 
 
@@ -121,14 +191,74 @@ def shuffle(e: Emitter, instr: ast.Instr) -> None:
         case _:
             source = b.binary("or", low, b.binary("and", amount, keep))
             good = b.compare("icmp sle", source, high)
-    source = b.select(good, source, lane)
+    # From a lane that is not there the manual promises nothing: a thread gets its own value.
+    there = b.binary("lshr", active_lanes(e), b.binary("and", source, const(31, "i32")))
+    source = b.select(b.binary("and", good, b.resize(there, "i1", False)), source, lane)
     value = take(e, b.binary("add", warp_start(e), source))
     e.write(dest, b.resize(value, "i32", False), B32)
     e.write(in_range, good, PRED)
 
 
+def member_mask(instr: ast.Instr) -> ast.Operand | None:
+    """The lanes that a warp's wait is for; None if it waits for nobody in particular."""
+    if instr.op == "mma":
+        return ast.Imm(-1)
+    if instr.op in BARRIER_OPS:
+        return instr.args[0] if "warp" in instr.mods and instr.args else None
+    position = {"shfl": 4, "vote": 2, "match": 2, "redux": 2}.get(instr.op, len(instr.args))
+    return instr.args[position] if "sync" in instr.mods and position < len(instr.args) else None
+
+
+def keep_mask(e: Emitter, instr: ast.Instr, where: Callable[[], str]) -> None:
+    """Stores whom a thread waits for, where only it knows, at the address of `where`."""
+    mask = member_mask(instr)
+    if mask is not None and not isinstance(mask, ast.Imm):
+        e.instr = instr
+        lanes = e.b.widen(e.read(mask, U32))
+        e.b.line(f"store {e.b.arg(lanes)}, ptr {where()}, align 4")
+
+
+def survey(b: Builder, instr: ast.Instr, region: int, threads: int) -> None:
+    """Before a region's threads go on: who of each warp came, or what the block combines."""
+    if is_warp_wide(instr):
+        warps = -(-threads // _WARP)
+        for name in ("here", "away"):
+            b.allocas.append(f"  %{name}{region} = alloca [{warps} x i32]")
+        b.line(f"call void @rrto_lanes(ptr %frames, i32 {threads}, i32 {region}, "
+               f"ptr %here{region}, ptr %away{region})")
+    elif gives_result(instr):
+        b.line(f"%combined{region} = call i32 @rrto_combine(ptr %frames, ptr %combine_in, "
+               f"i32 {threads})")
+
+
+def absent_lanes(b: Builder, region: int, thread: Val) -> Val:
+    """The lanes of a thread's warp that live and do not wait at this region."""
+    return _of_warp(b, "away", region, thread)
+
+
+def gate(e: Emitter, instr: ast.Instr, mask: Val, closed: str) -> None:
+    """To `closed` unless all lanes of `mask` that live wait at this place.
+
+    What the thread offered is offered again to those that come later. Where nobody can go on,
+    which CUDA leaves undefined, all do (`%forced`).
+    """
+    b = e.b
+    missing = b.binary("and", mask, absent_lanes(b, e.region, e.special["linear"]))
+    came = b.compare("icmp eq", missing, const(0, "i32"))
+    ready = b.binary("or", came, Val("%forced", "i1"))
+    go, stay = b.new_label("go"), b.new_label("stay")
+    b.line(f"br i1 {ready.text}, label %{go}, label %{stay}")
+    b.label(stay)
+    for word in range(words_offered(instr) if gives_result(instr) else 0):
+        offered = take(e, e.special["linear"], word)
+        b.line(f"store i64 {offered.text}, ptr "
+               f"{_slot(e, 'exchange_out', e.special['linear'], word)}")
+    b.line(f"br label %{closed}")
+    b.label(go)
+
+
 def _members(e: Emitter, instr: ast.Instr, position: int) -> Val:
-    """The member mask, limited to threads that exist."""
+    """The member mask, limited to threads that take part."""
     mask = const(-1, "i32")
     if "sync" in instr.mods:
         mask = e.read(instr.args[position], U32)
@@ -136,36 +266,49 @@ def _members(e: Emitter, instr: ast.Instr, position: int) -> Val:
 
 
 def active_lanes(e: Emitter) -> Val:
-    """One bit for each thread of this warp (the last warp may be short)."""
-    b = e.b
-    left = b.binary("sub", const(e.threads, "i32"), warp_start(e))
-    count = b.intrinsic("llvm.umin", left, const(_WARP, "i32"))
-    ones = b.binary("sub", b.binary("shl", const(1, "i64"), b.resize(count, "i64", False)),
-                    const(1, "i64"))
-    return b.resize(ones, "i32", False)
+    """One bit for each thread of this warp that came to this region with this thread."""
+    return _of_warp(e.b, "here", e.region, e.special["linear"])
+
+
+def _of_warp(b: Builder, what: str, region: int, thread: Val) -> Val:
+    """What `survey` found about the warp of a thread."""
+    where, lanes = b.name("of"), b.name("of")
+    number = b.binary("lshr", thread, const(5, "i32"))
+    b.line(f"{where} = getelementptr i32, ptr %{what}{region}, i32 {number.text}")
+    b.line(f"{lanes} = load i32, ptr {where}")
+    return Val(lanes, "i32")
+
+
+def _warp_words(e: Emitter) -> str:
+    """<32 x i64>: what each lane offered last, be it there or not (rows are padded)."""
+    words = e.b.name("words")
+    e.b.line(f"{words} = load <{_WARP} x i64>, ptr "
+             f"{_slot(e, 'exchange_in', warp_start(e), 0)}, align 8")
+    return words
 
 
 def _lanes_that_offer(e: Emitter, value: Val) -> Val:
     """The lanes of the warp that offered this value, a bit for each."""
     b = e.b
-    start = warp_start(e)
-    total = const(0, "i32")
-    for lane in range(_WARP):
-        other = take(e, b.binary("add", start, const(lane, "i32")))
-        same = b.resize(b.compare("icmp eq", other, value), "i32", False)
-        total = b.binary("or", total, b.binary("shl", same, const(lane, "i32")))
-    return total
+    one, splat, same, bits = (b.name("same") for _ in range(4))
+    vector = f"<{_WARP} x i64>"
+    words = _warp_words(e)
+    b.line(f"{one} = insertelement {vector} poison, i64 {value.text}, i32 0")
+    b.line(f"{splat} = shufflevector {vector} {one}, {vector} poison, "
+           f"<{_WARP} x i32> zeroinitializer")
+    b.line(f"{same} = icmp eq {vector} {words}, {splat}")
+    b.line(f"{bits} = bitcast <{_WARP} x i1> {same} to i32")
+    return Val(bits, "i32")
 
 
 def _ballot(e: Emitter) -> Val:
     """One bit for each thread of the warp: the predicate that it offered."""
     b = e.b
-    start = warp_start(e)
-    total = const(0, "i32")
-    for lane in range(_WARP):
-        bit = b.resize(take(e, b.binary("add", start, const(lane, "i32"))), "i32", False)
-        total = b.binary("or", total, b.binary("shl", bit, const(lane, "i32")))
-    return total
+    low, bits = b.name("ballot"), b.name("ballot")
+    # What an absent lane offered earlier may be any word: only its own bit is touched.
+    b.line(f"{low} = trunc <{_WARP} x i64> {_warp_words(e)} to <{_WARP} x i1>")
+    b.line(f"{bits} = bitcast <{_WARP} x i1> {low} to i32")
+    return Val(bits, "i32")
 
 
 @emits("vote", forms=".sync and without; .all .any .uni .ballot")
@@ -231,19 +374,18 @@ def reduce_warp(e: Emitter, instr: ast.Instr) -> None:
     operation = next(m for m in instr.mods if m in ("add", "min", "max", "and", "or", "xor"))
     sign = "s" if kind.signed else "u"
     neutral = {"min": 0x7FFFFFFF if kind.signed else -1, "and": -1,
-               "max": 0x80000000 if kind.signed else 0}.get(operation, 0)
-    start = warp_start(e)
-    total = const(neutral, "i32")
-    for lane in range(_WARP):
-        value = b.resize(take(e, b.binary("add", start, const(lane, "i32"))), "i32", False)
-        bit = b.binary("and", b.binary("lshr", members, const(lane, "i32")), const(1, "i32"))
-        value = b.select(b.compare("icmp ne", bit, const(0, "i32")), value,
-                         const(neutral, "i32"))
-        if operation in ("min", "max"):
-            total = b.intrinsic(f"llvm.{sign}{operation}", total, value)
-        else:
-            total = b.binary(operation, total, value)
-    e.write(instr.args[0], total, kind)
+               "max": -0x80000000 if kind.signed else 0}.get(operation, 0)
+    vector = f"<{_WARP} x i32>"
+    words, bits, counted, total = (b.name("redux") for _ in range(4))
+    b.line(f"{words} = trunc <{_WARP} x i64> {_warp_words(e)} to {vector}")
+    b.line(f"{bits} = bitcast i32 {members.text} to <{_WARP} x i1>")
+    b.line(f"{counted} = select <{_WARP} x i1> {bits}, {vector} {words}, "
+           f"{vector} splat (i32 {neutral})")
+    order = sign if operation in ("min", "max") else ""
+    name = f"llvm.vector.reduce.{order}{operation}.v{_WARP}i32"
+    b.declared[name] = f"declare i32 @{name}({vector})"
+    b.line(f"{total} = call i32 @{name}({vector} {counted})")
+    e.write(instr.args[0], Val(total, "i32"), kind)
 
 
 @emits("bar", "barrier", forms=".sync .red.popc .red.and .red.or .arrive .warp.sync .cta; every "
@@ -258,31 +400,14 @@ def block_barrier(e: Emitter, instr: ast.Instr) -> None:
     if e.arrivals or e.arrived or len(instr.args) > 3:
         raise unsupported(instr, "with barriers of a part of the block")
     b = e.b
-    slot = b.alloca("i32")
-    step, head, out = b.new_label("bit"), b.new_label("all"), b.new_label("got")
-    before = b.new_label("bar")
-    b.line(f"store i32 0, ptr {slot}")
-    b.line(f"br label %{before}")
-    b.label(before)
-    b.line(f"br label %{head}")
-    b.label(head)
-    index, following = b.name("i"), b.name("i")
-    b.line(f"{index} = phi i32 [ 0, %{before} ], [ {following}, %{head} ]")
-    value = b.resize(take(e, Val(index, "i32")), "i32", False)
-    b.line(f"%{step} = load i32, ptr {slot}")
-    b.line(f"store i32 {b.binary('add', Val('%' + step, 'i32'), value).text}, ptr {slot}")
-    more = b.name("i")
-    b.line(f"{following} = add i32 {index}, 1")
-    b.line(f"{more} = icmp ult i32 {following}, {e.threads}")
-    b.line(f"br i1 {more}, label %{head}, label %{out}")
-    b.label(out)
-    count = b.name("i")
-    b.line(f"{count} = load i32, ptr {slot}")
-    total = Val(count, "i32")
+    # Those that take part are in the upper half, those that offered a 1 in the lower.
+    count = Val(f"%combined{e.region}", "i32")
+    took_part = b.binary("lshr", count, const(16, "i32"))
+    total = b.binary("and", count, const(0xFFFF, "i32"))
     if "popc" in instr.mods:
         e.write(instr.args[0], total, U32)
     elif "and" in instr.mods:
-        result = b.compare("icmp eq", total, const(e.threads, "i32"))
+        result = b.compare("icmp eq", total, took_part)
         e.write(instr.args[0], result, PRED)
     else:
         e.write(instr.args[0], b.compare("icmp ne", total, const(0, "i32")), PRED)
