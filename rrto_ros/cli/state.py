@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from rrto_ros.cli.summary import counts, human_bytes
@@ -74,7 +75,7 @@ def session_table(statuses: list[dict[str, Any]]) -> Table | None:
         table.add_column(name, overflow="fold")
     for s in status["sessions"]:
         calls = s["calls_local"] + s["calls_async"] + s["calls_sync"]
-        unsupported = ", ".join(f"{n} {c}" for n, c in counts(s["unsupported"]).items())
+        unsupported = "\n".join(f"{escape(n)} {c:,}" for n, c in counts(s["unsupported"]).items())
         table.add_row(
             s["program"].replace("[", "\\["),
             str(s["pid"]),

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 Plain = dict[str, Any]
@@ -95,9 +96,8 @@ def summary_table(result: Plain) -> Table:
     )
     table.add_row("time waiting", f"{total['wait_s']:.3f} s of {result['seconds']:.3f} s")
     bad = total["unsupported"]
-    table.add_row(
-        "unsupported", ", ".join(f"{name} {count:,}" for name, count in bad.items()) or "none"
-    )
+    named = "\n".join(f"{escape(name)} {count:,}" for name, count in bad.items())
+    table.add_row("unsupported", named or "none")
     for session in sessions:
         if session["error"]:
             table.add_row("[red]error[/red]", str(session["error"]).replace("[", "\\["))

@@ -142,7 +142,7 @@ def _cells(s: Plain, rate: tuple[float, float] | None) -> dict[str, Text]:
     phase.append(f"\n{s['mode'] or '?'} on {s['device'] or '?'}", style="default")
     if s["error"]:
         phase.append(f"\n{s['error']}", style="red")
-    unsupported = ", ".join(f"{n} {c:,}" for n, c in counts(s["unsupported"]).items())
+    unsupported = "\n".join(f"{n} {c:,}" for n, c in counts(s["unsupported"]).items())
     texts = _replayed(s, rate) if s["plans"] or s["inferences"] else _plain(s, rate)
     return {
         "program": Text(f"{short(s['program'])}\npid {s['pid']}, {_seconds(s['duration_s'])}"),

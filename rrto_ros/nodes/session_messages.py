@@ -12,7 +12,7 @@ from rrto_ros.transport.session_status import SessionSnapshot
 _SAME = tuple(
     f.name
     for f in dataclasses.fields(SessionSnapshot)
-    if f.name not in ("session", "export_counts", "last_refusal")
+    if f.name not in ("session", "export_counts", "refusals", "last_refusal")
 )
 
 
@@ -36,4 +36,6 @@ def session_message(
             out.calls.append(entry)
             if name not in supported:
                 out.unsupported.append(entry)
+    for text, count in snapshot.refusals:
+        out.unsupported.append(CallCount(name=text, count=count))
     return out

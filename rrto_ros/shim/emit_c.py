@@ -18,6 +18,7 @@ _NEEDS = {
     "none": "",
     "init": "rrto_need_init()",
     "context": "rrto_need_context()",
+    "session": "rrto_need_session()",
     "operator": "rrto_need_operator()",
 }
 _HANDLE = re.compile(r"\b(stream|event|graph_exec)\((\w+)\)")

@@ -36,6 +36,8 @@ STATE = 516
 WAIT_TIMEOUT_MS = 520
 ALIVE = 524
 COUNTERS = 576
+REFUSALS = 1024
+MOST_REFUSALS = 24
 CALLS_PER_EXPORT = 4096
 EXPORTS = 1024
 RINGS = 8192
@@ -53,6 +55,7 @@ TAKE_BYTES = 32 << 20
 """About as much is taken out of the ring at once, however large it is."""
 _SIZE = struct.Struct("<I")
 _COUNTER = struct.Struct("<Q")
+_REFUSAL = struct.Struct("<I124s")
 _WAITS = 4
 _KINDS = ("local", "async", "sync", "unsupported")
 _CLASS_OF = tuple(_KINDS.index(CALL_CLASSES.get(name, "unsupported")) for name in CALL_NAMES)
@@ -150,6 +153,21 @@ class RingMemory:
     def export_counts(self) -> list[int]:
         """Calls per export, in the order of the generated export list."""
         return list(struct.unpack_from(f"<{EXPORTS}I", self.view, CALLS_PER_EXPORT))
+
+    def refusals(self) -> dict[str, int]:
+        """What the program asked for and did not get, in its words, and how often."""
+        found: dict[str, int] = {}
+        for count, raw in _REFUSAL.iter_unpack(
+            bytes(self.view[REFUSALS : REFUSALS + MOST_REFUSALS * _REFUSAL.size])
+        ):
+            if not count:
+                break
+            text = raw.split(b"\0", 1)[0].decode(errors="replace")
+            # It is shown in terminals, and a program may write anything there.
+            words = "".join(c if c.isprintable() else " " for c in text).split()
+            name = " ".join(words) or "without a name"
+            found[name] = found.get(name, 0) + count
+        return found
 
     def close(self) -> None:
         """Unmap and close the recorder's descriptors; the program keeps its own."""

@@ -493,6 +493,7 @@ class RobotSession:
             calls_sync=counters.synchronous,
             calls_unsupported=counters.unsupported,
             export_counts=tuple(ring.export_counts()) if ring is not None else (),
+            refusals=tuple(ring.refusals().items()) if ring is not None else (),
             round_trips=counters.waits - ahead_waits,
             batches=int(sent["batches"]),
             messages_sent=int(sent["messages"]),

@@ -101,6 +101,7 @@ class SessionSnapshot:
     calls_sync: int = 0
     calls_unsupported: int = 0
     export_counts: tuple[int, ...] = ()
+    refusals: tuple[tuple[str, int], ...] = ()
     round_trips: int = 0
     batches: int = 0
     messages_sent: int = 0

@@ -114,14 +114,14 @@ class Peer:
             stderr=subprocess.PIPE, stdin=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def case(self, name, *arguments, **extra):
-        """Run one of programs/shim_cases.py; gives what it printed as JSON, or None.
+    def case(self, name, *arguments, program=CASES, **extra):
+        """Run a case of programs/shim_cases.py or of another program; gives its JSON, or None.
 
         Raises:
             AssertionError: It failed; the message holds what it wrote.
         """
         done = subprocess.run(
-            [sys.executable, str(CASES), name, *map(str, arguments)],
+            [sys.executable, str(program), name, *map(str, arguments)],
             env=self.environment(**extra), capture_output=True, text=True, timeout=120,
             check=False,
         )  # fmt: skip

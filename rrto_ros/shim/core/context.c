@@ -88,6 +88,12 @@ CUresult rrto_need_context(void)
     return result ? result : current(&object);
 }
 
+CUresult rrto_need_session(void)
+{
+    CUresult result = rrto_need_init();
+    return result ? result : atomic_load_explicit(&S.error, memory_order_relaxed);
+}
+
 CUresult rrto_need_operator(void)
 {
     CUresult result = rrto_need_context();
@@ -199,7 +205,7 @@ CUresult rrto_cuCtxCreate_v3(CUcontext *pctx, CUexecAffinityParam *paramsArray, 
                              unsigned int flags, CUdevice dev)
 {
     if (paramsArray && numParams)
-        return CUDA_NOT_SUPPORTED;
+        return rrto_refuse(CUDA_NOT_SUPPORTED, "cuCtxCreate_v3: execution affinity");
     return rrto_cuCtxCreate_v2(pctx, flags, dev);
 }
 
@@ -209,7 +215,7 @@ CUresult rrto_cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *ctxCreateParams
     if (ctxCreateParams && ((ctxCreateParams->execAffinityParams &&
                              ctxCreateParams->numExecAffinityParams) ||
                             ctxCreateParams->cigParams))
-        return CUDA_NOT_SUPPORTED;
+        return rrto_refuse(CUDA_NOT_SUPPORTED, "cuCtxCreate_v4: execution affinity or graphics");
     return rrto_cuCtxCreate_v2(pctx, flags, dev);
 }
 

@@ -185,7 +185,9 @@ static CUresult side_of(int type, const void *host, CUdeviceptr device, size_t x
     else if (type == RRTO_MEMORY_DEVICE || type == RRTO_MEMORY_UNIFIED)
         base = device;
     else
-        return CUDA_NOT_SUPPORTED; /* arrays */
+        return type == RRTO_MEMORY_ARRAY
+                   ? rrto_refuse(CUDA_NOT_SUPPORTED, "cuMemcpy2D, cuMemcpy3D: arrays")
+                   : CUDA_INVALID_VALUE;
     if (type == RRTO_MEMORY_DEVICE && !is_device(base))
         return CUDA_INVALID_VALUE;
     if (__builtin_mul_overflow(pitch, height, &out->plane))

@@ -6,7 +6,7 @@
 #include "procs.h"
 #include "shim.h"
 
-enum { DEFAULT_VERSION = 13000, LAST_ATTRIBUTE = 200 };
+enum { DEFAULT_VERSION = 13000, LAST_ATTRIBUTE = 161 /* of CUDA 13.5 */ };
 
 #define S rrto_session
 
@@ -111,6 +111,8 @@ CUresult rrto_cuGetProcAddress_v2(const char *symbol, void **pfn, int cudaVersio
     }
     if (symbolStatus)
         *symbolStatus = best ? FOUND : known ? VERSION_TOO_LOW : NOT_FOUND;
+    if (!best && known) /* what the driver never had is asked for by the hundred */
+        return rrto_refuse(CUDA_NOT_FOUND, "cuGetProcAddress: %.40s of CUDA %d", symbol, cudaVersion);
     if (!best)
         return CUDA_NOT_FOUND;
     memcpy(pfn, &best->symbol, sizeof *pfn);
@@ -122,13 +124,38 @@ CUresult rrto_cuGetProcAddress(const char *symbol, void **pfn, int cudaVersion, 
     return rrto_cuGetProcAddress_v2(symbol, pfn, cudaVersion, flags, NULL);
 }
 
-/* The CUDA runtime's undocumented tables are never made up. */
+/* Tables of functions that only NVIDIA's own libraries know: names by which others call them. */
+static const struct {
+    unsigned char id[16];
+    const char *name;
+} tables[] = {
+    {"\x6b\xd5\xfb\x6c\x5b\xf4\xe7\x4a\x89\x87\xd9\x39\x12\xfd\x9d\xf9", "CUDART_INTERFACE"},
+    {"\xa0\x94\x79\x8c\x2e\x74\x2e\x74\x93\xf2\x08\x00\x20\x0c\x0a\x66",
+     "TOOLS_RUNTIME_CALLBACK_HOOKS"},
+    {"\x42\xd8\x5a\x81\x23\xf6\xcb\x47\x82\x98\xf6\xe7\x8a\x3a\xec\xdc", "TOOLS_TLS"},
+    {"\xc6\x93\x33\x6e\x11\x21\xdf\x11\xa8\xc3\x68\xf3\x55\xd8\x95\x93",
+     "CONTEXT_LOCAL_STORAGE"},
+    {"\x26\x3e\x88\x60\x7c\xd2\x61\x43\x92\xf6\xbb\xd5\x00\x6d\xfa\x7e", "CONTEXT_CHECKS"},
+    {"\xd4\x08\x20\x55\xbd\xe6\x70\x4b\x8d\x34\xba\x12\x3c\x66\xe1\xf2", "INTEGRITY_CHECK"},
+    {"\x21\x31\x8c\x60\x97\x14\x32\x48\x8c\xa6\x41\xff\x73\x24\xc8\xf2", "TOOLS_CONTEXT"},
+};
+
+/* They are never made up: a program that needs one is told so, and the report names it. */
 CUresult rrto_cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId)
 {
-    (void)pExportTableId;
-    if (ppExportTable)
-        *ppExportTable = NULL;
-    return CUDA_INVALID_VALUE;
+    if (!ppExportTable || !pExportTableId)
+        return CUDA_INVALID_VALUE;
+    *ppExportTable = NULL;
+    const unsigned char *id = pExportTableId->bytes;
+    const char *name = "unknown";
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        if (!memcmp(tables[i].id, id, 16))
+            name = tables[i].name;
+    return rrto_refuse(CUDA_INVALID_VALUE,
+                       "cuGetExportTable: %02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-"
+                       "%02x%02x%02x%02x%02x%02x (%s)",
+                       id[0], id[1], id[2], id[3], id[4], id[5], id[6], id[7], id[8], id[9], id[10],
+                       id[11], id[12], id[13], id[14], id[15], name);
 }
 
 /* No profiler can be attached, so starting and stopping one is nothing, as with CUDA itself. */
@@ -252,11 +279,20 @@ CUresult rrto_cuDeviceGetPCIBusId(char *pciBusId, int len, CUdevice dev)
 
 CUresult rrto_cuDeviceGetByPCIBusId(CUdevice *dev, const char *pciBusId)
 {
-    char mine[16];
+    unsigned domain = 0, bus, device, function = 0;
+    int end = -1;
     if (!dev || !pciBusId)
         return CUDA_INVALID_VALUE;
-    rrto_cuDeviceGetPCIBusId(mine, sizeof mine, 0);
-    if (strcmp(mine, pciBusId))
+    /* domain:bus:device.function, domain:bus:device or bus:device.function */
+    if (sscanf(pciBusId, "%x:%x:%x%n.%x%n", &domain, &bus, &device, &end, &function, &end) < 3) {
+        domain = 0, end = -1;
+        if (sscanf(pciBusId, "%x:%x.%x%n", &bus, &device, &function, &end) < 3)
+            return CUDA_INVALID_VALUE;
+    }
+    if (end < 0 || pciBusId[end])
+        return CUDA_INVALID_VALUE;
+    if (domain != (unsigned)rrto_attribute(50) || bus != (unsigned)rrto_attribute(33) ||
+        device != (unsigned)rrto_attribute(34) || function)
         return CUDA_INVALID_DEVICE;
     *dev = 0;
     return CUDA_SUCCESS;
@@ -273,16 +309,18 @@ CUresult rrto_cuDeviceCanAccessPeer(int *canAccessPeer, CUdevice dev, CUdevice p
 CUresult rrto_cuDeviceGetP2PAttribute(int *value, CUdevice_P2PAttribute attrib, CUdevice srcDevice,
                                       CUdevice dstDevice)
 {
-    (void)attrib;
+    if (!value || attrib < 1 || attrib > 5)
+        return CUDA_INVALID_VALUE;
     /* There is one device, and CUDA wants two different ones here. */
-    return asked(value, srcDevice | dstDevice) ? asked(value, srcDevice | dstDevice)
-                                               : CUDA_INVALID_DEVICE;
+    (void)srcDevice, (void)dstDevice;
+    return CUDA_INVALID_DEVICE;
 }
 
 CUresult rrto_cuDeviceGetExecAffinitySupport(int *pi, CUexecAffinityType type, CUdevice dev)
 {
-    (void)type;
     CUresult result = asked(pi, dev);
+    if (!result && type)
+        result = CUDA_INVALID_VALUE;
     if (!result)
         *pi = 0;
     return result;

@@ -194,7 +194,8 @@ static CUresult read_copy(const CUDA_MEMCPY3D *c, struct straight *out)
     int from = c->srcMemoryType, to = c->dstMemoryType;
     if ((from != RRTO_MEMORY_DEVICE && from != RRTO_MEMORY_UNIFIED) ||
         (to != RRTO_MEMORY_DEVICE && to != RRTO_MEMORY_UNIFIED) || c->Height > 1 || c->Depth > 1)
-        return CUDA_NOT_SUPPORTED;
+        return rrto_refuse(CUDA_NOT_SUPPORTED,
+                           "copy node of a graph: other than one row from device to device");
     if (!c->WidthInBytes || c->srcY || c->srcZ || c->dstY || c->dstZ)
         return CUDA_INVALID_VALUE;
     *out = (struct straight){c->dstDevice + c->dstXInBytes, c->srcDevice + c->srcXInBytes,
@@ -315,7 +316,9 @@ CUresult rrto_cuGraphInstantiateWithFlags(CUgraphExec *phGraphExec, CUgraph hGra
     if (!graph)
         return CUDA_INVALID_HANDLE;
     if (flags & ~(unsigned long long)(AUTO_FREE | UPLOAD | USE_NODE_PRIORITY))
-        return flags == 4 ? CUDA_NOT_SUPPORTED : CUDA_INVALID_VALUE;
+        return flags & ~15ull ? CUDA_INVALID_VALUE
+                              : rrto_refuse(CUDA_NOT_SUPPORTED,
+                                            "cuGraphInstantiate: launch from the device (flag 4)");
     struct rrto_object *exec = rrto_new(RRTO_EXEC);
     if (!exec)
         return CUDA_OUT_OF_MEMORY;

@@ -193,17 +193,19 @@ static CUresult read_attributes(const CUlaunchConfig *config, uint32_t *flags)
             *flags |= a->value.number ? COOPERATIVE : 0;
             break;
         case CLUSTER:
-            if ((uint64_t)a->value.dim.x * a->value.dim.y * a->value.dim.z > 1)
-                return CUDA_NOT_SUPPORTED;
+            if (a->value.dim.x > 1 || a->value.dim.y > 1 || a->value.dim.z > 1)
+                return rrto_refuse(CUDA_NOT_SUPPORTED, "cuLaunchKernelEx: cluster of %ux%ux%u",
+                                   a->value.dim.x, a->value.dim.y, a->value.dim.z);
             break;
         case DEVICE_UPDATABLE:
             if (a->value.number)
-                return CUDA_NOT_SUPPORTED;
+                return rrto_refuse(CUDA_NOT_SUPPORTED,
+                                   "cuLaunchKernelEx: node updated by the device");
             break;
         case EVENT:
         case COMPLETION_EVENT:
         default:
-            return CUDA_NOT_SUPPORTED;
+            return rrto_refuse(CUDA_NOT_SUPPORTED, "cuLaunchKernelEx: attribute %d", a->id);
         }
     }
     return CUDA_SUCCESS;

@@ -226,10 +226,10 @@ static CUresult add_input(struct link *link, int type, const void *data, size_t 
     else if ((type != INPUT_CUBIN && type != INPUT_FATBINARY) || link->inputs) {
         /* Machine code is passed on as it is, but only PTX can be joined. */
         rrto_jit_log(&link->jit, "only PTX can be linked over the network");
-        return CUDA_NOT_SUPPORTED;
+        return rrto_refuse(CUDA_NOT_SUPPORTED, "cuLinkAddData: input of type %d", type);
     }
     if (link->inputs && link->inputs != 1 + INPUT_PTX)
-        return CUDA_NOT_SUPPORTED;
+        return rrto_refuse(CUDA_NOT_SUPPORTED, "cuLinkAddData: PTX beside machine code");
     size_t gap = link->bytes ? sizeof mark - 1 : 0;
     char *text = realloc(link->text, link->bytes + gap + bytes + 1);
     if (!text)

@@ -161,7 +161,8 @@ static CUresult on_device(const CUmemLocation *location, CUmemAllocationType typ
     if (!location)
         return CUDA_INVALID_VALUE;
     if (location->type != 1 || type != 1)
-        return CUDA_NOT_SUPPORTED;
+        return rrto_refuse(CUDA_NOT_SUPPORTED, "memory pool: location type %d, allocation type %d",
+                           location->type, type);
     return location->id ? CUDA_INVALID_DEVICE : CUDA_SUCCESS;
 }
 
@@ -189,7 +190,8 @@ CUresult rrto_cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProp
     if (!pool || !poolProps)
         return CUDA_INVALID_VALUE;
     if (poolProps->handleTypes)
-        return CUDA_NOT_SUPPORTED;
+        return rrto_refuse(CUDA_NOT_SUPPORTED, "cuMemPoolCreate: shared handles (type %d)",
+                           poolProps->handleTypes);
     CUresult result = on_device(&poolProps->location, poolProps->allocType);
     if (result)
         return result;
@@ -268,7 +270,8 @@ CUresult rrto_cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *map, 
         return CUDA_INVALID_VALUE;
     for (size_t i = 0; i < count; i++)
         if (map[i].location.type != 1 || map[i].location.id || map[i].flags != 3)
-            return CUDA_NOT_SUPPORTED; /* only the device itself, read and write */
+            return rrto_refuse(CUDA_NOT_SUPPORTED,
+                               "cuMemPoolSetAccess: other than the device's own, read and write");
     return CUDA_SUCCESS;
 }
 

@@ -179,6 +179,9 @@ CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
         rrto_jit_log(jit, text ? text : "the module could not be loaded");
         if (text && wait.got)
             rrto_say("module load failed: %s", text);
+        const char *name = rrto_error_name(status);
+        if (text && wait.got && !atomic_load(&rrto_session.error)) /* else the session is lost */
+            rrto_refuse(status, "image: %s: %s", name ? name : "error", text);
     } else {
         object->data = read_module(wait.data, wait.got, object);
         if (!object->data) {
@@ -384,7 +387,9 @@ CUresult rrto_cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, 
         if (value < -1 || value > 100)
             return CUDA_INVALID_VALUE;
     } else {
-        return attrib >= 10 && attrib <= 15 ? CUDA_NOT_SUPPORTED : CUDA_INVALID_VALUE;
+        return attrib >= 10 && attrib <= 15
+                   ? rrto_refuse(CUDA_NOT_SUPPORTED, "cuFuncSetAttribute: attribute %d", attrib)
+                   : CUDA_INVALID_VALUE;
     }
     struct rrto_op_function_set_attribute op = {kernel->module, kernel->index, attrib, value};
     return rrto_emit_function_set_attribute(&op, NULL);

@@ -331,6 +331,7 @@ static void move_counters(void)
         atomic_fetch_add((_Atomic uint32_t *)&calls[i], early_calls[i]);
     atomic_store(&rrto_counters, counters);
     atomic_store(&rrto_export_calls, calls);
+    rrto_refused_into(S.shm);
 }
 
 /* A session belongs to its process. A child of one that has not called cuInit yet may open its own. */
@@ -345,6 +346,7 @@ static void in_child(void)
     memset(early_calls, 0, sizeof early_calls);
     atomic_store(&rrto_counters, early_counters);
     atomic_store(&rrto_export_calls, early_calls);
+    rrto_refused_into(NULL);
     if (!atomic_load(&S.started)) {
         atomic_store(&S.ready, 0);
         return;

@@ -62,6 +62,12 @@ static inline void rrto_count(unsigned number)
 }
 CUresult rrto_unsupported(unsigned number, const char *name);
 
+/* ---- refused.c ---- */
+/* Names what is refused in the session's report; gives `result`. */
+CUresult rrto_refuse(CUresult result, const char *format, ...)
+    __attribute__((cold, format(printf, 2, 3)));
+void rrto_refused_into(unsigned char *shm); /* NULL: back into this process */
+
 /* ---- visible.c ---- */
 int rrto_visible(const unsigned char *uuid); /* NULL, while unknown: as far as numbers say */
 
@@ -136,6 +142,7 @@ struct rrto_object *rrto_next(enum rrto_kind kind, uint32_t *slot); /* live ones
 /* ---- context.c ---- */
 CUresult rrto_need_init(void);
 CUresult rrto_need_context(void);
+CUresult rrto_need_session(void);
 CUresult rrto_need_operator(void);
 CUcontext rrto_current(void);
 void rrto_context_start(void); /* makes the primary context's object */

@@ -205,7 +205,7 @@ CUresult rrto_cuEventCreate(CUevent *phEvent, unsigned int Flags)
     if (!phEvent || Flags & ~(unsigned)(BLOCKING_SYNC | DISABLE_TIMING | INTERPROCESS))
         return CUDA_INVALID_VALUE;
     if (Flags & INTERPROCESS)
-        return CUDA_NOT_SUPPORTED;
+        return rrto_refuse(CUDA_NOT_SUPPORTED, "cuEventCreate: shared between processes (flag 4)");
     struct rrto_object *object = rrto_new(RRTO_EVENT);
     if (!object)
         return CUDA_OUT_OF_MEMORY;
