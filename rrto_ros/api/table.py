@@ -235,6 +235,8 @@ CALLS: tuple[Call, ...] = (
         ("cuStreamWaitEvent_ptsz",),
         "operator",
         {"stream": "stream(hStream)", "event": "event(hEvent)", "flags": "Flags"},
+        ("Flags ? CUDA_INVALID_VALUE : 0",),
+        note="flag 1 (external) means something only while capturing",
     ),
     *_locals(
         "cuStreamGetPriority=cuStreamGetPriority_ptsz cuStreamGetFlags=cuStreamGetFlags_ptsz "

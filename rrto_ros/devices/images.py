@@ -24,6 +24,8 @@ _ZSTD, _LZ4 = ("compression.zstd", "backports.zstd"), ("lz4.block",)
 """What unpacks them. nvcc of CUDA 13 compresses with Zstandard unless told otherwise."""
 MAX_PTX_BYTES = 64 << 20
 _ENTRY_HEADER_BYTES = 64
+_GAPS = re.compile(r"(?:\s|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
+"""What may stand before PTX's first directive."""
 _TARGET = re.compile(r"^\s*\.target\s+sm_(\d+)([af]?)", re.MULTILINE)
 
 
@@ -126,6 +128,10 @@ def _text(data: bytes) -> str:
     except UnicodeDecodeError as error:
         raise PtxError(f"the image is neither PTX text nor a known binary: {error}",
                        CUresult.INVALID_IMAGE) from error
+    begin = _GAPS.match(text)
+    if not text.startswith(".", begin.end() if begin else 0):
+        raise PtxError("the image is neither PTX (which begins with .version), nor a fatbin, nor "
+                       f"ELF: it begins with {text[:20]!r}", CUresult.INVALID_IMAGE)
     if ".version" not in text:
         raise PtxError("the image is text without a .version directive, so it is no PTX")
     return text

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from rrto_ros.api.info import DeviceInfo, KernelInfo, ModuleInfo
 from rrto_ros.api.results import CUresult
+from rrto_ros.devices.images import ptx_text
 from rrto_ros.devices.protocol import GraphNode, Launch, MemcpyNode, MemsetNode
 from rrto_ros.errors import CudaError, PtxError
 
@@ -191,11 +192,7 @@ class NullDevice:
     # modules
 
     def module_load(self, module: int, image: bytes) -> ModuleInfo:
-        if image[:4] == b"\x7fELF" or b"\x00" in image.rstrip(b"\x00"):
-            raise CudaError(
-                CUresult.NO_BINARY_FOR_GPU, "the null device reads PTX text, not binaries"
-            )
-        kernels = scan_ptx(image.rstrip(b"\x00").decode("utf-8", "replace"))
+        kernels = scan_ptx(ptx_text(bytes(image), self._info.compute_capability))
         self._new(self._modules, module, "module")
         self._modules[module] = kernels
         return ModuleInfo(kernels)

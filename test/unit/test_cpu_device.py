@@ -120,7 +120,9 @@ def test_bad_images_have_the_results_of_cuda(device):
     refused(CUresult.INVALID_PTX, device.module_load, 5, FILL[:200])
     refused(CUresult.NO_BINARY_FOR_GPU, device.module_load, 5, b"\x7fELF" + bytes(100))
     refused(CUresult.INVALID_IMAGE, device.module_load, 5, b"\xff\xfe\x80garbage")
-    refused(CUresult.INVALID_PTX, device.module_load, 5, b"")
+    refused(CUresult.INVALID_IMAGE, device.module_load, 5, b"/* kernels */ // soon\nvoid f() {}")
+    refused(CUresult.INVALID_PTX, device.module_load, 5, b"// made\n.version 7.0\nnonsense")
+    refused(CUresult.INVALID_IMAGE, device.module_load, 5, b"")
 
 
 def test_copies_must_stay_inside_one_allocation(loaded):

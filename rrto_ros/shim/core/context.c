@@ -49,6 +49,13 @@ CUcontext rrto_current(void)
     return depth ? stack[depth - 1] : NULL;
 }
 
+/* CU_CTX_FLAGS_MASK without a scheduling mode that there is not (the low three bits: one at most). */
+static int flags_known(unsigned flags)
+{
+    unsigned scheduling = flags & 7;
+    return !(flags & ~0xFFu) && !(scheduling & (scheduling - 1));
+}
+
 /* A usable context, or the reason. (CUcontext)-1 and NULL mean the current one where allowed. */
 static CUresult resolve(const void *handle, struct rrto_object **out)
 {
@@ -166,6 +173,8 @@ CUresult rrto_cuDevicePrimaryCtxSetFlags_v2(CUdevice dev, unsigned int flags)
 {
     if (dev)
         return CUDA_INVALID_DEVICE;
+    if (!flags_known(flags))
+        return CUDA_INVALID_VALUE;
     primary->flags = flags;
     return CUDA_SUCCESS;
 }
@@ -183,7 +192,7 @@ CUresult rrto_cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int *flags, int 
 
 CUresult rrto_cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
 {
-    if (!pctx)
+    if (!pctx || !flags_known(flags))
         return CUDA_INVALID_VALUE;
     if (dev)
         return CUDA_INVALID_DEVICE;
@@ -325,10 +334,17 @@ CUresult rrto_cuCtxGetFlags(unsigned int *flags)
 CUresult rrto_cuCtxSetFlags(unsigned int flags)
 {
     struct rrto_object *object;
-    CUresult result = current(&object);
+    CUresult result = flags_known(flags) ? current(&object) : CUDA_INVALID_VALUE;
     if (!result)
         object->flags = flags;
     return result;
+}
+
+enum { SYNC_DEPTH = 3, GRANULARITY = 5, CONTEXT_SHARED = 7 };
+
+static int has_sync_depth(void)
+{
+    return S.major < 9;
 }
 
 CUresult rrto_cuCtxGetLimit(size_t *pvalue, CUlimit limit)
@@ -337,8 +353,8 @@ CUresult rrto_cuCtxGetLimit(size_t *pvalue, CUlimit limit)
     CUresult result = pvalue ? current(&object) : CUDA_INVALID_VALUE;
     if (result)
         return result;
-    if (limit < 0 || limit >= LIMITS)
-        return CUDA_NOT_SUPPORTED;
+    if (limit < 0 || limit >= LIMITS || (limit == SYNC_DEPTH && !has_sync_depth()))
+        return CUDA_UNSUPPORTED_LIMIT;
     *pvalue = state_of(object)->limits[limit];
     return CUDA_SUCCESS;
 }
@@ -349,8 +365,11 @@ CUresult rrto_cuCtxSetLimit(CUlimit limit, size_t value)
     CUresult result = current(&object);
     if (result)
         return result;
-    if (limit < 0 || limit >= LIMITS)
-        return CUDA_NOT_SUPPORTED;
+    /* The shared memory of a graphics context can only be asked for. */
+    if (limit < 0 || limit >= CONTEXT_SHARED || (limit == SYNC_DEPTH && !has_sync_depth()))
+        return CUDA_UNSUPPORTED_LIMIT;
+    if (limit == GRANULARITY && value > 128)
+        return CUDA_INVALID_VALUE;
     state_of(object)->limits[limit] = value;
     return CUDA_SUCCESS;
 }
@@ -411,14 +430,16 @@ CUresult rrto_cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags)
     CUresult result = resolve(peerContext, &object);
     if (result)
         return result;
-    return Flags ? CUDA_INVALID_VALUE : 217; /* CUDA_ERROR_PEER_ACCESS_UNSUPPORTED */
+    if (object->handle == rrto_current())
+        return CUDA_INVALID_CONTEXT;
+    return Flags ? CUDA_INVALID_VALUE : CUDA_PEER_ACCESS_UNSUPPORTED; /* there is one device */
 }
 
 CUresult rrto_cuCtxDisablePeerAccess(CUcontext peerContext)
 {
     struct rrto_object *object;
     CUresult result = resolve(peerContext, &object);
-    return result ? result : 705; /* CUDA_ERROR_PEER_ACCESS_NOT_ENABLED */
+    return result ? result : CUDA_PEER_ACCESS_NOT_ENABLED;
 }
 
 CUresult rrto_cuCtxSynchronize(void)

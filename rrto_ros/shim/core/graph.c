@@ -37,7 +37,7 @@ CUresult rrto_cuGraphDestroy(CUgraph hGraph)
     struct rrto_object *object = rrto_find(RRTO_GRAPH, hGraph), *node;
     uint32_t slot = 0;
     if (!object)
-        return CUDA_INVALID_HANDLE;
+        return hGraph ? CUDA_INVALID_HANDLE : CUDA_INVALID_VALUE;
     struct rrto_op_graph_destroy op = {object->name};
     CUresult result = rrto_emit_graph_destroy(&op, NULL);
     while ((node = rrto_next(RRTO_NODE, &slot)))
@@ -65,7 +65,7 @@ static CUresult start(struct adding *adding, CUgraphNode *out, CUgraph graph,
                       const CUgraphNode *dependencies, size_t count, int kind)
 {
     *adding = (struct adding){rrto_find(RRTO_GRAPH, graph), NULL, NULL};
-    if (!out || (count && !dependencies) || count > 65536)
+    if (!out || !graph || (count && !dependencies) || count > 65536)
         return CUDA_INVALID_VALUE;
     if (!adding->graph)
         return CUDA_INVALID_HANDLE;
@@ -75,9 +75,14 @@ static CUresult start(struct adding *adding, CUgraphNode *out, CUgraph graph,
         stop(adding);
         return CUDA_OUT_OF_MEMORY;
     }
+    static _Atomic uint32_t last;
+    uint32_t stamp = atomic_fetch_add(&last, 1) + 1;
     for (size_t i = 0; i < count; i++) {
         struct rrto_object *other = rrto_find(RRTO_NODE, dependencies[i]);
-        if (!other || other->owner != (void *)graph) {
+        int twice = other && other->flags == stamp;
+        if (other)
+            other->flags = stamp;
+        if (!other || twice || other->owner != (void *)graph) {
             stop(adding);
             return CUDA_INVALID_VALUE;
         }

@@ -52,6 +52,11 @@ static size_t elf_bytes(const unsigned char *at)
     return farther(end, head.e_phoff, (uint64_t)head.e_phnum * head.e_phentsize);
 }
 
+static CUresult invalid(const char *why)
+{
+    return rrto_refuse(CUDA_INVALID_IMAGE, "image: CUDA_ERROR_INVALID_IMAGE: %s", why);
+}
+
 CUresult rrto_image_of(const void *at, struct rrto_image *out)
 {
     uint32_t magic = 0;
@@ -75,10 +80,10 @@ CUresult rrto_image_of(const void *at, struct rrto_image *out)
             inner = first ? first : inner;
         }
         if (!inner)
-            return CUDA_INVALID_IMAGE;
+            return invalid("a fatbin's wrapper without a fatbin");
         memcpy(&magic, inner, 4);
         if (magic != FATBIN_MAGIC)
-            return CUDA_INVALID_IMAGE;
+            return invalid("a fatbin's wrapper without a fatbin");
         out->data = inner;
     }
     if (magic == FATBIN_MAGIC)
@@ -87,7 +92,7 @@ CUresult rrto_image_of(const void *at, struct rrto_image *out)
         out->bytes = elf_bytes(at);
     else
         out->bytes = strlen(at);
-    return out->bytes && out->bytes < UINT32_MAX ? CUDA_SUCCESS : CUDA_INVALID_IMAGE;
+    return out->bytes && out->bytes < UINT32_MAX ? CUDA_SUCCESS : invalid("empty or damaged");
 }
 
 CUresult rrto_image_of_file(const char *path, struct rrto_image *out)
@@ -105,7 +110,8 @@ CUresult rrto_image_of_file(const char *path, struct rrto_image *out)
     fclose(file);
     if (!text || got != (size_t)bytes) {
         free(text);
-        return text || bytes <= 0 ? CUDA_INVALID_IMAGE : CUDA_OUT_OF_MEMORY;
+        return text || bytes <= 0 ? invalid("an empty file or one that cannot be read")
+                                  : CUDA_OUT_OF_MEMORY;
     }
     text[got] = 0;
     *out = (struct rrto_image){text, got, text};

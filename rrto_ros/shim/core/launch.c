@@ -193,6 +193,8 @@ static CUresult read_attributes(const CUlaunchConfig *config, uint32_t *flags)
             *flags |= a->value.number ? COOPERATIVE : 0;
             break;
         case CLUSTER:
+            if (!a->value.dim.x || !a->value.dim.y || !a->value.dim.z)
+                return CUDA_INVALID_VALUE;
             if (a->value.dim.x > 1 || a->value.dim.y > 1 || a->value.dim.z > 1)
                 return rrto_refuse(CUDA_NOT_SUPPORTED, "cuLaunchKernelEx: cluster of %ux%ux%u",
                                    a->value.dim.x, a->value.dim.y, a->value.dim.z);

@@ -158,9 +158,11 @@ CUresult rrto_cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool)
 /* Only memory on the device (location type 1), pinned (allocation type 1). */
 static CUresult on_device(const CUmemLocation *location, CUmemAllocationType type)
 {
-    if (!location)
+    enum { PINNED = 1, MANAGED = 2, DEVICE = 1, LAST_LOCATION = 5 };
+    if (!location || (type != PINNED && type != MANAGED) || location->type < DEVICE ||
+        location->type > LAST_LOCATION)
         return CUDA_INVALID_VALUE;
-    if (location->type != 1 || type != 1)
+    if (location->type != DEVICE || type != PINNED)
         return rrto_refuse(CUDA_NOT_SUPPORTED, "memory pool: location type %d, allocation type %d",
                            location->type, type);
     return location->id ? CUDA_INVALID_DEVICE : CUDA_SUCCESS;
@@ -344,6 +346,9 @@ static CUresult pointer_attribute(void *data, int attribute, CUdeviceptr ptr, in
         wide = host ? ptr : 0;
         break;
     case 6: /* SYNC_MEMOPS */
+        flag = device && range.sync_memops;
+        memcpy(data, &flag, 1);
+        return CUDA_SUCCESS;
     case 8: /* IS_MANAGED */
     case 10: /* IS_LEGACY_CUDA_IPC_CAPABLE */
     case 15: /* IS_GPU_DIRECT_RDMA_CAPABLE */
@@ -379,7 +384,7 @@ static CUresult pointer_attribute(void *data, int attribute, CUdeviceptr ptr, in
         memcpy(data, &handle, sizeof handle);
         return CUDA_SUCCESS;
     default:
-        return CUDA_NOT_SUPPORTED;
+        return CUDA_INVALID_VALUE;
     }
     memcpy(data, &wide, 8);
     return CUDA_SUCCESS;
@@ -406,9 +411,11 @@ CUresult rrto_cuPointerGetAttributes(unsigned int numAttributes, CUpointer_attri
 CUresult rrto_cuPointerSetAttribute(const void *value, CUpointer_attribute attribute,
                                     CUdeviceptr ptr)
 {
-    struct rrto_range range;
-    if (!value || !rrto_range_find(ptr, &range))
+    enum { SYNC_MEMOPS = 6 };
+    unsigned on;
+    if (!value || attribute != SYNC_MEMOPS)
         return CUDA_INVALID_VALUE;
-    /* SYNC_MEMOPS asks for more waiting than CUDA does by itself; what is here waits anyway. */
-    return attribute == 6 ? CUDA_SUCCESS : CUDA_NOT_SUPPORTED;
+    /* It asks for more waiting than CUDA does by itself; what is here waits anyway. */
+    memcpy(&on, value, sizeof on);
+    return rrto_range_sync_memops(ptr, on != 0) ? CUDA_SUCCESS : CUDA_INVALID_VALUE;
 }

@@ -140,6 +140,8 @@ static struct rrto_module *read_module(const unsigned char *data, size_t bytes,
         int shared = rrto_attribute(8);
         shared = (shared ? shared : 49152) - kernel->static_shared;
         atomic_store(&kernel->dynamic_limit, shared > 0 ? shared : 0);
+        for (int id = RRTO_SETTABLE; id < RRTO_SETTABLE_END; id++)
+            atomic_store(&kernel->settable[id], rrto_kernel_attribute(kernel, id));
         kernel->function = rrto_new(RRTO_FUNCTION);
         if (!kernel->function)
             from.broken = 1;
@@ -353,6 +355,8 @@ int rrto_kernel_attribute(const struct rrto_kernel *kernel, int id)
 {
     if (id == 8 && kernel->function)
         return atomic_load(&((struct rrto_kernel *)(uintptr_t)kernel)->dynamic_limit);
+    if (id >= RRTO_SETTABLE && id < RRTO_SETTABLE_END && kernel->function)
+        return atomic_load(&((struct rrto_kernel *)(uintptr_t)kernel)->settable[id]);
     for (uint32_t i = 0; i < kernel->attribute_count; i++)
         if (kernel->attributes[i].id == id)
             return kernel->attributes[i].value;
@@ -372,7 +376,8 @@ CUresult rrto_cuFuncGetAttribute(int *pi, CUfunction_attribute attrib, CUfunctio
 
 CUresult rrto_cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value)
 {
-    enum { MAX_DYNAMIC_SHARED = 8, CARVEOUT = 9 };
+    enum { MAX_DYNAMIC_SHARED = 8, CARVEOUT = 9, CLUSTER_WIDTH = 11, CLUSTER_DEPTH = 13,
+           NON_PORTABLE = 14, SCHEDULING = 15 };
     struct rrto_kernel *kernel = rrto_kernel_of(hfunc);
     if (!kernel)
         return CUDA_INVALID_HANDLE;
@@ -386,10 +391,23 @@ CUresult rrto_cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, 
     } else if (attrib == CARVEOUT) {
         if (value < -1 || value > 100)
             return CUDA_INVALID_VALUE;
+        atomic_store(&kernel->settable[attrib], value);
+    } else if (attrib >= CLUSTER_WIDTH && attrib <= CLUSTER_DEPTH) {
+        if (value > 1)
+            return rrto_refuse(CUDA_NOT_SUPPORTED, "cuFuncSetAttribute: clusters (attribute %d)",
+                               attrib);
+        if (value < 0)
+            return CUDA_INVALID_VALUE;
+        atomic_store(&kernel->settable[attrib], value);
+        return CUDA_SUCCESS;
+    } else if (attrib == NON_PORTABLE || attrib == SCHEDULING) {
+        /* What clusters of more than one block may do: there are none. */
+        if (value < 0 || value > attrib - NON_PORTABLE + 1)
+            return CUDA_INVALID_VALUE;
+        atomic_store(&kernel->settable[attrib], value);
+        return CUDA_SUCCESS;
     } else {
-        return attrib >= 10 && attrib <= 15
-                   ? rrto_refuse(CUDA_NOT_SUPPORTED, "cuFuncSetAttribute: attribute %d", attrib)
-                   : CUDA_INVALID_VALUE;
+        return CUDA_INVALID_VALUE;
     }
     struct rrto_op_function_set_attribute op = {kernel->module, kernel->index, attrib, value};
     return rrto_emit_function_set_attribute(&op, NULL);
@@ -423,7 +441,7 @@ CUresult rrto_cuFuncGetModule(CUmodule *hmod, CUfunction hfunc)
 CUresult rrto_cuFuncGetName(const char **name, CUfunction hfunc)
 {
     struct rrto_kernel *kernel = rrto_kernel_of(hfunc);
-    if (!name)
+    if (!name || !hfunc)
         return CUDA_INVALID_VALUE;
     if (!kernel)
         return CUDA_INVALID_HANDLE;

@@ -105,7 +105,9 @@ CUresult rrto_range_alloc(uint64_t bytes, void *context, void *pool, uint64_t *a
             if (gaps[i].bytes >= wanted && (best == gap_count || gaps[i].bytes < gaps[best].bytes))
                 best = i;
     if (best < gap_count) {
-        struct rrto_range range = {gaps[best].address, bytes, wanted, context, pool, NULL, next_id};
+        struct rrto_range range = {.address = gaps[best].address, .bytes = bytes,
+                                   .reserved = wanted, .context = context, .pool = pool,
+                                   .id = next_id};
         if (!insert(&range)) {
             next_id++;
             gaps[best].address += wanted;
@@ -194,6 +196,17 @@ int rrto_range_find(uint64_t address, struct rrto_range *out)
     int found = at >= 0 && address - ranges[at].address < ranges[at].bytes;
     if (found)
         *out = ranges[at];
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+int rrto_range_sync_memops(uint64_t address, int value)
+{
+    pthread_mutex_lock(&lock);
+    ptrdiff_t at = below(address);
+    int found = at >= 0 && address - ranges[at].address < ranges[at].bytes;
+    if (found)
+        ranges[at].sync_memops = value;
     pthread_mutex_unlock(&lock);
     return found;
 }

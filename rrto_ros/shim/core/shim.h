@@ -153,6 +153,7 @@ struct rrto_range {
     uint64_t reserved;        /* bytes taken from the arena, 0: a module's variable */
     void *context, *pool, *module;
     uint64_t id;
+    int sync_memops; /* a pointer attribute that the program set */
 };
 
 void rrto_arena_start(void);
@@ -161,6 +162,7 @@ CUresult rrto_range_take(uint64_t address, uint64_t *reserved);
 void rrto_range_return(uint64_t address, uint64_t reserved);
 int rrto_range_first_of(void *context, struct rrto_range *out);
 int rrto_range_find(uint64_t address, struct rrto_range *out);
+int rrto_range_sync_memops(uint64_t address, int value); /* 0: there is no such range */
 CUresult rrto_range_check(uint64_t address, uint64_t bytes);
 void rrto_range_globals(void *module, uint64_t address, uint64_t bytes);
 void rrto_range_forget(void *module);
@@ -181,6 +183,8 @@ struct rrto_param {
     uint32_t offset, size;
 };
 
+enum { RRTO_SETTABLE = 9, RRTO_SETTABLE_END = 16 };
+
 struct rrto_kernel {
     uint64_t module; /* name on the wire */
     uint32_t index;
@@ -191,6 +195,7 @@ struct rrto_kernel {
     uint32_t attribute_count;
     int max_threads, static_shared;
     _Atomic int dynamic_limit; /* dynamic shared bytes that a launch may ask for */
+    _Atomic int settable[RRTO_SETTABLE_END]; /* attributes that read back as they were set */
     struct rrto_object *function, *owner;
 };
 

@@ -204,6 +204,8 @@ CUresult rrto_cuEventCreate(CUevent *phEvent, unsigned int Flags)
     enum { BLOCKING_SYNC = 1, INTERPROCESS = 4 };
     if (!phEvent || Flags & ~(unsigned)(BLOCKING_SYNC | DISABLE_TIMING | INTERPROCESS))
         return CUDA_INVALID_VALUE;
+    if (Flags & INTERPROCESS && !(Flags & DISABLE_TIMING))
+        return CUDA_INVALID_VALUE;
     if (Flags & INTERPROCESS)
         return rrto_refuse(CUDA_NOT_SUPPORTED, "cuEventCreate: shared between processes (flag 4)");
     struct rrto_object *object = rrto_new(RRTO_EVENT);

@@ -5028,6 +5028,8 @@ CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_stream_wait_event op = {0};
+    if ((result = Flags ? CUDA_INVALID_VALUE : 0))
+        return result;
     if ((result = rrto_name_stream(hStream, &op.stream)))
         return result;
     if ((result = rrto_name_event(hEvent, &op.event)))
@@ -5044,6 +5046,8 @@ CUresult cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned int F
     if ((result = rrto_need_operator()))
         return result;
     struct rrto_op_stream_wait_event op = {0};
+    if ((result = Flags ? CUDA_INVALID_VALUE : 0))
+        return result;
     if ((result = rrto_name_stream(hStream, &op.stream)))
         return result;
     if ((result = rrto_name_event(hEvent, &op.event)))
