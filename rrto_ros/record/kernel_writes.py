@@ -1,10 +1,15 @@
-"""What a kernel may write, from its PTX: the launch arguments that its stores go through.
+"""What a kernel may touch, from its PTX: the launch arguments that its stores go through.
 
 Every register gets the set of parameter words that its value may be made of. A store (st, red,
 atom) through an address that is made of parameters, indices and constants writes what these
-parameters point to. An address that was itself read from memory, of a module's variable, or that
-an instruction unknown here may have made, can point anywhere: then it is not known what the kernel
-writes. The order of the instructions is not looked at, so the answer is never too small.
+parameters point to.
+
+The answer holds for any content of memory: which addresses a launch reads and writes, and that it
+ends, must be decided by its arguments and geometry alone. So a kernel is not known if something
+that was read from memory decides an address (of any space, read or written), whether memory is
+accessed or threads wait for each other, or how often a loop runs. What is read may choose between
+values: what is between a branch that depends on it and where its ways meet again changes
+registers only, and these then depend on it, too.
 
 An address made of a parameter and an index is taken to lie in the allocation that the parameter
 points into; a kernel that leaves it is wrong in plain execution, too.
@@ -24,12 +29,12 @@ from rrto_ros.errors import PtxError
 Words = tuple[int, ...]
 """Offsets of 8-byte words in a launch's packed arguments."""
 
-_UNKNOWN = -1
-"""A value that may be any address."""
-_LOADED = -2
-"""Less than 8 bytes out of memory: an index, unless two of them are joined."""
-_OWN = -3
+_DATA = -1
+"""Decided by what is in memory, or by something else that arguments do not decide."""
+_OWN = -2
 """The address of a variable of the block or thread."""
+_VARIABLE = -3
+"""The address of a variable of the module, or of a function."""
 _OWN_SPACES = frozenset(("shared", "local", "param"))
 _NAMES = """
 abs neg add sub addc subc and cnot not or xor activemask bar barrier bfe bfi brev clz popc
@@ -39,10 +44,19 @@ redux rem sad selp set setp shf shfl shl shr slct trap vote nop nanosleep prefet
 pmevent brkpt griddepcontrol applypriority
 """
 _HARMLESS = frozenset(_NAMES.split())
-_SMALL_SHIFT = 16
+_READS = frozenset(("ld", "ldu"))
+_WRITES = frozenset(("st", "red", "atom"))
+_WAITS = frozenset(("bar", "barrier", "shfl", "vote", "match", "redux", "mma", "activemask"))
+"""Threads wait for each other, or what they get depends on who is there."""
+_ENDS_BADLY = frozenset(("trap", "brkpt"))
+_CARRY = frozenset(("addc", "subc", "madc"))
+_CC = "%carry flag"
+_DECIDED = frozenset(("tid", "ntid", "ctaid", "nctaid", "laneid", "lanemask_eq", "lanemask_lt",
+                      "lanemask_le", "lanemask_gt", "lanemask_ge", "nwarpid",
+                      "dynamic_smem_size", "total_smem_size"))  # fmt: skip
+"""Special registers that are the same whenever a launch is."""
 Marks = frozenset[int]
 _NONE: Marks = frozenset()
-_ANY: Marks = frozenset((_UNKNOWN,))
 
 
 def kernel_writes(image: bytes, compute_capability: tuple[int, int]) -> Mapping[str, Words | None]:
@@ -80,89 +94,167 @@ class _Finder:
             self._params[var.name] = at
             at += var.size
         self._own = {v.name for v in kernel.variables if v.space in _OWN_SPACES}
-        self._wide = {name for name, kind in kernel.regs.items() if kind.bytes == 8}
+        # Where arguments and results of device functions are: like registers.
+        self._passed = {v.name for v in kernel.variables if v.space == "param"}
         self._predicates = {name for name, kind in kernel.regs.items() if kind.name == "pred"}
         self._marks: dict[str, Marks] = {}
-        self._code = [i for i in kernel.body or () if isinstance(i, ast.Instr)]
+        self._body = kernel.body or ()
+        self._code = [i for i in self._body if isinstance(i, ast.Instr)]
+        self._labels = {item.name: at for at, item in enumerate(self._body)
+                        if isinstance(item, ast.Label)}  # fmt: skip
+        self._maybe: set[int] = set()
+        """Positions of what is executed or not as something that was read decides."""
 
     def writes(self) -> Words | None:
-        code = self._code
-        if any(i.op not in _HARMLESS and i.op not in ("ld", "ldu", "st", "red", "atom")
-               for i in code):  # fmt: skip
+        known = _HARMLESS | _READS | _WRITES
+        if any(instr.op not in known for instr in self._code):
             return None
-        changed = True
-        while changed:
-            changed = False
-            for instr in code:
-                made = self._made(instr)
-                if made:
-                    for name in destinations(instr):
-                        if name in self._predicates:
-                            continue
-                        before = self._marks.get(name, _NONE)
-                        if not made <= before:
-                            self._marks[name] = before | made
-                            changed = True
+        while True:
+            self._follow()
+            before = len(self._maybe)
+            if not self._branches():
+                return None
+            if len(self._maybe) == before:
+                break
+        if any(self._fateful(self._body[at]) for at in self._maybe):
+            return None
         found: set[int] = set()
-        for instr in code:
-            if instr.op in ("st", "red", "atom") and not _OWN_SPACES & set(instr.mods):
-                marks = self._address(instr)
-                if _UNKNOWN in marks:
-                    return None
+        for instr in self._code:
+            if instr.op not in _READS and instr.op not in _WRITES:
+                continue
+            base = self._base(instr)
+            if isinstance(base, ast.Sym) and (
+                base.name in self._params or base.name in self._passed
+            ):
+                continue
+            marks = self._of(base)
+            if _DATA in marks:
+                return None
+            if instr.op in _WRITES and not _OWN_SPACES & set(instr.mods):
                 words = {m for m in marks if m >= 0}
-                if not words and _OWN not in marks:
-                    return None  # of constants alone
+                if _VARIABLE in marks or (not words and _OWN not in marks):
+                    return None  # of constants alone, or the module's
                 found |= words
         return tuple(sorted(found))
 
-    def _address(self, instr: ast.Instr) -> Marks:
-        for arg in instr.args:
-            if isinstance(arg, ast.Addr):
-                return self._of(arg.base)
-        return _ANY
+    def _follow(self) -> None:
+        """Find what every register is made of."""
+        changed = True
+        while changed:
+            changed = False
+            for at, instr in enumerate(self._body):
+                if not isinstance(instr, ast.Instr):
+                    continue
+                made = self._made(instr)
+                if at in self._maybe:
+                    made |= {_DATA}
+                for name in self._targets(instr):
+                    new = made & {_DATA} if name in self._predicates else made
+                    before = self._marks.get(name, _NONE)
+                    if not new <= before:
+                        self._marks[name] = before | new
+                        changed = True
+
+    def _targets(self, instr: ast.Instr) -> list[str]:
+        """Registers, and what is like them, that an instruction changes."""
+        targets = destinations(instr)
+        if "cc" in instr.mods:
+            targets.append(_CC)
+        if instr.op == "st":
+            base = self._base(instr)
+            if isinstance(base, ast.Sym) and base.name in self._passed:
+                targets.append(base.name)
+        return targets
+
+    def _base(self, instr: ast.Instr) -> ast.Operand:
+        return next(arg.base for arg in instr.args if isinstance(arg, ast.Addr))
 
     def _made(self, instr: ast.Instr) -> Marks:
         """What the results of an instruction are made of."""
-        if instr.op in ("ld", "ldu"):
-            return self._read(instr)
-        if instr.op == "atom":
-            return _ANY if _width(instr) >= 8 else frozenset((_LOADED,))
-        sources = instr.args[1:] if instr.op not in ("st", "red") else ()
-        made = _NONE.union(*(self._of(arg) for arg in sources))
-        if _LOADED in made and self._joins(instr):
-            return _ANY
+        if instr.op in _READS:
+            made = self._read(instr)
+        elif instr.op in ("atom", "activemask"):
+            made = frozenset((_DATA,))
+        else:
+            made = _NONE.union(*(self._of(arg) for arg in instr.args[1:]))
+        if instr.op in _CARRY:
+            made |= self._marks.get(_CC, _NONE)
+        if instr.guard is not None:
+            made |= self._of(instr.guard) & {_DATA}
         return made
-
-    def _joins(self, instr: ast.Instr) -> bool:
-        """Whether it may make an address of two halves."""
-        if not any(name in self._wide for name in destinations(instr)):
-            return False
-        if instr.op == "mov":
-            return any(isinstance(arg, ast.Vec) for arg in instr.args[1:])
-        if instr.op == "shl":
-            by = instr.args[-1]
-            return not isinstance(by, ast.Imm) or by.value > _SMALL_SHIFT
-        if instr.op in ("mul", "mad", "fma", "madc"):
-            return any(isinstance(a, ast.Imm) and abs(a.value) >= 1 << 31 for a in instr.args)
-        return instr.op in ("bfi", "prmt", "shf")
 
     def _read(self, instr: ast.Instr) -> Marks:
         address = next((arg for arg in instr.args if isinstance(arg, ast.Addr)), None)
         base = address.base if address is not None else None
-        if address is not None and isinstance(base, ast.Sym) and base.name in self._params:
-            start = self._params[base.name] + base.offset + address.offset
-            count = len(destinations(instr)) * _width(instr)
-            return frozenset(range(start & ~7, max(start + count, start + 1), 8))
-        if _width(instr) >= 8:
-            return _ANY
-        return frozenset((_LOADED,))
+        if address is not None and isinstance(base, ast.Sym):
+            if base.name in self._passed:
+                return self._marks.get(base.name, _NONE)
+            if base.name in self._params:
+                start = self._params[base.name] + base.offset + address.offset
+                count = len(destinations(instr)) * _width(instr)
+                return frozenset(range(start & ~7, max(start + count, start + 1), 8))
+        return frozenset((_DATA,))
+
+    def _branches(self) -> bool:
+        """Find what is executed or not as data decides; False where that is not understood."""
+        for at, item in enumerate(self._body):
+            if not isinstance(item, ast.Instr):
+                continue
+            data = item.guard is not None and _DATA in self._of(item.guard)
+            if item.op == "brx" and (data or _DATA in self._of(item.args[0])):
+                return False
+            if not data:
+                continue
+            self._maybe.add(at)
+            if item.op == "bra":
+                end = self._meets(at)
+                if end is None:
+                    return False
+                self._maybe.update(range(at, end))
+            elif item.op in ("ret", "exit"):
+                self._maybe.update(range(at, len(self._body)))
+        return True
+
+    def _meets(self, at: int) -> int | None:
+        """Where the ways meet again behind the branch at a position; None for a loop."""
+        end = at + 1
+        while at < end:
+            item = self._body[at]
+            at += 1
+            if not isinstance(item, ast.Instr) or item.op not in ("bra", "brx", "ret", "exit"):
+                continue
+            if item.op in ("ret", "exit"):
+                end = len(self._body)
+                continue
+            target = item.args[0]
+            if item.op == "brx" or not isinstance(target, ast.Sym):
+                return None
+            to = self._labels.get(target.name, -1)
+            if to < at:
+                return None
+            end = max(end, to)
+        return end
+
+    def _fateful(self, item: ast.Instr | ast.Label) -> bool:
+        """Whether it matters beyond a thread's registers that something is executed."""
+        if not isinstance(item, ast.Instr):
+            return False
+        if item.op in _READS or item.op in _WRITES:
+            base = self._base(item)
+            return not (isinstance(base, ast.Sym)
+                        and (base.name in self._params or base.name in self._passed))
+        return item.op in _WAITS or item.op in _ENDS_BADLY
 
     def _of(self, arg: ast.Operand) -> Marks:
         if isinstance(arg, ast.Reg):
             return self._marks.get(arg.name, _NONE)
+        if isinstance(arg, ast.Not):
+            return self._marks.get(arg.reg.name, _NONE)
         if isinstance(arg, ast.Sym):
-            # A module's own variable may be in any space.
-            return frozenset((_OWN,)) if arg.name in self._own else _ANY
+            return frozenset((_OWN if arg.name in self._own else _VARIABLE,))
+        if isinstance(arg, ast.Special):
+            decided = arg.name.split(".")[0] in _DECIDED
+            return _NONE if decided else frozenset((_DATA,))
         if isinstance(arg, ast.Vec):
             return _NONE.union(*(self._of(item) for item in arg.items))
         if isinstance(arg, ast.Pair):
@@ -178,4 +270,3 @@ def _width(instr: ast.Instr) -> int:
         if mod[1:].isdigit() and mod[0] in "usbf" and mod[:1] != "v":
             return int(mod[1:]) // 8
     return 8
-

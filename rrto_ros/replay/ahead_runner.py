@@ -19,7 +19,7 @@ from rrto_ros.record.accesses import Range
 from rrto_ros.record.templates import WRITES
 from rrto_ros.replay.dispatch import Prepared
 from rrto_ros.replay.plan import COSTS
-from rrto_ros.replay.plan_runner import PlanRunner, Ready
+from rrto_ros.replay.plan_runner import Layout, PlanRunner, Ready
 from rrto_ros.replay.write_ranges import WriteRanges
 
 TOGETHER_BYTES = 64 << 10
@@ -28,6 +28,8 @@ TOLD_EVERY = 64
 """Times that calls which write were executed ahead, between two such records."""
 MAX_REMEMBERED = 1024
 _FORGIVES = 1 / 64
+_Stamp = tuple[Layout, int]
+"""The layout of memory, and the count of what is known of a plan's calls."""
 
 
 @dataclass(slots=True)
@@ -79,7 +81,7 @@ class AheadRunner:
         self._ranges = ranges
         self._begin = begin
         self._interrupted = interrupted
-        self._stretches: dict[tuple[int, int], tuple[Ready, tuple[int, int], _Stretch | None]] = {}
+        self._stretches: dict[tuple[int, int], tuple[Ready, _Stamp, _Stretch | None]] = {}
         self._luck: dict[tuple[int, int], tuple[Ready, _Luck]] = {}
         self._started = 0.0
         self._chosen = 0
@@ -131,6 +133,9 @@ class AheadRunner:
                     break
                 written += 1
                 first = False
+            if not writes and not self._readable(record):
+                ahead.stop()
+                break
             self._begin(index, record)
             try:
                 data = run()
@@ -172,6 +177,12 @@ class AheadRunner:
         except Exception:
             return False
         return True
+
+    def _readable(self, record: CallRecord) -> bool:
+        """Whether a call that only reads has its memory; a plan may be another program's."""
+        if record.op.name != "memcpy_dtoh":
+            return True
+        return self._ranges.holds(record.values[0], record.values[1])
 
     def tell(self, results: list[bytes]) -> None:
         """Add a record of the costs if there is news."""
@@ -253,17 +264,17 @@ class AheadRunner:
 
     def _stretch(self, ready: Ready, position: int) -> _Stretch | None:
         """What may be executed from a call that writes on; None if nothing is gained by it."""
-        key, stamp = (id(ready), position), self._ranges.stamp
+        key, stamp = (id(ready), position), (self._ranges.stamp, ready.evidence)
         known = self._stretches.get(key)
         if known is not None and known[1] == stamp:
             return known[2]
         if len(self._stretches) >= MAX_REMEMBERED:
             self._stretches.clear()
-        found = self._measured(ready, position)
+        found = self._measured(ready, position, stamp[0])
         self._stretches[key] = (ready, stamp, found)
         return found
 
-    def _measured(self, ready: Ready, position: int) -> _Stretch | None:
+    def _measured(self, ready: Ready, position: int, layout: Layout) -> _Stretch | None:
         ranges: list[tuple[Range, ...]] = []
         copied: set[Range] = set()
         size = count = exchanges = 0
@@ -275,6 +286,9 @@ class AheadRunner:
             if record is None:
                 break
             if record.op.code in WRITES:
+                # Only what the program did itself, in this layout, is known to stay in it.
+                if ready.called[position + calls - 1] != layout:
+                    break
                 found = self._ranges.of(record)
                 if stream is None:
                     stream = _stream(record)

@@ -124,8 +124,10 @@ class Executor:
         # By its class: a stand-in that answers to every name offers nothing by that.
         if hasattr(type(device), "prepare_segment") and isinstance(device, SegmentDevice):
             parts = partial(parts_of, device=device, note=self._note)
-        self._plans = PlanRunner(partial(prepare, device, self._handlers), Undo(device), parts)
-        self._ranges = WriteRanges(device.info.compute_capability, beside=beside)
+        self._ranges = ranges = WriteRanges(device.info.compute_capability, beside=beside)
+        self._plans = PlanRunner(
+            partial(prepare, device, self._handlers), Undo(device), lambda: ranges.stamp, parts
+        )
         self._ahead = AheadRunner(self._plans, self._ranges, self._begin, interrupted)
         self._kernels: dict[int, tuple[bytes, ...]] = {}
         self._queue: deque[_Pending] = deque()

@@ -27,8 +27,11 @@ from rrto_ros.replay.dispatch import Prepared
 from rrto_ros.replay.plan import Plan, pieces, read_define, read_reference
 from rrto_ros.replay.server_ahead import ServerAhead
 from rrto_ros.replay.undo import Undo
+from rrto_ros.replay.write_ranges import FOLLOWED
 
 MAX_SESSION_BYTES = 64 << 20
+Layout = tuple[int, int]
+"""See `WriteRanges.stamp`."""
 _NO_HEADER = bytes(HEADER_BYTES)
 Parts = Callable[[Sequence[CallRecord | None]], list[Part]]
 """Finds the parts of a plan's calls."""
@@ -56,6 +59,11 @@ class Ready:
         prepare: Makes what executes a call that is always the same.
         parts: Finds what the device runs as one.
 
+    Attributes:
+        called: Of each call: the layout of memory in which the program made it last, in this
+            session; None before that, or where the layout changed in between.
+        evidence: Counts changes of `called`.
+
     Raises:
         ProtocolError: The fields of a call do not fit its operation.
     """
@@ -75,12 +83,30 @@ class Ready:
             record = _decode(call.code, call.body)
             self.records.append(record)
             self.runs.append(None if call.payload_bytes else prepare(record))
+        self.called: list[Layout | None] = [None] * len(plan.calls)
+        self.evidence = 0
+        self._change: list[int] = [len(plan.calls)] * (len(plan.calls) + 1)
+        for k in range(len(plan.calls) - 1, -1, -1):
+            changes = plan.calls[k].code in FOLLOWED
+            self._change[k] = k if changes else self._change[k + 1]
         self.parts = parts(
             [
                 _template(call) if record is None else record
                 for call, record in zip(plan.calls, self.records, strict=True)
             ]
         )
+
+    def calls(self, first: int, end: int, layout: Layout) -> None:
+        """The program makes calls `first` to `end`, in this layout of memory until one changes it.
+
+        What such a call touches is thereby known to be there: a program is taken to be correct
+        in what it calls, never in what another one called.
+        """
+        end = min(end, self._change[first])
+        made = [layout] * (end - first)
+        if self.called[first:end] != made:
+            self.called[first:end] = made
+            self.evidence += 1
 
     def together(self, first: int, steps: list[Step]) -> list[Step]:
         """Put steps of a reference that begins with call `first` together, part by part."""
@@ -133,6 +159,7 @@ class PlanRunner:
     Args:
         prepare: Makes what executes a call that is always the same.
         undo: For calls that are executed before the program makes them.
+        layout: The layout of memory as it is now.
         parts: Finds what the device runs as one.
     """
 
@@ -140,9 +167,11 @@ class PlanRunner:
         self,
         prepare: Callable[[CallRecord], Prepared],
         undo: Undo,
+        layout: Callable[[], Layout],
         parts: Parts = lambda _: [],
     ) -> None:
         self._prepare = prepare
+        self._layout = layout
         self._parts = parts
         self._plans: dict[int, Ready] = {}
         self._bytes = 0
@@ -201,7 +230,9 @@ class PlanRunner:
                 raise ProtocolError(f"call {k} of plan {ref.plan} has no payload to keep")
             steps.append(Step(head, record, run))
         # Only now it is known that the reference fits.
-        for k in range(self.ahead.follow(ready, ref)):
+        used = self.ahead.follow(ready, ref)
+        ready.calls(ref.first + used, ref.first + ref.count, self._layout())
+        for k in range(used):
             if ref.flags.get(k, 0) & (FLAG_REPLY | FLAG_AHEAD) == FLAG_REPLY:
                 self.ahead.again()
             else:

@@ -74,17 +74,27 @@ class WriteRanges:
         self._kernels: dict[int, _Kernels] = {}
         self._nodes: GraphNodes[_Work] = GraphNodes()
         self._changes = 0
+        self._stamp = (0, 0)
 
     @property
     def stamp(self) -> tuple[int, int]:
-        """As long as it is the same, `of` gives the same for the same call."""
+        """The layout of memory, and a count of what was learnt of modules and graphs.
+
+        While it is the same, `of` gives the same for the same call.
+        """
         while not self._found.empty():
             module, load, kernels = self._found.get()
             # Its handle may mean another module by now.
             if self._loads.get(module) == load:
                 self._kernels[module] = kernels
                 self._changes += 1
-        return self._memory.signature, self._changes
+        if self._stamp != (self._memory.signature, self._changes):
+            self._stamp = self._memory.signature, self._changes
+        return self._stamp
+
+    def holds(self, start: int, size: int) -> bool:
+        """Whether bytes lie in one allocation."""
+        return self._inside(start, size) is not None
 
     def loaded(self, module: int, info: ModuleInfo, image: bytes) -> None:
         """A module was loaded."""

@@ -31,7 +31,8 @@ _KERNEL = """
     ld.param.u64 %d1, [a];
     ld.param.u64 %d2, [b];
     ld.global.u32 %r1, [%d1];
-    mul.wide.u32 %d3, %r1, 4;
+    mov.u32 %r2, %tid.x;
+    mul.wide.u32 %d3, %r2, 4;
     add.s64 %d4, %d2, %d3;
     st.global.u32 [%d4], %r1;
     ret;

@@ -9,7 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.ahead_loop import PTX, Loop, Machine, plain, records
 
-from rrto_ros.api.codec import OP_BY_NAME, iter_headers, iter_results, pack_result
+from rrto_ros.api.codec import (
+    OP_BY_NAME,
+    iter_headers,
+    iter_results,
+    pack_call,
+    pack_result,
+)
 from rrto_ros.api.results import CUresult
 from rrto_ros.api.wire import FLAG_AHEAD, RESULT_AHEAD, RESULT_UNDONE
 from rrto_ros.errors import ProtocolError
@@ -318,9 +324,59 @@ def until_wait(plan, index, ahead, worth_us=10_000):
     )
 
 
+def walked(executor, machine, plan, index):
+    """The program makes all calls of the plan of `taught`; gives the number of the next call."""
+    marks = [mark(k, 3) for k in (3, 4, 7, 8)]
+    executor.batch(pack_reference(1, 0, len(plan), index, 1, marks, [], bytes(64)))
+    assert not executor.sticky
+    machine.launches = 0
+    return index + len(plan)
+
+
+def guessed(executor, machine, plan, index):
+    """How many launches are executed ahead when the program waits for the first time."""
+    before = machine.launches
+    executor.batch(until_wait(plan, index, plan.ahead(4, writes=True)))
+    return machine.launches - before - 2
+
+
+def test_only_what_the_program_did_itself_is_executed_ahead():
+    """A plan that another program left says nothing of this one's memory."""
+    executor, machine, plan, index = taught()
+    assert guessed(executor, machine, plan, index) == 0
+    executor, machine, plan, index = taught()
+    index = walked(executor, machine, plan, index)
+    assert guessed(executor, machine, plan, index) == 2
+
+
+@pytest.mark.parametrize("change", ["alloc", "free", "module"])
+def test_what_the_program_did_in_another_layout_of_memory_is_not_executed_ahead(change):
+    executor, machine, plan, index = taught()
+    spare = 1 << 50
+    executor.execute(pack_call("mem_alloc", index, address=spare, size=64, stream=0))
+    index = walked(executor, machine, plan, index + 1)
+    if change == "alloc":
+        other = pack_call("mem_alloc", index, address=spare + 64, size=64, stream=0)
+        back = pack_call("mem_free", index + 11, address=spare + 64, stream=0)
+    elif change == "free":
+        other = pack_call("mem_free", index, address=spare, stream=0)
+        back = pack_call("mem_alloc", index + 11, address=spare, size=64, stream=0)
+    else:
+        other = pack_call("module_load", index, module=99, payload=PTX)
+        back = None
+    executor.execute(other)
+    assert guessed(executor, machine, plan, index + 1) == 0
+    if back is not None:
+        # What was made in this layout since is of the old one no longer: only that is guessed.
+        executor.execute(back)
+        assert guessed(executor, machine, plan, index + 12) == 2
+    assert not executor.sticky
+
+
 def test_a_result_that_is_wanted_again_is_that_of_its_place_in_the_order():
     """As after a switch of the mode: the robot no longer knows what was pushed."""
     executor, machine, plan, index = taught()
+    index = walked(executor, machine, plan, index)
     ahead = plan.ahead(4, writes=True)
     assert ahead == len(plan) - 4
     pushed = executor.batch(until_wait(plan, index, ahead))
