@@ -24,8 +24,9 @@ class Call:
         ops: Wire operations that it may record, for the documentation; the generated emitter
             uses the only one.
         aliases: Other exports with the same arguments that do the same.
-        needs: What is checked before: "none", "init" (cuInit succeeded), "context" (and a
-            context is current), "operator" (and the session is not in error).
+        needs: What is checked before: "none", "init" (cuInit succeeded), "session" (and the
+            session is not in error), "context" (cuInit, and a context is current), "operator"
+            (a context, and the session is not in error).
         fields: For calls without hand-written code: operation field -> C expression over the
             arguments. `stream(x)`, `event(x)` and `graph_exec(x)` turn a handle into its name on
             the wire, and fail as CUDA does where it is not one.
@@ -148,22 +149,32 @@ CALLS: tuple[Call, ...] = (
         "cuModuleLoad cuModuleLoadData cuModuleLoadDataEx cuModuleLoadFatBinary",
         note="PTX text, fatbin or ELF; the server decides what it can run",
     ),
-    *_core("sync", "module_load", "cuLibraryLoadData cuLibraryLoadFromFile"),
+    *_core(
+        "sync",
+        "module_load",
+        "cuLibraryLoadData cuLibraryLoadFromFile",
+        "session",
+        "needs no context",
+    ),
     *_core("async", "module_unload", "cuModuleUnload cuLibraryUnload", "init"),
     *_core(
         "async",
         "function_set_attribute",
-        "cuFuncSetAttribute cuKernelSetAttribute",
-        note="only the attributes that may be set: dynamic shared bytes, carve-out",
+        "cuFuncSetAttribute",
+        note="clusters of more than one block are refused",
+    ),
+    *_core("async", "function_set_attribute", "cuKernelSetAttribute", "session"),
+    *_locals(
+        "cuLibraryGetKernel cuLibraryGetKernelCount cuLibraryEnumerateKernels cuKernelGetLibrary "
+        "cuKernelGetAttribute cuKernelSetCacheConfig cuKernelGetName cuKernelGetParamInfo "
+        "cuKernelGetParamCount",
+        "init",
     ),
     *_locals(
         "cuModuleGetFunction cuModuleGetFunctionCount cuModuleEnumerateFunctions "
         "cuModuleGetGlobal_v2 cuFuncGetAttribute cuFuncSetCacheConfig cuFuncSetSharedMemConfig "
         "cuFuncGetModule cuFuncGetName cuFuncGetParamInfo cuFuncGetParamCount cuFuncIsLoaded "
-        "cuFuncLoad cuLibraryGetKernel cuLibraryGetKernelCount cuLibraryEnumerateKernels "
-        "cuLibraryGetModule cuLibraryGetGlobal cuLibraryGetManaged cuKernelGetFunction "
-        "cuKernelGetLibrary cuKernelGetAttribute cuKernelSetCacheConfig cuKernelGetName "
-        "cuKernelGetParamInfo cuKernelGetParamCount "
+        "cuFuncLoad cuLibraryGetModule cuLibraryGetGlobal cuLibraryGetManaged cuKernelGetFunction "
         "cuLinkCreate_v2=cuLinkCreate cuLinkAddData_v2=cuLinkAddData "
         "cuLinkAddFile_v2=cuLinkAddFile cuLinkComplete cuLinkDestroy "
         "cuOccupancyMaxActiveBlocksPerMultiprocessor "
@@ -184,13 +195,15 @@ CALLS: tuple[Call, ...] = (
     *_locals(
         "cuMemGetInfo_v2 cuMemGetAddressRange_v2 cuMemAllocHost_v2 cuMemHostAlloc "
         "cuMemHostRegister_v2=cuMemHostRegister cuMemHostGetFlags "
-        "cuMemPoolCreate cuMemPoolDestroy cuMemPoolGetAttribute "
-        "cuMemPoolSetAttribute cuMemPoolTrimTo cuMemPoolSetAccess cuMemPoolGetAccess "
-        "cuMemGetDefaultMemPool cuMemGetMemPool cuMemSetMemPool "
         "cuPointerGetAttribute cuPointerGetAttributes cuPointerSetAttribute",
         "context",
     ),
-    *_locals("cuMemFreeHost cuMemHostUnregister", "init"),
+    *_locals(
+        "cuMemFreeHost cuMemHostUnregister cuMemPoolCreate cuMemPoolDestroy cuMemPoolGetAttribute "
+        "cuMemPoolSetAttribute cuMemPoolTrimTo cuMemPoolSetAccess cuMemPoolGetAccess "
+        "cuMemGetDefaultMemPool cuMemGetMemPool cuMemSetMemPool",
+        "init",
+    ),
     *_core(
         "async",
         "memcpy_htod",
@@ -241,6 +254,9 @@ CALLS: tuple[Call, ...] = (
     *_locals(
         "cuStreamGetPriority=cuStreamGetPriority_ptsz cuStreamGetFlags=cuStreamGetFlags_ptsz "
         "cuStreamGetId=cuStreamGetId_ptsz cuStreamGetCtx=cuStreamGetCtx_ptsz "
+        "cuStreamGetAttribute=cuStreamGetAttribute_ptsz "
+        "cuStreamSetAttribute=cuStreamSetAttribute_ptsz "
+        "cuStreamCopyAttributes=cuStreamCopyAttributes_ptsz "
         "cuStreamGetCtx_v2=cuStreamGetCtx_v2_ptsz cuStreamGetDevice=cuStreamGetDevice_ptsz "
         "cuStreamIsCapturing=cuStreamIsCapturing_ptsz "
         "cuStreamGetCaptureInfo=cuStreamGetCaptureInfo_ptsz "
@@ -269,12 +285,12 @@ CALLS: tuple[Call, ...] = (
         note="no clusters",
     ),
     # graphs
-    *_core("async", "graph_create", "cuGraphCreate"),
-    *_core("async", "graph_destroy", "cuGraphDestroy"),
+    *_core("async", "graph_create", "cuGraphCreate", "session"),
+    *_core("async", "graph_destroy", "cuGraphDestroy", "session"),
     *_core("async", "graph_add_kernel_node", "cuGraphAddKernelNode_v2 cuGraphAddKernelNode"),
     *_core("async", "graph_add_memcpy_node", "cuGraphAddMemcpyNode", note="device to device"),
     *_core("async", "graph_add_memset_node", "cuGraphAddMemsetNode"),
-    *_core("async", "graph_add_empty_node", "cuGraphAddEmptyNode"),
+    *_core("async", "graph_add_empty_node", "cuGraphAddEmptyNode", "session"),
     *_core(
         "async",
         "graph_kernel_node_set",
@@ -286,7 +302,7 @@ CALLS: tuple[Call, ...] = (
         "cuGraphInstantiate_v2=cuGraphInstantiate cuGraphInstantiateWithFlags "
         "cuGraphInstantiateWithParams=cuGraphInstantiateWithParams_ptsz",
     ),
-    *_core("async", "graph_exec_destroy", "cuGraphExecDestroy"),
+    *_core("async", "graph_exec_destroy", "cuGraphExecDestroy", "session"),
     *_core(
         "async",
         "graph_exec_kernel_node_set",

@@ -370,6 +370,18 @@ STREAMS = [
     Row("cuStreamGetPriority", "NULL", lambda e: (e.stream, 0), VALUE),
     Row("cuStreamGetCtx", "NULL", lambda e: (e.stream, 0), VALUE),
     Row("cuStreamGetId", "no stream", lambda e: (BAD, u64()), HANDLE),
+    Row("cuStreamGetAttribute", "NULL", lambda e: (e.stream, 3, 0), VALUE),
+    Row("cuStreamGetAttribute", "99", lambda e: (e.stream, 99, image(bytes(64))), VALUE),
+    Row("cuStreamGetAttribute", "a launch's", lambda e: (e.stream, 2, image(bytes(64))), VALUE),
+    Row("cuStreamGetAttribute", "no stream", lambda e: (BAD, 3, image(bytes(64))), HANDLE),
+    Row("cuStreamSetAttribute", "NULL", lambda e: (e.stream, 3, 0), VALUE),
+    Row("cuStreamSetAttribute", "policy 0", lambda e: (e.stream, 3, image(bytes(64))), VALUE),
+    Row("cuStreamSetAttribute", "policy 9",
+        lambda e: (e.stream, 3, image(b"\x09" + bytes(63))), VALUE),
+    Row("cuStreamSetAttribute", "hit ratio 2",
+        lambda e: (e.stream, 1, image(struct.pack("<QQfii", 0, 0, 2.0, 0, 0) + bytes(36))), VALUE),
+    Row("cuStreamSetAttribute", "no stream", lambda e: (BAD, 3, image(bytes(64))), HANDLE),
+    Row("cuStreamCopyAttributes", "no stream", lambda e: (e.stream, BAD), HANDLE),
     Row("cuStreamWaitEvent", "no event", lambda e: (e.stream, BAD, 0), HANDLE),
     Row("cuStreamWaitEvent", "no stream", lambda e: (BAD, e.event, 0), HANDLE),
     Row("cuStreamWaitEvent", "flags", lambda e: (e.stream, e.event, 8), VALUE),
@@ -388,7 +400,7 @@ STREAMS = [
     Row("cuEventElapsedTime_v2", "NULL", lambda e: (0, e.event, e.event), VALUE),
     Row("cuEventElapsedTime_v2", "never recorded", lambda e: (u64(), e.event, e.event), HANDLE),
     Row("cuEventElapsedTime_v2", "no timing", lambda e: (u64(), e.untimed, e.untimed), HANDLE),
-]
+]  # fmt: skip
 
 GRAPHS = [
     Row("cuGraphCreate", "NULL", lambda e: (0, 0), VALUE),

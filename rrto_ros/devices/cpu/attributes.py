@@ -9,6 +9,7 @@ SHARED_BYTES = 48 * 1024
 SHARED_OPTIN_BYTES = 227 * 1024
 WARP = 32
 REGISTERS = 65536
+MAX_REGISTERS = 255
 FUNCTION_MAX_DYNAMIC_SHARED = 8
 FUNCTION_CARVEOUT = 9
 
@@ -53,11 +54,17 @@ def device_attributes(
 
 def function_attributes(
     ptx_version: tuple[int, int], compute_capability: tuple[int, int], max_threads: int,
-    shared_bytes: int, const_bytes: int, local_bytes: int,
+    shared_bytes: int, const_bytes: int, local_bytes: int, registers: int,
 ) -> dict[int, int]:
-    """CUfunction_attribute number -> value."""
+    """CUfunction_attribute number -> value.
+
+    The registers of a block of `max_threads` fit into a multiprocessor, as a compiler sees to.
+    """
+    whole_warps = -(-max(max_threads, 1) // WARP) * WARP
+    most = min(MAX_REGISTERS, REGISTERS // whole_warps)
     return {
-        0: max_threads, 1: shared_bytes, 2: const_bytes, 3: local_bytes, 4: 32,
+        0: max_threads, 1: shared_bytes, 2: const_bytes, 3: local_bytes,
+        4: max(1, min(registers, most)),
         5: ptx_version[0] * 10 + ptx_version[1],
         6: compute_capability[0] * 10 + compute_capability[1],
         7: 0, 8: SHARED_BYTES - min(shared_bytes, SHARED_BYTES), 9: -1,

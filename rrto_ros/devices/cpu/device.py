@@ -165,7 +165,7 @@ class CpuDevice:
         threads = min(attr.MAX_THREADS, size[0] * size[1] * size[2])
         attributes = attr.function_attributes(
             module.version, self._info.compute_capability, threads,
-            kernel.shared_bytes, module.constant_bytes, kernel.local_bytes)
+            kernel.shared_bytes, module.constant_bytes, kernel.local_bytes, kernel.registers)
         return KernelInfo(kernel.name, kernel.params, attributes)
 
     def module_unload(self, module: int) -> None:

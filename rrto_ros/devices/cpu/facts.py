@@ -12,6 +12,7 @@ from typing import Any
 
 from rrto_ros.devices.cpu.cache import Entry
 from rrto_ros.devices.cpu.passes.layout import initial_values
+from rrto_ros.devices.cpu.passes.pressure import register_words
 from rrto_ros.devices.cpu.program import KernelProgram, ModuleProgram
 
 Size3 = tuple[int, int, int]
@@ -28,6 +29,7 @@ class KernelFacts:
         required: Threads that a launch must have (.reqntid), None for any.
         most: Threads that a launch may have (.maxntid), None for the device's limit.
         ordered: Whether its blocks run one after the other.
+        registers: 32-bit words that are alive where most is.
     """
 
     name: str
@@ -37,6 +39,7 @@ class KernelFacts:
     required: Size3 | None
     most: Size3 | None
     ordered: bool
+    registers: int
 
     @property
     def block(self) -> Size3 | None:
@@ -127,7 +130,8 @@ def facts_in(entry: Entry) -> ModuleFacts:
 def _kernel(kernel: KernelProgram) -> KernelFacts:
     function, layout = kernel.function, kernel.layout
     return KernelFacts(kernel.name, layout.params, layout.shared_bytes, layout.local_bytes,
-                       function.reqntid, function.maxntid, kernel.ordered)
+                       function.reqntid, function.maxntid, kernel.ordered,
+                       register_words(kernel.regions.blocks, kernel.types))
 
 
 def _kept_kernel(kept: dict[str, Any]) -> KernelFacts:

@@ -70,16 +70,26 @@ struct rrto_CUDA_GRAPH_INSTANTIATE_PARAMS {
     int result_out;
 };
 
-struct rrto_launch_attribute {
-    int id;
-    char pad[4];
+struct rrto_CUlaunchAttributeValue {
     union {
         char bytes[64];
         int number;
         struct {
             unsigned x, y, z;
         } dim;
-    } value;
+        struct {
+            void *base;
+            size_t bytes;
+            float hit_ratio;
+            int hit, miss;
+        } window;
+    };
+};
+
+struct rrto_launch_attribute {
+    int id;
+    char pad[4];
+    struct rrto_CUlaunchAttributeValue value;
 };
 
 struct rrto_CUlaunchConfig {
@@ -129,6 +139,7 @@ RRTO_SIZE(CUDA_KERNEL_NODE_PARAMS_v2, 72);
 RRTO_SIZE(CUDA_MEMSET_NODE_PARAMS, 40);
 RRTO_SIZE(CUDA_GRAPH_INSTANTIATE_PARAMS, 32);
 RRTO_SIZE(struct rrto_launch_attribute, 72);
+RRTO_SIZE(CUstreamAttrValue, 64);
 RRTO_SIZE(CUlaunchConfig, 56);
 RRTO_SIZE(CUmemLocation, 8);
 RRTO_SIZE(CUmemPoolProps, 88);

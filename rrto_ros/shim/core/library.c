@@ -1,5 +1,6 @@
 /* Libraries and their kernels (CUDA 12): a library is a module that no context owns, and a kernel
  * handle is the function's. Linking gives PTX back as the image. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -190,7 +191,19 @@ struct link {
     struct rrto_jit jit;
     CUjit_option *options;
     int inputs;
+    unsigned count;
+    uint64_t began;
+    void *room[2]; /* sizes of the logs */
 };
+
+/* What the program's logs say after a step of linking, and how long it took so far. */
+static void link_says(struct link *link, const char *error, const char *info)
+{
+    rrto_jit_room(&link->jit, link->room, 1);
+    rrto_jit_log(&link->jit, error);
+    rrto_jit_info(&link->jit, info);
+    rrto_jit_time(&link->jit, rrto_jit_clock() - link->began);
+}
 
 enum { INPUT_CUBIN = 0, INPUT_PTX = 1, INPUT_FATBINARY = 2 };
 
@@ -211,6 +224,8 @@ CUresult rrto_cuLinkCreate_v2(unsigned int numOptions, CUjit_option *options, vo
         memcpy(copy, options, numOptions * sizeof *copy);
     link->options = copy;
     link->jit = (struct rrto_jit){numOptions, copy, optionValues};
+    link->began = rrto_jit_clock();
+    rrto_jit_room(&link->jit, link->room, 0);
     object->data = link;
     *stateOut = object->handle;
     return CUDA_SUCCESS;
@@ -225,7 +240,7 @@ static CUresult add_input(struct link *link, int type, const void *data, size_t 
         bytes = strnlen(data, bytes);
     else if ((type != INPUT_CUBIN && type != INPUT_FATBINARY) || link->inputs) {
         /* Machine code is passed on as it is, but only PTX can be joined. */
-        rrto_jit_log(&link->jit, "only PTX can be linked over the network");
+        link_says(link, "only PTX can be linked over the network", "");
         return rrto_refuse(CUDA_NOT_SUPPORTED, "cuLinkAddData: input of type %d", type);
     }
     if (link->inputs && link->inputs != 1 + INPUT_PTX)
@@ -240,6 +255,7 @@ static CUresult add_input(struct link *link, int type, const void *data, size_t 
     link->bytes += gap + bytes;
     text[link->bytes] = 0;
     link->inputs = 1 + type;
+    link->count++;
     return CUDA_SUCCESS;
 }
 
@@ -276,7 +292,9 @@ CUresult rrto_cuLinkComplete(CUlinkState state, void **cubinOut, size_t *sizeOut
     struct link *link = object->data;
     if (!cubinOut || !link->text)
         return CUDA_INVALID_VALUE;
-    rrto_jit_log(&link->jit, "");
+    char info[64];
+    snprintf(info, sizeof info, "info    : %u inputs, %zu bytes\n", link->count, link->bytes);
+    link_says(link, "", info);
     *cubinOut = link->text;
     if (sizeOut)
         *sizeOut = link->bytes + (link->inputs == 1 + INPUT_PTX); /* text: its NUL as well */

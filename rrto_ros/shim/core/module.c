@@ -2,35 +2,76 @@
  * functions. What a program asks about a kernel is answered from that table. */
 #include "module.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-/* ---- JIT options: the logs ---- */
+/* ---- JIT options: the logs and the time ---- */
+
+enum { WALL_TIME = 2, INFO = 3, INFO_BYTES = 4, ERROR = 5, ERROR_BYTES = 6, VERBOSE = 12 };
+
+/* The last value of an option. */
+static void **option_of(const struct rrto_jit *jit, int option)
+{
+    void **found = NULL;
+    for (unsigned i = 0; jit->options && jit->values && i < jit->count; i++)
+        if (jit->options[i] == option)
+            found = &jit->values[i];
+    return found;
+}
+
+static void write_log(const struct rrto_jit *jit, int option, const char *text)
+{
+    void **buffer = option_of(jit, option), **size = option_of(jit, option + 1);
+    size_t room = size ? (size_t)(uintptr_t)*size & 0xFFFFFFFFu : 0, bytes = strlen(text);
+    if (!size)
+        return;
+    if (!buffer || !*buffer || !room)
+        bytes = 0;
+    else if (bytes >= room)
+        bytes = room - 1;
+    if (buffer && *buffer && room) {
+        memcpy(*buffer, text, bytes);
+        ((char *)*buffer)[bytes] = 0;
+    }
+    *size = (void *)(uintptr_t)bytes; /* what was written, as CUDA says */
+}
 
 void rrto_jit_log(const struct rrto_jit *jit, const char *error)
 {
-    enum { INFO = 3, INFO_BYTES = 4, ERROR = 5, ERROR_BYTES = 6 };
-    char *buffer[2] = {NULL, NULL};
-    void **sizes[2] = {NULL, NULL};
-    for (unsigned i = 0; jit->options && jit->values && i < jit->count; i++) {
-        int option = jit->options[i];
-        if (option == INFO || option == ERROR)
-            buffer[option == ERROR] = jit->values[i];
-        if (option == INFO_BYTES || option == ERROR_BYTES)
-            sizes[option == ERROR_BYTES] = &jit->values[i];
-    }
-    for (int i = 0; i < 2; i++) {
-        size_t room = sizes[i] ? (size_t)(uintptr_t)*sizes[i] & 0xFFFFFFFFu : 0;
-        const char *text = i ? error : "";
-        size_t bytes = strlen(text);
-        if (!buffer[i] || !room)
-            continue;
-        if (bytes >= room)
-            bytes = room - 1;
-        memcpy(buffer[i], text, bytes);
-        buffer[i][bytes] = 0;
-        *sizes[i] = (void *)(uintptr_t)bytes;
-    }
+    write_log(jit, ERROR, error);
+}
+
+/* A log's size is replaced by what was written: a link that writes more than once keeps it. */
+void rrto_jit_room(const struct rrto_jit *jit, void *room[2], int restore)
+{
+    void **info = option_of(jit, INFO_BYTES), **error = option_of(jit, ERROR_BYTES);
+    if (info)
+        *(restore ? info : &room[0]) = *(restore ? &room[0] : info);
+    if (error)
+        *(restore ? error : &room[1]) = *(restore ? &room[1] : error);
+}
+
+void rrto_jit_info(const struct rrto_jit *jit, const char *info)
+{
+    void **wanted = option_of(jit, VERBOSE);
+    write_log(jit, INFO, wanted && *wanted ? info : "");
+}
+
+uint64_t rrto_jit_clock(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+void rrto_jit_time(const struct rrto_jit *jit, uint64_t nanoseconds)
+{
+    void **place = option_of(jit, WALL_TIME);
+    float milliseconds = (float)nanoseconds / 1e6f;
+    if (place)
+        memcpy(place, &milliseconds, sizeof milliseconds);
 }
 
 /* ---- the module description ---- */
@@ -165,9 +206,26 @@ static struct rrto_module *read_module(const unsigned char *data, size_t bytes,
     return module;
 }
 
+/* With CU_JIT_LOG_VERBOSE: what each kernel needs. */
+static void tell(const struct rrto_jit *jit, const struct rrto_module *module)
+{
+    enum { LINE = 160 };
+    size_t room = (size_t)module->kernel_count * LINE + 1, used = 0;
+    char *text = option_of(jit, INFO) ? calloc(1, room) : NULL;
+    for (uint32_t i = 0; text && i < module->kernel_count; i++) {
+        const struct rrto_kernel *k = &module->kernels[i];
+        int wrote = snprintf(text + used, LINE, "info    : %.80s: %d registers, %d bytes smem\n",
+                             k->name, rrto_kernel_attribute(k, 4), k->static_shared);
+        used += wrote > 0 && wrote < LINE ? (size_t)wrote : 0;
+    }
+    rrto_jit_info(jit, text ? text : "");
+    free(text);
+}
+
 CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
                    struct rrto_object **out)
 {
+    uint64_t began = jit->count ? rrto_jit_clock() : 0;
     struct rrto_object *object = rrto_new(RRTO_MODULE);
     struct rrto_wait wait = {.grow = 1};
     if (!object)
@@ -179,6 +237,7 @@ CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
         if (text)
             text[wait.got] = 0;
         rrto_jit_log(jit, text ? text : "the module could not be loaded");
+        rrto_jit_info(jit, "");
         if (text && wait.got)
             rrto_say("module load failed: %s", text);
         const char *name = rrto_error_name(status);
@@ -192,6 +251,8 @@ CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
         }
     }
     free(wait.data);
+    if (jit->count)
+        rrto_jit_time(jit, rrto_jit_clock() - began);
     if (status) {
         rrto_drop(RRTO_MODULE, object);
         return status;
@@ -199,6 +260,7 @@ CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
     rrto_jit_log(jit, "");
     object->owner = rrto_current();
     struct rrto_module *module = object->data;
+    tell(jit, module);
     for (uint32_t i = 0; i < module->global_count; i++)
         rrto_range_globals(object, module->globals[i].address, module->globals[i].bytes);
     *out = object;

@@ -28,5 +28,9 @@ CUresult rrto_unload(struct rrto_object *module);
 struct rrto_kernel *rrto_module_kernel(const struct rrto_object *module, const char *name);
 const struct rrto_global *rrto_module_global(const struct rrto_object *module, const char *name);
 void rrto_jit_log(const struct rrto_jit *jit, const char *error);
+void rrto_jit_info(const struct rrto_jit *jit, const char *info); /* if it shall be verbose */
+void rrto_jit_room(const struct rrto_jit *jit, void *room[2], int restore);
+uint64_t rrto_jit_clock(void);
+void rrto_jit_time(const struct rrto_jit *jit, uint64_t nanoseconds);
 
 #endif

@@ -1,4 +1,5 @@
 /* Streams and events: names for the server, and what can be said about them here. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "shim.h"
@@ -66,6 +67,7 @@ CUresult rrto_cuStreamDestroy_v2(CUstream hStream)
         return CUDA_INVALID_HANDLE;
     struct rrto_op_stream_destroy op = {object->name};
     CUresult result = rrto_emit_stream_destroy(&op, NULL);
+    free(object->data); /* its hints */
     rrto_drop(RRTO_STREAM, object); /* after the record: the name may be used again from here */
     return result;
 }

@@ -36,6 +36,8 @@ typedef struct rrto_CUgreenCtx_opaque *CUgreenCtx;
 typedef int CUjitInputType;
 typedef int CUjit_option;
 typedef struct rrto_CUkernel_opaque *CUkernel;
+typedef int CUlaunchAttributeID;
+typedef struct rrto_CUlaunchAttributeValue CUlaunchAttributeValue;
 typedef struct rrto_CUlaunchConfig CUlaunchConfig;
 typedef struct rrto_CUlibrary_opaque *CUlibrary;
 typedef int CUlibraryOption;
@@ -54,6 +56,8 @@ typedef int CUpointer_attribute;
 typedef int CUresult;
 typedef int CUsharedconfig;
 typedef struct rrto_CUstream_opaque *CUstream;
+typedef CUlaunchAttributeID CUstreamAttrID;
+typedef CUlaunchAttributeValue CUstreamAttrValue_v1;
 typedef int CUstreamCaptureMode;
 typedef int CUstreamCaptureStatus;
 typedef struct rrto_CUuuid CUuuid;
@@ -69,6 +73,7 @@ typedef CUexecAffinityParam_v1 CUexecAffinityParam;
 typedef CUmemAccessDesc_v1 CUmemAccessDesc;
 typedef CUmemLocation_v1 CUmemLocation;
 typedef CUmemPoolProps_v1 CUmemPoolProps;
+typedef CUstreamAttrValue_v1 CUstreamAttrValue;
 typedef size_t (*CUoccupancyB2DSize)(int block_size);
 
 #define CUDA_SUCCESS 0

@@ -1204,7 +1204,7 @@ CUresult cuGraphAddEmptyNode(CUgraphNode* phGraphNode, CUgraph hGraph, const CUg
 {
     CUresult result;
     rrto_count(147);
-    if ((result = rrto_need_operator()))
+    if ((result = rrto_need_session()))
         return result;
     return rrto_cuGraphAddEmptyNode(phGraphNode, hGraph, dependencies, numDependencies);
 }
@@ -1344,7 +1344,7 @@ CUresult cuGraphCreate(CUgraph* phGraph, unsigned int flags)
 {
     CUresult result;
     rrto_count(167);
-    if ((result = rrto_need_operator()))
+    if ((result = rrto_need_session()))
         return result;
     return rrto_cuGraphCreate(phGraph, flags);
 }
@@ -1360,7 +1360,7 @@ CUresult cuGraphDestroy(CUgraph hGraph)
 {
     CUresult result;
     rrto_count(169);
-    if ((result = rrto_need_operator()))
+    if ((result = rrto_need_session()))
         return result;
     return rrto_cuGraphDestroy(hGraph);
 }
@@ -1412,7 +1412,7 @@ CUresult cuGraphExecDestroy(CUgraphExec hGraphExec)
 {
     CUresult result;
     rrto_count(177);
-    if ((result = rrto_need_operator()))
+    if ((result = rrto_need_session()))
         return result;
     return rrto_cuGraphExecDestroy(hGraphExec);
 }
@@ -2057,7 +2057,7 @@ CUresult cuKernelGetAttribute(int* pi, CUfunction_attribute attrib, CUkernel ker
 {
     CUresult result;
     rrto_count(270);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuKernelGetAttribute(pi, attrib, kernel, dev);
 }
@@ -2077,7 +2077,7 @@ CUresult cuKernelGetLibrary(CUlibrary* pLib, CUkernel kernel)
 {
     CUresult result;
     rrto_count(272);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuKernelGetLibrary(pLib, kernel);
 }
@@ -2087,7 +2087,7 @@ CUresult cuKernelGetName(const char** name, CUkernel hfunc)
 {
     CUresult result;
     rrto_count(273);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuKernelGetName(name, hfunc);
 }
@@ -2097,7 +2097,7 @@ CUresult cuKernelGetParamCount(CUkernel kernel, size_t* paramCount)
 {
     CUresult result;
     rrto_count(274);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuKernelGetParamCount(kernel, paramCount);
 }
@@ -2107,7 +2107,7 @@ CUresult cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t* paramO
 {
     CUresult result;
     rrto_count(275);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuKernelGetParamInfo(kernel, paramIndex, paramOffset, paramSize);
 }
@@ -2117,7 +2117,7 @@ CUresult cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel ker
 {
     CUresult result;
     rrto_count(276);
-    if ((result = rrto_need_operator()))
+    if ((result = rrto_need_session()))
         return result;
     return rrto_cuKernelSetAttribute(attrib, val, kernel, dev);
 }
@@ -2127,7 +2127,7 @@ CUresult cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, CUdevice d
 {
     CUresult result;
     rrto_count(277);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuKernelSetCacheConfig(kernel, config, dev);
 }
@@ -2245,7 +2245,7 @@ CUresult cuLibraryEnumerateKernels(CUkernel* kernels, unsigned int numKernels, C
 {
     CUresult result;
     rrto_count(292);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuLibraryEnumerateKernels(kernels, numKernels, lib);
 }
@@ -2265,7 +2265,7 @@ CUresult cuLibraryGetKernel(CUkernel* pKernel, CUlibrary library, const char* na
 {
     CUresult result;
     rrto_count(294);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuLibraryGetKernel(pKernel, library, name);
 }
@@ -2275,7 +2275,7 @@ CUresult cuLibraryGetKernelCount(unsigned int* count, CUlibrary lib)
 {
     CUresult result;
     rrto_count(295);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuLibraryGetKernelCount(count, lib);
 }
@@ -2311,7 +2311,7 @@ CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option* j
 {
     CUresult result;
     rrto_count(299);
-    if ((result = rrto_need_operator()))
+    if ((result = rrto_need_session()))
         return result;
     return rrto_cuLibraryLoadData(library, code, jitOptions, jitOptionsValues, numJitOptions, libraryOptions, libraryOptionValues, numLibraryOptions);
 }
@@ -2321,7 +2321,7 @@ CUresult cuLibraryLoadFromFile(CUlibrary* library, const char* fileName, CUjit_o
 {
     CUresult result;
     rrto_count(300);
-    if ((result = rrto_need_operator()))
+    if ((result = rrto_need_session()))
         return result;
     return rrto_cuLibraryLoadFromFile(library, fileName, jitOptions, jitOptionsValues, numJitOptions, libraryOptions, libraryOptionValues, numLibraryOptions);
 }
@@ -2769,7 +2769,7 @@ CUresult cuMemGetDefaultMemPool(CUmemoryPool* pool_out, CUmemLocation* location,
 {
     CUresult result;
     rrto_count(360);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemGetDefaultMemPool(pool_out, location, type);
 }
@@ -2807,7 +2807,7 @@ CUresult cuMemGetMemPool(CUmemoryPool* pool, CUmemLocation* location, CUmemAlloc
 {
     CUresult result;
     rrto_count(365);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemGetMemPool(pool, location, type);
 }
@@ -2903,7 +2903,7 @@ CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* poolProps)
 {
     CUresult result;
     rrto_count(377);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemPoolCreate(pool, poolProps);
 }
@@ -2913,7 +2913,7 @@ CUresult cuMemPoolDestroy(CUmemoryPool pool)
 {
     CUresult result;
     rrto_count(378);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemPoolDestroy(pool);
 }
@@ -2935,7 +2935,7 @@ CUresult cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool memPool, CUme
 {
     CUresult result;
     rrto_count(381);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemPoolGetAccess(flags, memPool, location);
 }
@@ -2945,7 +2945,7 @@ CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void
 {
     CUresult result;
     rrto_count(382);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemPoolGetAttribute(pool, attr, value);
 }
@@ -2967,7 +2967,7 @@ CUresult cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc* map, size_
 {
     CUresult result;
     rrto_count(385);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemPoolSetAccess(pool, map, count);
 }
@@ -2977,7 +2977,7 @@ CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void
 {
     CUresult result;
     rrto_count(386);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemPoolSetAttribute(pool, attr, value);
 }
@@ -2987,7 +2987,7 @@ CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
 {
     CUresult result;
     rrto_count(387);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemPoolTrimTo(pool, minBytesToKeep);
 }
@@ -3063,7 +3063,7 @@ CUresult cuMemSetMemPool(CUmemLocation* location, CUmemAllocationType type, CUme
 {
     CUresult result;
     rrto_count(399);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemSetMemPool(location, type, pool);
 }
@@ -4638,16 +4638,24 @@ CUresult cuStreamBeginRecaptureToGraph_ptsz(void)
     return rrto_unsupported(572, "cuStreamBeginRecaptureToGraph_ptsz");
 }
 
-EXPORT CUresult cuStreamCopyAttributes(void);
-CUresult cuStreamCopyAttributes(void)
+EXPORT CUresult cuStreamCopyAttributes(CUstream dstStream, CUstream srcStream);
+CUresult cuStreamCopyAttributes(CUstream dstStream, CUstream srcStream)
 {
-    return rrto_unsupported(573, "cuStreamCopyAttributes");
+    CUresult result;
+    rrto_count(573);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuStreamCopyAttributes(dstStream, srcStream);
 }
 
-EXPORT CUresult cuStreamCopyAttributes_ptsz(void);
-CUresult cuStreamCopyAttributes_ptsz(void)
+EXPORT CUresult cuStreamCopyAttributes_ptsz(CUstream dstStream, CUstream srcStream);
+CUresult cuStreamCopyAttributes_ptsz(CUstream dstStream, CUstream srcStream)
 {
-    return rrto_unsupported(574, "cuStreamCopyAttributes_ptsz");
+    CUresult result;
+    rrto_count(574);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuStreamCopyAttributes(dstStream, srcStream);
 }
 
 EXPORT CUresult cuStreamCreate(CUstream* phStream, unsigned int Flags);
@@ -4714,16 +4722,24 @@ CUresult cuStreamEndCapture_ptsz(void)
     return rrto_unsupported(582, "cuStreamEndCapture_ptsz");
 }
 
-EXPORT CUresult cuStreamGetAttribute(void);
-CUresult cuStreamGetAttribute(void)
+EXPORT CUresult cuStreamGetAttribute(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue* value);
+CUresult cuStreamGetAttribute(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue* value)
 {
-    return rrto_unsupported(583, "cuStreamGetAttribute");
+    CUresult result;
+    rrto_count(583);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuStreamGetAttribute(hStream, attr, value);
 }
 
-EXPORT CUresult cuStreamGetAttribute_ptsz(void);
-CUresult cuStreamGetAttribute_ptsz(void)
+EXPORT CUresult cuStreamGetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue* value);
+CUresult cuStreamGetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue* value)
 {
-    return rrto_unsupported(584, "cuStreamGetAttribute_ptsz");
+    CUresult result;
+    rrto_count(584);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuStreamGetAttribute(hStream, attr, value);
 }
 
 EXPORT CUresult cuStreamGetCaptureInfo(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out);
@@ -4964,16 +4980,24 @@ CUresult cuStreamQuery_ptsz(CUstream hStream)
     return rrto_cuStreamQuery(hStream);
 }
 
-EXPORT CUresult cuStreamSetAttribute(void);
-CUresult cuStreamSetAttribute(void)
+EXPORT CUresult cuStreamSetAttribute(CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue* param);
+CUresult cuStreamSetAttribute(CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue* param)
 {
-    return rrto_unsupported(610, "cuStreamSetAttribute");
+    CUresult result;
+    rrto_count(610);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuStreamSetAttribute(hStream, attr, param);
 }
 
-EXPORT CUresult cuStreamSetAttribute_ptsz(void);
-CUresult cuStreamSetAttribute_ptsz(void)
+EXPORT CUresult cuStreamSetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue* param);
+CUresult cuStreamSetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue* param)
 {
-    return rrto_unsupported(611, "cuStreamSetAttribute_ptsz");
+    CUresult result;
+    rrto_count(611);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuStreamSetAttribute(hStream, attr, param);
 }
 
 EXPORT CUresult cuStreamSynchronize(CUstream hStream);
