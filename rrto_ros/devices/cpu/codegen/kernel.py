@@ -115,7 +115,8 @@ class KernelWriter:
         lines = head + b.allocas + b.lines + ["}"]
         declared = sorted(set(b.declared.values()))
         width = "512" if self.frame.lanes >= 16 else "256"
-        attributes = ("attributes #0 = { nounwind "
+        # An access to address 0 is one that faults, not one that cannot happen.
+        attributes = ("attributes #0 = { nounwind null_pointer_is_valid "
                       f'"min-legal-vector-width"="{width}" "prefer-vector-width"="{width}" }}')
         extra = ("" if self.frame.single else _FIND + warp.HELPERS + self.barriers.helpers) + (
             HELPERS if self.frame.memcheck else "")
