@@ -1,6 +1,6 @@
 """What is undefined in LLVM's IR and defined (or an error) in PTX keeps PTX's meaning.
 
-docs/ptx_support.md lists each of these. Kernels that may kill their process run in one of their own.
+docs/ptx_support.md lists these. Kernels that may kill their process run in one of their own.
 """
 
 import pytest
@@ -44,3 +44,26 @@ def test_an_access_to_null_faults_and_the_other_branch_does_not_run(what):
     for how, words in in_both(text, 0):
         assert (how, words[1]) == ("ok", 8)
     assert [how for how, _ in in_both(text, 1)] == ["SIGSEGV", "SIGSEGV"]
+
+
+LOCAL_BRANCHES = {
+    "a variable that was never written": ".local .align 8 .b8 v[64]; ld.local.u32 %r5,[v+8];",
+    "beyond the variable": ".local .align 8 .b8 v[64]; ld.local.u32 %r5,[v+72];",
+    "before it, through its address": ".local .align 8 .b8 v[64]; mov.u64 %rd2,v;"
+                                      "ld.local.u32 %r5,[%rd2-0];",
+    "a register": "mov.u32 %r5,%r9;",
+    "the carry flag": "addc.u32 %r5,%r1,%r1;",
+    "the parameter of a function": "{ .param .b32 a; ld.param.u32 %r5,[a]; }",
+}
+
+
+@pytest.mark.parametrize("what", LOCAL_BRANCHES)
+def test_a_value_that_nobody_wrote_is_one_value_and_only_one_branch_runs(what):
+    text = kernel(f"{LOCAL_BRANCHES[what]} mul.wide.u32 %rd3,%r2,4; add.u64 %rd3,%rd1,%rd3;"
+                  "setp.eq.u32 %p1,%r5,77; mov.u32 %r7,0; @%p1 bra A; add.u32 %r7,%r7,1; A:"
+                  "setp.ne.u32 %p2,%r5,77; @%p2 bra B; add.u32 %r7,%r7,2; B:"
+                  "xor.b32 %r8,%r5,%r5; shl.b32 %r8,%r8,4; or.b32 %r7,%r7,%r8;"
+                  "st.global.u32 [%rd3],%r7; ret;")
+    for how, words in in_both(text, 1):
+        assert how == "ok"
+        assert set(words[:32]) <= {1, 2}

@@ -19,6 +19,7 @@ from rrto_ros.devices.cpu.codegen.checks import REPORT_WORDS
 from rrto_ros.devices.cpu.codegen.kernel import CONTEXT_FIELDS
 from rrto_ros.devices.cpu.jit import LoadedCode, compile_object, host_target
 from rrto_ros.devices.cpu.launcher import Launcher, Runnable
+from rrto_ros.devices.cpu.passes.layout import PARAMS_ALIGNMENT
 from rrto_ros.devices.protocol import Launch
 from rrto_ros.errors import CudaError
 
@@ -26,7 +27,7 @@ SHORT_NS = 200_000
 """A kernel of more processor time is not chained."""
 MAX_CHAIN_NS = 50_000_000
 """Of all launches of a chain: the watchdog looks at a chain as at one launch."""
-_PARAMS_ALIGN = 64
+_PARAMS_ALIGN = PARAMS_ALIGNMENT
 _ENTRY_WORDS = 5
 _NOTE_BYTES = 4096
 _SIGNATURE = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3,

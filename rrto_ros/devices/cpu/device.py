@@ -150,7 +150,7 @@ class CpuDevice:
         loaded = self._compiler.load(ptx_text(bytes(image), self._info.compute_capability))
         facts = loaded.facts
         if facts.total_bytes:
-            loaded.base = self._arena.allocate_module(facts.total_bytes)
+            loaded.base = self._arena.allocate_module(facts.total_bytes, facts.alignment)
             data = facts.initial_bytes(loaded.base)
             self._arena.view(loaded.base, len(data))[:] = np.frombuffer(data, np.uint8)
         self._modules[module] = loaded

@@ -64,6 +64,7 @@ class ModuleFacts:
     Attributes:
         version: PTX version of its text, (major, minor).
         total_bytes: Size of the block of its variables.
+        alignment: Of that block.
         variables: In the order of the text.
         initial: (offset, bytes) of what is not zero at the start.
         pointers: Offsets of addresses in it, which count from the start of the block.
@@ -71,6 +72,7 @@ class ModuleFacts:
 
     version: tuple[int, int]
     total_bytes: int
+    alignment: int
     variables: tuple[Variable, ...]
     initial: tuple[tuple[int, bytes], ...]
     pointers: tuple[int, ...]
@@ -107,6 +109,7 @@ def facts_of(program: ModuleProgram) -> ModuleFacts:
     initial, pointers = initial_values(layout)
     return ModuleFacts(
         program.module.version, layout.total_bytes,
+        max((p.var.align for p in layout.symbols.values()), default=1),
         tuple(Variable(n, p.offset, p.var.size, p.var.space == "const")
               for n, p in layout.symbols.items()),
         tuple(initial), tuple(pointers), tuple(map(_kernel, program.kernels)),
@@ -121,7 +124,7 @@ def facts_in(entry: Entry) -> ModuleFacts:
         initial.append((offset, entry.code[start : start + size]))
         start += size
     return ModuleFacts(
-        _pair(kept["version"]), kept["total_bytes"],
+        _pair(kept["version"]), kept["total_bytes"], kept["alignment"],
         tuple(Variable(**v) for v in kept["variables"]), tuple(initial),
         tuple(kept["pointers"]), tuple(map(_kept_kernel, kept["kernels"])),
     )

@@ -20,6 +20,8 @@ from rrto_ros.devices.cpu.codegen.checks import REPORT_WORDS, TRAPPED
 from rrto_ros.devices.cpu.codegen.kernel import CONTEXT_FIELDS
 from rrto_ros.devices.cpu.jit import LoadedCode
 from rrto_ros.devices.cpu.memory import Arena
+from rrto_ros.devices.cpu.passes.layout import PARAMS_ALIGNMENT, align_up
+from rrto_ros.devices.cpu.ptx.parser import MAX_ALIGNMENT
 from rrto_ros.devices.cpu.watchdog import Watchdog
 from rrto_ros.errors import AccessError, CudaError
 
@@ -55,19 +57,21 @@ class _WorkerMemory:
     """Shared, frame and local memory of the block that a worker runs."""
 
     def __init__(self) -> None:
-        self.shared = mmap.mmap(-1, _SHARED_BYTES)
+        self.shared = _area(_SHARED_BYTES)
         self.frames = mmap.mmap(-1, 1 << 16)
-        self.local = mmap.mmap(-1, 1 << 16)
-        self.addresses = [_address(m) for m in (self.shared, self.frames, self.local)]
+        self.local = _area(1 << 16)
+        self._local_bytes = 1 << 16
+        self.addresses = [_aligned(self.shared), _address(self.frames), _aligned(self.local)]
 
     def ensure(self, frame_bytes: int, local_bytes: int) -> list[int]:
         """Addresses of the three areas, grown where needed."""
         if len(self.frames) < frame_bytes:
             self.frames = mmap.mmap(-1, 2 * frame_bytes)
             self.addresses[1] = _address(self.frames)
-        if len(self.local) < local_bytes:
-            self.local = mmap.mmap(-1, 2 * local_bytes)
-            self.addresses[2] = _address(self.local)
+        if self._local_bytes < local_bytes:
+            self._local_bytes = 2 * local_bytes
+            self.local = _area(self._local_bytes)
+            self.addresses[2] = _aligned(self.local)
         return self.addresses
 
 
@@ -77,6 +81,15 @@ def _place(number: int, size: tuple[int, int, int]) -> tuple[int, int, int]:
 
 def _address(area: mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(area))
+
+
+def _area(size: int) -> mmap.mmap:
+    """Memory with `size` bytes behind its first multiple of the largest alignment."""
+    return mmap.mmap(-1, size + MAX_ALIGNMENT)
+
+
+def _aligned(area: mmap.mmap) -> int:
+    return align_up(_address(area), MAX_ALIGNMENT)
 
 
 class Launcher:
@@ -126,8 +139,10 @@ class Launcher:
             AccessError: A checked access went astray; what was written before stays.
         """
         # Loads of whole vectors may read past the last parameter.
-        arguments = ctypes.create_string_buffer(params, len(params) + 64)
-        words = (ctypes.addressof(arguments), 0, 0, 0, module_base,
+        arguments = ctypes.create_string_buffer(len(params) + 64 + PARAMS_ALIGNMENT)
+        first = align_up(ctypes.addressof(arguments), PARAMS_ALIGNMENT)
+        ctypes.memmove(first, params, len(params))
+        words = (first, 0, 0, 0, module_base,
                  ctypes.addressof(self._scratch), *grid, shared[1], shared[0] + shared[1],
                  self.watchdog.flag, *self._memory_map())
         total = grid[0] * grid[1] * grid[2]

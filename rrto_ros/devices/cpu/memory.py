@@ -100,9 +100,9 @@ class Arena:
                             f"allocation of {size} bytes at {address:#x} is outside the arena")
         self._map(address, size)
 
-    def allocate_module(self, size: int) -> int:
+    def allocate_module(self, size: int, alignment: int = 1) -> int:
         """A zero-filled block for a module's variables; addresses are never reused."""
-        address = self._module_next
+        address = -(-self._module_next // alignment) * alignment
         if address + size > self.base + self.size + MODULE_BYTES:
             raise CudaError(CUresult.OUT_OF_MEMORY, "no addresses left for module variables")
         self._map(address, size)

@@ -211,6 +211,12 @@ class Builder:
         self.line(f"{out} = call {kind} @{name}({', '.join(call_args)})")
         return Val(out, out_type, first.vec)
 
+    def freeze(self, a: Val) -> Val:
+        """The value, or any other one if LLVM knows none."""
+        out = self.name()
+        self.line(f"{out} = freeze {self.arg(a)}")
+        return Val(out, a.type, a.vec)
+
     def alloca(self, type_: str, align: int = 0) -> str:
         """A stack slot, placed at the start of the function."""
         out = self.name("slot")

@@ -312,6 +312,15 @@ class Emitter:
             base = self.local
         return self.offset(base, const(placed.offset + symbol.offset, "i64"))
 
+    def on_stack(self, operand: ast.Operand) -> bool:
+        """Whether an address is that of a variable which LLVM may keep in registers."""
+        base = operand.base if isinstance(operand, ast.Addr) else None
+        if not self.layout.stacked or not isinstance(base, ast.Sym):
+            return False
+        placed = self.layout.symbols.get(base.name)
+        return placed is not None and (placed.var.space == "local" or (
+            placed.var.space == "param" and not self._is_kernel_param(base.name)))
+
     def _is_kernel_param(self, name: str) -> bool:
         return name in self.kernel_params
 

@@ -121,7 +121,9 @@ class KernelWriter:
         extra = ("" if self.frame.single else _FIND + warp.HELPERS + self.barriers.helpers) + (
             HELPERS if self.frame.memcheck else "")
         text = "\n".join([*declared, extra, *lines, attributes, _RARELY, ""])
-        local = self.frame.layout.local_bytes * self.frame.threads if not self.frame.single else 0
+        at_once = self.frame.lanes if self.frame.single else self.frame.threads
+        local = (0 if self.frame.single and self.frame.layout.stacked
+                 else self.frame.layout.local_bytes * at_once)
         return Generated(text, symbol, self.frame.frame_bytes, local, self.frame.lanes)
 
     # the frame of the function

@@ -58,6 +58,9 @@ def load(e: Emitter, instr: ast.Instr) -> None:
             values = _gather_all(e, pointer, kind, count)
         else:
             values = _load_scalar(e, pointer, kind, count, volatile)
+    if e.on_stack(instr.args[1]):
+        # What was never written has some value, and the same one for whoever looks at it.
+        values = [e.b.freeze(v) for v in values]
     for dest, value in zip(dests, values, strict=True):
         e.write(dest, value, kind)
 

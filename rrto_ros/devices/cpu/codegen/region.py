@@ -131,6 +131,7 @@ class RegionCode:
         if self.program.uses_carry:
             vec = self.lanes > 1
             self.slots["%carry"] = (b.alloca(b.ty("i1", vec)), "i1", vec)
+            self._store_zero("%carry")
 
     def _store_zero(self, name: str) -> None:
         slot, kind, vec = self.slots[name]
@@ -183,6 +184,16 @@ class RegionCode:
         size = self.program.layout.local_bytes
         number = b.resize(e.special["linear"], "i64", False)
         e.local = e.offset(Val("%local", "ptr"), b.binary("mul", number, const(size, "i64")))
+
+    def own_local(self, size: int) -> str:
+        """Local memory of the threads that run at once, where nothing is kept of it.
+
+        On the stack LLVM turns it into registers, but takes an access beyond it for impossible.
+        """
+        layout = self.program.layout
+        if not layout.stacked:
+            return "%local"
+        return self.b.alloca(f"[{size} x i8]", 64)
 
     # registers kept across barriers
     def _frame(self, name: str, t: Val) -> str:
@@ -347,10 +358,11 @@ class ScalarRegion(RegionCode):
         if not self.kernel.single:
             self.local_memory(e)
         elif local:
+            # The lanes that parted go on in the memory that they have.
             number = b.resize(b.binary("sub", t, start), "i64", False)
             e.local = e.offset(Val(local, "ptr"), b.binary("mul", number, const(size, "i64")))
         else:
-            e.local = Val(b.alloca(f"[{size} x i8]", 16), "ptr")
+            e.local = Val(self.own_local(size), "ptr")
 
     def _check_state(self, t: Val) -> None:
         b = self.b

@@ -95,14 +95,13 @@ class _VectorRegion(RegionCode):
         b.line(f"br label %{self.prefix}_latch")
 
     def _local(self, e: Emitter) -> None:
-        b = self.b
         size = self.program.layout.local_bytes
         if not size:
             return
         if not self.kernel.single:
             self.local_memory(e)
             return
-        self.local_slot = b.alloca(f"[{size * self.lanes} x i8]", 16)
+        self.local_slot = self.own_local(size * self.lanes)
         steps = ", ".join(f"i64 {i * size}" for i in range(self.lanes))
         e.local = e.offset(Val(self.local_slot, "ptr"), Val(f"<{steps}>", "i64", True))
 

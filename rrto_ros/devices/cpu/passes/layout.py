@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.devices.cpu.ptx.types import TYPES
 from rrto_ros.errors import PtxError
 
 MAX_STATIC_SHARED_BYTES = 48 * 1024
 MAX_LOCAL_BYTES = 512 * 1024
+PARAMS_ALIGNMENT = 256
+"""Of a kernel's parameters."""
+_STACK_BYTES = 4096
 
 
 def align_up(value: int, alignment: int) -> int:
@@ -34,13 +38,16 @@ class KernelLayout:
         symbols: Name -> placement, innermost declaration first.
         params: (offset, size) of each kernel parameter.
         shared_bytes: Static shared memory; dynamic shared memory starts there, aligned to 16.
-        local_bytes: Local memory of one thread.
+        local_bytes: Local memory of one thread, a multiple of its variables' alignments.
+        stacked: Whether LLVM may keep local memory where it likes: it is small, and only named
+            variables are accessed, inside their bounds.
     """
 
     symbols: dict[str, Placed]
     params: tuple[tuple[int, int], ...]
     shared_bytes: int
     local_bytes: int
+    stacked: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ def layout_kernel(
     symbols = dict(module_layout.symbols)
     used = _names(kernel)
     shared = local = 0
+    local_align = 16
     dynamic: list[ast.Var] = []
     for var in (*module.variables, *kernel.variables):
         if var.space == "shared":
@@ -84,6 +92,7 @@ def layout_kernel(
                 shared += var.size
         elif var.space in ("local", "param"):
             local = align_up(local, max(var.align, 8))
+            local_align = max(local_align, var.align)
             symbols[var.name] = Placed(var, local)
             local += var.size
     start = max((align_up(shared, max(16, v.align)) for v in dynamic), default=shared)
@@ -96,13 +105,38 @@ def layout_kernel(
         symbols[var.name] = Placed(var, offset)
         params.append((offset, var.size))
         offset += var.size
+        if var.align > PARAMS_ALIGNMENT:
+            raise PtxError(f"{kernel.name}: parameter {var.name} is aligned to {var.align} bytes, "
+                           f"at most {PARAMS_ALIGNMENT} are supported")
+    local = align_up(local, local_align)
     if shared > MAX_STATIC_SHARED_BYTES:
         raise PtxError(f"{kernel.name} uses {shared} bytes of static shared memory, "
                        f"at most {MAX_STATIC_SHARED_BYTES} are allowed")
     if local > MAX_LOCAL_BYTES:
         raise PtxError(f"{kernel.name} uses {local} bytes of local memory per thread, "
                        f"at most {MAX_LOCAL_BYTES} are allowed")
-    return KernelLayout(symbols, tuple(params), start, align_up(local, 16))
+    placed = {n: p.var for n, p in symbols.items() if p.var.space in ("local", "param")}
+    stacked = local <= _STACK_BYTES and all(
+        _inside(i, placed) for i in kernel.body or () if isinstance(i, ast.Instr))
+    return KernelLayout(symbols, tuple(params), start, local, stacked)
+
+
+def _inside(instr: ast.Instr, variables: Mapping[str, ast.Var]) -> bool:
+    """Whether an instruction that names one of the variables accesses bytes of it alone."""
+    for arg in instr.args:
+        base = arg.base if isinstance(arg, ast.Addr) else arg
+        var = variables.get(base.name) if isinstance(base, ast.Sym) else None
+        if var is None:
+            continue
+        if not isinstance(arg, ast.Addr) or instr.op not in ("ld", "st"):
+            return False
+        kind = next((TYPES[m] for m in reversed(instr.mods) if m in TYPES), TYPES["b128"])
+        count = next((int(m[1:]) for m in instr.mods if m in ("v2", "v4", "v8")), 1)
+        assert isinstance(base, ast.Sym)
+        start = base.offset + arg.offset
+        if not 0 <= start <= var.size - kind.bytes * count:
+            return False
+    return True
 
 
 def _names(kernel: ast.Function) -> set[str]:

@@ -20,6 +20,8 @@ from rrto_ros.devices.cpu.ptx.types import SPACES, TYPES, PtxType
 from rrto_ros.errors import PtxError
 
 MAX_VARIABLE_BYTES = 1 << 32
+MAX_ALIGNMENT = 1 << 19
+"""Of a variable; shared, local and module memory begin at a multiple of it."""
 _LINKAGE = {"visible", "weak", "extern", "common"}
 _SKIP_TO_SEMICOLON = {"pragma", "alias", "callprototype"}
 _SKIP_LINE = {"file", "loc"}
@@ -325,10 +327,10 @@ def parse_variables(
                 count = len(init)
                 unsized = False
         size = 0 if unsized else count * kind.bytes
-        if size > MAX_VARIABLE_BYTES or align & (align - 1) or align > 1 << 20:
+        if size > MAX_VARIABLE_BYTES or align & (align - 1) or align > MAX_ALIGNMENT:
             raise at.error(f"variable {name}: size {size} or alignment {align} is out of range")
         result.append(
-            ast.Var(space, kind, name, align or min(kind.bytes * vector, 16), size, init, external)
+            ast.Var(space, kind, name, align or kind.bytes * vector, size, init, external)
         )
         if single or not at.accept(","):
             break
