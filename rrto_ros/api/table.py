@@ -179,7 +179,8 @@ CALLS: tuple[Call, ...] = (
         "cuLinkAddFile_v2=cuLinkAddFile cuLinkComplete cuLinkDestroy "
         "cuOccupancyMaxActiveBlocksPerMultiprocessor "
         "cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags cuOccupancyMaxPotentialBlockSize "
-        "cuOccupancyMaxPotentialBlockSizeWithFlags cuOccupancyAvailableDynamicSMemPerBlock",
+        "cuOccupancyMaxPotentialBlockSizeWithFlags cuOccupancyAvailableDynamicSMemPerBlock "
+        "cuOccupancyMaxActiveClusters cuOccupancyMaxPotentialClusterSize",
         "context",
     ),
     # memory
@@ -203,6 +204,15 @@ CALLS: tuple[Call, ...] = (
         "cuMemPoolSetAttribute cuMemPoolTrimTo cuMemPoolSetAccess cuMemPoolGetAccess "
         "cuMemGetDefaultMemPool cuMemGetMemPool cuMemSetMemPool",
         "init",
+    ),
+    *_core(
+        "local",
+        "",
+        "cuMemAdvise cuMemAdvise_v2 cuMemPrefetchAsync=cuMemPrefetchAsync_ptsz "
+        "cuMemPrefetchAsync_v2=cuMemPrefetchAsync_v2_ptsz cuMemRangeGetAttribute "
+        "cuMemRangeGetAttributes cuStreamAttachMemAsync=cuStreamAttachMemAsync_ptsz",
+        "context",
+        "INVALID_VALUE: no memory is managed",
     ),
     *_core(
         "async",
@@ -287,7 +297,12 @@ CALLS: tuple[Call, ...] = (
     # graphs
     *_core("async", "graph_create", "cuGraphCreate", "session"),
     *_core("async", "graph_destroy", "cuGraphDestroy", "session"),
-    *_core("async", "graph_add_kernel_node", "cuGraphAddKernelNode_v2 cuGraphAddKernelNode"),
+    *_core(
+        "async",
+        "graph_add_kernel_node",
+        "cuGraphAddKernelNode_v2 cuGraphAddKernelNode",
+        note="a grid or block of 0 may be set later; such a graph is not instantiated",
+    ),
     *_core("async", "graph_add_memcpy_node", "cuGraphAddMemcpyNode", note="device to device"),
     *_core("async", "graph_add_memset_node", "cuGraphAddMemsetNode"),
     *_core("async", "graph_add_empty_node", "cuGraphAddEmptyNode", "session"),
@@ -319,8 +334,33 @@ CALLS: tuple[Call, ...] = (
         {"graph_exec": "graph_exec(hGraph)", "stream": "stream(hStream)"},
     ),
     *_locals(
-        "cuGraphUpload=cuGraphUpload_ptsz cuGraphGetNodes cuGraphNodeGetType cuGraphExecGetFlags",
+        "cuGraphUpload=cuGraphUpload_ptsz",
         "context",
+    ),
+    *_locals(
+        "cuGraphGetNodes cuGraphGetRootNodes cuGraphGetEdges cuGraphGetEdges_v2 "
+        "cuGraphNodeGetDependencies cuGraphNodeGetDependencies_v2 cuGraphNodeGetDependentNodes "
+        "cuGraphNodeGetDependentNodes_v2 cuGraphNodeGetType cuGraphKernelNodeGetParams "
+        "cuGraphKernelNodeGetParams_v2 cuGraphMemcpyNodeGetParams cuGraphMemsetNodeGetParams "
+        "cuGraphExecGetFlags",
+        "init",
+    ),
+    *_core(
+        "async",
+        "graph_add_kernel_node graph_add_memcpy_node graph_add_memset_node graph_add_empty_node",
+        "cuGraphAddNode cuGraphAddNode_v2=cuGraphAddNode_v3",
+        note="kernels, copies, fills and empty nodes; edges without data",
+    ),
+    *_core(
+        "async",
+        "graph_kernel_node_set",
+        "cuGraphNodeSetParams=cuGraphNodeSetParams_v2",
+        note="kernel nodes",
+    ),
+    *_core(
+        "async",
+        "graph_exec_kernel_node_set graph_exec_memcpy_node_set graph_exec_memset_node_set",
+        "cuGraphExecNodeSetParams",
     ),
 )
 """Every supported call. What frees or destroys needs no current context, as with CUDA itself."""
@@ -337,6 +377,9 @@ UNSUPPORTED_NOTES: dict[str, str] = {
     "cuMemHostGetDevicePointer_v2": "memory is not shared between robot and server",
     "cuStreamBeginCapture_v2": "graphs are built node by node",
     "cuIpcGetMemHandle": "a session belongs to one process",
+    "cuArrayCreate_v2": "arrays and textures are not offered yet",
+    "cuTexObjectCreate": "arrays and textures are not offered yet",
+    "cuGraphAddHostNode": "a graph runs whole on the server",
     "cuMemAlloc": "the 32-bit interface of CUDA 2; programs get cuMemAlloc_v2",
 }
 """Why a call that a reader may look for is not supported."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 OK, VALUE, MEMORY, NOT_STARTED = 0, 1, 2, 3
 DEVICE, IMAGE, CONTEXT, NO_BINARY, LIMIT, NO_PEER, PTX_BAD = 101, 200, 201, 209, 215, 217, 218
 NO_FILE, HANDLE, MISSING, PEER_OFF = 301, 400, 500, 705
-NOT_PERMITTED, UNSUPPORTED = 800, 801
+NOT_PERMITTED, UNSUPPORTED, CLUSTER = 800, 801, 912
 BAD = 0xDEAD0
 
 
@@ -275,6 +275,17 @@ FUNCTIONS = [
         lambda e: (u64(), e.fn, 64, 0, 2), VALUE),
     Row("cuOccupancyMaxPotentialBlockSize", "NULL", lambda e: (0, 0, e.fn, 0, 0, 0), VALUE),
     Row("cuOccupancyAvailableDynamicSMemPerBlock", "NULL", lambda e: (0, e.fn, 1, 64), VALUE),
+    Row("cuOccupancyMaxActiveClusters", "NULL", lambda e: (0, e.fn, config(e)), VALUE),
+    Row("cuOccupancyMaxActiveClusters", "NULL config", lambda e: (u64(), e.fn, 0), VALUE),
+    Row("cuOccupancyMaxActiveClusters", "no function",
+        lambda e: (u64(), BAD, config(e, cluster(1, 1, 1))), HANDLE),
+    Row("cuOccupancyMaxActiveClusters", "no cluster", lambda e: (u64(), e.fn, config(e)), CLUSTER),
+    Row("cuOccupancyMaxActiveClusters", "cluster 0",
+        lambda e: (u64(), e.fn, config(e, cluster(0, 1, 1))), VALUE),
+    Row("cuOccupancyMaxActiveClusters", "cluster of one",
+        lambda e: (u64(), e.fn, config(e, cluster(1, 1, 1))), OK),
+    Row("cuOccupancyMaxPotentialClusterSize", "NULL", lambda e: (0, e.fn, config(e)), VALUE),
+    Row("cuOccupancyMaxPotentialClusterSize", "any", lambda e: (u64(), e.fn, config(e)), OK),
     Row("cuLaunchKernel", "no function", lambda e: _launch(e, fn=BAD), HANDLE),
     Row("cuLaunchKernel", "NULL function", lambda e: _launch(e, fn=0), HANDLE),
     Row("cuLaunchKernel", "grid 0", lambda e: _launch(e, grid=(0, 1, 1)), VALUE),
@@ -348,6 +359,14 @@ MEMORY_CALLS = [
     Row("cuPointerSetAttribute", "memory type", lambda e: (u64(1), 2, e.memory), VALUE),
     Row("cuPointerSetAttribute", "9999", lambda e: (u64(1), 9999, e.memory), VALUE),
     Row("cuPointerSetAttribute", "no memory", lambda e: (u64(1), 6, BAD), VALUE),
+    Row("cuMemAdvise", "not managed", lambda e: (e.memory, 1024, 1, 0), VALUE),
+    Row("cuMemAdvise_v2", "not managed", lambda e: (e.memory, 1024, 1, 1), VALUE),
+    Row("cuMemPrefetchAsync", "not managed", lambda e: (e.memory, 1024, 0, 0), VALUE),
+    Row("cuMemPrefetchAsync_v2", "not managed", lambda e: (e.memory, 1024, 1, 0, 0), VALUE),
+    Row("cuMemPrefetchAsync_v2", "no stream", lambda e: (e.memory, 1024, 1, 0, BAD), HANDLE),
+    Row("cuStreamAttachMemAsync", "not managed", lambda e: (e.stream, e.memory, 0, 1), VALUE),
+    Row("cuStreamAttachMemAsync", "no stream", lambda e: (BAD, e.memory, 0, 1), HANDLE),
+    Row("cuMemRangeGetAttribute", "not managed", lambda e: (u64(), 4, 1, e.memory, 1024), VALUE),
     Row("cuDeviceGetDefaultMemPool", "device", lambda e: (u64(), 99), DEVICE),
     Row("cuDeviceGetMemPool", "NULL", lambda e: (0, 0), VALUE),
     Row("cuDeviceSetMemPool", "device", lambda e: (99, e.pool), DEVICE),
@@ -429,6 +448,24 @@ GRAPHS = [
     Row("cuGraphLaunch", "no stream", lambda e: (e.exec, BAD), HANDLE),
     Row("cuGraphGetNodes", "NULL", lambda e: (e.graph, 0, 0), VALUE),
     Row("cuGraphNodeGetType", "NULL", lambda e: (e.node, 0), VALUE),
+    Row("cuGraphNodeGetType", "NULL node", lambda e: (0, u64()), VALUE),
+    Row("cuGraphGetRootNodes", "NULL", lambda e: (e.graph, 0, 0), VALUE),
+    Row("cuGraphGetEdges", "NULL", lambda e: (e.graph, 0, 0, 0), VALUE),
+    Row("cuGraphGetEdges", "one side", lambda e: (e.graph, nodes(0, 0), 0, u64(2)), VALUE),
+    Row("cuGraphGetEdges_v2", "data alone",
+        lambda e: (e.graph, 0, 0, image(bytes(16)), u64(2)), VALUE),
+    Row("cuGraphNodeGetDependencies", "NULL", lambda e: (e.node, 0, 0), VALUE),
+    Row("cuGraphNodeGetDependentNodes", "NULL node", lambda e: (0, 0, u64()), VALUE),
+    Row("cuGraphKernelNodeGetParams_v2", "NULL", lambda e: (e.node, 0), VALUE),
+    Row("cuGraphKernelNodeGetParams_v2", "kind", lambda e: (e.empty, image(bytes(72))), VALUE),
+    Row("cuGraphMemsetNodeGetParams", "kind", lambda e: (e.node, image(bytes(72))), VALUE),
+    Row("cuGraphAddNode_v2", "NULL", lambda e: (u64(), e.graph, 0, 0, 0, 0), VALUE),
+    Row("cuGraphAddNode_v2", "type 99",
+        lambda e: (u64(), e.graph, 0, 0, 0, image(b"\x63" + bytes(255))), VALUE),
+    Row("cuGraphAddNode_v2", "reserved",
+        lambda e: (u64(), e.graph, 0, 0, 0, image(b"\x05" + bytes(3) + b"\1" * 252)), VALUE),
+    Row("cuGraphNodeSetParams", "NULL", lambda e: (e.node, 0), VALUE),
+    Row("cuGraphExecNodeSetParams", "NULL", lambda e: (e.exec, e.node, 0), VALUE),
     Row("cuGraphExecKernelNodeSetParams_v2", "kind",
         lambda e: (e.exec, e.empty, kernel_node(e)), VALUE),
     Row("cuGraphExecKernelNodeSetParams_v2", "another graph's",
@@ -449,6 +486,8 @@ SOFT = [
         lambda e: (config(e, cluster(2, 1, 1)), e.fn, e.args, 0), UNSUPPORTED),
     Row("cuLaunchKernelEx", "event",
         lambda e: (config(e, (7, bytes(64))), e.fn, e.args, 0), UNSUPPORTED),
+    Row("cuGraphAddNode_v2", "a host function",
+        lambda e: (u64(), e.graph, 0, 0, 0, image(b"\x03" + bytes(255))), UNSUPPORTED),
     Row("cuGraphInstantiateWithFlags", "device", lambda e: (u64(), e.graph, 4), UNSUPPORTED),
 ]  # fmt: skip
 

@@ -9,7 +9,10 @@ PROGRAM = CASES.parent / "shim_small.py"
 @pytest.mark.parametrize("mode", [BATCHED, RPC], ids=["batched", "rpc"])
 @pytest.mark.parametrize(
     "case",
-    ["function_attributes", "limits", "streams", "pointers", "logs", "link_logs", "no_context"],
+    [
+        "function_attributes", "limits", "streams", "pointers", "logs", "link_logs", "clusters",
+        "no_context",
+    ],
 )
 def test_a_program_reads_back_what_it_set_and_gets_what_it_asks_for(case, mode):
     with Peer(mode=mode) as peer:

@@ -63,6 +63,28 @@ struct rrto_CUDA_MEMSET_NODE_PARAMS_v1 {
     size_t width, height;
 };
 
+struct rrto_CUgraphEdgeData {
+    unsigned char from_port, to_port, type, reserved[5];
+};
+
+struct rrto_CUgraphNodeParams {
+    int type, reserved0[3];
+    union {
+        char bytes[232];
+        struct rrto_CUDA_KERNEL_NODE_PARAMS_v2 kernel;
+        struct {
+            int flags, reserved;
+            CUcontext context;
+            struct rrto_CUDA_MEMCPY3D_v2 params;
+        } copy;
+        struct {
+            struct rrto_CUDA_MEMSET_NODE_PARAMS_v1 params;
+            CUcontext context;
+        } fill;
+    };
+    long long reserved2;
+};
+
 struct rrto_CUDA_GRAPH_INSTANTIATE_PARAMS {
     cuuint64_t flags;
     CUstream hUploadStream;
@@ -137,6 +159,8 @@ RRTO_SIZE(CUDA_MEMCPY3D, 200);
 RRTO_SIZE(CUDA_KERNEL_NODE_PARAMS_v1, 56);
 RRTO_SIZE(CUDA_KERNEL_NODE_PARAMS_v2, 72);
 RRTO_SIZE(CUDA_MEMSET_NODE_PARAMS, 40);
+RRTO_SIZE(CUgraphEdgeData, 8);
+RRTO_SIZE(CUgraphNodeParams, 256);
 RRTO_SIZE(CUDA_GRAPH_INSTANTIATE_PARAMS, 32);
 RRTO_SIZE(struct rrto_launch_attribute, 72);
 RRTO_SIZE(CUstreamAttrValue, 64);
@@ -153,6 +177,8 @@ RRTO_AT(CUDA_MEMCPY3D, Depth, 192);
 RRTO_AT(CUDA_MEMCPY3D, srcHeight, 80);
 RRTO_AT(CUDA_KERNEL_NODE_PARAMS_v2, kern, 56);
 RRTO_AT(CUDA_MEMSET_NODE_PARAMS, width, 24);
+RRTO_AT(CUgraphNodeParams, copy.params, 32);
+RRTO_AT(CUgraphNodeParams, fill.context, 56);
 RRTO_AT(CUlaunchConfig, hStream, 32);
 RRTO_AT(CUlaunchConfig, numAttrs, 48);
 RRTO_AT(struct rrto_launch_attribute, value, 8);

@@ -1,11 +1,24 @@
 /* Graphs built node by node. The shim keeps the order of nodes and their kinds; the work itself is
  * the server's. An executable graph knows its graph, so that a node of another one is refused. */
+#include "graph.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-#include "shim.h"
+enum {
+    KERNEL = RRTO_KERNEL_NODE,
+    MEMCPY = RRTO_MEMCPY_NODE,
+    MEMSET = RRTO_MEMSET_NODE,
+    EMPTY = RRTO_EMPTY_NODE,
+    SMALL = 4096
+};
 
-enum { KERNEL = 0, MEMCPY = 1, MEMSET = 2, EMPTY = 5, SMALL = 4096 };
+static void drop_node(struct rrto_object *object)
+{
+    struct rrto_node *kept = object->data;
+    rrto_drop(RRTO_NODE, object);
+    rrto_node_free(kept);
+}
 
 CUresult rrto_name_graph_exec(CUgraphExec exec, uint64_t *name)
 {
@@ -42,7 +55,7 @@ CUresult rrto_cuGraphDestroy(CUgraph hGraph)
     CUresult result = rrto_emit_graph_destroy(&op, NULL);
     while ((node = rrto_next(RRTO_NODE, &slot)))
         if (node->owner == hGraph)
-            rrto_drop(RRTO_NODE, node);
+            drop_node(node);
     rrto_drop(RRTO_GRAPH, object);
     return result;
 }
@@ -57,7 +70,7 @@ struct adding {
 static void stop(struct adding *adding)
 {
     if (adding->node)
-        rrto_drop(RRTO_NODE, adding->node);
+        drop_node(adding->node);
     free(adding->names);
 }
 
@@ -71,7 +84,7 @@ static CUresult start(struct adding *adding, CUgraphNode *out, CUgraph graph,
         return CUDA_INVALID_HANDLE;
     adding->names = malloc(count * 8 + 1);
     adding->node = adding->names ? rrto_new(RRTO_NODE) : NULL;
-    if (!adding->node) {
+    if (!adding->node || !(adding->node->data = rrto_node_new(dependencies, count))) {
         stop(adding);
         return CUDA_OUT_OF_MEMORY;
     }
@@ -105,11 +118,15 @@ static CUresult finish(struct adding *adding, CUresult result, CUgraphNode *out)
 
 struct kernel_work {
     struct rrto_kernel *kernel;
+    CUDA_KERNEL_NODE_PARAMS_v1 sent; /* what the server gets */
+    int unset;
     unsigned char small[SMALL], *packed;
 };
 
-/* Checks what a kernel node shall do and packs its arguments. */
-static CUresult prepare(const CUDA_KERNEL_NODE_PARAMS_v1 *p, const void *other,
+/* Checks what a kernel node shall do and packs its arguments. A node of a graph may still have a
+ * dimension of 0 (`later`): nothing runs before the graph is instantiated, so this is where CUDA
+ * needs it; the server gets a block of one thread until then. */
+static CUresult prepare(const CUDA_KERNEL_NODE_PARAMS_v1 *p, const void *other, int later,
                         struct kernel_work *work)
 {
     work->packed = work->small;
@@ -118,8 +135,15 @@ static CUresult prepare(const CUDA_KERNEL_NODE_PARAMS_v1 *p, const void *other,
     work->kernel = rrto_kernel_of(p->func ? (const void *)p->func : other);
     if (!work->kernel)
         return CUDA_INVALID_HANDLE;
-    struct rrto_geometry at = {{p->gridDimX, p->gridDimY, p->gridDimZ},
-                               {p->blockDimX, p->blockDimY, p->blockDimZ},
+    unsigned *sizes[6] = {&work->sent.gridDimX,  &work->sent.gridDimY,  &work->sent.gridDimZ,
+                          &work->sent.blockDimX, &work->sent.blockDimY, &work->sent.blockDimZ};
+    work->sent = *p;
+    work->unset = 0;
+    for (int i = 0; later && i < 6; i++)
+        if (!*sizes[i])
+            *sizes[i] = 1, work->unset = 1;
+    struct rrto_geometry at = {{work->sent.gridDimX, work->sent.gridDimY, work->sent.gridDimZ},
+                               {work->sent.blockDimX, work->sent.blockDimY, work->sent.blockDimZ},
                                p->sharedMemBytes};
     CUresult result = rrto_check_launch(work->kernel, &at);
     return result ? result
@@ -133,22 +157,34 @@ static void release(struct kernel_work *work)
         free(work->packed);
 }
 
-#define FILL_LAUNCH(op, p, work)                                                                   \
+#define FILL_LAUNCH(op, work)                                                                      \
     do {                                                                                           \
+        const CUDA_KERNEL_NODE_PARAMS_v1 *p_ = &(work).sent;                                       \
         (op).module = (work).kernel->module;                                                       \
         (op).kernel = (work).kernel->index;                                                        \
-        (op).grid_x = (p)->gridDimX, (op).grid_y = (p)->gridDimY, (op).grid_z = (p)->gridDimZ;     \
-        (op).block_x = (p)->blockDimX, (op).block_y = (p)->blockDimY;                              \
-        (op).block_z = (p)->blockDimZ, (op).shared_bytes = (p)->sharedMemBytes;                    \
+        (op).grid_x = p_->gridDimX, (op).grid_y = p_->gridDimY, (op).grid_z = p_->gridDimZ;        \
+        (op).block_x = p_->blockDimX, (op).block_y = p_->blockDimY, (op).block_z = p_->blockDimZ;  \
+        (op).shared_bytes = p_->sharedMemBytes;                                                    \
         (op).params_length = (work).kernel->param_bytes;                                           \
     } while (0)
+
+/* What is kept of a kernel node, for who asks. */
+static CUresult keep(struct rrto_object *node, const CUDA_KERNEL_NODE_PARAMS_v1 *p,
+                     const void *other, const struct kernel_work *work)
+{
+    struct rrto_node *kept = node->data;
+    CUresult result = rrto_node_keep(kept, p, other, work->kernel, work->packed);
+    if (!result)
+        kept->unset = work->unset;
+    return result;
+}
 
 static CUresult add_kernel(CUgraphNode *out, CUgraph graph, const CUgraphNode *dependencies,
                            size_t count, const CUDA_KERNEL_NODE_PARAMS_v1 *p, const void *other)
 {
     struct adding adding;
     struct kernel_work work;
-    CUresult result = prepare(p, other, &work);
+    CUresult result = prepare(p, other, 1, &work);
     if (!result)
         result = start(&adding, out, graph, dependencies, count, KERNEL);
     if (!result) {
@@ -156,9 +192,11 @@ static CUresult add_kernel(CUgraphNode *out, CUgraph graph, const CUgraphNode *d
         op.graph = adding.graph->name;
         op.node = adding.node->name;
         op.dependencies_length = (uint32_t)count;
-        FILL_LAUNCH(op, p, work);
-        result = finish(&adding, rrto_emit_graph_add_kernel_node(&op, adding.names, work.packed, NULL),
-                        out);
+        FILL_LAUNCH(op, work);
+        result = keep(adding.node, p, other, &work);
+        if (!result)
+            result = rrto_emit_graph_add_kernel_node(&op, adding.names, work.packed, NULL);
+        result = finish(&adding, result, out);
     }
     release(&work);
     return result;
@@ -221,6 +259,7 @@ CUresult rrto_cuGraphAddMemcpyNode(CUgraphNode *phGraphNode, CUgraph hGraph,
         result = start(&adding, phGraphNode, hGraph, dependencies, numDependencies, MEMCPY);
     if (result)
         return result;
+    ((struct rrto_node *)adding.node->data)->copy = *copyParams;
     struct rrto_op_graph_add_memcpy_node op = {adding.graph->name, adding.node->name, copy.dst,
                                                copy.src, copy.bytes, (uint32_t)numDependencies};
     return finish(&adding, rrto_emit_graph_add_memcpy_node(&op, adding.names, NULL), phGraphNode);
@@ -245,6 +284,7 @@ CUresult rrto_cuGraphAddMemsetNode(CUgraphNode *phGraphNode, CUgraph hGraph,
     if (result)
         return result;
     const CUDA_MEMSET_NODE_PARAMS *p = memsetParams;
+    ((struct rrto_node *)adding.node->data)->fill = *p;
     struct rrto_op_graph_add_memset_node op = {
         adding.graph->name, adding.node->name, p->dst,         p->pitch,
         p->width,           p->height,         p->value,       p->elementSize,
@@ -283,15 +323,17 @@ static CUresult set_kernel(CUgraphNode handle, const CUDA_KERNEL_NODE_PARAMS_v1 
     if (result)
         return result;
     graph = rrto_find(RRTO_GRAPH, node->owner);
-    result = graph ? prepare(p, other, &work) : CUDA_INVALID_HANDLE;
+    result = graph ? prepare(p, other, 1, &work) : CUDA_INVALID_HANDLE;
     if (!graph)
         return result;
     if (!result) {
         struct rrto_op_graph_kernel_node_set op = {0};
         op.graph = graph->name;
         op.node = node->name;
-        FILL_LAUNCH(op, p, work);
-        result = rrto_emit_graph_kernel_node_set(&op, work.packed, NULL);
+        FILL_LAUNCH(op, work);
+        result = keep(node, p, other, &work);
+        if (!result)
+            result = rrto_emit_graph_kernel_node_set(&op, work.packed, NULL);
     }
     release(&work);
     return result;
@@ -324,6 +366,10 @@ CUresult rrto_cuGraphInstantiateWithFlags(CUgraphExec *phGraphExec, CUgraph hGra
         return flags & ~15ull ? CUDA_INVALID_VALUE
                               : rrto_refuse(CUDA_NOT_SUPPORTED,
                                             "cuGraphInstantiate: launch from the device (flag 4)");
+    struct rrto_object *node;
+    for (uint32_t slot = 0; (node = rrto_next(RRTO_NODE, &slot));)
+        if (node->owner == (void *)hGraph && ((struct rrto_node *)node->data)->unset)
+            return CUDA_INVALID_VALUE; /* a kernel node without blocks or threads */
     struct rrto_object *exec = rrto_new(RRTO_EXEC);
     if (!exec)
         return CUDA_OUT_OF_MEMORY;
@@ -394,9 +440,9 @@ static CUresult set_exec_kernel(CUgraphExec exec, CUgraphNode node,
     CUresult result = member(exec, node, KERNEL, &op.graph_exec, &op.node);
     if (result)
         return result;
-    result = prepare(p, other, &work);
+    result = prepare(p, other, 0, &work);
     if (!result) {
-        FILL_LAUNCH(op, p, work);
+        FILL_LAUNCH(op, work);
         result = rrto_emit_graph_exec_kernel_node_set(&op, work.packed, NULL);
     }
     release(&work);
@@ -465,39 +511,5 @@ CUresult rrto_cuGraphExecGetFlags(CUgraphExec hGraphExec, cuuint64_t *flags)
     if (!exec)
         return CUDA_INVALID_HANDLE;
     *flags = exec->flags;
-    return CUDA_SUCCESS;
-}
-
-CUresult rrto_cuGraphGetNodes(CUgraph hGraph, CUgraphNode *nodes, size_t *numNodes)
-{
-    struct rrto_object *node;
-    uint32_t slot = 0;
-    size_t count = 0;
-    if (!numNodes)
-        return CUDA_INVALID_VALUE;
-    if (!rrto_find(RRTO_GRAPH, hGraph))
-        return CUDA_INVALID_HANDLE;
-    while ((node = rrto_next(RRTO_NODE, &slot))) {
-        if (node->owner != (void *)hGraph)
-            continue;
-        if (nodes && count < *numNodes)
-            nodes[count] = node->handle;
-        count++;
-    }
-    for (size_t i = count; nodes && i < *numNodes; i++)
-        nodes[i] = NULL;
-    if (!nodes || count < *numNodes)
-        *numNodes = count;
-    return CUDA_SUCCESS;
-}
-
-CUresult rrto_cuGraphNodeGetType(CUgraphNode hNode, CUgraphNodeType *type)
-{
-    struct rrto_object *node = rrto_find(RRTO_NODE, hNode);
-    if (!type)
-        return CUDA_INVALID_VALUE;
-    if (!node)
-        return CUDA_INVALID_HANDLE;
-    *type = node->number;
     return CUDA_SUCCESS;
 }

@@ -105,3 +105,63 @@ CUresult rrto_cuOccupancyAvailableDynamicSMemPerBlock(size_t *dynamicSmemSize, C
     *dynamicSmemSize = each > 0 ? (size_t)each : 0;
     return CUDA_SUCCESS;
 }
+
+/* ---- clusters: of one block, which is what a launch without clusters is ---- */
+
+/* Blocks of a cluster that a launch asks for; 0: it does not say. */
+static CUresult cluster_of(const CUlaunchConfig *config, uint64_t *blocks)
+{
+    enum { CLUSTER = 4 };
+    *blocks = 0;
+    if (!config || (config->numAttrs && !config->attrs))
+        return CUDA_INVALID_VALUE;
+    for (unsigned i = 0; i < config->numAttrs; i++) {
+        const struct rrto_launch_attribute *a = &config->attrs[i];
+        if (a->id != CLUSTER)
+            continue;
+        if (!a->value.dim.x || !a->value.dim.y || !a->value.dim.z)
+            return CUDA_INVALID_VALUE;
+        /* Any of more than one block is as impossible as every other. */
+        *blocks = a->value.dim.x > 1 || a->value.dim.y > 1 || a->value.dim.z > 1 ? 2 : 1;
+    }
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuOccupancyMaxActiveClusters(int *numClusters, CUfunction func,
+                                           const CUlaunchConfig *config)
+{
+    enum { REQUIRED_WIDTH = 11 };
+    struct rrto_kernel *kernel = rrto_kernel_of(func);
+    uint64_t blocks;
+    CUresult result = numClusters ? cluster_of(config, &blocks) : CUDA_INVALID_VALUE;
+    if (result)
+        return result;
+    if (!kernel)
+        return CUDA_INVALID_HANDLE;
+    int required = rrto_kernel_attribute(kernel, REQUIRED_WIDTH);
+    if (!blocks && !required) /* CUDA wants it said, there or here */
+        return CUDA_INVALID_CLUSTER_SIZE;
+    if (blocks > 1 && required)
+        return CUDA_INVALID_CLUSTER_SIZE;
+    uint64_t threads = (uint64_t)config->blockDimX * config->blockDimY * config->blockDimZ;
+    if (!threads)
+        return CUDA_INVALID_VALUE;
+    int fit = blocks > 1 || threads > INT32_MAX
+                  ? 0
+                  : blocks_that_fit(kernel, (int)threads, config->sharedMemBytes);
+    *numClusters = fit * attribute_or(16, 1);
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuOccupancyMaxPotentialClusterSize(int *clusterSize, CUfunction func,
+                                                 const CUlaunchConfig *config)
+{
+    uint64_t blocks;
+    CUresult result = clusterSize ? cluster_of(config, &blocks) : CUDA_INVALID_VALUE;
+    if (result)
+        return result;
+    if (!rrto_kernel_of(func))
+        return CUDA_INVALID_HANDLE;
+    *clusterSize = 1;
+    return CUDA_SUCCESS;
+}

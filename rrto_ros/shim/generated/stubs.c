@@ -1291,22 +1291,34 @@ CUresult cuGraphAddMemsetNode(CUgraphNode* phGraphNode, CUgraph hGraph, const CU
     return rrto_cuGraphAddMemsetNode(phGraphNode, hGraph, dependencies, numDependencies, memsetParams, ctx);
 }
 
-EXPORT CUresult cuGraphAddNode(void);
-CUresult cuGraphAddNode(void)
+EXPORT CUresult cuGraphAddNode(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies, size_t numDependencies, CUgraphNodeParams* nodeParams);
+CUresult cuGraphAddNode(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies, size_t numDependencies, CUgraphNodeParams* nodeParams)
 {
-    return rrto_unsupported(159, "cuGraphAddNode");
+    CUresult result;
+    rrto_count(159);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuGraphAddNode(phGraphNode, hGraph, dependencies, numDependencies, nodeParams);
 }
 
-EXPORT CUresult cuGraphAddNode_v2(void);
-CUresult cuGraphAddNode_v2(void)
+EXPORT CUresult cuGraphAddNode_v2(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies, const CUgraphEdgeData* dependencyData, size_t numDependencies, CUgraphNodeParams* nodeParams);
+CUresult cuGraphAddNode_v2(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies, const CUgraphEdgeData* dependencyData, size_t numDependencies, CUgraphNodeParams* nodeParams)
 {
-    return rrto_unsupported(160, "cuGraphAddNode_v2");
+    CUresult result;
+    rrto_count(160);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuGraphAddNode_v2(phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams);
 }
 
-EXPORT CUresult cuGraphAddNode_v3(void);
-CUresult cuGraphAddNode_v3(void)
+EXPORT CUresult cuGraphAddNode_v3(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies, const CUgraphEdgeData* dependencyData, size_t numDependencies, CUgraphNodeParams* nodeParams);
+CUresult cuGraphAddNode_v3(CUgraphNode* phGraphNode, CUgraph hGraph, const CUgraphNode* dependencies, const CUgraphEdgeData* dependencyData, size_t numDependencies, CUgraphNodeParams* nodeParams)
 {
-    return rrto_unsupported(161, "cuGraphAddNode_v3");
+    CUresult result;
+    rrto_count(161);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuGraphAddNode_v2(phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams);
 }
 
 EXPORT CUresult cuGraphBatchMemOpNodeGetParams(void);
@@ -1446,7 +1458,7 @@ CUresult cuGraphExecGetFlags(CUgraphExec hGraphExec, cuuint64_t* flags)
 {
     CUresult result;
     rrto_count(182);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuGraphExecGetFlags(hGraphExec, flags);
 }
@@ -1503,10 +1515,14 @@ CUresult cuGraphExecMemsetNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNod
     return rrto_cuGraphExecMemsetNodeSetParams(hGraphExec, hNode, memsetParams, ctx);
 }
 
-EXPORT CUresult cuGraphExecNodeSetParams(void);
-CUresult cuGraphExecNodeSetParams(void)
+EXPORT CUresult cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, CUgraphNodeParams* nodeParams);
+CUresult cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, CUgraphNodeParams* nodeParams)
 {
-    return rrto_unsupported(189, "cuGraphExecNodeSetParams");
+    CUresult result;
+    rrto_count(189);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuGraphExecNodeSetParams(hGraphExec, hNode, nodeParams);
 }
 
 EXPORT CUresult cuGraphExecUpdate(void);
@@ -1545,16 +1561,24 @@ CUresult cuGraphExternalSemaphoresWaitNodeSetParams(void)
     return rrto_unsupported(195, "cuGraphExternalSemaphoresWaitNodeSetParams");
 }
 
-EXPORT CUresult cuGraphGetEdges(void);
-CUresult cuGraphGetEdges(void)
+EXPORT CUresult cuGraphGetEdges(CUgraph hGraph, CUgraphNode* from, CUgraphNode* to, size_t* numEdges);
+CUresult cuGraphGetEdges(CUgraph hGraph, CUgraphNode* from, CUgraphNode* to, size_t* numEdges)
 {
-    return rrto_unsupported(196, "cuGraphGetEdges");
+    CUresult result;
+    rrto_count(196);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuGraphGetEdges(hGraph, from, to, numEdges);
 }
 
-EXPORT CUresult cuGraphGetEdges_v2(void);
-CUresult cuGraphGetEdges_v2(void)
+EXPORT CUresult cuGraphGetEdges_v2(CUgraph hGraph, CUgraphNode* from, CUgraphNode* to, CUgraphEdgeData* edgeData, size_t* numEdges);
+CUresult cuGraphGetEdges_v2(CUgraph hGraph, CUgraphNode* from, CUgraphNode* to, CUgraphEdgeData* edgeData, size_t* numEdges)
 {
-    return rrto_unsupported(197, "cuGraphGetEdges_v2");
+    CUresult result;
+    rrto_count(197);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuGraphGetEdges_v2(hGraph, from, to, edgeData, numEdges);
 }
 
 EXPORT CUresult cuGraphGetId(void);
@@ -1568,15 +1592,19 @@ CUresult cuGraphGetNodes(CUgraph hGraph, CUgraphNode* nodes, size_t* numNodes)
 {
     CUresult result;
     rrto_count(199);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuGraphGetNodes(hGraph, nodes, numNodes);
 }
 
-EXPORT CUresult cuGraphGetRootNodes(void);
-CUresult cuGraphGetRootNodes(void)
+EXPORT CUresult cuGraphGetRootNodes(CUgraph hGraph, CUgraphNode* rootNodes, size_t* numRootNodes);
+CUresult cuGraphGetRootNodes(CUgraph hGraph, CUgraphNode* rootNodes, size_t* numRootNodes)
 {
-    return rrto_unsupported(200, "cuGraphGetRootNodes");
+    CUresult result;
+    rrto_count(200);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuGraphGetRootNodes(hGraph, rootNodes, numRootNodes);
 }
 
 EXPORT CUresult cuGraphHostNodeGetParams(void);
@@ -1653,16 +1681,24 @@ CUresult cuGraphKernelNodeGetAttribute(void)
     return rrto_unsupported(209, "cuGraphKernelNodeGetAttribute");
 }
 
-EXPORT CUresult cuGraphKernelNodeGetParams(void);
-CUresult cuGraphKernelNodeGetParams(void)
+EXPORT CUresult cuGraphKernelNodeGetParams(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS_v1* nodeParams);
+CUresult cuGraphKernelNodeGetParams(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS_v1* nodeParams)
 {
-    return rrto_unsupported(210, "cuGraphKernelNodeGetParams");
+    CUresult result;
+    rrto_count(210);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuGraphKernelNodeGetParams(hNode, nodeParams);
 }
 
-EXPORT CUresult cuGraphKernelNodeGetParams_v2(void);
-CUresult cuGraphKernelNodeGetParams_v2(void)
+EXPORT CUresult cuGraphKernelNodeGetParams_v2(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS* nodeParams);
+CUresult cuGraphKernelNodeGetParams_v2(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS* nodeParams)
 {
-    return rrto_unsupported(211, "cuGraphKernelNodeGetParams_v2");
+    CUresult result;
+    rrto_count(211);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuGraphKernelNodeGetParams_v2(hNode, nodeParams);
 }
 
 EXPORT CUresult cuGraphKernelNodeSetAttribute(void);
@@ -1733,10 +1769,14 @@ CUresult cuGraphMemFreeNodeGetParams(void)
     return rrto_unsupported(218, "cuGraphMemFreeNodeGetParams");
 }
 
-EXPORT CUresult cuGraphMemcpyNodeGetParams(void);
-CUresult cuGraphMemcpyNodeGetParams(void)
+EXPORT CUresult cuGraphMemcpyNodeGetParams(CUgraphNode hNode, CUDA_MEMCPY3D* nodeParams);
+CUresult cuGraphMemcpyNodeGetParams(CUgraphNode hNode, CUDA_MEMCPY3D* nodeParams)
 {
-    return rrto_unsupported(219, "cuGraphMemcpyNodeGetParams");
+    CUresult result;
+    rrto_count(219);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuGraphMemcpyNodeGetParams(hNode, nodeParams);
 }
 
 EXPORT CUresult cuGraphMemcpyNodeSetParams(void);
@@ -1745,10 +1785,14 @@ CUresult cuGraphMemcpyNodeSetParams(void)
     return rrto_unsupported(220, "cuGraphMemcpyNodeSetParams");
 }
 
-EXPORT CUresult cuGraphMemsetNodeGetParams(void);
-CUresult cuGraphMemsetNodeGetParams(void)
+EXPORT CUresult cuGraphMemsetNodeGetParams(CUgraphNode hNode, CUDA_MEMSET_NODE_PARAMS* nodeParams);
+CUresult cuGraphMemsetNodeGetParams(CUgraphNode hNode, CUDA_MEMSET_NODE_PARAMS* nodeParams)
 {
-    return rrto_unsupported(221, "cuGraphMemsetNodeGetParams");
+    CUresult result;
+    rrto_count(221);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuGraphMemsetNodeGetParams(hNode, nodeParams);
 }
 
 EXPORT CUresult cuGraphMemsetNodeSetParams(void);
@@ -1769,28 +1813,44 @@ CUresult cuGraphNodeGetContainingGraph(void)
     return rrto_unsupported(224, "cuGraphNodeGetContainingGraph");
 }
 
-EXPORT CUresult cuGraphNodeGetDependencies(void);
-CUresult cuGraphNodeGetDependencies(void)
+EXPORT CUresult cuGraphNodeGetDependencies(CUgraphNode hNode, CUgraphNode* dependencies, size_t* numDependencies);
+CUresult cuGraphNodeGetDependencies(CUgraphNode hNode, CUgraphNode* dependencies, size_t* numDependencies)
 {
-    return rrto_unsupported(225, "cuGraphNodeGetDependencies");
+    CUresult result;
+    rrto_count(225);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuGraphNodeGetDependencies(hNode, dependencies, numDependencies);
 }
 
-EXPORT CUresult cuGraphNodeGetDependencies_v2(void);
-CUresult cuGraphNodeGetDependencies_v2(void)
+EXPORT CUresult cuGraphNodeGetDependencies_v2(CUgraphNode hNode, CUgraphNode* dependencies, CUgraphEdgeData* edgeData, size_t* numDependencies);
+CUresult cuGraphNodeGetDependencies_v2(CUgraphNode hNode, CUgraphNode* dependencies, CUgraphEdgeData* edgeData, size_t* numDependencies)
 {
-    return rrto_unsupported(226, "cuGraphNodeGetDependencies_v2");
+    CUresult result;
+    rrto_count(226);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuGraphNodeGetDependencies_v2(hNode, dependencies, edgeData, numDependencies);
 }
 
-EXPORT CUresult cuGraphNodeGetDependentNodes(void);
-CUresult cuGraphNodeGetDependentNodes(void)
+EXPORT CUresult cuGraphNodeGetDependentNodes(CUgraphNode hNode, CUgraphNode* dependentNodes, size_t* numDependentNodes);
+CUresult cuGraphNodeGetDependentNodes(CUgraphNode hNode, CUgraphNode* dependentNodes, size_t* numDependentNodes)
 {
-    return rrto_unsupported(227, "cuGraphNodeGetDependentNodes");
+    CUresult result;
+    rrto_count(227);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuGraphNodeGetDependentNodes(hNode, dependentNodes, numDependentNodes);
 }
 
-EXPORT CUresult cuGraphNodeGetDependentNodes_v2(void);
-CUresult cuGraphNodeGetDependentNodes_v2(void)
+EXPORT CUresult cuGraphNodeGetDependentNodes_v2(CUgraphNode hNode, CUgraphNode* dependentNodes, CUgraphEdgeData* edgeData, size_t* numDependentNodes);
+CUresult cuGraphNodeGetDependentNodes_v2(CUgraphNode hNode, CUgraphNode* dependentNodes, CUgraphEdgeData* edgeData, size_t* numDependentNodes)
 {
-    return rrto_unsupported(228, "cuGraphNodeGetDependentNodes_v2");
+    CUresult result;
+    rrto_count(228);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuGraphNodeGetDependentNodes_v2(hNode, dependentNodes, edgeData, numDependentNodes);
 }
 
 EXPORT CUresult cuGraphNodeGetEnabled(void);
@@ -1822,7 +1882,7 @@ CUresult cuGraphNodeGetType(CUgraphNode hNode, CUgraphNodeType* type)
 {
     CUresult result;
     rrto_count(233);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_init()))
         return result;
     return rrto_cuGraphNodeGetType(hNode, type);
 }
@@ -1833,16 +1893,24 @@ CUresult cuGraphNodeSetEnabled(void)
     return rrto_unsupported(234, "cuGraphNodeSetEnabled");
 }
 
-EXPORT CUresult cuGraphNodeSetParams(void);
-CUresult cuGraphNodeSetParams(void)
+EXPORT CUresult cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams* nodeParams);
+CUresult cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams* nodeParams)
 {
-    return rrto_unsupported(235, "cuGraphNodeSetParams");
+    CUresult result;
+    rrto_count(235);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuGraphNodeSetParams(hNode, nodeParams);
 }
 
-EXPORT CUresult cuGraphNodeSetParams_v2(void);
-CUresult cuGraphNodeSetParams_v2(void)
+EXPORT CUresult cuGraphNodeSetParams_v2(CUgraphNode hNode, CUgraphNodeParams* nodeParams);
+CUresult cuGraphNodeSetParams_v2(CUgraphNode hNode, CUgraphNodeParams* nodeParams)
 {
-    return rrto_unsupported(236, "cuGraphNodeSetParams_v2");
+    CUresult result;
+    rrto_count(236);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuGraphNodeSetParams(hNode, nodeParams);
 }
 
 EXPORT CUresult cuGraphReleaseUserObject(void);
@@ -2530,16 +2598,24 @@ CUresult cuMemAddressReserve(void)
     return rrto_unsupported(328, "cuMemAddressReserve");
 }
 
-EXPORT CUresult cuMemAdvise(void);
-CUresult cuMemAdvise(void)
+EXPORT CUresult cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice device);
+CUresult cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice device)
 {
-    return rrto_unsupported(329, "cuMemAdvise");
+    CUresult result;
+    rrto_count(329);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuMemAdvise(devPtr, count, advice, device);
 }
 
-EXPORT CUresult cuMemAdvise_v2(void);
-CUresult cuMemAdvise_v2(void)
+EXPORT CUresult cuMemAdvise_v2(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUmemLocation location);
+CUresult cuMemAdvise_v2(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUmemLocation location)
 {
-    return rrto_unsupported(330, "cuMemAdvise_v2");
+    CUresult result;
+    rrto_count(330);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuMemAdvise_v2(devPtr, count, advice, location);
 }
 
 EXPORT CUresult cuMemAlloc(void);
@@ -2992,28 +3068,44 @@ CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
     return rrto_cuMemPoolTrimTo(pool, minBytesToKeep);
 }
 
-EXPORT CUresult cuMemPrefetchAsync(void);
-CUresult cuMemPrefetchAsync(void)
+EXPORT CUresult cuMemPrefetchAsync(CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream);
+CUresult cuMemPrefetchAsync(CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream)
 {
-    return rrto_unsupported(388, "cuMemPrefetchAsync");
+    CUresult result;
+    rrto_count(388);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuMemPrefetchAsync(devPtr, count, dstDevice, hStream);
 }
 
-EXPORT CUresult cuMemPrefetchAsync_ptsz(void);
-CUresult cuMemPrefetchAsync_ptsz(void)
+EXPORT CUresult cuMemPrefetchAsync_ptsz(CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream);
+CUresult cuMemPrefetchAsync_ptsz(CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream)
 {
-    return rrto_unsupported(389, "cuMemPrefetchAsync_ptsz");
+    CUresult result;
+    rrto_count(389);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuMemPrefetchAsync(devPtr, count, dstDevice, hStream);
 }
 
-EXPORT CUresult cuMemPrefetchAsync_v2(void);
-CUresult cuMemPrefetchAsync_v2(void)
+EXPORT CUresult cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream);
+CUresult cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream)
 {
-    return rrto_unsupported(390, "cuMemPrefetchAsync_v2");
+    CUresult result;
+    rrto_count(390);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuMemPrefetchAsync_v2(devPtr, count, location, flags, hStream);
 }
 
-EXPORT CUresult cuMemPrefetchAsync_v2_ptsz(void);
-CUresult cuMemPrefetchAsync_v2_ptsz(void)
+EXPORT CUresult cuMemPrefetchAsync_v2_ptsz(CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream);
+CUresult cuMemPrefetchAsync_v2_ptsz(CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream)
 {
-    return rrto_unsupported(391, "cuMemPrefetchAsync_v2_ptsz");
+    CUresult result;
+    rrto_count(391);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuMemPrefetchAsync_v2(devPtr, count, location, flags, hStream);
 }
 
 EXPORT CUresult cuMemPrefetchBatchAsync(void);
@@ -3028,16 +3120,24 @@ CUresult cuMemPrefetchBatchAsync_ptsz(void)
     return rrto_unsupported(393, "cuMemPrefetchBatchAsync_ptsz");
 }
 
-EXPORT CUresult cuMemRangeGetAttribute(void);
-CUresult cuMemRangeGetAttribute(void)
+EXPORT CUresult cuMemRangeGetAttribute(void* data, size_t dataSize, CUmem_range_attribute attribute, CUdeviceptr devPtr, size_t count);
+CUresult cuMemRangeGetAttribute(void* data, size_t dataSize, CUmem_range_attribute attribute, CUdeviceptr devPtr, size_t count)
 {
-    return rrto_unsupported(394, "cuMemRangeGetAttribute");
+    CUresult result;
+    rrto_count(394);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuMemRangeGetAttribute(data, dataSize, attribute, devPtr, count);
 }
 
-EXPORT CUresult cuMemRangeGetAttributes(void);
-CUresult cuMemRangeGetAttributes(void)
+EXPORT CUresult cuMemRangeGetAttributes(void** data, size_t* dataSizes, CUmem_range_attribute* attributes, size_t numAttributes, CUdeviceptr devPtr, size_t count);
+CUresult cuMemRangeGetAttributes(void** data, size_t* dataSizes, CUmem_range_attribute* attributes, size_t numAttributes, CUdeviceptr devPtr, size_t count)
 {
-    return rrto_unsupported(395, "cuMemRangeGetAttributes");
+    CUresult result;
+    rrto_count(395);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuMemRangeGetAttributes(data, dataSizes, attributes, numAttributes, devPtr, count);
 }
 
 EXPORT CUresult cuMemRelease(void);
@@ -4400,10 +4500,14 @@ CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* numBlocks, CU
     return rrto_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(numBlocks, func, blockSize, dynamicSMemSize, flags);
 }
 
-EXPORT CUresult cuOccupancyMaxActiveClusters(void);
-CUresult cuOccupancyMaxActiveClusters(void)
+EXPORT CUresult cuOccupancyMaxActiveClusters(int* numClusters, CUfunction func, const CUlaunchConfig* config);
+CUresult cuOccupancyMaxActiveClusters(int* numClusters, CUfunction func, const CUlaunchConfig* config)
 {
-    return rrto_unsupported(538, "cuOccupancyMaxActiveClusters");
+    CUresult result;
+    rrto_count(538);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuOccupancyMaxActiveClusters(numClusters, func, config);
 }
 
 EXPORT CUresult cuOccupancyMaxPotentialBlockSize(int* minGridSize, int* blockSize, CUfunction func, CUoccupancyB2DSize blockSizeToDynamicSMemSize, size_t dynamicSMemSize, int blockSizeLimit);
@@ -4426,10 +4530,14 @@ CUresult cuOccupancyMaxPotentialBlockSizeWithFlags(int* minGridSize, int* blockS
     return rrto_cuOccupancyMaxPotentialBlockSizeWithFlags(minGridSize, blockSize, func, blockSizeToDynamicSMemSize, dynamicSMemSize, blockSizeLimit, flags);
 }
 
-EXPORT CUresult cuOccupancyMaxPotentialClusterSize(void);
-CUresult cuOccupancyMaxPotentialClusterSize(void)
+EXPORT CUresult cuOccupancyMaxPotentialClusterSize(int* clusterSize, CUfunction func, const CUlaunchConfig* config);
+CUresult cuOccupancyMaxPotentialClusterSize(int* clusterSize, CUfunction func, const CUlaunchConfig* config)
 {
-    return rrto_unsupported(541, "cuOccupancyMaxPotentialClusterSize");
+    CUresult result;
+    rrto_count(541);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuOccupancyMaxPotentialClusterSize(clusterSize, func, config);
 }
 
 EXPORT CUresult cuParamSetSize(void);
@@ -4542,16 +4650,24 @@ CUresult cuStreamAddCallback_ptsz(void)
     return rrto_unsupported(556, "cuStreamAddCallback_ptsz");
 }
 
-EXPORT CUresult cuStreamAttachMemAsync(void);
-CUresult cuStreamAttachMemAsync(void)
+EXPORT CUresult cuStreamAttachMemAsync(CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags);
+CUresult cuStreamAttachMemAsync(CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags)
 {
-    return rrto_unsupported(557, "cuStreamAttachMemAsync");
+    CUresult result;
+    rrto_count(557);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuStreamAttachMemAsync(hStream, dptr, length, flags);
 }
 
-EXPORT CUresult cuStreamAttachMemAsync_ptsz(void);
-CUresult cuStreamAttachMemAsync_ptsz(void)
+EXPORT CUresult cuStreamAttachMemAsync_ptsz(CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags);
+CUresult cuStreamAttachMemAsync_ptsz(CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags)
 {
-    return rrto_unsupported(558, "cuStreamAttachMemAsync_ptsz");
+    CUresult result;
+    rrto_count(558);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuStreamAttachMemAsync(hStream, dptr, length, flags);
 }
 
 EXPORT CUresult cuStreamBatchMemOp(void);

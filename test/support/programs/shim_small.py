@@ -131,6 +131,34 @@ def registers():
     print(json.dumps({"registers": numbers, "blocks": blocks}))
 
 
+def clusters():
+    """Clusters of one block are what a launch without clusters is; there are no others."""
+    start()
+    kernel = function(load())
+
+    def config(*dims, threads=64):
+        raw = struct.pack("<i4x3I", 4, *dims).ljust(72, b"\0") if dims else b""
+        kept = ctypes.create_string_buffer(raw, 73)
+        made = ctypes.create_string_buffer(
+            struct.pack("<7I4xQQI4x", 8, 1, 1, threads, 1, 1, 0, 0, ctypes.addressof(kept),
+                        bool(dims)))  # fmt: skip
+        made.kept = kept
+        return made
+
+    name = "cuOccupancyMaxActiveClusters"
+    per_sm = out("cuOccupancyMaxActiveBlocksPerMultiprocessor", kernel, 64, 0, kind=INT)
+    cores = out("cuDeviceGetAttribute", 16, 0, kind=INT)
+    wants(out(name, kernel, config(1, 1, 1), kind=INT), per_sm * cores, "of one block")
+    wants(out(name, kernel, config(2, 1, 1), kind=INT), 0, "of two blocks")
+    wants(out(name, kernel, config(1, 1, 1, threads=2048), kind=INT), 0, "of too many threads")
+    wants(call(name, ctypes.byref(INT()), kernel, config()), 912, "not said")
+    for attribute in (11, 12, 13):
+        ok("cuFuncSetAttribute", kernel, attribute, 1)
+    wants(out(name, kernel, config(), kind=INT), per_sm * cores, "said by the function")
+    wants(call(name, ctypes.byref(INT()), kernel, config(2, 1, 1)), 912, "said in two ways")
+    wants(out("cuOccupancyMaxPotentialClusterSize", kernel, config(), kind=INT), 1, "largest")
+
+
 def options(**values):
     """JIT options: (number of options, their numbers, their values)."""
     numbers = {"wall": 2, "info": 3, "info_bytes": 4, "error": 5, "error_bytes": 6, "verbose": 12}
