@@ -6,6 +6,11 @@ docs/ptx_support.md lists these. Kernels that may kill their process run in one 
 import pytest
 from support.faulting import ends
 
+from rrto_ros.api.results import CUresult
+from rrto_ros.devices.cpu.device import CpuDevice
+from rrto_ros.devices.protocol import Launch
+from rrto_ros.errors import CudaError
+
 HEAD = ".version 8.0\n.target sm_80\n.address_size 64\n"
 LANES = (1, 0)
 
@@ -67,3 +72,57 @@ def test_a_value_that_nobody_wrote_is_one_value_and_only_one_branch_runs(what):
     for how, words in in_both(text, 1):
         assert how == "ok"
         assert set(words[:32]) <= {1, 2}
+
+
+ROW = ("mul.wide.u32 %rd3,%r2,4; add.u64 %rd2,%rd1,%rd3; cvt.u64.u32 %rd4,%r1;"
+       "add.u64 %rd2,%rd2,%rd4;")
+MISALIGNED = {
+    # Of %rd2 = buffer + 4 * thread + argument.
+    "row load": "ld.global.u32 %r5,[%rd2];",
+    "row store": "st.global.u32 [%rd2],%r5;",
+    "guarded": "setp.eq.u32 %p1,%r2,3; @%p1 ld.global.u32 %r5,[%rd2];",
+    "uniform": "sub.u64 %rd2,%rd2,%rd3; ld.global.u32 %r5,[%rd2];",
+    "gather": "and.b32 %r6,%r2,3; mul.wide.u32 %rd5,%r6,4; add.u64 %rd5,%rd5,%rd4;"
+              "add.u64 %rd5,%rd5,%rd1; ld.global.u32 %r5,[%rd5];",
+    "one lane": "setp.eq.u32 %p1,%r2,17; sub.u64 %rd5,%rd2,%rd4; selp.u64 %rd2,%rd2,%rd5,%p1;"
+                "st.global.u32 [%rd2],%r5;",
+    "vector": "shl.b64 %rd5,%rd3,2; add.u64 %rd5,%rd5,%rd1; shl.b64 %rd4,%rd4,3;"
+              "add.u64 %rd5,%rd5,%rd4; ld.global.v4.u32 {%r5,%r6,%r7,%r8},[%rd5];",
+    "atomic": "red.global.add.u32 [%rd2],1;",
+    "atomic of one thread": "setp.eq.u32 %p1,%r2,9; @%p1 atom.global.add.u32 %r5,[%rd2],1;",
+    "shared": ".shared .align 16 .b8 s[256]; mov.u32 %r6,s; add.u32 %r6,%r6,%r1;"
+              "st.shared.u32 [%r6],%r5;",
+    "local": ".local .align 16 .b8 v[16]; mov.u64 %rd5,v; add.u64 %rd5,%rd5,%rd4;"
+             "st.local.u32 [%rd5],%r5;",
+    "two bytes": "cvt.u64.u32 %rd6,%r2; add.u64 %rd5,%rd2,%rd6; add.u64 %rd5,%rd5,%rd6;"
+                 "ld.global.u16 %h1,[%rd5];",
+}
+
+
+@pytest.mark.parametrize("what", MISALIGNED)
+def test_an_access_that_is_not_at_a_multiple_of_its_size_fails_the_launch(what):
+    text = kernel(f"{ROW} {MISALIGNED[what]} ret;")
+    odd = [how for how, _ in in_both(text, 1)]
+    assert odd == ["MISALIGNED_ADDRESS", "MISALIGNED_ADDRESS"]
+    # With 4 bytes more the same access is one that may be; v4 moves by 8 times that.
+    assert [how for how, _ in in_both(text, 4)] == ["ok", "ok"]
+
+
+def test_an_access_that_no_thread_makes_is_not_misaligned():
+    text = kernel(f"{ROW} setp.eq.u32 %p1,%r2,99; @%p1 ld.global.u32 %r5,[%rd2];"
+                  "@%p1 st.global.u32 [%rd2],%r5; @%p1 red.global.add.u32 [%rd2],1;"
+                  "mul.wide.u32 %rd5,%r5,%r5; @%p1 ld.global.u64 %rd6,[%rd5]; ret;")
+    assert [how for how, _ in in_both(text, 1)] == ["ok", "ok"]
+
+
+def test_memcheck_names_the_misaligned_access(tmp_path):
+    device = CpuDevice(threads=1, arena_base=0x3100_0000_0000, memcheck=True, cache_bytes=0,
+                       limit_bytes=1 << 20, arena_bytes=1 << 24)
+    base = device.info.arena_base
+    device.mem_alloc(base, 256, 0)
+    device.module_load(1, kernel(f"{ROW}\n ld.global.u32 %r5,[%rd2]; ret;").encode())
+    params = base.to_bytes(8, "little") + (2).to_bytes(4, "little")
+    with pytest.raises(CudaError, match=r"line 9: thread \(0, 0, 0\).*no multiple of 4") as caught:
+        device.launch(Launch(1, 0, (1, 1, 1), (4, 1, 1), 0, params), 0)
+    assert caught.value.result == CUresult.MISALIGNED_ADDRESS
+    device.close()

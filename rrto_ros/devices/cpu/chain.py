@@ -18,7 +18,7 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.codegen.checks import REPORT_WORDS
 from rrto_ros.devices.cpu.codegen.kernel import CONTEXT_FIELDS
 from rrto_ros.devices.cpu.jit import LoadedCode, compile_object, host_target
-from rrto_ros.devices.cpu.launcher import Launcher, Runnable
+from rrto_ros.devices.cpu.launcher import Launcher, Runnable, reported
 from rrto_ros.devices.cpu.passes.layout import PARAMS_ALIGNMENT
 from rrto_ros.devices.protocol import Launch
 from rrto_ros.errors import CudaError
@@ -185,7 +185,8 @@ class Chain:
             How many nanoseconds of processor time that took.
 
         Raises:
-            CudaError: LAUNCH_TIMEOUT or LAUNCH_FAILED, with its launch in `failed`.
+            CudaError: LAUNCH_TIMEOUT, LAUNCH_FAILED or MISALIGNED_ADDRESS, with its launch in
+                `failed`.
         """
         launcher, watchdog = self._launcher, self._launcher.watchdog
         areas = launcher.areas(*self._needs)
@@ -205,7 +206,7 @@ class Chain:
             self.failed = min(reached, last - 1)
             name = self.links[self.failed].runnable.name
             if self._report[0]:
-                raise CudaError(CUresult.LAUNCH_FAILED, f"kernel {name} executed trap")
+                raise reported(int(self._report[0]), name)
             raise CudaError(CUresult.LAUNCH_TIMEOUT, launcher.too_long(name))
         return time.thread_time_ns() - started
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.attributes import SHARED_OPTIN_BYTES
-from rrto_ros.devices.cpu.codegen.checks import REPORT_WORDS, TRAPPED
+from rrto_ros.devices.cpu.codegen.checks import MISALIGNED, REPORT_WORDS, TRAPPED
 from rrto_ros.devices.cpu.codegen.kernel import CONTEXT_FIELDS
 from rrto_ros.devices.cpu.jit import LoadedCode
 from rrto_ros.devices.cpu.memory import Arena
@@ -73,6 +73,16 @@ class _WorkerMemory:
             self.local = _area(self._local_bytes)
             self.addresses[2] = _aligned(self.local)
         return self.addresses
+
+
+def reported(word: int, name: str) -> CudaError:
+    """What the first word of a report means."""
+    if word == MISALIGNED:
+        return CudaError(
+            CUresult.MISALIGNED_ADDRESS,
+            f"kernel {name} accessed memory at an address that is no multiple of the access's "
+            "size; the parameter memcheck names thread and line")
+    return CudaError(CUresult.LAUNCH_FAILED, f"kernel {name} executed trap")
 
 
 def _place(number: int, size: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -194,17 +204,20 @@ class Launcher:
     def _raise_report(
         self, name: str, grid: tuple[int, int, int], block: tuple[int, int, int]
     ) -> None:
-        if self._report[0] == TRAPPED:
-            raise CudaError(CUresult.LAUNCH_FAILED, f"kernel {name} executed trap")
+        if self._report[0] in (TRAPPED, MISALIGNED):
+            raise reported(self._report[0], name)
         if self._arena is None or not self._report[0]:
             return
         _, address, what, number, thread = self._report
         does = "writes" if what >> 16 & 1 else "reads"
         place = (f"offset {address} of shared memory" if what >> 17 & 1
                  else f"{address:#x}, {self._arena.describe(address)}")
-        raise AccessError(
-            f"kernel {name}, line {what >> 32}: thread {_place(thread, block)} of block "
-            f"{_place(number, grid)} {does} {what & 0xFFFF} bytes at {place}")
+        text = (f"kernel {name}, line {what >> 32}: thread {_place(thread, block)} of block "
+                f"{_place(number, grid)} {does} {what & 0xFFFF} bytes at {place}")
+        if what >> 18 & 1:
+            raise CudaError(CUresult.MISALIGNED_ADDRESS, f"{text}, which is no multiple of "
+                            f"{what & 0xFFFF}")
+        raise AccessError(text)
 
     def _spread(self, kernel: Runnable, words: tuple[int, ...], total: int) -> int:
         """Run all blocks on all workers; returns their processor time in nanoseconds."""

@@ -47,6 +47,11 @@ What is executed differently from a GPU:
 - Blocks run one after the other on each core: a kernel in which one block waits for another (a
   grid-wide barrier) may end with `CUDA_ERROR_LAUNCH_TIMEOUT`.
 - clock, clock64 and globaltimer count processor cycles.
+- After sub.cc and subc.cc the carry flag says that there was no borrow, as the hardware's adder
+  leaves it: addc after a borrowing sub.cc adds 0. The manual's wording (borrow-out in CC.CF) is
+  the same for every sub.cc with a subc; tests that other projects ran on GPUs say 0.
+- sin.approx and cos.approx are accurate up to 2^28 turns, and 0 and 1 beyond: a GPU multiplies
+  by 1/(2 pi) in binary32 and sees whole turns. The manual promises nothing outside of one turn.
 - ex2, lg2, sin, cos and tanh (.approx) are polynomials within the documented error; div.full,
   rcp.approx, sqrt.approx and rsqrt.approx are rounded once.
 """

@@ -105,8 +105,8 @@ def sine(e: Emitter, x: Val, quarter: int) -> Val:
     value = b.select(odd, cos_r, sin_r)
     flip = b.binary("shl", b.binary("and", k, const(2, "i32")), const(30, "i32"))
     value = b.bitcast(b.binary("xor", b.as_int(value), flip), "float")
-    # Beyond 2^30 quarter turns the hardware documents no accuracy either.
-    value = b.select(large, number(0.0), value)
+    # A GPU counts in turns with 24 bits and sees whole ones there; PTX documents no accuracy.
+    value = b.select(large, number(float(quarter)), value)
     return b.select(finite, value, Val(_NAN, "float"))
 
 

@@ -45,6 +45,10 @@ def atomic(e: Emitter, instr: ast.Instr) -> None:
     has_result = instr.op == "atom"
     address, *operands = instr.args[1 if has_result else 0 :]
     pointer = checked(e, e.pointer(address, space), kind.bytes * count, writes=True)
+    if not e.memcheck and kind.bytes * count > 1:
+        # LLVM takes the address of an atomic for a multiple of its size.
+        good = e.note_alignment(pointer, kind.bytes * count)
+        pointer = e.b.select(good, pointer, Val("%scratch", "ptr"))
     elements = [_items(instr, a, count) for a in operands]
     wanted: tuple[ast.Operand, ...] = (ast.Sink(),) * count
     if has_result and not isinstance(instr.args[0], ast.Sink):

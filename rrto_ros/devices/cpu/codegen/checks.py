@@ -11,10 +11,24 @@ from rrto_ros.devices.cpu.codegen.emitter import Emitter
 
 REPORT_WORDS = 5
 """Words of a report: whether there is one, address (or offset in shared memory),
-bytes | writes << 16 | shared << 17 | line << 32, block, thread."""
+bytes | writes << 16 | shared << 17 | misaligned << 18 | line << 32, block, thread."""
 
 TRAPPED = 2
 """First word of the report when a thread executed trap."""
+
+MISALIGNED = 3
+"""First word of the report when an access was not at a multiple of its size (no memcheck)."""
+
+TELL_MISALIGNED = f"""
+  %odd_seen = load i64, ptr %odd
+  %odd_none = icmp eq i64 %odd_seen, 0
+  br i1 %odd_none, label %even, label %uneven, !prof !0
+uneven:
+  %odd_pair = cmpxchg ptr %report, i64 0, i64 {MISALIGNED} seq_cst seq_cst
+  store volatile i8 1, ptr %stop
+  br label %even
+even:"""
+"""At the end of the function: `%odd` collects what `Emitter.note_alignment` noted."""
 
 HELPERS = """
 define internal i1 @rrto_inside(ptr %table, i64 %count, i64 %address, i64 %size) {
@@ -101,13 +115,22 @@ def checked(e: Emitter, pointer: Val, size: int, *, writes: bool) -> Val:
     if e.mask is not None:
         good = b.binary("or", good, b.binary("xor", e.mask, const(1, "i1")))
     shared = any(m.split("::")[0] == "shared" for m in e.instr.mods)
-    what = size | int(writes) << 16 | int(shared) << 17 | e.instr.line << 32
+    what = const(size | int(writes) << 16 | int(shared) << 17 | e.instr.line << 32, "i64")
+    if size > 1:
+        low = b.binary("and", address, const(size - 1, "i64"))
+        # An access outside of everything is named as that first.
+        odd = b.binary("and", good, b.compare("icmp ne", low, const(0, "i64")))
+        if e.mask is not None:
+            odd = b.binary("and", odd, e.mask)
+        good = b.binary("and", good, b.binary("xor", odd, const(1, "i1")))
+        flag = b.binary("shl", b.resize(odd, "i64", False), const(18, "i64"))
+        what = b.binary("or", what, flag)
     if shared:
         address = b.binary("sub", address, b.cast("ptrtoint", Val("%shared", "ptr"), "i64"))
     wrong, after = b.new_label("wrong"), b.new_label("right")
     b.line(f"br i1 {good.text}, label %{after}, label %{wrong}, !prof !0")
     b.label(wrong)
-    b.line(f"call void @rrto_report(ptr %report, ptr %stop, i64 {address.text}, i64 {what}, "
+    b.line(f"call void @rrto_report(ptr %report, ptr %stop, i64 {address.text}, i64 {what.text}, "
            f"i64 %blk, i32 {e.special['linear'].text})")
     b.line(f"br label %{after}")
     b.label(after)

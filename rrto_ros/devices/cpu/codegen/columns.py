@@ -25,6 +25,8 @@ def load_columns(e: Emitter, instrs: Sequence[ast.Instr], group: Columns) -> Non
         return [e.read(instr.args[0], kind) for instr in instrs]
 
     e.instr, e.mask, e.first = instrs[0], None, False
+    for instr in instrs:
+        e.look_at_alignment(instr.args[1], "global", kind.bytes)
     values = dealt(e, instrs[0].args[1], "global", kind, (group.first, group.last), apart)
     for instr, value in zip(instrs, values, strict=True):
         e.write(instr.args[0], value, kind)

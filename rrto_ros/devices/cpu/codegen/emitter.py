@@ -81,6 +81,7 @@ class Emitter:
         self.instr = ast.Instr("nop", (), ())
         self._known: dict[str, Val] = {}
         self._spread: dict[str, Val] = {}
+        self._looked_at: set[tuple[str, int, int]] = set()
 
     # flow
     def begin_block(self, label: str) -> None:
@@ -88,13 +89,16 @@ class Emitter:
         self.b.label(label)
         self._known.clear()
         self._spread.clear()
+        self._looked_at.clear()
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """Code on a path of its own: what it loads is not known behind it."""
         known, spread, first = dict(self._known), dict(self._spread), self.first
+        looked_at = set(self._looked_at)
         yield
         self._known, self._spread, self.first = known, spread, first
+        self._looked_at = looked_at
 
     def predicate(self, reg: ast.Reg, negated: bool) -> Val:
         value = self.read(reg, PRED)
@@ -387,6 +391,65 @@ class Emitter:
         moved = b.binary("sub", b.resize(end, "i64", affine.signed),
                          b.resize(root, "i64", affine.signed))
         return pointer, b.compare("icmp eq", moved, const(distance, "i64"))
+
+    def look_at_alignment(self, operand: ast.Operand, space: str, size: int) -> None:
+        """Notes an access of `size` bytes that is not at a multiple of them.
+
+        The access happens all the same: the launch fails at its end, and what it wrote is lost
+        with the context, as on a GPU. So this costs one `or`, and less where addresses move by
+        multiples of the size.
+        """
+        if self.memcheck or size < 2 or space == "param" or not isinstance(operand, ast.Addr):
+            return
+        first = self.first
+        if isinstance(operand.base, ast.Sym):
+            placed = self.layout.symbols.get(operand.base.name)
+            if placed is None or placed.var.space == "param" or not (
+                placed.var.align % size or (operand.base.offset + operand.offset) % size
+            ):
+                return
+        elif isinstance(operand.base, ast.Reg):
+            affine = self.affine.get(operand.base.name)
+            self.first = affine is not None and affine.stride % size == 0
+            key = (self.get(operand.base.name).text, operand.offset % size, size)
+            if key in self._looked_at:
+                self.first = first
+                return
+            if self.mask is None:
+                self._looked_at.add(key)
+        pointer = self.pointer(operand, space)
+        self.first = first
+        self.note_alignment(pointer, size)
+
+    def note_alignment(self, pointer: Val, size: int) -> Val:
+        """Notes a pointer that is no multiple of `size`; returns whether it is one."""
+        b = self.b
+        low = b.binary("and", b.cast("ptrtoint", pointer, "i64"), const(size - 1, "i64"))
+        good = b.compare("icmp eq", low, const(0, "i64"))
+        if pointer.vec:
+            odd = b.binary("xor", good, const(1, "i1"))
+            if self.mask is not None:
+                odd = b.binary("and", odd, self.mask)
+            bits = self.lane_bits(odd)
+        elif self.mask is None:
+            bits = low
+        else:
+            some = self.mask
+            if some.vec:
+                some = b.compare("icmp ne", self.lane_bits(some), const(0, "i64"))
+            bits = b.select(some, low, const(0, "i64"))
+        seen, out = b.name("odd"), b.name("odd")
+        b.line(f"{seen} = load i64, ptr %odd")
+        b.line(f"{out} = or i64 {seen}, {bits.text}")
+        b.line(f"store i64 {out}, ptr %odd")
+        return good
+
+    def lane_bits(self, mask: Val) -> Val:
+        """One bit for each lane."""
+        b = self.b
+        out = b.name("bits")
+        b.line(f"{out} = bitcast {b.arg(mask)} to i{b.lanes}")
+        return b.resize(Val(out, f"i{b.lanes}"), "i64", False)
 
     # guards
     def when(self, condition: Val | None, action: Callable[[], None]) -> None:

@@ -37,7 +37,7 @@ def add_sub(e: Emitter, instr: ast.Instr, kind: PtxType) -> None:
         e.write(instr.args[0], clamp_to_range(e, wide, kind), kind)
         return
     if "cc" in instr.mods:
-        carry = _with_carry(e, instr.op, x, y, const(0, "i1"))
+        carry = _with_carry(e, instr.op, x, y, const(int(instr.op == "sub"), "i1"))
         e.write(instr.args[0], carry, kind)
         return
     e.write(instr.args[0], b.binary(instr.op, x, y), kind)
@@ -49,13 +49,20 @@ def _carry_slot(e: Emitter) -> None:
 
 
 def _with_carry(e: Emitter, op: str, x: Val, y: Val, carry: Val) -> Val:
-    """X +- y +- carry in a wider type; leaves the carry (borrow) out in the flag."""
+    """X + y + carry, or x + ~y + carry, in a wider type; leaves the carry out in the flag.
+
+    Subtraction is done as the hardware does it: the flag says that there was no borrow. PTX's
+    manual calls it the borrow, which is the same for sub.cc and subc; only programs that mix
+    them with addc can tell, and they get what GPUs give.
+    """
     _carry_slot(e)
     b = e.b
+    if op == "sub":
+        y = b.binary("xor", y, const(-1, y.type))
     bits = x.bits
     wide = f"i{bits * 2}"
-    total = b.binary(op, b.resize(x, wide, False), b.resize(y, wide, False))
-    total = b.binary(op, total, b.resize(carry, wide, False))
+    total = b.binary("add", b.resize(x, wide, False), b.resize(y, wide, False))
+    total = b.binary("add", total, b.resize(carry, wide, False))
     out = b.resize(b.binary("lshr", total, const(bits, wide)), "i1", False)
     e.put("%carry", out)
     return b.resize(total, x.type, False)

@@ -22,7 +22,7 @@ from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (importing registers t
     warp,
 )
 from rrto_ros.devices.cpu.codegen.barriers import Barriers
-from rrto_ros.devices.cpu.codegen.checks import HELPERS
+from rrto_ros.devices.cpu.codegen.checks import HELPERS, TELL_MISALIGNED
 from rrto_ros.devices.cpu.codegen.frame import DONE, KernelFrame
 from rrto_ros.devices.cpu.codegen.vector_region import write_region
 from rrto_ros.devices.cpu.passes.layout import align_up
@@ -140,6 +140,8 @@ class KernelWriter:
 
     def _blocks(self) -> None:
         b = self.b
+        b.allocas.append("  %odd = alloca i64")
+        b.line("store i64 0, ptr %odd")
         b.line("br label %block_head")
         b.label("block_head")
         b.line("%blk = phi i64 [ %first, %entry ], [ %blk_next, %block_done ]")
@@ -149,6 +151,7 @@ class KernelWriter:
         b.line("%blk_go = and i1 %blk_more, %blk_free")
         b.line("br i1 %blk_go, label %block_body, label %leave")
         b.label("leave")
+        b.lines += TELL_MISALIGNED.strip("\n").split("\n")
         b.line("ret void")
         b.label("block_body")
         b.line("%blk_x = urem i64 %blk, %f6")

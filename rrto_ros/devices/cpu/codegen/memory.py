@@ -46,6 +46,7 @@ def load(e: Emitter, instr: ast.Instr) -> None:
     dests = instr.args[0].items if isinstance(instr.args[0], ast.Vec) else (instr.args[0],)
     if len(dests) != count or kind.name == "pred":
         raise unsupported(instr, "the destination does not fit")
+    e.look_at_alignment(instr.args[1], space, kind.bytes * count)
     row = e.row(instr.args[1], space, kind.bytes * count)
     if row is not None:
         values = _load_side_by_side(e, instr.args[1], space, kind, count, row)
@@ -191,6 +192,7 @@ def store(e: Emitter, instr: ast.Instr) -> None:
         raise unsupported(instr, "the source does not fit")
     values = [e.read(item, kind) for item in items]
     mask = e.mask
+    e.look_at_alignment(instr.args[0], space, kind.bytes * count)
     row = e.row(instr.args[0], space, kind.bytes * count)
     if row is not None:
         _store_side_by_side(e, instr.args[0], space, values, kind, row)
