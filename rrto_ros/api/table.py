@@ -275,6 +275,14 @@ CALLS: tuple[Call, ...] = (
         "cuThreadExchangeStreamCaptureMode",
         "context",
     ),
+    *_core(
+        "sync",
+        "stream_synchronize",
+        "cuLaunchHostFunc=cuLaunchHostFunc_ptsz cuLaunchHostFunc_v2=cuLaunchHostFunc_v2_ptsz "
+        "cuStreamAddCallback=cuStreamAddCallback_ptsz",
+        note="waits for the stream; the function runs in a thread of its own, and what the "
+        "program queues after it waits until it has returned",
+    ),
     # events
     *_core("async", "event_create", "cuEventCreate"),
     *_core("async", "event_destroy", "cuEventDestroy_v2=cuEventDestroy", "init"),
@@ -379,7 +387,7 @@ UNSUPPORTED_NOTES: dict[str, str] = {
     "cuIpcGetMemHandle": "a session belongs to one process",
     "cuArrayCreate_v2": "arrays and textures are not offered yet",
     "cuTexObjectCreate": "arrays and textures are not offered yet",
-    "cuGraphAddHostNode": "a graph runs whole on the server",
+    "cuGraphAddHostNode": "a graph runs whole on the server; streams have host functions",
     "cuMemAlloc": "the 32-bit interface of CUDA 2; programs get cuMemAlloc_v2",
 }
 """Why a call that a reader may look for is not supported."""

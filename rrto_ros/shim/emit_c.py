@@ -105,6 +105,8 @@ def types_header(data: Snapshot) -> str:
             done.add(name)
         waiting = later
     lines.append("typedef size_t (*CUoccupancyB2DSize)(int block_size);")
+    lines.append("typedef void (*CUhostFn)(void *data);")
+    lines.append("typedef void (*CUstreamCallback)(CUstream stream, CUresult status, void *data);")
     lines.append("")
     lines += [f"#define CUDA_{n} {c.value}" for n, c in CUresult.__members__.items()]
     lines += ["", "#endif", ""]

@@ -18,6 +18,7 @@ static struct rrto_object *primary;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static _Thread_local void *stack[DEPTH];
 static _Thread_local int depth;
+static _Thread_local int calls_back;
 
 #define S rrto_session
 
@@ -85,7 +86,17 @@ CUresult rrto_need_init(void)
     if (atomic_load_explicit(&S.forked, memory_order_relaxed) ||
         !atomic_load_explicit(&S.started, memory_order_acquire))
         return CUDA_NOT_INITIALIZED;
-    return CUDA_SUCCESS;
+    return calls_back ? CUDA_NOT_PERMITTED : CUDA_SUCCESS;
+}
+
+void rrto_enter_callbacks(void)
+{
+    calls_back = 1;
+}
+
+int rrto_in_callback(void)
+{
+    return calls_back;
 }
 
 CUresult rrto_need_context(void)

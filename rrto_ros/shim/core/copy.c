@@ -148,6 +148,11 @@ static CUresult unified(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t
         return from_device((void *)(uintptr_t)dst, src, bytes, stream);
     if (bytes && (!dst || !src))
         return CUDA_INVALID_VALUE;
+    if (bytes && atomic_load(&rrto_host_calls)) { /* makes no record that would wait for them */
+        CUresult result = rrto_wait_for_host_calls();
+        if (result)
+            return result;
+    }
     if (bytes)
         memmove((void *)(uintptr_t)dst, (const void *)(uintptr_t)src, bytes);
     return CUDA_SUCCESS;

@@ -190,6 +190,9 @@ int rrto_submit(struct rrto_record *record, struct rrto_wait *wait)
     int status = atomic_load_explicit(&S.dead, memory_order_relaxed);
     if (status)
         return status;
+    if (atomic_load_explicit(&rrto_host_calls, memory_order_acquire) &&
+        (status = rrto_wait_for_host_calls()))
+        return status;
     rrto_glance();
     struct rrto_wait own;
     int flags = record->flags;

@@ -145,6 +145,8 @@ CUresult rrto_need_context(void);
 CUresult rrto_need_session(void);
 CUresult rrto_need_operator(void);
 CUcontext rrto_current(void);
+void rrto_enter_callbacks(void); /* this thread runs the program's host functions */
+int rrto_in_callback(void);
 void rrto_context_start(void); /* makes the primary context's object */
 
 /* ---- ranges.c: device memory ---- */
@@ -208,6 +210,10 @@ struct rrto_image {
 CUresult rrto_image_of(const void *at, struct rrto_image *out);
 CUresult rrto_image_of_file(const char *path, struct rrto_image *out);
 int rrto_kernel_attribute(const struct rrto_kernel *kernel, int id);
+
+/* ---- host_calls.c ---- */
+extern _Atomic int rrto_host_calls; /* host functions in streams that have not returned */
+CUresult rrto_wait_for_host_calls(void) __attribute__((cold));
 
 /* ---- stream.c ---- */
 CUresult rrto_name_stream(CUstream stream, uint64_t *name);

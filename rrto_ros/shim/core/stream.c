@@ -83,6 +83,8 @@ CUresult rrto_cuStreamQuery(CUstream hStream)
 {
     struct rrto_op_stream_query op;
     CUresult result = rrto_name_stream(hStream, &op.stream);
+    if (!result && atomic_load(&rrto_host_calls))
+        return CUDA_NOT_READY;
     return result ? result : rrto_emit_stream_query(&op, NULL);
 }
 
@@ -270,6 +272,8 @@ CUresult rrto_cuEventQuery(CUevent hEvent)
     if (!object)
         return CUDA_INVALID_HANDLE;
     struct rrto_op_event_query op = {object->name};
+    if (object->flags & RECORDED && atomic_load(&rrto_host_calls))
+        return CUDA_NOT_READY;
     return object->flags & RECORDED ? rrto_emit_event_query(&op, NULL) : CUDA_SUCCESS;
 }
 

@@ -78,6 +78,8 @@ typedef CUmemLocation_v1 CUmemLocation;
 typedef CUmemPoolProps_v1 CUmemPoolProps;
 typedef CUstreamAttrValue_v1 CUstreamAttrValue;
 typedef size_t (*CUoccupancyB2DSize)(int block_size);
+typedef void (*CUhostFn)(void *data);
+typedef void (*CUstreamCallback)(CUstream stream, CUresult status, void *data);
 
 #define CUDA_SUCCESS 0
 #define CUDA_INVALID_VALUE 1

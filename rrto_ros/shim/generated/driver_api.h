@@ -176,6 +176,9 @@ CUresult rrto_cuStreamGetCaptureInfo(CUstream hStream, CUstreamCaptureStatus* ca
 CUresult rrto_cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out, CUgraph* graph_out, const CUgraphNode** dependencies_out, size_t* numDependencies_out);
 CUresult rrto_cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out, CUgraph* graph_out, const CUgraphNode** dependencies_out, const CUgraphEdgeData** edgeData_out, size_t* numDependencies_out);
 CUresult rrto_cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode);
+CUresult rrto_cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void* userData);
+CUresult rrto_cuLaunchHostFunc_v2(CUstream hStream, CUhostFn fn, void* userData, unsigned int syncMode);
+CUresult rrto_cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void* userData, unsigned int flags);
 CUresult rrto_cuEventCreate(CUevent* phEvent, unsigned int Flags);
 CUresult rrto_cuEventDestroy_v2(CUevent hEvent);
 CUresult rrto_cuEventRecord(CUevent hEvent, CUstream hStream);

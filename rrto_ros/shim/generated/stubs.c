@@ -2244,28 +2244,44 @@ CUresult cuLaunchGridAsync(void)
     return rrto_unsupported(283, "cuLaunchGridAsync");
 }
 
-EXPORT CUresult cuLaunchHostFunc(void);
-CUresult cuLaunchHostFunc(void)
+EXPORT CUresult cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void* userData);
+CUresult cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void* userData)
 {
-    return rrto_unsupported(284, "cuLaunchHostFunc");
+    CUresult result;
+    rrto_count(284);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuLaunchHostFunc(hStream, fn, userData);
 }
 
-EXPORT CUresult cuLaunchHostFunc_ptsz(void);
-CUresult cuLaunchHostFunc_ptsz(void)
+EXPORT CUresult cuLaunchHostFunc_ptsz(CUstream hStream, CUhostFn fn, void* userData);
+CUresult cuLaunchHostFunc_ptsz(CUstream hStream, CUhostFn fn, void* userData)
 {
-    return rrto_unsupported(285, "cuLaunchHostFunc_ptsz");
+    CUresult result;
+    rrto_count(285);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuLaunchHostFunc(hStream, fn, userData);
 }
 
-EXPORT CUresult cuLaunchHostFunc_v2(void);
-CUresult cuLaunchHostFunc_v2(void)
+EXPORT CUresult cuLaunchHostFunc_v2(CUstream hStream, CUhostFn fn, void* userData, unsigned int syncMode);
+CUresult cuLaunchHostFunc_v2(CUstream hStream, CUhostFn fn, void* userData, unsigned int syncMode)
 {
-    return rrto_unsupported(286, "cuLaunchHostFunc_v2");
+    CUresult result;
+    rrto_count(286);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuLaunchHostFunc_v2(hStream, fn, userData, syncMode);
 }
 
-EXPORT CUresult cuLaunchHostFunc_v2_ptsz(void);
-CUresult cuLaunchHostFunc_v2_ptsz(void)
+EXPORT CUresult cuLaunchHostFunc_v2_ptsz(CUstream hStream, CUhostFn fn, void* userData, unsigned int syncMode);
+CUresult cuLaunchHostFunc_v2_ptsz(CUstream hStream, CUhostFn fn, void* userData, unsigned int syncMode)
 {
-    return rrto_unsupported(287, "cuLaunchHostFunc_v2_ptsz");
+    CUresult result;
+    rrto_count(287);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuLaunchHostFunc_v2(hStream, fn, userData, syncMode);
 }
 
 EXPORT CUresult cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream, void** kernelParams, void** extra);
@@ -4638,16 +4654,24 @@ CUresult cuSignalExternalSemaphoresAsync_ptsz(void)
     return rrto_unsupported(554, "cuSignalExternalSemaphoresAsync_ptsz");
 }
 
-EXPORT CUresult cuStreamAddCallback(void);
-CUresult cuStreamAddCallback(void)
+EXPORT CUresult cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void* userData, unsigned int flags);
+CUresult cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void* userData, unsigned int flags)
 {
-    return rrto_unsupported(555, "cuStreamAddCallback");
+    CUresult result;
+    rrto_count(555);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamAddCallback(hStream, callback, userData, flags);
 }
 
-EXPORT CUresult cuStreamAddCallback_ptsz(void);
-CUresult cuStreamAddCallback_ptsz(void)
+EXPORT CUresult cuStreamAddCallback_ptsz(CUstream hStream, CUstreamCallback callback, void* userData, unsigned int flags);
+CUresult cuStreamAddCallback_ptsz(CUstream hStream, CUstreamCallback callback, void* userData, unsigned int flags)
 {
-    return rrto_unsupported(556, "cuStreamAddCallback_ptsz");
+    CUresult result;
+    rrto_count(556);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamAddCallback(hStream, callback, userData, flags);
 }
 
 EXPORT CUresult cuStreamAttachMemAsync(CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags);

@@ -1,0 +1,142 @@
+/* Host functions in streams. cuLaunchHostFunc and cuStreamAddCallback wait for the stream's earlier
+ * work, hand the function to a thread of the shim and return; whatever the program asks of the
+ * device afterwards waits until the function has returned. All calls of a session have one order,
+ * so this is an order that CUDA allows; only a function that waits for its program to queue more
+ * work first, which CUDA would let it, never returns. */
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "shim.h"
+
+enum { PATIENCE_S = 10 };
+
+struct task {
+    struct task *next;
+    CUhostFn fn;
+    CUstreamCallback callback; /* instead of fn */
+    CUstream stream;
+    CUresult status;
+    void *data;
+};
+
+_Atomic int rrto_host_calls;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t work = PTHREAD_COND_INITIALIZER, done = PTHREAD_COND_INITIALIZER;
+static struct task *first, **last = &first;
+static int running;
+
+static void *run(void *unused)
+{
+    (void)unused;
+    rrto_enter_callbacks();
+    pthread_mutex_lock(&lock);
+    for (;;) {
+        struct task *task = first;
+        if (!task) {
+            pthread_cond_wait(&work, &lock);
+            continue;
+        }
+        first = task->next;
+        if (!first)
+            last = &first;
+        pthread_mutex_unlock(&lock);
+        if (task->callback)
+            task->callback(task->stream, task->status, task->data);
+        else
+            task->fn(task->data);
+        free(task);
+        pthread_mutex_lock(&lock);
+        atomic_fetch_sub(&rrto_host_calls, 1);
+        pthread_cond_broadcast(&done);
+    }
+    return NULL;
+}
+
+/* Under the lock. The program's signals are handled by its own threads. */
+static int start(void)
+{
+    sigset_t all, before;
+    pthread_t thread;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = pthread_create(&thread, NULL, run, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (!failed)
+        pthread_detach(thread);
+    return failed;
+}
+
+static CUresult enqueue(const struct task *wanted)
+{
+    struct task *task = malloc(sizeof *task);
+    if (!task)
+        return CUDA_OUT_OF_MEMORY;
+    *task = *wanted;
+    pthread_mutex_lock(&lock);
+    running = running || !start();
+    if (!running) {
+        pthread_mutex_unlock(&lock);
+        free(task);
+        return CUDA_OPERATING_SYSTEM;
+    }
+    *last = task;
+    last = &task->next;
+    atomic_fetch_add(&rrto_host_calls, 1);
+    pthread_cond_signal(&work);
+    pthread_mutex_unlock(&lock);
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_wait_for_host_calls(void)
+{
+    static int told;
+    if (rrto_in_callback())
+        return CUDA_NOT_PERMITTED;
+    pthread_mutex_lock(&lock);
+    while (atomic_load(&rrto_host_calls)) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += PATIENCE_S;
+        if (pthread_cond_timedwait(&done, &lock, &until) && atomic_load(&rrto_host_calls) && !told) {
+            told = 1;
+            rrto_say("a host function in a stream runs for more than %d s, and calls after it "
+                     "wait for it; it must not wait for them",
+                     PATIENCE_S);
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData)
+{
+    struct task task = {.fn = fn, .data = userData};
+    if (!fn)
+        return CUDA_INVALID_VALUE;
+    CUresult result = rrto_cuStreamSynchronize(hStream);
+    return result ? result : enqueue(&task);
+}
+
+CUresult rrto_cuLaunchHostFunc_v2(CUstream hStream, CUhostFn fn, void *userData,
+                                  unsigned int syncMode)
+{
+    enum { SPIN = 1 }; /* how the thread waits: an advice */
+    return syncMode > SPIN ? CUDA_INVALID_VALUE : rrto_cuLaunchHostFunc(hStream, fn, userData);
+}
+
+/* Unlike a host function, a callback is called after an error too, and told of it. */
+CUresult rrto_cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void *userData,
+                                  unsigned int flags)
+{
+    struct task task = {.callback = callback, .stream = hStream, .data = userData};
+    uint64_t name;
+    if (!callback || flags)
+        return CUDA_INVALID_VALUE;
+    CUresult result = rrto_name_stream(hStream, &name);
+    if (result)
+        return result;
+    task.status = rrto_cuStreamSynchronize(hStream);
+    return enqueue(&task);
+}
