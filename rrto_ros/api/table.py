@@ -152,6 +152,12 @@ CALLS: tuple[Call, ...] = (
     *_core(
         "sync",
         "module_load",
+        "cuLinkComplete",
+        note="loads what was linked, and unloads it, to say what does not fit",
+    ),
+    *_core(
+        "sync",
+        "module_load",
         "cuLibraryLoadData cuLibraryLoadFromFile",
         "session",
         "needs no context",
@@ -176,7 +182,7 @@ CALLS: tuple[Call, ...] = (
         "cuFuncGetModule cuFuncGetName cuFuncGetParamInfo cuFuncGetParamCount cuFuncIsLoaded "
         "cuFuncLoad cuLibraryGetModule cuLibraryGetGlobal cuLibraryGetManaged cuKernelGetFunction "
         "cuLinkCreate_v2=cuLinkCreate cuLinkAddData_v2=cuLinkAddData "
-        "cuLinkAddFile_v2=cuLinkAddFile cuLinkComplete cuLinkDestroy "
+        "cuLinkAddFile_v2=cuLinkAddFile cuLinkDestroy "
         "cuOccupancyMaxActiveBlocksPerMultiprocessor "
         "cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags cuOccupancyMaxPotentialBlockSize "
         "cuOccupancyMaxPotentialBlockSizeWithFlags cuOccupancyAvailableDynamicSMemPerBlock "

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from rrto_ros.api.info import DeviceInfo, KernelInfo, ModuleInfo
 from rrto_ros.api.results import CUresult
-from rrto_ros.devices.images import ptx_text
+from rrto_ros.devices.linked import ptx_source
 from rrto_ros.devices.protocol import GraphNode, Launch, MemcpyNode, MemsetNode
 from rrto_ros.errors import CudaError, PtxError
 
@@ -34,6 +34,11 @@ _ATTRIBUTES = {
     10: 32, 12: 65536, 13: 1_500_000, 16: 16, 31: 1, 39: 1536, 40: 1, 41: 1, 81: 102400,
     97: 101376, 106: 16, 115: 1,
 }  # fmt: skip
+
+
+def _scan(image: bytes, compute_capability: tuple[int, int]) -> tuple[KernelInfo, ...]:
+    source = ptx_source(image, compute_capability)
+    return scan_ptx(source if isinstance(source, str) else "\n".join(s.text for s in source))
 
 
 def scan_ptx(text: str) -> tuple[KernelInfo, ...]:
@@ -192,7 +197,7 @@ class NullDevice:
     # modules
 
     def module_load(self, module: int, image: bytes) -> ModuleInfo:
-        kernels = scan_ptx(ptx_text(bytes(image), self._info.compute_capability))
+        kernels = _scan(bytes(image), self._info.compute_capability)
         self._new(self._modules, module, "module")
         self._modules[module] = kernels
         return ModuleInfo(kernels)

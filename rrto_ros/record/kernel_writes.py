@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from rrto_ros.devices.cpu.passes.cfg import destinations
 from rrto_ros.devices.cpu.passes.inline import inline_calls
 from rrto_ros.devices.cpu.ptx import ast
-from rrto_ros.devices.cpu.ptx.parser import parse_module
-from rrto_ros.devices.images import ptx_text
+from rrto_ros.devices.cpu.ptx.linking import read_module
+from rrto_ros.devices.linked import ptx_source
 from rrto_ros.errors import PtxError
 
 Words = tuple[int, ...]
@@ -70,7 +70,7 @@ def kernel_writes(image: bytes, compute_capability: tuple[int, int]) -> Mapping[
         Kernel name -> words, ascending; None where it is not known. Empty for machine code.
     """
     try:
-        module = parse_module(ptx_text(image, compute_capability))
+        module = read_module(ptx_source(image, compute_capability))
     except Exception:
         return {}  # the device may know more; here it is not known
     return {kernel.name: _writes(kernel, module) for kernel in module.entries}

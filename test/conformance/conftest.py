@@ -29,14 +29,17 @@ class Harness:
         self._next_module = 1
         self._next_address = device.info.arena_base
 
-    def load(self, ptx: str) -> tuple[int, dict[str, int], list[tuple[tuple[int, int], ...]]]:
-        wanted = re.search(r"^\.target\s+sm_(\d+)", ptx, re.MULTILINE)
+    def load(
+        self, ptx: str | bytes
+    ) -> tuple[int, dict[str, int], list[tuple[tuple[int, int], ...]]]:
+        image = ptx if isinstance(ptx, bytes) else ptx.encode() + b"\0"
+        wanted = re.search(rb"^\.target\s+sm_(\d+)", image, re.MULTILINE)
         own = self.device.info.compute_capability
         if self.device.info.kind == "gpu" and wanted and divmod(int(wanted[1]), 10) > own:
-            pytest.skip(f"needs compute capability {wanted[1]}, this GPU has {own[0]}{own[1]}")
+            pytest.skip(f"needs sm_{int(wanted[1])}, this GPU has {own[0]}{own[1]}")
         module = self._next_module
         self._next_module += 1
-        info = self.device.module_load(module, ptx.encode() + b"\0")
+        info = self.device.module_load(module, image)
         names = {k.name: i for i, k in enumerate(info.kernels)}
         return module, names, [k.params for k in info.kernels]
 

@@ -36,6 +36,37 @@ class ExecutionCalls:
         return OK, self._new("CUmodule", (kernels, {}))
 
     @checked
+    def cuLinkCreate(self, numOptions, options, optionValues):
+        assert numOptions == len(options) == len(optionValues)
+        return OK, self._new("CUlinkState", ([], optionValues[0]))
+
+    @checked
+    def cuLinkAddData(self, state, type, data,  # noqa: A002
+                       size, name, numOptions, options, optionValues):
+        assert len(data) == size
+        texts, log = self._alive[state]
+        if b".version" not in data:
+            log[:3] = b"bad"
+            return 218
+        texts.append(data.rstrip(b"\0"))
+        return OK
+
+    @checked
+    def cuLinkComplete(self, state):
+        texts, log = self._alive[state]
+        if any(b".extern .func" in text for text in texts) and len(texts) == 1:
+            log[:19] = b"Undefined reference"
+            return 999, None, None
+        whole = ctypes.create_string_buffer(b"\n".join(texts))
+        self._alive[state][0].append(whole)
+        return OK, ctypes.addressof(whole), len(whole)
+
+    @checked
+    def cuLinkDestroy(self, state):
+        del self._alive[state]
+        return OK
+
+    @checked
     def cuModuleUnload(self, hmod):
         # Nothing in CUDA's documentation says that this waits.
         assert self.queue.idle or self.broken, "unloaded while a kernel may run"

@@ -32,6 +32,7 @@ HANDLES = {
     for name in (
         "CUdeviceptr", "CUdevice", "CUcontext", "CUstream", "CUevent", "CUmodule", "CUfunction",
         "CUgraph", "CUgraphNode", "CUgraphExec", "CUmemGenericAllocationHandle",
+        "CUlinkState",
     )
 }  # fmt: skip
 
@@ -128,6 +129,11 @@ ENUMS = {
     "CUjit_option": IntEnum(
         "CUjit_option",
         {"CU_JIT_ERROR_LOG_BUFFER": 5, "CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES": 6},
+    ),
+    "CUjitInputType": IntEnum(
+        "CUjitInputType",
+        {"CU_JIT_INPUT_CUBIN": 0, "CU_JIT_INPUT_PTX": 1, "CU_JIT_INPUT_FATBINARY": 2,
+         "CU_JIT_INPUT_OBJECT": 3, "CU_JIT_INPUT_LIBRARY": 4},
     ),
     "CUmemAllocationType": IntEnum(
         "CUmemAllocationType", {"CU_MEM_ALLOCATION_TYPE_PINNED": 1}

@@ -12,6 +12,7 @@ from support.gpu import ADD, MIB, NONE, PTX, WRITE, gpu, kernel, loaded_gpu, ref
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.gpu import symbols
 from rrto_ros.devices.gpu.staging import DOWNLOAD_BYTES, UPLOAD_BYTES
+from rrto_ros.devices.linked import LinkInput, linked_image
 from rrto_ros.devices.protocol import Device, MemsetNode
 from rrto_ros.errors import PtxError
 
@@ -197,6 +198,29 @@ class TestModules:
             assert device.module_load(1, image).kernels[0].name == "from_elf"
             sent = [a[0] for name, a in cuda.calls if name == "cuModuleLoadDataEx"]
             assert sent == [image]
+
+    def test_a_link_is_made_by_the_drivers_linker_and_its_kernels_keep_their_order(self):
+        second = PTX.replace(b"write_word", b"a_first").replace(b"add_word", b"b_second")
+        image = linked_image((LinkInput(1, "one", PTX), LinkInput(1, "two", second)))
+        with gpu() as (device, cuda):
+            names = [k.name for k in device.module_load(1, image).kernels]
+            assert names == ["write_word", "add_word", "no_arguments", "a_first", "b_second"]
+            added = [a for name, a in cuda.calls if name == "cuLinkAddData"]
+            assert [(int(a[1]), a[2], a[4]) for a in added] == [
+                (1, PTX + b"\0", b"one"), (1, second + b"\0", b"two")]
+            assert cuda.names().count("cuLinkDestroy") == 1
+
+    def test_the_linkers_words_come_with_a_refused_link(self):
+        missing = b".extern .func foo;\n" + PTX
+        with gpu() as (device, cuda):
+            image = linked_image((LinkInput(1, "one", missing),))
+            text = refused(CUresult.INVALID_SOURCE, device.module_load, 1, image)
+            assert "Undefined reference" in text
+            image = linked_image((LinkInput(1, "one", b"what"),))
+            assert "bad" in refused(CUresult.INVALID_PTX, device.module_load, 1, image)
+            refused(CUresult.INVALID_IMAGE, device.module_load, 1,
+                    linked_image((LinkInput(9, "one", PTX),)))
+            assert cuda.names().count("cuLinkDestroy") == 3
 
     def test_names_twice_or_unknown_are_invalid_handles(self, loaded):
         device, _, base = loaded

@@ -852,7 +852,7 @@ CLASSES: dict[str, str] = {
     "cuLinkAddData_v2": "local",
     "cuLinkAddFile": "local",
     "cuLinkAddFile_v2": "local",
-    "cuLinkComplete": "local",
+    "cuLinkComplete": "sync",
     "cuLinkCreate": "local",
     "cuLinkCreate_v2": "local",
     "cuLinkDestroy": "local",

@@ -27,7 +27,7 @@ from rrto_ros.devices.cpu.modules import Compiler, LoadedModule
 from rrto_ros.devices.cpu.passes.layout import align_up
 from rrto_ros.devices.cpu.segment import CpuSegment, short
 from rrto_ros.devices.graphs import GraphExec, Graphs
-from rrto_ros.devices.images import ptx_text
+from rrto_ros.devices.linked import ptx_source
 from rrto_ros.devices.protocol import (
     DeviceInfo,
     GlobalInfo,
@@ -144,10 +144,10 @@ class CpuDevice:
 
     # modules
     def module_load(self, module: int, image: bytes) -> ModuleInfo:
-        """Loads PTX (text or in a fatbin); every kernel is checked, none is compiled yet."""
+        """Loads PTX (text, fatbin, link); every kernel is checked, none is compiled yet."""
         if module in self._modules:
             raise CudaError(CUresult.INVALID_HANDLE, f"module {module} exists already")
-        loaded = self._compiler.load(ptx_text(bytes(image), self._info.compute_capability))
+        loaded = self._compiler.load(ptx_source(bytes(image), self._info.compute_capability))
         facts = loaded.facts
         if facts.total_bytes:
             loaded.base = self._arena.allocate_module(facts.total_bytes, facts.alignment)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ from rrto_ros.devices.cpu.facts import KernelFacts, ModuleFacts, facts_in, facts
 from rrto_ros.devices.cpu.jit import LoadedCode, host_target
 from rrto_ros.devices.cpu.launcher import Runnable
 from rrto_ros.devices.cpu.program import KernelProgram, ModuleProgram, prepare
+from rrto_ros.devices.linked import PtxInput
 from rrto_ros.errors import PtxError
 
 _CHECK_BLOCK = (1, 1, 1)
@@ -35,7 +37,7 @@ class LoadedModule:
 
     Attributes:
         facts: What loading and launching need.
-        text: The PTX text.
+        source: The PTX text, or the texts of a link.
         digest: Its hash.
         base: Address of the module's variables.
         max_dynamic: Kernel index -> dynamic shared bytes that a launch may ask for.
@@ -44,7 +46,7 @@ class LoadedModule:
     """
 
     facts: ModuleFacts
-    text: str
+    source: str | Sequence[PtxInput]
     digest: str
     base: int = 0
     max_dynamic: dict[int, int] = field(default_factory=dict)
@@ -54,7 +56,7 @@ class LoadedModule:
     @cached_property
     def program(self) -> ModuleProgram:
         """The kernels, parsed and prepared when they are first asked for."""
-        return prepare(self.text)
+        return prepare(self.source)
 
 
 class Compiler:
@@ -87,24 +89,26 @@ class Compiler:
         """Ends the compile processes."""
         self.pool.close()
 
-    def load(self, text: str) -> LoadedModule:
-        """Parses a PTX text and checks every instruction of every kernel.
+    def load(self, source: str | Sequence[PtxInput]) -> LoadedModule:
+        """Parses a PTX text, or links several, and checks every instruction of every kernel.
 
         Raises:
             PtxError: INVALID_PTX, naming the kernel and the instruction or line.
         """
-        digest = hashlib.sha256(text.encode()).hexdigest()
+        whole = source if isinstance(source, str) else "".join(
+            f"{len(part)}:{part}" for one in source for part in (one.name, one.text))
+        digest = hashlib.sha256(whole.encode()).hexdigest()
         key = cache_key(digest, _FACTS)
         entry = self.cache.get(key)
         if entry is not None:
             self.known += 1
-            module = LoadedModule(facts_in(entry), text, digest)
+            module = LoadedModule(facts_in(entry), source, digest)
         else:
             self.pool.warm()
-            program = prepare(text)
+            program = prepare(source)
             for kernel in program.kernels:
                 check_kernel(kernel)
-            module = LoadedModule(facts_of(program), text, digest)
+            module = LoadedModule(facts_of(program), source, digest)
             module.program = program
             self.cache.put(key, module.facts.to_entry())
         self._compile_ahead(module)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rrto_ros.devices.cpu.passes.cfg import build_blocks, destinations, sources
@@ -22,8 +22,9 @@ from rrto_ros.devices.cpu.passes.rename import rename_local
 from rrto_ros.devices.cpu.passes.reorder import loads_last
 from rrto_ros.devices.cpu.passes.uniform import VectorPlan, plan_vectors
 from rrto_ros.devices.cpu.ptx import ast
-from rrto_ros.devices.cpu.ptx.parser import parse_module
+from rrto_ros.devices.cpu.ptx.linking import read_module
 from rrto_ros.devices.cpu.ptx.types import TYPES
+from rrto_ros.devices.linked import PtxInput
 from rrto_ros.errors import PtxError
 
 
@@ -65,13 +66,13 @@ class ModuleProgram:
     kernels: tuple[KernelProgram, ...]
 
 
-def prepare(text: str) -> ModuleProgram:
-    """Parses a PTX text and prepares every kernel in it.
+def prepare(source: str | Sequence[PtxInput]) -> ModuleProgram:
+    """Parses a PTX text, or links several, and prepares every kernel in it.
 
     Raises:
         PtxError: The text is not valid or needs something that is not supported.
     """
-    module = parse_module(text)
+    module = read_module(source)
     layout = layout_module(module.variables)
     return ModuleProgram(module, layout, tuple(
         _prepare_kernel(entry, module, layout) for entry in module.entries))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from rrto_ros.devices.gpu import symbols
 from rrto_ros.devices.gpu.allocations import Allocations, merged
 from rrto_ros.devices.gpu.driver import Driver
 from rrto_ros.devices.images import is_binary
+from rrto_ros.devices.linked import PTX, LinkInput, link_inputs
 from rrto_ros.errors import CudaError, PtxError
 
 _LOG_BYTES = 8192
@@ -132,6 +134,9 @@ class Modules:
         self._modules.clear()
 
     def _load_image(self, image: bytes) -> Any:
+        inputs = link_inputs(image)
+        if inputs is not None:
+            return self._load_linked(inputs)
         data = image if is_binary(image) else image.rstrip(b"\0") + b"\0"
         log = bytearray(_LOG_BYTES)
         options = self._driver.module.CUjit_option
@@ -144,8 +149,40 @@ class Modules:
         except CudaError as error:
             if error.result not in _COMPILER_SAYS:
                 raise
-            said = bytes(log).split(b"\0", 1)[0].decode("utf-8", "replace").strip()
-            raise PtxError(f"{error.detail}{': ' if said else ''}{said}", error.result) from None
+            raise _said(error, log) from None
+
+    def _load_linked(self, inputs: tuple[LinkInput, ...]) -> Any:
+        """Link with the driver's linker, and load what it makes."""
+        call = self._driver.call
+        log = bytearray(_LOG_BYTES)
+        options = self._driver.module.CUjit_option
+        kinds = self._driver.module.CUjitInputType
+        state = call(
+            "cuLinkCreate", 2,
+            [options.CU_JIT_ERROR_LOG_BUFFER, options.CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES],
+            [log, _LOG_BYTES],
+        )  # fmt: skip
+        try:
+            for one in inputs:
+                data = one.data + b"\0" if one.kind == PTX else one.data
+                call("cuLinkAddData", state, kinds(one.kind), data, len(data),
+                     one.name.encode(), 0, [], [])
+            # Symbols that are missing make it answer UNKNOWN, which ends no context here.
+            code, *linked = self._driver.call_anyway("cuLinkComplete", state)
+            if code == CUresult.UNKNOWN:
+                raise CudaError(CUresult.INVALID_SOURCE, "cuLinkComplete")
+            if code:
+                raise self._driver.error(code, "cuLinkComplete")
+            cubin = ctypes.string_at(int(linked[0]), int(linked[1]))
+            return call("cuModuleLoadDataEx", cubin, 0, [], [])
+        except CudaError as error:
+            if error.result not in _COMPILER_SAYS:
+                raise
+            raise _said(error, log) from None
+        except ValueError as error:  # a kind of input that cuda-python does not know
+            raise CudaError(CUresult.INVALID_IMAGE, f"the linked image: {error}") from None
+        finally:
+            self._driver.call_anyway("cuLinkDestroy", state)
 
     def _describe(self, handle: Any, image: bytes) -> LoadedModule:
         """The module's kernels: in the order of the PTX text, further ones by name."""
@@ -190,3 +227,9 @@ class Modules:
                 if code == CUresult.SUCCESS and int(where[1]):
                     out.append(GlobalInfo(name, int(where[0]), int(where[1])))
         return out
+
+
+def _said(error: CudaError, log: bytearray) -> PtxError:
+    """The error with the words of the driver's compiler."""
+    said = bytes(log).split(b"\0", 1)[0].decode("utf-8", "replace").strip()
+    return PtxError(f"{error.detail}{': ' if said else ''}{said}", error.result)

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 
 from rrto_ros.devices.images import contents
+from rrto_ros.devices.linked import link_inputs
 from rrto_ros.errors import PtxError
 
 _ELF = b"\x7fELF"
@@ -24,10 +25,14 @@ _NAME = re.compile(r"([A-Za-z_$%][\w$]*)\s*(?:\[[^\]]*\]\s*)*$")
 
 
 def kernel_order(image: bytes) -> list[str]:
-    """Kernels in the order of the image's first PTX text; empty where it has none."""
-    for text in _texts(image):
-        return list(dict.fromkeys(_ENTRY.findall(_COMMENT.sub(" ", text))))
-    return []
+    """Kernels in the order of the image's PTX: of its first text, or of all texts of a link."""
+    names: dict[str, None] = {}
+    linked = link_inputs(image)
+    for part in (image,) if linked is None else (one.data for one in linked):
+        for text in _texts(part):
+            names.update(dict.fromkeys(_ENTRY.findall(_COMMENT.sub(" ", text))))
+            break
+    return list(names)
 
 
 def variable_names(image: bytes) -> list[str]:
@@ -44,6 +49,9 @@ def variable_names(image: bytes) -> list[str]:
 
 def _parts(image: bytes) -> list[bytes]:
     try:
+        linked = link_inputs(image)
+        if linked is not None:
+            return [part for one in linked for part in contents(one.data)]
         return contents(image)
     except PtxError:
         return []  # the driver says what is wrong with it

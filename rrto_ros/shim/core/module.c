@@ -222,6 +222,13 @@ static void tell(const struct rrto_jit *jit, const struct rrto_module *module)
     free(text);
 }
 
+/* An error's text without the call and the result that stand before it. */
+static const char *compilers_words(const char *text)
+{
+    const char *end = strncmp(text, "module_load #", 13) ? NULL : strstr(text, "): ");
+    return end ? end + 3 : text;
+}
+
 CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
                    struct rrto_object **out)
 {
@@ -236,7 +243,7 @@ CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
         char *text = wait.data;
         if (text)
             text[wait.got] = 0;
-        rrto_jit_log(jit, text ? text : "the module could not be loaded");
+        rrto_jit_log(jit, text ? compilers_words(text) : "the module could not be loaded");
         rrto_jit_info(jit, "");
         if (text && wait.got)
             rrto_say("module load failed: %s", text);

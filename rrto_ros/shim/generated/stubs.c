@@ -2465,7 +2465,7 @@ CUresult cuLinkComplete(CUlinkState state, void** cubinOut, size_t* sizeOut)
 {
     CUresult result;
     rrto_count(306);
-    if ((result = rrto_need_context()))
+    if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLinkComplete(state, cubinOut, sizeOut);
 }

@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -450,17 +451,44 @@ def linking():
     ok("cuLinkAddData_v2", state, 1, first, len(first) + 1, b"a.ptx", 0, 0, 0)
     image, size = ctypes.c_void_p(), ctypes.c_size_t()
     ok("cuLinkComplete", state, ctypes.byref(image), ctypes.byref(size))
-    wants(ctypes.string_at(image.value, size.value), PTX + b"\0", "the linked image")
+    from rrto_ros.devices.linked import LinkInput, linked_image
+
+    inputs = (LinkInput(1, "a.ptx", PTX),)
+    wants(ctypes.string_at(image.value, size.value), linked_image(inputs), "the linked image")
     module = out("cuModuleLoadDataEx", image, 0, 0, 0)
     function(module)
-    ok("cuLinkAddData_v2", state, 1, b"// more", 7, b"b.ptx", 0, 0, 0)
+    more = PTX[: PTX.index(b".visible")] + b".visible .func more() { ret; }"
+    with tempfile.NamedTemporaryFile(suffix=".ptx") as file:
+        file.write(more)
+        file.flush()
+        ok("cuLinkAddFile_v2", state, 1, file.name.encode(), 0, 0, 0)
+        inputs += (LinkInput(1, Path(file.name).name, more),)
+    kept = ctypes.string_at(image.value, size.value), image.value, size.value
     ok("cuLinkComplete", state, ctypes.byref(image), ctypes.byref(size))
-    wants(
-        ctypes.string_at(image.value, size.value), PTX + b"\n//RRTO-LINK\n// more\0", "two inputs"
-    )
-    wants(call("cuLinkAddData_v2", state, 0, b"cubin", 5, b"c", 0, 0, 0), NOT_SUPPORTED, "a cubin")
+    whole = ctypes.string_at(image.value, size.value)
+    wants(whole, linked_image(inputs), "two inputs")
+    wants(ctypes.string_at(kept[1], kept[2]), kept[0], "the first image, afterwards")
+    # What is linked can be an input itself.
+    again = out_last("cuLinkCreate_v2", 0, 0, 0)
+    ok("cuLinkAddData_v2", again, 0, whole, len(whole), b"c", 0, 0, 0)
+    wants(call("cuLinkAddData_v2", again, 1, b"", 0, b"d", 0, 0, 0), INVALID_VALUE, "no bytes")
+    wants(call("cuLinkAddData_v2", again, 5, b"BC", 2, b"d", 0, 0, 0), NOT_SUPPORTED, "NVVM")
+    wants(call("cuLinkAddData_v2", again, 7, b"BC", 2, b"d", 0, 0, 0), INVALID_VALUE, "no kind")
+    ok("cuLinkComplete", again, ctypes.byref(image), ctypes.byref(size))
+    wants(ctypes.string_at(image.value, size.value), whole, "a link of a link")
+    ok("cuLinkDestroy", again)
+    # What is defined twice is said when the link is completed, and the size of the log with it.
+    ok("cuLinkAddData_v2", state, 1, more, len(more), b"twice", 0, 0, 0)
+    wants(call("cuLinkComplete", state, ctypes.byref(image), ctypes.byref(size)), 999, "twice")
+    first = inputs[1].name
+    said = f"error   : Multiple definition of 'more' in 'twice', first defined in '{first}'"
+    wants((log.value.decode(), values[1]), (said, len(said)), "the log")
     ok("cuLinkDestroy", state)
     wants(call("cuLinkDestroy", state), INVALID_HANDLE, "destroyed twice")
+    state = out_last("cuLinkCreate_v2", 0, 0, 0)
+    ok("cuLinkAddData_v2", state, 0, b"cubin", 5, b"c", 0, 0, 0)
+    wants(call("cuLinkComplete", state, ctypes.byref(image), ctypes.byref(size)), 209, "a cubin")
+    ok("cuLinkDestroy", state)
 
 
 def out_last(name, *arguments):

@@ -68,8 +68,11 @@ class _Inliner:
             self.regs[rename.names.get(name, name)] = kind
         for var in function.variables:
             if var.space in ("shared", "global", "const"):
-                self.variables.append(var)
-                rename.names.pop(var.name, None)
+                # One for all calls of the function, and no other function's.
+                name = f"{var.name}$f${function.name}"
+                rename.names[var.name] = name
+                if all(known.name != name for known in self.variables):
+                    self.variables.append(replace(var, name=name))
             else:
                 self.variables.append(replace(var, name=rename.names[var.name]))
         for table, labels in function.tables.items():
@@ -120,9 +123,9 @@ class _Renamer:
         if instr.op == "ret":
             return ast.Instr("bra", (), (ast.Sym(self.end),), guard, instr.guard_negated,
                              instr.line)
-        return replace(instr, guard=guard, args=tuple(self._operand(a) for a in instr.args))
+        return replace(instr, guard=guard, args=tuple(self.operand(a) for a in instr.args))
 
-    def _operand(self, operand: ast.Operand) -> ast.Operand:
+    def operand(self, operand: ast.Operand) -> ast.Operand:
         match operand:
             case ast.Reg(name):
                 return ast.Reg(self.names.get(name, name))
@@ -133,15 +136,35 @@ class _Renamer:
             case ast.Not(reg):
                 return ast.Not(ast.Reg(self.names.get(reg.name, reg.name)))
             case ast.Addr(base, offset):
-                inner = self._operand(base)
+                inner = self.operand(base)
                 assert isinstance(inner, ast.Reg | ast.Sym | ast.Imm)
                 return ast.Addr(inner, offset)
             case ast.Vec(items):
-                return ast.Vec(tuple(self._operand(i) for i in items))
+                return ast.Vec(tuple(self.operand(i) for i in items))
             case ast.Pair(first, second):
-                return ast.Pair(self._operand(first), self._operand(second))
+                return ast.Pair(self.operand(first), self.operand(second))
             case _:
                 return operand
+
+
+def _unshadowed(kernel: ast.Function, module: ast.Module) -> ast.Function:
+    """The kernel with those of its names renamed that hide the module's from what it calls."""
+    outside = {v.name for v in module.variables}
+    own = {v.name for v in (*kernel.variables, *kernel.params)} & outside
+    if not own:
+        return kernel
+    rename = _Renamer(kernel, "$k")
+    rename.names, rename.labels = {name: f"{name}$k" for name in own}, set()
+    variables, params = (
+        tuple(replace(v, name=rename.names.get(v.name, v.name)) for v in some)
+        for some in (kernel.variables, kernel.params)
+    )
+    body = tuple(
+        replace(code, args=tuple(rename.operand(a) for a in code.args))
+        if isinstance(code, ast.Instr) else code
+        for code in kernel.body or ()
+    )
+    return replace(kernel, variables=variables, params=params, body=body)
 
 
 def inline_calls(kernel: ast.Function, module: ast.Module) -> ast.Function:
@@ -154,8 +177,9 @@ def inline_calls(kernel: ast.Function, module: ast.Module) -> ast.Function:
     body = kernel.body or ()
     if not any(isinstance(i, ast.Instr) and i.op == "call" for i in body):
         return kernel
+    kernel = _unshadowed(kernel, module)
     inliner = _Inliner(kernel, module)
-    inliner.expand(body, (kernel.name,))
+    inliner.expand(kernel.body or (), (kernel.name,))
     return replace(kernel, regs=inliner.regs, variables=tuple(inliner.variables),
                    tables=inliner.tables, body=tuple(inliner.code))
 

@@ -140,6 +140,7 @@ class Var:
         size: Bytes; 0 for an unsized extern array.
         init: Flattened initial elements, gaps filled with 0, or None.
         external: Declared .extern.
+        linkage: "visible", "weak" or "common" as declared; "" for its module alone.
     """
 
     space: str
@@ -149,6 +150,7 @@ class Var:
     size: int
     init: tuple[Initial, ...] | None = None
     external: bool = False
+    linkage: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ class Function:
         maxntid: From .maxntid, padded to three, or None.
         reqntid: From .reqntid, padded to three, or None.
         tables: .branchtargets lists by their label.
+        linkage: As of a variable.
     """
 
     name: str
@@ -178,6 +181,7 @@ class Function:
     maxntid: tuple[int, int, int] | None = None
     reqntid: tuple[int, int, int] | None = None
     tables: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    linkage: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.cursor import Cursor
@@ -23,7 +24,7 @@ MAX_VARIABLE_BYTES = 1 << 32
 MAX_ALIGNMENT = 1 << 19
 """Of a variable; shared, local and module memory begin at a multiple of it."""
 _LINKAGE = {"visible", "weak", "extern", "common"}
-_SKIP_TO_SEMICOLON = {"pragma", "alias", "callprototype"}
+_SKIP_TO_SEMICOLON = {"pragma", "callprototype"}
 _SKIP_LINE = {"file", "loc"}
 _GEOMETRY = {"maxntid", "reqntid", "minnctapersm", "maxnctapersm", "maxnreg", "reqnctapercluster",
              "maxclusterrank"}
@@ -31,7 +32,7 @@ _FLAGS = {"noreturn", "explicitcluster", "blocksareclusters", "unique", "abi_pre
           "abi_preserve_control"}
 DIRECTIVES = tuple(sorted({
     "version", "target", "address_size", "entry", "func", "reg", "section", "align",
-    "branchtargets", *(SPACES - {"reg"}), *_LINKAGE, *_SKIP_TO_SEMICOLON, *_SKIP_LINE,
+    "alias", "branchtargets", *(SPACES - {"reg"}), *_LINKAGE, *_SKIP_TO_SEMICOLON, *_SKIP_LINE,
     *_GEOMETRY, *_FLAGS}))
 """Every directive that is read, for the support page."""
 
@@ -50,6 +51,7 @@ class _ModuleParser:
         self.at = cursor
         self.variables: list[ast.Var] = []
         self.functions: dict[str, ast.Function] = {}
+        self.aliases: list[tuple[str, str]] = []
 
     def module(self) -> ast.Module:
         at = self.at
@@ -75,6 +77,8 @@ class _ModuleParser:
                 at.skip_line()
             elif name in _SKIP_TO_SEMICOLON:
                 at.skip_past(";")
+            elif name == "alias":
+                self._alias()
             elif name == "section":
                 at.skip_past("{")
                 at.skip_past("}")
@@ -86,26 +90,60 @@ class _ModuleParser:
                 raise at.error(f"unexpected {token.text!r} at module level")
         if not self.functions and not self.variables:
             raise PtxError("the PTX text declares nothing (cut short?)")
+        self._resolve_aliases()
+        self._drop_declarations()
         return ast.Module(version, target, tuple(self.variables), self.functions)
 
     def _declaration(self) -> None:
         at = self.at
-        external = False
+        external, linkage = False, ""
         while at.peek().text[1:] in _LINKAGE:
-            external |= at.next().text == ".extern"
+            found = at.next().text[1:]
+            external |= found == "extern"
+            linkage = linkage if found == "extern" else found
         word = at.peek().text[1:]
         if word in ("entry", "func"):
             at.next()
             function = self._function(is_entry=word == "entry")
             known = self.functions.get(function.name)
+            linkage = linkage or (known.linkage if known is not None else "")
+            function = replace(function, linkage=linkage)
             if known is not None and known.body is not None and function.body is not None:
                 raise at.error(f"{function.name} is defined twice")
             if known is None or known.body is None:
                 self.functions[function.name] = function
         elif word in SPACES:
-            self.variables += parse_variables(at, external, lambda name: name)
+            self.variables += [replace(v, linkage=linkage)
+                               for v in parse_variables(at, external, lambda name: name)]
         else:
             raise at.error(f"unknown directive .{word}")
+
+    def _alias(self) -> None:
+        at = self.at
+        at.next()
+        name = at.identifier()
+        at.expect(",")
+        self.aliases.append((name, at.identifier()))
+        at.expect(";")
+
+    def _resolve_aliases(self) -> None:
+        for name, target in self.aliases:
+            declared, defined = self.functions.get(name), self.functions.get(target)
+            if declared is None or declared.is_entry or declared.body is not None:
+                raise PtxError(f".alias {name}, {target}: {name} must be a declared function")
+            if defined is None or defined.is_entry or defined.body is None:
+                raise PtxError(f".alias {name}, {target}: {target} must be a defined function")
+            self.functions[name] = replace(defined, name=name, linkage=declared.linkage)
+
+    def _drop_declarations(self) -> None:
+        """Of a variable that is declared and defined, the definition stays."""
+        defined = [v.name for v in self.variables if not v.external]
+        if len(set(defined)) < len(defined):
+            twice = next(name for name in defined if defined.count(name) > 1)
+            raise PtxError(f"variable {twice} is defined twice")
+        kept = {v.name: v for v in self.variables if v.external}
+        kept.update((v.name, v) for v in self.variables if not v.external)
+        self.variables = list(kept.values()) if len(kept) < len(self.variables) else self.variables
 
     def _function(self, *, is_entry: bool) -> ast.Function:
         at = self.at
