@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from rrto_ros.cli.summary import counts, human_bytes
+from rrto_ros.cli.summary import counts, human_bytes, named
 from rrto_ros.errors import ConfigError, UnavailableError
 from rrto_ros.transport.ros_client import RECORDER, SERVER, RobotClient
 
@@ -75,7 +75,7 @@ def session_table(statuses: list[dict[str, Any]]) -> Table | None:
         table.add_column(name, overflow="fold")
     for s in status["sessions"]:
         calls = s["calls_local"] + s["calls_async"] + s["calls_sync"]
-        unsupported = "\n".join(f"{escape(n)} {c:,}" for n, c in counts(s["unsupported"]).items())
+        unsupported = "\n".join(map(escape, named(counts(s["unsupported"]))))
         table.add_row(
             s["program"].replace("[", "\\["),
             str(s["pid"]),

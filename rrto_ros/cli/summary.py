@@ -28,6 +28,14 @@ def counts(entries: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return dict(total.most_common())
 
 
+def named(entries: Mapping[str, int]) -> list[str]:
+    """Names with their counts; what is more than a name is told apart from its count."""
+    return [
+        f"{name} {count:,}" if " " not in name else f"{name} ({count:,} x)"
+        for name, count in entries.items()
+    ]
+
+
 def totals(sessions: Iterable[Plain]) -> Plain:
     """Sums over sessions, with the calls by name."""
     found = list(sessions)
@@ -96,8 +104,7 @@ def summary_table(result: Plain) -> Table:
     )
     table.add_row("time waiting", f"{total['wait_s']:.3f} s of {result['seconds']:.3f} s")
     bad = total["unsupported"]
-    named = "\n".join(f"{escape(name)} {count:,}" for name, count in bad.items())
-    table.add_row("unsupported", named or "none")
+    table.add_row("unsupported", "\n".join(map(escape, named(bad))) or "none")
     for session in sessions:
         if session["error"]:
             table.add_row("[red]error[/red]", str(session["error"]).replace("[", "\\["))

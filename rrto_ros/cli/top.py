@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rrto_ros.cli.state import read_statuses
-from rrto_ros.cli.summary import counts, human_bytes
+from rrto_ros.cli.summary import counts, human_bytes, named
 from rrto_ros.errors import ConfigError
 from rrto_ros.termination import Termination
 from rrto_ros.transport.ros_client import RECORDER, SERVER, RobotClient
@@ -142,7 +142,7 @@ def _cells(s: Plain, rate: tuple[float, float] | None) -> dict[str, Text]:
     phase.append(f"\n{s['mode'] or '?'} on {s['device'] or '?'}", style="default")
     if s["error"]:
         phase.append(f"\n{s['error']}", style="red")
-    unsupported = "\n".join(f"{n} {c:,}" for n, c in counts(s["unsupported"]).items())
+    unsupported = "\n".join(named(counts(s["unsupported"])))
     texts = _replayed(s, rate) if s["plans"] or s["inferences"] else _plain(s, rate)
     return {
         "program": Text(f"{short(s['program'])}\npid {s['pid']}, {_seconds(s['duration_s'])}"),

@@ -40,7 +40,7 @@ def test_the_table_names_unsupported_calls_errors_and_missing_reports():
     asked = [*SESSION["unsupported"], {"name": "cuBar: [flag] 4", "count": 2}]
     lost = {**SESSION, "error": "the server [cpu] is gone", "unsupported": asked}
     text = text_of(report(["prog"], 1, 2.0, [lost], False))
-    parts = ("cuFoo 1", "cuBar: [flag] 4 2", "the server [cpu] is gone", "not all reports",
+    parts = ("cuFoo 1", "cuBar: [flag] 4 (2 x)", "the server [cpu] is gone", "not all reports",
              "2 in 3 batches")  # fmt: skip
     for part in parts:
         assert part in text

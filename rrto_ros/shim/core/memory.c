@@ -147,9 +147,7 @@ CUresult rrto_cuDeviceGetMemPool(CUmemoryPool *pool, CUdevice dev)
 CUresult rrto_cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool)
 {
     struct rrto_object *object = rrto_find(RRTO_POOL, pool);
-    if (dev)
-        return CUDA_INVALID_DEVICE;
-    if (!object || !the_default())
+    if (dev || !object || !the_default())
         return CUDA_INVALID_VALUE;
     current_pool = object;
     return CUDA_SUCCESS;
@@ -196,7 +194,7 @@ CUresult rrto_cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProp
                            poolProps->handleTypes);
     CUresult result = on_device(&poolProps->location, poolProps->allocType);
     if (result)
-        return result;
+        return result == CUDA_INVALID_DEVICE ? CUDA_INVALID_VALUE : result;
     if (!the_default()) /* the default pool has the first name */
         return CUDA_OUT_OF_MEMORY;
     struct rrto_object *object = new_pool();

@@ -9,7 +9,7 @@
 
 /* ---- JIT options: the logs and the time ---- */
 
-enum { WALL_TIME = 2, INFO = 3, INFO_BYTES = 4, ERROR = 5, ERROR_BYTES = 6, VERBOSE = 12 };
+enum { MAX_REGISTERS = 0, WALL_TIME = 2, INFO = 3, INFO_BYTES = 4, ERROR = 5, ERROR_BYTES = 6, VERBOSE = 12 };
 
 /* The last value of an option. */
 static void **option_of(const struct rrto_jit *jit, int option)
@@ -206,6 +206,20 @@ static struct rrto_module *read_module(const unsigned char *data, size_t bytes,
     return module;
 }
 
+/* CU_JIT_MAX_REGISTERS: a compiler would see to it. */
+static void limit_registers(const struct rrto_jit *jit, struct rrto_module *module)
+{
+    enum { NUM_REGS = 4 };
+    void **most = option_of(jit, MAX_REGISTERS);
+    int limit = most ? (int)((uintptr_t)*most & 0xFFFF) : 0;
+    for (uint32_t i = 0; limit && i < module->kernel_count; i++)
+        for (uint32_t k = 0; k < module->kernels[i].attribute_count; k++) {
+            struct rrto_pair *pair = &module->kernels[i].attributes[k];
+            if (pair->id == NUM_REGS && pair->value > limit)
+                pair->value = limit;
+        }
+}
+
 /* With CU_JIT_LOG_VERBOSE: what each kernel needs. */
 static void tell(const struct rrto_jit *jit, const struct rrto_module *module)
 {
@@ -267,6 +281,7 @@ CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
     rrto_jit_log(jit, "");
     object->owner = rrto_current();
     struct rrto_module *module = object->data;
+    limit_registers(jit, module);
     tell(jit, module);
     for (uint32_t i = 0; i < module->global_count; i++)
         rrto_range_globals(object, module->globals[i].address, module->globals[i].bytes);

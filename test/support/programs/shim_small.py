@@ -118,17 +118,20 @@ def registers():
         f"ld.global.u32 %r{i}, [%rd1+{4 * i}];" for i in range(30)
     )
     body += "".join(f"add.u32 %r0, %r0, %r{i};" for i in range(1, 30))
-    module = load(
+    image = (
         b".version 7.0\n.target sm_70\n.address_size 64\n.visible .entry big(.param .u64 p) {"
         b".reg .b64 %rd<2>; .reg .b32 %r<30>;" + body.encode()
         + b"st.global.u32 [%rd1], %r0; ret;}"
         b".visible .entry small(.param .u64 p) { ret; }"
     )
+    module = load(image)
     big, small = function(module, b"big"), function(module, b"small")
     numbers = [out("cuFuncGetAttribute", 4, kernel, kind=INT) for kernel in (big, small)]
     blocks = [out("cuOccupancyMaxActiveBlocksPerMultiprocessor", kernel, 1024, 0, kind=INT)
               for kernel in (big, small)]  # fmt: skip
-    print(json.dumps({"registers": numbers, "blocks": blocks}))
+    module = out("cuModuleLoadDataEx", image, 1, (INT * 1)(0), (ctypes.c_void_p * 1)(16))
+    limited = out("cuFuncGetAttribute", 4, function(module, b"big"), kind=INT)
+    print(json.dumps({"registers": numbers, "blocks": blocks, "limited": limited}))
 
 
 def clusters():
