@@ -58,6 +58,7 @@ from rrto_ros.api.wire import (
     RESULT_HEADER,
     RESULT_STICKY,
     RESULT_UNDONE,
+    RESULTS_WANTED_OP,
     TABLE_HASH,
     Buffer,
     check_padding,
@@ -99,6 +100,7 @@ __all__ = [
     "RESULT_BLOB_WANTED",
     "RESULT_CONTROL",
     "RESULT_HEADER",
+    "RESULTS_WANTED_OP",
     "RESULT_UNDONE",
     "RESULT_STICKY",
     "ResultRecord",
@@ -200,7 +202,9 @@ PLAN_REF = Op(
 """Stands for `count` calls of a plan, from its call `first` on."""
 PLAN_TAKEN = Op(PLAN_TAKEN_OP, "plan_taken", (("plan", "u32"), ("state", "u32")))
 """From the shim to recorder_replayer: a plan is installed, removed or refused."""
-_ITEMS = (BLOB_DATA, PLAN_DEFINE, PLAN_REF, PLAN_TAKEN)
+RESULTS_WANTED = Op(RESULTS_WANTED_OP, "results_wanted", ())
+"""From the shim to recorder_replayer: what the calls so far leave in host memory is wanted."""
+_ITEMS = (BLOB_DATA, PLAN_DEFINE, PLAN_REF, PLAN_TAKEN, RESULTS_WANTED)
 LAYOUTS |= {op.code: _layout(op) for op in _ITEMS}
 OP_BY_NAME: dict[str, Op] = {op.name: op for op in (*OPS, *_ITEMS)}
 OP_BY_CODE: dict[int, Op] = {op.code: op for op in (*OPS, *_ITEMS)}

@@ -46,6 +46,8 @@ PLAN_REF_OP = 0xFF02
 """A record that stands for calls of a plan; recorder_replayer and the shim make it."""
 PLAN_TAKEN_OP = 0xFF03
 """What the shim says about a plan that it was told of; never leaves the robot."""
+RESULTS_WANTED_OP = 0xFF04
+"""The program looks at host memory that earlier calls fill; never leaves the robot."""
 
 CALL_HEADER = struct.Struct("<IHHQII")
 RESULT_HEADER = struct.Struct("<IIQII")

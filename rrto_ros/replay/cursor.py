@@ -20,6 +20,7 @@ from rrto_ros.api.wire import (
     HEADER_BYTES,
     PLAN_REF_OP,
     PLAN_TAKEN_OP,
+    RESULTS_WANTED_OP,
     Buffer,
 )
 from rrto_ros.errors import ProtocolError
@@ -280,6 +281,8 @@ class Cursor:
         fed.items = True
         if header.op == PLAN_TAKEN_OP:
             self.shim.taken(view, header)
+        elif header.op == RESULTS_WANTED_OP:
+            fed.wanted = True
         elif header.op == PLAN_REF_OP:
             record = view[offset : offset + header.size]
             self._walked(self.shim.reference(view, header), record, fed)

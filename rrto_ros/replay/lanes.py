@@ -57,6 +57,7 @@ class Fed:
         ended: For each walk that reached its end, the index of the last call before it whose
             result a thread waits for; 0 for none.
         answers: Result records that the server pushed ahead, for calls that now came.
+        wanted: Whether the program looks at host memory that some of the calls fill.
     """
 
     parts: list[Buffer] = field(default_factory=list)
@@ -68,6 +69,7 @@ class Fed:
     begun: int = 0
     ended: list[int] = field(default_factory=list)
     answers: list[Buffer] = field(default_factory=list)
+    wanted: bool = False
 
 
 class Lanes:

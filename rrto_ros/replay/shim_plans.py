@@ -24,6 +24,7 @@ from rrto_ros.api.codec import (
     PLAN_TAKEN_OP,
     RESULT_CONTROL,
     RESULT_HEADER,
+    RESULTS_WANTED_OP,
     Buffer,
     CallHeader,
     decode_call,
@@ -285,7 +286,7 @@ class ShimPlans:
 
 
 def expanded(data: bytes, plans: Mapping[int, Plan]) -> bytes:
-    """Records out of the call ring as the program's calls: references replaced, no PLAN_TAKEN.
+    """Records out of the call ring as the program's calls: references replaced, no items.
 
     Args:
         data: Whole records, each already checked.
@@ -298,7 +299,7 @@ def expanded(data: bytes, plans: Mapping[int, Plan]) -> bytes:
     parts: list[Buffer] = []
     start = 0
     for header in iter_headers(view):
-        if header.op not in (PLAN_REF_OP, PLAN_TAKEN_OP):
+        if header.op not in (PLAN_REF_OP, PLAN_TAKEN_OP, RESULTS_WANTED_OP):
             continue
         parts.append(view[start : header.offset])
         start = header.offset + header.size

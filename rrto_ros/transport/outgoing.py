@@ -20,6 +20,7 @@ from rrto_ros.api.codec import (
     PLAN_TAKEN_OP,
     RESULT_AHEAD,
     RESULT_UNDONE,
+    RESULTS_WANTED_OP,
     Buffer,
     ResultRecord,
     iter_headers,
@@ -233,6 +234,8 @@ class Outgoing:
         fed = self._replayer.feed(data)
         for part in fed.parts:
             self._add(part)
+        if fed.wanted:
+            self._wanted()
         for index, flags in fed.waited:
             self._waited(index, flags, now)
         for index in fed.quiet:
@@ -253,6 +256,11 @@ class Outgoing:
                     f"call {header.index} has flags 0x{flags:x} and operation {header.op}, which "
                     "only the recorder may use"
                 )
+            if header.op == RESULTS_WANTED_OP:
+                self._wanted()
+                self._add(memoryview(data)[start : header.offset])
+                start = header.offset + header.size
+                continue
             if header.op in _SHIM_OPS:
                 view = memoryview(data)
                 record, waited = replayer.pass_item(view, header)
@@ -273,11 +281,15 @@ class Outgoing:
                     start = header.offset + header.size
         self._add(memoryview(data)[start:] if start else data)
 
-    def _waited(self, index: int, flags: int, now: float) -> None:
+    def _wanted(self) -> None:
+        """Somebody waits for what the calls so far give."""
         self._flush = True
         self._lone = 0
         if self._replayer.ahead is not None:
             self._replayer.ahead.asked = True
+
+    def _waited(self, index: int, flags: int, now: float) -> None:
+        self._wanted()
         if flags & FLAG_REPLY:
             self._track(index, now)
 

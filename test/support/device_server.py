@@ -52,8 +52,8 @@ class DeviceServer(EchoServer):
             for record in self.reader.read(batch):
                 self.records.append(bytes(record))
             self.push(self.executor.execute(batch, self.push_to(sender)), sender)
-        header = next(iter_headers(self.records[-1])) if self.records else None
-        self.calls = [("", header.index, b"")] if header is not None else []
+        executed = self.executor.executed_call
+        self.calls = [("", executed, b"")] if executed else []
 
     def push_to(self, sender):
         def flush(data):

@@ -223,6 +223,8 @@ class Peer:
                 record = data[item.offset : item.offset + item.size]
                 view = memoryview(record)
                 header = next(iter_headers(view))
+                if item.op.name == "results_wanted":
+                    continue
                 if item.op.name == "plan_taken":
                     self.taken.append(tuple(item.values))
                     self.shim_plans.taken(view, header)

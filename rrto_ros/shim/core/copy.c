@@ -12,6 +12,7 @@ static CUresult to_device(CUdeviceptr dst, const void *src, size_t bytes, uint64
         return result;
     if (!src)
         return CUDA_INVALID_VALUE;
+    result = rrto_settle(src, bytes);
     size_t piece = rrto_call_piece();
     for (size_t at = 0; at < bytes && !result; at += piece) {
         size_t part = bytes - at < piece ? bytes - at : piece;
@@ -51,7 +52,8 @@ static CUresult from_device(void *dst, CUdeviceptr src, size_t bytes, uint64_t s
 }
 
 /* Into pinned memory: the copy goes on; the next synchronisation finds it done. */
-static CUresult from_device_later(void *dst, CUdeviceptr src, size_t bytes, uint64_t stream)
+static CUresult from_device_later(const struct rrto_host *dst, CUdeviceptr src, size_t bytes,
+                                  uint64_t stream)
 {
     CUresult result = rrto_range_check(src, bytes);
     if (result || !bytes)
@@ -63,7 +65,9 @@ static CUresult from_device_later(void *dst, CUdeviceptr src, size_t bytes, uint
         struct rrto_wait *wait = calloc(1, sizeof *wait);
         if (!wait)
             return CUDA_OUT_OF_MEMORY;
-        *wait = (struct rrto_wait){.data = (char *)dst + at, .room = part, .later = 1};
+        *wait = (struct rrto_wait){.data = (char *)dst->address + at, .room = part, .later = 1,
+                                   .foreign = dst->registered, .object = dst->object,
+                                   .place = dst->place + at};
         result = rrto_emit_memcpy_dtoh(&op, wait);
         if (wait->index)
             rrto_defer(wait);
@@ -104,14 +108,12 @@ CUresult rrto_cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, size_t 
                                    CUstream hStream)
 {
     uint64_t stream;
-    uintptr_t base;
-    size_t bytes;
+    struct rrto_host host;
     CUresult result = rrto_name_stream(hStream, &stream);
     if (result)
         return result;
-    if (dstHost && rrto_host_find(dstHost, &base, &bytes) &&
-        ByteCount <= bytes - ((uintptr_t)dstHost - base))
-        return from_device_later(dstHost, srcDevice, ByteCount, stream);
+    if (dstHost && rrto_host_pinned(dstHost, ByteCount, &host))
+        return from_device_later(&host, srcDevice, ByteCount, stream);
     return from_device(dstHost, srcDevice, ByteCount, stream);
 }
 
@@ -148,14 +150,16 @@ static CUresult unified(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t
         return from_device((void *)(uintptr_t)dst, src, bytes, stream);
     if (bytes && (!dst || !src))
         return CUDA_INVALID_VALUE;
-    if (bytes && atomic_load(&rrto_host_calls)) { /* makes no record that would wait for them */
-        CUresult result = rrto_wait_for_host_calls();
-        if (result)
-            return result;
-    }
-    if (bytes)
+    CUresult result = CUDA_SUCCESS;
+    if (bytes && atomic_load(&rrto_host_calls)) /* makes no record that would wait for them */
+        result = rrto_wait_for_host_calls();
+    if (!result)
+        result = rrto_settle((const void *)(uintptr_t)src, bytes);
+    if (!result)
+        result = rrto_settle((const void *)(uintptr_t)dst, bytes);
+    if (bytes && !result)
         memmove((void *)(uintptr_t)dst, (const void *)(uintptr_t)src, bytes);
-    return CUDA_SUCCESS;
+    return result;
 }
 
 CUresult rrto_cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)

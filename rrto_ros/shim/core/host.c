@@ -1,5 +1,6 @@
-/* Pinned host memory: what the program allocated or registered. On a robot without a GPU "pinned"
- * means one thing: a copy from the device may go on after the call, into this memory. */
+/* Page-locked host memory: what the program allocated or registered. On a robot without a GPU
+ * "page-locked" means one thing: a copy from the device may go on after the call, into this memory. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +11,7 @@ struct pinned {
     size_t bytes;
     unsigned flags;
     int registered;
+    uint64_t object, place; /* of the first byte */
     struct pinned *next;
 };
 
@@ -36,12 +38,63 @@ int rrto_host_find(const void *at, uintptr_t *base, size_t *bytes)
     return found != NULL;
 }
 
+void rrto_host_of(const void *at, size_t bytes, struct rrto_host *out)
+{
+    *out = (struct rrto_host){.address = (uintptr_t)at, .object = RRTO_ANY_OBJECT};
+    pthread_mutex_lock(&lock);
+    struct pinned *found = *slot_of((uintptr_t)at);
+    if (found) {
+        uintptr_t from = (uintptr_t)at - found->base;
+        out->base = found->base;
+        out->bytes = found->bytes;
+        out->registered = found->registered;
+        if (bytes <= found->bytes - from) {
+            out->object = found->object;
+            out->place = found->place + from;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+int rrto_host_pinned(const void *at, size_t bytes, struct rrto_host *out)
+{
+    rrto_host_of(at, bytes, out);
+    return out->base && bytes <= out->bytes - (out->address - out->base);
+}
+
+/* Which file's pages these are, and from where on. Memory can be mapped more than once: then a copy
+ * that lands at one address is read at another. */
+static void object_of(struct pinned *item)
+{
+    char line[512];
+    uintptr_t end = item->base + item->bytes;
+    FILE *maps = fopen("/proc/self/maps", "re");
+    item->object = maps ? 0 : RRTO_ANY_OBJECT;
+    while (maps && fgets(line, sizeof line, maps)) {
+        unsigned long long low, high, offset, inode;
+        unsigned major, minor;
+        if (sscanf(line, "%llx-%llx %*s %llx %x:%x %llu", &low, &high, &offset, &major, &minor,
+                   &inode) != 6 ||
+            low >= end || high <= item->base || !inode)
+            continue;
+        uint64_t object = inode ^ (uint64_t)major << 52 ^ (uint64_t)minor << 40;
+        if (low > item->base || high < end)
+            object = RRTO_ANY_OBJECT; /* several: too many to tell apart */
+        item->object = object;
+        item->place = offset + (item->base - low);
+    }
+    if (maps)
+        fclose(maps);
+}
+
 static CUresult add(uintptr_t base, size_t bytes, unsigned flags, int registered)
 {
     struct pinned *item = malloc(sizeof *item);
     if (!item)
         return CUDA_OUT_OF_MEMORY;
-    *item = (struct pinned){base, bytes, flags, registered, NULL};
+    *item = (struct pinned){.base = base, .bytes = bytes, .flags = flags, .registered = registered};
+    if (registered)
+        object_of(item);
     pthread_mutex_lock(&lock);
     item->next = first;
     first = item;

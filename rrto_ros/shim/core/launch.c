@@ -78,6 +78,19 @@ static CUresult from_extra(const struct rrto_kernel *kernel, void **extra, const
     return CUDA_SUCCESS;
 }
 
+/* Arguments may lie in memory that a copy still has to fill. */
+static CUresult arguments_land(const struct rrto_kernel *kernel, void **params, const void *ready)
+{
+    if (!atomic_load_explicit(&rrto_landing, memory_order_relaxed))
+        return CUDA_SUCCESS;
+    if (ready)
+        return rrto_settle(ready, kernel->param_bytes);
+    CUresult result = CUDA_SUCCESS;
+    for (uint32_t i = 0; i < kernel->param_count && !result; i++)
+        result = rrto_settle(params[i], kernel->params[i].size);
+    return result;
+}
+
 /* The packed arguments: in `small` if they fit, else allocated (free if it is not `small`). */
 CUresult rrto_pack(const struct rrto_kernel *kernel, void **params, void **extra,
                    unsigned char *small, size_t small_bytes, unsigned char **packed)
@@ -94,6 +107,9 @@ CUresult rrto_pack(const struct rrto_kernel *kernel, void **params, void **extra
     } else if (kernel->param_count && !params) {
         return CUDA_INVALID_VALUE;
     }
+    CUresult landed = arguments_land(kernel, params, ready);
+    if (landed)
+        return landed;
     if (bytes > small_bytes && !(*packed = malloc(bytes)))
         return CUDA_OUT_OF_MEMORY;
     if (ready) {

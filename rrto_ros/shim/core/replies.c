@@ -17,11 +17,10 @@
 enum { STICKY = 1, CONTROL = 4, BUCKETS = 1024 };
 #define PADDING 0xFFFFFFFFu
 
-static pthread_mutex_t reply_lock = PTHREAD_MUTEX_INITIALIZER;
+pthread_mutex_t rrto_reply_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t reply_news = PTHREAD_COND_INITIALIZER;
 static int leading;
 static struct rrto_wait *expected[BUCKETS];
-static struct rrto_wait *deferred_first, *deferred_last;
 static uint64_t quiet_since;
 static uint32_t alive_seen;
 
@@ -53,9 +52,9 @@ static void expect(struct rrto_wait *wait)
 void rrto_expect(struct rrto_wait *wait, uint64_t index)
 {
     wait->index = index;
-    pthread_mutex_lock(&reply_lock);
+    pthread_mutex_lock(&rrto_reply_lock);
     expect(wait);
-    pthread_mutex_unlock(&reply_lock);
+    pthread_mutex_unlock(&rrto_reply_lock);
 }
 
 static struct rrto_wait *take_expected(uint64_t index)
@@ -69,11 +68,36 @@ static struct rrto_wait *take_expected(uint64_t index)
     return found;
 }
 
+/* Memory of the program's own may be gone by now, though it promised that it stays: then the kernel
+ * says so, where a plain copy would end the program. */
+static void put(const struct rrto_wait *wait, const unsigned char *data, size_t bytes)
+{
+    static _Atomic int said;
+    size_t done = 0;
+    if (!wait->foreign) {
+        memcpy(wait->data, data, bytes);
+        return;
+    }
+    while (done < bytes) {
+        ssize_t got = pread(S.memory_fd, (char *)wait->data + done, bytes - done,
+                            (off_t)(data + done - S.shm));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            break;
+        done += (size_t)got;
+    }
+    if (done < bytes && !atomic_exchange(&said, 1))
+        rrto_say("registered memory at %p was unmapped before a copy into it had landed; the copy "
+                 "is lost",
+                 wait->data);
+}
+
 static void deliver(uint64_t index, int status, const unsigned char *data, size_t bytes)
 {
-    pthread_mutex_lock(&reply_lock);
+    pthread_mutex_lock(&rrto_reply_lock);
     struct rrto_wait *wait = take_expected(index);
-    pthread_mutex_unlock(&reply_lock);
+    pthread_mutex_unlock(&rrto_reply_lock);
     if (!wait)
         return;
     /* The wait is out of the table and not done: only this thread touches it now. */
@@ -86,33 +110,33 @@ static void deliver(uint64_t index, int status, const unsigned char *data, size_
     if (!status && !wait->grow && bytes != wait->room)
         status = CUDA_UNKNOWN; /* an answer of the wrong size must not pass for one */
     if (wait->data && (wait->grow || !status) && bytes)
-        memcpy(wait->data, data, bytes < wait->room ? bytes : wait->room);
-    pthread_mutex_lock(&reply_lock);
+        put(wait, data, bytes < wait->room ? bytes : wait->room);
+    pthread_mutex_lock(&rrto_reply_lock);
     wait->got = bytes;
     wait->status = status;
     wait->done = 1;
-    pthread_mutex_unlock(&reply_lock);
+    pthread_mutex_unlock(&rrto_reply_lock);
 }
 
 static void add_news(struct rrto_news *news)
 {
     if (!news)
         return;
-    pthread_mutex_lock(&reply_lock);
+    pthread_mutex_lock(&rrto_reply_lock);
     *news_last = news;
     news_last = &news->next;
     atomic_store_explicit(&rrto_news_there, 1, memory_order_relaxed);
-    pthread_mutex_unlock(&reply_lock);
+    pthread_mutex_unlock(&rrto_reply_lock);
 }
 
 void rrto_take_news(void)
 {
-    pthread_mutex_lock(&reply_lock);
+    pthread_mutex_lock(&rrto_reply_lock);
     struct rrto_news *news = news_first;
     news_first = NULL;
     news_last = &news_first;
     atomic_store_explicit(&rrto_news_there, 0, memory_order_relaxed);
-    pthread_mutex_unlock(&reply_lock);
+    pthread_mutex_unlock(&rrto_reply_lock);
     rrto_walk_news(news);
 }
 
@@ -225,28 +249,36 @@ static void lead(void)
 int rrto_wait_until(int (*ready)(void *), void *arg)
 {
     int status = 0;
-    pthread_mutex_lock(&reply_lock);
+    pthread_mutex_lock(&rrto_reply_lock);
     int first = 1;
     while (!ready(arg)) {
         status = atomic_load(&S.dead);
         if (status)
             break;
         if (leading) {
-            pthread_cond_wait(&reply_news, &reply_lock);
+            pthread_cond_wait(&reply_news, &rrto_reply_lock);
             continue;
         }
         leading = 1;
-        pthread_mutex_unlock(&reply_lock);
+        pthread_mutex_unlock(&rrto_reply_lock);
         if (first)
             still_alive();
         first = 0;
         lead();
-        pthread_mutex_lock(&reply_lock);
+        pthread_mutex_lock(&rrto_reply_lock);
         leading = 0;
         pthread_cond_broadcast(&reply_news);
     }
-    pthread_mutex_unlock(&reply_lock);
+    pthread_mutex_unlock(&rrto_reply_lock);
     return status;
+}
+
+int rrto_led(void)
+{
+    pthread_mutex_lock(&rrto_reply_lock);
+    int led = leading;
+    pthread_mutex_unlock(&rrto_reply_lock);
+    return led;
 }
 
 /* Read replies that came without anybody waiting: errors of asynchronous calls. */
@@ -255,16 +287,16 @@ void rrto_glance(void)
     if (atomic_load_explicit(U64(REPLY_HEAD), memory_order_relaxed) ==
         atomic_load_explicit(U64(REPLY_TAIL), memory_order_relaxed))
         return;
-    pthread_mutex_lock(&reply_lock);
+    pthread_mutex_lock(&rrto_reply_lock);
     if (!leading) {
         leading = 1;
-        pthread_mutex_unlock(&reply_lock);
+        pthread_mutex_unlock(&rrto_reply_lock);
         drain();
-        pthread_mutex_lock(&reply_lock);
+        pthread_mutex_lock(&rrto_reply_lock);
         leading = 0;
         pthread_cond_broadcast(&reply_news);
     }
-    pthread_mutex_unlock(&reply_lock);
+    pthread_mutex_unlock(&rrto_reply_lock);
 }
 
 static int is_done(void *arg)
@@ -272,32 +304,27 @@ static int is_done(void *arg)
     return ((struct rrto_wait *)arg)->done;
 }
 
-/* Deferred copies with an index below `limit` are done; those that are get freed. */
-static int deferred_done(void *arg)
-{
-    uint64_t limit = *(uint64_t *)arg;
-    while (deferred_first && deferred_first->done) {
-        struct rrto_wait *done = deferred_first;
-        deferred_first = done->deferred;
-        if (!deferred_first)
-            deferred_last = NULL;
-        free(done);
-    }
-    return !deferred_first || deferred_first->index >= limit;
-}
-
 static int forget(struct rrto_wait *wait, int status)
 {
-    pthread_mutex_lock(&reply_lock);
+    pthread_mutex_lock(&rrto_reply_lock);
     if (!wait->done && take_expected(wait->index)) {
         wait->status = status;
         wait->done = 1;
     }
     while (!wait->done) /* a leader is just delivering it */
-        pthread_cond_wait(&reply_news, &reply_lock);
+        pthread_cond_wait(&reply_news, &rrto_reply_lock);
     status = wait->status;
-    pthread_mutex_unlock(&reply_lock);
+    pthread_mutex_unlock(&rrto_reply_lock);
     return status;
+}
+
+void rrto_count_wait(uint64_t since_ns)
+{
+    uint64_t took = rrto_now_ns() - since_ns;
+    rrto_add(RRTO_WAITS, 1);
+    rrto_add(RRTO_WAIT_NS, took);
+    atomic_store_explicit((_Atomic uint64_t *)(S.shm + 576 + 8 * RRTO_LAST_WAIT_NS), took,
+                          memory_order_relaxed);
 }
 
 int rrto_collect(struct rrto_wait *wait)
@@ -307,36 +334,7 @@ int rrto_collect(struct rrto_wait *wait)
     int status = rrto_wait_until(is_done, wait);
     if (status)
         return forget(wait, status);
-    uint64_t limit = wait->index;
-    if (deferred_first)
-        rrto_wait_until(deferred_done, &limit);
-    uint64_t took = rrto_now_ns() - start;
-    rrto_add(RRTO_WAITS, 1);
-    rrto_add(RRTO_WAIT_NS, took);
-    atomic_store_explicit((_Atomic uint64_t *)(S.shm + 576 + 8 * RRTO_LAST_WAIT_NS), took,
-                          memory_order_relaxed);
+    rrto_await_landing(wait->index);
+    rrto_count_wait(start);
     return wait->status;
 }
-
-void rrto_defer(struct rrto_wait *wait)
-{
-    pthread_mutex_lock(&reply_lock);
-    struct rrto_wait **at = &deferred_first;
-    if (deferred_last && deferred_last->index < wait->index)
-        at = &deferred_last->deferred;
-    while (*at && (*at)->index < wait->index) /* threads may hand over out of order */
-        at = &(*at)->deferred;
-    wait->deferred = *at;
-    *at = wait;
-    if (!wait->deferred)
-        deferred_last = wait;
-    pthread_mutex_unlock(&reply_lock);
-}
-
-int rrto_finish_deferred(void)
-{
-    uint64_t limit = UINT64_MAX;
-    rrto_flush_open();
-    return deferred_first ? rrto_wait_until(deferred_done, &limit) : 0;
-}
-

@@ -8,7 +8,7 @@
 
 #include "ring.h"
 
-enum { PIECE = 4 << 20 };
+enum { PIECE = 4 << 20, WANTED_OP = 0xFF04 };
 
 /* The producer's lock: one exchange and one store where nobody else calls, half of a mutex. Who
  * finds it taken sleeps shortly, because its holder may be waiting for room. */
@@ -183,6 +183,22 @@ int rrto_flush_open(void)
     unlock_producer();
     wake(head, 0);
     return status;
+}
+
+void rrto_want_results(void)
+{
+    int status;
+    uint32_t record[6] = {sizeof record, WANTED_OP};
+    lock_producer();
+    rrto_walk_flush(NULL);
+    unsigned char *at = rrto_reserve(sizeof record, &status);
+    if (at) {
+        rrto_put(at, record, sizeof record);
+        rrto_publish(sizeof record);
+    }
+    uint64_t head = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
+    unlock_producer();
+    wake(head, 1);
 }
 
 int rrto_submit(struct rrto_record *record, struct rrto_wait *wait)

@@ -30,7 +30,8 @@ enum {
     HIGHEST_DOMAIN = 232
 };
 
-struct rrto_session rrto_session = {.socket_fd = -1, .call_fd = -1, .reply_fd = -1};
+struct rrto_session rrto_session = {
+    .socket_fd = -1, .call_fd = -1, .reply_fd = -1, .memory_fd = -1};
 
 static uint64_t early_counters[8];
 static uint32_t early_calls[1024];
@@ -316,7 +317,7 @@ static int map_rings(const int *fds)
     S.replies = S.calls + sizes[0];
     S.call_fd = fds[1];
     S.reply_fd = fds[2];
-    close(fds[0]);
+    S.memory_fd = fds[0];
     return 0;
 }
 
@@ -339,9 +340,11 @@ static void in_child(void)
 {
     if (!atomic_load(&S.ready) || atomic_load(&S.forked))
         return;
+    rrto_landing_in_child();
     close(S.socket_fd); /* else the session would outlive its process */
     close(S.call_fd);
     close(S.reply_fd);
+    close(S.memory_fd);
     memset(early_counters, 0, sizeof early_counters);
     memset(early_calls, 0, sizeof early_calls);
     atomic_store(&rrto_counters, early_counters);

@@ -29,7 +29,7 @@ struct rrto_session {
     _Atomic int dead;   /* the recorder is gone: this CUresult for ever */
     unsigned char *shm, *calls, *replies;
     uint64_t call_bytes, reply_bytes; /* ring sizes, powers of two */
-    int socket_fd, call_fd, reply_fd;
+    int socket_fd, call_fd, reply_fd, memory_fd;
     int driver_version, major, minor;
     uint64_t total_bytes, arena_base, arena_bytes;
     unsigned char uuid[16];
@@ -91,20 +91,35 @@ struct rrto_wait {
     void *data;
     size_t room, got;
     int grow;  /* allocate `data` as large as the reply; the caller frees it */
-    int later; /* do not wait now: the reply is collected by rrto_collect or rrto_finish */
+    int later; /* do not wait now: the reply is collected by rrto_collect, or deferred */
+    int foreign; /* `data` is in memory that the program registered */
     int status, done;
     uint64_t index;
+    uint64_t object, place;     /* of `data`, as in struct rrto_host */
     struct rrto_wait *next;     /* in the table of expected replies */
     struct rrto_wait *deferred; /* in the list of copies that run on */
 };
 
 int rrto_submit(struct rrto_record *record, struct rrto_wait *wait);
 int rrto_collect(struct rrto_wait *wait); /* wait for one reply */
-void rrto_defer(struct rrto_wait *wait);  /* hand over a heap-allocated `later` wait */
-int rrto_finish_deferred(void);           /* wait for every deferred copy */
 int rrto_mode(void);
 size_t rrto_call_piece(void);  /* largest payload of one record, bytes */
 size_t rrto_reply_piece(void); /* largest reply to ask for, bytes */
+
+/* ---- landing.c: copies to host memory that still have to land ---- */
+extern _Atomic uint32_t rrto_landing;     /* how many */
+void rrto_defer(struct rrto_wait *wait);  /* hand over a heap-allocated `later` wait */
+int rrto_finish_deferred(void);           /* wait for every one */
+CUresult rrto_settle_now(const void *at, size_t bytes);
+void rrto_landing_in_child(void);
+
+/* Before the shim reads or writes host memory: what was queued into it lands first. */
+static inline CUresult rrto_settle(const void *at, size_t bytes)
+{
+    if (!atomic_load_explicit(&rrto_landing, memory_order_relaxed) || !bytes)
+        return CUDA_SUCCESS;
+    return rrto_settle_now(at, bytes);
+}
 
 /* ---- objects.c: handles ---- */
 enum rrto_kind {
@@ -174,7 +189,20 @@ CUresult rrto_check_fill(uint64_t dst, size_t pitch, unsigned unit, size_t width
 
 CUresult rrto_memory_release(CUdeviceptr address, uint64_t stream); /* memory.c */
 
-/* ---- host.c: pinned memory ---- */
+/* ---- host.c: page-locked memory ---- */
+#define RRTO_ANY_OBJECT UINT64_MAX
+
+/* What is known of host memory. Two addresses mean one byte if their objects and places are equal,
+ * or maybe if one is of any object; object 0 is nowhere else. */
+struct rrto_host {
+    uintptr_t address, base; /* base 0: not page-locked */
+    size_t bytes;            /* of the whole range from base on */
+    uint64_t object, place;  /* of `address` */
+    int registered;
+};
+
+void rrto_host_of(const void *at, size_t bytes, struct rrto_host *out);
+int rrto_host_pinned(const void *at, size_t bytes, struct rrto_host *out); /* all of it */
 int rrto_host_find(const void *at, uintptr_t *base, size_t *bytes);
 
 /* ---- device.c ---- */
