@@ -83,7 +83,7 @@ def test_parameters_are_placed_as_the_abi_says():
     ("ex2.approx.s32 %r0, %r0;", "ex2.approx.s32"),
     ("atom.global.min.f32 %f0, [%d0], %f0;", "atom.global.min.f32"),
     ("red.global.add.v2.u32 [%d0], {%r0, %r0};", "red.global.add.v2.u32"),
-    ("cp.async.ca.shared.global [%r0], [%d0], 16;", "cp.async"),
+    ("cp.async.bulk.commit_group;", "cp.async.bulk"),
     ("call vprintf, ();", "vprintf"),
     ("mov.u32 %r0, %envreg3;", "envreg3"),
     ("bra NOWHERE;", "NOWHERE"),

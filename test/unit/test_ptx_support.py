@@ -16,15 +16,13 @@ REFUSED = (
     "wmma.load.a.sync.aligned.row.m16n16k16.shared.f16 {%r0, %r1}, [%r2]",
     "wgmma.fence.sync.aligned",
     "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r0}, [%r1]",
-    "cp.async.ca.shared.global [%r0], [%rd1], 16",
-    "cp.async.wait_all",
+    "cp.async.mbarrier.arrive.shared.b64 [%r0]",
+    "cp.async.bulk.wait_group 0",
     "mbarrier.init.shared.b64 [%r0], 1",
     "tex.2d.v4.f32.f32 {%f0, %f1, %f2, %f3}, [%rd0, {%f0, %f1}]",
     "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%rd0, %rd1}, {%rd0}, {%rd0}, {%rd0, %rd1}",
-    "createpolicy.fractional.L2::evict_last.b64 %rd0, 1.0",
     "setmaxnreg.inc.sync.aligned.u32 40",
-    "cvt.rn.satfinite.e4m3x2.f32 %r0, %f0, %f1",
-    "cvt.pack.sat.u16.s32 %r0, %r1, %r2",
+    "cvt.rn.satfinite.e2m1x2.f32 %r0, %f0, %f1",
     "no.such.instruction.u32 %r0",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -111,7 +112,22 @@ def well_formed(kernel: str) -> Iterator[None]:
     try:
         yield
     except (IndexError, KeyError, ValueError, AttributeError, TypeError, StopIteration) as error:
-        raise PtxError(f"kernel {kernel} holds a malformed instruction ({error!r})") from error
+        found = _looked_at(error)
+        what = (f"line {found.line}: instruction {found.text} has operands that no form of it "
+                f"takes (kernel {kernel})" if found is not None
+                else f"kernel {kernel} holds an instruction whose operands do not fit it")
+        raise PtxError(f"{what}; docs/ptx_support.md lists the forms that are supported"
+                       ) from error
+
+
+def _looked_at(error: BaseException) -> ast.Instr | None:
+    """The instruction that a pass had in hand when it failed."""
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            if isinstance(value, ast.Instr):
+                found = value
+    return found
 
 
 def _analysed(

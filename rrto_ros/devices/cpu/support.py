@@ -28,11 +28,11 @@ Whatever is not named above is refused when a module is loaded, with the instruc
 (`CUDA_ERROR_INVALID_PTX`). In particular:
 
 - wmma, wgmma, tcgen05, ldmatrix, stmatrix, and the forms of mma that are not named above
-- cp.async, cp.async.bulk, mbarrier, multimem, tensor maps
+- cp.async.bulk, cp.async.mbarrier, mbarrier, multimem, tensor maps
 - tex, tld4, suld, sust, txq (textures and surfaces)
-- clusters (barrier.cluster, mapa, getctarank), createpolicy, setmaxnreg
+- clusters (barrier.cluster, mapa, getctarank), setmaxnreg
 - 128-bit atomics; floating-point atomics other than add
-- cvt to and from 8-bit and smaller floats, cvt.pack, .satfinite, stochastic rounding (.rs)
+- cvt to and from floats of 6 and 4 bits, .satfinite elsewhere, stochastic rounding (.rs)
 - virtual calls, recursion, alloca, stacksave
 
 What is executed differently from a GPU:

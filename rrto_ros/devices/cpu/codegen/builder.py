@@ -31,7 +31,8 @@ _FLOATS = frozenset({"half", "float", "double"})
 _FLOAT_STEMS = frozenset(f"llvm.{name}" for name in (
     "fma", "sqrt", "copysign", "rint", "roundeven", "floor", "ceil", "trunc", "fabs"))
 _INTEGER_STEMS = frozenset(f"llvm.{name}" for name in (
-    "ctpop", "ctlz", "cttz", "bitreverse", "smin", "smax", "umin", "umax", "fshl", "fshr"))
+    "ctpop", "ctlz", "cttz", "bitreverse", "smin", "smax", "umin", "umax", "fshl", "fshr",
+    "usub.sat"))
 _SUFFIX = {"half": "f16", "float": "f32", "double": "f64", "ptr": "p0"}
 
 

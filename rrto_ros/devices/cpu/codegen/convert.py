@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rrto_ros.devices.cpu.codegen import narrow
 from rrto_ros.devices.cpu.codegen import rounding as rnd
 from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.emitter import Emitter, unsupported
@@ -15,12 +16,23 @@ _MODIFIERS = frozenset({"rn", "rz", "rm", "rp", "rna", "rni", "rzi", "rmi", "rpi
 _TO_INTEGRAL = {"rni": "llvm.rint", "rzi": "llvm.trunc", "rmi": "llvm.floor", "rpi": "llvm.ceil"}
 
 
-@emits("mov", forms="any type; packing and unpacking of {a, b, ...}; addresses")
+@emits("mov", forms="any type, .v2 .v4 .v8; packing and unpacking of {a, b, ...}; addresses")
 def mov(e: Emitter, instr: ast.Instr) -> None:
     """Emits mov."""
     kind = type_of(instr)
     dest, source = instr.args[0], instr.args[1]
     b = e.b
+    if isinstance(source, ast.Vec) and isinstance(dest, ast.Vec):
+        if len(source.items) != len(dest.items):
+            raise unsupported(instr, f"{len(source.items)} values for {len(dest.items)} registers")
+        count = next((int(m[1:]) for m in instr.mods if m in ("v2", "v4", "v8")), 0)
+        if not count and kind.bits % len(dest.items):
+            raise unsupported(instr, "the parts do not fit")
+        part = kind if count else TYPES[f"b{kind.bits // len(dest.items)}"]
+        values = [e.read(item, part) for item in source.items]
+        for item, value in zip(dest.items, values, strict=True):
+            e.write(item, value, part)
+        return
     if isinstance(source, ast.Vec):
         part = TYPES[f"b{kind.bits // len(source.items)}"]
         total = const(0, kind.llvm_int)
@@ -42,9 +54,16 @@ def mov(e: Emitter, instr: ast.Instr) -> None:
 
 
 @emits("cvt", forms="between all integers, f16, bf16, f32, f64; .rn .rz .rm .rp, .rni .rzi .rmi "
-       ".rpi, .sat, .ftz, .relu; f32 pairs to f16x2 and bf16x2; f32 to tf32 (.rna .rn .rz)")
+       ".rpi, .sat, .ftz, .relu; f32 pairs to f16x2 and bf16x2; f32 to tf32 (.rna .rn .rz); "
+       "f32 and f16x2 to e4m3x2 and e5m2x2 (.rn.satfinite, .relu), these to f16x2; .pack.sat")
 def cvt(e: Emitter, instr: ast.Instr) -> None:
     """Emits cvt."""
+    if "pack" in instr.mods:
+        narrow.pack(e, instr)
+        return
+    if any(m in narrow.FP8 for m in instr.mods):
+        narrow.convert_fp8(e, instr)
+        return
     types = [TYPES[m] for m in instr.mods if m in TYPES]
     if len(types) != 2 or not all(m in TYPES or m in _MODIFIERS for m in instr.mods):
         raise unsupported(instr)

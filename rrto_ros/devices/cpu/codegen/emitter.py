@@ -25,10 +25,18 @@ SPECIAL_REGISTERS = (
 """What special_value knows, as the support page names it."""
 
 
+FORMS: dict[str, str] = {}
+"""Opcode -> the forms that are supported, in words; `table.emits` fills it."""
+
+
 def unsupported(instr: ast.Instr, why: str = "") -> PtxError:
     """The error for an instruction, or a form of it, that no emitter covers."""
     detail = f" ({why})" if why else ""
-    return PtxError(f"line {instr.line}: instruction {instr.text} is not supported{detail}")
+    known = f"; of {instr.op} there are: {FORMS[instr.op]}" if instr.op in FORMS else ""
+    return PtxError(
+        f"line {instr.line}: instruction {instr.text} is not supported{detail}{known}. "
+        "docs/ptx_support.md lists what is; build the program for another form, or use the "
+        "device gpu")
 
 
 class Emitter:
@@ -103,6 +111,9 @@ class Emitter:
     def predicate(self, reg: ast.Reg, negated: bool) -> Val:
         value = self.read(reg, PRED)
         return self.b.binary("xor", value, const(1, "i1")) if negated else value
+
+    def is_predicate(self, name: str) -> bool:
+        return self._slot(name)[1] == "i1"
 
     # registers
     def get(self, name: str) -> Val:

@@ -14,11 +14,13 @@ from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (importing registers t
     compare,
     control,
     convert,
+    copies,
     floating,
     integer,
     memory,
     packed,
     tensor,
+    video,
     warp,
 )
 from rrto_ros.devices.cpu.codegen.barriers import Barriers

@@ -46,24 +46,34 @@ def load(e: Emitter, instr: ast.Instr) -> None:
     dests = instr.args[0].items if isinstance(instr.args[0], ast.Vec) else (instr.args[0],)
     if len(dests) != count or kind.name == "pred":
         raise unsupported(instr, "the destination does not fit")
-    e.look_at_alignment(instr.args[1], space, kind.bytes * count)
-    row = e.row(instr.args[1], space, kind.bytes * count)
-    if row is not None:
-        values = _load_side_by_side(e, instr.args[1], space, kind, count, row)
-    elif count == WIDTH and e.b.lanes > 1 and strided_type(instr, e.affine) is not None:
+    if count == WIDTH and e.b.lanes > 1 and strided_type(instr, e.affine) is not None and (
+        e.row(instr.args[1], space, kind.bytes * count) is None
+    ):
+        e.look_at_alignment(instr.args[1], space, kind.bytes * count)
         values = dealt(e, instr.args[1], space, kind, (0, 0), lambda: _gather_all(
             e, e.pointer(instr.args[1], space), kind, count))
     else:
-        pointer = e.pointer(instr.args[1], space)
-        if pointer.vec or (e.mask is not None and e.mask.vec):
-            values = _gather_all(e, pointer, kind, count)
-        else:
-            values = _load_scalar(e, pointer, kind, count, volatile)
+        values = load_values(e, instr.args[1], space, kind, count, volatile=volatile)
     if e.on_stack(instr.args[1]):
         # What was never written has some value, and the same one for whoever looks at it.
         values = [e.b.freeze(v) for v in values]
     for dest, value in zip(dests, values, strict=True):
         e.write(dest, value, kind)
+
+
+def load_values(
+    e: Emitter, operand: ast.Operand, space: str, kind: PtxType, count: int, *,
+    volatile: bool = False,
+) -> list[Val]:
+    """`count` neighbouring elements, under the instruction's guard."""
+    e.look_at_alignment(operand, space, kind.bytes * count)
+    row = e.row(operand, space, kind.bytes * count)
+    if row is not None:
+        return _load_side_by_side(e, operand, space, kind, count, row)
+    pointer = e.pointer(operand, space)
+    if pointer.vec or (e.mask is not None and e.mask.vec):
+        return _gather_all(e, pointer, kind, count)
+    return _load_scalar(e, pointer, kind, count, volatile)
 
 
 def _load_scalar(
@@ -191,13 +201,21 @@ def store(e: Emitter, instr: ast.Instr) -> None:
     if len(items) != count:
         raise unsupported(instr, "the source does not fit")
     values = [e.read(item, kind) for item in items]
+    store_values(e, instr.args[0], space, values, kind, volatile=volatile)
+
+
+def store_values(
+    e: Emitter, operand: ast.Operand, space: str, values: list[Val], kind: PtxType, *,
+    volatile: bool = False,
+) -> None:
+    """Neighbouring elements, under the instruction's guard."""
     mask = e.mask
-    e.look_at_alignment(instr.args[0], space, kind.bytes * count)
-    row = e.row(instr.args[0], space, kind.bytes * count)
+    e.look_at_alignment(operand, space, kind.bytes * len(values))
+    row = e.row(operand, space, kind.bytes * len(values))
     if row is not None:
-        _store_side_by_side(e, instr.args[0], space, values, kind, row)
+        _store_side_by_side(e, operand, space, values, kind, row)
         return
-    pointer = e.pointer(instr.args[0], space)
+    pointer = e.pointer(operand, space)
     if pointer.vec or (mask is not None and mask.vec):
         _scatter(e, pointer, values, kind)
         return

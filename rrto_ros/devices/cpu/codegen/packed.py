@@ -1,4 +1,4 @@
-"""Integers packed in a register: two of 16 bits, four of 8."""
+"""Two 16-bit integers packed in a register."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.emitter import B32, Emitter, unsupported
-from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import PtxType
 
@@ -51,27 +50,3 @@ def pair_arithmetic(e: Emitter, instr: ast.Instr, kind: PtxType) -> None:
         return value
 
     e.write(instr.args[0], _packed(e, _by_parts(e, instr, 16, operation)), B32)
-
-
-@emits("vabsdiff4", forms=".u32.u32.u32 and .u32.s32.s32, .add; whole registers")
-def absolute_differences(e: Emitter, instr: ast.Instr) -> None:
-    """Emits vabsdiff4: of four bytes each, or their sum and an addend."""
-    b = e.b
-    if instr.mods[:3] not in (("u32", "u32", "u32"), ("u32", "s32", "s32")) or (
-        not set(instr.mods[3:]) <= {"add"}
-    ):
-        raise unsupported(instr)
-    sign = "s" if instr.mods[1] == "s32" else "u"
-
-    def operation(x: Val, y: Val) -> Val:
-        high, low = (b.intrinsic(f"llvm.{sign}{which}", x, y) for which in ("max", "min"))
-        return b.binary("sub", high, low)
-
-    parts = _by_parts(e, instr, 8, operation)
-    if "add" in instr.mods:
-        total = e.read(instr.args[3], B32)
-        for part in parts:
-            total = b.binary("add", total, b.resize(part, "i32", False))
-    else:
-        total = _packed(e, parts)
-    e.write(instr.args[0], total, B32)

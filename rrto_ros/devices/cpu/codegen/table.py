@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rrto_ros.devices.cpu.codegen.emitter import Emitter, unsupported
+from rrto_ros.devices.cpu.codegen.emitter import FORMS, Emitter, unsupported
 from rrto_ros.devices.cpu.ptx import ast
 
 EmitFunction = Callable[[Emitter, ast.Instr], None]
 
 _TABLE: dict[str, EmitFunction] = {}
-_FORMS: dict[str, str] = {}
 
 
 def emits(*ops: str, forms: str) -> Callable[[EmitFunction], EmitFunction]:
@@ -19,7 +18,7 @@ def emits(*ops: str, forms: str) -> Callable[[EmitFunction], EmitFunction]:
     def register(function: EmitFunction) -> EmitFunction:
         for op in ops:
             _TABLE[op] = function
-            _FORMS[op] = forms
+            FORMS[op] = forms
         return function
 
     return register
@@ -43,7 +42,8 @@ def emit(e: Emitter, instr: ast.Instr) -> None:
     try:
         function(e, instr)
     except (IndexError, KeyError, ValueError, AttributeError, TypeError) as error:
-        raise unsupported(instr, f"malformed: {error!r}") from error
+        raise unsupported(instr, f"its {len(instr.args)} operands are not those of a form that "
+                          "is known") from error
     if e.first and isinstance(target, ast.Reg) and target.name in e.roots:
         e.put_root(target.name, instr)
     e.mask = None
@@ -52,4 +52,4 @@ def emit(e: Emitter, instr: ast.Instr) -> None:
 
 def supported_instructions() -> dict[str, str]:
     """Opcode -> the forms that are supported, in alphabetical order."""
-    return dict(sorted(_FORMS.items()))
+    return dict(sorted(FORMS.items()))

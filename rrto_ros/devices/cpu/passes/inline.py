@@ -98,7 +98,8 @@ class _Inliner:
             if var.space == "reg":
                 inner = ast.Reg(rename.names[var.name])
                 pair = (inner, value) if into else (value, inner)
-                self.code.append(ast.Instr("mov", (f"b{var.type.bits}",), pair, line=call.line))
+                kind = "pred" if var.type.kind == "pred" else f"b{var.type.bits}"
+                self.code.append(ast.Instr("mov", (kind,), pair, line=call.line))
 
 
 class _Renamer:

@@ -44,7 +44,10 @@ def _list(at: Cursor, scope: Scope | None, close: str) -> ast.Vec:
             at.expect(",")
         if at.peek().text in ("{", "("):
             raise at.error("lists do not nest")
-        items.append(parse_operand(at, scope))
+        item = parse_operand(at, scope)
+        if isinstance(item, ast.Vec):
+            raise at.error("a vector register cannot be an item of a list")
+        items.append(item)
         if len(items) > _MAX_ITEMS:
             raise at.error("too many items in a list")
     return ast.Vec(tuple(items))
@@ -65,17 +68,18 @@ def _symbol(at: Cursor, symbol: ast.Sym) -> ast.Sym:
     name, generic = symbol.name, False
     if name == "generic" and at.accept("("):
         name, generic = at.identifier(), True
-        offset = _signed_offset(at)
+        offset = signed_offset(at)
         at.expect(")")
-        return ast.Sym(name, offset + _signed_offset(at), True)
+        return ast.Sym(name, offset + signed_offset(at), True)
     offset = 0
     if at.accept("["):
         offset = at.integer()
         at.expect("]")
-    return ast.Sym(name, offset + _signed_offset(at), generic)
+    return ast.Sym(name, offset + signed_offset(at), generic)
 
 
-def _signed_offset(at: Cursor) -> int:
+def signed_offset(at: Cursor) -> int:
+    """The sum of `+ number` and `- number` at the cursor; 0 if there are none."""
     total = 0
     while at.peek().text in ("+", "-"):
         sign = -1 if at.next().text == "-" else 1
@@ -96,7 +100,7 @@ def _address(at: Cursor, scope: Scope | None) -> ast.Addr:
             at.expect("]")
     if not isinstance(base, ast.Reg | ast.Sym | ast.Imm):
         raise at.error("an address starts with a register, a variable or a number")
-    offset = _signed_offset(at)
+    offset = signed_offset(at)
     at.expect("]")
     return ast.Addr(base, offset)
 

@@ -15,17 +15,19 @@ from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.cursor import Cursor
 from rrto_ros.devices.cpu.ptx.initial import initial_values
 from rrto_ros.devices.cpu.ptx.lexer import tokenize
-from rrto_ros.devices.cpu.ptx.operands import parse_operand
+from rrto_ros.devices.cpu.ptx.operands import parse_operand, signed_offset
 from rrto_ros.devices.cpu.ptx.scope import Scope
 from rrto_ros.devices.cpu.ptx.types import SPACES, TYPES, PtxType
 from rrto_ros.errors import PtxError
 
 MAX_VARIABLE_BYTES = 1 << 32
+MAX_VECTOR_REGISTERS = 1 << 14
 MAX_ALIGNMENT = 1 << 19
 """Of a variable; shared, local and module memory begin at a multiple of it."""
 _LINKAGE = {"visible", "weak", "extern", "common"}
 _SKIP_TO_SEMICOLON = {"pragma", "callprototype"}
 _SKIP_LINE = {"file", "loc"}
+_SELECTOR = re.compile(r"\.(b[0-7]{1,4}|h[0-3]{1,2})")
 _GEOMETRY = {"maxntid", "reqntid", "minnctapersm", "maxnctapersm", "maxnreg", "reqnctapercluster",
              "maxclusterrank"}
 _FLAGS = {"noreturn", "explicitcluster", "blocksareclusters", "unique", "abi_preserve",
@@ -267,13 +269,21 @@ class _BodyParser:
         if at.peek().text in (".v2", ".v4"):
             vector = int(at.next().text[2:])
         kind = parse_type(at)
-        if vector > 1:
-            raise at.error("vector registers are not supported")
         while True:
             name = at.identifier()
             if at.accept("<"):
-                self.scope.declare_range(name, at.integer(), kind)
+                count = at.integer()
                 at.expect(">")
+                if vector == 1:
+                    self.scope.declare_range(name, count, kind)
+                elif count > MAX_VECTOR_REGISTERS:
+                    raise at.error(f"{count} vector registers {name}, at most "
+                                   f"{MAX_VECTOR_REGISTERS} are read")
+                else:
+                    for index in range(count):
+                        self.scope.declare_vector(f"{name}{index}", vector, kind)
+            elif vector > 1:
+                self.scope.declare_vector(name, vector, kind)
             else:
                 self.scope.declare_register(name, kind)
             if not at.accept(","):
@@ -299,11 +309,28 @@ class _BodyParser:
             while not at.accept(";"):
                 if args:
                     at.expect(",")
-                args.append(parse_operand(at, self.scope))
+                operand = self._moved(parse_operand(at, self.scope), line)
+                if isinstance(operand, ast.Reg) and _SELECTOR.fullmatch(at.peek().text):
+                    # Parts of a register, in video instructions: "1:b0" is byte 0 of operand 1.
+                    mods.append(f"{len(args)}:{at.next().text[1:]}")
+                args.append(operand)
         except PtxError as error:
             text = ".".join((op, *mods))
             raise PtxError(f"{error.detail} (in instruction {text})") from error
         return ast.Instr(op, tuple(mods), tuple(args), guard, negated, line)
+
+
+    def _moved(self, operand: ast.Operand, line: int) -> ast.Operand:
+        """`register + number` as an operand, which assemblers take: the sum, computed before."""
+        if not isinstance(operand, ast.Reg) or self.at.peek().text not in ("+", "-"):
+            return operand
+        kind = self.scope.registers[operand.name]
+        if kind.is_float or kind.bits not in (16, 32, 64):
+            raise self.at.error(f"a number cannot be added to a register of type .{kind.name}")
+        total = self.scope.temporary(kind)
+        by = ast.Imm(signed_offset(self.at))
+        self.code.append(ast.Instr("add", (f"u{kind.bits}",), (total, operand, by), line=line))
+        return total
 
 
 def parse_type(at: Cursor) -> PtxType:

@@ -22,6 +22,7 @@ class Scope:
         self._ranges: list[dict[str, tuple[int, PtxType, str]]] = [{}]
         self._count = 0
         self._memo: dict[str, ast.Operand] = {}
+        self._vectors: dict[str, ast.Vec] = {}
 
     def push(self) -> None:
         self._levels.append({})
@@ -54,6 +55,20 @@ class Scope:
         unique = self.new_name(name)
         self.registers[unique] = kind
 
+    def declare_vector(self, name: str, size: int, kind: PtxType) -> None:
+        """Declares name.x, name.y ... and the name, which stands for all of them."""
+        for element in "xyzw"[:size]:
+            self.declare_register(f"{name}.{element}", kind)
+        items = tuple(self.resolve(f"{name}.{element}") for element in "xyzw"[:size])
+        self._vectors[self.new_name(name)] = ast.Vec(items)
+
+    def temporary(self, kind: PtxType) -> ast.Reg:
+        """A register that the text does not name."""
+        self._count += 1
+        name = f"%$t{self._count}"
+        self.registers[name] = kind
+        return ast.Reg(name)
+
     def declare_range(self, prefix: str, count: int, kind: PtxType) -> None:
         """Declares prefix0 ... prefix(count-1); each comes into being when it is used."""
         if count > MAX_REGISTERS:
@@ -71,6 +86,8 @@ class Scope:
     def _resolve(self, name: str) -> ast.Operand:
         for level in range(len(self._levels) - 1, -1, -1):
             unique = self._levels[level].get(name)
+            if unique in self._vectors:
+                return self._vectors[unique]
             if unique is not None:
                 return ast.Reg(unique) if unique in self.registers else ast.Sym(unique)
             ranges = self._ranges[level]
