@@ -53,5 +53,10 @@ def test_what_a_loop_keeps_is_alive_around_it():
     assert words(body) == 2 + 3
 
 
+def test_no_more_than_the_text_allows_are_said():
+    text = kernel(sums(40)).replace(") {", ") .maxntid 64 .maxnreg 24 {", 1)
+    assert facts_of(prepare(HEAD + text)).kernels[0].registers == 24
+
+
 def test_a_kernel_that_does_nothing_needs_none():
     assert words("") == 0

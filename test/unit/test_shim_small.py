@@ -25,4 +25,5 @@ def test_registers_differ_per_kernel_and_a_full_block_always_fits():
     big, small = answer["registers"]
     assert big >= 30 > small >= 1
     assert answer["limited"] == 16
+    assert answer["linked"] == [20, small]
     assert all(blocks >= 1 for blocks in answer["blocks"])

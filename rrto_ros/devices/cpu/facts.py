@@ -29,7 +29,7 @@ class KernelFacts:
         required: Threads that a launch must have (.reqntid), None for any.
         most: Threads that a launch may have (.maxntid), None for the device's limit.
         ordered: Whether its blocks run one after the other.
-        registers: 32-bit words that are alive where most is.
+        registers: 32-bit words that are alive where most is, at most its .maxnreg.
     """
 
     name: str
@@ -132,9 +132,10 @@ def facts_in(entry: Entry) -> ModuleFacts:
 
 def _kernel(kernel: KernelProgram) -> KernelFacts:
     function, layout = kernel.function, kernel.layout
+    words = register_words(kernel.regions.blocks, kernel.types)
     return KernelFacts(kernel.name, layout.params, layout.shared_bytes, layout.local_bytes,
                        function.reqntid, function.maxntid, kernel.ordered,
-                       register_words(kernel.regions.blocks, kernel.types))
+                       min(words, function.maxnreg or words))
 
 
 def _kept_kernel(kept: dict[str, Any]) -> KernelFacts:

@@ -29,7 +29,7 @@ CUresult rrto_cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_opti
                                 unsigned int numLibraryOptions)
 {
     struct rrto_image image;
-    struct rrto_jit jit = {numJitOptions, jitOptions, jitOptionsValues};
+    struct rrto_jit jit = {.count = numJitOptions, .options = jitOptions, .values = jitOptionsValues};
     (void)libraryOptions, (void)libraryOptionValues, (void)numLibraryOptions; /* hints */
     if (!library || (numJitOptions && (!jitOptions || !jitOptionsValues)))
         return CUDA_INVALID_VALUE;
@@ -43,7 +43,7 @@ CUresult rrto_cuLibraryLoadFromFile(CUlibrary *library, const char *fileName,
                                     void **libraryOptionValues, unsigned int numLibraryOptions)
 {
     struct rrto_image image;
-    struct rrto_jit jit = {numJitOptions, jitOptions, jitOptionsValues};
+    struct rrto_jit jit = {.count = numJitOptions, .options = jitOptions, .values = jitOptionsValues};
     (void)libraryOptions, (void)libraryOptionValues, (void)numLibraryOptions;
     if (!library || (numJitOptions && (!jitOptions || !jitOptionsValues)))
         return CUDA_INVALID_VALUE;

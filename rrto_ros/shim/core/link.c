@@ -17,6 +17,7 @@ struct link {
     struct image *images; /* what the program was given; valid until the link is destroyed */
     struct rrto_jit jit;
     CUjit_option *options;
+    void **values; /* as they were: only those that are written may be looked at later */
     uint64_t began;
     void *room[2]; /* sizes of the logs */
 };
@@ -38,17 +39,22 @@ CUresult rrto_cuLinkCreate_v2(unsigned int numOptions, CUjit_option *options, vo
     struct rrto_object *object = rrto_new(RRTO_LINK);
     struct link *link = calloc(1, sizeof *link);
     CUjit_option *copy = malloc(numOptions * sizeof *copy + 1);
-    if (!object || !link || !copy) {
+    void **values = malloc(numOptions * sizeof *values + 1);
+    if (!object || !link || !copy || !values) {
         if (object)
             rrto_drop(RRTO_LINK, object);
         free(link);
         free(copy);
+        free(values);
         return CUDA_OUT_OF_MEMORY;
     }
     if (numOptions)
         memcpy(copy, options, numOptions * sizeof *copy);
+    if (numOptions)
+        memcpy(values, optionValues, numOptions * sizeof *values);
     link->options = copy;
-    link->jit = (struct rrto_jit){numOptions, copy, optionValues};
+    link->values = values;
+    link->jit = (struct rrto_jit){numOptions, copy, optionValues, values};
     link->began = rrto_jit_clock();
     rrto_jit_room(&link->jit, link->room, 0);
     object->data = link;
@@ -112,7 +118,7 @@ CUresult rrto_cuLinkComplete(CUlinkState state, void **cubinOut, size_t *sizeOut
         return CUDA_INVALID_VALUE;
     struct image *image = malloc(sizeof *image);
     size_t bytes;
-    char *data = rrto_inputs_image(&link->inputs, &bytes);
+    char *data = rrto_inputs_image(&link->inputs, rrto_jit_registers(&link->jit), &bytes);
     if (!image || !data || bytes >= UINT32_MAX) {
         free(image);
         free(data);
@@ -156,6 +162,7 @@ CUresult rrto_cuLinkDestroy(CUlinkState state)
     }
     rrto_inputs_free(&link->inputs);
     free(link->options);
+    free(link->values);
     free(link);
     return CUDA_SUCCESS;
 }

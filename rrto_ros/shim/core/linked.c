@@ -93,6 +93,15 @@ int rrto_is_linked(const void *data, size_t bytes)
     return each_input(data, bytes, NULL) > 0;
 }
 
+unsigned rrto_linked_registers(const void *data, size_t bytes)
+{
+    Elf64_Ehdr head;
+    if (!rrto_is_linked(data, bytes))
+        return 0;
+    memcpy(&head, data, sizeof head);
+    return head.e_flags;
+}
+
 int rrto_inputs_add(struct rrto_inputs *to, int kind, const char *name, const void *data,
                     size_t bytes)
 {
@@ -103,7 +112,7 @@ int rrto_inputs_add(struct rrto_inputs *to, int kind, const char *name, const vo
     return found < 0 ? found : 0;
 }
 
-char *rrto_inputs_image(const struct rrto_inputs *inputs, size_t *bytes)
+char *rrto_inputs_image(const struct rrto_inputs *inputs, unsigned registers, size_t *bytes)
 {
     unsigned count = inputs->count + 2;
     size_t names = 1 + sizeof strings_name, at = sizeof(Elf64_Ehdr);
@@ -119,7 +128,7 @@ char *rrto_inputs_image(const struct rrto_inputs *inputs, size_t *bytes)
     Elf64_Ehdr head = {
         .e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT},
         .e_type = ET_EXEC, .e_machine = MACHINE, .e_version = EV_CURRENT, .e_shoff = table,
-        .e_ehsize = sizeof head, .e_shentsize = sizeof(Elf64_Shdr), .e_shnum = (Elf64_Half)count,
+        .e_flags = registers, .e_ehsize = sizeof head, .e_shentsize = sizeof(Elf64_Shdr), .e_shnum = (Elf64_Half)count,
         .e_shstrndx = (Elf64_Half)(count - 1)};
     memcpy(image, &head, sizeof head);
     size_t name = 1;

@@ -22,9 +22,11 @@ struct rrto_inputs {
  * -2: too many or too large. */
 int rrto_inputs_add(struct rrto_inputs *to, int kind, const char *name, const void *data,
                     size_t bytes);
-/* The image, allocated; NULL: no memory. */
-char *rrto_inputs_image(const struct rrto_inputs *inputs, size_t *bytes);
+/* The image, allocated; NULL: no memory. `registers`: as many as a kernel may have, 0: any. */
+char *rrto_inputs_image(const struct rrto_inputs *inputs, unsigned registers, size_t *bytes);
 void rrto_inputs_free(struct rrto_inputs *inputs);
+/* The `registers` of such an image. */
+unsigned rrto_linked_registers(const void *data, size_t bytes);
 /* Whether data is such an image. */
 int rrto_is_linked(const void *data, size_t bytes);
 

@@ -1,5 +1,6 @@
 /* Modules: loading an image, the table of kernels and variables that the server answers with, and
  * functions. What a program asks about a kernel is answered from that table. */
+#include "linked.h"
 #include "module.h"
 
 #include <stdio.h>
@@ -21,19 +22,27 @@ static void **option_of(const struct rrto_jit *jit, int option)
     return found;
 }
 
+/* What the program said. */
+static void *input_of(const struct rrto_jit *jit, int option)
+{
+    void **at = option_of(jit, option);
+    return !at ? NULL : jit->inputs ? jit->inputs[at - jit->values] : *at;
+}
+
 static void write_log(const struct rrto_jit *jit, int option, const char *text)
 {
-    void **buffer = option_of(jit, option), **size = option_of(jit, option + 1);
+    char *buffer = input_of(jit, option);
+    void **size = option_of(jit, option + 1);
     size_t room = size ? (size_t)(uintptr_t)*size & 0xFFFFFFFFu : 0, bytes = strlen(text);
     if (!size)
         return;
-    if (!buffer || !*buffer || !room)
+    if (!buffer || !room)
         bytes = 0;
     else if (bytes >= room)
         bytes = room - 1;
-    if (buffer && *buffer && room) {
-        memcpy(*buffer, text, bytes);
-        ((char *)*buffer)[bytes] = 0;
+    if (buffer && room) {
+        memcpy(buffer, text, bytes);
+        buffer[bytes] = 0;
     }
     *size = (void *)(uintptr_t)bytes; /* what was written, as CUDA says */
 }
@@ -55,8 +64,7 @@ void rrto_jit_room(const struct rrto_jit *jit, void *room[2], int restore)
 
 void rrto_jit_info(const struct rrto_jit *jit, const char *info)
 {
-    void **wanted = option_of(jit, VERBOSE);
-    write_log(jit, INFO, wanted && *wanted ? info : "");
+    write_log(jit, INFO, input_of(jit, VERBOSE) ? info : "");
 }
 
 uint64_t rrto_jit_clock(void)
@@ -206,17 +214,23 @@ static struct rrto_module *read_module(const unsigned char *data, size_t bytes,
     return module;
 }
 
-/* CU_JIT_MAX_REGISTERS: a compiler would see to it. */
-static void limit_registers(const struct rrto_jit *jit, struct rrto_module *module)
+unsigned rrto_jit_registers(const struct rrto_jit *jit)
+{
+    return (unsigned)((uintptr_t)input_of(jit, MAX_REGISTERS) & 0xFFFF);
+}
+
+/* CU_JIT_MAX_REGISTERS, of the load or of the link that made the image. A virtual device can do
+ * with any number; a GPU's compiler says itself how many it took. */
+static void limit_registers(unsigned limit, struct rrto_module *module)
 {
     enum { NUM_REGS = 4 };
-    void **most = option_of(jit, MAX_REGISTERS);
-    int limit = most ? (int)((uintptr_t)*most & 0xFFFF) : 0;
-    for (uint32_t i = 0; limit && i < module->kernel_count; i++)
+    if (!limit || rrto_session.kind == RRTO_GPU)
+        return;
+    for (uint32_t i = 0; i < module->kernel_count; i++)
         for (uint32_t k = 0; k < module->kernels[i].attribute_count; k++) {
             struct rrto_pair *pair = &module->kernels[i].attributes[k];
-            if (pair->id == NUM_REGS && pair->value > limit)
-                pair->value = limit;
+            if (pair->id == NUM_REGS && pair->value > (int)limit)
+                pair->value = (int)limit;
         }
 }
 
@@ -281,7 +295,8 @@ CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
     rrto_jit_log(jit, "");
     object->owner = rrto_current();
     struct rrto_module *module = object->data;
-    limit_registers(jit, module);
+    limit_registers(rrto_linked_registers(image->data, image->bytes), module);
+    limit_registers(rrto_jit_registers(jit), module);
     tell(jit, module);
     for (uint32_t i = 0; i < module->global_count; i++)
         rrto_range_globals(object, module->globals[i].address, module->globals[i].bytes);
@@ -333,7 +348,7 @@ CUresult rrto_cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned i
                                  CUjit_option *options, void **optionValues)
 {
     struct rrto_image what;
-    struct rrto_jit jit = {numOptions, options, optionValues};
+    struct rrto_jit jit = {.count = numOptions, .options = options, .values = optionValues};
     if (!module || (numOptions && (!options || !optionValues)))
         return CUDA_INVALID_VALUE;
     CUresult result = rrto_image_of(image, &what);
@@ -353,7 +368,7 @@ CUresult rrto_cuModuleLoadFatBinary(CUmodule *module, const void *fatCubin)
 CUresult rrto_cuModuleLoad(CUmodule *module, const char *fname)
 {
     struct rrto_image what;
-    struct rrto_jit jit = {0};
+    struct rrto_jit jit = {.count = 0};
     CUresult result = module ? rrto_image_of_file(fname, &what) : CUDA_INVALID_VALUE;
     if (result)
         return result;

@@ -19,7 +19,8 @@ struct rrto_module {
 struct rrto_jit {
     unsigned count;
     const CUjit_option *options;
-    void **values;
+    void **values;        /* the program's, where results go */
+    void *const *inputs; /* what they were, where the program's may be gone; NULL: values */
 };
 
 CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
@@ -30,6 +31,7 @@ const struct rrto_global *rrto_module_global(const struct rrto_object *module, c
 void rrto_jit_log(const struct rrto_jit *jit, const char *error);
 void rrto_jit_info(const struct rrto_jit *jit, const char *info); /* if it shall be verbose */
 void rrto_jit_room(const struct rrto_jit *jit, void *room[2], int restore);
+unsigned rrto_jit_registers(const struct rrto_jit *jit); /* most per kernel, 0: any */
 uint64_t rrto_jit_clock(void);
 void rrto_jit_time(const struct rrto_jit *jit, uint64_t nanoseconds);
 

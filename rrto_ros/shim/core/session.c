@@ -268,6 +268,7 @@ static int read_device(const unsigned char *info, size_t bytes)
     if (name[0] > 255 || words[3] > 4096 || at + (size_t)words[3] * 8 != bytes)
         return -1;
     S.driver_version = (int)words[0];
+    S.kind = (int)name[1];
     S.major = (int)words[1];
     S.minor = (int)words[2];
     S.total_bytes = sizes[0];

@@ -17,6 +17,8 @@
 /* ---- session.c: connection, start, errors, counters ---- */
 enum rrto_counter { RRTO_WAITS = 4, RRTO_WAIT_NS = 5, RRTO_LAST_WAIT_NS = 6 };
 
+enum rrto_device { RRTO_CPU = 1, RRTO_GPU = 2, RRTO_NULL = 3 };
+
 struct rrto_pair {
     int32_t id, value;
 };
@@ -31,6 +33,7 @@ struct rrto_session {
     uint64_t call_bytes, reply_bytes; /* ring sizes, powers of two */
     int socket_fd, call_fd, reply_fd, memory_fd;
     int driver_version, major, minor;
+    int kind; /* of device: enum rrto_device */
     uint64_t total_bytes, arena_base, arena_bytes;
     unsigned char uuid[16];
     char name[256];

@@ -169,6 +169,7 @@ class Function:
         reqntid: From .reqntid, padded to three, or None.
         tables: .branchtargets lists by their label.
         linkage: As of a variable.
+        maxnreg: From .maxnreg, registers that a kernel may have, or None.
     """
 
     name: str
@@ -182,6 +183,7 @@ class Function:
     reqntid: tuple[int, int, int] | None = None
     tables: dict[str, tuple[str, ...]] = field(default_factory=dict)
     linkage: str = ""
+    maxnreg: int | None = None
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,7 @@ class _ModuleParser:
         return ast.Function(
             name, is_entry, params, returns, body.scope.registers, tuple(body.scope.variables),
             tuple(body.code), sizes.get("maxntid"), sizes.get("reqntid"), body.tables,
+            maxnreg=sizes["maxnreg"][0] if "maxnreg" in sizes else None,
         )
 
     def _parameters(self) -> tuple[ast.Var, ...]:
