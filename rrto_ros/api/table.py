@@ -64,39 +64,9 @@ def _core(kind: str, ops: str, names: str, needs: str = "operator", note: str = 
 
 def _memsets() -> list[Call]:
     """The twelve memset calls: 8, 16, 32 bits; rows or not; synchronous or not."""
-    out = []
-    for bits, value in ((8, "uc"), (16, "us"), (32, "ui")):
-        unit = bits // 8
-        for rows in (False, True):
-            size = "Width, Height" if rows else "N, 1"
-            width, height = size.split(", ")
-            fields = {
-                "dst": "dstDevice",
-                "pitch": "dstPitch" if rows else "0",
-                "width": width,
-                "height": height,
-                "value": value,
-                "element_bytes": str(unit),
-            }
-            check = f"rrto_check_fill(dstDevice, {fields['pitch']}, {unit}, {size})"
-            stem = f"cuMemsetD2D{bits}" if rows else f"cuMemsetD{bits}"
-            for suffix, variant, stream in (
-                ("_v2", "_ptds", "0"),
-                ("Async", "_ptsz", "stream(hStream)"),
-            ):
-                name = stem + suffix
-                out.append(
-                    Call(
-                        name,
-                        "async",
-                        ("memset",),
-                        (name + variant,),
-                        "operator",
-                        {**fields, "stream": stream},
-                        (check,),
-                    )
-                )
-    return out
+    stems = [f"cuMemset{d}{bits}" for bits in (8, 16, 32) for d in ("D", "D2D")]
+    names = " ".join(f"{s}_v2={s}_v2_ptds {s}Async={s}Async_ptsz" for s in stems)
+    return _core("async", "memset", names, note="page-locked memory is filled by the shim")
 
 
 CALLS: tuple[Call, ...] = (

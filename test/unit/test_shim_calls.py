@@ -21,6 +21,7 @@ BOTH = pytest.mark.parametrize("mode", [BATCHED, RPC], ids=["batched", "rpc"])
         "handles",
         "contexts",
         "pinned_copies",
+        "one_address_space",
         "rows",
         "pools",
         "libraries",

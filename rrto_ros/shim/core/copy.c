@@ -5,6 +5,8 @@
 
 #include "shim.h"
 
+static CUresult on_device(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t stream);
+
 static CUresult to_device(CUdeviceptr dst, const void *src, size_t bytes, uint64_t stream)
 {
     CUresult result = rrto_range_check(dst, bytes);
@@ -12,6 +14,8 @@ static CUresult to_device(CUdeviceptr dst, const void *src, size_t bytes, uint64
         return result;
     if (!src)
         return CUDA_INVALID_VALUE;
+    if (rrto_in_arena((uintptr_t)src))
+        return on_device(dst, (uintptr_t)src, bytes, stream);
     result = rrto_settle(src, bytes);
     size_t piece = rrto_call_piece();
     for (size_t at = 0; at < bytes && !result; at += piece) {
@@ -30,6 +34,8 @@ static CUresult from_device(void *dst, CUdeviceptr src, size_t bytes, uint64_t s
         return result;
     if (!dst)
         return CUDA_INVALID_VALUE;
+    if (rrto_in_arena((uintptr_t)dst))
+        return on_device((uintptr_t)dst, src, bytes, stream);
     size_t piece = rrto_reply_piece(), count = (bytes + piece - 1) / piece, sent = 0;
     struct rrto_wait small[4], *waits = small;
     if (count > 4 && !(waits = malloc(count * sizeof *waits)))
@@ -117,9 +123,25 @@ CUresult rrto_cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, size_t 
     return from_device(dstHost, srcDevice, ByteCount, stream);
 }
 
+static CUresult unified(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t stream);
+
+/* Page-locked memory has one address for host and device. */
+static int page_locked(CUdeviceptr at, size_t bytes)
+{
+    struct rrto_host host;
+    return bytes && !rrto_in_arena(at) && rrto_host_pinned((const void *)(uintptr_t)at, bytes, &host);
+}
+
+static CUresult device_to_device(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t stream)
+{
+    if (page_locked(dst, bytes) || page_locked(src, bytes))
+        return unified(dst, src, bytes, stream);
+    return on_device(dst, src, bytes, stream);
+}
+
 CUresult rrto_cuMemcpyDtoD_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
 {
-    return on_device(dstDevice, srcDevice, ByteCount, 0);
+    return device_to_device(dstDevice, srcDevice, ByteCount, 0);
 }
 
 CUresult rrto_cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount,
@@ -127,7 +149,7 @@ CUresult rrto_cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice,
 {
     uint64_t stream;
     CUresult result = rrto_name_stream(hStream, &stream);
-    return result ? result : on_device(dstDevice, srcDevice, ByteCount, stream);
+    return result ? result : device_to_device(dstDevice, srcDevice, ByteCount, stream);
 }
 
 /* ---- direction by address ---- */
@@ -135,8 +157,7 @@ CUresult rrto_cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice,
 static int is_device(CUdeviceptr at)
 {
     struct rrto_range range;
-    /* The whole arena counts, so that a freed pointer is an error and not taken for the host's. */
-    return at - rrto_session.arena_base < rrto_session.arena_bytes || rrto_range_find(at, &range);
+    return rrto_in_arena(at) || rrto_range_find(at, &range);
 }
 
 static CUresult unified(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t stream)
@@ -197,7 +218,7 @@ static CUresult side_of(int type, const void *host, CUdeviceptr device, size_t x
         return type == RRTO_MEMORY_ARRAY
                    ? rrto_refuse(CUDA_NOT_SUPPORTED, "cuMemcpy2D, cuMemcpy3D: arrays")
                    : CUDA_INVALID_VALUE;
-    if (type == RRTO_MEMORY_DEVICE && !is_device(base))
+    if (type == RRTO_MEMORY_DEVICE && !is_device(base) && !page_locked(base, 1))
         return CUDA_INVALID_VALUE;
     if (__builtin_mul_overflow(pitch, height, &out->plane))
         return CUDA_INVALID_VALUE;

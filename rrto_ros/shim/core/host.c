@@ -15,6 +15,8 @@ struct pinned {
     struct pinned *next;
 };
 
+enum { DEVICE_MAP = 2 };
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct pinned *first;
 
@@ -127,6 +129,9 @@ CUresult rrto_cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
     void *memory;
     if (!pp || !bytesize || Flags & ~7u)
         return CUDA_INVALID_VALUE;
+    if (Flags & DEVICE_MAP)
+        return rrto_refuse(CUDA_NOT_SUPPORTED, "cuMemHostAlloc: memory that kernels access (flag "
+                                               "DEVICEMAP)");
     if (posix_memalign(&memory, 4096, bytesize))
         return CUDA_OUT_OF_MEMORY;
     CUresult result = add((uintptr_t)memory, bytesize, Flags, 0);
@@ -154,6 +159,9 @@ CUresult rrto_cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
 {
     if (!p || !bytesize || Flags & ~15u)
         return CUDA_INVALID_VALUE;
+    if (Flags & DEVICE_MAP)
+        return rrto_refuse(CUDA_NOT_SUPPORTED, "cuMemHostRegister: memory that kernels access (flag "
+                                               "DEVICEMAP)");
     if (rrto_host_find(p, NULL, NULL))
         return CUDA_HOST_MEMORY_ALREADY_REGISTERED;
     return add((uintptr_t)p, bytesize, Flags, 1);

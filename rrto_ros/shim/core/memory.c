@@ -368,7 +368,7 @@ static CUresult pointer_attribute(void *data, int attribute, CUdeviceptr ptr, in
         wide = device ? range.bytes : bytes;
         break;
     case 13: /* MAPPED */
-        flag = device || host;
+        flag = (unsigned char)device; /* kernels do not reach the host's */
         memcpy(data, &flag, 1);
         return CUDA_SUCCESS;
     case 14: /* ALLOWED_HANDLE_TYPES */

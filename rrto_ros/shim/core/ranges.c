@@ -269,17 +269,27 @@ void rrto_range_reset_high(void *pool)
     pthread_mutex_unlock(&lock);
 }
 
-CUresult rrto_check_fill(uint64_t dst, size_t pitch, unsigned unit, size_t width, size_t height)
+/* Bytes from the first to the last that a fill writes. */
+CUresult rrto_fill_bytes(uint64_t dst, size_t pitch, unsigned unit, size_t width, size_t height,
+                         size_t *bytes)
 {
-    size_t row, bytes;
+    size_t row;
+    *bytes = 0;
     if (!width || !height)
         return CUDA_SUCCESS;
     if (dst % unit || __builtin_mul_overflow(width, (size_t)unit, &row))
         return CUDA_INVALID_VALUE;
     if (height > 1 && (pitch < row || pitch % unit))
         return CUDA_INVALID_VALUE;
-    if (__builtin_mul_overflow(height > 1 ? pitch : 0, height - 1, &bytes) ||
-        __builtin_add_overflow(bytes, row, &bytes))
+    if (__builtin_mul_overflow(height > 1 ? pitch : 0, height - 1, bytes) ||
+        __builtin_add_overflow(*bytes, row, bytes))
         return CUDA_INVALID_VALUE;
-    return rrto_range_check(dst, bytes);
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_check_fill(uint64_t dst, size_t pitch, unsigned unit, size_t width, size_t height)
+{
+    size_t bytes;
+    CUresult result = rrto_fill_bytes(dst, pitch, unit, width, height, &bytes);
+    return result || !bytes ? result : rrto_range_check(dst, bytes);
 }

@@ -188,9 +188,17 @@ void rrto_range_globals(void *module, uint64_t address, uint64_t bytes);
 void rrto_range_forget(void *module);
 uint64_t rrto_range_used(void *pool, uint64_t *high); /* pool NULL: all */
 void rrto_range_reset_high(void *pool);
+CUresult rrto_fill_bytes(uint64_t dst, size_t pitch, unsigned unit, size_t width, size_t height,
+                         size_t *bytes);
 CUresult rrto_check_fill(uint64_t dst, size_t pitch, unsigned unit, size_t width, size_t height);
 
 CUresult rrto_memory_release(CUdeviceptr address, uint64_t stream); /* memory.c */
+
+/* The whole arena counts, so that a freed pointer is an error and not taken for the host's. */
+static inline int rrto_in_arena(CUdeviceptr at)
+{
+    return at - rrto_session.arena_base < rrto_session.arena_bytes;
+}
 
 /* ---- host.c: page-locked memory ---- */
 #define RRTO_ANY_OBJECT UINT64_MAX

@@ -3775,18 +3775,7 @@ CUresult cuMemsetD16Async(CUdeviceptr dstDevice, unsigned short us, size_t N, CU
     rrto_count(480);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, 0, 2, N, 1)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = 0;
-    op.width = N;
-    op.height = 1;
-    op.value = us;
-    op.element_bytes = 2;
-    if ((result = rrto_name_stream(hStream, &op.stream)))
-        return result;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD16Async(dstDevice, us, N, hStream);
 }
 
 EXPORT CUresult cuMemsetD16Async_ptsz(CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream);
@@ -3796,18 +3785,7 @@ CUresult cuMemsetD16Async_ptsz(CUdeviceptr dstDevice, unsigned short us, size_t 
     rrto_count(481);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, 0, 2, N, 1)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = 0;
-    op.width = N;
-    op.height = 1;
-    op.value = us;
-    op.element_bytes = 2;
-    if ((result = rrto_name_stream(hStream, &op.stream)))
-        return result;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD16Async(dstDevice, us, N, hStream);
 }
 
 EXPORT CUresult cuMemsetD16_v2(CUdeviceptr dstDevice, unsigned short us, size_t N);
@@ -3817,17 +3795,7 @@ CUresult cuMemsetD16_v2(CUdeviceptr dstDevice, unsigned short us, size_t N)
     rrto_count(482);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, 0, 2, N, 1)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = 0;
-    op.width = N;
-    op.height = 1;
-    op.value = us;
-    op.element_bytes = 2;
-    op.stream = 0;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD16_v2(dstDevice, us, N);
 }
 
 EXPORT CUresult cuMemsetD16_v2_ptds(CUdeviceptr dstDevice, unsigned short us, size_t N);
@@ -3837,17 +3805,7 @@ CUresult cuMemsetD16_v2_ptds(CUdeviceptr dstDevice, unsigned short us, size_t N)
     rrto_count(483);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, 0, 2, N, 1)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = 0;
-    op.width = N;
-    op.height = 1;
-    op.value = us;
-    op.element_bytes = 2;
-    op.stream = 0;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD16_v2(dstDevice, us, N);
 }
 
 EXPORT CUresult cuMemsetD2D16(void);
@@ -3863,18 +3821,7 @@ CUresult cuMemsetD2D16Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned sho
     rrto_count(485);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, dstPitch, 2, Width, Height)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = dstPitch;
-    op.width = Width;
-    op.height = Height;
-    op.value = us;
-    op.element_bytes = 2;
-    if ((result = rrto_name_stream(hStream, &op.stream)))
-        return result;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD2D16Async(dstDevice, dstPitch, us, Width, Height, hStream);
 }
 
 EXPORT CUresult cuMemsetD2D16Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height, CUstream hStream);
@@ -3884,18 +3831,7 @@ CUresult cuMemsetD2D16Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigne
     rrto_count(486);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, dstPitch, 2, Width, Height)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = dstPitch;
-    op.width = Width;
-    op.height = Height;
-    op.value = us;
-    op.element_bytes = 2;
-    if ((result = rrto_name_stream(hStream, &op.stream)))
-        return result;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD2D16Async(dstDevice, dstPitch, us, Width, Height, hStream);
 }
 
 EXPORT CUresult cuMemsetD2D16_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height);
@@ -3905,17 +3841,7 @@ CUresult cuMemsetD2D16_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned short
     rrto_count(487);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, dstPitch, 2, Width, Height)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = dstPitch;
-    op.width = Width;
-    op.height = Height;
-    op.value = us;
-    op.element_bytes = 2;
-    op.stream = 0;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD2D16_v2(dstDevice, dstPitch, us, Width, Height);
 }
 
 EXPORT CUresult cuMemsetD2D16_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height);
@@ -3925,17 +3851,7 @@ CUresult cuMemsetD2D16_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned 
     rrto_count(488);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, dstPitch, 2, Width, Height)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = dstPitch;
-    op.width = Width;
-    op.height = Height;
-    op.value = us;
-    op.element_bytes = 2;
-    op.stream = 0;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD2D16_v2(dstDevice, dstPitch, us, Width, Height);
 }
 
 EXPORT CUresult cuMemsetD2D32(void);
@@ -3951,18 +3867,7 @@ CUresult cuMemsetD2D32Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned int
     rrto_count(490);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, dstPitch, 4, Width, Height)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = dstPitch;
-    op.width = Width;
-    op.height = Height;
-    op.value = ui;
-    op.element_bytes = 4;
-    if ((result = rrto_name_stream(hStream, &op.stream)))
-        return result;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD2D32Async(dstDevice, dstPitch, ui, Width, Height, hStream);
 }
 
 EXPORT CUresult cuMemsetD2D32Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height, CUstream hStream);
@@ -3972,18 +3877,7 @@ CUresult cuMemsetD2D32Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigne
     rrto_count(491);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, dstPitch, 4, Width, Height)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = dstPitch;
-    op.width = Width;
-    op.height = Height;
-    op.value = ui;
-    op.element_bytes = 4;
-    if ((result = rrto_name_stream(hStream, &op.stream)))
-        return result;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD2D32Async(dstDevice, dstPitch, ui, Width, Height, hStream);
 }
 
 EXPORT CUresult cuMemsetD2D32_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height);
@@ -3993,17 +3887,7 @@ CUresult cuMemsetD2D32_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned int u
     rrto_count(492);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, dstPitch, 4, Width, Height)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = dstPitch;
-    op.width = Width;
-    op.height = Height;
-    op.value = ui;
-    op.element_bytes = 4;
-    op.stream = 0;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD2D32_v2(dstDevice, dstPitch, ui, Width, Height);
 }
 
 EXPORT CUresult cuMemsetD2D32_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height);
@@ -4013,17 +3897,7 @@ CUresult cuMemsetD2D32_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned 
     rrto_count(493);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, dstPitch, 4, Width, Height)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = dstPitch;
-    op.width = Width;
-    op.height = Height;
-    op.value = ui;
-    op.element_bytes = 4;
-    op.stream = 0;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD2D32_v2(dstDevice, dstPitch, ui, Width, Height);
 }
 
 EXPORT CUresult cuMemsetD2D8(void);
@@ -4039,18 +3913,7 @@ CUresult cuMemsetD2D8Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned char
     rrto_count(495);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, dstPitch, 1, Width, Height)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = dstPitch;
-    op.width = Width;
-    op.height = Height;
-    op.value = uc;
-    op.element_bytes = 1;
-    if ((result = rrto_name_stream(hStream, &op.stream)))
-        return result;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD2D8Async(dstDevice, dstPitch, uc, Width, Height, hStream);
 }
 
 EXPORT CUresult cuMemsetD2D8Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height, CUstream hStream);
@@ -4060,18 +3923,7 @@ CUresult cuMemsetD2D8Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned
     rrto_count(496);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, dstPitch, 1, Width, Height)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = dstPitch;
-    op.width = Width;
-    op.height = Height;
-    op.value = uc;
-    op.element_bytes = 1;
-    if ((result = rrto_name_stream(hStream, &op.stream)))
-        return result;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD2D8Async(dstDevice, dstPitch, uc, Width, Height, hStream);
 }
 
 EXPORT CUresult cuMemsetD2D8_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height);
@@ -4081,17 +3933,7 @@ CUresult cuMemsetD2D8_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned char u
     rrto_count(497);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, dstPitch, 1, Width, Height)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = dstPitch;
-    op.width = Width;
-    op.height = Height;
-    op.value = uc;
-    op.element_bytes = 1;
-    op.stream = 0;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD2D8_v2(dstDevice, dstPitch, uc, Width, Height);
 }
 
 EXPORT CUresult cuMemsetD2D8_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height);
@@ -4101,17 +3943,7 @@ CUresult cuMemsetD2D8_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned c
     rrto_count(498);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, dstPitch, 1, Width, Height)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = dstPitch;
-    op.width = Width;
-    op.height = Height;
-    op.value = uc;
-    op.element_bytes = 1;
-    op.stream = 0;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD2D8_v2(dstDevice, dstPitch, uc, Width, Height);
 }
 
 EXPORT CUresult cuMemsetD32(void);
@@ -4127,18 +3959,7 @@ CUresult cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUst
     rrto_count(500);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, 0, 4, N, 1)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = 0;
-    op.width = N;
-    op.height = 1;
-    op.value = ui;
-    op.element_bytes = 4;
-    if ((result = rrto_name_stream(hStream, &op.stream)))
-        return result;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD32Async(dstDevice, ui, N, hStream);
 }
 
 EXPORT CUresult cuMemsetD32Async_ptsz(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream);
@@ -4148,18 +3969,7 @@ CUresult cuMemsetD32Async_ptsz(CUdeviceptr dstDevice, unsigned int ui, size_t N,
     rrto_count(501);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, 0, 4, N, 1)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = 0;
-    op.width = N;
-    op.height = 1;
-    op.value = ui;
-    op.element_bytes = 4;
-    if ((result = rrto_name_stream(hStream, &op.stream)))
-        return result;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD32Async(dstDevice, ui, N, hStream);
 }
 
 EXPORT CUresult cuMemsetD32_v2(CUdeviceptr dstDevice, unsigned int ui, size_t N);
@@ -4169,17 +3979,7 @@ CUresult cuMemsetD32_v2(CUdeviceptr dstDevice, unsigned int ui, size_t N)
     rrto_count(502);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, 0, 4, N, 1)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = 0;
-    op.width = N;
-    op.height = 1;
-    op.value = ui;
-    op.element_bytes = 4;
-    op.stream = 0;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD32_v2(dstDevice, ui, N);
 }
 
 EXPORT CUresult cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, size_t N);
@@ -4189,17 +3989,7 @@ CUresult cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, size_t N)
     rrto_count(503);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, 0, 4, N, 1)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = 0;
-    op.width = N;
-    op.height = 1;
-    op.value = ui;
-    op.element_bytes = 4;
-    op.stream = 0;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD32_v2(dstDevice, ui, N);
 }
 
 EXPORT CUresult cuMemsetD8(void);
@@ -4215,18 +4005,7 @@ CUresult cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUst
     rrto_count(505);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, 0, 1, N, 1)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = 0;
-    op.width = N;
-    op.height = 1;
-    op.value = uc;
-    op.element_bytes = 1;
-    if ((result = rrto_name_stream(hStream, &op.stream)))
-        return result;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD8Async(dstDevice, uc, N, hStream);
 }
 
 EXPORT CUresult cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream);
@@ -4236,18 +4015,7 @@ CUresult cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc, size_t N,
     rrto_count(506);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, 0, 1, N, 1)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = 0;
-    op.width = N;
-    op.height = 1;
-    op.value = uc;
-    op.element_bytes = 1;
-    if ((result = rrto_name_stream(hStream, &op.stream)))
-        return result;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD8Async(dstDevice, uc, N, hStream);
 }
 
 EXPORT CUresult cuMemsetD8_v2(CUdeviceptr dstDevice, unsigned char uc, size_t N);
@@ -4257,17 +4025,7 @@ CUresult cuMemsetD8_v2(CUdeviceptr dstDevice, unsigned char uc, size_t N)
     rrto_count(507);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, 0, 1, N, 1)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = 0;
-    op.width = N;
-    op.height = 1;
-    op.value = uc;
-    op.element_bytes = 1;
-    op.stream = 0;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD8_v2(dstDevice, uc, N);
 }
 
 EXPORT CUresult cuMemsetD8_v2_ptds(CUdeviceptr dstDevice, unsigned char uc, size_t N);
@@ -4277,17 +4035,7 @@ CUresult cuMemsetD8_v2_ptds(CUdeviceptr dstDevice, unsigned char uc, size_t N)
     rrto_count(508);
     if ((result = rrto_need_operator()))
         return result;
-    struct rrto_op_memset op = {0};
-    if ((result = rrto_check_fill(dstDevice, 0, 1, N, 1)))
-        return result;
-    op.dst = dstDevice;
-    op.pitch = 0;
-    op.width = N;
-    op.height = 1;
-    op.value = uc;
-    op.element_bytes = 1;
-    op.stream = 0;
-    return rrto_emit_memset(&op, 0);
+    return rrto_cuMemsetD8_v2(dstDevice, uc, N);
 }
 
 EXPORT CUresult cuMipmappedArrayCreate(void);

@@ -157,7 +157,7 @@ class Program:
         kinds = ("write", "copy", "copy_rows", "kernel", "look", "fill", "through")
         steps = []
         for _ in range(rng.randint(5, 12)):
-            kind = rng.choices(kinds, (3, 6, 3, 3, 3, 1, 3))[0]
+            kind = rng.choices(kinds, (3, 6, 3, 3, 3, 2, 3))[0]
             numbers = [rng.randrange(1 << 16) for _ in range(8)]
             steps.append((kind, numbers))
         return steps
@@ -189,7 +189,7 @@ class Program:
         else:
             cuda.ok(name, *words)
         to.want[at : at + size] = of.want[start : start + size].copy()
-        self.used(to, of, stream, later)
+        self.used(to, of, stream, later or "DtoD" in name)
 
     def through(self, numbers):
         """From device memory through the host's, and back from there at once."""
@@ -217,6 +217,8 @@ class Program:
         words = (ctypes.c_void_p(to.address + at), ctypes.c_void_p(of.address + start), size)
         if unified or not (to.device or of.device):
             return "cuMemcpy", words
+        if size % 5 == 0 and all(place.device or place.later for place in (to, of)):
+            return "cuMemcpyDtoD_v2", words  # one address space
         way = ("D" if of.device else "H") + "to" + ("D" if to.device else "H")
         return f"cuMemcpy{way}_v2", words
 
@@ -291,11 +293,13 @@ class Program:
         self.set_busy(place, stream)
 
     def fill(self, numbers):
-        place = self.device[numbers[0] % len(self.device)]
+        places = [*self.device, *(p for p in self.host if p.later)]
+        place = places[numbers[0] % len(places)]
         stream = self.streams[numbers[1] % len(self.streams)]
         self.ready(place, stream)
-        cuda.ok("cuMemsetD8Async", place.address, numbers[2] & 255, BYTES, stream)
-        place.want[:] = numbers[2] & 255
+        at = numbers[3] % BYTES
+        cuda.ok("cuMemsetD8Async", place.address + at, numbers[2] & 255, BYTES - at, stream)
+        place.want[at:] = numbers[2] & 255
         self.set_busy(place, stream)
 
     def look(self, numbers):

@@ -333,6 +333,37 @@ def big_copies():
     wants(call("cuMemFreeHost", pinned), INVALID_VALUE, "freed twice")
 
 
+def one_address_space():
+    """Page-locked memory where device memory is meant, and the other way round."""
+    start()
+    pinned, address = out("cuMemHostAlloc", 4096, 0), out("cuMemAlloc_v2", 4096)
+    other = out("cuMemAlloc_v2", 4096)
+    ok("cuMemsetD8_v2", pinned, 7, 4096)
+    wants(ctypes.string_at(pinned, 4096), bytes([7]) * 4096, "bytes")
+    ok("cuMemsetD16Async", pinned + 2, 0x0102, 3, 0)
+    ok("cuMemsetD32_v2", pinned + 8, 0x01020304, 1)
+    wants(ctypes.string_at(pinned, 13), b"\7\7" + b"\2\1" * 3 + b"\4\3\2\1\7", "words")
+    ok("cuMemsetD2D8_v2", pinned, 16, 9, 4, 3)
+    wants(ctypes.string_at(pinned + 16, 20), bytes([9] * 4 + [7] * 12 + [9] * 4), "rows")
+    wants(call("cuMemsetD8_v2", pinned, 0, 4097), INVALID_VALUE, "beyond the end")
+    wants(call("cuMemsetD32_v2", pinned + 2, 0, 1), INVALID_VALUE, "misaligned")
+    ok("cuMemcpyDtoD_v2", address, pinned, 64)
+    ok("cuMemcpyHtoD_v2", other, address, 64)  # its source is the device's
+    ok("cuMemcpyDtoH_v2", other + 64, address, 64)
+    wants(read(other, 128), ctypes.string_at(pinned, 64) * 2, "on the device")
+    ok("cuMemsetD8_v2", address, 5, 4096)
+    ok("cuMemcpyDtoHAsync_v2", pinned, address, 4096, 0)
+    ok("cuMemsetD8Async", pinned, 6, 1024, 0)  # comes after the copy
+    ok("cuMemcpyDtoDAsync_v2", other, pinned, 2048, 0)
+    wants(read(other, 2048), bytes([6]) * 1024 + bytes([5]) * 1024, "in order")
+    for name, place in (("cuMemHostAlloc", ctypes.byref(ctypes.c_uint64())),
+                        ("cuMemHostRegister_v2", ctypes.create_string_buffer(64))):  # fmt: skip
+        wants(call(name, place, 64, 2), 801, f"{name}: memory for kernels")
+    flag = ctypes.c_ubyte(7)
+    ok("cuPointerGetAttribute", ctypes.byref(flag), 13, pinned)
+    wants(flag.value, 0, "mapped")
+
+
 def pinned_copies():
     start()
     stream, event = out("cuStreamCreate", 0), out("cuEventCreate", 2)
