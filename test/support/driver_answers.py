@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 OK, VALUE, MEMORY, NOT_STARTED = 0, 1, 2, 3
 DEVICE, IMAGE, CONTEXT, NO_BINARY, LIMIT, NO_PEER, PTX_BAD = 101, 200, 201, 209, 215, 217, 218
-NO_FILE, HANDLE, MISSING, PEER_OFF = 301, 400, 500, 705
+LATER, NO_FILE, HANDLE, MISSING, PEER_OFF = 222, 301, 400, 500, 705
 NOT_PERMITTED, UNSUPPORTED, CLUSTER = 800, 801, 912
 BAD = 0xDEAD0
 
@@ -201,6 +201,12 @@ IMAGES = [
         lambda e: (u64(), image(b".version 7.0\n.target sm_70\nnonsense\n")), PTX_BAD),
     Row("cuModuleLoadData", "after a comment",
         lambda e: (u64(), image(b"/* c */ // d\n.version 7.0\n.target sm_70\nx\n")), PTX_BAD),
+    Row("cuModuleLoadData", "a later version",
+        lambda e: (u64(), image(b".version 99.0\n.target sm_70\n.entry k() { ret; }\n")), LATER),
+    Row("cuModuleLoadData", "nothing in it",
+        lambda e: (u64(), image(b".version 7.0\n.target sm_70\n.address_size 64\n")), OK),
+    Row("cuModuleLoadData", "no more",
+        lambda e: (u64(), image(b".version 7.0\n")), PTX_BAD),
     Row("cuModuleLoadDataEx", "options missing", lambda e: (u64(), e.image, 1, 0, 0), VALUE),
     Row("cuModuleLoadFatBinary", "NULL", lambda e: (u64(), 0), VALUE),
     Row("cuModuleLoad", "no file", lambda e: (u64(), b"/no/such/file"), NO_FILE),

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.cursor import Cursor
 from rrto_ros.devices.cpu.ptx.initial import initial_values
@@ -59,8 +60,11 @@ class _ModuleParser:
         at = self.at
         at.expect(".version")
         number = re.fullmatch(r"(\d+)\.(\d+)", at.next().text)
-        if number is None or not 1 <= int(number[1]) <= 9:
-            raise at.error("PTX versions 1.0 to 9.x are read")
+        if number is None:
+            raise at.error("want .version and a number like 8.0")
+        if not 1 <= int(number[1]) <= 9:
+            raise PtxError(f"PTX version {number[0]}: 1.0 to 9.x are read",
+                           CUresult.UNSUPPORTED_PTX_VERSION)
         version = (int(number[1]), int(number[2]))
         target = ""
         while not at.done:
@@ -90,8 +94,8 @@ class _ModuleParser:
                 self._declaration()
             else:
                 raise at.error(f"unexpected {token.text!r} at module level")
-        if not self.functions and not self.variables:
-            raise PtxError("the PTX text declares nothing (cut short?)")
+        if not self.functions and not self.variables and not target:
+            raise PtxError("the PTX text ends before it declares anything (cut short?)")
         self._resolve_aliases()
         self._drop_declarations()
         return ast.Module(version, target, tuple(self.variables), self.functions)
