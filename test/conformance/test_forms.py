@@ -108,3 +108,16 @@ def test_policies_of_caches_change_nothing(harness):
  ld.global.L2::cache_hint.u32 %r1,[%rd2],%rd5; st.global.L2::cache_hint.u32 [%rd1],%r1,%rd6;
  ret;""", np.zeros_like(data), data)
     assert (found == data).all()
+
+
+@pytest.mark.parametrize("form", ["volatile", "relaxed.gpu", "acquire.gpu"])
+@pytest.mark.parametrize("threads", [1, 32])
+def test_a_thread_that_waits_for_another_block_sees_what_it_wrote(harness, form, threads):
+    # Both blocks run at once on the two workers; a load that is done once only waits for ever.
+    store = "st.volatile.global" if form == "volatile" else "st.release.gpu.global"
+    found = run(harness, f"""mov.u32 %r1,%ctaid.x; setp.eq.u32 %p1,%r1,0; @%p1 bra WAIT;
+ st.global.u32 [%rd1+4],7; {store}.u32 [%rd1],1; ret;
+ WAIT: ld.{form}.global.u32 %r2,[%rd1]; setp.eq.u32 %p2,%r2,0; @%p2 bra WAIT;
+ ld.{form}.global.u32 %r3,[%rd1+4]; st.global.u32 [%rd1+8],%r3; ret;""",
+                np.zeros(3, np.uint32), threads=threads)
+    assert found.tolist() == [1, 7, 7]

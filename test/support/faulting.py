@@ -17,10 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
+from rrto_ros.devices.cpu.device import CpuDevice
+from rrto_ros.devices.protocol import Launch
+from rrto_ros.errors import CudaError
+
 WORDS = 64
 
 
-def ends(cases: list[tuple[str, int, list[int]]], threads: int = 1) -> list[tuple[str, list[int]]]:
+def ends(cases: list[tuple[str, int, list[int]]], threads: int) -> list[tuple[str, list[int]]]:
     """How each case ends: (PTX with a kernel `k`, lanes, 32-bit arguments behind the buffer)."""
     done = subprocess.run(
         [sys.executable, __file__, str(threads)], input=json.dumps(cases), text=True,
@@ -29,14 +33,17 @@ def ends(cases: list[tuple[str, int, list[int]]], threads: int = 1) -> list[tupl
     return [(how, words) for how, words in json.loads(done.stdout)]
 
 
-def _run(case: tuple[str, int, list[int]], threads: int) -> tuple[str, list[int]]:
-    from rrto_ros.devices.cpu.device import CpuDevice
-    from rrto_ros.devices.protocol import Launch
-    from rrto_ros.errors import CudaError
+def made_device(lanes: int, base: int = 0) -> CpuDevice:
+    """A device whose launches end after two seconds."""
+    place = {"arena_base": base} if base else {}
+    return CpuDevice(threads=1, vector_lanes=lanes, limit_bytes=1 << 20, arena_bytes=1 << 24,
+                     launch_timeout_s=2.0, cache_bytes=0, **place)
 
-    text, lanes, extra = case
-    device = CpuDevice(threads=1, vector_lanes=lanes, limit_bytes=1 << 20, arena_bytes=1 << 24,
-                       launch_timeout_s=2.0, cache_bytes=0)
+
+def run(
+    device: CpuDevice, text: str, extra: list[int], threads: int
+) -> tuple[str, list[int]]:
+    """Loads and runs the kernel of one case and gives its memory back."""
     base = device.info.arena_base
     device.mem_alloc(base, WORDS * 4, 0)
     device.memcpy_htod(base, b"\xcc" * (4 * WORDS), 0)
@@ -44,10 +51,18 @@ def _run(case: tuple[str, int, list[int]], threads: int) -> tuple[str, list[int]
     params = np.uint64(base).tobytes() + b"".join(np.uint32(v).tobytes() for v in extra)
     try:
         device.launch(Launch(1, 0, (1, 1, 1), (threads, 1, 1), 0, params), 0)
+        words = np.frombuffer(bytes(device.memcpy_dtoh(base, 4 * WORDS, 0)), np.uint32)
+        return "ok", words.tolist()
     except CudaError as error:
         return error.result.name, []
-    words = np.frombuffer(bytes(device.memcpy_dtoh(base, 4 * WORDS, 0)), np.uint32)
-    return "ok", words.tolist()
+    finally:
+        device.module_unload(1)
+        device.mem_free(base, 0)
+
+
+def _case(case: tuple[str, int, list[int]], threads: int) -> tuple[str, list[int]]:
+    text, lanes, extra = case
+    return run(made_device(lanes), text, extra, threads)
 
 
 def main() -> None:
@@ -58,7 +73,7 @@ def main() -> None:
         if not child:
             os.close(read)
             with os.fdopen(write, "wb") as out:
-                out.write(pickle.dumps(_run(case, int(sys.argv[1]))))
+                out.write(pickle.dumps(_case(case, int(sys.argv[1]))))
             os._exit(0)
         os.close(write)
         with os.fdopen(read, "rb") as source:

@@ -3,11 +3,17 @@
 docs/ptx_support.md lists these. Kernels that may kill their process run in one of their own.
 """
 
+import re
+from functools import cache
+from pathlib import Path
+
 import pytest
-from support.faulting import ends
+from support.faulting import ends, made_device, run
 
 from rrto_ros.api.results import CUresult
+from rrto_ros.devices.cpu.codegen.kernel import generate
 from rrto_ros.devices.cpu.device import CpuDevice
+from rrto_ros.devices.cpu.program import prepare
 from rrto_ros.devices.protocol import Launch
 from rrto_ros.errors import CudaError
 
@@ -27,7 +33,17 @@ def kernel(body: str, params: str = ".param .u64 p, .param .u32 c") -> str:
 
 def in_both(text: str, *arguments: int, threads: int = 32) -> list[tuple[str, list[int]]]:
     """How a kernel ends thread by thread and in vectors."""
-    return ends([(text, lanes, list(arguments)) for lanes in LANES], threads)
+    return [run(device, text, list(arguments), threads) for device in devices()]
+
+
+@cache
+def devices() -> tuple[CpuDevice, ...]:
+    return tuple(made_device(lanes, 0x3200_0000_0000 + (lanes << 40)) for lanes in LANES)
+
+
+def apart(text: str, *arguments: int) -> list[tuple[str, list[int]]]:
+    """The same where a kernel may kill its process."""
+    return ends([(text, lanes, list(arguments)) for lanes in LANES], 32)
 
 
 NULL_STORES = {
@@ -46,9 +62,9 @@ NULL_STORES = {
 def test_an_access_to_null_faults_and_the_other_branch_does_not_run(what):
     text = kernel(f"setp.eq.u32 %p1,%r1,0; @%p1 bra OK; {NULL_STORES[what]}"
                   "st.global.u32 [%rd1+4],9; ret; OK: st.global.u32 [%rd1+4],8; ret;")
-    for how, words in in_both(text, 0):
+    for how, words in apart(text, 0):
         assert (how, words[1]) == ("ok", 8)
-    assert [how for how, _ in in_both(text, 1)] == ["SIGSEGV", "SIGSEGV"]
+    assert [how for how, _ in apart(text, 1)] == ["SIGSEGV", "SIGSEGV"]
 
 
 LOCAL_BRANCHES = {
@@ -115,7 +131,7 @@ def test_an_access_that_no_thread_makes_is_not_misaligned():
     assert [how for how, _ in in_both(text, 1)] == ["ok", "ok"]
 
 
-def test_memcheck_names_the_misaligned_access(tmp_path):
+def test_memcheck_names_the_misaligned_access():
     device = CpuDevice(threads=1, arena_base=0x3100_0000_0000, memcheck=True, cache_bytes=0,
                        limit_bytes=1 << 20, arena_bytes=1 << 24)
     base = device.info.arena_base
@@ -126,3 +142,81 @@ def test_memcheck_names_the_misaligned_access(tmp_path):
         device.launch(Launch(1, 0, (1, 1, 1), (4, 1, 1), 0, params), 0)
     assert caught.value.result == CUresult.MISALIGNED_ADDRESS
     device.close()
+
+
+def test_an_endless_loop_without_effects_is_ended_and_not_removed():
+    text = kernel("mov.u32 %r5,0; L: add.u32 %r5,%r5,1; bra L; st.global.u32 [%rd1],%r5; ret;")
+    assert [how for how, _ in in_both(text, 0)] == ["LAUNCH_TIMEOUT", "LAUNCH_TIMEOUT"]
+    # Where some threads only stay in it, the others' results do not come either.
+    text = kernel("setp.eq.u32 %p1,%r2,5; L: @%p1 bra L; st.global.u32 [%rd1],%r2; ret;")
+    assert [how for how, _ in in_both(text, 0)] == ["LAUNCH_TIMEOUT", "LAUNCH_TIMEOUT"]
+
+
+# Each gives words 0 to 31 of the buffer, one for each thread, from the argument %r1 and %r2.
+NO_TRAPS = {
+    "a quotient by zero": (("sub.u32 %r6,%r1,%r1; div.s32 %r5,%r2,%r6; div.u32 %r7,%r2,%r6;"
+                           "and.b32 %r5,%r5,%r7;"), lambda t, a: -1),
+    "a remainder by zero": ("sub.u32 %r6,%r1,%r1; rem.s32 %r5,%r2,%r6;", lambda t, a: t),
+    "a constant quotient by zero": ("div.u32 %r5,7,0;", lambda t, a: -1),
+    "the quotient that wraps": (("mov.u32 %r6,0x80000000; sub.u32 %r7,0,%r1; div.s32 %r5,%r6,%r7;"
+                                "rem.s32 %r7,%r6,%r7; add.u32 %r5,%r5,%r7;"),
+                                lambda t, a: 0x80000000),
+    "a shift beyond the width": (("add.u32 %r6,%r2,32; shl.b32 %r5,%r1,%r6; shr.s32 %r7,-5,%r6;"
+                                 "sub.u32 %r5,%r5,%r7;"), lambda t, a: 1),
+    "a constant shift beyond the width": (("shl.b32 %r5,%r2,32; shr.u32 %r6,%r2,99;"
+                                          "or.b32 %r5,%r5,%r6;"), lambda t, a: 0),
+    "a sum that wraps": (("add.s32 %r6,%r2,0x7fffffff; setp.lt.s32 %p1,%r6,%r2;"
+                         "selp.u32 %r5,1,0,%p1;"), lambda t, a: int(t > 0)),
+    "a float beyond the integers": (("cvt.rn.f32.u32 %f1,%r2; add.f32 %f1,%f1,0f7149F2CA;"
+                                    "cvt.rzi.s32.f32 %r5,%f1;"), lambda t, a: 0x7fffffff),
+    "NaN as an integer": ("mov.f32 %f1,0f7FC00000; cvt.rzi.s32.f32 %r5,%f1;", lambda t, a: 0),
+    "the zeros before zero": (("sub.u32 %r6,%r2,%r2; clz.b32 %r5,%r6; bfind.u32 %r6,%r6;"
+                              "sub.u32 %r5,%r5,%r6;"), lambda t, a: 33),
+    "the least integer's magnitude": (("mov.u32 %r6,0x80000000; abs.s32 %r5,%r6; neg.s32 %r7,%r6;"
+                                      "and.b32 %r5,%r5,%r7;"), lambda t, a: 0x80000000),
+    "a field beyond the register": (("bfe.u32 %r5,%r1,200,255; bfi.b32 %r6,-1,0,40,7;"
+                                    "or.b32 %r5,%r5,%r6;"), lambda t, a: 0),
+    "a lane that is not there": ("shfl.sync.idx.b32 %r5|%p1,%r2,99,0x1f,-1;", lambda t, a: 3),
+    "a table's entry that is not there": (
+        ("mov.u32 %r6,9; T: .branchtargets A,B; brx.idx %r6,T; A: mov.u32 %r5,1; bra E;"
+        "B: mov.u32 %r5,1; E:"), lambda t, a: 1),
+}
+
+
+@pytest.mark.parametrize("what", NO_TRAPS)
+def test_arithmetic_that_llvm_leaves_undefined_is_defined(what):
+    body, wanted = NO_TRAPS[what]
+    text = kernel(f"{body} mul.wide.u32 %rd3,%r2,4; add.u64 %rd3,%rd1,%rd3;"
+                  "st.global.u32 [%rd3],%r5; ret;")
+    for how, words in in_both(text, 1):
+        assert how == "ok"
+        assert words[:32] == [wanted(t, 1) & 0xFFFFFFFF for t in range(32)]
+
+
+FORBIDDEN = ("nsw", "nuw", "exact", "inbounds", "nnan", "ninf", "nsz", "fast", "reassoc", "arcp",
+             "contract", "afn", "nonnull", "dereferenceable", "noundef", "mustprogress",
+             "willreturn", "unreachable", "range(", "assume", "disjoint", "nneg", "samesign",
+             "undef", "nofree", "speculatable",
+             "readonly", "readnone", "memory(")
+
+
+def test_the_generated_code_promises_llvm_nothing():
+    """The words of the IR that make something undefined are not in it."""
+    folder = Path(__file__).resolve().parents[1] / "conformance" / "cases"
+    texts = [p.read_text() for p in sorted(folder.glob("*.ptx"))]
+    texts += [kernel(f"{body} st.global.u32 [%rd1],%r5; ret;") for body, _ in NO_TRAPS.values()]
+    seen = 0
+    for text in texts:
+        for program in prepare(text).kernels:
+            for lanes in (1, 16):
+                block = program.function.reqntid or (64, 1, 1)
+                ir = generate(program, block, lanes).text
+                words = set(re.findall(r"(?<![%@\w.])(?:[a-z_]+(?![\w.:])|range\()", ir))
+                assert not words & set(FORBIDDEN), (program.name, words & set(FORBIDDEN))
+                # Addresses of the program are multiples of nothing; what is aligned is checked.
+                assert "null_pointer_is_valid" in ir
+                assert ir.count("noalias") == 1
+                assert all("insertelement" in line or "shufflevector" in line
+                           for line in ir.splitlines() if "poison" in line)
+                seen += 1
+    assert seen > 60

@@ -55,6 +55,41 @@ What is executed differently from a GPU:
 - ex2, lg2, sin, cos and tanh (.approx) are polynomials within the documented error; div.full,
   rcp.approx, sqrt.approx and rsqrt.approx are rounded once.
 """
+UNDEFINED = """\
+LLVM takes what it calls undefined for impossible and removes what leads there. None of it can be
+reached; `test/unit/test_cpu_undefined.py` tries it line by line, thread by thread and in
+vectors (the last one is tried in `test/conformance/test_forms.py`), and looks
+for the words of the IR that would promise something (nsw, inbounds, nonnull,
+mustprogress and so on).
+
+| undefined in LLVM's IR | here |
+|---|---|
+| access to address 0 | it faults like any other (700): functions are `null_pointer_is_valid` |
+| access at no multiple of the type's alignment | loads and stores promise 1; the launch fails \
+with 716 where an access is at no multiple of its size, as on a GPU; atomics, for which LLVM \
+has no such form, go elsewhere first |
+| access beyond a variable on the stack | on the stack lie only variables of which every access \
+is inside; other local memory is memory that LLVM knows nothing of |
+| value of what was never written | registers and the carry flag start as 0; loads from \
+variables on the stack are frozen: some value, the same one for whoever looks |
+| a loop without effects that never ends | functions do not promise progress, and loops read \
+the flag of the time limit (702) |
+| division by 0; the least integer / -1 | all ones, the dividend as the remainder; it wraps |
+| shift by the width or more | clamped as PTX says, before the shift |
+| overflow with nsw, nuw, exact | no such flags: sums, products and addresses wrap |
+| float to integer out of range | saturates, NaN is 0 (in 64 bits the top bit): `fptosi.sat`, \
+or the range is known |
+| fast-math flags | none; a multiplication and an addition are never joined |
+| count of zeros of 0, magnitude of the least integer | the width; it wraps |
+| element of a vector that is not there | element numbers are constants; lanes of exchanges are \
+checked |
+| switch beyond its cases (brx.idx), unreachable | goes to the first label; not emitted |
+| poison in vectors that are put together | every element is set before it is used |
+| noalias, readonly, range and the like | only for the launch context, which no kernel can name \
+|
+| data race | ld and st with .volatile, .relaxed, .acquire and .release are neither merged nor \
+moved; other loads may be done once for many, as a GPU's compiler does |
+"""
 
 
 def page() -> str:
@@ -80,6 +115,7 @@ def page() -> str:
         f"Limits: {shared} KiB of static shared memory, {local} KiB of local memory per thread.",
         "",
         "## What is left out", "", LEFT_OUT.rstrip(), "",
+        "## What LLVM would leave undefined", "", UNDEFINED.rstrip(), "",
     ]
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ from rrto_ros.devices.cpu.passes.columns import WIDTH, strided_type
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 
+_STRONG = ("volatile", "mmio", "relaxed", "acquire", "release")
 _SPACES = {"global", "shared", "local", "const", "param"}
 
 
@@ -27,7 +28,7 @@ def access(instr: ast.Instr) -> tuple[str, PtxType, int, bool]:
             kind = TYPES[mod]
         elif mod in ("v2", "v4", "v8"):
             count = int(mod[1:])
-        elif mod in ("volatile", "mmio"):
+        elif mod in _STRONG:
             volatile = True
     if kind is None:
         raise unsupported(instr, "no type")
@@ -43,6 +44,8 @@ def _memory_type(kind: PtxType) -> str:
 def load(e: Emitter, instr: ast.Instr) -> None:
     """Emits ld and ldu."""
     space, kind, count, volatile = access(instr)
+    if volatile:
+        _keep_order(e)
     dests = instr.args[0].items if isinstance(instr.args[0], ast.Vec) else (instr.args[0],)
     if len(dests) != count or kind.name == "pred":
         raise unsupported(instr, "the destination does not fit")
@@ -57,8 +60,15 @@ def load(e: Emitter, instr: ast.Instr) -> None:
     if e.on_stack(instr.args[1]):
         # What was never written has some value, and the same one for whoever looks at it.
         values = [e.b.freeze(v) for v in values]
+    if "acquire" in instr.mods:
+        e.b.line("fence acquire")
     for dest, value in zip(dests, values, strict=True):
         e.write(dest, value, kind)
+
+
+def _keep_order(e: Emitter) -> None:
+    """Others may change what is read: LLVM keeps no values and moves no accesses over this."""
+    e.b.line('fence syncscope("singlethread") seq_cst')
 
 
 def load_values(
@@ -201,7 +211,11 @@ def store(e: Emitter, instr: ast.Instr) -> None:
     if len(items) != count:
         raise unsupported(instr, "the source does not fit")
     values = [e.read(item, kind) for item in items]
+    if "release" in instr.mods:
+        e.b.line("fence release")
     store_values(e, instr.args[0], space, values, kind, volatile=volatile)
+    if volatile:
+        _keep_order(e)
 
 
 def store_values(
