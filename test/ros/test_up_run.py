@@ -48,6 +48,20 @@ def test_a_program_runs_where_nothing_was_up_and_is_reported(rig, tmp_path, cuda
     assert f"{found['totals']['round_trips']} in" in process.text()
 
 
+def test_what_was_refused_is_in_the_report_with_its_count(rig, tmp_path):
+    report = tmp_path / "report.json"
+    program = [sys.executable, str(PROGRAMS / "shim_refusals.py"), "tables"]
+    process = run(rig, "--report", report, "--", *program)
+    assert process.wait() == 0, process.text()
+    found = json.loads(report.read_text())
+    table = "cuGetExportTable: 6bd5fb6c-5bf4-e74a-8987-d93912fd9df9 (CUDART_INTERFACE)"
+    assert found["totals"]["unsupported"][table] == 3
+    assert found["totals"]["unsupported"]["cuMemAllocManaged"] == 1
+    assert found["sessions"][0]["unsupported"] == found["totals"]["unsupported"]
+    assert found["totals"]["calls_unsupported"] == sum(found["totals"]["unsupported"].values())
+    assert "cuMemAllocManaged 1" in process.text()
+
+
 def test_a_running_robot_is_used_and_left_running(rig, cuda_program):
     rig.both()
     process = run(rig, "--", *cuda_program)
