@@ -11,7 +11,7 @@ from typing import NamedTuple
 OK, VALUE, MEMORY, NOT_STARTED = 0, 1, 2, 3
 DEVICE, IMAGE, CONTEXT, NO_BINARY, LIMIT, NO_PEER, PTX_BAD = 101, 200, 201, 209, 215, 217, 218
 LATER, NO_FILE, HANDLE, MISSING, PEER_OFF = 222, 301, 400, 500, 705
-NOT_PERMITTED, UNSUPPORTED, CLUSTER = 800, 801, 912
+TOO_LARGE, NOT_PERMITTED, UNSUPPORTED, CLUSTER = 720, 800, 801, 912
 BAD = 0xDEAD0
 
 
@@ -304,6 +304,11 @@ FUNCTIONS = [
     Row("cuLaunchKernel", "no stream", lambda e: _launch(e, stream=BAD), HANDLE),
     Row("cuLaunchKernel", "no arguments", lambda e: _launch(e, args=False), VALUE),
     Row("cuLaunchCooperativeKernel", "grid 0", lambda e: _launch(e, grid=(0, 1, 1))[:-1], VALUE),
+    Row("cuLaunchCooperativeKernel", "more blocks than fit",
+        lambda e: _launch(e, grid=(1 << 20, 1, 1))[:-1], TOO_LARGE),
+    Row("cuLaunchCooperativeKernel", "more than 64 bits",
+        lambda e: _launch(e, grid=(0x7FFFFFFF, 65535, 65535))[:-1], TOO_LARGE),
+    Row("cuLaunchCooperativeKernel", "one block", lambda e: _launch(e)[:-1], OK),
     Row("cuLaunchKernelEx", "NULL", lambda e: (0, e.fn, e.args, 0), VALUE),
     Row("cuLaunchKernelEx", "no attributes", lambda e: (config(e), e.fn, e.args, 0), OK),
     Row("cuLaunchKernelEx", "cluster of one",

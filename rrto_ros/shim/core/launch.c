@@ -138,6 +138,17 @@ CUresult rrto_pack(const struct rrto_kernel *kernel, void **params, void **extra
     return CUDA_SUCCESS;
 }
 
+/* Blocks that wait for each other must all be there at once. */
+static CUresult check_cooperative(const struct rrto_kernel *kernel, const struct rrto_geometry *at)
+{
+    uint64_t threads = (uint64_t)at->block[0] * at->block[1] * at->block[2];
+    uint64_t most = rrto_blocks_at_once(kernel, threads, at->shared), blocks = 1;
+    for (int i = 0; i < 3; i++)
+        if (__builtin_mul_overflow(blocks, (uint64_t)at->grid[i], &blocks))
+            return CUDA_COOPERATIVE_LAUNCH_TOO_LARGE;
+    return blocks > most ? CUDA_COOPERATIVE_LAUNCH_TOO_LARGE : CUDA_SUCCESS;
+}
+
 static CUresult launch(CUfunction f, const struct rrto_geometry *at, CUstream hStream,
                        uint32_t flags, void **params, void **extra)
 {
@@ -149,6 +160,8 @@ static CUresult launch(CUfunction f, const struct rrto_geometry *at, CUstream hS
     CUresult result = rrto_name_stream(hStream, &stream);
     if (!result)
         result = rrto_check_launch(kernel, at);
+    if (!result && flags & COOPERATIVE)
+        result = check_cooperative(kernel, at);
     if (!result)
         result = rrto_pack(kernel, params, extra, small, sizeof small, &packed);
     if (result)

@@ -30,6 +30,13 @@ static int blocks_that_fit(const struct rrto_kernel *kernel, int threads, size_t
     return fit;
 }
 
+uint64_t rrto_blocks_at_once(const struct rrto_kernel *kernel, uint64_t threads, size_t shared)
+{
+    if (threads > INT32_MAX)
+        return 0;
+    return (uint64_t)blocks_that_fit(kernel, (int)threads, shared) * (unsigned)attribute_or(16, 1);
+}
+
 CUresult rrto_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlocks, CUfunction func,
                                                                    int blockSize,
                                                                    size_t dynamicSMemSize,
@@ -146,10 +153,8 @@ CUresult rrto_cuOccupancyMaxActiveClusters(int *numClusters, CUfunction func,
     uint64_t threads = (uint64_t)config->blockDimX * config->blockDimY * config->blockDimZ;
     if (!threads)
         return CUDA_INVALID_VALUE;
-    int fit = blocks > 1 || threads > INT32_MAX
-                  ? 0
-                  : blocks_that_fit(kernel, (int)threads, config->sharedMemBytes);
-    *numClusters = fit * attribute_or(16, 1);
+    *numClusters =
+        blocks > 1 ? 0 : (int)rrto_blocks_at_once(kernel, threads, config->sharedMemBytes);
     return CUDA_SUCCESS;
 }
 

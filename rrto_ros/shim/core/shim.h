@@ -259,6 +259,9 @@ CUresult rrto_name_stream(CUstream stream, uint64_t *name);
 CUresult rrto_name_event(CUevent event, uint64_t *name);
 CUresult rrto_name_graph_exec(CUgraphExec exec, uint64_t *name);
 
+/* ---- occupancy.c ---- */
+uint64_t rrto_blocks_at_once(const struct rrto_kernel *kernel, uint64_t threads, size_t shared);
+
 /* ---- launch.c ---- */
 struct rrto_geometry {
     unsigned grid[3], block[3], shared;
