@@ -40,3 +40,7 @@ class GraphNodes(Generic[N]):
         """What is kept of an executable's nodes; None if its making was not followed."""
         nodes = self._execs.get(graph_exec)
         return None if nodes is None else nodes.values()
+
+    def one(self, graph_exec: int, node: int) -> N | None:
+        """What is kept of one node of an executable; None if that was not followed."""
+        return self._execs.get(graph_exec, {}).get(node)

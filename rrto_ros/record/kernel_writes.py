@@ -25,9 +25,11 @@ from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.linking import read_module
 from rrto_ros.devices.linked import ptx_source
 from rrto_ros.errors import PtxError
+from rrto_ros.record.kernel_extents import KernelExtents
 
 Words = tuple[int, ...]
 """Offsets of 8-byte words in a launch's packed arguments."""
+Writers = Mapping[str, "KernelExtents | None"]
 
 _DATA = -1
 """Decided by what is in memory, or by something else that arguments do not decide."""
@@ -59,26 +61,28 @@ Marks = frozenset[int]
 _NONE: Marks = frozenset()
 
 
-def kernel_writes(image: bytes, compute_capability: tuple[int, int]) -> Mapping[str, Words | None]:
-    """For each kernel of a module: argument words that it may write through.
+def kernel_writes(image: bytes, compute_capability: tuple[int, int]) -> Writers:
+    """Of each kernel of a module: where a launch of it stores.
 
     Args:
         image: The module as the program loaded it.
         compute_capability: Of the device, to choose among several PTX texts.
 
     Returns:
-        Kernel name -> words, ascending; None where it is not known. Empty for machine code.
+        Kernel name -> its stores; None where what it touches depends on more than its arguments
+        and geometry. Empty for machine code.
     """
     try:
         module = read_module(ptx_source(image, compute_capability))
     except Exception:
         return {}  # the device may know more; here it is not known
-    return {kernel.name: _writes(kernel, module) for kernel in module.entries}
+    return {kernel.name: _writer(kernel, module) for kernel in module.entries}
 
 
-def _writes(kernel: ast.Function, module: ast.Module) -> Words | None:
+def _writer(kernel: ast.Function, module: ast.Module) -> KernelExtents | None:
     try:
-        return _Finder(inline_calls(kernel, module)).writes()
+        inlined = inline_calls(kernel, module)
+        return KernelExtents(inlined) if _Finder(inlined).writes() is not None else None
     except (PtxError, IndexError, KeyError, ValueError, AttributeError, TypeError):
         return None  # not understood, so not known
 

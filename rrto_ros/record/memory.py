@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+
+_RANGE = struct.Struct("<QQ")
 
 
 class Allocations:
@@ -35,14 +39,14 @@ class Allocations:
         self.remove(base)
         self._sizes[base] = size
         insort(self._bases, base)
-        self.signature ^= hash((base, size))
+        self.signature ^= _digest(base, size)
 
     def remove(self, base: int) -> None:
         """An allocation went; an unknown base is ignored (its allocation was not logged)."""
         size = self._sizes.pop(base, None)
         if size is not None:
             del self._bases[bisect_right(self._bases, base) - 1]
-            self.signature ^= hash((base, size))
+            self.signature ^= _digest(base, size)
 
     def find(self, address: int) -> tuple[int, int] | None:
         """(base, size) of the live allocation that holds `address`."""
@@ -52,3 +56,8 @@ class Allocations:
         base = self._bases[at]
         size = self._sizes[base]
         return (base, size) if address < base + size else None
+
+
+def _digest(base: int, size: int) -> int:
+    """128 bits, so that two sets of allocations have one signature by no chance."""
+    return int.from_bytes(blake2b(_RANGE.pack(base, size), digest_size=16).digest(), "little")

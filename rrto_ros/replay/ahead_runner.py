@@ -19,8 +19,8 @@ from rrto_ros.record.accesses import Range
 from rrto_ros.record.templates import WRITES
 from rrto_ros.replay.dispatch import Prepared
 from rrto_ros.replay.plan import COSTS
-from rrto_ros.replay.plan_runner import Layout, PlanRunner, Ready
-from rrto_ros.replay.write_ranges import WriteRanges
+from rrto_ros.replay.plan_runner import PlanRunner, Ready
+from rrto_ros.replay.write_ranges import Layout, WriteRanges
 
 TOGETHER_BYTES = 64 << 10
 """Results of this size in all travel together; more of them would delay the first."""
@@ -28,8 +28,8 @@ TOLD_EVERY = 64
 """Times that calls which write were executed ahead, between two such records."""
 MAX_REMEMBERED = 1024
 _FORGIVES = 1 / 64
-_Stamp = tuple[Layout, int]
-"""The layout of memory, and the count of what is known of a plan's calls."""
+_Stamp = tuple[Layout, int, int]
+"""The layout of memory, and counts of what is known of kernels and of a plan's calls."""
 
 
 @dataclass(slots=True)
@@ -264,7 +264,8 @@ class AheadRunner:
 
     def _stretch(self, ready: Ready, position: int) -> _Stretch | None:
         """What may be executed from a call that writes on; None if nothing is gained by it."""
-        key, stamp = (id(ready), position), (self._ranges.stamp, ready.evidence)
+        key = (id(ready), position)
+        stamp = (self._ranges.layout, self._ranges.learnt, ready.evidence)
         known = self._stretches.get(key)
         if known is not None and known[1] == stamp:
             return known[2]
@@ -282,14 +283,19 @@ class AheadRunner:
         stream: int | None = None
         best: tuple[int, int, int, int] | None = None
         end = position + ready.plan.ahead(position, writes=True)
-        for calls, record in enumerate(ready.records[position:end], 1):
+        following = ready.records[position:end]
+        # Of all of them, so that what is looked at beside the session is known together.
+        writes = [
+            self._ranges.of(r) if r is not None and r.op.code in WRITES else None
+            for r in following
+        ]
+        for calls, (record, found) in enumerate(zip(following, writes, strict=True), 1):
             if record is None:
                 break
             if record.op.code in WRITES:
                 # Only what the program did itself, in this layout, is known to stay in it.
                 if ready.called[position + calls - 1] != layout:
                     break
-                found = self._ranges.of(record)
                 if stream is None:
                     stream = _stream(record)
                 # Copies are in the order of one stream.

@@ -126,7 +126,7 @@ class Executor:
             parts = partial(parts_of, device=device, note=self._note)
         self._ranges = ranges = WriteRanges(device.info.compute_capability, beside=beside)
         self._plans = PlanRunner(
-            partial(prepare, device, self._handlers), Undo(device), lambda: ranges.stamp, parts
+            partial(prepare, device, self._handlers), Undo(device), lambda: ranges.layout, parts
         )
         self._ahead = AheadRunner(self._plans, self._ranges, self._begin, interrupted)
         self._kernels: dict[int, tuple[bytes, ...]] = {}

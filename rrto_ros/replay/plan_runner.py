@@ -27,11 +27,9 @@ from rrto_ros.replay.dispatch import Prepared
 from rrto_ros.replay.plan import Plan, pieces, read_define, read_reference
 from rrto_ros.replay.server_ahead import ServerAhead
 from rrto_ros.replay.undo import Undo
-from rrto_ros.replay.write_ranges import FOLLOWED
+from rrto_ros.replay.write_ranges import FOLLOWED, Layout
 
 MAX_SESSION_BYTES = 64 << 20
-Layout = tuple[int, int]
-"""See `WriteRanges.stamp`."""
 _NO_HEADER = bytes(HEADER_BYTES)
 Parts = Callable[[Sequence[CallRecord | None]], list[Part]]
 """Finds the parts of a plan's calls."""

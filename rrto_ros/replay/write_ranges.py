@@ -1,8 +1,9 @@
 """Which memory a call may write, on the server: follows a session's memory, modules and graphs.
 
-A copy or fill names its range. A launch writes the allocations that the arguments point into
-through which its kernel stores (record/kernel_writes.py); a graph what its nodes write. Where that
-is not known the answer is None, and the call must not be executed before the program makes it.
+A copy or fill names its range. Where a launch stores follows from its kernel, arguments and
+geometry (record/kernel_extents.py), and must lie in allocations; a graph writes what its nodes do.
+Where that is not known the answer is None, and the call must not be executed before the program
+makes it.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ import queue
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable
+from hashlib import blake2b
 from typing import Any
 
 from rrto_ros.api.codec import OP_BY_NAME, CallRecord
 from rrto_ros.api.info import ModuleInfo
 from rrto_ros.record.accesses import Range, fill_bytes
 from rrto_ros.record.graph_nodes import GraphNodes
-from rrto_ros.record.kernel_writes import Words, kernel_writes
+from rrto_ros.record.kernel_extents import Geometry, Span
+from rrto_ros.record.kernel_writes import Writers, kernel_writes
 from rrto_ros.record.memory import Allocations
 
+MAX_EXTENTS = 1 << 14
+"""Launches of which it is kept where they store."""
 MAX_IMAGE_BYTES = 64 << 20
 """Images kept in all until it is known what their kernels write."""
 _WORD = struct.Struct("<Q")
@@ -48,8 +53,11 @@ FOLLOWED = frozenset(
     )
 )
 """Operations that `followed` must be told of."""
+Layout = tuple[int, int]
+"""See `WriteRanges.layout`."""
 _Work = tuple[str, dict[str, Any]]
-_Kernels = Mapping[str, Words | None]
+_Key = tuple[int, int, bytes, Geometry]
+"""Load of a module, kernel, arguments and geometry."""
 
 
 class WriteRanges:
@@ -64,33 +72,46 @@ class WriteRanges:
         self._capability = compute_capability
         self._beside = beside
         self._asked: queue.SimpleQueue[tuple[int, int, bytes]] | None = None
-        self._found: queue.SimpleQueue[tuple[int, int, _Kernels]] = queue.SimpleQueue()
+        self._found: queue.SimpleQueue[tuple[int, int, Writers]] = queue.SimpleQueue()
         self._loads: dict[int, int] = {}
         self._memory = Allocations()
         self._names: dict[int, tuple[str, ...]] = {}
         self._globals: dict[int, tuple[int, ...]] = {}
         self._images: OrderedDict[int, bytes] = OrderedDict()
         self._images_bytes = 0
-        self._kernels: dict[int, _Kernels] = {}
+        self._kernels: dict[int, Writers] = {}
         self._nodes: GraphNodes[_Work] = GraphNodes()
+        self._extents: dict[_Key, tuple[Span, ...] | None] = {}
+        self._digests: dict[int, dict[int, int]] = {}
+        self._graphs = 0
         self._changes = 0
-        self._stamp = (0, 0)
+        self._learnt = 0
+        self._layout: Layout = (0, 0)
 
     @property
-    def stamp(self) -> tuple[int, int]:
-        """The layout of memory, and a count of what was learnt of modules and graphs.
+    def layout(self) -> Layout:
+        """What memory and graphs are like, and which modules were loaded.
 
-        While it is the same, `of` gives the same for the same call.
+        While it is the same, a call of the program touches the same memory.
+        """
+        signature = self._memory.signature ^ self._graphs
+        if self._layout != (signature, self._changes):
+            self._layout = signature, self._changes
+        return self._layout
+
+    @property
+    def learnt(self) -> int:
+        """Counts what was found of modules.
+
+        While it and the layout are the same, `of` gives the same for the same call.
         """
         while not self._found.empty():
             module, load, kernels = self._found.get()
             # Its handle may mean another module by now.
             if self._loads.get(module) == load:
                 self._kernels[module] = kernels
-                self._changes += 1
-        if self._stamp != (self._memory.signature, self._changes):
-            self._stamp = self._memory.signature, self._changes
-        return self._stamp
+                self._learnt += 1
+        return self._learnt
 
     def holds(self, start: int, size: int) -> bool:
         """Whether bytes lie in one allocation."""
@@ -124,11 +145,31 @@ class WriteRanges:
         if name == "mem_free":
             self._memory.remove(f["address"])
             return
-        self._changes += 1
         if name == "module_unload":
+            self._changes += 1
             self._unload(f["module"])
             return
         self._nodes.apply(name, f, lambda: (_NODES[name], _plain(f)))
+        if "graph_exec" in f:
+            self._instantiated(f["graph_exec"], f.get("node"))
+
+    def _instantiated(self, graph_exec: int, changed: int | None) -> None:
+        """An executable came or went, or a node of it changed."""
+        digests = self._digests.setdefault(graph_exec, {})
+        for node in [changed] if changed is not None else list(digests):
+            self._graphs ^= digests.pop(node, 0)
+        if changed is not None:
+            work = self._nodes.one(graph_exec, changed)
+            works = [] if work is None else [work]
+        else:
+            works = list(self._nodes.of(graph_exec) or ())
+        for name, fields in works:
+            text = repr((graph_exec, name, fields)).encode()
+            digest = int.from_bytes(blake2b(text, digest_size=16).digest(), "little")
+            digests[fields["node"]] = digest
+            self._graphs ^= digest
+        if not digests:
+            del self._digests[graph_exec]
 
     def of(self, record: CallRecord) -> tuple[Range, ...] | None:
         """Ranges that a call of `templates.WRITES` may write; None if that is not known."""
@@ -168,21 +209,22 @@ class WriteRanges:
         names = self._names.get(f["module"], ())
         if f["kernel"] >= len(names):
             return None
-        words = self._analysed(f["module"]).get(names[f["kernel"]])
-        if words is None:
+        kernel = self._analysed(f["module"]).get(names[f["kernel"]])
+        if kernel is None:
             return None
-        params = f["params"]
-        found: dict[int, Range] = {}
-        for word in words:
-            if word + _WORD.size > len(params):
-                continue
-            hit = self._memory.find(_WORD.unpack_from(params, word)[0])
-            if hit is not None:
-                found[hit[0]] = (hit[0], hit[0] + hit[1])
-        # A kernel that stores somewhere, but through nothing that is known here.
-        return None if words and not found else tuple(sorted(found.values()))
+        grid, block = (tuple(f[f"{what}_{axis}"] for axis in "xyz") for what in ("grid", "block"))
+        params = bytes(f["params"])
+        key = (self._loads[f["module"]], f["kernel"], params, Geometry(grid, block))
+        if key not in self._extents:
+            if len(self._extents) >= MAX_EXTENTS:
+                self._extents.clear()
+            self._extents[key] = kernel.of(params, key[-1])
+        spans = self._extents[key]
+        if spans is None or not all(self.holds(start, end - start) for start, end in spans):
+            return None
+        return _merged(spans)
 
-    def _analysed(self, module: int) -> _Kernels:
+    def _analysed(self, module: int) -> Writers:
         known = self._kernels.get(module)
         if known is None:
             image = self._images.pop(module, None)
@@ -226,6 +268,20 @@ class WriteRanges:
         }
 
 
+def _merged(spans: Iterable[Span]) -> tuple[Range, ...]:
+    """Spans in order of their starts; those that overlap or meet as one."""
+    out: list[Range] = []
+    for start, end in sorted(spans):
+        if out and start <= out[-1][1]:
+            out[-1] = out[-1][0], max(end, out[-1][1])
+        else:
+            out.append((start, end))
+    return tuple(out)
+
+
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields that outlive the message they came in."""
-    return {n: bytes(v) if isinstance(v, memoryview) else v for n, v in fields.items()}
+    """What a node does, in values that outlive the message they came in."""
+    return {
+        n: bytes(v) if isinstance(v, memoryview) else v
+        for n, v in fields.items() if n not in ("graph", "graph_exec", "dependencies")
+    }  # fmt: skip

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 import time
 
 import pytest
 
 from rrto_ros.api.codec import OP_BY_NAME, iter_calls, pack_call
 from rrto_ros.api.info import GlobalInfo, KernelInfo, ModuleInfo
+from rrto_ros.record.kernel_extents import Geometry
 from rrto_ros.record.kernel_writes import kernel_writes
 from rrto_ros.replay.write_ranges import WriteRanges
 
@@ -37,7 +39,11 @@ HEAD = """
     ld.param.u32 %r1, [n];
     mov.u32 %r2, %tid.x;
 """
-A, B, S0, S8 = 0, 8, 24, 32
+A, B, S0, S8 = 0x10000, 0x20000, 0x30000, 0x800
+"""What the arguments are: pointers, and a number that is also an offset."""
+N = 7
+PARAMS = struct.pack("<QQIxxxxQQ", A, B, N, S0, S8)
+GEOMETRY = Geometry((2, 1, 1), (32, 1, 1))
 
 CASES = {
     "nothing": ("ld.global.f32 %f1, [%d1];", ()),
@@ -126,7 +132,7 @@ CASES = {
     "a structure's pointer": ("ld.param.u64 %d3, [s+8]; st.global.f32 [%d3], %f1;", (S8,)),
     "both of a structure": (
         "ld.param.v2.u64 {%d3, %d4}, [s]; add.s64 %d5, %d3, %d4; st.global.f32 [%d5], %f1;",
-        (S0, S8)),
+        (S0,)),
     "two halves of an argument": (
         ("ld.param.u32 %r3, [a]; ld.param.u32 %r4, [a+4]; mov.b64 %d3, {%r3, %r4};"
         "st.global.f32 [%d3], %f1;"), (A,)),
@@ -158,7 +164,15 @@ def test_stores_are_traced_to_arguments(name):
     code, wanted = CASES[name]
     found = kernel_writes((HEAD + code + " ret; }").encode(), (8, 0))
     assert set(found) == {"k"}, "it was read"
-    assert found["k"] == wanted
+    if wanted is None:
+        assert found["k"] is None
+        return
+    assert found["k"] is not None
+    spans = found["k"].of(PARAMS, GEOMETRY)
+    assert spans is not None
+    places = {at for at in (A, B, S0, S8) for s, e in spans if s < at + 0x100 and at < e}
+    places |= {S0 for s, e in spans if (s, e) == (S0 + S8, S0 + S8 + 4)}
+    assert places == set(wanted)
 
 
 def test_what_is_no_ptx_is_not_known():
@@ -178,7 +192,8 @@ def record(name, **fields):
 
 def launch(a, b):
     params = b"".join(v.to_bytes(8, "little") for v in (a, b, 7, 0, 0))
-    return record("launch", module=1, params=params)
+    sizes = dict.fromkeys([f"{of}_{axis}" for of in ("grid", "block") for axis in "xyz"], 1)
+    return record("launch", module=1, params=params, **sizes)
 
 
 def ranges(code="st.global.f32 [%d2], %f1;", **options):
@@ -190,17 +205,18 @@ def ranges(code="st.global.f32 [%d2], %f1;", **options):
     return out
 
 
-def test_a_launch_writes_the_allocations_that_it_is_given():
+def test_a_launch_writes_what_its_stores_reach_in_allocations():
     r = ranges()
-    assert r.of(launch(0x1000, 0x2010)) == ((0x2000, 0x2800),)
-    assert r.of(launch(0x1000, 1 << 40)) == ((1 << 40, (1 << 40) + 64),)
+    assert r.of(launch(0x1000, 0x2010)) == ((0x2010, 0x2014),)
+    assert r.of(launch(0x1000, 1 << 40)) == ((1 << 40, (1 << 40) + 4),)
     assert r.of(launch(0x1000, 0x2800)) is None, "it points into no allocation"
-    stamp = r.stamp
+    assert r.of(launch(0x1000, 0x27FE)) is None, "not to its end"
+    layout = r.layout
     r.followed(record("mem_free", address=0x2000))
-    assert r.stamp != stamp
+    assert r.layout != layout
     assert r.of(launch(0x1000, 0x2010)) is None
     r.followed(record("mem_alloc", address=0x2000, size=0x800))
-    assert r.stamp == stamp
+    assert r.layout == layout
     r.followed(record("module_unload", module=1))
     assert r.of(launch(0x1000, 0x2010)) is None
 
@@ -223,20 +239,38 @@ def test_a_graph_writes_what_its_nodes_write():
     r.followed(record("graph_add_kernel_node", **{**node, "graph": 5, "node": 1}))
     r.followed(record("graph_add_memcpy_node", graph=5, node=2, dst=0x3000, src=0x1000, size=8))
     r.followed(record("graph_instantiate", graph_exec=9, graph=5))
-    assert r.of(go) == ((0x2000, 0x2800), (0x3000, 0x3008))
+    assert r.of(go) == ((0x2000, 0x2004), (0x3000, 0x3008))
     other = launch(0x1000, 0x1000).fields()
     r.followed(record("graph_exec_kernel_node_set", **{**other, "graph_exec": 9, "node": 1}))
-    assert r.of(go) == ((0x1000, 0x1800), (0x3000, 0x3008))
+    assert r.of(go) == ((0x1000, 0x1004), (0x3000, 0x3008))
     r.followed(record("graph_exec_destroy", graph_exec=9))
     assert r.of(go) is None
 
 
+def test_a_graph_that_is_set_to_what_it_was_is_as_it_was():
+    r = ranges()
+    one, other = launch(0x1000, 0x2000).fields(), launch(0x1000, 0x3000).fields()
+    seen = [r.layout]
+    r.followed(record("graph_create", graph=5))
+    r.followed(record("graph_add_kernel_node", **{**one, "graph": 5, "node": 1}))
+    r.followed(record("graph_instantiate", graph_exec=9, graph=5))
+    seen.append(r.layout)
+    for fields in (other, one):
+        r.followed(record("graph_exec_kernel_node_set", **{**fields, "graph_exec": 9, "node": 1}))
+        seen.append(r.layout)
+    r.followed(record("graph_exec_destroy", graph_exec=9))
+    seen.append(r.layout)
+    assert seen[3] == seen[1] != seen[2]
+    assert seen[4] == seen[0] != seen[1]
+
+
 def test_beside_the_session_a_kernel_is_unknown_until_it_was_looked_at():
     r = ranges(beside=True)
-    before = r.stamp
+    before = r.layout, r.learnt
     assert r.of(launch(0x1000, 0x2000)) is None
     end = time.monotonic() + 20
-    while r.stamp == before:
+    while r.learnt == before[1]:
         assert time.monotonic() < end
         time.sleep(0.001)
-    assert r.of(launch(0x1000, 0x2000)) == ((0x2000, 0x2800),)
+    assert r.layout == before[0], "what the program did is known as before"
+    assert r.of(launch(0x1000, 0x2000)) == ((0x2000, 0x2004),)

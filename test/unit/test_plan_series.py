@@ -14,7 +14,7 @@ FIRST = int(os.environ.get("RRTO_SERIES_SEED", "1"))
 
 
 @pytest.mark.timeout(max(300, 5 * COUNT))
-@pytest.mark.parametrize(("run_ahead", "programs"), [("auto", 12), ("reads", 3), ("off", 2)])
+@pytest.mark.parametrize(("run_ahead", "programs"), [("auto", 8), ("reads", 1), ("off", 1)])
 def test_programs_with_other_memory_are_right_whatever_plans_were_left(
     sockets, run_ahead, programs
 ):

@@ -59,8 +59,8 @@ class Stranger:
 
     def step(self):
         rng, count = self.rng, len(self.buffers)
-        kinds = ("upload", "step", "turn", "join", "sum", "copy", "fill", "read", "wait")
-        kind = rng.choices(kinds, (3, 5, 4, 4, 2, 2, 1, 3, 1))[0]
+        kinds = ("upload", "step", "turn", "join", "leap", "sum", "copy", "fill", "read", "wait")
+        kind = rng.choices(kinds, (3, 5, 4, 4, 4, 2, 2, 1, 3, 1))[0]
         return (kind, rng.randrange(count), rng.randrange(count), rng.choice(self.streams),
                 rng.randrange(1 << 16))  # fmt: skip
 
@@ -91,7 +91,9 @@ class Stranger:
         elif x is not y:
             self.launch(kind, x, y, number, common, stream)
             data = x.want[:common]
-            if kind == "turn":
+            if kind == "leap":
+                y.want[:common] = data ^ np.uint32(number)
+            elif kind == "turn":
                 y.want[:common] = (data ^ np.uint32(number))[::-1]
             elif kind == "join":
                 y.want[:common] = y.want[:common] * np.uint32(number) + data
@@ -102,7 +104,8 @@ class Stranger:
             cuda.ok("cuStreamSynchronize", stream)
 
     def launch(self, kind, x, y, number, count, stream):
-        words = cuda.params(*(struct.pack("<Q", v.at) for v in (x, y)),
+        second = (y.at - x.at) % 2**64 if kind == "leap" else y.at
+        words = cuda.params(*(struct.pack("<Q", v) for v in (x.at, second)),
                             struct.pack("<I", number), struct.pack("<I", count))  # fmt: skip
         grid = ((count + 63) // 64, 1, 1)
         assert cuda.launch(self.kernels[kind], words, grid=grid, stream=stream) == 0

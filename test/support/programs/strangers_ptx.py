@@ -16,6 +16,8 @@ BODIES = {
     "step": "mad.lo.u32 %r7, %r7, 1664525, %r1; st.global.u32 [%rd4], %r7;",
     "turn": "xor.b32 %r7, %r7, %r1; st.global.u32 [%rd7], %r7;",
     "join": "ld.global.u32 %r8, [%rd5]; mad.lo.u32 %r8, %r8, %r1, %r7; st.global.u32 [%rd5], %r8;",
+    # Its second argument is how far it is from one buffer to the other.
+    "leap": "xor.b32 %r7, %r7, %r1; add.s64 %rd5, %rd4, %rd2; st.global.u32 [%rd5], %r7;",
     "sum": "add.u32 %r7, %r7, %r1; red.global.add.u32 [%rd2], %r7;",
 }
 PTX = (".version 7.0\n.target sm_70\n.address_size 64\n"
