@@ -52,15 +52,31 @@ class Form:
 Facts = tuple[Form, ...]
 
 
+class TooMuchError(Exception):
+    """The answer would take too long."""
+
+
 class Bounds:
     """Bounds of forms.
 
     Args:
         ranges: Of every symbol.
+        effort: How much may be looked at in all.
     """
 
-    def __init__(self, ranges: Mapping[Symbol, Range]) -> None:
+    def __init__(self, ranges: Mapping[Symbol, Range], effort: int) -> None:
         self._ranges = ranges
+        self._left = effort
+
+    def spend(self, effort: int = 1) -> None:
+        """Something was looked at.
+
+        Raises:
+            TooMuchError: It was too much in all.
+        """
+        self._left -= effort
+        if self._left < 0:
+            raise TooMuchError
 
     def plain(self, form: Form) -> Range:
         """From the symbols' own ranges."""
@@ -81,6 +97,7 @@ class Bounds:
 
     def upper(self, form: Form, facts: Sequence[Form], depth: int = _DEPTH) -> int:
         """A number that the form never exceeds."""
+        self.spend(1 + len(facts))
         best = self.plain(form)[1]
         if not depth:
             return best

@@ -16,7 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rrto_ros.devices.cpu.ptx import ast
-from rrto_ros.record.forms import UNBOUNDED, Form, Range, Symbol
+from rrto_ros.errors import PtxError
+from rrto_ros.record.forms import UNBOUNDED, Form, Range, Symbol, TooMuchError
 from rrto_ros.record.kernel_flow import Flow
 from rrto_ros.record.kernel_values import OPEN, Geometry, Span, State, Unknown, Values, full
 
@@ -69,8 +70,10 @@ class KernelExtents:
             return None
         try:
             return _Walk(self._flow, params, geometry).spans()
-        except Unknown:
+        except (Unknown, TooMuchError):
             return None
+        except (PtxError, IndexError, KeyError, ValueError, AttributeError, TypeError):
+            return None  # not understood, so not known
 
 
 class _Walk:

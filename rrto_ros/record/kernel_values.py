@@ -21,6 +21,8 @@ _COMPARE = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}
 _NOT = {"lt": "ge", "ge": "lt", "le": "gt", "gt": "le", "eq": "ne", "ne": "eq"}
 _ZERO = Form(0)
 _LANES = 32
+EFFORT = 200_000
+"""Instructions followed and bounds looked at for one launch: about half a second at most."""
 
 
 class Unknown(Exception):  # noqa: N818 no error: the answer is that it is not known
@@ -86,7 +88,7 @@ class Values:
                 self._specials[f"{name}.{axis}"] = form
                 self._specials[f"n{name}.{axis}"] = Form(count)
         self.ranges: dict[Symbol, Range] = {}
-        self.bounds = Bounds(self.ranges)
+        self.bounds = Bounds(self.ranges, EFFORT)
         self.limits: dict[Symbol, set[int]] = {}
         self.spans: set[Span] = set()
 
@@ -179,7 +181,9 @@ class Values:
 
         Raises:
             Unknown: It is a store, and where it goes is not known.
+            TooMuchError: The kernel is too intricate.
         """
+        self.bounds.spend()
         if stores(instr):
             self._store(instr, state)
         slot = self._flow.slot(instr)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import struct
+import time
 
 import pytest
 
@@ -17,7 +18,7 @@ from rrto_ros.devices.cpu.ptx.parser import parse_module
 from rrto_ros.devices.protocol import Launch
 from rrto_ros.record.kernel_extents import Geometry, KernelExtents
 
-COUNT = int(os.environ.get("RRTO_EXTENTS", "40"))
+COUNT = int(os.environ.get("RRTO_EXTENTS", "15"))
 HEAD = ".version 7.0\n.target sm_70\n.address_size 64\n"
 OUT = 0x7000_0000_0000
 KERNEL = """
@@ -101,6 +102,28 @@ def test_stores_of_ordinary_kernels_are_known_to_the_byte(name):
         assert found is None or max(end for _, end in found) > 2**32
     else:
         assert found == wanted
+
+
+def test_a_kernel_that_is_too_intricate_is_not_known_soon():
+    """Sums of many numbers below many limits, in loops in each other."""
+    lines = [
+        f"mad.lo.u32 %r{k}, %r{k - 1 if k > 10 else 3}, 3, %r5;"
+        f"setp.ge.u32 %p{k - 9}, %r{k}, %r1; @%p{k - 9} bra DONE;"
+        for k in range(10, 40)
+    ]
+    depth = 12
+    lines += [f"mov.u32 %r{50 + k}, 0; LOOP{k}:" for k in range(depth)]
+    total = " ".join(f"mad.lo.u32 %r100, %r{50 + k}, {k + 2}, %r100;" for k in range(depth))
+    lines.append(f"mov.u32 %r100, %r39; {total} mul.wide.u32 %d5, %r100, 4;")
+    lines.append("add.s64 %d6, %d1, %d5; st.global.u32 [%d6], %r3;")
+    lines += [
+        f"add.u32 %r{50 + k}, %r{50 + k}, 1; setp.lt.u32 %p35, %r{50 + k}, {k + 3};"
+        f"@%p35 bra LOOP{k};"
+        for k in reversed(range(depth))
+    ]
+    began = time.process_time()
+    extents("\n".join(lines))
+    assert time.process_time() - began < 5
 
 
 class Body:
