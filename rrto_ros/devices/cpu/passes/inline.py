@@ -10,6 +10,7 @@ from rrto_ros.errors import PtxError
 
 MAX_INSTRUCTIONS = 2_000_000
 _MAX_DEPTH = 64
+_NEXT = "Build the program with a loop or a switch in its place, or use the device gpu"
 
 
 class _Inliner:
@@ -40,16 +41,17 @@ class _Inliner:
             returns = first.items
         target = args.pop(0) if args else None
         if not isinstance(target, ast.Sym):
-            raise PtxError(f"line {call.line}: indirect calls are not supported "
-                           f"({self.kernel.name})")
+            raise PtxError(f"line {call.line}: instruction {call.text}: indirect calls are not "
+                           f"supported ({self.kernel.name}); calls by name are. {_NEXT}")
         passed = args[0].items if args and isinstance(args[0], ast.Vec) else ()
         function = self.module.functions.get(target.name)
         if function is None or function.body is None:
             raise PtxError(f"line {call.line}: call of {target.name} is not supported "
                            f"({self.kernel.name}): the module does not define it")
         if target.name in stack or len(stack) > _MAX_DEPTH:
-            raise PtxError(f"line {call.line}: recursion ({target.name}) is not supported "
-                           f"({self.kernel.name})")
+            raise PtxError(f"line {call.line}: instruction {call.text}: recursion "
+                           f"({target.name}) is not supported ({self.kernel.name}); functions "
+                           f"are inlined, at most {_MAX_DEPTH} deep. {_NEXT}")
         if len(passed) != len(function.params) or len(returns) != len(function.returns):
             raise PtxError(f"line {call.line}: call of {target.name} with the wrong number of "
                            "arguments")
