@@ -36,7 +36,11 @@ RESULT_AHEAD = 8
 program before it makes that call."""
 RESULT_UNDONE = 16
 """No result: what calls executed ahead have cost so far; never given to the program."""
-ALL_RESULT_FLAGS = RESULT_STICKY | RESULT_BLOB_WANTED | RESULT_AHEAD | RESULT_UNDONE
+RESULT_PRINTED = 32
+"""No result: what kernels printed, for the program's standard output."""
+ALL_RESULT_FLAGS = (
+    RESULT_STICKY | RESULT_BLOB_WANTED | RESULT_AHEAD | RESULT_UNDONE | RESULT_PRINTED
+)
 
 BLOB_DATA_OP = 0xFF00
 """A record that brings a wanted blob; only recorder_replayer makes it, never a program."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from rrto_ros.api.codec import (
     RESULT_AHEAD,
     RESULT_BLOB_WANTED,
+    RESULT_PRINTED,
     RESULT_UNDONE,
     ResultRecord,
     iter_results,
@@ -32,6 +33,7 @@ from rrto_ros.transport.port import (
 OPEN_TIMEOUT_S = 30.0
 SILENCE_S = 30.0
 PROBE_S = 1.0
+_NO_ANSWER = RESULT_BLOB_WANTED | RESULT_UNDONE | RESULT_PRINTED
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Answers:
         """
         for record in iter_results(stream):
             ahead = record.flags & RESULT_AHEAD
-            if record.flags & (RESULT_BLOB_WANTED | RESULT_UNDONE) or (ahead and record.status):
+            if record.flags & _NO_ANSWER or (ahead and record.status):
                 continue
             key = (record.index, record.sticky)
             # One that came unasked may be of a call that was then not made.

@@ -113,6 +113,14 @@ class SegmentDevice(Protocol):
         """Get ready to run these calls many times; nothing is checked or executed yet."""
 
 
+@runtime_checkable
+class PrintingDevice(Protocol):
+    """What a device may offer besides: what kernels printed."""
+
+    def take_output(self) -> bytes:
+        """What they printed since the last time; empty for nothing."""
+
+
 class Kept(Protocol):
     """Copies of memory that a device holds."""
 

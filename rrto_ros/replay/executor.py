@@ -37,10 +37,11 @@ from rrto_ros.api.wire import (
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
     RESULT_BLOB_WANTED,
+    RESULT_PRINTED,
     RESULT_STICKY,
     Buffer,
 )
-from rrto_ros.devices.protocol import Device, SegmentDevice
+from rrto_ros.devices.protocol import Device, PrintingDevice, SegmentDevice
 from rrto_ros.errors import CudaError, ProtocolError
 from rrto_ros.replay.ahead_runner import AheadRunner
 from rrto_ros.replay.chains import Run, parts_of
@@ -51,6 +52,8 @@ from rrto_ros.replay.progress import Progress, describe
 from rrto_ros.replay.undo import Undo
 from rrto_ros.replay.write_ranges import FOLLOWED, WriteRanges
 
+PRINTED_BYTES = 32 << 10
+"""Of what kernels printed in one record."""
 FLUSH_BYTES = 1 << 20
 """So many bytes of results are not kept for the end of a batch."""
 
@@ -124,6 +127,10 @@ class Executor:
         # By its class: a stand-in that answers to every name offers nothing by that.
         if hasattr(type(device), "prepare_segment") and isinstance(device, SegmentDevice):
             parts = partial(parts_of, device=device, note=self._note)
+        self._printing = (
+            device if hasattr(type(device), "take_output") and isinstance(device, PrintingDevice)
+            else None
+        )  # fmt: skip
         self._ranges = ranges = WriteRanges(device.info.compute_capability, beside=beside)
         self._plans = PlanRunner(
             partial(prepare, device, self._handlers), Undo(device), lambda: ranges.layout, parts
@@ -216,6 +223,8 @@ class Executor:
             self._queue.popleft()
             self._batches += 1
         if not self._queue and not self._sticky:
+            # Nothing that is executed ahead prints, but what is waited for may be answered there.
+            self._print()
             self._run_ahead(flush)
         self._ahead.tell(self._results)
         if self._progress is not None:
@@ -325,7 +334,16 @@ class Executor:
             if header.op in FOLLOWED:
                 self._ranges.followed(record)
             if header.flags & FLAG_REPLY:
+                if header.flags & FLAG_WAITED:
+                    self._print()
                 self._reply(header.index, 0, data)
+
+    def _print(self) -> None:
+        """What kernels printed goes before the result that a thread waits for."""
+        text = self._printing.take_output() if self._printing is not None else b""
+        for at in range(0, len(text), PRINTED_BYTES):
+            self._results.append(
+                pack_result(0, 0, text[at : at + PRINTED_BYTES], RESULT_PRINTED))
 
     def _several(self, run: Run) -> CallHeader:
         """Execute calls that the device runs as one; returns the last one's header."""
@@ -383,6 +401,7 @@ class Executor:
         self._last_error = text
         if self._sticky:
             return
+        self._print()
         self._sticky = int(status)
         self._sticky_text = text.encode()
         self._reply(index, self._sticky, self._sticky_text, RESULT_STICKY)

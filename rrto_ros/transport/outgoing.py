@@ -19,6 +19,7 @@ from rrto_ros.api.codec import (
     PLAN_REF_OP,
     PLAN_TAKEN_OP,
     RESULT_AHEAD,
+    RESULT_PRINTED,
     RESULT_UNDONE,
     RESULTS_WANTED_OP,
     Buffer,
@@ -215,6 +216,8 @@ class Outgoing:
             ProtocolError: It was pushed ahead, and nobody agreed on that.
         """
         results = self._replayer.ahead
+        if result.flags & RESULT_PRINTED:
+            return record
         if result.flags & (RESULT_AHEAD | RESULT_UNDONE):
             if results is None:
                 raise ProtocolError(f"result ahead of call {result.index}, without run_ahead")

@@ -193,6 +193,7 @@ class Chain:
         if areas != self._areas:
             self._place(list(areas))
         self._report[0] = 0
+        launcher.output.begins(one=False)
         started = time.thread_time_ns()
         watchdog.begin()
         try:
@@ -223,5 +224,5 @@ class Chain:
             self._contexts[k] = (
                 base + self._offsets[k], *areas, link.module_base, launcher.scratch, *launch.grid,
                 launch.shared_bytes, static + launch.shared_bytes, launcher.watchdog.flag,
-                0, 0, self._report.ctypes.data,
+                0, 0, self._report.ctypes.data, launcher.output.address,
             )  # fmt: skip

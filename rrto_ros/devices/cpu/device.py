@@ -338,6 +338,9 @@ class CpuDevice:
             raise refuse(f"{launch.shared_bytes} bytes of dynamic shared memory, "
                          f"at most {most} are allowed")
 
+    def take_output(self) -> bytes:
+        return self.launcher.output.take()
+
     def ctx_synchronize(self) -> None:
         """Nothing is ever pending."""
 

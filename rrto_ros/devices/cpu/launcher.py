@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.attributes import SHARED_OPTIN_BYTES
-from rrto_ros.devices.cpu.codegen.checks import MISALIGNED, REPORT_WORDS, TRAPPED
+from rrto_ros.devices.cpu.codegen.checks import ASSERTED, MISALIGNED, REPORT_WORDS, TRAPPED
 from rrto_ros.devices.cpu.codegen.kernel import CONTEXT_FIELDS
 from rrto_ros.devices.cpu.jit import LoadedCode
 from rrto_ros.devices.cpu.memory import Arena
+from rrto_ros.devices.cpu.output import KernelOutput
 from rrto_ros.devices.cpu.passes.layout import PARAMS_ALIGNMENT, align_up
 from rrto_ros.devices.cpu.ptx.parser import MAX_ALIGNMENT
 from rrto_ros.devices.cpu.watchdog import Watchdog
@@ -82,6 +83,8 @@ def reported(word: int, name: str) -> CudaError:
             CUresult.MISALIGNED_ADDRESS,
             f"kernel {name} accessed memory at an address that is no multiple of the access's "
             "size; the parameter memcheck names thread and line")
+    if word == ASSERTED:
+        return CudaError(CUresult.ASSERT, f"an assertion of kernel {name} does not hold")
     return CudaError(CUresult.LAUNCH_FAILED, f"kernel {name} executed trap")
 
 
@@ -116,6 +119,7 @@ class Launcher:
     ) -> None:
         self._arena = arena
         self.watchdog = Watchdog(timeout_s)
+        self.output = KernelOutput()
         self.threads = max(1, threads)
         self._pool = (
             ThreadPoolExecutor(self.threads - 1, thread_name_prefix="rrto-cpu")
@@ -154,7 +158,8 @@ class Launcher:
         ctypes.memmove(first, params, len(params))
         words = (first, 0, 0, 0, module_base,
                  ctypes.addressof(self._scratch), *grid, shared[1], shared[0] + shared[1],
-                 self.watchdog.flag, *self._memory_map())
+                 self.watchdog.flag, *self._memory_map(), self.output.address)
+        self.output.begins(one=True)
         total = grid[0] * grid[1] * grid[2]
         spread = (self._pool is not None and total > 1 and not kernel.ordered
                   and (kernel.last_ns > _SPREAD_NS or kernel.last_ns == 0))
@@ -204,7 +209,7 @@ class Launcher:
     def _raise_report(
         self, name: str, grid: tuple[int, int, int], block: tuple[int, int, int]
     ) -> None:
-        if self._report[0] in (TRAPPED, MISALIGNED):
+        if self._report[0] in (TRAPPED, MISALIGNED, ASSERTED):
             raise reported(self._report[0], name)
         if self._arena is None or not self._report[0]:
             return

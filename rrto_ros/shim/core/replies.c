@@ -14,7 +14,7 @@
 
 #include "ring.h"
 
-enum { STICKY = 1, CONTROL = 4, BUCKETS = 1024 };
+enum { STICKY = 1, CONTROL = 4, PRINTED = 32, BUCKETS = 1024 };
 #define PADDING 0xFFFFFFFFu
 
 pthread_mutex_t rrto_reply_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -171,6 +171,11 @@ static unsigned drain(void)
             }
             if (flags & CONTROL) {
                 add_news(rrto_news_read(status, record + HEADER, payload));
+                goto next;
+            }
+            if (flags & PRINTED) { /* by kernels, before what is waited for */
+                fwrite(record + HEADER, 1, payload, stdout);
+                fflush(stdout);
                 goto next;
             }
             if (flags & STICKY && status) {

@@ -19,6 +19,9 @@ TRAPPED = 2
 MISALIGNED = 3
 """First word of the report when an access was not at a multiple of its size (no memcheck)."""
 
+ASSERTED = 4
+"""First word of the report when an assertion did not hold."""
+
 TELL_MISALIGNED = f"""
   %odd_seen = load i64, ptr %odd
   %odd_none = icmp eq i64 %odd_seen, 0

@@ -19,6 +19,7 @@ from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (importing registers t
     integer,
     memory,
     packed,
+    services,
     tensor,
     video,
     warp,
@@ -32,7 +33,7 @@ from rrto_ros.devices.cpu.program import KernelProgram, well_formed
 
 CONTEXT_FIELDS = ("params", "shared", "frames", "local", "globals", "scratch",
                   "nctaid.x", "nctaid.y", "nctaid.z", "dynamic_smem", "total_smem", "stop",
-                  "ranges", "range_count", "report")
+                  "ranges", "range_count", "report", "print")
 """The launch context: one 64-bit word each, in this order."""
 _NUMBERS = frozenset({*CONTEXT_FIELDS[6:11], "range_count"})
 

@@ -10,7 +10,8 @@ from rrto_ros.errors import PtxError
 BARRIER_OPS = frozenset({"bar", "barrier"})
 WARP_OPS = frozenset({"shfl", "vote", "match", "redux", "mma", "activemask"})
 _STORES = frozenset({"st", "red", "bra", "brx", "ret", "exit", "trap", "bar", "barrier",
-                     "membar", "fence", "prefetch", "prefetchu", "discard", "brkpt", "nanosleep",
+                     "assertfail", "membar", "fence", "prefetch", "prefetchu", "discard", "brkpt",
+                     "nanosleep",
                      "pmevent", "cp", "call", "applypriority"})
 
 

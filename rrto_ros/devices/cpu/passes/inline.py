@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rrto_ros.devices.cpu.ptx import ast
-from rrto_ros.devices.cpu.ptx.types import PtxType
+from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 from rrto_ros.errors import PtxError
 
+_SERVICES = {"vprintf": 2, "__assertfail": 4}
+"""Functions of the driver, and how many of their arguments matter."""
+_LINE = 2
+"""Which argument of __assertfail is the number of a line, 32 bits."""
 MAX_INSTRUCTIONS = 2_000_000
 _MAX_DEPTH = 64
 _NEXT = "Build the program with a loop or a switch in its place, or use the device gpu"
@@ -45,6 +49,9 @@ class _Inliner:
                            f"supported ({self.kernel.name}); calls by name are. {_NEXT}")
         passed = args[0].items if args and isinstance(args[0], ast.Vec) else ()
         function = self.module.functions.get(target.name)
+        if target.name in _SERVICES and (function is None or function.body is None):
+            self._service(call, target.name, returns, passed)
+            return
         if function is None or function.body is None:
             raise PtxError(f"line {call.line}: call of {target.name} is not supported "
                            f"({self.kernel.name}): the module does not define it")
@@ -82,6 +89,44 @@ class _Inliner:
         self.expand(rename.body(function.body), (*stack, target.name))
         self.code.append(ast.Label(rename.end))
         self._bind_registers(function.returns, returns, rename, call, into=False)
+        if call.guard is not None:
+            self.code.append(ast.Label(skip))
+
+    def _service(
+        self, call: ast.Instr, name: str, returns: tuple[ast.Operand, ...],
+        passed: tuple[ast.Operand, ...],
+    ) -> None:
+        """A call of the driver becomes an instruction on registers."""
+        if len(passed) < _SERVICES[name] or not all(
+            isinstance(a, ast.Sym) for a in (*passed, *returns)
+        ):
+            raise PtxError(f"line {call.line}: call of {name} with the wrong arguments")
+        self.count += 1
+        registers = []
+        wide = "b64"
+        for k, value in enumerate(passed[: _SERVICES[name]]):
+            assert isinstance(value, ast.Sym)
+            kind = "b32" if name == "__assertfail" and k == _LINE else wide
+            register = f"$s{self.count}_{k}"
+            self.regs[register] = TYPES[wide]
+            registers.append(ast.Reg(register))
+            self.code.append(ast.Instr("ld", ("param", "u32" if kind == "b32" else "u64"),
+                                       (registers[-1], ast.Addr(value)), line=call.line))
+        skip = f"$skip$s{self.count}"
+        if call.guard is not None:
+            self.code.append(ast.Instr("bra", (), (ast.Sym(skip),), call.guard,
+                                       not call.guard_negated, call.line))
+        if name == "vprintf":
+            result = ast.Reg(f"$s{self.count}")
+            self.regs[result.name] = TYPES["b32"]
+            self.code.append(ast.Instr("vprintf", (), (result, *registers), line=call.line))
+            for value in returns:
+                assert isinstance(value, ast.Sym)
+                self.code.append(ast.Instr("st", ("param", "b32"), (ast.Addr(value), result),
+                                           line=call.line))
+        else:
+            self.code.append(ast.Instr("assertfail", (), tuple(registers), line=call.line))
+            self.code.append(ast.Instr("exit", (), (), line=call.line))
         if call.guard is not None:
             self.code.append(ast.Label(skip))
 
@@ -175,7 +220,7 @@ def inline_calls(kernel: ast.Function, module: ast.Module) -> ast.Function:
 
     Raises:
         PtxError: Recursion, an indirect call, or a function that the module does not define
-            (vprintf, malloc and other services of a real driver).
+            (malloc and free of a kernel, which a real driver has).
     """
     body = kernel.body or ()
     if not any(isinstance(i, ast.Instr) and i.op == "call" for i in body):

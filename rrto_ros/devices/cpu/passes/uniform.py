@@ -23,7 +23,8 @@ _INSTRUCTIONS_PER_GATHER = 40
 _INSTRUCTIONS_PER_GROUP = 2
 _LEAST_LANES = 4
 _NO_VECTOR = frozenset({"shfl", "vote", "match", "activemask", "redux", "mma",
-                        "ldmatrix", "wmma", "bar", "barrier", "addc", "subc", "madc"})
+                        "vprintf", "assertfail", "ldmatrix", "wmma", "bar", "barrier",
+                        "addc", "subc", "madc"})
 _LANE_SPECIALS = frozenset(f"lanemask_{m}" for m in ("eq", "lt", "le", "ge", "gt"))
 
 

@@ -1,0 +1,52 @@
+"""What kernels print reaches the program's standard output before its wait ends, in every mode."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.device_server import DeviceServer
+
+from rrto_ros.replay.replayer import ReplayOptions
+from rrto_ros.shim.build import ensure_built
+from rrto_ros.transport.robot_host import RobotHost
+from rrto_ros.transport.session_status import SessionConfig
+
+PROGRAM = Path(__file__).resolve().parents[1] / "support" / "programs" / "printing_program.py"
+
+
+def run(folder, mode, run_ahead, *arguments):
+    config = SessionConfig(mode=mode, connect_timeout_s=2.0,
+                           replay=ReplayOptions(run_ahead=run_ahead))  # fmt: skip
+    host = RobotHost(folder / "s.sock", config, 2, lambda _: None, lambda _: None)
+    server = DeviceServer(host.on_results, 0.001)
+    host.activate(server)
+    env = {**os.environ, "LD_LIBRARY_PATH": str(ensure_built()), "RRTO_SOCKET": str(host.path)}
+    try:
+        return subprocess.run([sys.executable, str(PROGRAM), *arguments], env=env,
+                              capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    finally:
+        host.close()
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("mode", "run_ahead"),
+    [("rpc", "off"), ("batched", "off"), ("replay", "off"), ("replay", "reads"),
+     ("replay", "auto")],
+)  # fmt: skip
+def test_lines_come_before_the_wait_that_follows_the_launch_ends(sockets, mode, run_ahead):
+    done = run(sockets, mode, run_ahead)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        line for turn in range(12)
+        for line in (*(f"thread {k}: {turn + k / 4:.2f} of 4" for k in range(4)), f"-- {turn}")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["batched", "replay"])
+def test_an_assertion_says_where_and_ends_the_context(sockets, mode):
+    done = run(sockets, mode, "reads", "fail")
+    assert done.stdout.splitlines()[-1].endswith("Assertion `n != 13` failed.")
+    assert done.stderr.splitlines()[-1] == "710 710"
