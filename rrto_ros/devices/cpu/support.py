@@ -44,9 +44,10 @@ What is executed differently from a GPU:
   every lane of the mask that has not exited waits at the same instruction; lanes that have exited
   take no part, in bar.red neither. Where no lane could go on, which CUDA leaves undefined, all do.
   shfl from a lane that is not there gives the thread's own value.
-- What kernels print (vprintf) is written to the program's standard output before the wait ends that follows the launch,
-  each launch's lines in the order of blocks and threads, the newest MiB. An assertion that does not hold is told there, too
-  (a GPU's driver writes it to the standard error), and ends the context with `CUDA_ERROR_ASSERT`.
+- What kernels print (vprintf) is written to the program's standard output before the wait ends
+  that follows the launch, each launch's lines in the order of blocks and threads, the newest MiB.
+  An assertion that does not hold is told there, too (a GPU's driver writes it to the standard
+  error), and ends the context with `CUDA_ERROR_ASSERT`.
 - Blocks run one after the other on each core: a kernel in which one block waits for another (a
   grid-wide barrier) may end with `CUDA_ERROR_LAUNCH_TIMEOUT`.
 - clock, clock64 and globaltimer count processor cycles.
