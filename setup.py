@@ -17,7 +17,7 @@ setup(
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     package_data={
         PACKAGE: ["data/*", "py.typed"],
-        f"{PACKAGE}.shim": ["core/*.[ch]", "generated/*"],
+        f"{PACKAGE}.shim": ["core/*.[ch]", "generated/*", "standins/*.c"],
         f"{PACKAGE}.api": ["_generated/*"],
     },
     data_files=[

@@ -12,11 +12,13 @@ import argparse
 import os
 import sys
 
-from rrto_ros.bringup.environment import find_program, interposed_environment
+from rrto_ros.bringup.environment import find_program, interposed_environment, with_stand_ins
 from rrto_ros.bringup.options import Options
 from rrto_ros.errors import RrtoError
+from rrto_ros.transport.port import SERVER
 
 READY_TIMEOUT_S = 60.0
+STATUS_S = 3.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
 
         with RobotClient(chosen.robot, Options(robot=chosen.robot).domain_number()) as client:
             client.wait_ready(chosen.timeout)
+            client.wait(lambda: client.status(SERVER) is not None, STATUS_S)
+            status = client.status(SERVER)
+            environment = with_stand_ins(environment, str(status["device"]) if status else "")
     except RrtoError as error:
         sys.stderr.write(f"when_ready: {error}\n")
         return 2

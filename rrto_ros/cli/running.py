@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrto_ros.bringup.environment import find_program, interposed_environment
+from rrto_ros.bringup.environment import find_program, interposed_environment, with_stand_ins
 from rrto_ros.bringup.options import Options
 from rrto_ros.bringup.processes import recorder, server
 from rrto_ros.bringup.supervisor import Supervisor
@@ -154,6 +154,14 @@ def robot_up(options: Options, wanted: Wanted) -> Iterator[RobotClient]:
         yield client
 
 
+def device_of(client: RobotClient, options: Options) -> str:
+    """The kind of device that the robot's server computes on; `options` names that of our own."""
+    if options.device == "auto":
+        client.wait(lambda: client.status(SERVER) is not None, KNOWN_S)
+    status = client.status(SERVER)
+    return str(status["device"]) if status else options.device
+
+
 def _recorder_status(client: RobotClient, path: Path) -> dict[str, Any]:
     """What the recorder that holds the socket says."""
     if not client.wait(lambda: client.status(RECORDER) is not None, RECORDER_S):
@@ -251,6 +259,7 @@ def run_interposed(
     find_program(command[0], environment)
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(robot_up(options, wanted))
+        environment = with_stand_ins(environment, device_of(client, options))
         if bag is not None:
             from rrto_ros.cli.bags import recording
 

@@ -1,7 +1,8 @@
 """Builds the shim with the system's C compiler, when its sources changed, and says where it is.
 
 Two libraries: `libcuda.so.1` (with `libcuda.so` beside it), which the interposed program loads,
-and `librrto_ring.so`, the ring's atomics for the Python side. They lie in `lib/` inside the
+and `librrto_ring.so`, the ring's atomics for the Python side; and the stand-ins for libraries that
+make machine code, for programs whose device executes PTX. They lie in `lib/` inside the
 package where that is writable, else in the user's cache under the hash of the sources.
 `ensure_built()` is the one entry point; it costs one hash of the sources when nothing changed.
 """
@@ -34,6 +35,9 @@ CFLAGS = (
     "-Wextra",
 )
 _RING_SOURCE = "ring_atomics.c"
+STAND_INS = {f"libnvJitLink.so.{major}": "nvjitlink.c" for major in (12, 13)}
+"""Library that is stood in for -> its source in standins/."""
+STAND_IN_FOLDER = "standins"
 _STAMP = "build.sha256"
 
 
@@ -58,8 +62,9 @@ def sources() -> tuple[list[Path], list[Path]]:
     core = sorted((SHIM / "core").glob("*.c"))
     generated = sorted((SHIM / "generated").glob("*.c"))
     units = [p for p in core + generated if p.name != _RING_SOURCE]
+    stand_ins = sorted((SHIM / "standins").glob("*.c"))
     headers = sorted((SHIM / "core").glob("*.h")) + sorted((SHIM / "generated").glob("*.h"))
-    return units, [*core, *generated, *headers]
+    return units, [*core, *generated, *headers, *stand_ins]
 
 
 def source_hash(cflags: Sequence[str] = CFLAGS) -> str:
@@ -105,8 +110,17 @@ def build(target: Path, cflags: Sequence[str] = CFLAGS) -> None:
             plain = work / "libcuda.so"
             plain.symlink_to("libcuda.so.1")
             made += [cuda, plain]
+        for name, source in STAND_INS.items():
+            versions = work / f"{name}.map"
+            versions.write_text(f"{name} {{ global: *nvJitLink*; local: *; }};\n")
+            link = ["-shared", f"-Wl,-soname,{name}", f"-Wl,--version-script={versions}"]
+            _cc([*cflags, str(SHIM / "standins" / source), *link, "-o", str(work / name)])
+            made.append(work / name)
         for path in made:
-            path.replace(target / path.name)
+            # Stand-ins apart: only who is told to loads them.
+            place = target / STAND_IN_FOLDER if path.name in STAND_INS else target
+            place.mkdir(exist_ok=True)
+            path.replace(place / path.name)
 
 
 def _writable(folder: Path) -> bool:

@@ -182,3 +182,16 @@ def test_a_second_server_of_a_robot_is_refused_at_once(rig):
     second = rig.server("null", wait=False)
     assert second.wait() == 2
     assert f"another offload_server of this user serves robot '{rig.robot}'" in second.text()
+
+
+@pytest.mark.parametrize("mode", ["batched", "replay"])
+def test_numba_as_its_makers_advise_it_runs_as_it_is(rig, mode):
+    for name in ("numba_cuda", "cuda.bindings.nvvm"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    example = PROGRAMS.parents[2] / "examples" / "matmul_numba.py"
+    process = run(rig, "--mode", mode, "--", sys.executable, str(example))
+    code = process.wait(120)
+    if code == 77:
+        pytest.skip(process.text(1))
+    assert code == 0, process.text()
+    assert "numba matmul 130x200x150" in process.text()
