@@ -164,6 +164,13 @@ def test_dynamic_shared_memory_has_one_name_in_all_modules(run):
     assert run(image(".extern .shared .align 16 .b8 room[];\n" + CALLS, store), 5, shared=8) == 5
 
 
+def test_a_result_that_a_declaration_alone_has_is_written_by_nobody(run):
+    ignores = CALLS.replace("st.global.u32 [%rd1],%r2", "st.global.u32 [%rd1],%r1")
+    nothing = ".visible .func foo (.param .b32 a) { ret; }\n"
+    assert run(image(ignores, nothing), 7) == 7
+    assert run(image(nothing, ignores), 7) == 7
+
+
 def test_versions_and_targets_may_differ(run):
     texts = (HEAD + CALLS, ".version 7.1\n.target sm_52, texmode_independent\n" + adds(40))
     linked = linked_image(tuple(LinkInput(1, n, t.encode())

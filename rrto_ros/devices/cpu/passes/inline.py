@@ -59,6 +59,8 @@ class _Inliner:
             raise PtxError(f"line {call.line}: instruction {call.text}: recursion "
                            f"({target.name}) is not supported ({self.kernel.name}); functions "
                            f"are inlined, at most {_MAX_DEPTH} deep. {_NEXT}")
+        if not function.returns:
+            returns = ()  # another module declared a result, which nobody writes
         if len(passed) != len(function.params) or len(returns) != len(function.returns):
             raise PtxError(f"line {call.line}: call of {target.name} with the wrong number of "
                            "arguments")

@@ -181,7 +181,10 @@ def _differ(old: Symbol, new: Symbol) -> str:
     """What does not fit between two symbols of one name."""
     if isinstance(old, ast.Function) and isinstance(new, ast.Function):
         # What several weak definitions look like is theirs: only one of them is used.
-        same = old.is_entry == new.is_entry and _shape(old) == _shape(new)
+        # A result that is declared and not given is what a linker lets pass: nobody may use it.
+        results = old.returns and new.returns and _sizes(old.returns) != _sizes(new.returns)
+        same = old.is_entry == new.is_entry and not results and (
+            _sizes(old.params) == _sizes(new.params))
         return "" if same else "Prototype doesn't match for"
     if isinstance(old, ast.Var) and isinstance(new, ast.Var):
         if old.space != new.space:
@@ -197,8 +200,8 @@ def _differ(old: Symbol, new: Symbol) -> str:
     return "Function and variable named"
 
 
-def _shape(function: ast.Function) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tuple(v.size for v in function.returns), tuple(v.size for v in function.params)
+def _sizes(variables: Iterable[ast.Var]) -> list[int]:
+    return [v.size for v in variables]
 
 
 def _wider(symbol: Symbol, other: Symbol) -> Symbol:
