@@ -121,3 +121,55 @@ def test_a_thread_that_waits_for_another_block_sees_what_it_wrote(harness, form,
  ld.{form}.global.u32 %r3,[%rd1+4]; st.global.u32 [%rd1+8],%r3; ret;""",
                 np.zeros(3, np.uint32), threads=threads)
     assert found.tolist() == [1, 7, 7]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("trans", ["", ".trans"])
+@pytest.mark.parametrize("space", [".shared", ""])
+def test_matrices_are_loaded_by_a_warp(harness, count, trans, space):
+    rng = np.random.default_rng(count)
+    rows = rng.integers(0, 1 << 16, (2, 32, 8), dtype=np.uint16)  # of two warps, in no order
+    order = np.stack([rng.permutation(32) for _ in range(2)]).astype(np.uint32)
+    registers = ",".join(f"%r{i + 1}" for i in range(count))
+    address = "%r20" if space else "%rd7"
+    found = run(harness, f"""
+ .shared .align 16 .b8 s[1024]; mul.wide.u32 %rd9,%r39,{4 * count}; add.u64 %rd1,%rd1,%rd9;
+ add.u64 %rd2,%rd2,%rd18; add.u64 %rd3,%rd3,%rd19; ld.global.v4.b32 {{%r5,%r6,%r7,%r8}},[%rd2];
+ mov.u32 %r9,s; shl.b32 %r10,%r39,4; add.u32 %r10,%r10,%r9;
+ st.shared.v4.b32 [%r10],{{%r5,%r6,%r7,%r8}}; bar.sync 0;
+ ld.global.u32 %r11,[%rd3]; and.b32 %r12,%r39,32; add.u32 %r11,%r11,%r12; shl.b32 %r11,%r11,4;
+ add.u32 %r20,%r9,%r11; and.b32 %r13,%r39,31; setp.ge.u32 %p1,%r13,{8 * count};
+ @%p1 mov.u32 %r20,0x7ffffff0; cvt.u64.u32 %rd7,%r20; cvta.shared.u64 %rd7,%rd7;
+ ldmatrix.sync.aligned.m8n8.x{count}{trans}{space}.b16 {{{registers}}},[{address}];
+ st.shared.v4.b32 [%r10],{{0,0,0,0}};
+ {"".join(f"st.global.u32 [%rd1+{4 * i}],%r{i + 1};" for i in range(count))} ret;""",
+                np.zeros((2, 32, count), np.uint32), rows, order)
+    wanted = np.zeros((2, 32, count, 2), np.uint16)
+    for warp, lane, m in np.ndindex(2, 32, count):
+        matrix = rows[warp][order[warp][8 * m : 8 * m + 8]]
+        matrix = matrix.T if trans else matrix
+        wanted[warp, lane, m] = matrix[lane // 4, 2 * (lane % 4) : 2 * (lane % 4) + 2]
+    assert (found == wanted.view(np.uint32)[..., 0]).all()
+
+
+def test_functions_take_and_return_vector_registers(harness):
+    functions = """.func (.reg .v2 .u32 o) turned(.reg .v2 .u32 i, .reg .u32 by)
+{ .reg .v2 .u32 t; mov.v2.u32 t,{i.y,i.x}; add.u32 t.x,t.x,by; mov.v2.u32 o,t; ret; }
+"""
+    found = run(harness, """.reg .v2 .u32 a; mov.v2.u32 a,{%r39,5}; call (a),turned,(a,%r39);
+ call (a),turned,(a,1); mul.lo.u32 %r1,a.y,1000; add.u32 %r1,%r1,a.x; add.u64 %rd1,%rd1,%rd19;
+ st.global.u32 [%rd1],%r1; ret;""", np.zeros(64, np.uint32), functions=functions)
+    lanes = np.arange(64)
+    assert (found == (5 + lanes) * 1000 + lanes + 1).all()
+
+
+def test_functions_have_variables_of_the_module_of_their_own(harness):
+    functions = """.global .u32 table[2] = {100,200};
+.func (.reg .u32 o) mine(.reg .u32 i) { .reg .u64 %a; .global .u32 table[2] = {7,8};
+ .const .u32 more = 30; mul.wide.u32 %a,i,4; .reg .u64 %t; mov.u64 %t,table; add.u64 %a,%a,%t;
+ .reg .u32 %m; ld.const.u32 %m,[more]; ld.global.u32 o,[%a]; add.u32 o,o,%m; ret; }
+"""
+    found = run(harness, """.global .u32 table = 1000; and.b32 %r1,%r39,1; call (%r2),mine,(%r1);
+ ld.global.u32 %r3,[table]; add.u32 %r2,%r2,%r3; add.u64 %rd1,%rd1,%rd19;
+ st.global.u32 [%rd1],%r2; ret;""", np.zeros(64, np.uint32), functions=functions)
+    assert (found == 1037 + np.arange(64) % 2).all()

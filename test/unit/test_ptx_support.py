@@ -15,7 +15,7 @@ from rrto_ros.errors import PtxError
 REFUSED = (
     "wmma.load.a.sync.aligned.row.m16n16k16.shared.f16 {%r0, %r1}, [%r2]",
     "wgmma.fence.sync.aligned",
-    "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r0}, [%r1]",
+    "ldmatrix.sync.aligned.m16n16.x1.trans.shared.b8 {%r0}, [%r1]",
     "cp.async.mbarrier.arrive.shared.b64 [%r0]",
     "cp.async.bulk.wait_group 0",
     "mbarrier.init.shared.b64 [%r0], 1",

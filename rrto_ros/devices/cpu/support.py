@@ -27,7 +27,7 @@ LEFT_OUT = """\
 Whatever is not named above is refused when a module is loaded, with the instruction and its line
 (`CUDA_ERROR_INVALID_PTX`). In particular:
 
-- wmma, wgmma, tcgen05, ldmatrix, stmatrix, and the forms of mma that are not named above
+- wmma, wgmma, tcgen05, stmatrix, and the forms of mma and ldmatrix that are not named above
 - cp.async.bulk, cp.async.mbarrier, mbarrier, multimem, tensor maps
 - tex, tld4, suld, sust, txq (textures and surfaces)
 - clusters (barrier.cluster, mapa, getctarank), setmaxnreg

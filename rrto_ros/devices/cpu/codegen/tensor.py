@@ -1,4 +1,4 @@
-"""mma.sync: small matrix products over a warp, from fragments that the lanes exchange.
+"""mma.sync and ldmatrix: small matrix products over a warp, from fragments that lanes exchange.
 
 Lane l holds rows g and g + 8 of A and D and column g of B, with g = l / 4; its place t = l % 4
 says which k (A, B) or which pair of columns (C, D). 16-bit elements lie in pairs.
@@ -13,7 +13,7 @@ from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.emitter import B32, Emitter, unsupported
 from rrto_ros.devices.cpu.codegen.rounding import narrow, widen
 from rrto_ros.devices.cpu.codegen.table import emits
-from rrto_ros.devices.cpu.codegen.warp import take, warp_start
+from rrto_ros.devices.cpu.codegen.warp import matrices, take, warp_start
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 
@@ -132,3 +132,34 @@ def _write_result(e: Emitter, instr: ast.Instr, shape: Shape, sums: list[Val]) -
         words = [b.resize(b.as_int(narrow(e, v, TYPES["f16"])), "i32", False) for v in (low, high)]
         packed = b.binary("or", words[0], b.binary("shl", words[1], const(16, "i32")))
         e.write(item, packed, B32)
+
+
+@emits("ldmatrix", forms=".sync.aligned.m8n8, .x1 .x2 .x4, .trans, b16; shared and generic")
+def load_matrix(e: Emitter, instr: ast.Instr) -> None:
+    """Emits ldmatrix: lane 8 * m + r has offered row r of matrix m, four elements in a word."""
+    b = e.b
+    dest = instr.args[0]
+    items = dest.items if isinstance(dest, ast.Vec) else (dest,)
+    if len(items) != matrices(instr):
+        raise unsupported(instr, "the destination does not fit")
+    start = warp_start(e)
+    lane = e.special_value("laneid")
+    group = b.binary("lshr", lane, const(2, "i32"))
+    place = b.binary("shl", b.binary("and", lane, const(3, "i32")), const(1, "i32"))
+
+    def element(row: Val, column: Val) -> Val:
+        thread = b.binary("add", start, row)
+        second = b.compare("icmp uge", column, const(4, "i32"))
+        word = b.select(second, take(e, thread, 1), take(e, thread, 0))
+        at = b.binary("shl", b.binary("and", column, const(3, "i32")), const(4, "i32"))
+        bits = b.binary("lshr", word, b.resize(at, "i64", False))
+        return b.binary("and", b.resize(bits, "i32", False), const(0xFFFF, "i32"))
+
+    for index, item in enumerate(items):
+        parts = []
+        for k in (0, 1):
+            near = b.binary("add", place, const(k, "i32"))
+            row, column = (near, group) if "trans" in instr.mods else (group, near)
+            parts.append(element(b.binary("add", row, const(8 * index, "i32")), column))
+        high = b.binary("shl", parts[1], const(16, "i32"))
+        e.write(item, b.binary("or", parts[0], high), B32)

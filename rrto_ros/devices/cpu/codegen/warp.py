@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
+from rrto_ros.devices.cpu.codegen.checks import checked
 from rrto_ros.devices.cpu.codegen.emitter import B32, PRED, U32, Emitter, unsupported
 from rrto_ros.devices.cpu.codegen.integer import type_of
 from rrto_ros.devices.cpu.codegen.table import emits
@@ -117,6 +118,11 @@ def offer(e: Emitter, instr: ast.Instr, target: int) -> None:
         return
     if instr.guard is not None:
         raise unsupported(instr, "with a guard")
+    if instr.op == "ldmatrix":
+        for word, part in enumerate(row_of_matrix(e, instr)):
+            where = _slot(e, "exchange_out", e.special["linear"], word)
+            b.line(f"store i64 {part.text}, ptr {where}")
+        return
     kind = _offered_type(instr)
     for word, operand in enumerate(_offered(instr)):
         if kind is PRED and isinstance(operand, ast.Imm):
@@ -138,7 +144,40 @@ def words_offered(instr: ast.Instr) -> int:
     """Words of the exchange buffer that an instruction needs for each thread."""
     if instr.op == "activemask":
         return 1
+    if instr.op == "ldmatrix":
+        return 2
     return len(_offered(instr))
+
+
+def matrices(instr: ast.Instr) -> int:
+    """How many matrices of 8 x 8 an ldmatrix loads."""
+    known = {"sync", "aligned", "m8n8", "x1", "x2", "x4", "trans", "b16"}
+    mods = [m for m in instr.mods if m.split("::")[0] != "shared"]
+    count = next((int(m[1:]) for m in mods if m in ("x1", "x2", "x4")), 0)
+    if not count or not set(mods) <= known or "m8n8" not in mods:
+        raise unsupported(instr)
+    return count
+
+
+def row_of_matrix(e: Emitter, instr: ast.Instr) -> tuple[Val, Val]:
+    """The 16 bytes that this lane's address names, if it is the address of a row.
+
+    They are read before anyone goes on: behind ldmatrix the memory may be written again.
+    """
+    b = e.b
+    space = "shared" if any(m.split("::")[0] == "shared" for m in instr.mods) else ""
+    e.mask = b.compare("icmp ult", e.special_value("laneid"), const(8 * matrices(instr), "i32"))
+    pointer = e.pointer(instr.args[1], space)
+    e.look_at_alignment(instr.args[1], space, 16)
+    pointer = checked(e, b.select(e.mask, pointer, Val("%scratch", "ptr")), 16, writes=False)
+    e.mask = None
+    words = []
+    for offset in (0, 8):
+        out = b.name("row")
+        where = e.offset(pointer, const(offset, "i64"))
+        b.line(f"{out} = load i64, ptr {where.text}, align 1")
+        words.append(Val(out, "i64"))
+    return words[0], words[1]
 
 
 def _slot(e: Emitter, side: str, thread: Val, word: int) -> str:
@@ -201,7 +240,7 @@ def shuffle(e: Emitter, instr: ast.Instr) -> None:
 
 def member_mask(instr: ast.Instr) -> ast.Operand | None:
     """The lanes that a warp's wait is for; None if it waits for nobody in particular."""
-    if instr.op == "mma":
+    if instr.op in ("mma", "ldmatrix"):
         return ast.Imm(-1)
     if instr.op in BARRIER_OPS:
         return instr.args[0] if "warp" in instr.mods and instr.args else None

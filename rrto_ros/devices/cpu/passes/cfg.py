@@ -8,7 +8,7 @@ from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.errors import PtxError
 
 BARRIER_OPS = frozenset({"bar", "barrier"})
-WARP_OPS = frozenset({"shfl", "vote", "match", "redux", "mma", "activemask"})
+WARP_OPS = frozenset({"shfl", "vote", "match", "redux", "mma", "ldmatrix", "activemask"})
 _STORES = frozenset({"st", "red", "bra", "brx", "ret", "exit", "trap", "bar", "barrier",
                      "assertfail", "membar", "fence", "prefetch", "prefetchu", "discard", "brkpt",
                      "nanosleep",

@@ -144,11 +144,19 @@ class _Inliner:
         rename: _Renamer, call: ast.Instr, *, into: bool,
     ) -> None:
         for var, value in zip(formals, actuals, strict=True):
-            if var.space == "reg":
+            if var.space != "reg":
+                continue
+            kind = "pred" if var.type.kind == "pred" else f"b{var.type.bits}"
+            mods: tuple[str, ...] = (kind,)
+            inner: ast.Operand
+            if (size := var.size // var.type.bytes) > 1:
+                mods = (f"v{size}", kind)
+                inner = ast.Vec(tuple(ast.Reg(rename.names[f"{var.name}.{element}"])
+                                      for element in "xyzw"[:size]))
+            else:
                 inner = ast.Reg(rename.names[var.name])
-                pair = (inner, value) if into else (value, inner)
-                kind = "pred" if var.type.kind == "pred" else f"b{var.type.bits}"
-                self.code.append(ast.Instr("mov", (kind,), pair, line=call.line))
+            pair = (inner, value) if into else (value, inner)
+            self.code.append(ast.Instr("mov", mods, pair, line=call.line))
 
 
 class _Renamer:

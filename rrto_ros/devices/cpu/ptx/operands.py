@@ -45,8 +45,8 @@ def _list(at: Cursor, scope: Scope | None, close: str) -> ast.Vec:
         if at.peek().text in ("{", "("):
             raise at.error("lists do not nest")
         item = parse_operand(at, scope)
-        if isinstance(item, ast.Vec):
-            raise at.error("a vector register cannot be an item of a list")
+        if isinstance(item, ast.Vec) and close == "}":
+            raise at.error("a vector register cannot be an element of a vector")
         items.append(item)
         if len(items) > _MAX_ITEMS:
             raise at.error("too many items in a list")

@@ -174,8 +174,9 @@ class _ModuleParser:
                 raise at.error(f"unknown function directive .{directive}")
         if at.accept(";"):
             return ast.Function(name, is_entry, params, returns)
-        body = _BodyParser(at, params, returns)
+        body = _BodyParser(at, name, params, returns)
         body.block()
+        self.variables += body.statics
         return ast.Function(
             name, is_entry, params, returns, body.scope.registers, tuple(body.scope.variables),
             tuple(body.code), sizes.get("maxntid"), sizes.get("reqntid"), body.tables,
@@ -196,12 +197,16 @@ class _BodyParser:
     """Statements of one function body, with nested scopes."""
 
     def __init__(
-        self, at: Cursor, params: tuple[ast.Var, ...], returns: tuple[ast.Var, ...]
+        self, at: Cursor, name: str, params: tuple[ast.Var, ...], returns: tuple[ast.Var, ...]
     ) -> None:
         self.at = at
+        self.name = name
+        self.statics: list[ast.Var] = []
         self.scope = Scope()
         for var in (*params, *returns):
-            if var.space == "reg":
+            if var.space == "reg" and var.size > var.type.bytes:
+                self.scope.declare_vector(var.name, var.size // var.type.bytes, var.type)
+            elif var.space == "reg":
                 self.scope.declare_register(var.name, var.type)
         self.code: list[ast.Instr | ast.Label] = []
         self.tables: dict[str, tuple[str, ...]] = {}
@@ -262,6 +267,10 @@ class _BodyParser:
             external = False
             while at.peek().text[1:] in _LINKAGE:
                 external |= at.next().text == ".extern"
+            if at.peek().text in (".global", ".const"):
+                self.statics += parse_variables(
+                    at, external, lambda n: self.scope.static_name(n, self.name))
+                return
             for var in parse_variables(at, external, self.scope.new_name):
                 self.scope.variables.append(var)
         else:

@@ -47,6 +47,11 @@ class Scope:
         self._memo = {}
         return unique
 
+    def static_name(self, name: str, function: str) -> str:
+        """The name that a variable of the module has which is declared in a function."""
+        unique = self._levels[-1][name] = f"{self.new_name(name)}$g${function}"
+        return unique
+
     def label(self, name: str) -> str:
         """Labels are not renamed: compilers keep them unique in a function."""
         return name
