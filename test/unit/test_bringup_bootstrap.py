@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_every_requirement_is_pinned():
     def names(path):
         lines = [line.split(";")[0].strip() for line in path.read_text().splitlines()]
         found = [line for line in lines if line and not line.startswith("#")]
-        return {line.split("==")[0].lower().replace("_", "-") for line in found}
+        return {re.split(r"[=\[]", line)[0].lower().replace("_", "-") for line in found}
 
     pinned = names(root / "requirements-lock.txt")
     for path in root.glob("requirements*.txt"):
