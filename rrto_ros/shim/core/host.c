@@ -64,6 +64,15 @@ int rrto_host_pinned(const void *at, size_t bytes, struct rrto_host *out)
     return out->base && bytes <= out->bytes - (out->address - out->base);
 }
 
+/* Under the lock: whether a byte of the range is page-locked already. */
+static int taken(uintptr_t base, size_t bytes)
+{
+    for (struct pinned *item = first; item; item = item->next)
+        if (base < item->base ? item->base - base < bytes : base - item->base < item->bytes)
+            return 1;
+    return 0;
+}
+
 /* Which file's pages these are, and from where on. Memory can be mapped more than once: then a copy
  * that lands at one address is read at another. */
 static void object_of(struct pinned *item)
@@ -77,8 +86,8 @@ static void object_of(struct pinned *item)
         unsigned major, minor;
         if (sscanf(line, "%llx-%llx %*s %llx %x:%x %llu", &low, &high, &offset, &major, &minor,
                    &inode) != 6 ||
-            low >= end || high <= item->base || !inode)
-            continue;
+            low >= end || high <= item->base || !(inode || major || minor))
+            continue; /* a System V segment's inode may be 0; it has a device */
         uint64_t object = inode ^ (uint64_t)major << 52 ^ (uint64_t)minor << 40;
         if (low > item->base || high < end)
             object = RRTO_ANY_OBJECT; /* several: too many to tell apart */
@@ -98,10 +107,15 @@ static CUresult add(uintptr_t base, size_t bytes, unsigned flags, int registered
     if (registered)
         object_of(item);
     pthread_mutex_lock(&lock);
-    item->next = first;
-    first = item;
+    int twice = registered && taken(base, bytes);
+    if (!twice) {
+        item->next = first;
+        first = item;
+    }
     pthread_mutex_unlock(&lock);
-    return CUDA_SUCCESS;
+    if (twice)
+        free(item);
+    return twice ? CUDA_HOST_MEMORY_ALREADY_REGISTERED : CUDA_SUCCESS;
 }
 
 /* Take the entry out if it begins here. A copy still under way must not outlive the memory. */
@@ -157,13 +171,11 @@ CUresult rrto_cuMemFreeHost(void *p)
 
 CUresult rrto_cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
 {
-    if (!p || !bytesize || Flags & ~15u)
+    if (!p || !bytesize || bytesize > UINTPTR_MAX - (uintptr_t)p || Flags & ~15u)
         return CUDA_INVALID_VALUE;
     if (Flags & DEVICE_MAP)
         return rrto_refuse(CUDA_NOT_SUPPORTED, "cuMemHostRegister: memory that kernels access (flag "
                                                "DEVICEMAP)");
-    if (rrto_host_find(p, NULL, NULL))
-        return CUDA_HOST_MEMORY_ALREADY_REGISTERED;
     return add((uintptr_t)p, bytesize, Flags, 1);
 }
 
