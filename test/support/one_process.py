@@ -104,10 +104,10 @@ class OneProcess:
 
     # for tests
 
-    def start(self, script, *arguments):
-        """Start one of programs/ on the shim."""
+    def start(self, script, *arguments, **variables):
+        """Start one of programs/ on the shim, with environment variables besides."""
         env = interposed_environment({"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, "r")
-        env["RRTO_SOCKET"] = str(self.host.path)
+        env |= {"RRTO_SOCKET": str(self.host.path), **variables}
         program = subprocess.Popen(
             [sys.executable, str(PROGRAMS / script), *map(str, arguments)],
             env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE,

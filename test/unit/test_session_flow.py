@@ -90,7 +90,8 @@ def test_downloads_queued_beyond_every_buffer_deliver_what_was_there_at_their_tu
     make_world, mode
 ):
     world = make_world(mode)
-    program = world.start("flow.py", "queued", 48, IDLE_S)
+    # Without the thread that would bring the copies in while the program does something else.
+    program = world.start("flow.py", "queued", 48, IDLE_S, RRTO_COURIER="0")
     worker = worker_of(world)
     before = peak_kib(worker.pid)
     line = json.loads(program.stdout.readline())
@@ -104,6 +105,23 @@ def test_downloads_queued_beyond_every_buffer_deliver_what_was_there_at_their_tu
     assert said(program)[-1]["ok"] == 48 * MIB // 300_000
     assert grown < 24 << 10, f"the worker grew by {grown} KiB"
     bounded(world)
+
+
+@pytest.mark.parametrize("mode", ["batched", "replay"])
+def test_downloads_queued_beyond_every_buffer_land_while_the_program_makes_no_call(
+    make_world, mode
+):
+    world = make_world(mode)
+    program = world.start("flow.py", "queued", 48, 600)
+    assert "queued" in json.loads(program.stdout.readline())
+    calls = 2 * (48 * MIB // 300_000)
+    end = time.monotonic() + 60
+    while world.table.hosts[0].statistics()["executed_call"] < calls:
+        assert time.monotonic() < end, "copies stay where they are"
+        time.sleep(0.02)
+    bounded(world)
+    program.kill()
+    program.communicate()
 
 
 @pytest.mark.parametrize("mode", ["batched", "replay"])

@@ -5,8 +5,6 @@
 
 #include "shim.h"
 
-static CUresult on_device(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t stream);
-
 static CUresult to_device(CUdeviceptr dst, const void *src, size_t bytes, uint64_t stream)
 {
     CUresult result = rrto_range_check(dst, bytes);
@@ -14,8 +12,6 @@ static CUresult to_device(CUdeviceptr dst, const void *src, size_t bytes, uint64
         return result;
     if (!src)
         return CUDA_INVALID_VALUE;
-    if (rrto_in_arena((uintptr_t)src))
-        return on_device(dst, (uintptr_t)src, bytes, stream);
     result = rrto_settle(src, bytes);
     size_t piece = rrto_call_piece();
     for (size_t at = 0; at < bytes && !result; at += piece) {
@@ -34,8 +30,6 @@ static CUresult from_device(void *dst, CUdeviceptr src, size_t bytes, uint64_t s
         return result;
     if (!dst)
         return CUDA_INVALID_VALUE;
-    if (rrto_in_arena((uintptr_t)dst))
-        return on_device((uintptr_t)dst, src, bytes, stream);
     size_t piece = rrto_reply_piece(), count = (bytes + piece - 1) / piece, sent = 0;
     struct rrto_wait small[4], *waits = small;
     if (count > 4 && !(waits = malloc(count * sizeof *waits)))
@@ -125,11 +119,14 @@ CUresult rrto_cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, size_t 
 
 static CUresult unified(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t stream);
 
-/* Page-locked memory has one address for host and device. */
+/* Page-locked memory has one address for host and device. The server chooses the device's, so that
+ * numbers may mean both: what is allocated on the device is meant where device memory is asked for. */
 static int page_locked(CUdeviceptr at, size_t bytes)
 {
+    struct rrto_range range;
     struct rrto_host host;
-    return bytes && !rrto_in_arena(at) && rrto_host_pinned((const void *)(uintptr_t)at, bytes, &host);
+    return bytes && !rrto_range_find(at, &range) &&
+           rrto_host_pinned((const void *)(uintptr_t)at, bytes, &host);
 }
 
 static CUresult device_to_device(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t stream)

@@ -43,12 +43,13 @@ static CUresult on_host(const struct fill *f, size_t bytes)
 
 static CUresult fill(const struct fill *f, uint64_t stream)
 {
+    struct rrto_range range;
     struct rrto_host host;
     size_t bytes;
     CUresult result = rrto_fill_bytes(f->at, f->pitch, f->unit, f->width, f->height, &bytes);
     if (result)
         return result;
-    if (bytes && !rrto_in_arena(f->at) &&
+    if (bytes && !rrto_range_find(f->at, &range) &&
         rrto_host_pinned((const void *)(uintptr_t)f->at, bytes, &host))
         return on_host(f, bytes);
     result = rrto_range_check(f->at, bytes);

@@ -7,7 +7,8 @@
  *
  * A program may look at its memory instead of calling: a thread of the shim (the courier) makes
  * what is queued leave and brings in the results, in order, whenever for a moment nobody else did.
- * It is started by the first copy that is queued and sleeps while there is none. */
+ * It is started by the first copy that is queued and sleeps while there is none; RRTO_COURIER=0 is
+ * for programs that want no thread but their own. */
 #include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -92,6 +93,9 @@ static void *courier(void *unused)
 
 static void start_courier(void)
 {
+    const char *wish = getenv("RRTO_COURIER");
+    if (wish && !strcmp(wish, "0"))
+        return;
     pthread_attr_t how;
     pthread_t thread;
     sigset_t all, before;
