@@ -46,6 +46,7 @@ class _Loop:
     ranges: dict[str, Range] = field(default_factory=dict)
     facts: dict[Form, bool] = field(default_factory=dict)
 
+
 class KernelExtents:
     """The stores of one kernel.
 

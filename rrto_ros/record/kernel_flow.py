@@ -14,8 +14,9 @@ from rrto_ros.devices.cpu.ptx.types import TYPES
 from rrto_ros.record.forms import Symbol
 
 MAX_INSTRUCTIONS = 20_000
-_OWN_SPACES = frozenset(("shared", "local", "param"))
-_STORES = frozenset(("st", "red", "atom"))
+OWN_SPACES = frozenset(("shared", "local", "param"))
+"""State spaces of one block or thread."""
+STORES = frozenset(("st", "red", "atom"))
 
 
 class Flow:
@@ -51,7 +52,7 @@ class Flow:
             at += -at % max(1, var.align)
             self.params[var.name] = at
             at += var.size
-        self.own = {v.name: v.size for v in kernel.variables if v.space in _OWN_SPACES}
+        self.own = {v.name: v.size for v in kernel.variables if v.space in OWN_SPACES}
         # Where arguments and results of device functions are.
         self.passed = {v.name for v in kernel.variables if v.space == "param"}
         self.bits = {name: kind.bits for name, kind in kernel.regs.items()}
@@ -149,7 +150,7 @@ class Flow:
 
 def stores(instr: ast.Instr) -> bool:
     """Whether it writes memory that other blocks see."""
-    return instr.op in _STORES and not _OWN_SPACES & set(instr.mods)
+    return instr.op in STORES and not OWN_SPACES & set(instr.mods)
 
 
 def _registers(address: ast.Addr) -> list[str]:

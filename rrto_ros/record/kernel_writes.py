@@ -1,18 +1,15 @@
-"""What a kernel may touch, from its PTX: the launch arguments that its stores go through.
+"""Whether a launch's arguments and geometry alone decide what its kernel touches, from the PTX.
 
-Every register gets the set of parameter words that its value may be made of. A store (st, red,
-atom) through an address that is made of parameters, indices and constants writes what these
-parameters point to.
+Every register gets marks of what its value may be made of. Where stores go is then worked out for
+each launch (kernel_extents.py).
 
 The answer holds for any content of memory: which addresses a launch reads and writes, and that it
 ends, must be decided by its arguments and geometry alone. So a kernel is not known if something
 that was read from memory decides an address (of any space, read or written), whether memory is
 accessed or threads wait for each other, or how often a loop runs. What is read may choose between
 values: what is between a branch that depends on it and where its ways meet again changes
-registers only, and these then depend on it, too.
-
-An address made of a parameter and an index is taken to lie in the allocation that the parameter
-points into; a kernel that leaves it is wrong in plain execution, too.
+registers only, and these then depend on it, too. A store needs an address that is made of a
+parameter, or of a variable of the block or thread.
 """
 
 from __future__ import annotations
@@ -26,9 +23,8 @@ from rrto_ros.devices.cpu.ptx.linking import read_module
 from rrto_ros.devices.linked import ptx_source
 from rrto_ros.errors import PtxError
 from rrto_ros.record.kernel_extents import KernelExtents
+from rrto_ros.record.kernel_flow import OWN_SPACES, STORES, stores
 
-Words = tuple[int, ...]
-"""Offsets of 8-byte words in a launch's packed arguments."""
 Writers = Mapping[str, "KernelExtents | None"]
 
 _DATA = -1
@@ -37,7 +33,8 @@ _OWN = -2
 """The address of a variable of the block or thread."""
 _VARIABLE = -3
 """The address of a variable of the module, or of a function."""
-_OWN_SPACES = frozenset(("shared", "local", "param"))
+_PARAMETER = -4
+"""An argument of the launch."""
 _NAMES = """
 abs neg add sub addc subc and cnot not or xor activemask bar barrier bfe bfi brev clz popc
 bfind bmsk bra brx ret exit copysign testp cos ex2 lg2 sin tanh cvt cvta div dp2a dp4a fence
@@ -47,7 +44,6 @@ pmevent brkpt griddepcontrol applypriority
 """
 _HARMLESS = frozenset(_NAMES.split())
 _READS = frozenset(("ld", "ldu"))
-_WRITES = frozenset(("st", "red", "atom"))
 _WAITS = frozenset(("bar", "barrier", "shfl", "vote", "match", "redux", "mma", "activemask"))
 """Threads wait for each other, or what they get depends on who is there."""
 _ENDS_BADLY = frozenset(("trap", "brkpt"))
@@ -82,7 +78,7 @@ def kernel_writes(image: bytes, compute_capability: tuple[int, int]) -> Writers:
 def _writer(kernel: ast.Function, module: ast.Module) -> KernelExtents | None:
     try:
         inlined = inline_calls(kernel, module)
-        return KernelExtents(inlined) if _Finder(inlined).writes() is not None else None
+        return KernelExtents(inlined) if _Finder(inlined).decided() else None
     except (PtxError, IndexError, KeyError, ValueError, AttributeError, TypeError):
         return None  # not understood, so not known
 
@@ -91,13 +87,8 @@ class _Finder:
     """One kernel."""
 
     def __init__(self, kernel: ast.Function) -> None:
-        self._params: dict[str, int] = {}
-        at = 0
-        for var in kernel.params:
-            at += -at % max(1, var.align)
-            self._params[var.name] = at
-            at += var.size
-        self._own = {v.name for v in kernel.variables if v.space in _OWN_SPACES}
+        self._params = {v.name for v in kernel.params}
+        self._own = {v.name for v in kernel.variables if v.space in OWN_SPACES}
         # Where arguments and results of device functions are: like registers.
         self._passed = {v.name for v in kernel.variables if v.space == "param"}
         self._predicates = {name for name, kind in kernel.regs.items() if kind.name == "pred"}
@@ -109,37 +100,38 @@ class _Finder:
         self._maybe: set[int] = set()
         """Positions of what is executed or not as something that was read decides."""
 
-    def writes(self) -> Words | None:
-        known = _HARMLESS | _READS | _WRITES
+    def decided(self) -> bool:
+        """Whether nothing but arguments and geometry decides what is touched, and how long."""
+        known = _HARMLESS | _READS | STORES
         if any(instr.op not in known for instr in self._code):
-            return None
+            return False
         while True:
             self._follow()
             before = len(self._maybe)
             if not self._branches():
-                return None
+                return False
             if len(self._maybe) == before:
                 break
         if any(self._fateful(self._body[at]) for at in self._maybe):
-            return None
-        found: set[int] = set()
+            return False
         for instr in self._code:
-            if instr.op not in _READS and instr.op not in _WRITES:
+            if not self._accesses(instr):
                 continue
-            base = self._base(instr)
-            if isinstance(base, ast.Sym) and (
-                base.name in self._params or base.name in self._passed
-            ):
-                continue
-            marks = self._of(base)
+            marks = self._of(self._base(instr))
             if _DATA in marks:
-                return None
-            if instr.op in _WRITES and not _OWN_SPACES & set(instr.mods):
-                words = {m for m in marks if m >= 0}
-                if _VARIABLE in marks or (not words and _OWN not in marks):
-                    return None  # of constants alone, or the module's
-                found |= words
-        return tuple(sorted(found))
+                return False
+            # Not the module's variables, and not by constants alone.
+            if stores(instr) and (_VARIABLE in marks or not marks & {_PARAMETER, _OWN}):
+                return False
+        return True
+
+    def _accesses(self, instr: ast.Instr) -> bool:
+        """Whether it accesses more than what is passed to the kernel or a function."""
+        if instr.op not in _READS and instr.op not in STORES:
+            return False
+        base = self._base(instr)
+        return not (isinstance(base, ast.Sym)
+                    and (base.name in self._params or base.name in self._passed))
 
     def _follow(self) -> None:
         """Find what every register is made of."""
@@ -188,15 +180,12 @@ class _Finder:
         return made
 
     def _read(self, instr: ast.Instr) -> Marks:
-        address = next((arg for arg in instr.args if isinstance(arg, ast.Addr)), None)
-        base = address.base if address is not None else None
-        if address is not None and isinstance(base, ast.Sym):
+        base = self._base(instr)
+        if isinstance(base, ast.Sym):
             if base.name in self._passed:
                 return self._marks.get(base.name, _NONE)
             if base.name in self._params:
-                start = self._params[base.name] + base.offset + address.offset
-                count = len(destinations(instr)) * _width(instr)
-                return frozenset(range(start & ~7, max(start + count, start + 1), 8))
+                return frozenset((_PARAMETER,))
         return frozenset((_DATA,))
 
     def _branches(self) -> bool:
@@ -241,13 +230,8 @@ class _Finder:
 
     def _fateful(self, item: ast.Instr | ast.Label) -> bool:
         """Whether it matters beyond a thread's registers that something is executed."""
-        if not isinstance(item, ast.Instr):
-            return False
-        if item.op in _READS or item.op in _WRITES:
-            base = self._base(item)
-            return not (isinstance(base, ast.Sym)
-                        and (base.name in self._params or base.name in self._passed))
-        return item.op in _WAITS or item.op in _ENDS_BADLY
+        return isinstance(item, ast.Instr) and (
+            self._accesses(item) or item.op in _WAITS or item.op in _ENDS_BADLY)
 
     def _of(self, arg: ast.Operand) -> Marks:
         if isinstance(arg, ast.Reg):
@@ -266,11 +250,3 @@ class _Finder:
         if isinstance(arg, ast.Addr):
             return self._of(arg.base)
         return _NONE
-
-
-def _width(instr: ast.Instr) -> int:
-    """Bytes of one element that it reads or writes; 8 if it does not say."""
-    for mod in reversed(instr.mods):
-        if mod[1:].isdigit() and mod[0] in "usbf" and mod[:1] != "v":
-            return int(mod[1:]) // 8
-    return 8

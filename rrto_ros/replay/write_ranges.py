@@ -261,10 +261,10 @@ class WriteRanges:
 
     def statistics(self) -> dict[str, int]:
         """Modules whose kernels were looked at, and kernels of which it is known."""
-        kernels = [words for known in self._kernels.values() for words in known.values()]
+        kernels = [kernel for known in self._kernels.values() for kernel in known.values()]
         return {
             "analysed_kernels": len(kernels),
-            "kernels_known": sum(words is not None for words in kernels),
+            "kernels_known": sum(kernel is not None for kernel in kernels),
         }
 
 
