@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.devices.cpu.ptx.renaming import renamed
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 from rrto_ros.errors import PtxError
 
@@ -105,15 +106,14 @@ class _Inliner:
             raise PtxError(f"line {call.line}: call of {name} with the wrong arguments")
         self.count += 1
         registers = []
-        wide = "b64"
         for k, value in enumerate(passed[: _SERVICES[name]]):
             assert isinstance(value, ast.Sym)
-            kind = "b32" if name == "__assertfail" and k == _LINE else wide
-            register = f"$s{self.count}_{k}"
-            self.regs[register] = TYPES[wide]
-            registers.append(ast.Reg(register))
-            self.code.append(ast.Instr("ld", ("param", "u32" if kind == "b32" else "u64"),
-                                       (registers[-1], ast.Addr(value)), line=call.line))
+            register = ast.Reg(f"$s{self.count}_{k}")
+            self.regs[register.name] = TYPES["b64"]
+            registers.append(register)
+            kind = "u32" if name == "__assertfail" and k == _LINE else "u64"
+            self.code.append(ast.Instr("ld", ("param", kind), (register, ast.Addr(value)),
+                                       line=call.line))
         skip = f"$skip$s{self.count}"
         if call.guard is not None:
             self.code.append(ast.Instr("bra", (), (ast.Sym(skip),), call.guard,
@@ -177,32 +177,22 @@ class _Renamer:
         )
 
     def _instr(self, instr: ast.Instr) -> ast.Instr:
-        guard = instr.guard and ast.Reg(self.names.get(instr.guard.name, instr.guard.name))
+        guard = instr.guard and self._reg(instr.guard)
         if instr.op == "ret":
             return ast.Instr("bra", (), (ast.Sym(self.end),), guard, instr.guard_negated,
                              instr.line)
         return replace(instr, guard=guard, args=tuple(self.operand(a) for a in instr.args))
 
     def operand(self, operand: ast.Operand) -> ast.Operand:
-        match operand:
-            case ast.Reg(name):
-                return ast.Reg(self.names.get(name, name))
-            case ast.Sym(name, offset, generic):
-                if name in self.labels:
-                    return ast.Sym(name + self.suffix)
-                return ast.Sym(self.names.get(name, name), offset, generic)
-            case ast.Not(reg):
-                return ast.Not(ast.Reg(self.names.get(reg.name, reg.name)))
-            case ast.Addr(base, offset):
-                inner = self.operand(base)
-                assert isinstance(inner, ast.Reg | ast.Sym | ast.Imm)
-                return ast.Addr(inner, offset)
-            case ast.Vec(items):
-                return ast.Vec(tuple(self.operand(i) for i in items))
-            case ast.Pair(first, second):
-                return ast.Pair(self.operand(first), self.operand(second))
-            case _:
-                return operand
+        return renamed(operand, reg=self._reg, sym=self._sym)
+
+    def _reg(self, reg: ast.Reg) -> ast.Reg:
+        return ast.Reg(self.names.get(reg.name, reg.name))
+
+    def _sym(self, sym: ast.Sym) -> ast.Sym:
+        if sym.name in self.labels:
+            return ast.Sym(sym.name + self.suffix)
+        return replace(sym, name=self.names.get(sym.name, sym.name))
 
 
 def _unshadowed(kernel: ast.Function, module: ast.Module) -> ast.Function:
@@ -211,14 +201,17 @@ def _unshadowed(kernel: ast.Function, module: ast.Module) -> ast.Function:
     own = {v.name for v in (*kernel.variables, *kernel.params)} & outside
     if not own:
         return kernel
-    rename = _Renamer(kernel, "$k")
-    rename.names, rename.labels = {name: f"{name}$k" for name in own}, set()
+    names = {name: f"{name}$k" for name in own}
+
+    def sym(symbol: ast.Sym) -> ast.Sym:
+        return replace(symbol, name=names.get(symbol.name, symbol.name))
+
     variables, params = (
-        tuple(replace(v, name=rename.names.get(v.name, v.name)) for v in some)
+        tuple(replace(v, name=names.get(v.name, v.name)) for v in some)
         for some in (kernel.variables, kernel.params)
     )
     body = tuple(
-        replace(code, args=tuple(rename.operand(a) for a in code.args))
+        replace(code, args=tuple(renamed(a, sym=sym) for a in code.args))
         if isinstance(code, ast.Instr) else code
         for code in kernel.body or ()
     )

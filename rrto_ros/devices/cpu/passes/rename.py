@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from rrto_ros.devices.cpu.passes.cfg import Block, destinations, live_in, operand_registers
 from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.devices.cpu.ptx.renaming import renamed
 from rrto_ros.devices.cpu.ptx.types import PtxType
 
 
@@ -59,16 +60,4 @@ def _sources(instr: ast.Instr, writes: bool, name: Callable[[str], str]) -> ast.
 
 
 def _substitute(operand: ast.Operand, name: Callable[[str], str]) -> ast.Operand:
-    match operand:
-        case ast.Reg(old):
-            return ast.Reg(name(old))
-        case ast.Not(reg):
-            return ast.Not(ast.Reg(name(reg.name)))
-        case ast.Addr(ast.Reg(old), offset):
-            return ast.Addr(ast.Reg(name(old)), offset)
-        case ast.Vec(items):
-            return ast.Vec(tuple(_substitute(i, name) for i in items))
-        case ast.Pair(first, second):
-            return ast.Pair(_substitute(first, name), _substitute(second, name))
-        case _:
-            return operand
+    return renamed(operand, reg=lambda reg: ast.Reg(name(reg.name)))

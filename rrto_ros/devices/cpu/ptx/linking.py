@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.parser import parse_module
+from rrto_ros.devices.cpu.ptx.renaming import renamed
 from rrto_ros.devices.linked import PtxInput
 from rrto_ros.errors import PtxError
 
@@ -283,23 +284,13 @@ def _rename_symbol(symbol: ast.Sym, names: dict[str, str]) -> ast.Sym:
 def _rename_function(function: ast.Function, names: dict[str, str]) -> ast.Function:
     own = _own_names(function)
     inner = {old: new for old, new in names.items() if old not in own}
+
+    def sym(symbol: ast.Sym) -> ast.Sym:
+        return _rename_symbol(symbol, inner)
+
     body = None if function.body is None else tuple(
-        replace(code, args=tuple(_rename_operand(a, inner) for a in code.args))
+        replace(code, args=tuple(renamed(a, sym=sym) for a in code.args))
         if isinstance(code, ast.Instr) else code
         for code in function.body
     )
     return replace(function, name=names.get(function.name, function.name), body=body)
-
-
-def _rename_operand(operand: ast.Operand, names: dict[str, str]) -> ast.Operand:
-    match operand:
-        case ast.Sym():
-            return _rename_symbol(operand, names)
-        case ast.Addr(ast.Sym() as base):
-            return replace(operand, base=_rename_symbol(base, names))
-        case ast.Vec(items):
-            return ast.Vec(tuple(_rename_operand(i, names) for i in items))
-        case ast.Pair(first, second):
-            return ast.Pair(_rename_operand(first, names), _rename_operand(second, names))
-        case _:
-            return operand
