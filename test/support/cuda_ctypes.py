@@ -98,3 +98,8 @@ def read(address, size):
 def floats(*values):
     """Packed float32."""
     return struct.pack(f"<{len(values)}f", *values)
+
+
+def wants(got, wanted, what):
+    """A check that says what was got."""
+    assert got == wanted, f"{what}: {got}, not {wanted}"

@@ -1,6 +1,8 @@
 """An offload server in this process that executes what it gets, and keeps the calls it means."""
 
+import os
 import time
+from contextlib import contextmanager
 
 from support.echo_server import EchoServer
 
@@ -8,7 +10,9 @@ from rrto_ros.api.codec import iter_headers
 from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.replay.executor import Executor
 from rrto_ros.replay.literal import LiteralReader
+from rrto_ros.shim.build import ensure_built
 from rrto_ros.transport.port import FLAG_MORE, OpenAnswer
+from rrto_ros.transport.robot_host import RobotHost
 
 
 class DeviceServer(EchoServer):
@@ -69,3 +73,22 @@ class DeviceServer(EchoServer):
     def stop(self):
         super().stop()
         self.device.close()
+
+
+@contextmanager
+def robot_and_server(folder, config, round_trip_s=0.0, *, cache_dir=None,
+                     on_report=lambda _: None, on_line=lambda _: None):  # fmt: skip
+    """A recorder and a `DeviceServer` in this process, for programs that are started meanwhile.
+
+    Gives both, and the environment of such a program.
+    """
+    host = RobotHost(folder / "robot.sock", config, 2, on_report, on_line)
+    server = DeviceServer(host.on_results, round_trip_s, cache_dir=cache_dir)
+    host.activate(server)
+    try:
+        yield host, server, {
+            **os.environ, "LD_LIBRARY_PATH": str(ensure_built()), "RRTO_SOCKET": str(host.path),
+        }  # fmt: skip
+    finally:
+        host.close()
+        server.stop()

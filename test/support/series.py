@@ -7,17 +7,14 @@ own because a guess that leaves its memory can end that.
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from support.device_server import DeviceServer
+from support.device_server import robot_and_server
 
 from rrto_ros.replay.replayer import ReplayOptions
-from rrto_ros.shim.build import ensure_built
-from rrto_ros.transport.robot_host import RobotHost
 from rrto_ros.transport.session_status import SessionConfig
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
@@ -29,18 +26,13 @@ def run(folder, program, mode, run_ahead, inferences, seed):
         plan_cache_directory=folder / "plans", replay=ReplayOptions(run_ahead=run_ahead),
     )  # fmt: skip
     lines: list[str] = []
-    host = RobotHost(folder / "s.sock", config, 2, lambda _: None, lines.append)
-    server = DeviceServer(host.on_results, 0.001, cache_dir=folder / "kernels")
-    host.activate(server)
-    env = {**os.environ, "LD_LIBRARY_PATH": str(ensure_built()), "RRTO_SOCKET": str(host.path)}
-    try:
+    with robot_and_server(
+        folder, config, 0.001, cache_dir=folder / "kernels", on_line=lines.append
+    ) as (_, server, env):
         done = subprocess.run(
             [sys.executable, str(PROGRAMS / program), "--seed", seed, "--inferences", inferences],
             env=env, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
-    finally:
-        host.close()
-        server.stop()
     counters = server.executor.statistics()
     print(json.dumps({"seed": seed, "status": done.returncode, "said": done.stderr[-3000:],
                       "recorder": lines,

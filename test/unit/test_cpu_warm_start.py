@@ -11,27 +11,19 @@ import pytest
 NETWORK = Path(__file__).resolve().parents[2] / "examples" / "cnn_tinygrad.py"
 # A recorder and a device in a process of their own, and the program in another.
 START = """
-import json, os, subprocess, sys
+import json, subprocess, sys
 from pathlib import Path
-from support.device_server import DeviceServer
-from rrto_ros.shim.build import ensure_built
-from rrto_ros.transport.robot_host import RobotHost
+from support.device_server import robot_and_server
 from rrto_ros.transport.session_status import SessionConfig
 
 folder, network = sys.argv[1:]
 config = SessionConfig(connect_timeout_s=2.0, mode="batched")
-host = RobotHost(Path(folder) / "robot.sock", config, 2, lambda _: None, lambda _: None)
-server = DeviceServer(host.on_results, cache_dir=Path(folder) / "kernels")
-host.activate(server)
-env = {**os.environ, "LD_LIBRARY_PATH": str(ensure_built()), "RRTO_SOCKET": str(host.path),
-       "DEV": "CUDA:PTX"}
-try:
-    done = subprocess.run([sys.executable, network, "--inferences", "3"], env=env,
-                          stdout=sys.stderr, timeout=120, check=True)
+folder = Path(folder)
+with robot_and_server(folder, config, cache_dir=folder / "kernels") as (_, server, env):
+    done = subprocess.run([sys.executable, network, "--inferences", "3"],
+                          env={**env, "DEV": "CUDA:PTX"}, stdout=sys.stderr, timeout=120,
+                          check=True)
     print(json.dumps(server.device.statistics()))
-finally:
-    host.close()
-    server.stop()
 """
 
 

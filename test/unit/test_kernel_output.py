@@ -1,16 +1,13 @@
 """What kernels print reaches the program's standard output before its wait ends, in every mode."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support.device_server import DeviceServer
+from support.device_server import robot_and_server
 
 from rrto_ros.replay.replayer import ReplayOptions
-from rrto_ros.shim.build import ensure_built
-from rrto_ros.transport.robot_host import RobotHost
 from rrto_ros.transport.session_status import SessionConfig
 
 PROGRAM = Path(__file__).resolve().parents[1] / "support" / "programs" / "printing_program.py"
@@ -19,16 +16,9 @@ PROGRAM = Path(__file__).resolve().parents[1] / "support" / "programs" / "printi
 def run(folder, mode, run_ahead, *arguments):
     config = SessionConfig(mode=mode, connect_timeout_s=2.0,
                            replay=ReplayOptions(run_ahead=run_ahead))  # fmt: skip
-    host = RobotHost(folder / "s.sock", config, 2, lambda _: None, lambda _: None)
-    server = DeviceServer(host.on_results, 0.001)
-    host.activate(server)
-    env = {**os.environ, "LD_LIBRARY_PATH": str(ensure_built()), "RRTO_SOCKET": str(host.path)}
-    try:
+    with robot_and_server(folder, config, 0.001) as (_, _, env):
         return subprocess.run([sys.executable, str(PROGRAM), *arguments], env=env,
                               capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
-    finally:
-        host.close()
-        server.stop()
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,17 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import time
 
 import pytest
-from support.device_server import DeviceServer
+from support.device_server import robot_and_server
 from support.searches import thought
 from support.shim_peer import CASES
 
 from rrto_ros.api.codec import HEADER_BYTES, PLAN_REF_OP, iter_headers, pad8
 from rrto_ros.replay.replayer import ReplayOptions
-from rrto_ros.shim.build import ensure_built
-from rrto_ros.transport.robot_host import RobotHost
 from rrto_ros.transport.session_status import SessionConfig
 
 WALKS = CASES.parent / "walks.py"
@@ -27,11 +24,9 @@ class Run:
 
     def __init__(self, folder, steps, config=CONFIG, during=None, round_trip_s=0.0):
         self.reports = []
-        host = RobotHost(folder / "robot.sock", config, 2, self.reports.append, lambda _: None)
-        server = DeviceServer(host.on_results, round_trip_s=round_trip_s)
-        host.activate(server)
-        env = {**os.environ, "LD_LIBRARY_PATH": str(ensure_built()), "RRTO_SOCKET": str(host.path)}
-        try:
+        with robot_and_server(
+            folder, config, round_trip_s, on_report=self.reports.append
+        ) as (host, server, env):
             program = subprocess.Popen(
                 [sys.executable, str(WALKS), "-"], env=env, stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -53,9 +48,6 @@ class Run:
             while not self.reports:
                 assert time.monotonic() < end
                 time.sleep(0.002)
-        finally:
-            host.close()
-            server.stop()
         self.records = server.records
         self.batches = server.batches
         self.report = self.reports[0]

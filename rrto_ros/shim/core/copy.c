@@ -151,10 +151,11 @@ CUresult rrto_cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice,
 
 /* ---- direction by address ---- */
 
+/* The whole arena counts, so that a freed pointer is an error and not taken for the host's. */
 static int is_device(CUdeviceptr at)
 {
     struct rrto_range range;
-    return rrto_in_arena(at) || rrto_range_find(at, &range);
+    return at - rrto_session.arena_base < rrto_session.arena_bytes || rrto_range_find(at, &range);
 }
 
 static CUresult unified(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t stream)
@@ -168,13 +169,9 @@ static CUresult unified(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t
         return from_device((void *)(uintptr_t)dst, src, bytes, stream);
     if (bytes && (!dst || !src))
         return CUDA_INVALID_VALUE;
-    CUresult result = CUDA_SUCCESS;
-    if (bytes && atomic_load(&rrto_host_calls)) /* makes no record that would wait for them */
-        result = rrto_wait_for_host_calls();
+    CUresult result = rrto_claim((const void *)(uintptr_t)src, bytes);
     if (!result)
-        result = rrto_settle((const void *)(uintptr_t)src, bytes);
-    if (!result)
-        result = rrto_settle((const void *)(uintptr_t)dst, bytes);
+        result = rrto_claim((const void *)(uintptr_t)dst, bytes);
     if (bytes && !result)
         memmove((void *)(uintptr_t)dst, (const void *)(uintptr_t)src, bytes);
     return result;

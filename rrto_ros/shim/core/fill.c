@@ -30,12 +30,7 @@ static void fill_rows(const struct fill *f)
 
 static CUresult on_host(const struct fill *f, size_t bytes)
 {
-    void *at = (void *)(uintptr_t)f->at;
-    CUresult result = CUDA_SUCCESS;
-    if (atomic_load(&rrto_host_calls)) /* makes no record that would wait for them */
-        result = rrto_wait_for_host_calls();
-    if (!result)
-        result = rrto_settle(at, bytes);
+    CUresult result = rrto_claim((const void *)(uintptr_t)f->at, bytes);
     if (!result)
         fill_rows(f);
     return result;

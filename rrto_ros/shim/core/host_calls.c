@@ -3,7 +3,6 @@
  * device afterwards waits until the function has returned. All calls of a session have one order,
  * so this is an order that CUDA allows; only a function that waits for its program to queue more
  * work first, which CUDA would let it, never returns. */
-#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -54,20 +53,6 @@ static void *run(void *unused)
     return NULL;
 }
 
-/* Under the lock. The program's signals are handled by its own threads. */
-static int start(void)
-{
-    sigset_t all, before;
-    pthread_t thread;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&thread, NULL, run, NULL);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (!failed)
-        pthread_detach(thread);
-    return failed;
-}
-
 static CUresult enqueue(const struct task *wanted)
 {
     struct task *task = malloc(sizeof *task);
@@ -75,7 +60,7 @@ static CUresult enqueue(const struct task *wanted)
         return CUDA_OUT_OF_MEMORY;
     *task = *wanted;
     pthread_mutex_lock(&lock);
-    running = running || !start();
+    running = running || !rrto_start_thread(run, 0);
     if (!running) {
         pthread_mutex_unlock(&lock);
         free(task);
@@ -108,6 +93,14 @@ CUresult rrto_wait_for_host_calls(void)
     }
     pthread_mutex_unlock(&lock);
     return CUDA_SUCCESS;
+}
+
+CUresult rrto_claim(const void *at, size_t bytes)
+{
+    CUresult result = CUDA_SUCCESS;
+    if (bytes && atomic_load(&rrto_host_calls))
+        result = rrto_wait_for_host_calls();
+    return result ? result : rrto_settle(at, bytes);
 }
 
 CUresult rrto_cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData)

@@ -9,8 +9,6 @@
  * what is queued leave and brings in the results, in order, whenever for a moment nobody else did.
  * It is started by the first copy that is queued and sleeps while there is none; RRTO_COURIER=0 is
  * for programs that want no thread but their own. */
-#include <limits.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -96,20 +94,7 @@ static void start_courier(void)
     const char *wish = getenv("RRTO_COURIER");
     if (wish && !strcmp(wish, "0"))
         return;
-    pthread_attr_t how;
-    pthread_t thread;
-    sigset_t all, before;
-    sigfillset(&all);
-    /* The program's signal handlers are none of this thread's business. */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_attr_init(&how);
-    if (!failed) {
-        pthread_attr_setdetachstate(&how, PTHREAD_CREATE_DETACHED);
-        pthread_attr_setstacksize(&how, STACK);
-        failed = pthread_create(&thread, &how, courier, NULL);
-        pthread_attr_destroy(&how);
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int failed = rrto_start_thread(courier, STACK);
     if (failed)
         rrto_say("no thread could be started (%s): results in page-locked memory appear only with "
                  "the next CUDA call",

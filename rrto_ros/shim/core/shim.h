@@ -194,12 +194,6 @@ CUresult rrto_check_fill(uint64_t dst, size_t pitch, unsigned unit, size_t width
 
 CUresult rrto_memory_release(CUdeviceptr address, uint64_t stream); /* memory.c */
 
-/* The whole arena counts, so that a freed pointer is an error and not taken for the host's. */
-static inline int rrto_in_arena(CUdeviceptr at)
-{
-    return at - rrto_session.arena_base < rrto_session.arena_bytes;
-}
-
 /* ---- host.c: page-locked memory ---- */
 #define RRTO_ANY_OBJECT UINT64_MAX
 
@@ -215,6 +209,9 @@ struct rrto_host {
 void rrto_host_of(const void *at, size_t bytes, struct rrto_host *out);
 int rrto_host_pinned(const void *at, size_t bytes, struct rrto_host *out); /* all of it */
 int rrto_host_find(const void *at, uintptr_t *base, size_t *bytes);
+
+/* ---- threads.c ---- */
+int rrto_start_thread(void *(*run)(void *), size_t stack); /* detached; 0: as usual; gives errno */
 
 /* ---- device.c ---- */
 int rrto_attribute(int id);
@@ -253,6 +250,9 @@ int rrto_kernel_attribute(const struct rrto_kernel *kernel, int id);
 /* ---- host_calls.c ---- */
 extern _Atomic int rrto_host_calls; /* host functions in streams that have not returned */
 CUresult rrto_wait_for_host_calls(void) __attribute__((cold));
+/* Before the shim itself does a stream's work on host memory, which makes no record that would wait:
+ * host functions have returned and what was queued into the memory has landed. */
+CUresult rrto_claim(const void *at, size_t bytes);
 
 /* ---- stream.c ---- */
 CUresult rrto_name_stream(CUstream stream, uint64_t *name);

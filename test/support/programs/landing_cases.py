@@ -15,17 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from support.cuda_ctypes import call, floats, function, launch, load, ok, out, read, start
+from support.cuda_ctypes import call, floats, function, launch, load, ok, out, read, start, wants
 
 SIZE = 8192
 CLONE_NEWIPC = 0x08000000
 C = ctypes.CDLL(None, use_errno=True)
 C.shmat.restype = C.mmap.restype = ctypes.c_void_p
 C.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-
-
-def wants(got, wanted, what):
-    assert got == wanted, f"{what}: {got}, not {wanted}"
 
 
 def filled(value):

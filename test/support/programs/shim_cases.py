@@ -29,15 +29,12 @@ from support.cuda_ctypes import (
     read,
     scale_params,
     start,
+    wants,
 )
 
 INVALID_VALUE, OUT_OF_MEMORY, NOT_INITIALIZED = 1, 2, 3
 INVALID_CONTEXT, INVALID_HANDLE, NOT_FOUND = 201, 400, 500
 NOT_SUPPORTED, CONTEXT_IS_DESTROYED, DEVICE_UNAVAILABLE = 801, 709, 46
-
-
-def wants(got, wanted, what):
-    assert got == wanted, f"{what}: {got}, not {wanted}"
 
 
 def init_only():

@@ -18,13 +18,10 @@ from support.cuda_ctypes import (
     read,
     scale_params,
     start,
+    wants,
 )
 
 VALUE = 1
-
-
-def wants(got, wanted, what):
-    assert got == wanted, f"{what}: {got}, not {wanted}"
 
 
 class Kernel(ctypes.Structure):

@@ -21,15 +21,12 @@ from support.cuda_ctypes import (
     read,
     scale_params,
     start,
+    wants,
 )
 
 HOST = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 NOT_READY, NOT_PERMITTED, INVALID_HANDLE = 600, 800, 400
-
-
-def wants(got, wanted, what):
-    assert got == wanted, f"{what}: {got}, not {wanted}"
 
 
 def order():

@@ -8,13 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from support.cuda_ctypes import PTX, call, function, load, ok, out, scale_params, start
+from support.cuda_ctypes import PTX, call, function, load, ok, out, scale_params, start, wants
 
 RUNTIME_TABLE = bytes.fromhex("6bd5fb6c5bf4e74a8987d93912fd9df9")
-
-
-def wants(got, wanted, what):
-    assert got == wanted, f"{what}: {got}, not {wanted}"
 
 
 def tables():

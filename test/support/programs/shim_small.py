@@ -20,13 +20,10 @@ from support.cuda_ctypes import (
     read,
     scale_params,
     start,
+    wants,
 )
 
 INT = ctypes.c_int
-
-
-def wants(got, wanted, what):
-    assert got == wanted, f"{what}: {got}, not {wanted}"
 
 
 def function_attributes():
