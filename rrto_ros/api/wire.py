@@ -38,8 +38,11 @@ RESULT_UNDONE = 16
 """No result: what calls executed ahead have cost so far; never given to the program."""
 RESULT_PRINTED = 32
 """No result: what kernels printed, for the program's standard output."""
+RESULT_ERRORS = 64
+"""With RESULT_PRINTED: what assertions said, for the program's standard error output."""
 ALL_RESULT_FLAGS = (
     RESULT_STICKY | RESULT_BLOB_WANTED | RESULT_AHEAD | RESULT_UNDONE | RESULT_PRINTED
+    | RESULT_ERRORS
 )
 
 BLOB_DATA_OP = 0xFF00

@@ -117,8 +117,8 @@ class SegmentDevice(Protocol):
 class PrintingDevice(Protocol):
     """What a device may offer besides: what kernels printed."""
 
-    def take_output(self) -> bytes:
-        """What they printed since the last time; empty for nothing."""
+    def take_output(self) -> tuple[bytes, bytes]:
+        """What they printed since the last time, for the program's output and error output."""
 
 
 class Kept(Protocol):

@@ -37,6 +37,7 @@ from rrto_ros.api.wire import (
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
     RESULT_BLOB_WANTED,
+    RESULT_ERRORS,
     RESULT_PRINTED,
     RESULT_STICKY,
     Buffer,
@@ -340,10 +341,12 @@ class Executor:
 
     def _print(self) -> None:
         """What kernels printed goes before the result that a thread waits for."""
-        text = self._printing.take_output() if self._printing is not None else b""
-        for at in range(0, len(text), PRINTED_BYTES):
-            self._results.append(
-                pack_result(0, 0, text[at : at + PRINTED_BYTES], RESULT_PRINTED))
+        if self._printing is None:
+            return
+        printed, errors = self._printing.take_output()
+        for text, flags in ((printed, RESULT_PRINTED), (errors, RESULT_PRINTED | RESULT_ERRORS)):
+            for at in range(0, len(text), PRINTED_BYTES):
+                self._results.append(pack_result(0, 0, text[at : at + PRINTED_BYTES], flags))
 
     def _several(self, run: Run) -> CallHeader:
         """Execute calls that the device runs as one; returns the last one's header."""

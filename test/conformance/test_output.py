@@ -26,10 +26,10 @@ def test_lines_come_in_the_order_of_blocks_and_threads(printing):
     values = np.arange(70, dtype=np.float64) / 4
     printing.launch(loaded, "tell", (35, 1, 1), (2, 1, 1), (values, np.uint32(70)))
     printing.launch(loaded, "tell", (1, 1, 1), (2, 1, 1), (values, np.uint32(1)))
-    lines = printing.device.take_output().decode().splitlines()
+    lines = printing.device.take_output()[0].decode().splitlines()
     assert lines == [f"thread {i}: {i / 4:.2f} of 70" for i in range(70)] + [
         "thread 0: 0.00 of 1"]
-    assert printing.device.take_output() == b""
+    assert printing.device.take_output() == (b"", b"")
 
 
 def test_an_assertion_that_does_not_hold_says_where_and_fails_the_launch(printing):
@@ -38,7 +38,8 @@ def test_an_assertion_that_does_not_hold_says_where_and_fails_the_launch(printin
     with pytest.raises(CudaError, match="insist") as raised:
         printing.launch(loaded, "insist", (3, 1, 1), (4, 2, 1), (np.uint32(13),))
     assert raised.value.result is CUresult.ASSERT
-    text = printing.device.take_output().decode()
+    printed, text = (part.decode() for part in printing.device.take_output())
+    assert not printed
     assert text.splitlines()[0] == (
         "kernel.cu:7: insist: block: [1,0,0], thread: [1,1,0] Assertion `n != 13` failed.")
 
@@ -87,6 +88,7 @@ def test_output_that_nobody_takes_is_bounded_and_the_newest_stays():
     for turn in range(4000):
         output.begins(one=True)
         called(0, ctypes.addressof(line), 0, 0, 0, turn, 0, 1, ctypes.addressof(context))
-    text = output.take()
+    text, errors = output.take()
+    assert not errors
     assert BUFFER_BYTES - 1000 < len(text) <= BUFFER_BYTES
     assert len(text) + output.lost == 4_000_000

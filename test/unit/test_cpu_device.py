@@ -493,6 +493,9 @@ BLOCKED = b""".version 8.0
 .visible .entry never_open(.param .u32 n)
 { .reg .b32 %a, %n; .reg .pred %p; ld.param.u32 %n, [n]; mov.u32 %a, %tid.x;
   setp.lt.u32 %p, %a, %n; @%p bar.sync 1, 64; bar.sync 0; ret; }
+.visible .entry stopped(.param .u64 at)
+{ .reg .b32 %a; .reg .b64 %d; .reg .pred %p; ld.param.u64 %d, [at]; mov.u32 %a, %tid.x;
+  st.global.u32 [%d], %a; setp.eq.u32 %p, %a, 77; @%p brkpt; brkpt; st.global.u32 [%d+4], 9; ret; }
 """
 
 
@@ -507,4 +510,20 @@ def test_a_trap_and_a_barrier_that_never_opens_end_the_launch(tmp_path, kernel, 
         device.launch(launch, 0)
     else:
         refused(result, device.launch, launch, 0)
+    device.close()
+
+
+@pytest.mark.parametrize("lanes", [1, 0], ids=["thread by thread", "in vectors"])
+def test_a_breakpoint_ends_its_thread_and_fails_the_launch(tmp_path, lanes):
+    device = CpuDevice(threads=2, cache_dir=tmp_path, vector_lanes=lanes)
+    device.module_load(1, BLOCKED)
+    base = device.info.arena_base
+    device.mem_alloc(base, 512, 0)
+    device.memset(MemsetNode(base, 0, 5, 4, 2, 1), 0)
+    launch = Launch(1, 2, (1, 1, 1), (128, 1, 1), 0, base.to_bytes(8, "little"))
+    with pytest.raises(CudaError, match="stopped executed brkpt") as caught:
+        device.launch(launch, 0)
+    assert caught.value.result is CUresult.LAUNCH_FAILED
+    # What was stored before is there, what comes behind it is not.
+    assert int.from_bytes(device.memcpy_dtoh(base + 4, 4, 0), "little") == 5
     device.close()

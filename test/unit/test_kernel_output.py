@@ -1,4 +1,4 @@
-"""What kernels print reaches the program's standard output before its wait ends, in every mode."""
+"""What kernels print reaches the program's output before its wait ends, in every mode."""
 
 import subprocess
 import sys
@@ -36,7 +36,10 @@ def test_lines_come_before_the_wait_that_follows_the_launch_ends(sockets, mode, 
 
 
 @pytest.mark.parametrize("mode", ["batched", "replay"])
-def test_an_assertion_says_where_and_ends_the_context(sockets, mode):
+def test_an_assertion_says_where_on_the_error_output_and_ends_the_context(sockets, mode):
     done = run(sockets, mode, "reads", "fail")
-    assert done.stdout.splitlines()[-1].endswith("Assertion `n != 13` failed.")
-    assert done.stderr.splitlines()[-1] == "710 710"
+    assert done.stdout.splitlines()[-1] == "-- 11"
+    lines = done.stderr.splitlines()
+    assert lines.count("kernel.cu:7: insist: block: [1,0,0], thread: [1,1,0] "
+                       "Assertion `n != 13` failed.") == 1
+    assert lines[-1] == "710 710"

@@ -100,6 +100,9 @@ CASES = {
     "a trap where the data says so": (
         ("ld.global.u32 %r3, [%d1]; setp.eq.u32 %p1, %r3, 0; @%p1 trap;"
         "st.global.f32 [%d2], %f1;"), None),
+    "a breakpoint where the data says so": (
+        ("ld.global.u32 %r3, [%d1]; setp.eq.u32 %p1, %r3, 0; @%p1 brkpt;"
+        "st.global.f32 [%d2], %f1;"), None),
     "a bin of its block's memory": (
         ("ld.global.u32 %r3, [%d1]; mov.u64 %d3, tile; mul.wide.u32 %d4, %r3, 4;"
         "add.s64 %d3, %d3, %d4; atom.shared.add.u32 %r4, [%d3], 1; st.global.f32 [%d2], %f1;"),

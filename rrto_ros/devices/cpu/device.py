@@ -338,7 +338,7 @@ class CpuDevice:
             raise refuse(f"{launch.shared_bytes} bytes of dynamic shared memory, "
                          f"at most {most} are allowed")
 
-    def take_output(self) -> bytes:
+    def take_output(self) -> tuple[bytes, bytes]:
         return self.launcher.output.take()
 
     def ctx_synchronize(self) -> None:

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.attributes import SHARED_OPTIN_BYTES
-from rrto_ros.devices.cpu.codegen.checks import ASSERTED, MISALIGNED, REPORT_WORDS, TRAPPED
+from rrto_ros.devices.cpu.codegen.checks import (
+    ASSERTED,
+    BROKEN,
+    MISALIGNED,
+    REPORT_WORDS,
+    TRAPPED,
+)
 from rrto_ros.devices.cpu.codegen.kernel import CONTEXT_FIELDS
 from rrto_ros.devices.cpu.jit import LoadedCode
 from rrto_ros.devices.cpu.memory import Arena
@@ -85,6 +91,9 @@ def reported(word: int, name: str) -> CudaError:
             "size; the parameter memcheck names thread and line")
     if word == ASSERTED:
         return CudaError(CUresult.ASSERT, f"an assertion of kernel {name} does not hold")
+    if word == BROKEN:
+        return CudaError(CUresult.LAUNCH_FAILED,
+                         f"kernel {name} executed brkpt, and there is no debugger")
     return CudaError(CUresult.LAUNCH_FAILED, f"kernel {name} executed trap")
 
 
@@ -209,7 +218,7 @@ class Launcher:
     def _raise_report(
         self, name: str, grid: tuple[int, int, int], block: tuple[int, int, int]
     ) -> None:
-        if self._report[0] in (TRAPPED, MISALIGNED, ASSERTED):
+        if self._report[0] in (TRAPPED, MISALIGNED, ASSERTED, BROKEN):
             raise reported(self._report[0], name)
         if self._arena is None or not self._report[0]:
             return

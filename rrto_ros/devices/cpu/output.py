@@ -38,9 +38,9 @@ class KernelOutput:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lines: list[tuple[int, int, bytes]] = []
+        self._lines: list[tuple[int, int, bytes, bool]] = []
         self._launch: tuple[int, int] = (0, 0)
-        self._kept: deque[bytes] = deque()
+        self._kept: deque[tuple[bytes, bool]] = deque()
         self._bytes = 0
         self._number = 0
         self._one = True
@@ -53,24 +53,28 @@ class KernelOutput:
         self._number += 1
         self._one = one
 
-    def take(self) -> bytes:
-        """What was printed since the last time; each launch's in the order of its threads."""
+    def take(self) -> tuple[bytes, bytes]:
+        """What was printed, and what assertions said, since the last time.
+
+        Each launch's lines are in the order of its threads.
+        """
         if not (self._lines or self._kept):
-            return b""
+            return b"", b""
         with self._lock:
             self._close()
-            text = b"".join(self._kept)
+            printed, errors = (b"".join(text for text, error in self._kept if error == wanted)
+                               for wanted in (False, True))
             self._kept.clear()
             self._bytes = 0
-            return text
+            return printed, errors
 
     def _close(self) -> None:
         """The launch that printed last is over."""
         self._lines.sort(key=lambda line: line[:2])
-        self._kept.extend(text for _, _, text in self._lines)
+        self._kept.extend(line[2:] for line in self._lines)
         self._lines.clear()
         while self._bytes > BUFFER_BYTES:
-            size = len(self._kept.popleft())
+            size = len(self._kept.popleft()[0])
             self._bytes -= size
             self.lost += size
 
@@ -92,7 +96,7 @@ class KernelOutput:
             if launch != self._launch:
                 self._close()
                 self._launch = launch
-            self._lines.append((block, thread, text))
+            self._lines.append((block, thread, text, what == ASSERT))
             self._bytes += len(text)
             if self._bytes > 2 * BUFFER_BYTES:
                 self._close()

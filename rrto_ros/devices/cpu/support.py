@@ -46,8 +46,11 @@ What is executed differently from a GPU:
   shfl from a lane that is not there gives the thread's own value.
 - What kernels print (vprintf) is written to the program's standard output before the wait ends
   that follows the launch, each launch's lines in the order of blocks and threads, the newest MiB.
-  An assertion that does not hold is told there, too (a GPU's driver writes it to the standard
-  error), and ends the context with `CUDA_ERROR_ASSERT`.
+  An assertion that does not hold is told on its standard error output, as CUDA's guide says, and
+  ends the context with `CUDA_ERROR_ASSERT`.
+- brkpt fails the launch as trap does (`CUDA_ERROR_LAUNCH_FAILED`). The manual says that it
+  suspends execution, and nothing here could resume it; to go on would make a program look right
+  that a GPU stops.
 - Blocks run one after the other on each core: a kernel in which one block waits for another (a
   grid-wide barrier) may end with `CUDA_ERROR_LAUNCH_TIMEOUT`.
 - clock, clock64 and globaltimer count processor cycles.

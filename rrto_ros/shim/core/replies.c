@@ -14,7 +14,7 @@
 
 #include "ring.h"
 
-enum { STICKY = 1, CONTROL = 4, PRINTED = 32, BUCKETS = 1024 };
+enum { STICKY = 1, CONTROL = 4, PRINTED = 32, ERRORS = 64, BUCKETS = 1024 };
 #define PADDING 0xFFFFFFFFu
 
 pthread_mutex_t rrto_reply_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -174,8 +174,9 @@ static unsigned drain(void)
                 goto next;
             }
             if (flags & PRINTED) { /* by kernels, before what is waited for */
-                fwrite(record + HEADER, 1, payload, stdout);
-                fflush(stdout);
+                FILE *to = flags & ERRORS ? stderr : stdout;
+                fwrite(record + HEADER, 1, payload, to);
+                fflush(to);
                 goto next;
             }
             if (flags & STICKY && status) {

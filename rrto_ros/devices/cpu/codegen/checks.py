@@ -22,6 +22,9 @@ MISALIGNED = 3
 ASSERTED = 4
 """First word of the report when an assertion did not hold."""
 
+BROKEN = 5
+"""First word of the report when a thread came to a breakpoint."""
+
 TELL_MISALIGNED = f"""
   %odd_seen = load i64, ptr %odd
   %odd_none = icmp eq i64 %odd_seen, 0

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from rrto_ros.devices.cpu.codegen.checks import BROKEN, TRAPPED
 from rrto_ros.devices.cpu.codegen.emitter import Emitter
 from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.ptx import ast
 
 
-@emits("trap", forms="all (the launch fails)")
-def trap(e: Emitter, instr: ast.Instr) -> None:  # noqa: ARG001
-    """Emits trap: reported; the launch ends as it does at a time-out."""
+@emits("trap", "brkpt", forms="all (the launch fails)")
+def trap(e: Emitter, instr: ast.Instr) -> None:
+    """Emits trap and brkpt: reported; the launch ends as it does at a time-out."""
+    word = TRAPPED if instr.op == "trap" else BROKEN
+
     def action() -> None:
         pair = e.b.name("trap")
-        e.b.line(f"{pair} = cmpxchg ptr %report, i64 0, i64 2 seq_cst seq_cst")
+        e.b.line(f"{pair} = cmpxchg ptr %report, i64 0, i64 {word} seq_cst seq_cst")
         e.b.line("store volatile i8 1, ptr %stop")
 
     e.when(e.mask, action)
 
 
-@emits("nop", "brkpt", "nanosleep", "pmevent", "griddepcontrol", forms="all (no effect)")
+@emits("nop", "nanosleep", "pmevent", "griddepcontrol", forms="all (no effect)")
 def nothing(e: Emitter, instr: ast.Instr) -> None:
     """No effect on results."""

@@ -9,6 +9,8 @@ from rrto_ros.errors import PtxError
 
 BARRIER_OPS = frozenset({"bar", "barrier"})
 WARP_OPS = frozenset({"shfl", "vote", "match", "redux", "mma", "ldmatrix", "activemask"})
+ENDS_BADLY = frozenset({"trap", "brkpt"})
+"""The thread ends there, and the launch fails."""
 _STORES = frozenset({"st", "red", "bra", "brx", "ret", "exit", "trap", "bar", "barrier",
                      "assertfail", "membar", "fence", "prefetch", "prefetchu", "discard", "brkpt",
                      "nanosleep",
@@ -78,7 +80,7 @@ def build_blocks(function: ast.Function) -> list[Block]:
             continue
         if current is None:
             current = fresh()
-        ends = item.op in ("bra", "ret", "exit", "trap", "brx")
+        ends = item.op in ("bra", "ret", "exit", "brx", *ENDS_BADLY)
         if ends or is_barrier(item):
             block, current = current, None
             block.line = item.line
@@ -102,7 +104,7 @@ def build_blocks(function: ast.Function) -> list[Block]:
                     raise PtxError(f"line {item.line}: {item.text} is not supported here")
                 block.selector = selector
                 pending.append((block, list(function.tables[table.name]), False))
-            elif item.op == "trap":
+            elif item.op in ENDS_BADLY:
                 block.instrs.append(item)
             if item.guard is not None:
                 current = fresh()
@@ -128,11 +130,11 @@ def build_blocks(function: ast.Function) -> list[Block]:
 def _waits_unguarded(
     body: tuple[ast.Instr | ast.Label, ...]
 ) -> list[ast.Instr | ast.Label]:
-    """A guarded wait or trap becomes a branch around it."""
+    """A guarded wait, trap or breakpoint becomes a branch around it."""
     result: list[ast.Instr | ast.Label] = []
     for position, item in enumerate(body):
         if isinstance(item, ast.Label) or item.guard is None or not (
-            is_barrier(item) or item.op in ("trap", *BARRIER_OPS)
+            is_barrier(item) or item.op in ENDS_BADLY or item.op in BARRIER_OPS
         ):
             result.append(item)
             continue
