@@ -41,8 +41,8 @@ setup(
             "rrto = rrto_ros.cli.main:main",
             "recorder_replayer = rrto_ros.nodes.recorder_replayer:main",
             "offload_server = rrto_ros.nodes.offload_server:main",
-            "camera = rrto_ros.nodes.camera:main",
-            "perception = rrto_ros.nodes.perception:main",
+            "camera = rrto_ros.demo.camera:main",
+            "perception = rrto_ros.demo.perception:main",
         ],
     },
 )

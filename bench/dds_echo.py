@@ -15,8 +15,8 @@ from common import Row, row
 
 from rrto_ros.bringup.environment import node_environment
 from rrto_ros.errors import UnavailableError
-from rrto_ros.transport.port import CallsMessage, OpenAnswer, OpenRequest, ResultsMessage
-from rrto_ros.transport.ros_context import use_profile
+from rrto_ros.ros.context import use_profile
+from rrto_ros.wire.port import CallsMessage, OpenAnswer, OpenRequest, ResultsMessage
 
 SESSION = bytes(range(16))
 ANSWER_BYTES = 400
@@ -25,7 +25,7 @@ SIZES = {"DDS alone: echo of 200 bytes": 200, "DDS alone: 600 KB up, 400 bytes b
 
 def serve(robot: str) -> None:
     """Answer every message with its first 400 bytes, until standard input closes."""
-    from rrto_ros.transport.ros_port import RosServerPort
+    from rrto_ros.ros.server_port import RosServerPort
 
     ports: list[RosServerPort] = []
 
@@ -47,7 +47,7 @@ def probe(robot: str, repeats: int) -> None:
     import json
     import statistics
 
-    from rrto_ros.transport.ros_robot_port import RosRobotPort
+    from rrto_ros.ros.robot_port import RosRobotPort
 
     answered = threading.Event()
     port = RosRobotPort(None, robot, lambda _: answered.set())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rrto_ros.transport.ros_client import RECORDER, RobotClient
+from rrto_ros.ros.client import RECORDER, RobotClient
 
 STATUS_S = 20.0
 

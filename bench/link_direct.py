@@ -25,9 +25,9 @@ from link_models import NETWORKS, load
 
 from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.evaluation.local_device import LocalDevice
-from rrto_ros.transport.port import CallsMessage, OpenAnswer, ResultsMessage
-from rrto_ros.transport.ros_context import use_profile
-from rrto_ros.transport.ros_port import RosServerPort
+from rrto_ros.ros.context import use_profile
+from rrto_ros.ros.server_port import RosServerPort
+from rrto_ros.wire.port import CallsMessage, OpenAnswer, ResultsMessage
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ def _example(name: str) -> Any:
 def _nanodet() -> Callable[[Any], Any]:
     from tinygrad import Tensor
 
-    from rrto_ros.nodes.detector.model import (
+    from rrto_ros.demo.detector.model import (
         BOX_OUTPUTS,
         DEVIATION,
         MEAN,

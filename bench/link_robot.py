@@ -32,8 +32,8 @@ class DirectClient:
     def __init__(self, robot: str) -> None:
         import queue
 
-        from rrto_ros.transport.ros_context import use_profile
-        from rrto_ros.transport.ros_robot_port import RosRobotPort
+        from rrto_ros.ros.context import use_profile
+        from rrto_ros.ros.robot_port import RosRobotPort
 
         use_profile()
         self._answers: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
@@ -57,7 +57,7 @@ class DirectClient:
             raise SystemExit("the direct server does not answer")
 
     def _publish(self, number: int, data: bytes) -> None:
-        from rrto_ros.transport.port import CallsMessage
+        from rrto_ros.wire.port import CallsMessage
 
         self._port.publish_calls(CallsMessage(self.session, number, 0, 0, data))
 

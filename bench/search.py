@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from rrto_ros.evaluation.synthetic import Model, Program, repeat_records
-from rrto_ros.record import CallLog, dump, load
-from rrto_ros.search import ALGORITHMS, make_search
+from rrto_ros.robot.record import CallLog, dump, load
+from rrto_ros.robot.search import ALGORITHMS, make_search
 
 
 def steady(kernels: int) -> list[bytes]:

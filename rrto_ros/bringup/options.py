@@ -11,7 +11,7 @@ from typing import Any
 
 from rrto_ros.api.choices import MODES, RUN_AHEAD, SEARCHES
 from rrto_ros.errors import ConfigError
-from rrto_ros.transport.port import HIGHEST_DOMAIN, domain_number, topic
+from rrto_ros.wire.port import HIGHEST_DOMAIN, domain_number, topic
 
 DEVICES = ("auto", "cpu", "gpu", "null")
 SIDES = ("both", "robot", "edge")

@@ -54,18 +54,18 @@ def config_folder() -> Path:
     )
 
 
-def node_command(options: Options, name: str, parameters: Mapping[str, Value]) -> tuple[str, ...]:
+def node_command(options: Options, module: str, parameters: Mapping[str, Value]) -> tuple[str, ...]:
     """The command line of one node.
 
     Args:
         options: The bring-up.
-        name: Module of `rrto_ros.nodes`, and node name.
+        module: Of the package, as in ``nodes.offload_server``.
         parameters: Set last, over all files.
     """
     files = [str(config_folder() / "rrto_ros.yaml")]
     if options.params_file:
         files.append(str(Path(options.params_file).expanduser().resolve()))
-    out = [sys.executable, "-m", f"rrto_ros.nodes.{name}", "--ros-args"]
+    out = [sys.executable, "-m", f"rrto_ros.{module}", "--ros-args"]
     out += ["-r", f"__ns:=/{options.robot}"]
     for file in files:
         out += ["--params-file", file]
@@ -82,7 +82,7 @@ def server(options: Options) -> Process:
         parameters["limit_bytes"] = options.limit_bytes
     return Process(
         "offload_server",
-        node_command(options, "offload_server", parameters),
+        node_command(options, "nodes.offload_server", parameters),
         {**node_environment(), **options.environment()},
     )
 
@@ -103,7 +103,7 @@ def recorder(options: Options, more: Mapping[str, Value] | None = None) -> Proce
     }
     return Process(
         "recorder_replayer",
-        node_command(options, "recorder_replayer", parameters),
+        node_command(options, "nodes.recorder_replayer", parameters),
         {**node_environment(), **options.environment()},
     )
 
@@ -113,7 +113,7 @@ def camera(options: Options) -> Process:
     source = str(Path(options.input).expanduser().resolve()) if options.input else ""
     return Process(
         "camera",
-        node_command(options, "camera", {"source": source, "loop": True}),
+        node_command(options, "demo.camera", {"source": source, "loop": True}),
         {**node_environment(), **options.environment()},
     )
 
@@ -126,7 +126,7 @@ def perception(options: Options) -> Process:
         "output_dir": output,
         "jit": options.jit,
     }
-    node = node_command(options, "perception", parameters)
+    node = node_command(options, "demo.perception", parameters)
     wait = [sys.executable, "-m", "rrto_ros.bringup.when_ready", "--robot", options.robot]
     if options.label:
         wait += ["--label", options.label]

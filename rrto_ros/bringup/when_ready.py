@@ -15,7 +15,7 @@ import sys
 from rrto_ros.bringup.environment import find_program, interposed_environment, with_stand_ins
 from rrto_ros.bringup.options import Options
 from rrto_ros.errors import RrtoError
-from rrto_ros.transport.port import SERVER
+from rrto_ros.wire.port import SERVER
 
 READY_TIMEOUT_S = 60.0
 STATUS_S = 3.0
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         environment = interposed_environment(os.environ, chosen.robot, chosen.label)
         program = find_program(chosen.command[0], environment)
         # Imported late: a wrong argument is told without ROS.
-        from rrto_ros.transport.ros_client import RobotClient
+        from rrto_ros.ros.client import RobotClient
 
         with RobotClient(chosen.robot, Options(robot=chosen.robot).domain_number()) as client:
             client.wait_ready(chosen.timeout)

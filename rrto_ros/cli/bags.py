@@ -16,16 +16,16 @@ from rrto_ros.bringup.options import Options
 from rrto_ros.bringup.processes import server
 from rrto_ros.bringup.supervisor import Supervisor
 from rrto_ros.cli.ambient import users_environment
-from rrto_ros.cli.bag_file import BagWriter, RecordedSession, read_bag
-from rrto_ros.cli.bag_player import Outcome, SessionPlayer
 from rrto_ros.cli.console import note, out, print_json, process_line
 from rrto_ros.cli.state import STATUS_TIMEOUT_S
 from rrto_ros.cli.summary import human_bytes
 from rrto_ros.errors import ConfigError, UnavailableError
+from rrto_ros.ros.bag_file import BagWriter, RecordedSession, read_bag
+from rrto_ros.ros.bag_player import Outcome, SessionPlayer
+from rrto_ros.ros.bag_recorder import CallRecorder
+from rrto_ros.ros.client import RECORDER, SERVER, RobotClient
 from rrto_ros.termination import Termination
-from rrto_ros.transport.port import ResultsMessage
-from rrto_ros.transport.ros_bag import CallRecorder
-from rrto_ros.transport.ros_client import RECORDER, SERVER, RobotClient
+from rrto_ros.wire.port import ResultsMessage
 
 CLOSE_TIMEOUT_S = 10.0
 KNOWN_TIMEOUT_S = 15.0
@@ -155,7 +155,7 @@ def play(folder: Path, device: str | None, domain: int) -> dict[str, Any]:
         ConfigError: It is no bag, or not complete.
         UnavailableError: The server does not start or refuses.
     """
-    from rrto_ros.transport.ros_session import playing_port
+    from rrto_ros.ros.session_port import playing_port
 
     sessions = read_bag(folder)
     for session in sessions:

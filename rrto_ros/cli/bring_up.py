@@ -68,7 +68,7 @@ def demo(options: Options, folder: Path) -> tuple[int, dict[str, Any]]:
     Returns:
         (exit code, the report as `summary.report` makes it).
     """
-    from rrto_ros.transport.ros_client import RobotClient
+    from rrto_ros.ros.client import RobotClient
 
     folder.mkdir(parents=True, exist_ok=True)
     options = dataclasses.replace(

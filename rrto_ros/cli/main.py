@@ -15,7 +15,7 @@ from rrto_ros.cli.replay_options import flags, whole, with_replay_options
 from rrto_ros.errors import ConfigError, RrtoError
 
 if TYPE_CHECKING:
-    from rrto_ros.transport.ros_client import RobotClient
+    from rrto_ros.ros.client import RobotClient
 
 FAILED = 1
 UNUSABLE = 2
@@ -258,7 +258,7 @@ def mode(
 ) -> None:
     """Change the mode of the running recorder, for all its sessions."""
     from rrto_ros.cli.console import out
-    from rrto_ros.transport.session_status import check_mode
+    from rrto_ros.robot.status import check_mode
 
     # Before a recorder is looked for: a name that is none is wrong for every recorder.
     check_mode(name)
@@ -290,7 +290,7 @@ def analyze_command(
     """Find the operator sequences that inferences repeat in recorded driver calls."""
     from rrto_ros.evaluation.analyze import analyze, report
     from rrto_ros.evaluation.timeline import write_html, write_png
-    from rrto_ros.search import SearchOptions
+    from rrto_ros.robot.search import SearchOptions
 
     options = SearchOptions(
         min_repetitions=min_repetitions, min_length=min_length, max_length=max_length
@@ -359,8 +359,8 @@ def bag_repair(
 ) -> None:
     """Make a bag readable whose recording was killed; the old files are kept beside it."""
     _need_ros()
-    from rrto_ros.cli.bag_repair import repair
     from rrto_ros.cli.bags import info
+    from rrto_ros.ros.bag_repair import repair
 
     done = repair(folder)
     if done.kept is None:
@@ -399,7 +399,7 @@ def _client(robot: str, domain: int) -> RobotClient:
 
     number = Options(robot=robot, domain=domain).domain_number()
     _need_ros()
-    from rrto_ros.transport.ros_client import RobotClient
+    from rrto_ros.ros.client import RobotClient
 
     return RobotClient(robot, number)
 

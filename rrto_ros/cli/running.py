@@ -21,11 +21,11 @@ from rrto_ros.bringup.supervisor import Supervisor
 from rrto_ros.cli.ambient import users_environment
 from rrto_ros.cli.replay_options import flags
 from rrto_ros.errors import ConfigError, UnavailableError
-from rrto_ros.transport.port import RECORDER, SERVER
-from rrto_ros.transport.runtime_files import held, server_lock, socket_lock, socket_path
+from rrto_ros.runtime_files import held, server_lock, socket_lock, socket_path
+from rrto_ros.wire.port import RECORDER, SERVER
 
 if TYPE_CHECKING:
-    from rrto_ros.transport.ros_client import RobotClient
+    from rrto_ros.ros.client import RobotClient
 
 DISCOVERY_S = 0.3
 """How long a server on another machine may take to be discovered before one is started here.
@@ -122,7 +122,7 @@ def robot_up(options: Options, wanted: Wanted) -> Iterator[RobotClient]:
         stack.callback(supervisor.stop, together=True)
         stack.callback(later.stop)
         supervisor.start()
-        from rrto_ros.transport.ros_client import RobotClient
+        from rrto_ros.ros.client import RobotClient
 
         client = stack.enter_context(RobotClient(options.robot, domain))
         reached = False

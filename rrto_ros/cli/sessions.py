@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from rrto_ros.transport.ros_client import RECORDER, RobotClient
+from rrto_ros.ros.client import RECORDER, RobotClient
 
 REPORT_TIMEOUT_S = 10.0
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from rrto_ros.cli.summary import counts, human_bytes, named
 from rrto_ros.errors import ConfigError, UnavailableError
-from rrto_ros.transport.ros_client import RECORDER, SERVER, RobotClient
+from rrto_ros.ros.client import RECORDER, SERVER, RobotClient
 
 STATUS_TIMEOUT_S = 8.0
 

@@ -15,8 +15,8 @@ from rich.text import Text
 from rrto_ros.cli.state import read_statuses
 from rrto_ros.cli.summary import counts, human_bytes, named
 from rrto_ros.errors import ConfigError
+from rrto_ros.ros.client import RECORDER, SERVER, RobotClient
 from rrto_ros.termination import Termination
-from rrto_ros.transport.ros_client import RECORDER, SERVER, RobotClient
 
 SHORTEST_S, LONGEST_S = 0.1, 60.0
 SILENT_S = 3.0

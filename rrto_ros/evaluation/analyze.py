@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.evaluation.analyze_bag import logs_of_bag
-from rrto_ros.record.log import CallLog
-from rrto_ros.record.log_file import is_log, load
-from rrto_ros.record.templates import CallTemplate, Kind
-from rrto_ros.replay.plan import plan_of
-from rrto_ros.search import SearchOptions, Sequence, make_search, shared_prefix
+from rrto_ros.robot.record.log import CallLog
+from rrto_ros.robot.record.log_file import is_log, load
+from rrto_ros.robot.search import SearchOptions, Sequence, make_search, shared_prefix
+from rrto_ros.robot.search.sequence import plan_of
+from rrto_ros.wire.templates import CallTemplate, Kind
 
 Ints = npt.NDArray[np.int64]
 NOISE = -1
@@ -81,7 +81,7 @@ def analyze(
 
     Args:
         path: Log file, or bag folder or file.
-        algorithm: One of `rrto_ros.search.ALGORITHMS`.
+        algorithm: One of `rrto_ros.robot.search.ALGORITHMS`.
         options: Parameters of the search.
 
     Returns:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rrto_ros.errors import ConfigError, ProtocolError
-from rrto_ros.record.log import CallLog
-from rrto_ros.replay.literal import LiteralReader
+from rrto_ros.robot.record.log import CallLog
+from rrto_ros.wire.literal import LiteralReader
 
 TYPE = "rrto_msgs/msg/CallBatch"
 DEFINITION = """uint8 MORE=1

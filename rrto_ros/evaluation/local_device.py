@@ -16,19 +16,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rrto_ros.api.codec import Welcome, iter_results, pack_device_info
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.protocol import Device
 from rrto_ros.errors import ProtocolError
-from rrto_ros.replay.executor import Executor
-from rrto_ros.transport.ring import (
+from rrto_ros.execution.executor import Executor
+from rrto_ros.robot.ring import (
     SLEEPING,
     ReplyWriter,
     RingConsumer,
     RingMemory,
     drain_eventfd,
 )
-from rrto_ros.transport.ring_socket import RingListener, read_hello, send_welcome
+from rrto_ros.robot.ring_socket import RingListener, read_hello, send_welcome
+from rrto_ros.wire.codec import Welcome, iter_results, pack_device_info
 
 _BATCHED = 1
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rrto_ros.api.codec import pack_call
+from rrto_ros.wire.codec import pack_call
 
 ARENA = 0x7F00_0000_0000
 

@@ -1,7 +1,7 @@
 """The node on the edge: runs every session's driver calls on this machine's device.
 
 Owns the ROS side only (parameters, services, status, diagnostics, shutdown); sessions are in
-`rrto_ros.transport.session_table`. Calls and results travel through `RosServerPort`, whose data
+`rrto_ros.edge.table`. Calls and results travel through `RosServerPort`, whose data
 thread never waits for the opening of a session, which has a thread of its own.
 """
 
@@ -22,10 +22,15 @@ from rclpy.signals import SignalHandlerOptions
 
 from rrto_msgs.msg import SessionStatus, Status
 from rrto_ros.bringup.held import await_release
+from rrto_ros.edge.host import SessionHost
+from rrto_ros.edge.table import SessionTable
 from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.nodes.server_parameters import declare_robot, declare_settings
+from rrto_ros.ros.context import use_profile
+from rrto_ros.ros.server_port import RosServerPort, SpinThread, id_array
+from rrto_ros.runtime_files import hold, server_lock
 from rrto_ros.termination import Termination
-from rrto_ros.transport.port import (
+from rrto_ros.wire.port import (
     CallsMessage,
     OpenAnswer,
     OpenRequest,
@@ -33,11 +38,6 @@ from rrto_ros.transport.port import (
     SessionAnnouncement,
     topic,
 )
-from rrto_ros.transport.ros_context import use_profile
-from rrto_ros.transport.ros_port import RosServerPort, SpinThread, id_array
-from rrto_ros.transport.runtime_files import hold, server_lock
-from rrto_ros.transport.session_host import SessionHost
-from rrto_ros.transport.session_table import SessionTable
 
 STATUS_PERIOD_S = 0.5
 DIAGNOSTICS_PERIOD_S = 1.0

@@ -11,14 +11,14 @@ from rclpy.node import Node
 
 from rrto_ros.api.choices import RUN_AHEAD
 from rrto_ros.errors import ConfigError
-from rrto_ros.replay.learner import LEAST_SEARCH_MEMORY_BYTES, SEARCH_MEMORY_BYTES
-from rrto_ros.replay.plan import MAX_PLAN_CALLS
-from rrto_ros.replay.plan_store import DEFAULT_LIMIT_BYTES
-from rrto_ros.replay.replayer import ReplayOptions
-from rrto_ros.search import ALGORITHMS
-from rrto_ros.transport.link import MAX_MESSAGE_BYTES, RECEIVE_WINDOW
-from rrto_ros.transport.port import topic
-from rrto_ros.transport.session_status import SessionConfig, check_mode
+from rrto_ros.robot.replay.learner import LEAST_SEARCH_MEMORY_BYTES, SEARCH_MEMORY_BYTES
+from rrto_ros.robot.replay.plan_store import DEFAULT_LIMIT_BYTES
+from rrto_ros.robot.replay.replayer import ReplayOptions
+from rrto_ros.robot.search import ALGORITHMS
+from rrto_ros.robot.status import SessionConfig, check_mode
+from rrto_ros.wire.link import MAX_MESSAGE_BYTES, RECEIVE_WINDOW
+from rrto_ros.wire.plan import MAX_PLAN_CALLS
+from rrto_ros.wire.port import topic
 
 _TIB = 1 << 40
 _LATER = " Holds for sessions that open from then on."

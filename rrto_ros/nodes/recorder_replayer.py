@@ -1,7 +1,7 @@
 """The node on the robot: takes the driver calls of interposed programs and has them executed.
 
 A lifecycle node. Owns the ROS side only (parameters, transitions, status, diagnostics); sessions
-are in `rrto_ros.transport.robot_host`. What each transition does and refuses:
+are in `rrto_ros.robot.host`. What each transition does and refuses:
 
     configure    checks the parameters, makes the socket and the data topics. Refused (the node
                  stays unconfigured, the log says why) if a parameter cannot be used, the socket's
@@ -42,14 +42,14 @@ from rrto_ros.nodes.recorder_parameters import (
     session_config,
 )
 from rrto_ros.nodes.session_messages import session_message
+from rrto_ros.robot.host import RobotHost
+from rrto_ros.robot.status import SessionSnapshot
+from rrto_ros.ros.context import use_profile
+from rrto_ros.ros.robot_port import RosRobotPort
+from rrto_ros.ros.server_port import SpinThread, announcement_qos
+from rrto_ros.runtime_files import socket_path
 from rrto_ros.termination import Termination
-from rrto_ros.transport.port import SERVER, topic
-from rrto_ros.transport.robot_host import RobotHost
-from rrto_ros.transport.ros_context import use_profile
-from rrto_ros.transport.ros_port import SpinThread, announcement_qos
-from rrto_ros.transport.ros_robot_port import RosRobotPort
-from rrto_ros.transport.runtime_files import socket_path
-from rrto_ros.transport.session_status import SessionSnapshot
+from rrto_ros.wire.port import SERVER, topic
 
 DIAGNOSTICS_PERIOD_S = 1.0
 _SWITCH_INTERVAL_S = 0.0005

@@ -20,11 +20,11 @@ from rrto_ros.devices.registry import (
     DeviceSettings,
     resolve,
 )
+from rrto_ros.edge.host import HostLimits
+from rrto_ros.edge.table import ServerSettings
 from rrto_ros.errors import ConfigError
-from rrto_ros.replay.blob_store import DEFAULT_LIMIT_BYTES, default_directory
-from rrto_ros.transport.link import MAX_MESSAGE_BYTES
-from rrto_ros.transport.session_host import HostLimits
-from rrto_ros.transport.session_table import ServerSettings
+from rrto_ros.wire.blob_store import DEFAULT_LIMIT_BYTES, default_directory
+from rrto_ros.wire.link import MAX_MESSAGE_BYTES
 
 _TIB = 1 << 40
 

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from rrto_msgs.msg import CallCount, SessionStatus
-from rrto_ros.transport.ros_port import id_array
-from rrto_ros.transport.session_status import SessionSnapshot
+from rrto_ros.robot.status import SessionSnapshot
+from rrto_ros.ros.server_port import id_array
 
 _SAME = tuple(
     f.name

@@ -79,7 +79,7 @@ def test_a_changed_result_is_found(rig, program, tmp_path):
     recorded(rig, program, tmp_path / "bag")
     from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
-    from rrto_ros.cli.bag_file import typestore
+    from rrto_ros.ros.bag_file import typestore
 
     store = typestore()
     changed = 0
@@ -214,7 +214,7 @@ def test_a_recording_that_was_killed_is_repaired_and_plays(rig, program, tmp_pat
 
 def settled(folder):
     """Bytes of the bag once the whole of what came has been flushed, at most a second later."""
-    from rrto_ros.transport.ros_bag import FLUSH_S
+    from rrto_ros.ros.bag_recorder import FLUSH_S
 
     end = time.monotonic() + 4 * FLUSH_S
     before = -1

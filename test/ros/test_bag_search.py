@@ -9,9 +9,9 @@ import pytest
 from support.rig import START_S, said
 
 from rrto_ros.evaluation.analyze_bag import logs_of_bag
-from rrto_ros.replay.plan import plan_of
-from rrto_ros.replay.replayer import Replayer, ReplayOptions
-from rrto_ros.search import make_search
+from rrto_ros.robot.replay.replayer import Replayer, ReplayOptions
+from rrto_ros.robot.search import make_search
+from rrto_ros.robot.search.sequence import plan_of
 
 RRTO = [sys.executable, "-m", "rrto_ros.cli.main"]
 INFER = ("infer.py", 12, "--launches", 8)

@@ -21,8 +21,8 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
-from rrto_ros.nodes.frame_sources import DEFAULT_PICTURE, PanAndZoom  # noqa: E402
-from rrto_ros.nodes.image_codec import bgr_from_image, fill_image  # noqa: E402
+from rrto_ros.demo.frame_sources import DEFAULT_PICTURE, PanAndZoom  # noqa: E402
+from rrto_ros.demo.image_codec import bgr_from_image, fill_image  # noqa: E402
 
 pytestmark = pytest.mark.ros
 

@@ -29,7 +29,7 @@ import launch.launch_description_sources
 import launch_testing.actions
 import launch_testing.asserts
 
-from rrto_ros.transport.ros_client import RECORDER, RobotClient
+from rrto_ros.ros.client import RECORDER, RobotClient
 
 
 def generate_test_description():

@@ -19,10 +19,10 @@ pytest.importorskip("rclpy")
 pytest.importorskip("rrto_msgs.msg")
 
 from rrto_ros.errors import UnavailableError
-from rrto_ros.transport import ros_robot_port
-from rrto_ros.transport.port import OpenAnswer, OpenRequest
-from rrto_ros.transport.ros_port import RosServerPort
-from rrto_ros.transport.ros_robot_port import APART_S, RosRobotPort
+from rrto_ros.ros import robot_port as ros_robot_port
+from rrto_ros.ros.robot_port import APART_S, RosRobotPort
+from rrto_ros.ros.server_port import RosServerPort
+from rrto_ros.wire.port import OpenAnswer, OpenRequest
 
 COUNT = int(os.environ.get("RRTO_PARTICIPANTS", "6"))
 BOUND_S = 20.0

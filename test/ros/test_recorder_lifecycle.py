@@ -18,13 +18,13 @@ from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.context import Context
 from rclpy.signals import SignalHandlerOptions
+from support.ring_client import RingClient
 
-from rrto_ros.api.codec import Hello, pack_call
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import CudaError, UnavailableError
-from rrto_ros.transport.ring_client import RingClient
-from rrto_ros.transport.ros_client import RobotClient
-from rrto_ros.transport.ros_port import SpinThread, quiet_node
+from rrto_ros.ros.client import RobotClient
+from rrto_ros.ros.server_port import SpinThread, quiet_node
+from rrto_ros.wire.codec import Hello, pack_call
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE

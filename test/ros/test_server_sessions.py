@@ -16,13 +16,13 @@ from rclpy.node import Node  # noqa: E402
 from support.robot_end import RobotEnd  # noqa: E402
 
 from rrto_msgs.msg import SessionEvent, Status  # noqa: E402
-from rrto_ros.api.codec import FLAG_REPLY, pack_call, unpack_module_info  # noqa: E402
 from rrto_ros.api.results import CUresult  # noqa: E402
 from rrto_ros.errors import UnavailableError  # noqa: E402
-from rrto_ros.transport.port import CallsMessage, OpenRequest, topic  # noqa: E402
-from rrto_ros.transport.ros_context import own_context, quiet_node  # noqa: E402
-from rrto_ros.transport.ros_port import SpinThread, announcement_qos  # noqa: E402
-from rrto_ros.transport.ros_robot_port import RosRobotPort  # noqa: E402
+from rrto_ros.ros.context import own_context, quiet_node  # noqa: E402
+from rrto_ros.ros.robot_port import RosRobotPort  # noqa: E402
+from rrto_ros.ros.server_port import SpinThread, announcement_qos  # noqa: E402
+from rrto_ros.wire.codec import FLAG_REPLY, pack_call, unpack_module_info  # noqa: E402
+from rrto_ros.wire.port import CallsMessage, OpenRequest, topic  # noqa: E402
 
 PTX = b"""
 .version 7.0

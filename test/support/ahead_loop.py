@@ -12,15 +12,15 @@ from collections import deque
 
 from support.segment_row import Row
 
-from rrto_ros.api.codec import iter_headers, iter_results, pack_call
 from rrto_ros.api.info import KernelInfo, ModuleInfo
 from rrto_ros.api.results import CUresult
-from rrto_ros.api.wire import FLAG_REPLY, FLAG_WAITED
 from rrto_ros.errors import CudaError
-from rrto_ros.replay.executor import Executor
-from rrto_ros.replay.replayer import ReplayOptions
-from rrto_ros.transport.outgoing import AHEAD_LINGER_S, Outgoing
-from rrto_ros.transport.session_status import SessionConfig
+from rrto_ros.execution.executor import Executor
+from rrto_ros.robot.outgoing import AHEAD_LINGER_S, Outgoing
+from rrto_ros.robot.replay.replayer import ReplayOptions
+from rrto_ros.robot.status import SessionConfig
+from rrto_ros.wire.codec import iter_headers, iter_results, pack_call
+from rrto_ros.wire.format import FLAG_REPLY, FLAG_WAITED
 
 KERNELS = 16
 _KERNEL = """

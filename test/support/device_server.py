@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 from support.echo_server import EchoServer
 
-from rrto_ros.api.codec import iter_headers
 from rrto_ros.devices.cpu.device import CpuDevice
-from rrto_ros.replay.executor import Executor
-from rrto_ros.replay.literal import LiteralReader
+from rrto_ros.execution.executor import Executor
+from rrto_ros.robot.host import RobotHost
 from rrto_ros.shim.build import ensure_built
-from rrto_ros.transport.port import FLAG_MORE, OpenAnswer
-from rrto_ros.transport.robot_host import RobotHost
+from rrto_ros.wire.codec import iter_headers
+from rrto_ros.wire.literal import LiteralReader
+from rrto_ros.wire.port import FLAG_MORE, OpenAnswer
 
 
 class DeviceServer(EchoServer):

@@ -11,13 +11,13 @@ import random
 import threading
 import time
 
-from rrto_ros.api.codec import BLOB_DATA_OP, iter_calls, pack_result, unpack_blob_ref
 from rrto_ros.api.info import DeviceInfo
-from rrto_ros.api.wire import FLAG_BLOB_REF, FLAG_KEEP, FLAG_REPLY, RESULT_BLOB_WANTED
 from rrto_ros.errors import UnavailableError
-from rrto_ros.replay.literal import LiteralReader
-from rrto_ros.transport.link import MessageReceiver, MessageSender
-from rrto_ros.transport.port import (
+from rrto_ros.wire.codec import BLOB_DATA_OP, iter_calls, pack_result, unpack_blob_ref
+from rrto_ros.wire.format import FLAG_BLOB_REF, FLAG_KEEP, FLAG_REPLY, RESULT_BLOB_WANTED
+from rrto_ros.wire.link import MessageReceiver, MessageSender
+from rrto_ros.wire.literal import LiteralReader
+from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
     FLAG_CLOSED,
     FLAG_MORE,

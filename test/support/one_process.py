@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rrto_ros.bringup.environment import interposed_environment
 from rrto_ros.devices.registry import DeviceSettings
-from rrto_ros.transport.robot_host import RobotHost
-from rrto_ros.transport.session_table import ServerSettings, SessionTable
+from rrto_ros.edge.table import ServerSettings, SessionTable
+from rrto_ros.robot.host import RobotHost
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 ROOT = Path(__file__).resolve().parents[2]

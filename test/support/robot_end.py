@@ -3,9 +3,9 @@
 import threading
 import time
 
-from rrto_ros.api.codec import iter_results
-from rrto_ros.transport.link import MessageReceiver, MessageSender
-from rrto_ros.transport.port import (
+from rrto_ros.wire.codec import iter_results
+from rrto_ros.wire.link import MessageReceiver, MessageSender
+from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
     FLAG_CLOSED,
     FLAG_MORE,

@@ -14,8 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.device_server import robot_and_server
 
-from rrto_ros.replay.replayer import ReplayOptions
-from rrto_ros.transport.session_status import SessionConfig
+from rrto_ros.robot.replay.replayer import ReplayOptions
+from rrto_ros.robot.status import SessionConfig
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 

@@ -12,7 +12,13 @@ import tempfile
 import threading
 from pathlib import Path
 
-from rrto_ros.api.codec import (
+from rrto_ros.devices.cpu.device import CpuDevice
+from rrto_ros.execution.executor import Executor
+from rrto_ros.robot.replay.shim_plans import ShimPlans, expanded
+from rrto_ros.robot.ring import SLEEPING, ReplyWriter, RingConsumer, RingMemory, drain_eventfd
+from rrto_ros.robot.ring_socket import RingListener, read_hello, send_welcome
+from rrto_ros.shim.build import ensure_built
+from rrto_ros.wire.codec import (
     Welcome,
     iter_calls,
     iter_headers,
@@ -20,13 +26,7 @@ from rrto_ros.api.codec import (
     pack_device_info,
     pack_result,
 )
-from rrto_ros.devices.cpu.device import CpuDevice
-from rrto_ros.replay.executor import Executor
-from rrto_ros.replay.plan import pack_define
-from rrto_ros.replay.shim_plans import ShimPlans, expanded
-from rrto_ros.shim.build import ensure_built
-from rrto_ros.transport.ring import SLEEPING, ReplyWriter, RingConsumer, RingMemory, drain_eventfd
-from rrto_ros.transport.ring_socket import RingListener, read_hello, send_welcome
+from rrto_ros.wire.plan import pack_define
 
 RPC, BATCHED, REPLAY = 0, 1, 2
 CASES = Path(__file__).resolve().parent / "programs" / "shim_cases.py"

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrto_ros.api.codec import (
+from rrto_ros.api.ops import OPS
+from rrto_ros.errors import ProtocolError
+from rrto_ros.wire.codec import (
     BLOB_DATA_OP,
     CALL_HEADER,
     FLAG_BLOB_REF,
@@ -24,8 +26,6 @@ from rrto_ros.api.codec import (
     replace_payload,
     unpack_blob_ref,
 )
-from rrto_ros.api.ops import OPS
-from rrto_ros.errors import ProtocolError
 
 VALUES = {
     "u8": st.integers(0, 255),

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrto_ros.api.descriptions import (
+from rrto_ros.api.info import DeviceInfo, GlobalInfo, KernelInfo, ModuleInfo
+from rrto_ros.errors import ProtocolError
+from rrto_ros.wire.descriptions import (
     Hello,
     Welcome,
     pack_device_info,
@@ -16,8 +18,6 @@ from rrto_ros.api.descriptions import (
     unpack_module_info,
     unpack_welcome,
 )
-from rrto_ros.api.info import DeviceInfo, GlobalInfo, KernelInfo, ModuleInfo
-from rrto_ros.errors import ProtocolError
 
 U32, I32 = st.integers(0, 2**32 - 1), st.integers(-(2**31), 2**31 - 1)
 U64 = st.integers(0, 2**64 - 1)

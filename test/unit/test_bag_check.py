@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from rrto_ros.cli.bag_file import BagWriter, typestore
-from rrto_ros.cli.bag_repair import DAMAGED, repair
 from rrto_ros.errors import ConfigError
-from rrto_ros.transport.bag_check import SessionCheck, StreamCheck
+from rrto_ros.ros.bag_check import SessionCheck, StreamCheck
+from rrto_ros.ros.bag_file import BagWriter, typestore
+from rrto_ros.ros.bag_repair import DAMAGED, repair
 
 
 def test_a_stream_is_whole_in_any_order_and_with_repetitions():

@@ -8,7 +8,7 @@ from hashlib import sha256
 import pytest
 
 from rrto_ros.errors import ConfigError
-from rrto_ros.replay.blob_store import BlobStore, BlobWriter, default_directory
+from rrto_ros.wire.blob_store import BlobStore, BlobWriter, default_directory
 
 
 def digest(data):
@@ -74,11 +74,11 @@ def test_a_smaller_limit_at_the_next_start_is_kept(tmp_path):
 
 def test_several_processes_share_a_directory(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from rrto_ros.replay.blob_store import BlobStore\n"
+        "import sys; from pathlib import Path; from rrto_ros.wire.blob_store import BlobStore\n"
         "s = BlobStore(Path(sys.argv[1]), 200_000)\n"
         "for i in range(60): s.keep(bytes([i]) * 10_000)\n"
     )
-    from rrto_ros.transport.worker_process import worker_environment
+    from rrto_ros.edge.worker_process import worker_environment
 
     running = [
         subprocess.Popen([sys.executable, "-c", code, tmp_path], env=worker_environment())

@@ -10,7 +10,7 @@ import pytest
 from rrto_ros.bringup.options import REPLAY_OPTIONS, Options
 from rrto_ros.cli.replay_options import with_replay_options
 from rrto_ros.evaluation.synthetic import Model, Program
-from rrto_ros.record import CallLog, dump
+from rrto_ros.robot.record import CallLog, dump
 
 BLOCK = (
     "import sys\nfor name in ('rclpy', 'rrto_msgs', 'rosbags'):\n    sys.modules[name] = None\n"

@@ -7,7 +7,6 @@ import signal
 import numpy as np
 import pytest
 
-from rrto_ros.api.codec import iter_results, pack_call
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.devices.protocol import (
@@ -18,11 +17,11 @@ from rrto_ros.devices.protocol import (
     SegmentDevice,
 )
 from rrto_ros.errors import CudaError
-from rrto_ros.record.templates import CallTemplate
-from rrto_ros.replay.executor import Executor
-from rrto_ros.replay.plan import Plan, mark, pack_define, pack_reference
-from rrto_ros.replay.progress import PAGE_BYTES, Progress
-from rrto_ros.search.sequence import Varying
+from rrto_ros.execution.executor import Executor
+from rrto_ros.execution.progress import PAGE_BYTES, Progress
+from rrto_ros.wire.codec import iter_results, pack_call
+from rrto_ros.wire.plan import Plan, Varying, mark, pack_define, pack_reference
+from rrto_ros.wire.templates import CallTemplate
 
 HEAD = ".version 7.0\n.target sm_70\n.address_size 64\n"
 STEP = """

@@ -14,7 +14,7 @@ START = """
 import json, subprocess, sys
 from pathlib import Path
 from support.device_server import robot_and_server
-from rrto_ros.transport.session_status import SessionConfig
+from rrto_ros.robot.status import SessionConfig
 
 folder, network = sys.argv[1:]
 config = SessionConfig(connect_timeout_s=2.0, mode="batched")

@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rrto_ros.errors import ConfigError, ProtocolError
-from rrto_ros.nodes.frame_sources import (
+from rrto_ros.demo.frame_sources import (
     DEFAULT_PICTURE,
     BagImages,
     PanAndZoom,
@@ -23,7 +22,8 @@ from rrto_ros.nodes.frame_sources import (
     play,
     read_picture,
 )
-from rrto_ros.nodes.image_codec import bgr_from_image, fill_image
+from rrto_ros.demo.image_codec import bgr_from_image, fill_image
+from rrto_ros.errors import ConfigError, ProtocolError
 
 
 @dataclass

@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from rrto_ros.errors import ConfigError
-from rrto_ros.nodes.detector.draw import draw_detections, save_png
-from rrto_ros.nodes.detector.labels import COCO_CLASSES
-from rrto_ros.nodes.detector.postprocess import (
+from rrto_ros.demo.detector.draw import draw_detections, save_png
+from rrto_ros.demo.detector.labels import COCO_CLASSES
+from rrto_ros.demo.detector.postprocess import (
     BINS,
     CELLS,
     Decoder,
@@ -22,8 +21,9 @@ from rrto_ros.nodes.detector.postprocess import (
     overlap,
     suppress,
 )
-from rrto_ros.nodes.detector.records import FrameRecord, LatencySummary, ResultFolder
-from rrto_ros.nodes.frame_sources import DEFAULT_PICTURE, read_picture
+from rrto_ros.demo.detector.records import FrameRecord, LatencySummary, ResultFolder
+from rrto_ros.demo.frame_sources import DEFAULT_PICTURE, read_picture
+from rrto_ros.errors import ConfigError
 
 MODEL = DEFAULT_PICTURE.with_name("nanodet_416_fp16.onnx")
 

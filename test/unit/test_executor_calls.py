@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.memory_device import KERNELS, PTX, MemoryDevice
 
-from rrto_ros.api.codec import (
+from rrto_ros.api.ops import OPS
+from rrto_ros.api.results import CUresult
+from rrto_ros.execution.executor import Executor, refuse_calls
+from rrto_ros.wire.codec import (
     FLAG_BLOB_REF,
     FLAG_KEEP,
     FLAG_REPLY,
@@ -20,9 +23,6 @@ from rrto_ros.api.codec import (
     pack_call,
     unpack_module_info,
 )
-from rrto_ros.api.ops import OPS
-from rrto_ros.api.results import CUresult
-from rrto_ros.replay.executor import Executor, refuse_calls
 
 LIMIT = 1 << 20
 

@@ -6,7 +6,7 @@ from support.memory_device import MemoryDevice
 
 from rrto_ros.devices.protocol import KeepDevice
 from rrto_ros.errors import CudaError
-from rrto_ros.replay.undo import Undo
+from rrto_ros.execution.undo import Undo
 
 
 @pytest.fixture(params=["gpu", "host"])

@@ -16,7 +16,7 @@ from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.devices.cpu.passes.inline import inline_calls
 from rrto_ros.devices.cpu.ptx.parser import parse_module
 from rrto_ros.devices.protocol import Launch
-from rrto_ros.record.kernel_extents import Geometry, KernelExtents
+from rrto_ros.execution.kernels.extents import Geometry, KernelExtents
 
 COUNT = int(os.environ.get("RRTO_EXTENTS", "15"))
 HEAD = ".version 7.0\n.target sm_70\n.address_size 64\n"

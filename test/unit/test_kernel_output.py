@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.device_server import robot_and_server
 
-from rrto_ros.replay.replayer import ReplayOptions
-from rrto_ros.transport.session_status import SessionConfig
+from rrto_ros.robot.replay.replayer import ReplayOptions
+from rrto_ros.robot.status import SessionConfig
 
 PROGRAM = Path(__file__).resolve().parents[1] / "support" / "programs" / "printing_program.py"
 

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from rrto_ros.api.codec import OP_BY_NAME, iter_calls, pack_call
 from rrto_ros.api.info import GlobalInfo, KernelInfo, ModuleInfo
-from rrto_ros.record.kernel_extents import Geometry
-from rrto_ros.record.kernel_writes import kernel_writes
-from rrto_ros.replay.write_ranges import WriteRanges
+from rrto_ros.execution.kernels.extents import Geometry
+from rrto_ros.execution.kernels.writes import kernel_writes
+from rrto_ros.execution.write_ranges import WriteRanges
+from rrto_ros.wire.codec import OP_BY_NAME, iter_calls, pack_call
 
 HEAD = """
 .version 7.0

@@ -4,10 +4,11 @@ import struct
 
 import pytest
 
-from rrto_ros.api.codec import pack_call
 from rrto_ros.evaluation.synthetic import ARENA, Model, Program
-from rrto_ros.record import Allocations, CallLog, Dependencies
-from rrto_ros.record.accesses import GraphTable, accesses
+from rrto_ros.robot.record import CallLog, Dependencies
+from rrto_ros.wire.accesses import GraphTable, accesses
+from rrto_ros.wire.allocations import Allocations
+from rrto_ros.wire.codec import pack_call
 
 A, B, C = ARENA, ARENA + 4096, ARENA + 8192
 SHAPE = ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z")

@@ -5,7 +5,10 @@ import struct
 import numpy as np
 import pytest
 
-from rrto_ros.api.codec import (
+from rrto_ros.errors import ConfigError, ProtocolError
+from rrto_ros.evaluation.synthetic import ARENA, Model, Program, repeat_records
+from rrto_ros.robot.record import CallLog, dump, load
+from rrto_ros.wire.codec import (
     FLAG_BLOB_REF,
     FLAG_REPLY,
     FLAG_WAITED,
@@ -13,10 +16,7 @@ from rrto_ros.api.codec import (
     pack_blob_ref,
     pack_call,
 )
-from rrto_ros.errors import ConfigError, ProtocolError
-from rrto_ros.evaluation.synthetic import ARENA, Model, Program, repeat_records
-from rrto_ros.record import CallLog, Kind, dump, load
-from rrto_ros.record.templates import KINDS
+from rrto_ros.wire.templates import KINDS, Kind
 
 
 def filled(inferences=5, **options):

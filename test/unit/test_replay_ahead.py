@@ -9,21 +9,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.ahead_loop import PTX, Loop, Machine, plain, records
 
-from rrto_ros.api.codec import (
+from rrto_ros.api.results import CUresult
+from rrto_ros.errors import ProtocolError
+from rrto_ros.evaluation.synthetic import Call, Program, interleave
+from rrto_ros.execution.executor import Executor
+from rrto_ros.robot.replay.ahead_results import AheadResults
+from rrto_ros.wire.codec import (
     OP_BY_NAME,
     iter_headers,
     iter_results,
     pack_call,
     pack_result,
 )
-from rrto_ros.api.results import CUresult
-from rrto_ros.api.wire import FLAG_AHEAD, RESULT_AHEAD, RESULT_UNDONE
-from rrto_ros.errors import ProtocolError
-from rrto_ros.evaluation.synthetic import Call, Program, interleave
-from rrto_ros.record.templates import CallTemplate
-from rrto_ros.replay.ahead_results import AheadResults
-from rrto_ros.replay.executor import Executor
-from rrto_ros.replay.plan import Plan, mark, pack_define, pack_reference
+from rrto_ros.wire.format import FLAG_AHEAD, RESULT_AHEAD, RESULT_UNDONE
+from rrto_ros.wire.plan import Plan, mark, pack_define, pack_reference
+from rrto_ros.wire.templates import CallTemplate
 
 HTOD = OP_BY_NAME["memcpy_htod"].code
 SETTINGS = settings(

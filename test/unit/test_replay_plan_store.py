@@ -10,12 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rrto_ros.api.codec import iter_calls
 from rrto_ros.errors import ConfigError
 from rrto_ros.evaluation.synthetic import Model, Program
-from rrto_ros.record.templates import CallTemplate
-from rrto_ros.replay.plan import Plan
-from rrto_ros.replay.plan_store import (
+from rrto_ros.robot.replay.plan_store import (
     MAX_LISTED,
     MAX_PROGRAMS,
     MAX_UNUSED,
@@ -24,7 +21,9 @@ from rrto_ros.replay.plan_store import (
     StartUp,
     program_names,
 )
-from rrto_ros.search.sequence import Varying
+from rrto_ros.wire.codec import iter_calls
+from rrto_ros.wire.plan import Plan, Varying
+from rrto_ros.wire.templates import CallTemplate
 
 NAMES = program_names("/usr/bin/python3 node.py --rate 3", 1 << 40)
 
@@ -181,7 +180,7 @@ def test_lists_and_programs_are_bounded(tmp_path, monkeypatch):
     store.keep(NAMES, many)
     assert store.recall(NAMES).plans == tuple(reversed(many))[:MAX_LISTED]
     assert MAX_PROGRAMS > 100
-    monkeypatch.setattr("rrto_ros.replay.plan_store.MAX_PROGRAMS", 20)
+    monkeypatch.setattr("rrto_ros.robot.replay.plan_store.MAX_PROGRAMS", 20)
     for number in range(40):
         store.keep(program_names(f"program{number}", 0), PLANS[:1])
     assert len(files(tmp_path / "programs")) <= 21

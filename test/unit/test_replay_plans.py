@@ -11,26 +11,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.segment_row import Row
 
-from rrto_ros.api.codec import PLAN_REF_OP, iter_calls, iter_headers, iter_results, pack_call
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.evaluation.synthetic import Call, Model, Program, interleave
-from rrto_ros.record.templates import CallTemplate
-from rrto_ros.replay.cursor import Cursor
-from rrto_ros.replay.executor import Executor
-from rrto_ros.replay.known import Known
-from rrto_ros.replay.literal import LiteralReader
-from rrto_ros.replay.open_reference import OpenReference
-from rrto_ros.replay.plan import (
+from rrto_ros.execution.executor import Executor
+from rrto_ros.robot.replay.cursor import Cursor
+from rrto_ros.robot.replay.known import Known
+from rrto_ros.robot.replay.open_reference import OpenReference
+from rrto_ros.robot.replay.replayer import Replayer, ReplayOptions
+from rrto_ros.wire.codec import PLAN_REF_OP, iter_calls, iter_headers, iter_results, pack_call
+from rrto_ros.wire.literal import LiteralReader
+from rrto_ros.wire.plan import (
     MAX_PLANS,
     Plan,
+    Varying,
     decode_plan,
     mark,
     pack_define,
     pack_reference,
     read_reference,
 )
-from rrto_ros.replay.replayer import Replayer, ReplayOptions
-from rrto_ros.search.sequence import Varying
+from rrto_ros.wire.templates import CallTemplate
 
 SETTINGS = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -409,7 +409,7 @@ def test_a_failing_search_is_switched_off_and_the_replay_goes_on(monkeypatch):
     def broken(*_):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("rrto_ros.record.log.CallLog.extend", broken)
+    monkeypatch.setattr("rrto_ros.robot.record.log.CallLog.extend", broken)
     # Something unknown, which the search would look at.
     strange = pack_call("event_record", 1 << 40, event=9, stream=0)
     sent.run([strange], at_waits=True)

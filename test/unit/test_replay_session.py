@@ -8,18 +8,18 @@ import time
 
 import pytest
 from support.echo_server import EchoServer
+from support.ring_client import RingClient
 from support.searches import thought
 
-from rrto_ros.api.codec import PLAN_REF_OP, Hello, iter_headers, pack_call
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ConfigError
 from rrto_ros.evaluation.synthetic import Model, Program
-from rrto_ros.replay.learner import Learner
-from rrto_ros.replay.replayer import ReplayOptions
-from rrto_ros.transport.inferences import SAMPLES, InferenceCost, InferenceMeter
-from rrto_ros.transport.ring_client import RingClient
-from rrto_ros.transport.robot_host import RobotHost
-from rrto_ros.transport.session_status import SessionConfig, check_mode
+from rrto_ros.robot.host import RobotHost
+from rrto_ros.robot.inferences import SAMPLES, InferenceCost, InferenceMeter
+from rrto_ros.robot.replay.learner import Learner
+from rrto_ros.robot.replay.replayer import ReplayOptions
+from rrto_ros.robot.status import SessionConfig, check_mode
+from rrto_ros.wire.codec import PLAN_REF_OP, Hello, iter_headers, pack_call
 
 CONFIG = SessionConfig(mode="replay", server_timeout_s=5.0, linger_s=0.02)
 KERNELS = 6

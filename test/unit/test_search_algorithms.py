@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from rrto_ros.errors import ConfigError
 from rrto_ros.evaluation.synthetic import Model, Program, repeat_records
-from rrto_ros.record import CallLog, dump, load
-from rrto_ros.search import ALGORITHMS, DataDependencySearch, SearchOptions, make_search
+from rrto_ros.robot.record import CallLog, dump, load
+from rrto_ros.robot.search import ALGORITHMS, DataDependencySearch, SearchOptions, make_search
 
 
 def feed(program, search, log):

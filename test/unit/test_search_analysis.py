@@ -13,8 +13,8 @@ from rrto_ros.evaluation.analyze import NOISE, analyze, analyze_log, report
 from rrto_ros.evaluation.analyze_bag import DEFINITION, TYPE
 from rrto_ros.evaluation.synthetic import Model, Program, interleave
 from rrto_ros.evaluation.timeline import columns, runs, write_html, write_png
-from rrto_ros.record import CallLog, dump
-from rrto_ros.replay.plan import plan_of
+from rrto_ros.robot.record import CallLog, dump
+from rrto_ros.robot.search.sequence import plan_of
 
 SESSION = bytes(range(16))
 

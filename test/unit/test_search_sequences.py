@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from rrto_ros.api.wire import HEADER_BYTES
 from rrto_ros.evaluation.synthetic import Model, Program, interleave
-from rrto_ros.record import CallLog
-from rrto_ros.search import SearchOptions, make_search, shared_prefix
+from rrto_ros.robot.record import CallLog
+from rrto_ros.robot.search import SearchOptions, make_search, shared_prefix
+from rrto_ros.wire.format import HEADER_BYTES
 
 SETTINGS = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from support.one_process import OneProcess
 
-from rrto_ros.transport.session_host import HostLimits
-from rrto_ros.transport.session_status import SessionConfig
+from rrto_ros.edge.host import HostLimits
+from rrto_ros.robot.status import SessionConfig
 
 MIB = 1 << 20
 CAP = MIB
@@ -148,7 +148,7 @@ def test_uploads_wait_on_the_robot_while_the_device_is_busy(make_world):
 def test_a_blob_is_brought_while_calls_are_held_back_and_results_are_not_taken(
     make_world, sockets, monkeypatch
 ):
-    monkeypatch.setattr("rrto_ros.transport.blob_references.ENOUGH_KEPT_BYTES", CAP)
+    monkeypatch.setattr("rrto_ros.robot.blob_references.ENOUGH_KEPT_BYTES", CAP)
     world = make_world()
     first = world.start("flow.py", "known", 24, 0)
     assert said(first, "\n")[-1]["ok"] > 0

@@ -10,12 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.shim_peer import BATCHED, CASES, REPLAY, RPC, Peer, refuse
 
-from rrto_ros.api.codec import HEADER_BYTES, RESULT_STICKY, iter_headers, pad8
 from rrto_ros.evaluation.stack import compile_c
-from rrto_ros.record.templates import CallTemplate
-from rrto_ros.replay.plan import Plan
-from rrto_ros.replay.shim_plans import pack_control, pack_install, pack_settings
-from rrto_ros.search.sequence import Varying
+from rrto_ros.robot.replay.shim_plans import pack_control, pack_install, pack_settings
+from rrto_ros.wire.codec import HEADER_BYTES, RESULT_STICKY, iter_headers, pad8
+from rrto_ros.wire.plan import Plan, Varying
+from rrto_ros.wire.templates import CallTemplate
 
 WALKS = CASES.parent / "walks.py"
 INSTALLED, REMOVED, REFUSED = 1, 2, 3

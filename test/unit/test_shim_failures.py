@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from support.shim_peer import CASES, RPC, Peer, refuse
 
-from rrto_ros.api.codec import RESULT_STICKY, Welcome
 from rrto_ros.errors import ConfigError, ProtocolError
+from rrto_ros.robot.ring_socket import RingListener, read_hello
+from rrto_ros.runtime_files import socket_path
 from rrto_ros.shim.build import ensure_built
-from rrto_ros.transport.port import domain_number
-from rrto_ros.transport.ring_socket import RingListener, read_hello
-from rrto_ros.transport.runtime_files import socket_path
+from rrto_ros.wire.codec import RESULT_STICKY, Welcome
+from rrto_ros.wire.port import domain_number
 
 DEVICE_UNAVAILABLE, SYSTEM_NOT_READY, ILLEGAL_ADDRESS = 46, 802, 700
 

@@ -4,7 +4,7 @@ import pytest
 from support.shim_peer import BATCHED, CASES, RPC, Peer, refuse
 
 from rrto_ros.api.results import CUresult
-from rrto_ros.api.wire import RESULT_STICKY
+from rrto_ros.wire.format import RESULT_STICKY
 
 PROGRAM = CASES.parent / "shim_host_calls.py"
 

@@ -11,9 +11,9 @@ from support.device_server import robot_and_server
 from support.searches import thought
 from support.shim_peer import CASES
 
-from rrto_ros.api.codec import HEADER_BYTES, PLAN_REF_OP, iter_headers, pad8
-from rrto_ros.replay.replayer import ReplayOptions
-from rrto_ros.transport.session_status import SessionConfig
+from rrto_ros.robot.replay.replayer import ReplayOptions
+from rrto_ros.robot.status import SessionConfig
+from rrto_ros.wire.codec import HEADER_BYTES, PLAN_REF_OP, iter_headers, pad8
 
 WALKS = CASES.parent / "walks.py"
 CONFIG = SessionConfig(connect_timeout_s=2.0, mode="replay")

@@ -4,8 +4,8 @@ import pytest
 from support.shim_peer import CASES, Peer
 
 from rrto_ros.api._generated.exports import CLASSES, EXPORTS
-from rrto_ros.transport import ring as layout
-from rrto_ros.transport.ring import RingMemory
+from rrto_ros.robot import ring as layout
+from rrto_ros.robot.ring import RingMemory
 
 PROGRAM = CASES.parent / "shim_refusals.py"
 TABLE = "cuGetExportTable: 6bd5fb6c-5bf4-e74a-8987-d93912fd9df9 (CUDART_INTERFACE)"
@@ -83,7 +83,7 @@ def test_the_list_ends_where_the_counters_begin():
 
 def test_the_message_lists_refusals_beside_the_calls():
     messages = pytest.importorskip("rrto_ros.nodes.session_messages")
-    from rrto_ros.transport.session_status import SessionSnapshot
+    from rrto_ros.robot.status import SessionSnapshot
 
     counts = [0] * len(EXPORTS)
     counts[EXPORTS.index("cuMemAllocManaged")] = 2

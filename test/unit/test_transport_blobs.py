@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import hashlib
 
-from rrto_ros.api.codec import (
+from rrto_ros.robot.blob_references import BlobReferences
+from rrto_ros.wire.codec import (
     FLAG_BLOB_REF,
     FLAG_KEEP,
     FLAG_REPLY,
@@ -12,7 +13,6 @@ from rrto_ros.api.codec import (
     pack_call,
     unpack_blob_ref,
 )
-from rrto_ros.transport.blob_references import BlobReferences
 
 BIG = bytes(range(256)) * 100
 

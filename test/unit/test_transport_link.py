@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrto_ros.errors import ProtocolError
-from rrto_ros.transport.link import MAX_MISSING, MessageReceiver, MessageSender
+from rrto_ros.wire.link import MAX_MISSING, MessageReceiver, MessageSender
 
 
 class Network:

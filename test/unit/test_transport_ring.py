@@ -6,14 +6,14 @@ import struct
 
 import pytest
 
-from rrto_ros.api.codec import iter_headers, iter_results, pack_call, pack_result
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
-from rrto_ros.transport import ring as layout
-from rrto_ros.transport.atomics import atomics
-from rrto_ros.transport.port import HIGHEST_DOMAIN, MAX_ROBOT, topic
-from rrto_ros.transport.ring import ReplyWriter, RingConsumer, RingMemory, drain_eventfd
-from rrto_ros.transport.ring_socket import MAX_PATH_BYTES, RingListener
-from rrto_ros.transport.runtime_files import held, hold, server_lock, socket_path
+from rrto_ros.robot import ring as layout
+from rrto_ros.robot.atomics import atomics
+from rrto_ros.robot.ring import ReplyWriter, RingConsumer, RingMemory, drain_eventfd
+from rrto_ros.robot.ring_socket import MAX_PATH_BYTES, RingListener
+from rrto_ros.runtime_files import held, hold, server_lock, socket_path
+from rrto_ros.wire.codec import iter_headers, iter_results, pack_call, pack_result
+from rrto_ros.wire.port import HIGHEST_DOMAIN, MAX_ROBOT, topic
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_results_that_wait_make_the_writer_full_until_half_of_the_bound_is_left(
 
 
 def test_a_server_that_never_holds_back_is_refused_beyond_a_bound(ring, monkeypatch):
-    monkeypatch.setattr("rrto_ros.transport.ring.MOST_UNASKED_BYTES", 4096)
+    monkeypatch.setattr("rrto_ros.robot.ring.MOST_UNASKED_BYTES", 4096)
     writer = ReplyWriter(ring, max_pending_bytes=10_000)
     writer.write([pack_result(i, 0, b"a" * 4000) for i in range(4)])
     assert writer.full
@@ -158,7 +158,7 @@ def test_a_server_that_never_holds_back_is_refused_beyond_a_bound(ring, monkeypa
 
 
 def test_a_long_row_of_records_is_taken_in_parts_of_whole_records(ring, monkeypatch):
-    monkeypatch.setattr("rrto_ros.transport.ring.TAKE_BYTES", 1000)
+    monkeypatch.setattr("rrto_ros.robot.ring.TAKE_BYTES", 1000)
     records = [struct.pack("<IHH", size, 1, 0) + bytes(size - 8) for size in (400, 400, 400, 2000)]
     row = b"".join(records)
     ring.view[layout.RINGS : layout.RINGS + len(row)] = row

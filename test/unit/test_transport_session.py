@@ -14,14 +14,14 @@ import time
 
 import pytest
 from support.echo_server import EchoServer
+from support.ring_client import RingClient
 
-from rrto_ros.api.codec import HELLO, Hello, blob_tag, pack_call, pack_hello, pack_result
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import CudaError
-from rrto_ros.transport import ring as layout
-from rrto_ros.transport.ring_client import RingClient
-from rrto_ros.transport.robot_host import RobotHost
-from rrto_ros.transport.session_status import SessionConfig
+from rrto_ros.robot import ring as layout
+from rrto_ros.robot.host import RobotHost
+from rrto_ros.robot.status import SessionConfig
+from rrto_ros.wire.codec import HELLO, Hello, blob_tag, pack_call, pack_hello, pack_result
 
 CONFIG = SessionConfig(server_timeout_s=1.0, connect_timeout_s=0.2)
 

@@ -14,14 +14,14 @@ import pytest
 import support
 from support.memory_device import KERNELS, PTX
 
-from rrto_ros.api.codec import FLAG_BLOB_REF, FLAG_KEEP, iter_results, pack_call
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.registry import DeviceSettings
+from rrto_ros.edge.worker_pool import WorkerPool
+from rrto_ros.edge.worker_process import WorkerProcess, worker_environment
 from rrto_ros.errors import UnavailableError
-from rrto_ros.replay.worker import settings_json
+from rrto_ros.execution.worker import settings_json
 from rrto_ros.shim.build import ensure_built
-from rrto_ros.transport.worker_pool import WorkerPool
-from rrto_ros.transport.worker_process import WorkerProcess, worker_environment
+from rrto_ros.wire.codec import FLAG_BLOB_REF, FLAG_KEEP, iter_results, pack_call
 
 TEST_FOLDER = Path(next(iter(support.__path__))).parent
 MEMORY = "support.memory_device:make"
@@ -214,7 +214,7 @@ def test_kept_uploads_serve_the_next_worker(tmp_path):
         first.worker.close()
         from hashlib import sha256
 
-        from rrto_ros.api.codec import pack_blob_ref
+        from rrto_ros.wire.codec import pack_blob_ref
 
         second.open()
         reference = pack_blob_ref(sha256(weights).digest(), 1000)
@@ -235,7 +235,7 @@ def test_kept_uploads_serve_the_next_worker(tmp_path):
 def test_workers_end_when_their_host_is_killed_even_within_a_kernel():
     code = """
 import sys, threading
-from rrto_ros.transport.worker_process import WorkerProcess
+from rrto_ros.edge.worker_process import WorkerProcess
 from unit_worker import OPEN, load, launch
 w = WorkerProcess("", "support.memory_device:make")
 w.open(OPEN, lambda *_: None, lambda _: None)

@@ -13,7 +13,12 @@ import support
 from support.memory_device import KERNELS, PTX
 from support.robot_end import RobotEnd
 
-from rrto_ros.api.codec import (
+from rrto_ros.api.results import CUresult
+from rrto_ros.devices.registry import DeviceSettings
+from rrto_ros.edge.host import HostLimits
+from rrto_ros.edge.table import ServerSettings, SessionTable
+from rrto_ros.errors import UnavailableError
+from rrto_ros.wire.codec import (
     FLAG_BLOB_REF,
     FLAG_KEEP,
     FLAG_REPLY,
@@ -24,12 +29,7 @@ from rrto_ros.api.codec import (
     pack_blob_ref,
     pack_call,
 )
-from rrto_ros.api.results import CUresult
-from rrto_ros.devices.registry import DeviceSettings
-from rrto_ros.errors import UnavailableError
-from rrto_ros.transport.port import FLAG_BUSY, FLAG_CLOSED, CallsMessage, OpenRequest
-from rrto_ros.transport.session_host import HostLimits
-from rrto_ros.transport.session_table import ServerSettings, SessionTable
+from rrto_ros.wire.port import FLAG_BUSY, FLAG_CLOSED, CallsMessage, OpenRequest
 
 TEST_FOLDER = Path(next(iter(support.__path__))).parent
 

@@ -187,7 +187,7 @@ static int domain_number(const char *text)
     return *end || *text < '0' || *text > '9' || number > HIGHEST_DOMAIN ? -1 : (int)number;
 }
 
-/* The recorder computes the same (transport/ring_socket.py). */
+/* The recorder computes the same (robot/ring_socket.py). */
 static int socket_path(char *path, size_t bytes, int domain)
 {
     const char *given = getenv("RRTO_SOCKET"), *run = getenv("XDG_RUNTIME_DIR");

@@ -16,8 +16,8 @@ import numpy as np
 import rclpy
 
 from rrto_msgs.msg import CallBatch, CallResult
-from rrto_ros.transport.port import topic
-from rrto_ros.transport.ros_port import call_qos
+from rrto_ros.ros.server_port import call_qos
+from rrto_ros.wire.port import topic
 
 
 class Hostile:

@@ -14,9 +14,9 @@ import signal
 import sys
 import time
 
-from rrto_ros.transport.port import OpenAnswer
-from rrto_ros.transport.ros_port import RosServerPort
-from rrto_ros.transport.ros_robot_port import RosRobotPort
+from rrto_ros.ros.robot_port import RosRobotPort
+from rrto_ros.ros.server_port import RosServerPort
+from rrto_ros.wire.port import OpenAnswer
 
 ROBOT = "comes_and_goes"
 

@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 
-from rrto_ros.transport.ros_port import RosServerPort
-from rrto_ros.transport.ros_robot_port import RosRobotPort
+from rrto_ros.ros.robot_port import RosRobotPort
+from rrto_ros.ros.server_port import RosServerPort
 
 
 class Way:

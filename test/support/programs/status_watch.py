@@ -11,7 +11,7 @@ import rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from rrto_msgs.msg import SessionStatus, Status
-from rrto_ros.transport.port import topic
+from rrto_ros.wire.port import topic
 
 
 def plain(value):

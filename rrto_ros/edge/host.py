@@ -1,0 +1,343 @@
+"""The server's end of one session: owns the order of its messages and the life of its worker.
+
+Calls come in as messages (any thread), are put in order and handed to the worker; what the worker
+answers is cut into messages and published from the worker's reader thread. `tick` keeps time:
+acknowledgements, resending, a sign of life four times per second, and the end of a session from
+whose recorder nothing is heard. No ROS: messages go out through a callback.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rrto_ros.api.info import DeviceInfo
+from rrto_ros.edge.worker_process import WorkerDeath, WorkerProcess
+from rrto_ros.errors import ProtocolError
+from rrto_ros.execution.executor import refuse_calls
+from rrto_ros.wire.codec import pack_result
+from rrto_ros.wire.format import RESULT_STICKY, Buffer
+from rrto_ros.wire.link import (
+    MAX_MESSAGE_BYTES,
+    WINDOW_BYTES,
+    Message,
+    MessageReceiver,
+    MessageSender,
+)
+from rrto_ros.wire.port import (
+    FLAG_ACK_ONLY,
+    FLAG_BUSY,
+    FLAG_CLOSED,
+    FLAG_FULL,
+    FLAG_MORE,
+    FLAG_PROBE,
+    CallsMessage,
+    OpenRequest,
+    ResultsMessage,
+)
+
+KEEPALIVE_S = 0.25
+MAX_UNEXECUTED_BYTES = 32 << 20
+MOST_UNASKED_BYTES = 256 << 20
+"""What a robot may still send after it was asked for no more: far more than is on its way."""
+
+
+@dataclass(frozen=True)
+class HostLimits:
+    """What one session may hold and how long it may be silent.
+
+    Attributes:
+        max_message_bytes: Largest message taken or sent.
+        timeout_s: The session closes when nothing came for so long, in seconds.
+        unexecuted_bytes: Beyond it the robot is asked to hold its calls back.
+        unsent_bytes: With more results on their way none are taken from the worker, which waits.
+    """
+
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    timeout_s: float = 10.0
+    unexecuted_bytes: int = MAX_UNEXECUTED_BYTES
+    unsent_bytes: int = WINDOW_BYTES
+
+
+class SessionHost:
+    """One open session.
+
+    Args:
+        request: What the robot asked for.
+        info: The session's device.
+        worker: Its worker; results and death are to be given to `on_results` and `on_death`.
+        publish: Sends one message; called by several threads, one at a time per session.
+        limits: Bounds.
+        wake: Told that `deadline` may have come closer.
+    """
+
+    def __init__(
+        self,
+        request: OpenRequest,
+        info: DeviceInfo,
+        worker: WorkerProcess,
+        publish: Callable[[ResultsMessage], None],
+        limits: HostLimits,
+        wake: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self.request = request
+        self.info = info
+        self._worker = worker
+        self._publish = publish
+        self._limits = limits
+        self._wake = wake
+        self._lock = threading.RLock()
+        self._receiver = MessageReceiver(max_message_bytes=limits.max_message_bytes)
+        self._sender = MessageSender(
+            max_message_bytes=limits.max_message_bytes, window_bytes=limits.unsent_bytes
+        )
+        # Results wait in the worker's socket, and with them the worker, until there is room.
+        self._results_room = threading.Condition(self._lock)
+        self._robot_full = False
+        self._said_full = False
+        # What the worker has not finished: answered from here if it dies.
+        self._unexecuted: deque[Buffer] = deque()
+        self._unexecuted_bytes = 0
+        self._batches_done = 0
+        self._executed = 0
+        self._last_reply = 0
+        self._dead: WorkerDeath | None = None
+        self._closed = ""
+        now = time.monotonic()
+        self._opened_at = now
+        self._heard_at = now
+        self._said_at = now
+        self._deadline = now + KEEPALIVE_S
+        self._deferred = 0
+        self._stalls = 0
+        self._refused = 0
+        self._last_refusal = ""
+
+    @property
+    def session(self) -> bytes:
+        """The session's id, 16 bytes."""
+        return self.request.session
+
+    @property
+    def worker(self) -> WorkerProcess:
+        """The session's worker process."""
+        return self._worker
+
+    @property
+    def closed(self) -> str:
+        """Why the session is closed, empty while it is open."""
+        return self._closed
+
+    @property
+    def error(self) -> str:
+        """What ended the worker, empty while it lives."""
+        return self._dead.text if self._dead is not None else ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether the worker has something to execute."""
+        return bool(self._unexecuted) and self._dead is None
+
+    @property
+    def deadline(self) -> float:
+        """When `tick` has something to do, in seconds of the monotonic clock."""
+        return self._deadline
+
+    def receive(self, message: CallsMessage) -> None:
+        """Take one message of this session.
+
+        Raises:
+            ProtocolError: It is refused (and counted); the session goes on if it can.
+        """
+        with self._lock:
+            if self._closed:
+                self._say_closed()
+                return
+            now = time.monotonic()
+            self._heard_at = now
+            self._robot_full = bool(message.flags & FLAG_FULL)
+            try:
+                self._sender.acknowledged(message.results_ack, (), now)
+                if message.flags & FLAG_ACK_ONLY:
+                    self._receiver.announced(message.sequence, now)
+                elif self._unexecuted_bytes > self._limits.unexecuted_bytes + MOST_UNASKED_BYTES:
+                    self._deferred += 1
+                else:
+                    more = bool(message.flags & FLAG_MORE)
+                    for batch in self._receiver.receive(message.sequence, more, message.data, now):
+                        self._feed(batch)
+            except ProtocolError as error:
+                self._refused += 1
+                self._last_refusal = str(error)
+                raise
+            finally:
+                probed = message.flags & FLAG_ACK_ONLY and message.flags & FLAG_PROBE
+                self._pump(now, answer=bool(probed))
+                self._results_room.notify()
+
+    def on_results(self, data: memoryview, executed: int, done: int, last_reply: int) -> None:
+        """Take results from the worker (its reader thread); waits until there is room for them.
+
+        Meanwhile the worker's socket fills up and the worker waits in its turn, with nothing
+        executed further, so that what it copies to the host later is what is there then.
+        """
+        with self._lock:
+            self._executed = executed
+            self._last_reply = last_reply
+            while self._batches_done < done and self._unexecuted:
+                self._unexecuted_bytes -= len(self._unexecuted.popleft())
+                self._batches_done += 1
+            if len(data) and not self._may_send:
+                self._stalls += 1
+                # What was executed may have made room for calls.
+                self._pump(time.monotonic())
+                self._results_room.wait_for(lambda: self._closed or self._may_send)
+            if self._closed:
+                return
+            if len(data):
+                self._sender.push(data)
+            self._pump(time.monotonic())
+
+    def on_death(self, death: WorkerDeath) -> None:
+        """Answer for a worker that died: a sticky error, then everything that waits."""
+        with self._lock:
+            self._dead = death
+            index = death.executing.index or self._executed
+            self._sender.push(pack_result(index, death.status, death.text.encode(), RESULT_STICKY))
+            for batch in self._unexecuted:
+                self._refuse(batch, after=self._last_reply, but=death.executing.index)
+            self._unexecuted.clear()
+            self._unexecuted_bytes = 0
+            if not self._closed:
+                self._pump(time.monotonic())
+
+    def tick(self, now: float) -> str:
+        """Do what is due; return why the session has to be closed, empty if not."""
+        with self._lock:
+            if self._closed:
+                return ""
+            silent = now - self._heard_at
+            if silent > self._limits.timeout_s:
+                return f"nothing was heard from the recorder for {silent:.1f} s"
+            if self._receiver.broken:
+                return f"the stream of calls broke: {self._receiver.broken}"
+            malformed = self._worker.statistics().get("executor", {}).get("malformed", "")
+            if malformed:
+                # Who wrote it took the place of a message: its calls would be waited for in vain.
+                return f"the stream of calls broke: {malformed}"
+            self._pump(now)
+            return ""
+
+    def close(self, reason: str) -> None:
+        """Tell the robot, end the worker, free everything; may take two seconds."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = reason or "closed"
+            # A worker in the middle of a kernel need not finish it: nobody wants the result.
+            patience_s = 0.0 if self.busy else 2.0
+            self._unexecuted.clear()
+            self._unexecuted_bytes = 0
+            self._say_closed()
+            self._results_room.notify()
+        self._worker.close(patience_s)
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters of both directions, the worker's report, ages in seconds."""
+        with self._lock:
+            now = time.monotonic()
+            return {
+                "duration_s": now - self._opened_at,
+                "silent_s": now - self._heard_at,
+                "executed_call": self._executed,
+                "busy": self.busy,
+                "unexecuted_bytes": self._unexecuted_bytes,
+                "deferred": self._deferred,
+                "result_stalls": self._stalls,
+                "refused": self._refused,
+                "last_refusal": self._last_refusal,
+                "error": self.error,
+                "received": self._receiver.statistics(),
+                "sent": self._sender.statistics(),
+                "worker": self._worker.statistics(),
+            }
+
+    @property
+    def _may_send(self) -> bool:
+        """Whether results can be taken from the worker."""
+        return self._sender.room and not self._robot_full
+
+    @property
+    def _full(self) -> bool:
+        """Whether the robot shall hold its calls back; less room is wanted to let it go on."""
+        held = self._unexecuted_bytes + self._sender.queued_bytes
+        return held > self._limits.unexecuted_bytes >> self._said_full
+
+    def _feed(self, batch: Buffer) -> None:
+        if self._dead is not None:
+            self._refuse(batch)
+            return
+        self._unexecuted.append(batch)
+        self._unexecuted_bytes += len(batch)
+        self._worker.send(batch)
+
+    def _refuse(self, batch: Buffer, after: int = 0, but: int = 0) -> None:
+        if self._dead is None:
+            return
+        answers = refuse_calls(batch, self._dead.status, self._dead.text, after=after, but=but)
+        if answers:
+            self._sender.push(answers)
+
+    def _pump(self, now: float, *, answer: bool = False) -> None:
+        """Send what is due (or at least a sign of life); the lock is held."""
+        if self._closed:
+            return
+        sender, receiver = self._sender, self._receiver
+        due = sender.due(now)
+        for message in due:
+            self._say(message, now)
+        answer = answer or receiver.ack_due(now) or now - self._said_at >= KEEPALIVE_S
+        answer = answer or self._full is not self._said_full
+        if answer and not due:
+            self._say(None, now)
+        deadline = self._said_at + KEEPALIVE_S
+        for other in (sender.deadline(), receiver.ack_deadline()):
+            if other is not None and other < deadline:
+                deadline = other
+        self._deadline = deadline
+        self._wake(deadline)
+
+    def _say(self, message: Message | None, now: float) -> None:
+        self._said_full = self._full
+        flags = (FLAG_BUSY if self.busy else 0) | (FLAG_FULL if self._said_full else 0)
+        if message is None:
+            sequence, data = self._sender.newest, b""
+            flags |= FLAG_ACK_ONLY
+        else:
+            sequence, data = message.sequence, message.data
+            flags |= FLAG_MORE if message.more else 0
+        self._publish(
+            ResultsMessage(
+                self.session,
+                sequence,
+                self._receiver.ack,
+                self._executed,
+                tuple(self._receiver.missing()),
+                flags,
+                data,
+            )
+        )
+        self._receiver.ack_sent()
+        self._said_at = now
+
+    def _say_closed(self) -> None:
+        self._publish(closed_message(self.session, self._receiver.ack, self._executed))
+
+
+def closed_message(session: bytes, batches_ack: int = 0, executed: int = 0) -> ResultsMessage:
+    """What tells a robot that a session is not open here."""
+    return ResultsMessage(session, 0, batches_ack, executed, (), FLAG_ACK_ONLY | FLAG_CLOSED, b"")

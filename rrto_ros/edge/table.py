@@ -1,0 +1,341 @@
+"""All sessions of one server: owns who may open, which session a message is for, and the clock.
+
+Whatever is refused (a foreign session, a message out of bounds, a wrong table of operations) is
+counted, named in `last_refusal`, and logged at most once per second. No ROS here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rrto_ros.api.info import DeviceInfo
+from rrto_ros.devices.registry import DEVICE_NAMES, DeviceSettings, check_available
+from rrto_ros.edge.host import HostLimits, SessionHost, closed_message
+from rrto_ros.edge.worker_pool import WorkerPool
+from rrto_ros.edge.worker_process import WorkerDeath
+from rrto_ros.errors import ProtocolError, RrtoError
+from rrto_ros.execution.worker import settings_json
+from rrto_ros.wire.blob_store import BlobStore
+from rrto_ros.wire.codec import blob_tag
+from rrto_ros.wire.format import PROTOCOL_VERSION, TABLE_HASH
+from rrto_ros.wire.port import (
+    CallsMessage,
+    OpenAnswer,
+    OpenRequest,
+    ResultsMessage,
+    SessionAnnouncement,
+)
+
+KNOWN_BLOBS = 4096
+LOG_PERIOD_S = 1.0
+MAX_TEXT = 256
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What a server offers its sessions.
+
+    Attributes:
+        device: Kind of device: "cpu", "gpu" or "null".
+        device_settings: For every session's device; limit and arena base are per session.
+        max_sessions: Sessions open at once.
+        blob_directory: Where uploads are kept, None for nowhere.
+        blob_bytes: Size limit of that directory.
+        announce_blobs: Whether a session that opens is told which uploads are kept.
+        limits: Of each session.
+        spare_workers: Workers started ahead.
+        factory: ``module:attribute`` of a device factory, for tests.
+    """
+
+    device: str
+    device_settings: DeviceSettings
+    max_sessions: int = 8
+    blob_directory: Path | None = None
+    blob_bytes: int = 0
+    announce_blobs: bool = True
+    limits: HostLimits = field(default_factory=HostLimits)
+    spare_workers: int = 1
+    factory: str = ""
+
+
+class SessionTable:
+    """The sessions of one server.
+
+    Args:
+        settings: What it offers.
+        publish: Sends one message of results (any thread).
+        announce: Says that a session opened or closed (any thread).
+        log: Takes lines for the log (any thread).
+
+    Raises:
+        ConfigError: A setting cannot be used.
+        UnavailableError: The device cannot be had on this machine.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        publish: Callable[[ResultsMessage], None],
+        announce: Callable[[SessionAnnouncement], None],
+        log: Callable[[str], None],
+    ) -> None:
+        if not settings.factory:
+            check_available(settings.device)
+        self._settings = settings
+        self._publish = publish
+        self._announce = announce
+        self._log = log
+        self._blobs: BlobStore | None = None
+        if settings.blob_directory is not None and settings.blob_bytes:
+            self._blobs = BlobStore(settings.blob_directory, settings.blob_bytes)
+        self._hosts: dict[bytes, SessionHost] = {}
+        self._opening = 0
+        self._lock = threading.Lock()
+        self._refused = 0
+        self._last_refusal = ""
+        self._logged_at = 0.0
+        self._unlogged = 0
+        self._told: dict[bytes, float] = {}
+        self._opened = 0
+        self._ended = 0
+        self._pool = WorkerPool(settings.spare_workers, settings.device, settings.factory, log)
+        self._closers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="close-session")
+        self._clock = threading.Condition()
+        self._next_tick = 0.0
+        self._stopped = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="session-clock", daemon=True)
+        self._ticker.start()
+
+    def open(self, request: OpenRequest) -> OpenAnswer:
+        """Answer a request for a session; making its device may take a second."""
+        present = self._hosts.get(request.session)
+        if present is not None and present.request == request:
+            # Sent again because its answer was late or lost.
+            return self._accepted(present)
+        reason = self._objection(request)
+        if reason:
+            self._refuse(f"session not opened: {reason}")
+            return OpenAnswer(False, reason)
+        try:
+            host = self._open(request)
+        except RrtoError as error:
+            self._refuse(f"session not opened: {error}")
+            return OpenAnswer(False, str(error))
+        finally:
+            with self._lock:
+                self._opening -= 1
+        info = host.info
+        self._announce(_announcement(request, info, opened=True))
+        self._log(
+            f"session {request.session.hex()[:8]} of {request.program or 'a program'} "
+            f"(pid {request.pid}) opened on {info.name}"
+        )
+        return self._accepted(host)
+
+    def _accepted(self, host: SessionHost) -> OpenAnswer:
+        known: frozenset[bytes] = frozenset()
+        if self._blobs is not None and self._settings.announce_blobs:
+            known = frozenset(map(blob_tag, self._blobs.newest(KNOWN_BLOBS)))
+        limit = self._settings.limits.max_message_bytes
+        return OpenAnswer(True, "", host.info, limit, known)
+
+    def close_session(self, session: bytes, reason: str) -> tuple[bool, str]:
+        """Close a session; returns at once. Returns whether it was open, and why not."""
+        with self._lock:
+            host = self._hosts.pop(session, None)
+            self._ended += host is not None
+        if host is None:
+            return False, f"session {session.hex()[:8]} is not open on this server"
+        self._closers.submit(self._end, host, reason or "the recorder closed it")
+        return True, ""
+
+    def receive(self, message: CallsMessage) -> None:
+        """Route one message of calls to its session; what is refused is counted and named."""
+        host = self._hosts.get(message.session)
+        if host is None:
+            self._refuse(
+                f"message {message.sequence} for session {message.session.hex()[:8]}, "
+                "which is not open here"
+            )
+            self._tell_closed(message.session)
+            return
+        try:
+            host.receive(message)
+        except ProtocolError as error:
+            self._refuse(f"session {message.session.hex()[:8]}: {error}")
+
+    @property
+    def hosts(self) -> list[SessionHost]:
+        """The open sessions."""
+        with self._lock:
+            return list(self._hosts.values())
+
+    @property
+    def refused(self) -> tuple[int, str]:
+        """How many messages and requests were refused, and the last one's reason."""
+        return self._refused, self._last_refusal
+
+    def close(self, reason: str = "the server shuts down") -> None:
+        """Close every session and end every worker; waits for it."""
+        self._stopped.set()
+        with self._clock:
+            self._clock.notify()
+        if self._ticker is not threading.current_thread():
+            self._ticker.join(timeout=5.0)
+        for host in self.hosts:
+            self.close_session(host.session, reason)
+        self._pool.close()
+        self._closers.shutdown(wait=True)
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters of the server, its pool and its blob store."""
+        return {
+            "sessions": len(self._hosts),
+            "opened": self._opened,
+            "closed": self._ended,
+            "refused": self._refused,
+            "last_refusal": self._last_refusal,
+            "pool": self._pool.statistics(),
+            "blobs": self._blobs.statistics() if self._blobs is not None else {},
+        }
+
+    def _objection(self, request: OpenRequest) -> str:
+        """Why a request is refused; if not (empty), a place is taken in `_opening`."""
+        settings = self._settings
+        if request.protocol_version != PROTOCOL_VERSION:
+            return (
+                f"protocol version {request.protocol_version} of the robot differs from the "
+                f"server's {PROTOCOL_VERSION}; install the same rrto_ros on both"
+            )
+        if request.table_hash != TABLE_HASH:
+            return (
+                f"the robot's table of operations ({request.table_hash.hex()[:12]}...) differs "
+                f"from the server's ({TABLE_HASH.hex()[:12]}...); install one version on both"
+            )
+        if request.device and request.device not in DEVICE_NAMES:
+            return f"device {request.device[:20]!r} is none of {', '.join(DEVICE_NAMES)}"
+        if request.device and request.device != settings.device:
+            return f"device {request.device!r} wanted, this server runs {settings.device!r}"
+        if request.limit_bytes > settings.device_settings.limit_bytes:
+            return (
+                f"{request.limit_bytes} bytes of device memory wanted, this server gives a "
+                f"session at most {settings.device_settings.limit_bytes} (limit_bytes)"
+            )
+        if len(request.session) != 16 or not any(request.session):
+            return f"a session id has 16 bytes that are not all zero, got {request.session!r}"
+        if len(request.program) > MAX_TEXT or len(request.label) > MAX_TEXT:
+            return f"program and label have at most {MAX_TEXT} characters"
+        with self._lock:
+            if request.session in self._hosts:
+                return f"session {request.session.hex()[:8]} is already open"
+            if len(self._hosts) + self._opening >= settings.max_sessions:
+                return f"{settings.max_sessions} sessions are open (max_sessions)"
+            self._opening += 1
+        return ""
+
+    def _open(self, request: OpenRequest) -> SessionHost:
+        settings = self._settings
+        common = settings.device_settings
+        device = DeviceSettings(
+            limit_bytes=request.limit_bytes or common.limit_bytes,
+            arena_base=request.arena_base,
+            compute_capability=common.compute_capability,
+            threads=common.threads,
+            cache_directory=common.cache_directory,
+            cache_bytes=common.cache_bytes,
+            launch_timeout_s=common.launch_timeout_s,
+            memcheck=common.memcheck,
+        )
+        body = settings_json(settings.device, device, settings.blob_directory, settings.blob_bytes)
+        worker = self._pool.take()
+        # The worker has nothing to say before the host gives it a batch.
+        hosts: list[SessionHost] = []
+        info = worker.open(
+            body,
+            lambda *results: hosts[0].on_results(*results),
+            lambda death: self._died(hosts, death),
+        )
+        host = SessionHost(request, info, worker, self._publish, settings.limits, self._wake)
+        hosts.append(host)
+        with self._lock:
+            self._hosts[request.session] = host
+            self._told.pop(request.session, None)
+            self._opened += 1
+        self._wake(host.deadline)
+        return host
+
+    def _died(self, hosts: list[SessionHost], death: WorkerDeath) -> None:
+        for host in hosts:
+            self._log(f"session {host.session.hex()[:8]}: {death.text}")
+            host.on_death(death)
+
+    def _end(self, host: SessionHost, reason: str) -> None:
+        host.close(reason)
+        self._announce(_announcement(host.request, host.info, opened=False, reason=reason))
+        self._log(f"session {host.session.hex()[:8]} closed: {reason}")
+
+    def _refuse(self, text: str) -> None:
+        self._refused += 1
+        self._last_refusal = text
+        now = time.monotonic()
+        if now - self._logged_at < LOG_PERIOD_S:
+            self._unlogged += 1
+            return
+        more = f" (and {self._unlogged} more since the last line)" if self._unlogged else ""
+        self._logged_at, self._unlogged = now, 0
+        self._log(f"refused: {text}{more}")
+
+    def _tell_closed(self, session: bytes) -> None:
+        """Tell who sends to a session that is not open here, at most once per second."""
+        now = time.monotonic()
+        if now - self._told.get(session, -LOG_PERIOD_S) < LOG_PERIOD_S:
+            return
+        if len(self._told) > 1024:
+            self._told.clear()
+        self._told[session] = now
+        self._publish(closed_message(session))
+
+    def _wake(self, deadline: float) -> None:
+        # Read without the lock: at worst the clock is woken once too often.
+        if deadline < self._next_tick:
+            with self._clock:
+                self._next_tick = min(self._next_tick, deadline)
+                self._clock.notify()
+
+    def _tick(self) -> None:
+        while not self._stopped.is_set():
+            now = time.monotonic()
+            with self._clock:
+                self._next_tick = now + 3600.0
+            for host in self.hosts:
+                if host.deadline <= now and (reason := host.tick(now)):
+                    self.close_session(host.session, reason)
+                    continue
+                with self._clock:
+                    self._next_tick = min(self._next_tick, host.deadline)
+            with self._clock:
+                remaining = self._next_tick - time.monotonic()
+                if remaining > 0 and not self._stopped.is_set():
+                    self._clock.wait(remaining)
+
+
+def _announcement(
+    request: OpenRequest, info: DeviceInfo, *, opened: bool, reason: str = ""
+) -> SessionAnnouncement:
+    return SessionAnnouncement(
+        request.session,
+        opened,
+        request.robot,
+        request.program,
+        request.pid,
+        info.kind,
+        info.arena_base,
+        info.arena_bytes,
+        reason,
+    )

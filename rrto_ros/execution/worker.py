@@ -1,0 +1,239 @@
+"""A session's worker process: ``python -m rrto_ros.execution.worker --fd N --page M``.
+
+Owns one device and one executor, and nothing of ROS. It is started ahead of its session with the
+device's modules imported (HELLO), gets the session's settings (OPEN), makes the device (READY or
+FAILED) and executes batches until it is told to CLOSE or its host is gone. While it executes it
+notes the call in the shared page, so that its host can name what killed it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rrto_ros.devices.protocol import Device
+from rrto_ros.devices.registry import DeviceSettings, create_device, preload
+from rrto_ros.errors import ConfigError, RrtoError
+from rrto_ros.execution.executor import Executor
+from rrto_ros.execution.frames import Frame, FrameReader, Kind, enlarge_buffers, send_frame
+from rrto_ros.execution.progress import Progress
+from rrto_ros.wire.blob_store import BlobStore, BlobWriter
+from rrto_ros.wire.descriptions import pack_device_info
+
+STATISTICS_PERIOD_S = 1.0
+_OOM_SCORE = "500"
+_PR_SET_NAME = 15
+
+
+def settings_json(
+    device: str,
+    settings: DeviceSettings,
+    blob_directory: Path | None,
+    blob_bytes: int,
+) -> bytes:
+    """The body of OPEN."""
+    return json.dumps(
+        {
+            "device": device,
+            "limit_bytes": settings.limit_bytes,
+            "arena_base": settings.arena_base,
+            "compute_capability": settings.compute_capability,
+            "threads": settings.threads,
+            "cache_directory": str(settings.cache_directory or ""),
+            "cache_bytes": settings.cache_bytes,
+            "launch_timeout_s": settings.launch_timeout_s,
+            "memcheck": settings.memcheck,
+            "blob_directory": str(blob_directory or ""),
+            "blob_bytes": blob_bytes,
+        }
+    ).encode()
+
+
+def _settings(values: dict[str, Any]) -> DeviceSettings:
+    capability = values["compute_capability"]
+    cache = values["cache_directory"]
+    return DeviceSettings(
+        limit_bytes=int(values["limit_bytes"]),
+        arena_base=int(values["arena_base"]),
+        compute_capability=None if capability is None else (capability[0], capability[1]),
+        threads=int(values["threads"]),
+        cache_directory=Path(cache) if cache else None,
+        cache_bytes=int(values["cache_bytes"]),
+        launch_timeout_s=float(values["launch_timeout_s"]),
+        memcheck=bool(values["memcheck"]),
+    )
+
+
+def _factory(entry: str) -> Callable[[DeviceSettings], Device]:
+    """The device factory that a test names as ``module:attribute``."""
+    module, _, attribute = entry.partition(":")
+    factory: Callable[[DeviceSettings], Device] = getattr(
+        importlib.import_module(module), attribute
+    )
+    return factory
+
+
+def _die_with_host(end: socket.socket) -> None:
+    """Kill this process when the host's end closes, even while a kernel runs."""
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(end.fileno(), select.POLLRDHUP)
+        poll.poll()
+        # A clean end of the main thread comes within this time; a stuck kernel does not.
+        time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="watch-host", daemon=True).start()
+
+
+def _prepare_process() -> None:
+    """Let the kernel prefer this process when memory is short, and give it a name."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, b"rrto-session", 0, 0, 0)
+    # The terminal's Ctrl-C reaches the whole group; the host ends its workers in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _Session:
+    """One open session: its device, executor and blobs."""
+
+    def __init__(
+        self,
+        end: socket.socket,
+        reader: FrameReader,
+        device: Device,
+        blobs: BlobWriter | None,
+        page: int,
+    ) -> None:
+        self._end = end
+        self.device = device
+        self._blobs = blobs
+        self._reader = reader
+        self._executor = Executor(
+            device, blobs, Progress(page), lambda: reader.ready, beside=True
+        )
+        self._reported = 0.0
+
+    def batch(self, frame: Frame) -> None:
+        """Execute one batch and send what it answers."""
+        executor = self._executor
+        results = executor.execute(frame.body, self._flush)
+        if executor.blocked:
+            self._reader.detach()
+        # Sent even when empty: the host counts the batches that are done.
+        self._flush(results)
+        now = time.monotonic()
+        if now - self._reported >= STATISTICS_PERIOD_S or executor.malformed:
+            self._reported = now
+            self.report()
+
+    def report(self) -> None:
+        """Send the statistics of executor, device and blobs."""
+        report: dict[str, Any] = {
+            "executor": self._executor.statistics(),
+            "device": dict(self.device.statistics()),
+        }
+        if self._blobs is not None:
+            report["blobs"] = self._blobs.statistics()
+        send_frame(self._end, Kind.STATISTICS, json.dumps(report).encode())
+
+    def close(self) -> None:
+        """Free the device's memory and finish what is being written."""
+        self.device.close()
+        if self._blobs is not None:
+            self._blobs.flush()
+
+    def _flush(self, results: bytes) -> None:
+        executor = self._executor
+        numbers = (executor.executed_call, executor.batches_done, executor.last_reply)
+        send_frame(self._end, Kind.RESULTS, results, numbers)
+
+
+def _open(
+    end: socket.socket, reader: FrameReader, body: bytes, factory: str, page: int
+) -> _Session | None:
+    """Make the session's device and say how it went."""
+    try:
+        values = json.loads(body)
+        settings = _settings(values)
+        if factory:
+            device = _factory(factory)(settings)
+        else:
+            device = create_device(values["device"], settings)
+        blobs = None
+        if values["blob_bytes"] and values["blob_directory"]:
+            blobs = BlobWriter(BlobStore(Path(values["blob_directory"]), values["blob_bytes"]))
+    except (RrtoError, MemoryError, OSError, ImportError, TypeError, ValueError) as error:
+        text = str(error) if isinstance(error, RrtoError) else f"{type(error).__name__}: {error}"
+        send_frame(end, Kind.FAILED, text.encode())
+        return None
+    session = _Session(end, reader, device, blobs, page)
+    send_frame(end, Kind.READY, pack_device_info(device.info, bytes(16)))
+    return session
+
+
+def serve(end: socket.socket, page: int, factory: str = "") -> int:
+    """Serve one session over `end` until it closes; return the exit status."""
+    reader = FrameReader(end)
+    session: _Session | None = None
+    try:
+        send_frame(end, Kind.HELLO)
+        while (frame := reader.read()) is not None and frame.kind != Kind.CLOSE:
+            if frame.kind == Kind.BATCH and session is not None:
+                session.batch(frame)
+            elif frame.kind == Kind.OPEN and session is None:
+                session = _open(end, reader, bytes(frame.body), factory, page)
+                if session is None:
+                    return 1
+            else:
+                raise ConfigError(f"frame {frame.kind} is not expected now")
+        if session is not None and frame is not None:
+            session.report()
+    except (BrokenPipeError, ConnectionResetError):
+        return 0
+    finally:
+        if session is not None:
+            session.close()
+    return 0
+
+
+def main() -> int:
+    """Entry point of the process."""
+    parser = argparse.ArgumentParser(prog="rrto-worker", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="socket to the host")
+    parser.add_argument("--page", type=int, required=True, help="shared page for the progress")
+    parser.add_argument("--preload", default="", help="device whose modules to import now")
+    parser.add_argument(
+        "--factory", default="", help="device factory, for tests: module:attribute"
+    )
+    arguments = parser.parse_args()
+    _prepare_process()
+    end = socket.socket(fileno=arguments.fd)
+    enlarge_buffers(end)
+    _die_with_host(end)
+    try:
+        preload(arguments.preload)
+    except ImportError as error:
+        # Said again, to the session that needs it, when the device is made.
+        print(f"device {arguments.preload}: {error}", file=sys.stderr, flush=True)
+    return serve(end, arguments.page, arguments.factory)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

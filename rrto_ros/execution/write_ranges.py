@@ -1,0 +1,287 @@
+"""Which memory a call may write, on the server: follows a session's memory, modules and graphs.
+
+A copy or fill names its range. Where a launch stores follows from its kernel, arguments and
+geometry (kernels/extents.py), and must lie in allocations; a graph writes what its nodes do.
+Where that is not known the answer is None, and the call must not be executed before the program
+makes it.
+"""
+
+from __future__ import annotations
+
+import queue
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Any
+
+from rrto_ros.api.info import ModuleInfo
+from rrto_ros.execution.kernels.extents import Geometry, Span
+from rrto_ros.execution.kernels.writes import Writers, kernel_writes
+from rrto_ros.wire.accesses import Range, fill_bytes
+from rrto_ros.wire.allocations import Allocations
+from rrto_ros.wire.codec import OP_BY_NAME, CallRecord
+from rrto_ros.wire.graph_nodes import GraphNodes
+
+MAX_EXTENTS = 1 << 14
+"""Launches of which it is kept where they store."""
+MAX_IMAGE_BYTES = 64 << 20
+"""Images kept in all until it is known what their kernels write."""
+_WORD = struct.Struct("<Q")
+_NODES = {
+    "graph_add_kernel_node": "launch",
+    "graph_add_memcpy_node": "memcpy_dtod",
+    "graph_add_memset_node": "memset",
+    "graph_add_empty_node": "",
+    "graph_kernel_node_set": "launch",
+    "graph_exec_kernel_node_set": "launch",
+    "graph_exec_memcpy_node_set": "memcpy_dtod",
+    "graph_exec_memset_node_set": "memset",
+}
+FOLLOWED = frozenset(
+    OP_BY_NAME[name].code
+    for name in (
+        *_NODES,
+        "mem_alloc",
+        "mem_free",
+        "module_unload",
+        "graph_create",
+        "graph_destroy",
+        "graph_instantiate",
+        "graph_exec_destroy",
+    )
+)
+"""Operations that `followed` must be told of."""
+Layout = tuple[int, int]
+"""See `WriteRanges.layout`."""
+_Work = tuple[str, dict[str, Any]]
+_Key = tuple[int, int, bytes, Geometry]
+"""Load of a module, kernel, arguments and geometry."""
+
+
+class WriteRanges:
+    """One session's. Not thread-safe.
+
+    Args:
+        compute_capability: Of the device.
+        beside: Kernels are looked at in a thread of its own, and unknown until then.
+    """
+
+    def __init__(self, compute_capability: tuple[int, int], *, beside: bool = False) -> None:
+        self._capability = compute_capability
+        self._beside = beside
+        self._asked: queue.SimpleQueue[tuple[int, int, bytes]] | None = None
+        self._found: queue.SimpleQueue[tuple[int, int, Writers]] = queue.SimpleQueue()
+        self._loads: dict[int, int] = {}
+        self._memory = Allocations()
+        self._names: dict[int, tuple[str, ...]] = {}
+        self._globals: dict[int, tuple[int, ...]] = {}
+        self._images: OrderedDict[int, bytes] = OrderedDict()
+        self._images_bytes = 0
+        self._kernels: dict[int, Writers] = {}
+        self._nodes: GraphNodes[_Work] = GraphNodes()
+        self._extents: dict[_Key, tuple[Span, ...] | None] = {}
+        self._digests: dict[int, dict[int, int]] = {}
+        self._graphs = 0
+        self._changes = 0
+        self._learnt = 0
+        self._layout: Layout = (0, 0)
+
+    @property
+    def layout(self) -> Layout:
+        """What memory and graphs are like, and which modules were loaded.
+
+        While it is the same, a call of the program touches the same memory.
+        """
+        signature = self._memory.signature ^ self._graphs
+        if self._layout != (signature, self._changes):
+            self._layout = signature, self._changes
+        return self._layout
+
+    @property
+    def learnt(self) -> int:
+        """Counts what was found of modules.
+
+        While it and the layout are the same, `of` gives the same for the same call.
+        """
+        while not self._found.empty():
+            module, load, kernels = self._found.get()
+            # Its handle may mean another module by now.
+            if self._loads.get(module) == load:
+                self._kernels[module] = kernels
+                self._learnt += 1
+        return self._learnt
+
+    def holds(self, start: int, size: int) -> bool:
+        """Whether bytes lie in one allocation."""
+        return self._inside(start, size) is not None
+
+    def loaded(self, module: int, info: ModuleInfo, image: bytes) -> None:
+        """A module was loaded."""
+        self._changes += 1
+        self._unload(module)
+        self._loads[module] = self._changes
+        self._names[module] = tuple(kernel.name for kernel in info.kernels)
+        # A program may hand the address of a module's variable to a kernel.
+        self._globals[module] = tuple(g.address for g in info.globals if g.bytes)
+        for variable in info.globals:
+            if variable.bytes:
+                self._memory.add(variable.address, variable.bytes)
+        if len(image) > MAX_IMAGE_BYTES:
+            return
+        self._images[module] = image
+        self._images_bytes += len(image)
+        while self._images_bytes > MAX_IMAGE_BYTES:
+            # Its kernels stay unknown.
+            self._images_bytes -= len(self._images.popitem(last=False)[1])
+
+    def followed(self, record: CallRecord) -> None:
+        """A call of `FOLLOWED` was executed."""
+        name, f = record.op.name, record.fields()
+        if name == "mem_alloc":
+            self._memory.add(f["address"], f["size"])
+            return
+        if name == "mem_free":
+            self._memory.remove(f["address"])
+            return
+        if name == "module_unload":
+            self._changes += 1
+            self._unload(f["module"])
+            return
+        self._nodes.apply(name, f, lambda: (_NODES[name], _plain(f)))
+        if "graph_exec" in f:
+            self._instantiated(f["graph_exec"], f.get("node"))
+
+    def _instantiated(self, graph_exec: int, changed: int | None) -> None:
+        """An executable came or went, or a node of it changed."""
+        digests = self._digests.setdefault(graph_exec, {})
+        for node in [changed] if changed is not None else list(digests):
+            self._graphs ^= digests.pop(node, 0)
+        if changed is not None:
+            work = self._nodes.one(graph_exec, changed)
+            works = [] if work is None else [work]
+        else:
+            works = list(self._nodes.of(graph_exec) or ())
+        for name, fields in works:
+            text = repr((graph_exec, name, fields)).encode()
+            digest = int.from_bytes(blake2b(text, digest_size=16).digest(), "little")
+            digests[fields["node"]] = digest
+            self._graphs ^= digest
+        if not digests:
+            del self._digests[graph_exec]
+
+    def of(self, record: CallRecord) -> tuple[Range, ...] | None:
+        """Ranges that a call of `templates.WRITES` may write; None if that is not known."""
+        f = record.fields()
+        if record.op.name != "graph_launch":
+            return self._work(record.op.name, f)
+        nodes = self._nodes.of(f["graph_exec"])
+        if nodes is None:
+            return None
+        out: set[Range] = set()
+        for name, fields in nodes:
+            ranges = self._work(name, fields)
+            if ranges is None:
+                return None
+            out.update(ranges)
+        return tuple(sorted(out))
+
+    def _work(self, name: str, f: dict[str, Any]) -> tuple[Range, ...] | None:
+        if name == "launch":
+            return self._launch(f)
+        if name == "memcpy_dtod":
+            return self._inside(f["dst"], f["size"])
+        if name == "memset":
+            return self._inside(f["dst"], fill_bytes(f))
+        return ()
+
+    def _inside(self, start: int, size: int) -> tuple[Range, ...] | None:
+        """A range that was named; it must lie in an allocation, else the call fails."""
+        if size <= 0:
+            return ()
+        found = self._memory.find(start)
+        if found is None or start + size > found[0] + found[1]:
+            return None
+        return ((start, start + size),)
+
+    def _launch(self, f: dict[str, Any]) -> tuple[Range, ...] | None:
+        names = self._names.get(f["module"], ())
+        if f["kernel"] >= len(names):
+            return None
+        kernel = self._analysed(f["module"]).get(names[f["kernel"]])
+        if kernel is None:
+            return None
+        grid, block = (tuple(f[f"{what}_{axis}"] for axis in "xyz") for what in ("grid", "block"))
+        params = bytes(f["params"])
+        key = (self._loads[f["module"]], f["kernel"], params, Geometry(grid, block))
+        if key not in self._extents:
+            if len(self._extents) >= MAX_EXTENTS:
+                self._extents.clear()
+            self._extents[key] = kernel.of(params, key[-1])
+        spans = self._extents[key]
+        if spans is None or not all(self.holds(start, end - start) for start, end in spans):
+            return None
+        return _merged(spans)
+
+    def _analysed(self, module: int) -> Writers:
+        known = self._kernels.get(module)
+        if known is None:
+            image = self._images.pop(module, None)
+            if image is not None:
+                self._images_bytes -= len(image)
+            if image is not None and self._beside:
+                self._look_beside(module, image)
+                image = None
+            known = kernel_writes(image, self._capability) if image is not None else {}
+            self._kernels[module] = known
+        return known
+
+    def _look_beside(self, module: int, image: bytes) -> None:
+        if self._asked is None:
+            self._asked = queue.SimpleQueue()
+            threading.Thread(target=self._look, name="kernel-writes", daemon=True).start()
+        self._asked.put((module, self._loads[module], image))
+
+    def _look(self) -> None:
+        assert self._asked is not None
+        while True:
+            module, load, image = self._asked.get()
+            self._found.put((module, load, kernel_writes(image, self._capability)))
+
+    def _unload(self, module: int) -> None:
+        self._names.pop(module, None)
+        self._loads.pop(module, None)
+        for address in self._globals.pop(module, ()):
+            self._memory.remove(address)
+        self._kernels.pop(module, None)
+        image = self._images.pop(module, None)
+        if image is not None:
+            self._images_bytes -= len(image)
+
+    def statistics(self) -> dict[str, int]:
+        """Modules whose kernels were looked at, and kernels of which it is known."""
+        kernels = [kernel for known in self._kernels.values() for kernel in known.values()]
+        return {
+            "analysed_kernels": len(kernels),
+            "kernels_known": sum(kernel is not None for kernel in kernels),
+        }
+
+
+def _merged(spans: Iterable[Span]) -> tuple[Range, ...]:
+    """Spans in order of their starts; those that overlap or meet as one."""
+    out: list[Range] = []
+    for start, end in sorted(spans):
+        if out and start <= out[-1][1]:
+            out[-1] = out[-1][0], max(end, out[-1][1])
+        else:
+            out.append((start, end))
+    return tuple(out)
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    """What a node does, in values that outlive the message they came in."""
+    return {
+        n: bytes(v) if isinstance(v, memoryview) else v
+        for n, v in fields.items() if n not in ("graph", "graph_exec", "dependencies")
+    }  # fmt: skip

@@ -1,1 +1,0 @@
-"""The server side of a session: executing batches of calls on a device, in a worker process."""

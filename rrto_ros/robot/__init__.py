@@ -1,0 +1,1 @@
+"""A program's session on the robot: ring, call log, search, replay, what leaves for the edge."""

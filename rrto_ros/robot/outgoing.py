@@ -1,0 +1,306 @@
+"""From a program's call records to the batches that leave: what each mode makes of them.
+
+`rpc` sends what it has at once, `batched` when somebody waits or after the linger time, `replay`
+the same, with references in place of the calls that a plan holds. Owns the batch that is being
+made, who waits for which call, and the record and replay of the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from rrto_ros.errors import ProtocolError
+from rrto_ros.robot.blob_references import BlobReferences
+from rrto_ros.robot.inferences import InferenceMeter
+from rrto_ros.robot.replay.plan_store import PlanMemory
+from rrto_ros.robot.replay.replayer import Replayer
+from rrto_ros.robot.status import SessionConfig
+from rrto_ros.wire.codec import (
+    BLOB_DATA_OP,
+    FLAG_BLOB_REF,
+    FLAG_KEEP,
+    FLAG_REPLY,
+    FLAG_WAITED,
+    PLAN_DEFINE_OP,
+    PLAN_REF_OP,
+    PLAN_TAKEN_OP,
+    RESULT_AHEAD,
+    RESULT_PRINTED,
+    RESULT_UNDONE,
+    RESULTS_WANTED_OP,
+    Buffer,
+    ResultRecord,
+    iter_headers,
+)
+
+MAX_TRACKED_WAITS = 1024
+MAX_BACKLOG_BYTES = 32 << 20
+"""Above it the search keeps pace with the calls, whoever waits."""
+LONG_LINGER = 4
+"""A reference without data from the program lingers so much longer: the calls that it names cost
+the server little, a message costs the robot more."""
+MOST_LONGER = 4
+"""Each further one, while nobody waits, lingers twice as long as the one before, so many times:
+the server has as much to do as was sent, and a long walk costs few messages."""
+AHEAD_LINGER_S = 1.0
+"""References to calls that the server has executed ahead can wait for company so long."""
+_RECORDER_OPS = frozenset((BLOB_DATA_OP, PLAN_DEFINE_OP))
+_SHIM_OPS = frozenset((PLAN_REF_OP, PLAN_TAKEN_OP))
+
+Totals = Callable[[], tuple[int, int, int]]
+"""Gives bytes sent, bytes received and round trips of the session so far."""
+
+
+class Outgoing:
+    """One session's calls on their way out.
+
+    Belongs to the session's thread, but for `due`, `answered`, `urgent`, `measured`, `waits` and
+    the cost of inferences.
+
+    Args:
+        config: Settings of the session.
+        blobs: What to do with uploads; None to leave them.
+        totals: For the cost of an inference.
+        memory: Plans of earlier starts of the program; None for none.
+
+    Raises:
+        ConfigError: A parameter of the search cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        blobs: BlobReferences | None,
+        totals: Totals,
+        memory: PlanMemory | None = None,
+    ) -> None:
+        self._config = config
+        self._blobs = blobs
+        self._totals = totals
+        self._replayer = Replayer(
+            config.replay, blobs.rewrite if blobs is not None else None, memory
+        )
+        self._replays = False
+        self._parts: list[Buffer] = []
+        self._parts_bytes = 0
+        self._flush = False
+        self._since = 0.0
+        self._lone = 0
+        self.meter = InferenceMeter()
+        self.waits: dict[int, float] = {}
+        """Call that a thread waits for -> when it came."""
+
+    @property
+    def replayer(self) -> Replayer:
+        """Record and replay of the session."""
+        return self._replayer
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._parts) or self._replayer.pending_bytes > 0
+
+    @property
+    def flush_at(self) -> float:
+        """When what is pending is to leave, monotonic seconds."""
+        if self._flush or self.urgent:
+            return 0.0
+        linger = self._config.linger_s
+        if self._parts or self._replayer.carries:
+            return self._since + linger
+        if not self._replayer.asks:
+            return self._since + max(linger, AHEAD_LINGER_S)
+        return self._since + linger * (LONG_LINGER << min(self._lone, MOST_LONGER))
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a call that the server was to answer unasked has to be sent after all."""
+        ahead = self._replayer.ahead
+        return ahead is not None and ahead.urgent
+
+    @property
+    def saved_waits(self) -> int:
+        """How often the program waited, but not for an exchange."""
+        ahead = self._replayer.ahead
+        return ahead.waits if ahead is not None else 0
+
+    def measured(self, round_trip_s: float) -> None:
+        """What an exchange takes at least, seconds."""
+        if self._replayer.ahead is not None:
+            self._replayer.ahead.round_trip_s = round_trip_s
+
+    @property
+    def thinks(self) -> bool:
+        """Whether there is something to do that can wait: to search, or to keep plans."""
+        return self._replayer.idle_work
+
+    @property
+    def must_think(self) -> bool:
+        """Whether the search has too much to look at."""
+        return self._replayer.backlog > MAX_BACKLOG_BYTES
+
+    def absorb(self, data: bytes, mode: str, now: float) -> list[Buffer]:
+        """Take records out of the ring into the batch that is being made.
+
+        Returns:
+            Result records for the program that are there already.
+
+        Raises:
+            ProtocolError: A record does not fit the format, or has what no program may use.
+        """
+        answers: list[Buffer] = []
+        if not (self._parts or self._replayer.asks):
+            self._since = now
+        if mode == "replay":
+            self._replays = True
+            answers = self._replay(data, now)
+        else:
+            if self._replays:
+                self._replays = False
+                self._add(self._replayer.pause())
+                self.meter.interrupt()
+            self._pass(data, now)
+        size = self._parts_bytes + self._replayer.pending_bytes
+        self._flush = self._flush or mode == "rpc" or size >= self._config.batch_bytes
+        return answers
+
+    def take(self) -> Buffer:
+        """The whole batch; a new one begins."""
+        if not self._flush and not self._parts and not self._replayer.carries:
+            self._lone += 1
+        ahead = self._replayer.ahead
+        if ahead is not None:
+            ahead.asked = ahead.asked or ahead.urgent
+            ahead.urgent = False
+        self._add(self._replayer.close())
+        if ahead is not None:
+            ahead.asked = False
+        parts = self._parts
+        self._parts, self._parts_bytes, self._flush = [], 0, False
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def flush(self) -> None:
+        """What is pending leaves with the next `take`, which is due at once."""
+        self._flush = True
+
+    def think(self, now: float) -> None:
+        """Search a piece of what was sent; plans that it finds become pending."""
+        found = self._replayer.think()
+        if found and not self.pending:
+            self._since = now
+        for part in found:
+            self._add(part)
+
+    def shim_news(self) -> list[Buffer]:
+        """What the shim is to be told, for the reply ring."""
+        return self._replayer.shim_news()
+
+    def drop(self) -> None:
+        """Forget what is pending."""
+        self.take()
+
+    def answered(self, index: int, now: float) -> float | None:
+        """A result came; returns since when a thread waited for it, None if none did."""
+        since = self.waits.pop(index, None)
+        self.meter.answered(index, now)
+        return since
+
+    def statistics(self) -> Mapping[str, int | float | str]:
+        """Counters of record and replay."""
+        return self._replayer.statistics()
+
+    def due(self, result: ResultRecord, record: Buffer) -> Buffer | None:
+        """A result came; returns what the program is to get of it now.
+
+        Raises:
+            ProtocolError: It was pushed ahead, and nobody agreed on that.
+        """
+        results = self._replayer.ahead
+        if result.flags & RESULT_PRINTED:
+            return record
+        if result.flags & (RESULT_AHEAD | RESULT_UNDONE):
+            if results is None:
+                raise ProtocolError(f"result ahead of call {result.index}, without run_ahead")
+            if result.flags & RESULT_AHEAD:
+                return results.arrived(result, record)
+            results.told(result)
+            return None
+        if results is None:
+            return record
+        if result.sticky:
+            results.over()
+        return record if results.plain(result.index) or result.sticky else None
+
+    def _replay(self, data: bytes, now: float) -> list[Buffer]:
+        for part in self._replayer.recall():
+            self._add(part)
+        fed = self._replayer.feed(data)
+        for part in fed.parts:
+            self._add(part)
+        if fed.wanted:
+            self._wanted()
+        for index, flags in fed.waited:
+            self._waited(index, flags, now)
+        for index in fed.quiet:
+            self._track(index, now)
+        if fed.begun:
+            self.meter.begin(fed.begun, now, *self._totals())
+        for index in fed.ended:
+            self.meter.end(index, now, self.waits)
+        return fed.answers
+
+    def _pass(self, data: bytes, now: float) -> None:
+        start = 0
+        replayer, blobs = self._replayer, self._blobs
+        for header in iter_headers(data):
+            flags = header.flags
+            if flags & (FLAG_BLOB_REF | FLAG_KEEP) or header.op in _RECORDER_OPS:
+                raise ProtocolError(
+                    f"call {header.index} has flags 0x{flags:x} and operation {header.op}, which "
+                    "only the recorder may use"
+                )
+            if header.op == RESULTS_WANTED_OP:
+                self._wanted()
+                self._add(memoryview(data)[start : header.offset])
+                start = header.offset + header.size
+                continue
+            if header.op in _SHIM_OPS:
+                view = memoryview(data)
+                record, waited = replayer.pass_item(view, header)
+                self._add(view[start : header.offset])
+                self._add(record)
+                start = header.offset + header.size
+                for index in waited:
+                    self._waited(index, FLAG_REPLY, now)
+                continue
+            if flags & FLAG_WAITED:
+                self._waited(header.index, flags, now)
+            replayer.pass_by(header.op, data, header.offset, header.size)
+            if header.payload_bytes and blobs is not None:
+                changed = blobs.rewrite(data, header)
+                if changed is not None:
+                    self._add(memoryview(data)[start : header.offset])
+                    self._add(changed)
+                    start = header.offset + header.size
+        self._add(memoryview(data)[start:] if start else data)
+
+    def _wanted(self) -> None:
+        """Somebody waits for what the calls so far give."""
+        self._flush = True
+        self._lone = 0
+        if self._replayer.ahead is not None:
+            self._replayer.ahead.asked = True
+
+    def _waited(self, index: int, flags: int, now: float) -> None:
+        self._wanted()
+        if flags & FLAG_REPLY:
+            self._track(index, now)
+
+    def _track(self, index: int, now: float) -> None:
+        if len(self.waits) < MAX_TRACKED_WAITS:
+            self.waits[index] = now
+
+    def _add(self, part: Buffer) -> None:
+        if len(part):
+            self._parts.append(part)
+            self._parts_bytes += len(part)

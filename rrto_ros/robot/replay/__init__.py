@@ -1,0 +1,1 @@
+"""Record and replay: plans learnt and kept, walks over them, references and run-ahead."""

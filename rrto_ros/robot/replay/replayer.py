@@ -1,0 +1,323 @@
+"""Record and replay of one session on the robot: records in, what to send out.
+
+Joins the cursor (what is sent) and the learner (what is searched). `feed` is on the way of every
+call; `think` is to be called when the calls have left, so that no call waits for the search.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from rrto_ros.api.choices import RUN_AHEAD
+from rrto_ros.errors import ConfigError
+from rrto_ros.robot.replay.ahead_results import AheadResults
+from rrto_ros.robot.replay.cursor import Cursor, Fed, Rewrite
+from rrto_ros.robot.replay.learner import SEARCH_MEMORY_BYTES, Learner, tracks
+from rrto_ros.robot.replay.plan_store import PlanMemory, StartUp
+from rrto_ros.robot.search import SearchOptions
+from rrto_ros.wire.codec import CallHeader
+from rrto_ros.wire.format import FLAG_WAITED, PLAN_TAKEN_OP, Buffer
+from rrto_ros.wire.plan import Plan
+from rrto_ros.wire.templates import EFFECTS
+
+RECORDING = "recording"
+SEARCHING = "searching"
+REPLAYING = "replaying"
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """Parameters of record and replay.
+
+    Attributes:
+        search: Algorithm: operator_sequence or data_dependency.
+        min_repetitions: How often a sequence must have been seen before it is replayed.
+        min_length: Shortest sequence, calls.
+        max_length: Longest sequence, calls.
+        drop_after: A plan that failed so often in a row rests for a while.
+        search_memory_bytes: What call log and search may hold, by estimate.
+        shim_walks: The shim compares the calls of a plan itself.
+        run_ahead: One of `RUN_AHEAD`.
+    """
+
+    search: str = "operator_sequence"
+    min_repetitions: int = 2
+    min_length: int = 3
+    max_length: int = 32768
+    drop_after: int = 16
+    search_memory_bytes: int = SEARCH_MEMORY_BYTES
+    shim_walks: bool = True
+    run_ahead: str = "reads"
+
+
+@dataclass(frozen=True)
+class ReplayState:
+    """What the status shows of record and replay.
+
+    Attributes:
+        phase: recording, searching or replaying.
+        plans: Sequences that are replayed.
+        sequence_calls, sequence_repetitions: Of the one that was replayed last.
+        inferences: Sequences replayed from end to end.
+        deviations: How often the program left one.
+        hit_rate: Share of the calls that did not travel one by one.
+        ahead_saved: Times that the program waited for a call whose result came without an
+            exchange; `ahead_saved_ms`: round trips saved by that.
+        ahead_restores: Times that calls which the server executed ahead had to be undone.
+        ahead_lost_ms: Time lost by that, and with copies of what calls may overwrite.
+    """
+
+    phase: str
+    plans: int = 0
+    sequence_calls: int = 0
+    sequence_repetitions: int = 0
+    inferences: int = 0
+    deviations: int = 0
+    hit_rate: float = 0.0
+    ahead_saved: int = 0
+    ahead_saved_ms: float = 0.0
+    ahead_restores: int = 0
+    ahead_lost_ms: float = 0.0
+
+
+class Replayer:
+    """One session's record and replay. Not thread-safe, but for `state` and `statistics`.
+
+    Args:
+        options: Parameters.
+        rewrite: What to do with uploads; None to leave them.
+        memory: Plans of earlier starts; None for none.
+
+    Raises:
+        ConfigError: A parameter cannot be used.
+    """
+
+    def __init__(
+        self,
+        options: ReplayOptions,
+        rewrite: Rewrite | None = None,
+        memory: PlanMemory | None = None,
+    ) -> None:
+        if options.run_ahead not in RUN_AHEAD:
+            raise ConfigError(f"run_ahead {options.run_ahead!r} is none of {', '.join(RUN_AHEAD)}")
+        self.ahead: AheadResults | None = None
+        """Results that come before they are asked for."""
+        if options.run_ahead != "off":
+            self.ahead = AheadResults(writes=options.run_ahead == "auto")
+        self._cursor = Cursor(rewrite, options.drop_after, self.ahead)
+        self._learner = Learner(
+            options.search,
+            SearchOptions(options.min_repetitions, options.min_length, options.max_length),
+            options.search_memory_bytes,
+        )
+        self._memory = memory
+        self._recalls = memory is not None
+        self._learns_start = memory is not None
+        self._start: StartUp | None = None
+        self._follow = False
+        self._shim_walks = options.shim_walks
+        self._told = (0, 0, False)
+        self._phase = RECORDING
+        self._failure = ""
+        self._think_s = 0.0
+        self._think_max_s = 0.0
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of calls that were fed and are not in a part yet."""
+        return self._cursor.pending_bytes
+
+    @property
+    def carries(self) -> bool:
+        """Whether these calls bring data from the program."""
+        return self._cursor.carries
+
+    @property
+    def asks(self) -> bool:
+        """Whether they have calls that the server has not executed ahead."""
+        return self._cursor.asks
+
+    @property
+    def backlog(self) -> int:
+        """Bytes of records that `think` has not looked at."""
+        return 0 if self._failure else self._learner.backlog
+
+    @property
+    def idle_work(self) -> bool:
+        """Whether `think` has something to do."""
+        return self.backlog > 0 or bool(self._cursor.plans.proven)
+
+    def recall(self) -> list[Buffer]:
+        """Walk the plans of earlier starts from now on; before the first call that is fed.
+
+        Returns:
+            What is to be sent before what is fed next.
+        """
+        if not self._recalls or self._memory is None:
+            return []
+        self._recalls = False
+        found = self._memory.recall()
+        out = self._walk(found.plans, found.apart) if found.plans else []
+        if found.start is not None and not found.apart:
+            out += self._cursor.add(found.start.plan, found.start.inferences)
+        return out
+
+    def end(self) -> None:
+        """The session is over: keep what it learnt."""
+        if self._memory is not None:
+            self._keep()
+            self._memory.close()
+
+    def feed(self, data: bytes) -> Fed:
+        """Take whole records from the program; see `Cursor.feed`.
+
+        Raises:
+            ProtocolError: A record does not fit the format.
+        """
+        before, starts = self._cursor.deviations, self._cursor.starts_up
+        # A plan may be given back further on in the same buffer.
+        plans = self._cursor.shim.plans
+        fed = self._cursor.feed(data)
+        if not self._failure:
+            self._learner.take(
+                data,
+                clean=fed.clean and not (self._follow or starts or self._learns_start),
+                parted=fed.parted,
+                plans=plans if fed.items else None,
+            )
+        if fed.ended or (starts and fed.clean):
+            self._phase = REPLAYING
+        elif self._cursor.deviations != before:
+            self._phase = SEARCHING
+        if starts and self._cursor.plans.started:
+            self._learns_start = False
+        return fed
+
+    def pass_by(self, op: int, data: bytes, offset: int, size: int) -> None:
+        """Another mode sends this record; the log follows what memory and graphs there are."""
+        if EFFECTS.get(op) and not self._failure:
+            self._learner.take(data[offset : offset + size], clean=False, parted=True)
+
+    def pass_item(self, view: memoryview, header: CallHeader) -> tuple[Buffer, list[int]]:
+        """Another mode is on, and the shim still had something to say.
+
+        Returns:
+            What to send for it, maybe nothing, and the calls of it that are waited for.
+
+        Raises:
+            ProtocolError: It does not fit the format or the plans.
+        """
+        shim = self._cursor.shim
+        if header.op == PLAN_TAKEN_OP:
+            shim.taken(view, header)
+            return b"", []
+        ref = shim.reference(view, header)
+        record = view[header.offset : header.offset + header.size]
+        if tracks(shim.plans[ref.plan]) and not self._failure:
+            self._learner.take(bytes(record), clean=False, parted=True, plans=shim.plans)
+        return record, [ref.index + k for k, bits in ref.flags.items() if bits & FLAG_WAITED]
+
+    def shim_news(self) -> list[Buffer]:
+        """What to put into the reply ring, so that the shim walks the plans that are active.
+
+        Plans that `think` found must have been sent, or be before what is fed next.
+        """
+        plans, shim = self._cursor.plans, self._cursor.shim
+        version = (plans.version, shim.version, self._cursor.apart)
+        # In the middle of a start the shim would take up a sequence that begins like a part of it.
+        if not self._shim_walks or version == self._told or self._cursor.starts_up:
+            return []
+        self._told = version
+        wanted = {known.number: known.plan for known in plans.active}
+        return shim.tell(wanted, apart=self._cursor.apart)
+
+    def close(self) -> Buffer:
+        """End the open reference; returns what to send for it at last, maybe nothing."""
+        return self._cursor.close(last=True)
+
+    def think(self) -> list[Buffer]:
+        """Search the oldest buffer of the backlog; keep the plans that were found right.
+
+        A search that fails is switched off; the plans that are known are replayed further.
+
+        Returns:
+            What is to be sent before what is fed next.
+        """
+        started = time.perf_counter()
+        try:
+            plans = self._learner.think() if self.backlog else []
+        except Exception as error:
+            # The calls were sent already; only what could be learnt from them is lost.
+            self._failure = f"{type(error).__name__}: {error}"
+            plans = []
+        out = self._walk(plans, self._learner.apart) if plans else []
+        if plans and self._learns_start:
+            self._learns_start = False
+            self._start = self._learner.start_up()
+        self._keep()
+        seconds = time.perf_counter() - started
+        self._think_s += seconds
+        self._think_max_s = max(self._think_max_s, seconds)
+        return out
+
+    def _walk(self, plans: Iterable[Plan], apart: bool) -> list[Buffer]:
+        out: list[Buffer] = []
+        self._cursor.set_apart(apart)
+        for plan in plans:
+            out += self._cursor.add(plan)
+            # Else the log would lose track of the memory that an inference allocates.
+            self._follow = self._follow or tracks(plan)
+        if self._cursor.plans.active and self._phase == RECORDING:
+            self._phase = SEARCHING
+        return out
+
+    def _keep(self) -> None:
+        plans = self._cursor.plans
+        if self._memory is not None and (plans.proven or (self._start and plans.last)):
+            self._memory.keep(plans.proven, apart=self._cursor.apart, start=self._start)
+            self._start = None
+        plans.proven.clear()
+
+    def pause(self) -> Buffer:
+        """Calls will pass by for a while (another mode); returns what to send first."""
+        out = self._cursor.close()
+        self._cursor.reset()
+        self._phase = RECORDING
+        return out
+
+    def state(self) -> ReplayState:
+        """What the status shows."""
+        plans = self._cursor.plans
+        last = plans.last
+        return ReplayState(
+            self._phase,
+            len(plans.active),
+            last.length if last is not None else 0,
+            last.completed if last is not None else 0,
+            plans.completed,
+            self._cursor.deviations,
+            self._cursor.hit_rate,
+            *self._ahead_state(),
+        )
+
+    def _ahead_state(self) -> tuple[int, float, int, float]:
+        ahead = self.ahead
+        if ahead is None:
+            return 0, 0.0, 0, 0.0
+        cost = ahead.cost
+        lost_s = cost.lost_s + cost.copies_s
+        return ahead.waits, ahead.saved_s * 1000, cost.restores, lost_s * 1000
+
+    def statistics(self) -> Mapping[str, int | float | str]:
+        """Counters of cursor and learner, and the time that the search took."""
+        return {
+            **self._cursor.statistics(),
+            **(self.ahead.statistics() if self.ahead is not None else {}),
+            **self._learner.statistics(),
+            **(self._memory.statistics() if self._memory is not None else {}),
+            "think_s": round(self._think_s, 6),
+            "think_max_s": round(self._think_max_s, 6),
+            "search_failure": self._failure,
+        }

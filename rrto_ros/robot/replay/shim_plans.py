@@ -1,0 +1,315 @@
+"""Plans that the shim walks itself: owns what it was told, what it has, and what it may say.
+
+docs/wire_format.md, "Plans in the shim". Everything that the shim writes comes from the program's
+process, so a reference of it is compared with its plan before it is passed on.
+
+The rule that keeps a number from meaning two plans: a number is the shim's from the moment that it
+is told of the plan until its PLAN_TAKEN record says that it is removed or refused. All references
+to it that were made before lie before that record in the call ring. Until then the number must not
+be defined anew for the server.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+from itertools import accumulate
+
+from rrto_ros.errors import ProtocolError
+from rrto_ros.wire.codec import (
+    FLAG_REPLY,
+    FLAG_WAITED,
+    PLAN_REF_OP,
+    PLAN_TAKEN_OP,
+    RESULT_CONTROL,
+    RESULT_HEADER,
+    RESULTS_WANTED_OP,
+    Buffer,
+    CallHeader,
+    decode_call,
+    iter_headers,
+    pad8,
+)
+from rrto_ros.wire.plan import MAX_PLANS, Plan, Reference, literal, read_reference
+
+PIECE_BYTES = 64 << 10
+"""A plan is told in pieces of so many bytes: any reply ring holds one."""
+_CONTROL = struct.Struct("<4I")
+_PROGRAM_FLAGS = FLAG_WAITED | FLAG_REPLY
+
+
+class Control(IntEnum):
+    """What a control record tells the shim."""
+
+    PLAN = 1
+    REMOVE = 2
+    SETTINGS = 3
+
+
+class Taken(IntEnum):
+    """What the shim says about a plan."""
+
+    INSTALLED = 1
+    REMOVED = 2
+    REFUSED = 3
+
+
+def pack_control(kind: Control, *numbers: int, content: Buffer = b"") -> bytes:
+    """A record for the reply ring that is no result.
+
+    Args:
+        kind: What it is.
+        *numbers: Up to four words: plan number, total bytes, offset; or 0, apart, microseconds.
+        content: Bytes of a plan.
+    """
+    words = _CONTROL.pack(*numbers, *[0] * (4 - len(numbers)))
+    length = len(words) + len(content)
+    header = RESULT_HEADER.pack(
+        RESULT_HEADER.size + pad8(length), int(kind), 0, length, RESULT_CONTROL
+    )
+    return b"".join((header, words, content, bytes(-length % 8)))
+
+
+def pack_install(number: int, data: Buffer, piece_bytes: int = PIECE_BYTES) -> list[bytes]:
+    """The records that bring a plan's canonical bytes to the shim."""
+    view = memoryview(data).cast("B")
+    return [
+        pack_control(Control.PLAN, number, len(view), at, content=view[at : at + piece_bytes])
+        for at in range(0, len(view), piece_bytes)
+    ]
+
+
+def pack_remove(number: int) -> bytes:
+    """The record after which the shim forgets a plan."""
+    return pack_control(Control.REMOVE, number)
+
+
+def pack_settings(*, apart: bool, flush_us: int = 0) -> bytes:
+    """The record that says how the shim walks.
+
+    Args:
+        apart: Each thread walks on its own.
+        flush_us: After so many microseconds an open reference leaves, 0: the shim's choice.
+    """
+    return pack_control(Control.SETTINGS, 0, int(apart), flush_us)
+
+
+Rewrite = Callable[[bytes, CallHeader], bytes | None]
+"""Gives the record to send instead of an upload, or None (see `BlobReferences.rewrite`)."""
+
+
+class _Told:
+    """A plan that the shim was told of; sums say what a reference to it must bring."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.removing = False
+        words = [
+            sum(end - start for start, end in plan.ranges.get(k, ())) // 8
+            for k in range(len(plan))
+        ]
+        self.words = [0, *accumulate(words)]
+        self.payload = [0, *accumulate(pad8(call.payload_bytes) for call in plan.calls)]
+        records = (call.record_bytes + pad8(call.payload_bytes) for call in plan.calls)
+        self.records = [0, *accumulate(records)]
+        self.uploads = [k for k, call in enumerate(plan.calls) if call.payload_bytes]
+        self.inputs: set[int] = set()
+
+
+class ShimPlans:
+    """The plans of one session's shim. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._told: dict[int, _Told] = {}
+        self._refused: set[bytes] = set()
+        self._apart: bool | None = None
+        self._plans: Mapping[int, Plan] = {}
+        self.version = 0
+        """Counts the numbers that the shim gave back."""
+        self._installed = 0
+        self._removed = 0
+        self._refusals = 0
+        self._references = 0
+        self._calls = 0
+
+    @property
+    def plans(self) -> Mapping[int, Plan]:
+        """Plans that references may name, by number; a new mapping after every change."""
+        return self._plans
+
+    def holds(self, number: int) -> bool:
+        """Whether the number still means a plan to the shim, and must not mean another."""
+        return number in self._told
+
+    def tell(self, wanted: Mapping[int, Plan], *, apart: bool) -> list[Buffer]:
+        """What to put into the reply ring so that the shim walks these plans and no others.
+
+        A plan must have been defined for the server before the shim is told of it.
+
+        Args:
+            wanted: Plans by number. A number that the shim still holds for another plan is left
+                out; call again when it was given back.
+            apart: Each thread walks on its own.
+        """
+        out: list[Buffer] = []
+        if apart != self._apart:
+            self._apart = apart
+            out.append(pack_settings(apart=apart))
+        for number, told in self._told.items():
+            plan = wanted.get(number)
+            if not told.removing and (plan is None or plan.digest != told.plan.digest):
+                told.removing = True
+                out.append(pack_remove(number))
+        changed = False
+        for number, plan in wanted.items():
+            if not 1 <= number <= MAX_PLANS or number in self._told:
+                continue
+            if plan.digest in self._refused:
+                continue
+            out += pack_install(number, plan.encoded)
+            self._told[number] = _Told(plan)
+            changed = True
+        if changed:
+            self._publish()
+        return out
+
+    def taken(self, view: memoryview, header: CallHeader) -> None:
+        """Take a PLAN_TAKEN record.
+
+        Raises:
+            ProtocolError: It does not fit the format, or answers nothing.
+        """
+        number, state = decode_call(view, header).values
+        told = self._told.get(number)
+        if header.flags or told is None or state not in set(Taken):
+            raise ProtocolError(f"the program says {state} about plan {number}")
+        if state == Taken.INSTALLED:
+            self._installed += 1
+            return
+        if state == Taken.REMOVED and not told.removing:
+            raise ProtocolError(f"the program removed plan {number} unasked")
+        if state == Taken.REFUSED:
+            self._refusals += 1
+            self._refused.add(told.plan.digest)
+            if told.removing:
+                return  # the answer to its removal follows
+        else:
+            self._removed += 1
+        del self._told[number]
+        self.version += 1
+        self._publish()
+
+    def reference(self, view: memoryview, header: CallHeader) -> Reference:
+        """A reference that the shim wrote, compared with its plan.
+
+        Raises:
+            ProtocolError: It does not fit the format or its plan.
+        """
+        ref = read_reference(view, header)
+        told = self._told.get(ref.plan)
+        last = ref.first + ref.count
+        if told is None or last > len(told.plan):
+            raise ProtocolError(
+                f"the program refers to calls {ref.first} to {last - 1} of plan {ref.plan}, "
+                + ("which it does not have" if told is None else f"which has {len(told.plan)}")
+            )
+        words = told.words[last] - told.words[ref.first]
+        payload = told.payload[last] - told.payload[ref.first]
+        if len(ref.words) != words or len(ref.payload) != payload:
+            raise ProtocolError(
+                f"the program's reference brings {len(ref.words)} words and {len(ref.payload)} "
+                f"bytes; its calls take {words} and {payload}"
+            )
+        if ref.ahead or any(flags & ~_PROGRAM_FLAGS for flags in ref.flags.values()):
+            raise ProtocolError("the program's reference has flags that only the recorder may use")
+        self._references += 1
+        self._calls += ref.count
+        return ref
+
+    def literal_bytes(self, ref: Reference) -> int:
+        """Bytes of the records that a checked reference stands for."""
+        records = self._told[ref.plan].records
+        return records[ref.first + ref.count] - records[ref.first]
+
+    def payloads(
+        self, ref: Reference, rewrite: Rewrite | None
+    ) -> tuple[list[Buffer], Mapping[int, int]]:
+        """The payloads of a checked reference, padded, and the flags of its calls.
+
+        An upload that `rewrite` once leaves as it is stays so: its content is an input.
+        """
+        if not ref.payload:
+            return [], ref.flags
+        told = self._told[ref.plan]
+        first, last = (bisect_left(told.uploads, k) for k in (ref.first, ref.first + ref.count))
+        uploads = told.uploads[first:last]
+        if rewrite is None or told.inputs.issuperset(uploads):
+            return [ref.payload], ref.flags
+        flags = dict(ref.flags)
+        pieces: list[Buffer] = []
+        at = 0
+        for k in uploads:
+            call = told.plan.calls[k]
+            padded = pad8(call.payload_bytes)
+            piece: Buffer = ref.payload[at : at + padded]
+            at += padded
+            if k not in told.inputs:
+                bits = flags.get(k - ref.first, 0)
+                literal_ = call.record(
+                    ref.index + k - ref.first, ref.thread, bits, piece[: call.payload_bytes]
+                )
+                changed = rewrite(literal_, next(iter_headers(literal_)))
+                if changed is None:
+                    told.inputs.add(k)
+                else:
+                    header = next(iter_headers(changed))
+                    piece = memoryview(changed)[header.size - pad8(header.payload_bytes) :]
+                    flags[k - ref.first] = header.flags
+            pieces.append(piece)
+        return pieces, dict(sorted(flags.items()))
+
+    def statistics(self) -> dict[str, int]:
+        """Plans that the shim has, what became of those it was told of, references and calls."""
+        return {
+            "shim_plans": len(self._told),
+            "shim_plans_installed": self._installed,
+            "shim_plans_removed": self._removed,
+            "shim_plans_refused": self._refusals,
+            "shim_references": self._references,
+            "shim_referenced_calls": self._calls,
+        }
+
+    def _publish(self) -> None:
+        self._plans = {number: told.plan for number, told in self._told.items()}
+
+
+def expanded(data: bytes, plans: Mapping[int, Plan]) -> bytes:
+    """Records out of the call ring as the program's calls: references replaced, no items.
+
+    Args:
+        data: Whole records, each already checked.
+        plans: What the references in it mean.
+
+    Raises:
+        ProtocolError: A reference does not fit its plan.
+    """
+    view = memoryview(data)
+    parts: list[Buffer] = []
+    start = 0
+    for header in iter_headers(view):
+        if header.op not in (PLAN_REF_OP, PLAN_TAKEN_OP, RESULTS_WANTED_OP):
+            continue
+        parts.append(view[start : header.offset])
+        start = header.offset + header.size
+        if header.op == PLAN_REF_OP:
+            ref = read_reference(view, header)
+            plan = plans.get(ref.plan)
+            if plan is None:
+                raise ProtocolError(f"reference to plan {ref.plan}, which nobody knows")
+            parts += literal(plan, ref)
+    if not start:
+        return data
+    parts.append(view[start:])
+    return b"".join(parts)

@@ -1,0 +1,416 @@
+"""The recorder's side of the shared-memory ring: owns the memory, the eventfds and both positions.
+
+docs/wire_format.md, "Ring between the program and recorder_replayer". Everything the program
+writes is taken as hostile: positions are checked, and records are copied out of the ring before
+anyone looks at them, so that a program that scribbles over the ring only loses its own session.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import struct
+import threading
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rrto_ros.api._generated.exports import CLASSES as CALL_CLASSES
+from rrto_ros.api._generated.exports import EXPORTS as CALL_NAMES
+from rrto_ros.errors import ProtocolError
+from rrto_ros.robot.atomics import atomics
+from rrto_ros.wire.descriptions import MAGIC
+from rrto_ros.wire.format import PADDING_STATUS, PROTOCOL_VERSION, Buffer
+
+CALL_HEAD = 64
+CALL_TAIL = 128
+CONSUMER_SLEEPING = 192
+PRODUCER_WAITING = 256
+REPLY_HEAD = 320
+REPLY_TAIL = 384
+REPLY_WAITING = 448
+MODE = 512
+STATE = 516
+WAIT_TIMEOUT_MS = 520
+ALIVE = 524
+COUNTERS = 576
+REFUSALS = 1024
+MOST_REFUSALS = 24
+CALLS_PER_EXPORT = 4096
+EXPORTS = 1024
+RINGS = 8192
+RING_HEAD = struct.Struct("<IIQQ")
+
+SLEEPING = 1
+LINGERING = 2
+
+DEFAULT_CALL_BYTES = 32 << 20
+DEFAULT_REPLY_BYTES = 32 << 20
+MAX_UNTAKEN_BYTES = 32 << 20
+MOST_UNASKED_BYTES = 256 << 20
+"""What a server may still send after it was asked for no more: far more than is on its way."""
+TAKE_BYTES = 32 << 20
+"""About as much is taken out of the ring at once, however large it is."""
+_SIZE = struct.Struct("<I")
+_COUNTER = struct.Struct("<Q")
+_REFUSAL = struct.Struct("<I124s")
+_WAITS = 4
+_KINDS = ("local", "async", "sync", "unsupported")
+_CLASS_OF = tuple(_KINDS.index(CALL_CLASSES.get(name, "unsupported")) for name in CALL_NAMES)
+_ONE = (1).to_bytes(8, "little")
+_MASK64 = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the shim counts (wait times in nanoseconds)."""
+
+    local: int
+    asynchronous: int
+    synchronous: int
+    unsupported: int
+    waits: int
+    wait_ns: int
+    last_wait_ns: int
+
+
+class RingMemory:
+    """The memory, its three descriptors and the header fields that the recorder owns.
+
+    Args:
+        call_bytes: Size of the call ring, a power of two.
+        reply_bytes: Size of the reply ring, a power of two.
+        mode: Value of the header's mode field.
+        wait_timeout_ms: How long the shim waits without a sign of life.
+    """
+
+    def __init__(
+        self,
+        *,
+        call_bytes: int = DEFAULT_CALL_BYTES,
+        reply_bytes: int = DEFAULT_REPLY_BYTES,
+        mode: int = 0,
+        wait_timeout_ms: int = 10_000,
+    ) -> None:
+        for size in (call_bytes, reply_bytes):
+            if size < 4096 or size & (size - 1):
+                raise ValueError(f"a ring of {size} bytes is not a power of two of at least 4096")
+        self.call_bytes = call_bytes
+        self.reply_bytes = reply_bytes
+        total = RINGS + call_bytes + reply_bytes
+        self.memory_fd = os.memfd_create("rrto-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.memory_fd, total)
+        _seal_size(self.memory_fd)
+        self.call_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.reply_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._map = mmap.mmap(self.memory_fd, total)
+        self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
+        self.address = ctypes.addressof(self._anchor)
+        self.view = memoryview(self._map)
+        self._atomics = atomics()
+        RING_HEAD.pack_into(self.view, 0, MAGIC, PROTOCOL_VERSION, call_bytes, reply_bytes)
+        self.set_mode(mode)
+        self._atomics.store_u32(self.address + WAIT_TIMEOUT_MS, wait_timeout_ms)
+        self._alive = 0
+        self._closed = False
+
+    def set_mode(self, mode: int) -> None:
+        """Set the mode; the shim looks at it at every call."""
+        self._atomics.store_u32(self.address + MODE, mode)
+
+    def set_state(self, status: int) -> None:
+        """Set what every call must return from now on (0: go on) and wake whoever waits."""
+        self._atomics.store_u32(self.address + STATE, status)
+        self.wake_program()
+
+    def beat(self) -> None:
+        """Show the shim that the server was heard."""
+        self._alive = (self._alive + 1) & 0xFFFFFFFF
+        self._atomics.store_u32(self.address + ALIVE, self._alive)
+
+    def wake_program(self) -> None:
+        """Write the reply eventfd."""
+        _signal(self.reply_fd)
+
+    def wake_recorder(self) -> None:
+        """Write the call eventfd, as the shim does."""
+        _signal(self.call_fd)
+
+    def counters(self) -> Counters:
+        """Read the shim's counters; each is exact, together they may be a call apart."""
+        numbers = list(struct.unpack_from("<7Q", self.view, COUNTERS))
+        for kind, count in zip(_CLASS_OF, self.export_counts(), strict=False):
+            numbers[kind] += count
+        return Counters(*numbers)
+
+    def waits(self) -> int:
+        """How often the program waited for results."""
+        count: int = _COUNTER.unpack_from(self.view, COUNTERS + 8 * _WAITS)[0]
+        return count
+
+    def export_counts(self) -> list[int]:
+        """Calls per export, in the order of the generated export list."""
+        return list(struct.unpack_from(f"<{EXPORTS}I", self.view, CALLS_PER_EXPORT))
+
+    def refusals(self) -> dict[str, int]:
+        """What the program asked for and did not get, in its words, and how often."""
+        found: dict[str, int] = {}
+        for count, raw in _REFUSAL.iter_unpack(
+            bytes(self.view[REFUSALS : REFUSALS + MOST_REFUSALS * _REFUSAL.size])
+        ):
+            if not count:
+                break
+            text = raw.split(b"\0", 1)[0].decode(errors="replace")
+            # It is shown in terminals, and a program may write anything there.
+            words = "".join(c if c.isprintable() else " " for c in text).split()
+            name = " ".join(words) or "without a name"
+            found[name] = found.get(name, 0) + count
+        return found
+
+    def close(self) -> None:
+        """Unmap and close the recorder's descriptors; the program keeps its own."""
+        if self._closed:
+            return
+        self._closed = True
+        self.view.release()
+        self._anchor = None
+        self._map.close()
+        for fd in (self.memory_fd, self.call_fd, self.reply_fd):
+            os.close(fd)
+
+
+class RingConsumer:
+    """Takes call records out of the ring; one thread uses it."""
+
+    def __init__(self, ring: RingMemory) -> None:
+        self._ring = ring
+        self._atomics = atomics()
+        self._size = ring.call_bytes
+        self._at = RINGS
+        self._head_address = ring.address + CALL_HEAD
+        self._tail_address = ring.address + CALL_TAIL
+        self._sleep_address = ring.address + CONSUMER_SLEEPING
+        self._producer_address = ring.address + PRODUCER_WAITING
+        self._tail = 0
+        self._bytes = 0
+        self._takes = 0
+        self._wakeups = 0
+
+    def take(self) -> bytes:
+        """Copy out all whole records up to the ring's end; empty if there are none.
+
+        Their room is free again when this returns.
+
+        Raises:
+            ProtocolError: The shim's position is impossible.
+        """
+        head = self._atomics.load_u64(self._head_address)
+        tail = self._tail
+        if head == tail:
+            return b""
+        filled = (head - tail) & _MASK64
+        if filled > self._size or head & 7:
+            raise ProtocolError(
+                f"call ring: the program's position {head} is impossible after {tail} in a ring "
+                f"of {self._size} bytes"
+            )
+        offset = tail & (self._size - 1)
+        size = min(filled, self._size - offset)
+        start = self._at + offset
+        if size > TAKE_BYTES:
+            size = self._some(start, size)
+        data = bytes(self._ring.view[start : start + size])
+        self._tail = (tail + size) & _MASK64
+        self._atomics.store_u64(self._tail_address, self._tail)
+        if self._atomics.exchange_sleep(self._producer_address, 0):
+            self._ring.wake_program()
+        self._bytes += size
+        self._takes += 1
+        return data
+
+    @property
+    def more(self) -> bool:
+        """Whether records are left: `take` goes no further than the ring's end."""
+        return self._atomics.load_u64(self._head_address) != self._tail
+
+    def _some(self, start: int, size: int) -> int:
+        """The size of the first whole records of a long row; what is wrong is found later."""
+        at = 0
+        while at < TAKE_BYTES:
+            record = int(_SIZE.unpack_from(self._ring.view, start + at)[0])
+            if record < 8 or record % 8 or record > size - at:
+                return size
+            at += record
+        return at
+
+    def announce(self, how: int) -> None:
+        """Announce sleep (`SLEEPING` or `LINGERING`) or, with 0, that nobody needs to wake us.
+
+        Then `take` once more before waiting on the call eventfd: what the shim published before
+        it could see the announcement is found by that, what comes later wakes us.
+        """
+        self._atomics.exchange_sleep(self._sleep_address, how)
+
+    def awake(self) -> None:
+        """Withdraw the announcement of sleep and take the eventfd's count."""
+        self._atomics.store_u32(self._sleep_address, 0)
+        drain_eventfd(self._ring.call_fd)
+        self._wakeups += 1
+
+    def statistics(self) -> dict[str, int]:
+        """Bytes and takes so far, and wake-ups by the program."""
+        return {"bytes": self._bytes, "takes": self._takes, "wakeups": self._wakeups}
+
+
+class ReplyWriter:
+    """Puts result records into the reply ring; any thread.
+
+    What does not fit yet is kept, in order; the shim writes the call eventfd when it has made
+    room, and then `flush` must be called. Nothing here ever waits: while `full`, the server is to
+    be asked for no more.
+
+    Args:
+        ring: Where they go.
+        max_pending_bytes: With more beside the ring it is full, until half of that is left.
+    """
+
+    def __init__(self, ring: RingMemory, max_pending_bytes: int = MAX_UNTAKEN_BYTES) -> None:
+        self._ring = ring
+        self._atomics = atomics()
+        self._lock = threading.Lock()
+        self._size = ring.reply_bytes
+        self._at = RINGS + ring.call_bytes
+        self._head = 0
+        self._pending: deque[Buffer] = deque()
+        self._pending_bytes = 0
+        self._max_pending_bytes = max_pending_bytes
+        self._full = False
+        self._records = 0
+        self._bytes = 0
+        self._stalls = 0
+
+    @property
+    def max_record_bytes(self) -> int:
+        """The largest record that the reply ring can carry."""
+        return self._size
+
+    @property
+    def full(self) -> bool:
+        """Whether the program has so much to take that nothing more should come."""
+        return self._full
+
+    def write(self, records: Iterable[Buffer]) -> None:
+        """Queue whole result records (each a multiple of 8 bytes) and put in what fits.
+
+        Raises:
+            ProtocolError: A record is larger than the ring, or a server that was asked for no
+                more goes on sending without end.
+        """
+        with self._lock:
+            for record in records:
+                if len(record) > self._size or len(record) % 8:
+                    raise ProtocolError(
+                        f"result of {len(record)} bytes cannot pass a reply ring of {self._size}"
+                    )
+                self._pending.append(record)
+                self._pending_bytes += len(record)
+            self._flush()
+            if self._pending_bytes > self._max_pending_bytes + MOST_UNASKED_BYTES:
+                raise ProtocolError(
+                    f"{self._pending_bytes} bytes of results wait for the program, and the server "
+                    "does not hold back the rest although it was asked to"
+                )
+
+    def flush(self) -> None:
+        """Put in what fits by now.
+
+        Raises:
+            ProtocolError: The shim's position is impossible.
+        """
+        if self._pending:
+            with self._lock:
+                self._flush()
+
+    def statistics(self) -> dict[str, int]:
+        """Records and bytes put in, what waits, and how often the ring was full."""
+        return {
+            "records": self._records,
+            "bytes": self._bytes,
+            "pending": len(self._pending),
+            "pending_bytes": self._pending_bytes,
+            "stalls": self._stalls,
+        }
+
+    def _flush(self) -> None:
+        head = self._head
+        while self._pending:
+            record = self._pending[0]
+            offset = head & (self._size - 1)
+            rest = self._size - offset
+            padding = rest if len(record) > rest else 0
+            if not self._room(head, padding or len(record)):
+                break
+            start = self._at + offset
+            if padding:
+                struct.pack_into("<II", self._ring.view, start, padding, PADDING_STATUS)
+                head += padding
+                continue
+            self._ring.view[start : start + len(record)] = record
+            head += len(record)
+            self._pending.popleft()
+            self._pending_bytes -= len(record)
+            self._records += 1
+            self._bytes += len(record)
+        self._full = self._pending_bytes > self._max_pending_bytes >> self._full
+        if head != self._head:
+            self._head = head & _MASK64
+            self._atomics.store_u64(self._ring.address + REPLY_HEAD, self._head)
+            self._ring.wake_program()
+
+    def _room(self, head: int, wanted: int) -> bool:
+        if self._free(head) >= wanted:
+            return True
+        # Publish what is there first, or the shim could wait for us while we wait for it.
+        if head != self._head:
+            self._head = head & _MASK64
+            self._atomics.store_u64(self._ring.address + REPLY_HEAD, self._head)
+            self._ring.wake_program()
+        self._stalls += 1
+        self._atomics.exchange_sleep(self._ring.address + REPLY_WAITING, 1)
+        if self._free(head) < wanted:
+            return False
+        self._atomics.store_u32(self._ring.address + REPLY_WAITING, 0)
+        return True
+
+    def _free(self, head: int) -> int:
+        tail = self._atomics.load_u64(self._ring.address + REPLY_TAIL)
+        filled = (head - tail) & _MASK64
+        if filled > self._size or tail & 7:
+            raise ProtocolError(
+                f"reply ring: the program's position {tail} is impossible before {head} in a "
+                f"ring of {self._size} bytes"
+            )
+        return self._size - filled
+
+
+def drain_eventfd(fd: int) -> int:
+    """Take an eventfd's count, 0 if nothing was written."""
+    try:
+        return int.from_bytes(os.read(fd, 8), "little")
+    except BlockingIOError:
+        return 0
+
+
+def _signal(fd: int) -> None:
+    try:
+        os.write(fd, _ONE)
+    except BlockingIOError:
+        # The count is at its maximum: the other side has more than enough to read.
+        return
+
+
+def _seal_size(fd: int) -> None:
+    """A program that shrank the memory would kill the recorder with SIGBUS."""
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)

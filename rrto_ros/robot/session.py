@@ -1,0 +1,525 @@
+"""One interposed process: moves call records from its ring to the server and results back.
+
+Two threads work here. The session's own thread waits for the program (ring or hang-up) and for
+due times, and publishes calls. The port's take thread brings results (`on_results`) and puts them
+into the reply ring itself, so that an answer passes no queue. The link's state is guarded by one
+lock; nothing is published or waited for under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import statistics
+import threading
+import time
+import uuid
+from collections import deque
+
+from rrto_ros.api.results import CUresult
+from rrto_ros.errors import ProtocolError, UnavailableError
+from rrto_ros.robot.blob_references import BlobReferences
+from rrto_ros.robot.inferences import InferenceCost
+from rrto_ros.robot.outgoing import Outgoing
+from rrto_ros.robot.replay.plan_store import PlanStore, memory_of
+from rrto_ros.robot.replay.replayer import ReplayState
+from rrto_ros.robot.ring import (
+    LINGERING,
+    SLEEPING,
+    Counters,
+    ReplyWriter,
+    RingConsumer,
+    RingMemory,
+    drain_eventfd,
+)
+from rrto_ros.robot.ring_socket import hung_up, send_welcome
+from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
+from rrto_ros.wire.codec import (
+    RESULT_BLOB_WANTED,
+    Buffer,
+    Hello,
+    Welcome,
+    iter_results,
+    pack_device_info,
+)
+from rrto_ros.wire.link import MessageReceiver, MessageSender
+from rrto_ros.wire.port import (
+    FLAG_ACK_ONLY,
+    FLAG_CLOSED,
+    FLAG_FULL,
+    FLAG_MORE,
+    FLAG_PROBE,
+    CallsMessage,
+    OpenRequest,
+    ResultsMessage,
+    RobotPort,
+)
+
+ALIVE_PERIOD_S = 1.0
+ACK_SLACK_S = 0.04
+"""How late an acknowledgement may be that waits for the program's next call; with the receiver's
+own delay it stays below the other side's shortest retransmission time."""
+WAIT_SAMPLES = 512
+MAX_TEXT = 256
+
+
+class RobotSession:
+    """One program's session, from HELLO to its end; `run` serves it in the caller's thread.
+
+    Args:
+        connection: The program's socket, HELLO already read; closed by `run`.
+        hello: What the program said.
+        config: Settings; the mode may change later (`set_mode`).
+        port: The way to the server.
+        plans: Plans of earlier starts; None for none.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        hello: Hello,
+        config: SessionConfig,
+        port: RobotPort,
+        plans: PlanStore | None = None,
+    ) -> None:
+        self.id = uuid.uuid4().bytes
+        self.hello = hello
+        self._connection = connection
+        self._config = config
+        self._port = port
+        self._plans = plans
+        self._mode = config.mode
+        self._phase = "opening"
+        self._error = ""
+        self._started = time.monotonic()
+        self._device = config.device
+        self._lock = threading.Lock()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stop = ""
+        self._lost = ""
+        self._over = False
+        self._blocked = False
+        self._server_full = False
+        self._said_full = False
+        self._sleeps_until = 0.0
+        self._opened = False
+        self._welcomed = False
+        self._ring: RingMemory | None = None
+        self._sender = MessageSender()
+        self._receiver = MessageReceiver()
+        self._blobs: BlobReferences | None = None
+        self._blobs_wanted: deque[int] = deque()
+        self._heard = 0.0
+        self._spoke = 0.0
+        self._refused = 0
+        self._last_refusal = ""
+        self._wait_samples: deque[float] = deque(maxlen=WAIT_SAMPLES)
+        self._final: SessionSnapshot | None = None
+
+    # ---- the session's thread
+
+    def run(self) -> SessionSnapshot:
+        """Open the session, serve the program until it or the server is gone, close.
+
+        Returns the final snapshot.
+        """
+        reason = "the program ended"
+        try:
+            if self._open():
+                reason = self._serve() or reason
+        except ProtocolError as error:
+            reason = f"program {self.hello.pid} broke the ring's format: {error}"
+            self._fail(reason, CUresult.UNKNOWN)
+        except OSError as error:
+            reason = f"the program's socket failed: {error}"
+            self._fail(reason, CUresult.DEVICE_UNAVAILABLE)
+        except Exception as error:
+            # A fault of ours must not leave a session open on the server or a program waiting.
+            reason = f"recorder_replayer failed: {type(error).__name__}: {error}"
+            self._fail(reason, CUresult.UNKNOWN)
+            if not self._welcomed:
+                with contextlib.suppress(OSError):
+                    self._refuse(reason)
+        return self._end(reason)
+
+    def stop(self, reason: str) -> None:
+        """End the session soon (any thread); the program's calls fail from then on."""
+        with self._lock:
+            self._stop = reason
+            if not self._over:
+                os.eventfd_write(self._wake, 1)
+
+    def set_mode(self, mode: str) -> None:
+        """Change the mode; it holds from the program's next call on (any thread).
+
+        Raises:
+            ConfigError: The mode cannot be run.
+        """
+        value = check_mode(mode)
+        with self._lock:
+            self._mode = mode
+            if self._ring is not None and not self._over:
+                self._ring.set_mode(value)
+
+    def _open(self) -> bool:
+        config, hello = self._config, self.hello
+        request = OpenRequest(
+            self.id,
+            config.robot,
+            hello.program[:MAX_TEXT],
+            hello.label[:MAX_TEXT],
+            hello.pid,
+            config.device,
+            limit_bytes=config.limit_bytes,
+        )
+        try:
+            answer = self._port.open_session(request, config.connect_timeout_s)
+        except UnavailableError as error:
+            # It may have been opened after all, only too late.
+            self._port.close_session(self.id, "the robot no longer waits for this session")
+            return self._refuse(str(error))
+        if not answer.accepted or answer.info is None:
+            return self._refuse(f"the offload server refused the session: {answer.reason}")
+        self._opened = True
+        now = time.monotonic()
+        with self._lock:
+            if self._stop:
+                return self._refuse(self._stop)
+            self._ring = RingMemory(
+                call_bytes=config.call_ring_bytes,
+                reply_bytes=config.reply_ring_bytes,
+                mode=check_mode(self._mode),
+                # The recorder's own verdict, which says more, comes first.
+                wait_timeout_ms=int((config.server_timeout_s + 1.0) * 1000),
+            )
+            self._consumer = RingConsumer(self._ring)
+            self._replies = ReplyWriter(self._ring, config.untaken_bytes)
+            self._sender = MessageSender(
+                max_message_bytes=min(config.max_message_bytes, answer.max_message_bytes),
+                window_messages=config.window,
+                window_bytes=config.window_bytes,
+            )
+            self._receiver = MessageReceiver(max_message_bytes=answer.max_message_bytes)
+            if config.blob_references:
+                self._blobs = BlobReferences(answer.known_blobs, config.blob_min_bytes)
+            memory = memory_of(self._plans, hello.program, answer.info.arena_base)
+            self._out = Outgoing(config, self._blobs, self._totals, memory)
+            self._device = answer.info.kind
+            self._heard = self._spoke = now
+            self._phase = "open"
+        ring = self._ring
+        self._welcomed = True
+        fds = (ring.memory_fd, ring.call_fd, ring.reply_fd)
+        send_welcome(
+            self._connection, Welcome(0, info=pack_device_info(answer.info, self.id)), fds
+        )
+        self._connection.setblocking(False)
+        return True
+
+    def _refuse(self, text: str) -> bool:
+        self._error = text
+        send_welcome(self._connection, Welcome(int(CUresult.SYSTEM_NOT_READY), text))
+        return False
+
+    def _serve(self) -> str:
+        """Serve until the end; returns the reason where it was not the program's."""
+        ring, consumer = self._ring, self._consumer
+        assert ring is not None
+        call_fd, socket_fd = ring.call_fd, self._connection.fileno()
+        while True:
+            if self._stop:
+                self._fail(self._stop, CUresult.DEVICE_UNAVAILABLE)
+                return self._stop
+            if self._lost and self._phase != "lost":
+                self._phase = "lost"
+                self._fail(self._lost, CUresult.DEVICE_UNAVAILABLE)
+            open_ = self._phase == "lost" or self._room
+            out = self._out
+            lingers, more = out.pending, False
+            if open_:
+                consumer.announce(LINGERING if lingers else SLEEPING)
+                data = consumer.take()
+                if data:
+                    self._absorb(data)
+                    # A program that waits for room has said so before, and wakes nobody again.
+                    more = consumer.more
+            news = out.shim_news()
+            if news:
+                self._replies.write(news)
+            self._replies.flush()
+            timeout = self._send(time.monotonic())
+            if out.must_think:
+                out.think(time.monotonic())
+            if more or out.pending != lingers or (not open_ and self._room):
+                # The announcement no longer says what would wake us, or there is room again.
+                continue
+            thinks = out.thinks
+            timeout = 0.0 if thinks else timeout
+            readable, _, _ = select.select([call_fd, socket_fd, self._wake], [], [], timeout)
+            if thinks and not readable:
+                # Nobody waits for this thread: the calls have left, and no other is there.
+                out.think(time.monotonic())
+            if call_fd in readable:
+                consumer.awake()
+            if self._wake in readable:
+                drain_eventfd(self._wake)
+            if socket_fd in readable and hung_up(self._connection):
+                self._last_words()
+                return ""
+
+    @property
+    def _room(self) -> bool:
+        """Whether the program's next calls can go on; else they stay in its ring."""
+        if self._server_full or not self._sender.room:
+            return False
+        # After an error nothing is executed any more, so nothing would make room.
+        return self._blobs is None or not self._blobs.full or bool(self._error)
+
+    def _absorb(self, data: bytes) -> None:
+        """Take records out of the ring into the batch that is being made."""
+        if self._phase != "lost":
+            answers = self._out.absorb(data, self._mode, time.monotonic())
+            if answers:
+                # The lock keeps them behind the results that came before them.
+                with self._lock:
+                    self._replies.write(answers)
+
+    def _totals(self) -> tuple[int, int, int]:
+        """Bytes sent and received, and round trips."""
+        assert self._ring is not None
+        sent, received = self._sender.statistics(), self._receiver.statistics()
+        trips = self._ring.waits() - self._out.saved_waits
+        return int(sent["bytes"]), int(received["bytes"]), trips
+
+    def _send(self, now: float) -> float:
+        """Publish what is due; returns for how long nothing else will be (seconds)."""
+        if self._phase == "lost":
+            self._out.drop()
+            return 3600.0
+        out = self._out
+        with self._lock:
+            while self._blobs_wanted:
+                self._answer_wanted(self._blobs_wanted.popleft())
+            if out.pending and now >= out.flush_at:
+                self._sender.push(out.take())
+            ack, full = self._receiver.ack, FLAG_FULL if self._replies.full else 0
+            outgoing = [
+                CallsMessage(self.id, m.sequence, ack, full | (FLAG_MORE if m.more else 0), m.data)
+                for m in self._sender.due(now)
+            ]
+            silent = now - self._spoke >= ALIVE_PERIOD_S
+            news = bool(full) is not self._said_full
+            if not outgoing and (news or silent or self._receiver.ack_due(now)):
+                flags = full | FLAG_ACK_ONLY | (FLAG_PROBE if silent else 0)
+                outgoing = [CallsMessage(self.id, self._sender.newest, ack, flags, b"")]
+            if outgoing:
+                self._said_full = bool(full)
+                self._spoke = now
+                self._receiver.ack_sent()
+            lost_at = self._heard + self._config.server_timeout_s
+            if now >= lost_at:
+                self._lost = (
+                    f"the offload server was silent for {self._config.server_timeout_s:g} s"
+                )
+            due = [self._spoke + ALIVE_PERIOD_S, lost_at]
+            if out.pending:
+                due.append(out.flush_at)
+            deadlines = (self._sender.deadline(), self._receiver.ack_deadline())
+            due.extend(deadline for deadline in deadlines if deadline is not None)
+            if out.waits:
+                due.append(now + ACK_SLACK_S)
+            self._sleeps_until = now if self._lost else min(due)
+            self._blocked = not self._room
+            timeout = max(self._sleeps_until - now, 0.0)
+        for message in outgoing:
+            self._port.publish_calls(message)
+        return timeout
+
+    def _answer_wanted(self, index: int) -> None:
+        record = self._blobs.wanted(index) if self._blobs is not None else None
+        if record is None:
+            self._lost = f"the server wants a blob of call {index}, which refers to none"
+            return
+        self._sender.push(record)
+
+    def _last_words(self) -> None:
+        """Send what the program called before it ended: its effects are part of the recording."""
+        while self._phase != "lost" and self._room and (data := self._consumer.take()):
+            self._absorb(data)
+        self._out.flush()
+        self._send(time.monotonic())
+
+    def _fail(self, text: str, status: CUresult) -> None:
+        self._error = self._error or text
+        if self._ring is not None:
+            self._ring.set_state(int(status))
+
+    def _end(self, reason: str) -> SessionSnapshot:
+        with self._lock:
+            self._phase = "closed" if self._phase != "lost" else "lost"
+            final = self._snapshot()
+            self._final = final
+            self._over = True
+            if self._ring is not None:
+                self._ring.close()
+            os.close(self._wake)
+        self._connection.close()
+        if self._ring is not None:
+            self._out.replayer.end()
+        if self._opened:
+            self._port.close_session(self.id, reason)
+        return final
+
+    # ---- the port's take thread
+
+    def on_results(self, message: ResultsMessage) -> None:
+        """Take one message of results (the port's take thread)."""
+        now = time.monotonic()
+        with self._lock:
+            if self._over or self._ring is None or self._phase == "lost":
+                return
+            self._heard = now
+            if message.flags & FLAG_CLOSED:
+                self._lost = "the offload server has closed the session"
+            else:
+                try:
+                    self._received(message, now)
+                except ProtocolError as error:
+                    self._refused += 1
+                    self._last_refusal = str(error)
+                    self._lost = self._lost or self._receiver.broken
+            if self._needs_thread():
+                os.eventfd_write(self._wake, 1)
+
+    def _needs_thread(self) -> bool:
+        """Whether the session's thread has to act before it wakes by itself.
+
+        A wake-up costs as much as the rest of a short round trip. Usually none is needed: the
+        program's next call carries the acknowledgement.
+        """
+        if self._lost or self._blobs_wanted or self._blocked or self._sender.urgent:
+            return True
+        if self._out.urgent or self._replies.full is not self._said_full:
+            return True
+        due = self._receiver.ack_deadline()
+        return due is not None and self._sleeps_until > due + ACK_SLACK_S
+
+    def _received(self, message: ResultsMessage, now: float) -> None:
+        assert self._ring is not None
+        self._ring.beat()
+        self._server_full = bool(message.flags & FLAG_FULL)
+        if message.flags & FLAG_ACK_ONLY:
+            self._receiver.announced(message.sequence, now)
+        else:
+            more = bool(message.flags & FLAG_MORE)
+            for batch in self._receiver.receive(message.sequence, more, message.data, now):
+                self._deliver(batch, now)
+        self._sender.acknowledged(message.batches_ack, message.missing, now)
+        self._out.measured(self._sender.fastest_s)
+        if self._blobs is not None and message.executed_call:
+            self._blobs.executed(message.executed_call)
+
+    def _deliver(self, batch: Buffer, now: float) -> None:
+        """Give the results of one batch to the program, or end the session if they are wrong."""
+        view = memoryview(batch).cast("B")
+        records: list[Buffer] = []
+        offset = 0
+        try:
+            for result in iter_results(view):
+                if result.flags & RESULT_BLOB_WANTED:
+                    self._blobs_wanted.append(result.index)
+                elif record := self._out.due(result, view[offset : offset + result.size]):
+                    records.append(record)
+                    since = self._out.answered(result.index, now)
+                    if since is not None:
+                        self._wait_samples.append(now - since)
+                offset += result.size
+                if result.sticky and not self._error:
+                    self._error = bytes(result.payload).decode(errors="replace")
+            if offset != len(view):
+                raise ProtocolError("padding between results")
+            self._replies.write(records)
+        except ProtocolError as error:
+            # The stream was in order, so this is no accident of the network.
+            self._lost = f"results of the server cannot be used: {error}"
+            raise
+
+    # ---- any thread
+
+    def snapshot(self) -> SessionSnapshot:
+        """What the session did so far, or did in all."""
+        with self._lock:
+            return self._final or self._snapshot()
+
+    def statistics(self) -> dict[str, int | float | str]:
+        """Counters of the session's parts, prefixed by part."""
+        with self._lock:
+            out: dict[str, int | float | str] = {}
+            for name, part in (
+                ("sender", self._sender.statistics()),
+                ("receiver", self._receiver.statistics()),
+                ("blobs", self._blobs.statistics() if self._blobs is not None else {}),
+                ("ring", self._consumer.statistics() if self._ring is not None else {}),
+                ("replies", self._replies.statistics() if self._ring is not None else {}),
+                ("replay", self._out.statistics() if self._ring is not None else {}),
+            ):
+                out.update({f"{name}_{key}": value for key, value in part.items()})
+            return out
+
+    def _snapshot(self) -> SessionSnapshot:
+        ring = self._ring
+        counters = ring.counters() if ring is not None else Counters(0, 0, 0, 0, 0, 0, 0)
+        sent, received = self._sender.statistics(), self._receiver.statistics()
+        samples = self._wait_samples
+        replay, cost, ahead_waits = ReplayState(""), InferenceCost(), 0
+        if ring is not None:
+            replay, cost = self._out.replayer.state(), self._out.meter.cost()
+            ahead_waits = self._out.saved_waits
+        served = self._phase == "open"
+        return SessionSnapshot(
+            session=self.id,
+            label=self.hello.label,
+            program=self.hello.program,
+            pid=self.hello.pid,
+            device=self._device,
+            mode=self._mode,
+            phase=replay.phase if served else self._phase,
+            error=self._error,
+            duration_s=time.monotonic() - self._started,
+            calls_local=counters.local,
+            calls_async=counters.asynchronous,
+            calls_sync=counters.synchronous,
+            calls_unsupported=counters.unsupported,
+            export_counts=tuple(ring.export_counts()) if ring is not None else (),
+            refusals=tuple(ring.refusals().items()) if ring is not None else (),
+            round_trips=counters.waits - ahead_waits,
+            batches=int(sent["batches"]),
+            messages_sent=int(sent["messages"]),
+            messages_received=int(received["messages"]),
+            messages_resent=int(sent["resent"]),
+            messages_refused=self._refused,
+            bytes_sent=int(sent["bytes"]),
+            bytes_received=int(received["bytes"]),
+            blob_bytes_saved=self._blobs.statistics()["saved_bytes"] if self._blobs else 0,
+            wait_s=counters.wait_ns / 1e9,
+            last_wait_ms=counters.last_wait_ns / 1e6,
+            median_wait_ms=statistics.median(samples) * 1000 if samples else 0.0,
+            plans=replay.plans,
+            sequence_calls=replay.sequence_calls,
+            sequence_repetitions=replay.sequence_repetitions,
+            inferences=replay.inferences,
+            deviations=replay.deviations,
+            hit_rate=replay.hit_rate,
+            inference_bytes_sent=cost.bytes_sent,
+            inference_bytes_received=cost.bytes_received,
+            inference_round_trips=cost.round_trips,
+            last_inference_ms=cost.last_ms,
+            median_inference_ms=cost.median_ms,
+            ahead_exchanges_saved=replay.ahead_saved,
+            ahead_saved_ms=replay.ahead_saved_ms,
+            ahead_restores=replay.ahead_restores,
+            ahead_lost_ms=replay.ahead_lost_ms,
+            last_refusal=self._last_refusal,
+        )

@@ -1,0 +1,132 @@
+"""What the recorder knows of one session, as plain values: settings in, snapshot out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rrto_ros.api import choices
+from rrto_ros.errors import ConfigError
+from rrto_ros.robot.replay.replayer import ReplayOptions
+from rrto_ros.robot.ring import (
+    DEFAULT_CALL_BYTES,
+    DEFAULT_REPLY_BYTES,
+    MAX_UNTAKEN_BYTES,
+)
+from rrto_ros.wire.link import MAX_MESSAGE_BYTES, WINDOW_BYTES
+
+MODES: dict[str, int] = {name: number for number, name in enumerate(choices.MODES)}
+"""Mode name -> value of the ring header's mode field."""
+READY_MODES = ("rpc", "batched", "replay")
+"""The modes that this version can run."""
+
+
+def check_mode(mode: str) -> int:
+    """The header value of a mode that can be run.
+
+    Raises:
+        ConfigError: Unknown, or not there yet.
+    """
+    if mode in READY_MODES:
+        return MODES[mode]
+    ready = ", ".join(READY_MODES)
+    if mode in MODES:
+        raise ConfigError(f"mode {mode!r} comes later; this version runs: {ready}")
+    raise ConfigError(f"mode {mode!r} is unknown; use one of: {ready}")
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """Settings of a robot-side session; the node's parameters of the same names explain them.
+
+    Attributes:
+        robot: Robot name.
+        mode: One of `READY_MODES`.
+        device: Wanted device: cpu, gpu, null or empty for the server's choice.
+        linger_s: How long calls that nobody waits for may wait for company.
+        batch_bytes: A batch of this size leaves at once.
+        max_message_bytes: Wanted bound of one message; the server may have a smaller one.
+        window: Unacknowledged messages.
+        window_bytes: Unacknowledged bytes.
+        untaken_bytes: Results that wait for the program beside its ring; beyond it the server is
+            asked to hold back what it has.
+        blob_references: Whether uploads that the server has are named instead of sent.
+        blob_min_bytes: Smaller uploads are always sent.
+        server_timeout_s: Silence after which the server is lost.
+        connect_timeout_s: How long an opening session waits for a server.
+        limit_bytes: Wanted device memory, 0 for the server's own limit.
+        call_ring_bytes: Size of the call ring, a power of two.
+        reply_ring_bytes: Size of the reply ring, a power of two.
+        replay: Of mode replay.
+        plan_cache_bytes: Size limit of the plans kept on disk, 0 for none.
+        plan_cache_directory: Where; None for the user's cache directory.
+    """
+
+    robot: str = "robot"
+    mode: str = "batched"
+    device: str = ""
+    linger_s: float = 0.0005
+    batch_bytes: int = 1 << 20
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    window: int = 256
+    window_bytes: int = WINDOW_BYTES
+    untaken_bytes: int = MAX_UNTAKEN_BYTES
+    blob_references: bool = True
+    blob_min_bytes: int = 16 << 10
+    server_timeout_s: float = 5.0
+    connect_timeout_s: float = 10.0
+    limit_bytes: int = 0
+    call_ring_bytes: int = DEFAULT_CALL_BYTES
+    reply_ring_bytes: int = DEFAULT_REPLY_BYTES
+    replay: ReplayOptions = field(default_factory=ReplayOptions)
+    plan_cache_bytes: int = 0
+    plan_cache_directory: Path | None = None
+
+
+@dataclass(frozen=True)
+class SessionSnapshot:
+    """The fields of rrto_msgs/SessionStatus; `SessionStatus.msg` explains them."""
+
+    session: bytes
+    label: str
+    program: str
+    pid: int
+    device: str
+    mode: str
+    phase: str
+    error: str
+    duration_s: float
+    calls_local: int = 0
+    calls_async: int = 0
+    calls_sync: int = 0
+    calls_unsupported: int = 0
+    export_counts: tuple[int, ...] = ()
+    refusals: tuple[tuple[str, int], ...] = ()
+    round_trips: int = 0
+    batches: int = 0
+    messages_sent: int = 0
+    messages_received: int = 0
+    messages_resent: int = 0
+    messages_refused: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    blob_bytes_saved: int = 0
+    wait_s: float = 0.0
+    last_wait_ms: float = 0.0
+    median_wait_ms: float = 0.0
+    plans: int = 0
+    sequence_calls: int = 0
+    sequence_repetitions: int = 0
+    inferences: int = 0
+    deviations: int = 0
+    hit_rate: float = 0.0
+    inference_bytes_sent: float = 0.0
+    inference_bytes_received: float = 0.0
+    inference_round_trips: float = 0.0
+    last_inference_ms: float = 0.0
+    median_inference_ms: float = 0.0
+    ahead_exchanges_saved: int = 0
+    ahead_saved_ms: float = 0.0
+    ahead_restores: int = 0
+    ahead_lost_ms: float = 0.0
+    last_refusal: str = ""

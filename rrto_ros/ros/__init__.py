@@ -1,0 +1,1 @@
+"""Topics, services, clients and bags: what the two ends say, over ROS 2."""

@@ -1,0 +1,338 @@
+"""The robot's end of `port` over DDS: owns its data nodes, and whether a server answers.
+
+Discovery has two directions for each topic and service, and that one of them is there says nothing
+of the others. So the port asks the server a question until it is answered, and only then says that
+a server is seen. What stands in the way of an answer for good is cured here, too: Fast DDS 3.2.3
+keeps the TCP channel of a participant that was killed, and one that gets its port number later is
+taken for it and never reached. A participant made anew has another port.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rrto_msgs.msg import CallBatch, CallResult
+from rrto_msgs.srv import CloseSession, OpenSession
+from rrto_ros.api.info import DeviceInfo
+from rrto_ros.errors import UnavailableError
+from rrto_ros.ros.context import keep_private, own_context, quiet_node
+from rrto_ros.ros.server_port import (
+    CLOSE_ANSWER_S,
+    NO_SESSION,
+    SpinThread,
+    TakeThread,
+    byte_array,
+    call_qos,
+    id_array,
+    listeners,
+    wait_delivered,
+)
+from rrto_ros.wire.port import CallsMessage, OpenAnswer, OpenRequest, ResultsMessage, topic
+
+OPEN_REPEAT_S = 1.0
+"""How long a request for a session waits for its answer before it is sent again."""
+ASK_S, ASK_MOST_S = 0.1, 1.0
+"""How long the question whether a server is there waits for its answer before it is sent again:
+at first, and at most."""
+APART_S, APART_MOST_S = 1.2, 38.4
+"""How long a server that others see may not be reached before the participant is made anew; the
+time doubles with each attempt."""
+DOUBT_S = 6.0
+"""How long a server that does not answer a request for a session, nor the question, stays reached;
+opening a session takes a second or two in which it answers nothing else."""
+_LOOK_S, _LOOK_CONNECTED_S = 0.02, 0.25
+_U32 = 0xFFFFFFFF
+
+
+class _Ends:
+    """One participant with the robot's topics and services on it."""
+
+    def __init__(
+        self, domain: int | None, robot: str, name: str, received: Callable[[Any], None]
+    ) -> None:
+        self.context = own_context(domain)
+        self.data = quiet_node(f"{name}_data", self.context)
+        self.calls = self.data.create_publisher(
+            CallBatch, topic(robot, "call_batches"), call_qos()
+        )
+        self.control = quiet_node(f"{name}_control", self.context)
+        keep_private()
+        self.open = self.control.create_client(OpenSession, topic(robot, "open_session"))
+        self.close = self.control.create_client(CloseSession, topic(robot, "close_session"))
+        self.take = TakeThread(
+            self.data, CallResult, topic(robot, "call_results"), call_qos(), received
+        )
+        self.spin = SpinThread(self.control)
+        self.asked: list[Any] = []
+        self.ask_at = 0.0
+        self.ask_wait_s = ASK_S
+        self.answered = False
+        self.doubted_since = 0.0
+
+    def found(self) -> bool:
+        """Whether DDS knows a server's services and topics, as seen from here."""
+        return bool(
+            self.open.service_is_ready()
+            and self.close.service_is_ready()
+            and self.calls.get_subscription_count()
+            and self.take.publishers()
+        )
+
+    def leave(self) -> None:
+        """Stop the threads and leave the graph."""
+        self.take.close()
+        self.spin.close()
+        self.data.destroy_node()
+        self.control.destroy_node()
+        self.context.try_shutdown()
+
+
+class RosRobotPort:
+    """The robot's side: publishes calls, takes results, asks for sessions.
+
+    Args:
+        domain: ROS domain number, None for the environment's; the port has an own context.
+        robot: Robot name, the topics' prefix.
+        on_results: Called for every results message, in the port's take thread.
+        name: Prefix of the data nodes' names.
+        on_change: Called when a server is reached or lost, in the port's own thread.
+        elsewhere: Whether a server is seen on another participant, where there is one to ask.
+        log: Takes a line when the participant is made anew.
+    """
+
+    def __init__(
+        self,
+        domain: int | None,
+        robot: str,
+        on_results: Callable[[ResultsMessage], None],
+        name: str = "recorder_replayer",
+        on_change: Callable[[], None] = lambda: None,
+        elsewhere: Callable[[], bool] = lambda: False,
+        log: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.robot = robot
+        self._domain = domain
+        self._name = name
+        self._on_results = on_results
+        self._on_change = on_change
+        self._elsewhere = elsewhere
+        self._log = log
+        self._lock = threading.Lock()
+        self._published = 0
+        self._answers = threading.Condition()
+        self._unanswered = 0
+        self._connected = False
+        self._renewed = 0
+        self._apart_s = APART_S
+        self._apart_since = 0.0
+        self._ends = self._make()
+        self._stop = threading.Event()
+        self._watch = threading.Thread(target=self._look, name="server-watch", daemon=True)
+        self._watch.start()
+
+    def publish_calls(self, message: CallsMessage) -> None:
+        """Publish one message (any thread)."""
+        out = CallBatch()
+        out.session = id_array(message.session)
+        out.sequence = message.sequence
+        out.results_ack = message.results_ack
+        out.flags = message.flags
+        out.data = byte_array(message.data)
+        with self._lock:
+            self._published += 1
+            self._ends.calls.publish(out)
+
+    def open_session(self, request: OpenRequest, timeout_s: float) -> OpenAnswer:
+        """Ask for a session (any thread but the port's own).
+
+        Raises:
+            UnavailableError: No server answered within the time.
+        """
+        service = topic(self.robot, "open_session")
+        missing = UnavailableError(
+            f"no offload server answered on {service} within {timeout_s:g} s; start one with "
+            f"`ros2 launch rrto_ros offload.launch.py` or `rrto up` for robot {self.robot!r}"
+        )
+        message = OpenSession.Request()
+        message.session = id_array(request.session)
+        message.protocol_version = request.protocol_version
+        message.table_hash = id_array(request.table_hash)
+        message.robot = request.robot
+        message.program = request.program
+        message.label = request.label
+        message.pid = request.pid & _U32
+        message.device = request.device
+        message.arena_base = request.arena_base
+        message.limit_bytes = request.limit_bytes
+        end = time.monotonic() + timeout_s
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        asked: list[tuple[_Ends, Any]] = []
+        try:
+            while True:
+                with self._answers:
+                    left = end - time.monotonic()
+                    if not self._answers.wait_for(lambda: self._connected, max(left, 0.0)):
+                        raise missing
+                # A server that was killed stays known for a while, and what went to it alone is
+                # lost; the one that took its place answers a later request.
+                with self._lock:
+                    ends = self._ends
+                    future = ends.open.call_async(message)
+                future.add_done_callback(lambda done: answers.put(done.result()))
+                asked.append((ends, future))
+                left = max(end - time.monotonic(), 0.1)
+                try:
+                    answer = _open_answer(answers.get(timeout=min(left, OPEN_REPEAT_S)))
+                    ends.doubted_since = 0.0
+                    return answer
+                except queue.Empty:
+                    # What answered may have been a server that is gone.
+                    ends.doubted_since = ends.doubted_since or time.monotonic()
+                    if left <= OPEN_REPEAT_S:
+                        raise missing from None
+        finally:
+            for ends, future in asked:
+                ends.open.remove_pending_request(future)
+
+    def close_session(self, session: bytes, reason: str) -> None:
+        """Ask the server to close a session, without waiting for the answer (any thread)."""
+        message = CloseSession.Request()
+        message.session = id_array(session)
+        message.reason = reason
+        with self._lock:
+            close = self._ends.close
+            if not close.service_is_ready():
+                return
+            with self._answers:
+                self._unanswered += 1
+            close.call_async(message).add_done_callback(self._answered)
+
+    def listeners(self) -> list[str]:
+        """Nodes that get the call messages (see `ros_port.listeners`)."""
+        with self._lock:
+            return listeners(self._ends.data, self._ends.calls.topic_name)
+
+    def server_seen(self) -> bool:
+        """Whether an offload server for this robot answers, and DDS still knows it."""
+        return self._connected
+
+    def statistics(self) -> dict[str, int | str]:
+        """Messages published and taken; how often the participant was made anew."""
+        return {
+            "published": self._published,
+            "renewed": self._renewed,
+            **self._ends.take.statistics(),
+        }
+
+    def close(self) -> None:
+        """Stop the threads and leave the graph, once the server has heard of closed sessions."""
+        self._stop.set()
+        self._watch.join(timeout=5.0)
+        with self._answers:
+            self._answers.wait_for(lambda: self._unanswered == 0, CLOSE_ANSWER_S)
+        wait_delivered(self._ends.calls)
+        self._ends.leave()
+
+    def _make(self) -> _Ends:
+        return _Ends(self._domain, self.robot, self._name, self._received)
+
+    def _answered(self, _: Any) -> None:
+        with self._answers:
+            self._unanswered -= 1
+            self._answers.notify_all()
+
+    # ---- whether a server is there (the watching thread)
+
+    def _look(self) -> None:
+        while not self._stop.wait(_LOOK_CONNECTED_S if self._connected else _LOOK_S):
+            ends = self._ends
+            if not ends.found():
+                ends.answered = False
+                ends.ask_at, ends.ask_wait_s, ends.doubted_since = 0.0, ASK_S, 0.0
+            elif ends.doubted_since and time.monotonic() - ends.doubted_since > DOUBT_S:
+                ends.answered, ends.doubted_since = False, 0.0
+            elif (not ends.answered or ends.doubted_since) and time.monotonic() >= ends.ask_at:
+                self._ask(ends)
+            if ends.answered != self._connected:
+                with self._answers:
+                    self._connected = ends.answered
+                    self._answers.notify_all()
+                self._on_change()
+            self._judge()
+
+    def _ask(self, ends: _Ends) -> None:
+        message = CloseSession.Request()
+        message.session = id_array(NO_SESSION)
+        message.reason = "is a server there?"
+        future = ends.close.call_async(message)
+        ends.asked.append(future)
+        future.add_done_callback(lambda _: self._told(ends))
+        ends.ask_at = time.monotonic() + ends.ask_wait_s
+        ends.ask_wait_s = min(2 * ends.ask_wait_s, ASK_MOST_S)
+
+    def _told(self, ends: _Ends) -> None:
+        """The server has answered (the control node's thread)."""
+        ends.answered = True
+        ends.doubted_since = 0.0
+        for future in ends.asked:
+            ends.close.remove_pending_request(future)
+        ends.asked.clear()
+
+    def _judge(self) -> None:
+        """Make the participant anew where a server that others see is not reached."""
+        now = time.monotonic()
+        if self._connected or not self._elsewhere():
+            self._apart_since = 0.0
+            if self._connected:
+                self._apart_s = APART_S
+            return
+        self._apart_since = self._apart_since or now
+        if now - self._apart_since < self._apart_s:
+            return
+        self._log(
+            f"an offload server is seen but was not reached for {self._apart_s:g} s; the "
+            "participant for calls and results is made anew"
+        )
+        made = self._make()
+        with self._lock:
+            old, self._ends = self._ends, made
+            self._renewed += 1
+        old.leave()
+        self._apart_s = min(2 * self._apart_s, APART_MOST_S)
+        self._apart_since = time.monotonic()
+
+    def _received(self, m: Any) -> None:
+        self._on_results(
+            ResultsMessage(
+                m.session.tobytes(),
+                m.sequence,
+                m.batches_ack,
+                m.executed_call,
+                tuple(m.missing),
+                m.flags,
+                memoryview(m.data),
+            )
+        )
+
+
+def _open_answer(m: Any) -> OpenAnswer:
+    if not m.accepted:
+        return OpenAnswer(False, m.reason or "the server gave no reason")
+    info = DeviceInfo(
+        m.device,
+        m.device_name,
+        m.device_uuid.tobytes(),
+        (m.compute_major, m.compute_minor),
+        m.driver_version,
+        m.total_bytes,
+        m.arena_base,
+        m.arena_bytes,
+        dict(zip(m.attribute_ids, m.attribute_values, strict=False)),
+    )
+    blobs = m.known_blobs.tobytes()
+    known = frozenset(blobs[at : at + 32] for at in range(0, len(blobs) - 31, 32))
+    return OpenAnswer(True, "", info, m.max_message_bytes, known)

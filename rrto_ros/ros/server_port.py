@@ -1,0 +1,332 @@
+"""Values of `port` over DDS: owns the server's end, and what both ends are made of.
+
+A node that carries calls or results is kept apart from the node with the parameters: the wait
+for the one hot topic then looks at two entities and nothing else. It is waited for with a wait
+set and `take` in a thread of its own; services and clients live in a second node with an executor
+in a second thread. They share a context, and with it one DDS participant (`ros_context`).
+"""
+
+from __future__ import annotations
+
+import array
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rclpy.duration import Duration
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+from rrto_msgs.msg import CallBatch, CallResult, SessionEvent
+from rrto_msgs.srv import CloseSession, OpenSession
+from rrto_ros.ros.context import keep_private, own_context, quiet_node
+from rrto_ros.wire.format import Buffer
+from rrto_ros.wire.port import (
+    CallsMessage,
+    OpenAnswer,
+    OpenRequest,
+    ResultsMessage,
+    SessionAnnouncement,
+    topic,
+)
+
+CALL_DEPTH = 256
+ANNOUNCEMENT_DEPTH = 64
+MAX_KNOWN_BLOBS = 4096
+CLOSE_ANSWER_S = 1.0
+"""How long a port that is closed waits for answers, and then for acknowledgements."""
+NO_SESSION = bytes(16)
+"""No session has this id; to close it is a question that does nothing but be answered."""
+_U32 = 0xFFFFFFFF
+
+
+def call_qos(depth: int = CALL_DEPTH) -> QoSProfile:
+    """Calls and results: reliable, the newest `depth` messages kept for late acknowledgement."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.VOLATILE,
+    )
+
+
+def announcement_qos(depth: int = ANNOUNCEMENT_DEPTH) -> QoSProfile:
+    """Sessions, plans and reports: reliable, and late subscribers get the newest `depth`."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    )
+
+
+def byte_array(data: Buffer) -> array.array[int]:
+    """Bytes as the array that a uint8[] field takes without looking at every item."""
+    out = array.array("B")
+    out.frombytes(data)
+    return out
+
+
+def id_array(session: bytes) -> Any:
+    """A session id as the NumPy array of a uint8[16] field."""
+    return np.frombuffer(session, np.uint8)
+
+
+def wait_delivered(*publishers: Any) -> None:
+    """Wait a second at most until the subscribers have all that was published.
+
+    What a node that disappears has just sent does not always arrive.
+    """
+    end = time.monotonic() + CLOSE_ANSWER_S
+    for publisher in publishers:
+        publisher.wait_for_all_acked(Duration(seconds=max(end - time.monotonic(), 0.0)))
+
+
+def listeners(node: Node, topic_name: str) -> list[str]:
+    """Full names of the nodes that subscribe to a topic, as far as `node` has discovered them.
+
+    Who is on this list gets everything that `node` publishes there from now on.
+    """
+    try:
+        found = node.get_subscriptions_info_by_topic(topic_name)
+    except _rclpy.InvalidHandle:  # the port was closed meanwhile
+        return []
+    return sorted({f"{one.node_namespace.rstrip('/')}/{one.node_name}" for one in found})
+
+
+class TakeThread:
+    """Takes one subscription's messages in a thread of its own and hands them on.
+
+    Args:
+        node: The data node; nothing else may spin it.
+        message_type: rrto_msgs type.
+        name: Full topic name.
+        qos: Of the subscription.
+        handle: Called with each message, in this thread. It must not raise: what it raises is
+            counted and the message is lost.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        message_type: Any,
+        name: str,
+        qos: QoSProfile,
+        handle: Callable[[Any], None],
+    ) -> None:
+        self._node = node
+        self._type = message_type
+        self._handle = handle
+        self._stop = threading.Event()
+        self._messages = 0
+        self._failures = 0
+        self._last_failure = ""
+        self._subscription = node.create_subscription(message_type, name, lambda _: None, qos)
+        self._guard = node.create_guard_condition(lambda: None)
+        self._thread = threading.Thread(target=self._run, name=f"take {name}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread; at most the message in its hands is still handled."""
+        self._stop.set()
+        self._guard.trigger()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout=5.0)
+
+    def publishers(self) -> int:
+        """How many publishers this subscription is matched with."""
+        return int(self._subscription.get_publisher_count())
+
+    def statistics(self) -> dict[str, int | str]:
+        """Messages taken, and how often handling one raised."""
+        return {
+            "messages": self._messages,
+            "failures": self._failures,
+            "last_failure": self._last_failure,
+        }
+
+    def _run(self) -> None:
+        context = self._node.context
+        take = self._subscription.handle.take_message
+        with self._subscription.handle, self._guard.handle, context.handle:
+            wait_set = _rclpy.WaitSet(1, 1, 0, 0, 0, 0, context.handle)
+            while not self._stop.is_set():
+                wait_set.clear_entities()
+                wait_set.add_subscription(self._subscription.handle)
+                wait_set.add_guard_condition(self._guard.handle)
+                wait_set.wait(-1)
+                # Several messages per wake-up are usual in mode `batched`; a wait costs more.
+                while not self._stop.is_set() and (taken := take(self._type, False)) is not None:
+                    self._messages += 1
+                    try:
+                        self._handle(taken[0])
+                    except Exception as error:
+                        self._failures += 1
+                        self._last_failure = f"{type(error).__name__}: {error}"
+
+
+class SpinThread:
+    """Spins one node with its own executor in its own thread."""
+
+    def __init__(self, node: Node) -> None:
+        self._executor = SingleThreadedExecutor(context=node.context)
+        self._executor.add_node(node)
+        self._thread = threading.Thread(target=self._run, name=node.get_name(), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop and wait for the callback that runs now."""
+        self._executor.shutdown(timeout_sec=5.0)
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        self._executor.spin()
+
+
+class RosServerPort:
+    """The server's side: takes calls, publishes results, answers session requests.
+
+    Args:
+        domain: ROS domain number, None for the environment's; the port has an own context.
+        robot: Robot name, the topics' prefix.
+        on_calls: Called for every calls message, in the port's take thread.
+        on_open: Answers a session request, in the port's service thread; may take its time.
+        on_close: Closes a session; returns (closed, reason if not).
+        name: Prefix of the data nodes' names.
+    """
+
+    def __init__(
+        self,
+        domain: int | None,
+        robot: str,
+        on_calls: Callable[[CallsMessage], None],
+        on_open: Callable[[OpenRequest], OpenAnswer],
+        on_close: Callable[[bytes, str], tuple[bool, str]],
+        name: str = "offload_server",
+    ) -> None:
+        self.robot = robot
+        self._on_calls = on_calls
+        self._on_open = on_open
+        self._on_close = on_close
+        self._lock = threading.Lock()
+        self._published = 0
+        self._context = own_context(domain)
+        self._data = quiet_node(f"{name}_data", self._context)
+        self._control = quiet_node(f"{name}_control", self._context)
+        keep_private()
+        self._results = self._data.create_publisher(
+            CallResult, topic(robot, "call_results"), call_qos()
+        )
+        self._sessions = self._control.create_publisher(
+            SessionEvent, topic(robot, "sessions"), announcement_qos()
+        )
+        self._open = self._control.create_service(
+            OpenSession, topic(robot, "open_session"), self._opening
+        )
+        self._close = self._control.create_service(
+            CloseSession, topic(robot, "close_session"), self._closing
+        )
+        self._take = TakeThread(
+            self._data, CallBatch, topic(robot, "call_batches"), call_qos(), self._received
+        )
+        self._spin = SpinThread(self._control)
+
+    def publish_results(self, message: ResultsMessage) -> None:
+        """Publish one message (any thread)."""
+        out = CallResult()
+        out.session = id_array(message.session)
+        out.sequence = message.sequence
+        out.batches_ack = message.batches_ack
+        out.executed_call = message.executed_call
+        if message.missing:
+            out.missing = array.array("Q", message.missing)
+        out.flags = message.flags
+        out.data = byte_array(message.data)
+        with self._lock:
+            self._published += 1
+            self._results.publish(out)
+
+    def listeners(self) -> list[str]:
+        """Nodes that get the result messages (see `listeners`)."""
+        return listeners(self._data, self._results.topic_name)
+
+    def announce(self, event: SessionAnnouncement) -> None:
+        """Publish that a session opened or closed (any thread)."""
+        out = SessionEvent()
+        out.stamp = self._control.get_clock().now().to_msg()
+        out.session = id_array(event.session)
+        out.event = SessionEvent.OPENED if event.opened else SessionEvent.CLOSED
+        out.robot = event.robot
+        out.program = event.program
+        out.pid = event.pid & _U32
+        out.device = event.device
+        out.arena_base = event.arena_base
+        out.arena_bytes = event.arena_bytes
+        out.reason = event.reason
+        with self._lock:
+            self._sessions.publish(out)
+
+    def statistics(self) -> dict[str, int | str]:
+        """Messages published and taken."""
+        return {"published": self._published, **self._take.statistics()}
+
+    def close(self) -> None:
+        """Stop the threads and leave the graph, once the robots have what was said last."""
+        wait_delivered(self._results, self._sessions)
+        self._take.close()
+        self._spin.close()
+        self._data.destroy_node()
+        self._control.destroy_node()
+        self._context.try_shutdown()
+
+    def _received(self, m: Any) -> None:
+        self._on_calls(
+            CallsMessage(
+                m.session.tobytes(), m.sequence, m.results_ack, m.flags, memoryview(m.data)
+            )
+        )
+
+    def _opening(self, request: Any, response: Any) -> Any:
+        answer = self._on_open(
+            OpenRequest(
+                request.session.tobytes(),
+                request.robot,
+                request.program,
+                request.label,
+                request.pid,
+                request.device,
+                request.arena_base,
+                request.limit_bytes,
+                request.protocol_version,
+                request.table_hash.tobytes(),
+            )
+        )
+        response.accepted = answer.accepted
+        response.reason = answer.reason
+        if answer.info is not None:
+            info = answer.info
+            response.device = info.kind
+            response.device_name = info.name
+            response.device_uuid = id_array(info.uuid)
+            response.compute_major, response.compute_minor = info.compute_capability
+            response.driver_version = info.driver_version
+            response.total_bytes = info.total_bytes
+            response.arena_base = info.arena_base
+            response.arena_bytes = info.arena_bytes
+            pairs = sorted(info.attributes.items())
+            response.attribute_ids = array.array("i", [key for key, _ in pairs])
+            response.attribute_values = array.array("i", [value for _, value in pairs])
+        response.max_message_bytes = answer.max_message_bytes
+        response.known_blobs = byte_array(b"".join(list(answer.known_blobs)[:MAX_KNOWN_BLOBS]))
+        return response
+
+    def _closing(self, request: Any, response: Any) -> Any:
+        closed, reason = self._on_close(request.session.tobytes(), request.reason)
+        response.closed = closed
+        response.reason = reason
+        return response

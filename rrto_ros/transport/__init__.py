@@ -1,1 +1,0 @@
-"""How calls and results travel: the reliable link, the ring to the program, the ROS port."""
