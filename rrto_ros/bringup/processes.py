@@ -54,7 +54,9 @@ def config_folder() -> Path:
     )
 
 
-def node_command(options: Options, module: str, parameters: Mapping[str, Value]) -> tuple[str, ...]:
+def node_command(
+    options: Options, module: str, parameters: Mapping[str, Value]
+) -> tuple[str, ...]:
     """The command line of one node.
 
     Args:
