@@ -26,6 +26,15 @@ HEAD = """
     st.param.b64 [out], %x2;
     ret;
 }
+.func (.param .b64 out) deeper(.param .b64 where, .param .b32 n)
+{
+    .reg .b64 %x<3>; .reg .b32 %y; .reg .pred %q;
+    ld.param.b64 %x1, [where]; ld.param.b32 %y, [n]; add.s64 %x1, %x1, 16;
+    setp.eq.u32 %q, %y, 0; @%q bra up; sub.u32 %y, %y, 1;
+    { .param .b64 x; .param .b32 y; .param .b64 z; st.param.b64 [x], %x1; st.param.b32 [y], %y;
+      call (z), deeper, (x, y); ld.param.b64 %x1, [z]; }
+up: st.param.b64 [out], %x1; ret;
+}
 .visible .entry k(.param .u64 a, .param .u64 b, .param .u32 n, .param .align 8 .b8 s[16])
 {
     .reg .b64 %d<12>;
@@ -120,6 +129,10 @@ CASES = {
         ("ld.global.u32 %r3, [%d1]; cvt.u64.u32 %d5, %r3; add.s64 %d5, %d5, %d2;"
         "{ .param .b64 x; .param .b64 y; st.param.b64 [x], %d5; call (y), moved, (x);"
         "ld.param.b64 %d3, [y]; } st.global.f32 [%d3], %f1;"), None),
+    "a place that a function made which calls itself": (
+        ("{ .param .b64 x; .param .b32 w; .param .b64 y; st.param.b64 [x], %d2; mov.u32 %r3, 2;"
+        "st.param.b32 [w], %r3; call (y), deeper, (x, w); ld.param.b64 %d3, [y]; }"
+        "st.global.f32 [%d3], %f1;"), None),
     "a table of the module": (
         ("mov.u64 %d3, counters; ld.global.u32 %r3, [%d3]; ld.global.u32 %r4, [counters+4];"
         "st.global.u32 [%d2], %r3;"), (B,)),

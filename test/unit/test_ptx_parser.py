@@ -118,9 +118,16 @@ def test_initial_values_that_do_not_fit_are_refused(variable, names):
         facts_of(prepare(HEAD + variable + " .visible .entry k() { ret; }"))
 
 
-def test_recursion_is_refused():
-    text = HEAD + ".func f() { call f, (); ret; }\n.visible .entry k() { call f, (); ret; }"
-    with pytest.raises(PtxError, match="recursion"):
+def test_a_kernel_that_calls_a_kernel_is_refused():
+    text = HEAD + ".visible .entry k() { call k, (); ret; }"
+    with pytest.raises(PtxError, match=r"line .* k is a kernel, which only a launch starts"):
+        prepare(text)
+
+
+def test_functions_that_are_inlined_too_deep_are_refused():
+    deep = "".join(f".func f{k}() {{ call f{k + 1}, (); ret; }}\n" for k in range(80))
+    text = HEAD + deep + ".func f80() { ret; }\n.visible .entry k() { call f0, (); ret; }"
+    with pytest.raises(PtxError, match="inlined more than 64 deep"):
         prepare(text)
 
 

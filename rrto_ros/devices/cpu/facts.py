@@ -133,7 +133,8 @@ def facts_in(entry: Entry) -> ModuleFacts:
 def _kernel(kernel: KernelProgram) -> KernelFacts:
     function, layout = kernel.function, kernel.layout
     words = register_words(kernel.regions.blocks, kernel.types)
-    return KernelFacts(kernel.name, layout.params, layout.shared_bytes, layout.local_bytes,
+    return KernelFacts(kernel.name, layout.params, layout.shared_bytes,
+                       layout.declared_local_bytes,
                        function.reqntid, function.maxntid, kernel.ordered,
                        min(words, function.maxnreg or words))
 

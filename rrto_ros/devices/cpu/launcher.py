@@ -20,6 +20,7 @@ from rrto_ros.devices.cpu.codegen.checks import (
     ASSERTED,
     BROKEN,
     MISALIGNED,
+    NO_ROOM,
     REPORT_WORDS,
     TRAPPED,
 )
@@ -28,6 +29,7 @@ from rrto_ros.devices.cpu.jit import LoadedCode
 from rrto_ros.devices.cpu.memory import Arena
 from rrto_ros.devices.cpu.output import KernelOutput
 from rrto_ros.devices.cpu.passes.layout import PARAMS_ALIGNMENT, align_up
+from rrto_ros.devices.cpu.passes.recursion import STACK_BYTES
 from rrto_ros.devices.cpu.ptx.parser import MAX_ALIGNMENT
 from rrto_ros.devices.cpu.watchdog import Watchdog
 from rrto_ros.errors import AccessError, CudaError
@@ -91,6 +93,11 @@ def reported(word: int, name: str) -> CudaError:
             "size; the parameter memcheck names thread and line")
     if word == ASSERTED:
         return CudaError(CUresult.ASSERT, f"an assertion of kernel {name} does not hold")
+    if word == NO_ROOM:
+        return CudaError(
+            CUresult.LAUNCH_FAILED, f"functions of kernel {name} call themselves deeper than "
+            f"the {STACK_BYTES >> 10} KiB of a thread's stack hold; make what they keep smaller, "
+            "or call them less deep")
     if word == BROKEN:
         return CudaError(CUresult.LAUNCH_FAILED,
                          f"kernel {name} executed brkpt, and there is no debugger")
@@ -218,7 +225,7 @@ class Launcher:
     def _raise_report(
         self, name: str, grid: tuple[int, int, int], block: tuple[int, int, int]
     ) -> None:
-        if self._report[0] in (TRAPPED, MISALIGNED, ASSERTED, BROKEN):
+        if self._report[0] in (TRAPPED, MISALIGNED, ASSERTED, BROKEN, NO_ROOM):
             raise reported(self._report[0], name)
         if self._arena is None or not self._report[0]:
             return

@@ -14,14 +14,15 @@ from rrto_ros.devices.cpu.codegen import kernel as kernel
 from rrto_ros.devices.cpu.codegen.emitter import SPECIAL_REGISTERS
 from rrto_ros.devices.cpu.codegen.table import supported_instructions
 from rrto_ros.devices.cpu.passes import layout
+from rrto_ros.devices.cpu.passes.recursion import STACK_BYTES
 from rrto_ros.devices.cpu.ptx.parser import DIRECTIVES
 from rrto_ros.devices.cpu.ptx.types import TYPES
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "ptx_support.md"
 HANDLED_ELSEWHERE = {
     "bra, brx.idx, ret, exit": "guarded and not; tables of .branchtargets",
-    "call": ".func of the same module, inlined; no recursion, no calls through registers, no "
-            "services of a driver (malloc and free of a kernel)",
+    "call": ".func of the same module, inlined, or on a stack where functions call themselves; no "
+            "calls through registers, no services of a driver (malloc and free of a kernel)",
 }
 LEFT_OUT = """\
 Whatever is not named above is refused when a module is loaded, with the instruction and its line
@@ -33,13 +34,16 @@ Whatever is not named above is refused when a module is loaded, with the instruc
 - clusters (barrier.cluster, mapa, getctarank), setmaxnreg
 - 128-bit atomics; floating-point atomics other than add
 - cvt to and from floats of 6 and 4 bits, .satfinite elsewhere, stochastic rounding (.rs)
-- virtual calls, recursion, alloca, stacksave
+- virtual calls, alloca, stacksave
 
 What is executed differently from a GPU:
 
 - bar.sync of a whole block lets every thread finish its part before any goes on. Kernels in which
   a register says which barrier a part of the block waits for, or with how many threads, run thread
   by thread, slowly; a constant that lies in a register is none of these.
+- A thread whose stack is full fails the launch with `CUDA_ERROR_LAUNCH_FAILED`, as a GPU does
+  (kokkos issue 2214). The stack is as large whatever limit the program sets: what fits into a
+  GPU's fits. Kernels with functions that call themselves run thread by thread.
 - Exchanges of a warp (shfl, vote, match, redux) and bar.warp.sync with a member mask wait until
   every lane of the mask that has not exited waits at the same instruction; lanes that have exited
   take no part, in bar.red neither. Where no lane could go on, which CUDA leaves undefined, all do.
@@ -119,7 +123,8 @@ def page() -> str:
         "", "Types: " + ", ".join(f".{name}" for name in TYPES) + ".", "",
         "Special registers: " + ", ".join(f"%{name}" for name in SPECIAL_REGISTERS) + ".", "",
         "Directives: " + ", ".join(f".{name}" for name in DIRECTIVES) + ".", "",
-        f"Limits: {shared} KiB of static shared memory, {local} KiB of local memory per thread.",
+        (f"Limits: {shared} KiB of static shared memory, {local} KiB of local memory per thread, "
+         f"{STACK_BYTES >> 10} KiB of it for functions that call themselves."),
         "",
         "## What is left out", "", LEFT_OUT.rstrip(), "",
         "## What LLVM would leave undefined", "", UNDEFINED.rstrip(), "",

@@ -25,6 +25,9 @@ ASSERTED = 4
 BROKEN = 5
 """First word of the report when a thread came to a breakpoint."""
 
+NO_ROOM = 6
+"""First word of the report when a thread's stack had no room for an activation."""
+
 TELL_MISALIGNED = f"""
   %odd_seen = load i64, ptr %odd
   %odd_none = icmp eq i64 %odd_seen, 0

@@ -1,9 +1,13 @@
-"""Inlines calls of .func functions, with their registers, variables and labels renamed."""
+"""Inlines calls of .func functions, with their registers, variables and labels renamed.
+
+Functions that call themselves, directly or through others, are left to `passes/recursion`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from rrto_ros.devices.cpu.passes.recursion import Outlined, Stack, components
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.renaming import renamed
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
@@ -27,6 +31,34 @@ class _Inliner:
         self.tables = dict(kernel.tables)
         self.code: list[ast.Instr | ast.Label] = []
         self.count = 0
+        self.cycles = components(kernel, module)
+        self.outlined: dict[str, Outlined] = {}
+        self.own = self.variables
+        """Variables that each thread, or each activation of a function, has."""
+
+    def whole(self) -> ast.Function:
+        """The kernel without calls."""
+        self.expand(self.kernel.body or (), (self.kernel.name,))
+        code = self.code
+        done = 0
+        while done < len(self.outlined):  # a copy may need others
+            self._outline(list(self.outlined.values())[done])
+            done += 1
+        if self.outlined:
+            stack = Stack(self.kernel.name, self.regs, self.tables, self.outlined)
+            code, variable = stack.lower(code)
+            self.variables.append(variable)
+        return replace(self.kernel, regs=self.regs, variables=tuple(self.variables),
+                       tables=self.tables, body=tuple(code))
+
+    def _outline(self, copy: Outlined) -> None:
+        """The code of a copy."""
+        function = copy.function
+        rename = _Renamer(function, copy.suffix)
+        for var in (*function.params, *function.returns):
+            rename.names[var.name] = var.name + copy.suffix
+        self.code, self.own = copy.code, copy.variables
+        self._body(function, rename, copy.suffix, ())
 
     def expand(self, body: tuple[ast.Instr | ast.Label, ...], stack: tuple[str, ...]) -> None:
         for item in body:
@@ -53,13 +85,16 @@ class _Inliner:
         if target.name in _SERVICES and (function is None or function.body is None):
             self._service(call, target.name, returns, passed)
             return
+        if function is not None and function.is_entry:
+            raise PtxError(f"line {call.line}: instruction {call.text}: {target.name} is a "
+                           f"kernel, which only a launch starts ({self.kernel.name})")
         if function is None or function.body is None:
             raise PtxError(f"line {call.line}: call of {target.name} is not supported "
                            f"({self.kernel.name}): the module does not define it")
-        if target.name in stack or len(stack) > _MAX_DEPTH:
-            raise PtxError(f"line {call.line}: instruction {call.text}: recursion "
-                           f"({target.name}) is not supported ({self.kernel.name}); functions "
-                           f"are inlined, at most {_MAX_DEPTH} deep. {_NEXT}")
+        if len(stack) > _MAX_DEPTH:
+            raise PtxError(f"line {call.line}: instruction {call.text}: {target.name} is called "
+                           f"by functions that are inlined more than {_MAX_DEPTH} deep "
+                           f"({self.kernel.name}). {_NEXT}")
         if not function.returns:
             returns = ()  # another module declared a result, which nobody writes
         if len(passed) != len(function.params) or len(returns) != len(function.returns):
@@ -72,10 +107,23 @@ class _Inliner:
         if call.guard is not None:
             self.code.append(ast.Instr("bra", (), (ast.Sym(skip),), call.guard,
                                        not call.guard_negated, call.line))
+        if target.name in self.cycles:
+            self._leave(call, function, returns, passed)
+            self.code.append(ast.Label(skip))
+            return
         for names, values in ((function.params, passed), (function.returns, returns)):
             for var, value in zip(names, values, strict=True):
                 self._bind(var, value, rename)
         self._bind_registers(function.params, passed, rename, call, into=True)
+        self._body(function, rename, suffix, stack)
+        self._bind_registers(function.returns, returns, rename, call, into=False)
+        if call.guard is not None:
+            self.code.append(ast.Label(skip))
+
+    def _body(
+        self, function: ast.Function, rename: _Renamer, suffix: str, stack: tuple[str, ...]
+    ) -> None:
+        """The code of a function under its new names, with what it declares."""
         for name, kind in function.regs.items():
             self.regs[rename.names.get(name, name)] = kind
         for var in function.variables:
@@ -86,14 +134,22 @@ class _Inliner:
                 if all(known.name != name for known in self.variables):
                     self.variables.append(replace(var, name=name))
             else:
-                self.variables.append(replace(var, name=rename.names[var.name]))
+                self.own.append(replace(var, name=rename.names[var.name]))
         for table, labels in function.tables.items():
             self.tables[table + suffix] = tuple(label + suffix for label in labels)
-        self.expand(rename.body(function.body), (*stack, target.name))
+        self.expand(rename.body(function.body or ()), (*stack, function.name))
         self.code.append(ast.Label(rename.end))
-        self._bind_registers(function.returns, returns, rename, call, into=False)
-        if call.guard is not None:
-            self.code.append(ast.Label(skip))
+
+    def _leave(
+        self, call: ast.Instr, function: ast.Function, returns: tuple[ast.Operand, ...],
+        passed: tuple[ast.Operand, ...],
+    ) -> None:
+        """A call of a function that calls itself, for `passes/recursion`."""
+        name = function.name
+        if name not in self.outlined:
+            self.outlined[name] = Outlined(function, f"$o{len(self.outlined)}", self.cycles[name])
+        self.code.append(ast.Instr("call", (), (ast.Vec(returns), ast.Sym(name),
+                                                ast.Vec(passed)), line=call.line))
 
     def _service(
         self, call: ast.Instr, name: str, returns: tuple[ast.Operand, ...],
@@ -222,16 +278,13 @@ def inline_calls(kernel: ast.Function, module: ast.Module) -> ast.Function:
     """The kernel with every call replaced by the body of the function it names.
 
     Raises:
-        PtxError: Recursion, an indirect call, or a function that the module does not define
+        PtxError: An indirect call, or a function that the module does not define
             (malloc and free of a kernel, which a real driver has).
     """
     body = kernel.body or ()
     if not any(isinstance(i, ast.Instr) and i.op == "call" for i in body):
         return kernel
     kernel = _unshadowed(kernel, module)
-    inliner = _Inliner(kernel, module)
-    inliner.expand(kernel.body or (), (kernel.name,))
-    return replace(kernel, regs=inliner.regs, variables=tuple(inliner.variables),
-                   tables=inliner.tables, body=tuple(inliner.code))
+    return _Inliner(kernel, module).whole()
 
 

@@ -15,6 +15,8 @@ MAX_LOCAL_BYTES = 512 * 1024
 PARAMS_ALIGNMENT = 256
 """Of a kernel's parameters."""
 _STACK_BYTES = 4096
+STACK = "$stack"
+"""The variable of activations of functions that call themselves (passes/recursion)."""
 
 
 def align_up(value: int, alignment: int) -> int:
@@ -48,6 +50,12 @@ class KernelLayout:
     shared_bytes: int
     local_bytes: int
     stacked: bool = False
+
+    @property
+    def declared_local_bytes(self) -> int:
+        """Local memory that the text declares: without the stack of functions."""
+        stack = self.symbols.get(STACK)
+        return self.local_bytes - (stack.var.size if stack is not None else 0)
 
 
 @dataclass(frozen=True)
