@@ -19,6 +19,8 @@ from rrto_ros.errors import PtxError
 
 _FATBIN, _WRAPPER, _ELF = 0xBA55ED50, 0x466243B1, b"\x7fELF"
 _KIND_PTX, _KIND_ELF = 1, 2
+_CUDA_MACHINE, _ABI_WITH_SHIFT = 190, 8
+"""ELF: e_machine; the ABI version (CUDA 13) from which e_flags has the architecture higher up."""
 _FLAG_COMPRESSED, _FLAG_ZSTD = 0x2000, 0x8000
 _ZSTD, _LZ4 = ("compression.zstd", "backports.zstd"), ("lz4.block",)
 """What unpacks them. nvcc of CUDA 13 compresses with Zstandard unless told otherwise."""
@@ -54,15 +56,13 @@ def ptx_text(image: bytes, compute_capability: tuple[int, int]) -> str:
             for a damaged or unknown image, INVALID_PTX for text that is no PTX.
     """
     if image[:4] == _ELF:
-        raise PtxError("the image holds machine code (ELF) and no PTX; build the program with "
-                       "PTX for the device's compute capability", CUresult.NO_BINARY_FOR_GPU)
+        raise _machine_code({_elf_architecture(image)})
     magic = struct.unpack_from("<I", image)[0] if len(image) >= 4 else 0
     if magic == _WRAPPER:
         raise PtxError("a fatbin wrapper was sent instead of its contents",
                        CUresult.INVALID_IMAGE)
     if magic == _FATBIN:
-        found = [entry for entry in _fatbin(image) if entry.kind == _KIND_PTX]
-        return _best(found, compute_capability)
+        return _best(_fatbin(image), compute_capability)
     return _text(image)
 
 
@@ -88,8 +88,10 @@ def is_binary(image: bytes) -> bool:
 
 
 def _best(entries: list[_Entry], compute_capability: tuple[int, int]) -> str:
+    elves = [entry.architecture for entry in entries if entry.kind == _KIND_ELF]
+    entries = [entry for entry in entries if entry.kind == _KIND_PTX]
     if not entries:
-        raise PtxError("the fatbin holds machine code and no PTX", CUresult.NO_BINARY_FOR_GPU)
+        raise _machine_code(set(elves))
     own = compute_capability[0] * 10 + compute_capability[1]
     # Those first whose header names none; of the same architecture, the later entry.
     numbered = sorted(enumerate(entries), key=lambda e: (e[1].architecture or 1 << 30, e[0]))
@@ -100,8 +102,29 @@ def _best(entries: list[_Entry], compute_capability: tuple[int, int]) -> str:
         if _runs_on(text, compute_capability):
             return text
     listed = ", ".join(str(e.architecture) for e in entries)
-    raise PtxError(f"the fatbin holds PTX for architectures {listed}, the device has {own}",
-                   CUresult.NO_BINARY_FOR_GPU)
+    raise PtxError(f"the fatbin holds PTX for architectures {listed}, the device has {own}; build "
+                   f"the program with PTX for {own} or below", CUresult.NO_BINARY_FOR_GPU)
+
+
+def _machine_code(architectures: set[int]) -> PtxError:
+    """The refusal of an image without PTX, with what the program's user can do."""
+    known = sorted(architectures - {0})
+    named = " for " + ", ".join(f"sm_{n}" for n in known) if known else ""
+    number = known[-1] if known else "XX"
+    return PtxError(
+        f"machine code{named} and no PTX, which is what this device executes: start the program "
+        "by `rrto run` with RRTO_STAND_INS unset (NVRTC, nvJitLink and ptxas then give PTX), let "
+        "it make the kernels anew that it keeps (CuPy in ~/.cupy, Triton in ~/.triton), or build "
+        f"it with PTX (nvcc -gencode arch=compute_{number},code=compute_{number})",
+        CUresult.NO_BINARY_FOR_GPU)
+
+
+def _elf_architecture(image: bytes) -> int:
+    """The number in sm_90 of a cubin, 0 if it says none."""
+    if len(image) < 52 or struct.unpack_from("<H", image, 18)[0] != _CUDA_MACHINE:
+        return 0
+    flags: int = struct.unpack_from("<I", image, 48)[0]
+    return (flags >> 8 if image[8] >= _ABI_WITH_SHIFT else flags) & 0xFF
 
 
 def _runs_on(text: str, compute_capability: tuple[int, int]) -> bool:

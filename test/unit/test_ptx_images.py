@@ -66,11 +66,24 @@ def test_ptx_as_nvcc_of_cuda_13_packs_it_is_unpacked():
         assert caught.value.result == CUresult.INVALID_IMAGE
 
 
-def test_machine_code_alone_is_no_binary_for_this_gpu():
-    for image in (b"\x7fELF" + bytes(60), fatbin(ELF)):
-        with pytest.raises(PtxError) as caught:
-            ptx_text(image, HOST)
-        assert caught.value.result == CUresult.NO_BINARY_FOR_GPU
+def cubin(abi, flags):
+    """The head of a cubin as NVRTC 12 (abi 7) and 13 (abi 8) write it."""
+    head = b"\x7fELF\2\1\1" + bytes([0x41 if abi == 8 else 0x33, abi]) + bytes(7)
+    return head + struct.pack("<HHIQQQIHHHHHH", 2, 190, 1, 0, 0, 0, flags, 64, 0, 0, 64, 0, 0)
+
+
+@pytest.mark.parametrize(("image", "named"), [
+    (cubin(8, 0x6005A04), "machine code for sm_90 and"), (cubin(7, 0x5A055A), "for sm_90 and"),
+    (cubin(8, 0x6007902), "for sm_121 and"), (b"\x7fELF" + bytes(60), "machine code and"),
+    (b"\x7fELF", "machine code and"), (fatbin(ELF), "machine code and"),
+    (fatbin(entry(2, b"\x7fELF", arch=80), entry(2, b"\x7fELF", arch=75)), "for sm_75, sm_80 and"),
+])
+def test_machine_code_alone_is_no_binary_for_this_gpu_and_the_remedy_is_named(image, named):
+    with pytest.raises(PtxError, match=named) as caught:
+        ptx_text(image, HOST)
+    assert caught.value.result == CUresult.NO_BINARY_FOR_GPU
+    for step in ("`rrto run` with RRTO_STAND_INS unset", "~/.triton", "code=compute_"):
+        assert step in caught.value.detail
 
 
 def test_a_fatbin_cut_anywhere_is_refused():
