@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from rrto_ros.errors import ConfigError
-from rrto_ros.shim.build import STAND_IN_FOLDER, STAND_INS, ensure_built
+from rrto_ros.shim.build import ensure_built
 
 NODE_DEFAULTS: Mapping[str, str] = {
     # Nodes of one machine find each other also where multicast does not work; others as before.
@@ -71,27 +70,6 @@ def interposed_environment(
     out["RRTO_ROBOT"] = robot
     if label:
         out["RRTO_LABEL"] = label
-    return out
-
-
-def with_stand_ins(base: Mapping[str, str], device: str) -> dict[str, str]:
-    """`base` so that a program for a device that executes PTX does not make machine code.
-
-    The stand-ins are loaded before the program looks for the libraries that they stand in for,
-    because that is the one place where every way of looking finds them.
-
-    Args:
-        base: An interposed environment. RRTO_STAND_INS=0 in it leaves it as it is.
-        device: Kind of the server's device.
-    """
-    out = dict(base)
-    if device != "cpu" or out.get("RRTO_STAND_INS", "") == "0":
-        return out
-    folder = ensure_built() / STAND_IN_FOLDER
-    loaded = [p for p in re.split(r"[ :]+", out.get("LD_PRELOAD", "")) if p]
-    if not re.search(r"[ :]", str(folder)):  # LD_PRELOAD has no way to write such a path
-        loaded += [str(folder / name) for name in STAND_INS if str(folder / name) not in loaded]
-        out["LD_PRELOAD"] = ":".join(loaded)
     return out
 
 

@@ -12,8 +12,9 @@ import argparse
 import os
 import sys
 
-from rrto_ros.bringup.environment import find_program, interposed_environment, with_stand_ins
+from rrto_ros.bringup.environment import find_program, interposed_environment
 from rrto_ros.bringup.options import Options
+from rrto_ros.bringup.stand_ins import with_stand_ins
 from rrto_ros.errors import RrtoError
 from rrto_ros.wire.port import SERVER
 

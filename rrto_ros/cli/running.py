@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrto_ros.bringup.environment import find_program, interposed_environment, with_stand_ins
+from rrto_ros.bringup.environment import find_program, interposed_environment
 from rrto_ros.bringup.options import Options
 from rrto_ros.bringup.processes import recorder, server
+from rrto_ros.bringup.stand_ins import with_stand_ins
 from rrto_ros.bringup.supervisor import Supervisor
 from rrto_ros.cli.ambient import users_environment
 from rrto_ros.cli.replay_options import flags

@@ -35,8 +35,11 @@ CFLAGS = (
     "-Wextra",
 )
 _RING_SOURCE = "ring_atomics.c"
-STAND_INS = {f"libnvJitLink.so.{major}": "nvjitlink.c" for major in (12, 13)}
-"""Library that is stood in for -> its source in standins/."""
+STAND_INS = {
+    **{f"libnvJitLink.so.{major}": ("standins/nvjitlink.c",) for major in (12, 13)},
+    "librrto_nvrtc.so": ("standins/nvrtc.c", "core/linked.c"),
+}
+"""Stand-in -> its sources. One that has a library's name is that library to who looks for it."""
 STAND_IN_FOLDER = "standins"
 _STAMP = "build.sha256"
 
@@ -110,11 +113,14 @@ def build(target: Path, cflags: Sequence[str] = CFLAGS) -> None:
             plain = work / "libcuda.so"
             plain.symlink_to("libcuda.so.1")
             made += [cuda, plain]
-        for name, source in STAND_INS.items():
-            versions = work / f"{name}.map"
-            versions.write_text(f"{name} {{ global: *nvJitLink*; local: *; }};\n")
-            link = ["-shared", f"-Wl,-soname,{name}", f"-Wl,--version-script={versions}"]
-            _cc([*cflags, str(SHIM / "standins" / source), *link, "-o", str(work / name)])
+        for name, files in STAND_INS.items():
+            link = ["-shared", f"-Wl,-soname,{name}", "-o", str(work / name)]
+            if name.startswith("libnvJitLink"):
+                # Programs want the functions in the version of the library's name.
+                versions = work / f"{name}.map"
+                versions.write_text(f"{name} {{ global: *nvJitLink*; local: *; }};\n")
+                link.append(f"-Wl,--version-script={versions}")
+            _cc([*cflags, *include, *(str(SHIM / file) for file in files), *link, "-ldl"])
             made.append(work / name)
         for path in made:
             # Stand-ins apart: only who is told to loads them.
@@ -145,6 +151,11 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def cache_folder() -> Path:
+    """Where this user's built files may lie."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rrto"
+
+
 def ensure_built() -> Path:
     """The folder that holds the libraries, for LD_LIBRARY_PATH; builds them if sources changed.
 
@@ -156,8 +167,8 @@ def ensure_built() -> Path:
         if _fresh(packaged, source_hash()):
             return packaged
     stamp = source_hash()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for folder in (packaged, cache / "rrto" / "shim" / stamp[:16]):
+    cache = cache_folder()
+    for folder in (packaged, cache / "shim" / stamp[:16]):
         if _fresh(folder, stamp):
             return folder
         if not _writable(folder):

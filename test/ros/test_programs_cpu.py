@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 from support.rig import PROGRAMS
 
-from rrto_ros.bringup.environment import with_stand_ins
+from rrto_ros.bringup.stand_ins import with_stand_ins
 
 OPERATIONS_S = 170.0
+
+
+def stand_ins():
+    """What `rrto run` adds to a program's environment on this device."""
+    return with_stand_ins({"PATH": os.environ["PATH"]}, "cpu")
 
 
 @pytest.mark.timeout(260)
@@ -39,8 +44,7 @@ def test_a_network_whose_depth_depends_on_the_data_agrees_with_numpy(rig):
 
 def test_numba_kernels_agree_with_numpy(rig):
     rig.both()
-    preloaded = with_stand_ins({}, "cpu")["LD_PRELOAD"]
-    program = rig.program("numba_kernels.py", PYTHONWARNINGS="ignore", LD_PRELOAD=preloaded)
+    program = rig.program("numba_kernels.py", PYTHONWARNINGS="ignore", **stand_ins())
     code = program.wait(OPERATIONS_S)
     if code == 77:
         pytest.skip(program.text(1))
@@ -49,15 +53,27 @@ def test_numba_kernels_agree_with_numpy(rig):
     assert (len(found["kernels"]), found["failed"]) == (11, {})
 
 
-def test_kernels_that_nvrtc_compiles_agree_with_numpy(rig):
+@pytest.mark.parametrize("kind", ["ptx", "cubin"])
+def test_kernels_that_nvrtc_compiles_agree_with_numpy(rig, kind):
     rig.both()
-    program = rig.program("nvrtc_kernels.py")
+    program = rig.program("nvrtc_kernels.py", kind, **stand_ins())
     code = program.wait(OPERATIONS_S)
     if code == 77:
         pytest.skip(program.text(1))
     assert code == 0, program.text()
     found = json.loads(program.lines[-1])
     assert (len(found["kernels"]), found["failed"]) == (7, {})
+
+
+def test_kernels_that_triton_compiles_agree_with_numpy(rig, tmp_path):
+    rig.both()
+    program = rig.program("triton_kernels.py", "90", TRITON_CACHE_DIR=str(tmp_path), **stand_ins())
+    code = program.wait(OPERATIONS_S)
+    if code == 77:
+        pytest.skip(program.text(1))
+    assert code == 0, program.text()
+    found = json.loads(program.lines[-1])
+    assert (len(found["kernels"]), found["failed"]) == (4, {})
 
 
 @pytest.mark.parametrize("model", ["nanodet_416.onnx", "ped_ssdlite_300.onnx"])

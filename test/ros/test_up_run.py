@@ -195,3 +195,30 @@ def test_numba_as_its_makers_advise_it_runs_as_it_is(rig, mode):
         pytest.skip(process.text(1))
     assert code == 0, process.text()
     assert "numba matmul 130x200x150" in process.text()
+
+
+def test_cuda_cores_cubins_load_and_link_and_errors_of_compiling_arrive(rig):
+    process = run(rig, "--", sys.executable, str(PROGRAMS / "cuda_core_cubin.py"))
+    code = process.wait(120)
+    if code == 77:
+        pytest.skip(process.text(1))
+    assert code == 0, process.text()
+    (line,) = [one for one in process.text().splitlines() if one.startswith("{")]
+    found = json.loads(line)
+    assert found["worst"] < 1e-12
+    assert found["threads"] == 256  # of its launch bounds, so the attributes are the kernel's
+    assert "NVRTC_ERROR_COMPILATION" in found["log"]
+    assert "error: " in found["log"]
+
+
+def test_machine_code_is_refused_with_the_remedy_where_the_user_wants_no_stand_ins(rig):
+    environment = rig.environment(RRTO_ROBOT=rig.robot, RRTO_STAND_INS="0")
+    program = [sys.executable, str(PROGRAMS / "cuda_core_cubin.py")]
+    process = rig.start("rrto run", [*RRTO, "run", "--", *program], environment)
+    code = process.wait(120)
+    if code == 77:
+        pytest.skip(process.text(1))
+    assert code == 1, process.text()
+    assert "CUDA_ERROR_NO_BINARY_FOR_GPU" in process.text()
+    assert "machine code for sm_121 and no PTX" in process.text()
+    assert "`rrto run` with RRTO_STAND_INS unset" in process.text()

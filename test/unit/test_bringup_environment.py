@@ -6,12 +6,7 @@ from pathlib import Path
 import pytest
 
 from rrto_ros.bringup import environment
-from rrto_ros.bringup.environment import (
-    find_program,
-    interposed_environment,
-    library_path,
-    with_stand_ins,
-)
+from rrto_ros.bringup.environment import find_program, interposed_environment, library_path
 from rrto_ros.errors import ConfigError
 
 GUARD = "_ROS_WHEELS_BOOTSTRAP_COMPLETE"
@@ -68,15 +63,3 @@ def test_a_build_without_libcuda_is_refused(shim):
 def test_a_missing_program_is_named():
     with pytest.raises(ConfigError, match="no-such-program-at-all"):
         find_program("no-such-program-at-all", {"PATH": "/bin"})
-
-
-def test_stand_ins_are_loaded_for_a_device_that_executes_ptx_alone(shim):
-    ours = [str(shim / "standins" / f"libnvJitLink.so.{n}") for n in (12, 13)]
-    base = {"LD_PRELOAD": "/a.so /b.so"}
-    assert with_stand_ins(base, "cpu") == {"LD_PRELOAD": ":".join(["/a.so", "/b.so", *ours])}
-    once = with_stand_ins({}, "cpu")
-    assert with_stand_ins(once, "cpu") == once == {"LD_PRELOAD": ":".join(ours)}
-    for device in ("gpu", "null", ""):
-        assert with_stand_ins(base, device) == base
-    off = {**base, "RRTO_STAND_INS": "0"}
-    assert with_stand_ins(off, "cpu") == off

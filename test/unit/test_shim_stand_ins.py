@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rrto_ros.bringup.environment import with_stand_ins
+from rrto_ros.bringup.stand_ins import with_stand_ins
 
 LOOK = """
 import ctypes, os

@@ -1,4 +1,6 @@
-"""CUDA C++ compiled at run time by NVRTC to PTX and launched by the driver API.
+"""CUDA C++ compiled at run time by NVRTC and launched by the driver API.
+
+To PTX, or with the argument `cubin` to machine code for the device's architecture.
 
 Tiles in shared memory, warp shuffles, votes, atomics, constant memory, a structure by value. Each
 is compared with NumPy; one JSON line for all. Exits with 77 where NVRTC is not installed (it
@@ -106,18 +108,22 @@ def check(answer):
     return values[0] if values else None
 
 
-def compiled():
-    """PTX of SOURCE."""
+def compiled(architecture):
+    """SOURCE for an architecture: PTX for a virtual one, a cubin for a real one."""
     program = check(nvrtc.nvrtcCreateProgram(SOURCE.encode(), b"kernels.cu", 0, [], []))
-    options = [b"--gpu-architecture=compute_90", b"--std=c++17"]
+    options = [b"--gpu-architecture=" + architecture, b"--std=c++17"]
     (error,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     if error:
         log = b" " * check(nvrtc.nvrtcGetProgramLogSize(program))
         check(nvrtc.nvrtcGetProgramLog(program, log))
         raise RuntimeError(log.decode())
-    text = b" " * check(nvrtc.nvrtcGetPTXSize(program))
-    check(nvrtc.nvrtcGetPTX(program, text))
-    return text
+    if architecture.startswith(b"sm_"):
+        image = b" " * check(nvrtc.nvrtcGetCUBINSize(program))
+        check(nvrtc.nvrtcGetCUBIN(program, image))
+    else:
+        image = b" " * check(nvrtc.nvrtcGetPTXSize(program))
+        check(nvrtc.nvrtcGetPTX(program, image))
+    return image
 
 
 def run(module, name, grid, block, arguments):
@@ -182,7 +188,13 @@ def main():
     check(driver.cuInit(0))
     context = check(driver.cuDevicePrimaryCtxRetain(0))
     check(driver.cuCtxSetCurrent(context))
-    module = check(driver.cuModuleLoadData(compiled()))
+    attribute = driver.CUdevice_attribute
+    own = [check(driver.cuDeviceGetAttribute(one, 0)) for one in (
+        attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+        attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)]
+    real = sys.argv[1:] == ["cubin"]
+    architecture = b"sm_%d%d" % tuple(own) if real else b"compute_90"
+    module = check(driver.cuModuleLoadData(compiled(architecture)))
     failed, names = {}, []
     for name, got, wanted in cases(module):
         names.append(name)
