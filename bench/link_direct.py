@@ -22,9 +22,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from link_models import NETWORKS, load
+from local_device import LocalDevice
 
 from rrto_ros.devices.cpu.device import CpuDevice
-from rrto_ros.evaluation.local_device import LocalDevice
 from rrto_ros.ros.context import use_profile
 from rrto_ros.ros.server_port import RosServerPort
 from rrto_ros.wire.port import CallsMessage, OpenAnswer, ResultsMessage

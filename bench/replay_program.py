@@ -30,8 +30,9 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true")
     options = parser.parse_args()
     if options.plain:
+        from local_device import LocalDevice
+
         from rrto_ros.devices.cpu.device import CpuDevice
-        from rrto_ros.evaluation.local_device import LocalDevice
 
         LocalDevice(CpuDevice(), Path(os.environ["RRTO_SOCKET"]))
     shape, infer = loaded(

@@ -16,9 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from rrto_ros.evaluation.synthetic import Model, Program, repeat_records
 from rrto_ros.robot.record import CallLog, dump, load
 from rrto_ros.robot.search import ALGORITHMS, make_search
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test"))
+from support.synthetic import Model, Program, repeat_records
 
 
 def steady(kernels: int) -> list[bytes]:

@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from support.synthetic import Model, Program
 
 from rrto_ros.bringup.options import REPLAY_OPTIONS, Options
 from rrto_ros.cli.replay_options import with_replay_options
-from rrto_ros.evaluation.synthetic import Model, Program
 from rrto_ros.robot.record import CallLog, dump
 
 BLOCK = (

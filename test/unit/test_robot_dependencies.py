@@ -3,8 +3,8 @@
 import struct
 
 import pytest
+from support.synthetic import ARENA, Model, Program
 
-from rrto_ros.evaluation.synthetic import ARENA, Model, Program
 from rrto_ros.robot.record import CallLog, Dependencies
 from rrto_ros.wire.accesses import GraphTable, accesses
 from rrto_ros.wire.allocations import Allocations

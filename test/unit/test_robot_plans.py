@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.segment_row import Row
+from support.synthetic import Call, Model, Program, interleave
 
 from rrto_ros.errors import ConfigError, ProtocolError
-from rrto_ros.evaluation.synthetic import Call, Model, Program, interleave
 from rrto_ros.execution.executor import Executor
 from rrto_ros.robot.replay.cursor import Cursor
 from rrto_ros.robot.replay.known import Known
@@ -67,7 +67,7 @@ class Replayed:
 
     def __init__(self, rng, **options):
         self.rng = rng
-        # What is executed is compared here; test_replay_ahead.py has the server's guesses.
+        # What is executed is compared here; test_robot_run_ahead.py has the server's guesses.
         self.replayer = Replayer(ReplayOptions(run_ahead="off", **options))
         self.batches = []
         self.on = True

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.ahead_loop import PTX, Loop, Machine, plain, records
+from support.synthetic import Call, Program, interleave
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError
-from rrto_ros.evaluation.synthetic import Call, Program, interleave
 from rrto_ros.execution.executor import Executor
 from rrto_ros.robot.replay.ahead_results import AheadResults
 from rrto_ros.wire.codec import (

@@ -6,8 +6,8 @@ import struct
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from support.synthetic import Model, Program, interleave
 
-from rrto_ros.evaluation.synthetic import Model, Program, interleave
 from rrto_ros.robot.record import CallLog
 from rrto_ros.robot.search import SearchOptions, make_search, shared_prefix
 from rrto_ros.wire.format import HEADER_BYTES

@@ -9,9 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from support.synthetic import Model, Program
 
 from rrto_ros.errors import ConfigError
-from rrto_ros.evaluation.synthetic import Model, Program
 from rrto_ros.robot.replay.plan_store import (
     MAX_LISTED,
     MAX_PROGRAMS,
@@ -206,8 +206,9 @@ def test_a_plan_that_sessions_no_longer_walk_is_forgotten(tmp_path):
 
 def test_processes_share_a_directory(tmp_path):
     script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
-        "import test_replay_plan_store as t\n"
+        "import sys; from pathlib import Path\n"
+        "sys.path[:0] = [sys.argv[2], str(Path(sys.argv[2]).parent)]\n"
+        "import test_robot_plan_store as t\n"
         "store = t.PlanStore(Path(sys.argv[1]), 40_000)\n"
         "for n in range(30):\n"
         "    plan = t.make_plan(1 + (n * 7 + int(sys.argv[3])) % 50)\n"

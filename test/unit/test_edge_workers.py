@@ -243,7 +243,7 @@ w.send(load()); w.send(launch(2, "hang"))
 while w.executing.kernel != "hang": pass
 print(w.pid, flush=True)
 threading.Event().wait()
-""".replace("from unit_worker", "sys.path.insert(0, sys.argv[1])\nfrom test_worker_process")
+""".replace("from unit_worker", "sys.path.insert(0, sys.argv[1])\nfrom test_edge_workers")
     parent = subprocess.Popen(
         [sys.executable, "-c", code, str(Path(__file__).parent)],
         stdout=subprocess.PIPE,

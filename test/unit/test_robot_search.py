@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.synthetic import Model, Program, repeat_records
 
 from rrto_ros.errors import ConfigError
-from rrto_ros.evaluation.synthetic import Model, Program, repeat_records
 from rrto_ros.robot.record import CallLog, dump, load
 from rrto_ros.robot.search import ALGORITHMS, DataDependencySearch, SearchOptions, make_search
 

@@ -4,9 +4,9 @@ import struct
 
 import numpy as np
 import pytest
+from support.synthetic import ARENA, Model, Program, repeat_records
 
 from rrto_ros.errors import ConfigError, ProtocolError
-from rrto_ros.evaluation.synthetic import ARENA, Model, Program, repeat_records
 from rrto_ros.robot.record import CallLog, dump, load
 from rrto_ros.wire.codec import (
     FLAG_BLOB_REF,

@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from support.synthetic import Model, Program, interleave
 
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.evaluation.analyze import NOISE, analyze, analyze_log, report
 from rrto_ros.evaluation.analyze_bag import DEFINITION, TYPE
-from rrto_ros.evaluation.synthetic import Model, Program, interleave
 from rrto_ros.evaluation.timeline import columns, runs, write_html, write_png
 from rrto_ros.robot.record import CallLog, dump
 from rrto_ros.robot.search.sequence import plan_of

@@ -10,10 +10,10 @@ import pytest
 from support.echo_server import EchoServer
 from support.ring_client import RingClient
 from support.searches import thought
+from support.synthetic import Model, Program
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ConfigError
-from rrto_ros.evaluation.synthetic import Model, Program
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.inferences import SAMPLES, InferenceCost, InferenceMeter
 from rrto_ros.robot.replay.learner import Learner
