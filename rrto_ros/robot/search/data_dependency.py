@@ -1,4 +1,4 @@
-"""Data dependency search: Algorithm 3 of the draft, as far as its description goes.
+"""Data dependency search: Algorithm 3 of the RRTO paper, as far as its description goes.
 
 Each call is appended to the history and to the relationship graph (an edge where what one call
 wrote is what another may use). *Starting* operators depend on nothing: they read no device data
@@ -6,9 +6,9 @@ wrote is what another may use). *Starting* operators depend on nothing: they rea
 dependants: copies to the host, synchronisations, releases. A candidate spans from a starting to
 an ending operator; it is accepted when the log is covered by repeating it.
 
-Where this departs from the draft, and why:
+Where this departs from the paper, and why:
 
-- The draft wants the *entire* log covered. Any program that loads a model fails that, so coverage
+- The paper wants the *entire* log covered. Any program that loads a model fails that, so coverage
   is wanted of the log's newest calls: `min_repetitions` copies in a row. `strict=True` gives the
   draft's rule.
 - The longest candidate would be a multiple of the inference; the shortest candidate that covers
@@ -38,7 +38,7 @@ _OBSERVED = (Kind.SYNC, Kind.POLL)
 
 
 class DataDependencySearch:
-    """The draft's search. Not thread-safe; `update` belongs to whoever extends the log."""
+    """The paper's search. Not thread-safe; `update` belongs to whoever extends the log."""
 
     def __init__(
         self, log: CallLog, options: SearchOptions | None = None, *, strict: bool = False
