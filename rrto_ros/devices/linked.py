@@ -13,10 +13,11 @@ import struct
 from dataclasses import dataclass
 
 from rrto_ros.api.results import CUresult
+from rrto_ros.devices.device_runtime import DEVICE_RUNTIME, is_device_runtime
 from rrto_ros.devices.images import ptx_text
 from rrto_ros.errors import PtxError
 
-PTX, FATBINARY = 1, 2
+PTX, FATBINARY, LIBRARY = 1, 2, 4
 MAX_INPUTS = 4096
 _OTHERS = {0: "machine code (cubin)", 3: "a host object", 4: "a library"}
 _MACHINE = 190
@@ -57,9 +58,12 @@ def ptx_source(image: bytes, compute_capability: tuple[int, int]) -> str | tuple
         return ptx_text(image, compute_capability)
     texts = []
     for one in inputs:
+        if one.kind == LIBRARY and is_device_runtime(one.data):
+            texts.append(PtxInput(one.name, DEVICE_RUNTIME))
+            continue
         if one.kind not in (PTX, FATBINARY):
             raise PtxError(f"input '{one.name}' of the link is {_OTHERS.get(one.kind, one.kind)}; "
-                           "only PTX and fatbins with PTX can be linked here",
+                           "only PTX, fatbins with PTX and libcudadevrt.a can be linked here",
                            CUresult.NO_BINARY_FOR_GPU)
         try:
             texts.append(PtxInput(one.name, ptx_text(one.data, compute_capability)))

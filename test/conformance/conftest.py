@@ -46,7 +46,7 @@ class Harness:
     def launch(
         self, loaded: tuple[int, dict[str, int], list[tuple[tuple[int, int], ...]]],
         kernel: str, grid: tuple[int, int, int], block: tuple[int, int, int],
-        args: Sequence[Argument], shared: int = 0,
+        args: Sequence[Argument], shared: int = 0, *, cooperative: bool = False,
     ) -> list[np.ndarray]:
         """Runs a kernel and returns the arrays as they are afterwards."""
         module, names, params = loaded
@@ -67,7 +67,7 @@ class Harness:
             assert len(value) == size
             packed[offset : offset + size] = value
         self.device.launch(
-            Launch(module, names[kernel], grid, block, shared, bytes(packed)), 0)
+            Launch(module, names[kernel], grid, block, shared, bytes(packed), cooperative), 0)
         self.device.ctx_synchronize()
         results = []
         for address, arg in arrays:

@@ -50,7 +50,7 @@ def test_numba_kernels_agree_with_numpy(rig):
         pytest.skip(program.text(1))
     assert code == 0, program.text()
     found = json.loads(program.lines[-1])
-    assert (len(found["kernels"]), found["failed"]) == (11, {})
+    assert (len(found["kernels"]), found["failed"]) == (12, {})
 
 
 @pytest.mark.parametrize("kind", ["ptx", "cubin"])

@@ -11,6 +11,7 @@ PROGRAM = CASES.parent / "shim_small.py"
     "case",
     [
         "function_attributes", "limits", "streams", "pointers", "logs", "link_logs", "clusters",
+        "cooperative",
         "no_context",
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 MAX_THREADS = 1024
 MAX_BLOCK = (1024, 1024, 64)
+MAX_BLOCKS_AT_ONCE = 24
+"""On one multiprocessor; the least of what limits them (occupancy)."""
 MAX_GRID = (2**31 - 1, 65535, 65535)
 SHARED_BYTES = 48 * 1024
 SHARED_OPTIN_BYTES = 227 * 1024
@@ -41,9 +43,12 @@ def device_attributes(
         81: SHARED_OPTIN_BYTES + 1024, 82: REGISTERS,
         83: 0,  # managed memory is not offered
         84: 0, 85: 0, 86: 0, 87: 32, 88: 0, 89: 0, 90: 0, 91: 0,
-        92: 0, 93: 0, 94: 0, 95: 0, 96: 0,
+        92: 0, 93: 0, 94: 0,
+        95: 1,  # cooperative launches
+        96: 0,
         97: SHARED_OPTIN_BYTES, 98: 0, 99: 0, 100: 0, 101: 0,
-        102: 0, 103: 0, 104: 0, 105: 0, 106: 24, 107: 0, 108: 0, 109: 0, 110: 0, 111: 1024,
+        102: 0, 103: 0, 104: 0, 105: 0, 106: MAX_BLOCKS_AT_ONCE,
+        107: 0, 108: 0, 109: 0, 110: 0, 111: 1024,
         112: 0, 113: 1, 114: 1,
         115: 1,  # stream-ordered memory pools
         116: 0, 117: 0, 118: 0, 119: 0, 120: 0, 121: 0, 122: 0, 123: 0, 124: 0, 125: 0,

@@ -224,5 +224,5 @@ class Chain:
             self._contexts[k] = (
                 base + self._offsets[k], *areas, link.module_base, launcher.scratch, *launch.grid,
                 launch.shared_bytes, static + launch.shared_bytes, launcher.watchdog.flag,
-                0, 0, self._report.ctypes.data, launcher.output.address,
+                0, 0, self._report.ctypes.data, launcher.output.address, 0, 0,
             )  # fmt: skip

@@ -274,10 +274,12 @@ class CpuDevice:
         self._timeline.check_stream(stream)
         loaded, kernel = self._kernel(launch.module, launch.kernel)
         self._check_launch(launch, loaded, kernel)
-        runnable = self._compiler.runnable(loaded, launch.kernel, launch.block)
+        runnable = self._compiler.runnable(
+            loaded, launch.kernel, launch.block, together=launch.cooperative and kernel.spins)
         static = kernel.shared_bytes
         self.launcher.run(runnable, launch.grid, launch.params, loaded.base,
-                           (static, launch.shared_bytes), launch.block)
+                           (static, launch.shared_bytes), launch.block,
+                           cooperative=launch.cooperative)
         self._counts["launches"] += 1
 
     # segments
@@ -286,7 +288,7 @@ class CpuDevice:
 
     def link(self, launch: Launch, note: bytes) -> Link | None:
         """The launch as a part of a chain; None where it is to be made by itself."""
-        if self.launcher.checks:
+        if self.launcher.checks or launch.cooperative:
             return None
         try:
             loaded, kernel = self._kernel(launch.module, launch.kernel)
@@ -322,6 +324,12 @@ class CpuDevice:
             raise refuse(f"block {block} is out of range")
         if any(not 0 < g <= m for g, m in zip(grid, attr.MAX_GRID, strict=True)):
             raise refuse(f"grid {grid} is out of range")
+        if launch.cooperative and grid[0] * grid[1] * grid[2] > (
+            self.launcher.threads * attr.MAX_BLOCKS_AT_ONCE
+        ):
+            raise CudaError(
+                CUresult.COOPERATIVE_LAUNCH_TOO_LARGE, f"launch of {kernel.name}: grid {grid}, at "
+                f"most {self.launcher.threads * attr.MAX_BLOCKS_AT_ONCE} blocks are there at once")
         if kernel.required and kernel.required != block:
             raise refuse(f"block {block}, the kernel requires {kernel.required}")
         if kernel.most:

@@ -29,6 +29,7 @@ class KernelFacts:
         required: Threads that a launch must have (.reqntid), None for any.
         most: Threads that a launch may have (.maxntid), None for the device's limit.
         ordered: Whether its blocks run one after the other.
+        spins: Whether a thread may wait in a loop for another block.
         registers: 32-bit words that are alive where most is, at most its .maxnreg.
     """
 
@@ -39,6 +40,7 @@ class KernelFacts:
     required: Size3 | None
     most: Size3 | None
     ordered: bool
+    spins: bool
     registers: int
 
     @property
@@ -135,7 +137,7 @@ def _kernel(kernel: KernelProgram) -> KernelFacts:
     words = register_words(kernel.regions.blocks, kernel.types)
     return KernelFacts(kernel.name, layout.params, layout.shared_bytes,
                        layout.declared_local_bytes,
-                       function.reqntid, function.maxntid, kernel.ordered,
+                       function.reqntid, function.maxntid, kernel.ordered, kernel.spins,
                        min(words, function.maxnreg or words))
 
 

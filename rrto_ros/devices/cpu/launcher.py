@@ -2,7 +2,8 @@
 
 Blocks of a kernel are independent but for global atomics, so the result does not depend on which
 worker runs which; kernels with global atomics whose order shows (float sums, values read back) run
-in block order on one worker. Results are therefore the same bit for bit every time.
+in block order on one worker. Results are therefore the same bit for bit every time. Blocks of a
+cooperative launch, which may wait for each other, are all there at once and take turns.
 """
 
 from __future__ import annotations
@@ -36,10 +37,14 @@ from rrto_ros.errors import AccessError, CudaError
 
 _SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 _Context = ctypes.c_int64 * len(CONTEXT_FIELDS)
-_SHARED_BYTES = SHARED_OPTIN_BYTES + 4096
+_BEYOND = 4096
+"""Behind shared memory, for loads of whole vectors."""
+_SHARED_BYTES = SHARED_OPTIN_BYTES + _BEYOND
 # Below this, handing blocks to another thread costs more than it saves.
 _SPREAD_NS = 300_000
 _CHUNKS_PER_WORKER = 8
+_TOTAL_SHARED, _STEP = CONTEXT_FIELDS.index("total_smem"), CONTEXT_FIELDS.index("step")
+_WORKSPACE_BYTES = 64
 
 
 @dataclass
@@ -47,6 +52,7 @@ class Runnable:
     """A compiled kernel for one block size, with what its last run cost.
 
     Attributes:
+        together: Its blocks are all there at once and take turns.
         last_ns: Processor time of its last run, all workers together, without what handing blocks
             to them cost: that would keep a kernel spread for ever on a busy machine.
     """
@@ -56,6 +62,7 @@ class Runnable:
     frame_bytes: int
     local_bytes: int
     ordered: bool
+    together: bool = False
     last_ns: int = 0
 
     def __post_init__(self) -> None:
@@ -151,7 +158,8 @@ class Launcher:
 
     def run(
         self, kernel: Runnable, grid: tuple[int, int, int], params: bytes, module_base: int,
-        shared: tuple[int, int], block: tuple[int, int, int] = (1, 1, 1),
+        shared: tuple[int, int], block: tuple[int, int, int] = (1, 1, 1), *,
+        cooperative: bool = False,
     ) -> None:
         """Runs every block of a grid and returns when all are done.
 
@@ -162,8 +170,10 @@ class Launcher:
             module_base: Address of the module's variables.
             shared: (static, dynamic) shared bytes.
             block: Threads along x, y, z, to name a thread.
+            cooperative: The grid has a workspace, in which its barrier is.
 
         Raises:
+            CudaError: OUT_OF_MEMORY if there is no room for all blocks at once.
             CudaError: LAUNCH_TIMEOUT if it ran longer than it may; what it wrote stays.
             CudaError: LAUNCH_FAILED if it executed trap.
             AccessError: A checked access went astray; what was written before stays.
@@ -172,16 +182,24 @@ class Launcher:
         arguments = ctypes.create_string_buffer(len(params) + 64 + PARAMS_ALIGNMENT)
         first = align_up(ctypes.addressof(arguments), PARAMS_ALIGNMENT)
         ctypes.memmove(first, params, len(params))
+        workspace = 0
+        if cooperative:
+            grids = ctypes.create_string_buffer(2 * _WORKSPACE_BYTES)
+            workspace = align_up(ctypes.addressof(grids), _WORKSPACE_BYTES)
+            ctypes.c_uint32.from_address(workspace).value = _WORKSPACE_BYTES
         words = (first, 0, 0, 0, module_base,
                  ctypes.addressof(self._scratch), *grid, shared[1], shared[0] + shared[1],
-                 self.watchdog.flag, *self._memory_map(), self.output.address)
+                 self.watchdog.flag, *self._memory_map(workspace), self.output.address, 0,
+                 workspace)
         self.output.begins(one=True)
         total = grid[0] * grid[1] * grid[2]
         spread = (self._pool is not None and total > 1 and not kernel.ordered
                   and (kernel.last_ns > _SPREAD_NS or kernel.last_ns == 0))
         self.watchdog.begin()
         try:
-            if spread:
+            if kernel.together:
+                spent = self._together(kernel, words, total)
+            elif spread:
                 spent = self._spread(kernel, words, total)
             else:
                 spent = self._blocks(kernel, words, 0, total)
@@ -214,9 +232,13 @@ class Launcher:
             memory = self._memory.value = _WorkerMemory()
         return memory.ensure(frame_bytes, local_bytes)
 
-    def _memory_map(self) -> tuple[int, int, int]:
+    def _memory_map(self, workspace: int) -> tuple[int, int, int]:
         """Address of the live allocations, how many, and where traps and so on are reported."""
         ranges = self._arena.ranges() if self._arena is not None else []
+        if ranges and workspace:
+            pairs = sorted([*zip(ranges[::2], ranges[1::2], strict=True),
+                            (workspace, workspace + _WORKSPACE_BYTES)])
+            ranges = [at for pair in pairs for at in pair]
         self._ranges = (ctypes.c_int64 * len(ranges))(*ranges)
         self._report = (ctypes.c_int64 * REPORT_WORDS)()
         return (ctypes.addressof(self._ranges), len(ranges) // 2,
@@ -258,6 +280,39 @@ class Launcher:
 
         others = [self._pool.submit(work) for _ in range(self.threads - 1)]
         return work() + sum(other.result() for other in others)
+
+    def _together(self, kernel: Runnable, words: tuple[int, ...], total: int) -> int:
+        """Run all blocks at once, each worker some of them in turns.
+
+        Where the order of blocks shows, one worker runs all: what a thread sees of another block
+        then depends on the code alone.
+        """
+        shared = align_up(words[_TOTAL_SHARED] + _BEYOND, MAX_ALIGNMENT)
+        local = align_up(kernel.local_bytes, MAX_ALIGNMENT)
+        step = align_up(shared + local + kernel.frame_bytes, MAX_ALIGNMENT)
+        try:
+            memory = _area(step * total)
+        except (OSError, OverflowError, ValueError) as error:
+            raise CudaError(
+                CUresult.OUT_OF_MEMORY, f"kernel {kernel.name}: no room for {total} blocks of "
+                f"{step} bytes at once: {error}") from error
+        at = _aligned(memory)
+        placed = [*words]
+        placed[1:4], placed[_STEP] = (at, at + shared + local, at + shared), step
+        parts = 1 if kernel.ordered or self._pool is None else min(self.threads, total)
+        bounds = [total * k // parts for k in range(parts + 1)]
+
+        def work(part: int) -> int:
+            context = _Context(*placed)
+            started = time.thread_time_ns()
+            kernel.call(ctypes.addressof(context), bounds[part], bounds[part + 1])
+            return time.thread_time_ns() - started
+
+        # As many as there are workers: none waits in a queue for another to end.
+        others = [self._pool.submit(work, k) for k in range(1, parts)] if self._pool else []
+        spent = work(0) + sum(other.result() for other in others)
+        del memory
+        return spent
 
     def _blocks(self, kernel: Runnable, words: tuple[int, ...], first: int, last: int) -> int:
         """Run some blocks in this thread; returns its processor time in nanoseconds."""

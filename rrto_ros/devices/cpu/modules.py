@@ -42,6 +42,7 @@ class LoadedModule:
         base: Address of the module's variables.
         max_dynamic: Kernel index -> dynamic shared bytes that a launch may ask for.
         runnable: (kernel index, block size) -> native code.
+        together: The same for launches whose blocks take turns.
         ahead: (kernel index, block size) -> what is being compiled before a launch asked.
     """
 
@@ -51,6 +52,7 @@ class LoadedModule:
     base: int = 0
     max_dynamic: dict[int, int] = field(default_factory=dict)
     runnable: dict[tuple[int, Block], Runnable] = field(default_factory=dict)
+    together: dict[tuple[int, Block], Runnable] = field(default_factory=dict)
     ahead: dict[tuple[int, Block], tuple[Generated, Future[bytes]]] = field(default_factory=dict)
 
     @cached_property
@@ -134,35 +136,38 @@ class Compiler:
             return generate(program, block, 1, memcheck=self.memcheck)
 
     def runnable(
-        self, module: LoadedModule, index: int, block: Block
+        self, module: LoadedModule, index: int, block: Block, *, together: bool = False
     ) -> Runnable:
         """Native code of a kernel for a block size, compiled now if it is not known.
+
+        With `together`, its blocks take turns.
 
         Raises:
             PtxError: Naming the kernel that LLVM could not compile.
         """
-        found = module.runnable.get((index, block))
+        known = module.together if together else module.runnable
+        found = known.get((index, block))
         if found is None:
-            found = self._make(module, index, block)
-            module.runnable[index, block] = found
+            found = known[index, block] = self._make(module, index, block, together)
         return found
 
     def _key(
-        self, module: LoadedModule, kernel: KernelFacts, block: Block
+        self, module: LoadedModule, kernel: KernelFacts, block: Block, together: bool = False
     ) -> str:
         target = self.target
         return cache_key(module.digest, kernel.name, str(block), str(self.lanes),
-                         str(self.memcheck), target.cpu, target.features, target.llvm_version)
+                         str(self.memcheck), str(together), target.cpu, target.features,
+                         target.llvm_version)
 
     def _make(
-        self, module: LoadedModule, index: int, block: Block
+        self, module: LoadedModule, index: int, block: Block, together: bool
     ) -> Runnable:
         kernel = module.facts.kernels[index]
-        key = self._key(module, kernel, block)
+        key = self._key(module, kernel, block, together)
         entry = self.cache.get(key)
         if entry is None:
             started = time.perf_counter_ns()
-            made, code = self._compile(module, index, block)
+            made, code = self._compile(module, index, block, together)
             entry = Entry(code, {"symbol": made.symbol, "frame_bytes": made.frame_bytes,
                                  "local_bytes": made.local_bytes, "lanes": made.lanes})
             self.cache.put(key, entry)
@@ -171,14 +176,17 @@ class Compiler:
         facts = entry.facts
         self.vectorised += facts["lanes"] > 1
         return Runnable(kernel.name, LoadedCode(entry.code, facts["symbol"]),
-                        facts["frame_bytes"], facts["local_bytes"], kernel.ordered)
+                        facts["frame_bytes"], facts["local_bytes"], kernel.ordered, together)
 
     def _compile(
-        self, module: LoadedModule, index: int, block: Block
+        self, module: LoadedModule, index: int, block: Block, together: bool
     ) -> tuple[Generated, bytes]:
         program = module.program.kernels[index]
+        if together:
+            program = program.together()
         try:
-            made, job = module.ahead.pop((index, block), (None, None))
+            made, job = (None, None) if together else module.ahead.pop(
+                (index, block), (None, None))
             if made is not None and job is not None:
                 self.ahead += 1
                 return made, job.result()

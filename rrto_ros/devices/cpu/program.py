@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rrto_ros.devices.cpu.passes.cfg import build_blocks, destinations, sources
+from rrto_ros.devices.cpu.passes.cfg import YIELD, build_blocks, destinations, sources
 from rrto_ros.devices.cpu.passes.constants import constant_barriers
 from rrto_ros.devices.cpu.passes.inline import inline_calls
 from rrto_ros.devices.cpu.passes.layout import (
@@ -22,6 +22,7 @@ from rrto_ros.devices.cpu.passes.registers import register_types
 from rrto_ros.devices.cpu.passes.rename import rename_local
 from rrto_ros.devices.cpu.passes.reorder import loads_last
 from rrto_ros.devices.cpu.passes.uniform import VectorPlan, plan_vectors
+from rrto_ros.devices.cpu.passes.yields import loops_that_wait, with_yields
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.linking import read_module
 from rrto_ros.devices.cpu.ptx.types import TYPES
@@ -37,6 +38,7 @@ class KernelProgram:
         function: The kernel with calls inlined.
         ordered: Blocks must run one after the other for results to be the same every time
             (global atomics whose order shows).
+        yields: Its blocks take turns.
         bounded: Backward edges that need not look at the stop flag.
     """
 
@@ -48,6 +50,17 @@ class KernelProgram:
     uses_carry: bool
     ordered: bool
     bounded: frozenset[tuple[int, int]]
+    yields: bool
+
+    @property
+    def spins(self) -> bool:
+        """Whether a thread may wait in a loop for what another block writes."""
+        return bool(loops_that_wait(self.function))
+
+    def together(self) -> KernelProgram:
+        """The kernel for launches whose blocks are all there at once and may wait for another."""
+        with well_formed(self.name):
+            return _program(with_yields(self.function), self.layout)
 
     @property
     def name(self) -> str:
@@ -95,15 +108,47 @@ def _needs_order(instrs: list[ast.Instr]) -> bool:
     Integer sums, extremes and bits do not, as long as nobody looks at the value before.
     """
     read = {n for i in instrs for n in sources(i)}
+    workspace = _workspace(instrs)
     for instr in instrs:
         if instr.op not in ("atom", "red") or any(m.startswith("shared") for m in instr.mods):
             continue
+        base = next((a.base for a in instr.args if isinstance(a, ast.Addr)), None)
+        if isinstance(base, ast.Reg) and base.name in workspace:
+            continue  # the grid's barrier: nobody learns from it who came first
         kind = next((TYPES[m] for m in reversed(instr.mods) if m in TYPES), None)
         if kind is None or kind.kind not in "usb" or not _ANY_ORDER & set(instr.mods) or any(
             n in read for n in destinations(instr)
         ):
             return True
     return False
+
+
+_MOVES = frozenset({"mov", "add", "cvt", "cvta", "shl", "or", "bfi"})
+
+
+def _workspace(instrs: list[ast.Instr]) -> frozenset[str]:
+    """Registers that hold nothing but addresses in the grid's workspace, or parts of them."""
+    made: dict[str, list[ast.Instr]] = {}
+    for instr in instrs:
+        for name in destinations(instr):
+            made.setdefault(name, []).append(instr)
+    found: set[str] = set()
+    while True:
+        more = {name for name, by in made.items()
+                if name not in found and all(_of_workspace(i, found) for i in by)}
+        if not more:
+            return frozenset(found)
+        found |= more
+
+
+def _of_workspace(instr: ast.Instr, known: set[str]) -> bool:
+    if instr.op not in _MOVES or instr.guard is not None:
+        return False
+    parts = [p for a in instr.args[1:] for p in (a.items if isinstance(a, ast.Vec) else (a,))]
+    named = [p for p in parts if not isinstance(p, ast.Imm)]
+    return bool(named) and all(
+        p.name in known if isinstance(p, ast.Reg)
+        else isinstance(p, ast.Special) and p.name in ("envreg1", "envreg2") for p in named)
 
 
 @contextlib.contextmanager
@@ -134,8 +179,11 @@ def _analysed(
     entry: ast.Function, module: ast.Module, module_layout: ModuleLayout
 ) -> KernelProgram:
     function = inline_calls(entry, module)
+    return _program(function, layout_kernel(function, module, module_layout))
+
+
+def _program(function: ast.Function, layout: KernelLayout) -> KernelProgram:
     kernel_params = frozenset(p.name for p in function.params)
-    layout = layout_kernel(function, module, module_layout)
     blocks = build_blocks(function)
     registers = rename_local(blocks, function.regs)
     constant_barriers(blocks)
@@ -146,4 +194,5 @@ def _analysed(
     ordered = _needs_order(instrs)
     types = register_types(registers, regions.blocks)
     return KernelProgram(function, layout, regions, types, kernel_params, carry, ordered,
-                         bounded_edges(regions.blocks))
+                         bounded_edges(regions.blocks),
+                         any(b.barrier is not None and b.barrier.op == YIELD for b in blocks))

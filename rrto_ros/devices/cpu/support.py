@@ -55,8 +55,13 @@ What is executed differently from a GPU:
 - brkpt fails the launch as trap does (`CUDA_ERROR_LAUNCH_FAILED`). The manual says that it
   suspends execution, and nothing here could resume it; to go on would make a program look right
   that a GPU stops.
-- Blocks run one after the other on each core: a kernel in which one block waits for another (a
-  grid-wide barrier) may end with `CUDA_ERROR_LAUNCH_TIMEOUT`.
+- Blocks run one after the other on each core: a kernel in which one waits for a later one may
+  end with `CUDA_ERROR_LAUNCH_TIMEOUT`, unless the launch is cooperative. Then all blocks are there
+  at once, and take turns where one waits in a loop that reads global memory by an atomic or with
+  .volatile, .relaxed or .acquire. So barriers of the whole grid work: those of cooperative_groups,
+  numba-cuda's, and any other. Without a cooperative launch the former fail it, as on a GPU.
+- Of libcudadevrt.a a link has cudaCGGetIntrinsicHandle and cudaCGSynchronize, written anew; what
+  else is in that archive (launches from kernels, groups of several grids) is undefined.
 - clock, clock64 and globaltimer count processor cycles.
 - After sub.cc and subc.cc the carry flag says that there was no borrow, as the hardware's adder
   leaves it: addc after a borrowing sub.cc adds 0. The manual's wording (borrow-out in CC.CF) is

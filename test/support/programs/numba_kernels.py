@@ -144,6 +144,14 @@ def local_sort(x):
             x[row, k] = held[k]
 
 
+def grid_rows(m):
+    column = cuda.grid(1)
+    grid = cuda.cg.this_grid()
+    for row in range(1, m.shape[0]):
+        m[row, column] = m[row - 1, m.shape[1] - column - 1] + 1
+        grid.sync()
+
+
 def mandelbrot_reference(shape, limit):
     y, x = np.mgrid[: shape[0], : shape[1]]
     c = (x / 24.0 - 2.0) + 1j * (y / 16.0 - 1.0)
@@ -187,6 +195,8 @@ def cases():
            (np.zeros((33, 70), np.int32), np.int32(60)), (mandelbrot_reference((33, 70), 60),), 0)
     many = RNG.integers(-99, 99, (200, 8)).astype(np.int32)
     yield "local memory", local_sort, 2, 128, (many,), (np.sort(many, 1),), 0
+    yield ("barriers of the grid", grid_rows, 12, 32, (np.zeros((40, 384), np.int32),),
+           (np.tile(np.arange(40)[:, None], 384),), 0)
 
 
 def main():

@@ -140,6 +140,24 @@ def registers():
                       "linked": linked}))  # fmt: skip
 
 
+def cooperative():
+    """As many blocks as the occupancy says are there at once, and no more."""
+    start()
+    image = (b".version 7.0\n.target sm_70\n.address_size 64\n"
+             b".visible .entry k() { .shared .b32 s[3000]; st.shared.u32 [s], 1; ret; }")
+    kernel = function(load(image), b"k")
+    wants(out("cuDeviceGetAttribute", 95, 0, kind=INT), 1, "cooperative launches")
+    cores = out("cuDeviceGetAttribute", 16, 0, kind=INT)
+    for threads, shared in ((32, 0), (1024, 0), (64, 30000)):
+        most = cores * out("cuOccupancyMaxActiveBlocksPerMultiprocessor", kernel, threads,
+                           ctypes.c_size_t(shared), kind=INT)  # fmt: skip
+        for grid, wanted in ((most, 0), (most + 1, 720)):
+            got = call("cuLaunchCooperativeKernel", kernel, grid, 1, 1, threads, 1, 1, shared,
+                       None, None)  # fmt: skip
+            wants(got, wanted, f"{grid} blocks of {threads}")
+    ok("cuCtxSynchronize")
+
+
 def clusters():
     """Clusters of one block are what a launch without clusters is; there are no others."""
     start()

@@ -127,7 +127,6 @@ class Barriers:
             self.b.line(f"store i32 0, ptr {slot}")
         if self.frame.keyed:
             self.b.line(f"store [16 x i32] zeroinitializer, ptr {self.frame.arrived}")
-            self.b.line(f"%keys = getelementptr i8, ptr %frames, i64 {self.frame.keys}")
 
     def open(self) -> None:
         """Finds the barriers that have all their threads; those count from zero again.

@@ -20,7 +20,7 @@ SPECIAL_REGISTERS = (
     "tid.{x,y,z}", "ntid.{x,y,z}", "ctaid.{x,y,z}", "nctaid.{x,y,z}", "laneid", "warpid",
     "nwarpid", "lanemask_{eq,lt,le,gt,ge}", "smid", "nsmid", "gridid", "clock", "clock_hi",
     "clock64", "globaltimer", "globaltimer_lo", "globaltimer_hi", "dynamic_smem_size",
-    "total_smem_size", "is_explicit_cluster", "cluster_ctaid.x",
+    "total_smem_size", "envreg{1,2}", "is_explicit_cluster", "cluster_ctaid.x",
 )
 """What special_value knows, as the support page names it."""
 

@@ -10,6 +10,7 @@ from rrto_ros.devices.cpu.program import KernelProgram
 from rrto_ros.devices.cpu.ptx import ast
 
 DONE = warp.DONE
+CELL_BYTES = 512
 
 
 class KernelFrame:
@@ -38,6 +39,8 @@ class KernelFrame:
         keyed: Whether registers say what a barrier waits for, so that threads keep it as a key.
         keys: Offset of the threads' keys.
         arrived: Array that counts bar.arrive, if `keyed`.
+        cells: Offset of what is kept of a block besides while others have their turn, 0 if its
+            threads run to their end at once.
     """
 
     def __init__(
@@ -71,7 +74,10 @@ class KernelFrame:
         self.named: dict[int, tuple[int, int]] = {}
         self.arrivals: dict[int, str] = {}
         self.keys = 0
-        self.arrived = self.b.alloca("[16 x i32]") if self.keyed else ""
+        self.cells = 0
+        self.arrived = ""
+        if self.keyed:
+            self.arrived = "%arrived" if program.yields else self.b.alloca("[16 x i32]")
         if not self.keyed:
             self._find_named()
         if not self.single:
@@ -96,8 +102,10 @@ class KernelFrame:
                   if i.op in BARRIER_OPS and "arrive" in i.mods]
         if arrive or any(count not in (0, self.threads) for _, count in found.values()):
             self.named = found
-            self.arrivals = {number: self.b.alloca("i32")
-                             for number in {n for n, _ in (*found.values(), *arrive)}}
+            numbers = {n for n, _ in (*found.values(), *arrive)}
+            self.arrivals = {
+                n: f"%arrivals{n}" if self.program.yields else self.b.alloca("i32")
+                for n in numbers}
 
     def _place_frames(self) -> None:
         offset = align_up(self.threads * 4, 64) * 2
@@ -117,6 +125,9 @@ class KernelFrame:
         self.exchange = offset
         self.combine = offset + 2 * self.exchange_bytes
         self.frame_bytes = self.combine + 2 * self.combine_bytes + 64
+        if self.program.yields:
+            self.cells = align_up(self.frame_bytes, 64)
+            self.frame_bytes = self.cells + CELL_BYTES
 
     @property
     def exchange_bytes(self) -> int:

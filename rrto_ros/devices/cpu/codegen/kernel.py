@@ -33,9 +33,12 @@ from rrto_ros.devices.cpu.program import KernelProgram, well_formed
 
 CONTEXT_FIELDS = ("params", "shared", "frames", "local", "globals", "scratch",
                   "nctaid.x", "nctaid.y", "nctaid.z", "dynamic_smem", "total_smem", "stop",
-                  "ranges", "range_count", "report", "print")
+                  "ranges", "range_count", "report", "print", "step", "workspace")
 """The launch context: one 64-bit word each, in this order."""
-_NUMBERS = frozenset({*CONTEXT_FIELDS[6:11], "range_count"})
+_NUMBERS = frozenset({*CONTEXT_FIELDS[6:11], "range_count", "step", "workspace"})
+_OF_BLOCK = ("shared", "frames", "local")
+
+_STEP, _WORKSPACE = CONTEXT_FIELDS.index("step"), CONTEXT_FIELDS.index("workspace")
 
 _RARELY = '!0 = !{!"branch_weights", i32 1048576, i32 1}'
 
@@ -137,22 +140,30 @@ class KernelWriter:
             where = f"%c{index}"
             b.line(f"{where} = getelementptr i64, ptr %context, i64 {index}")
             target = f"%{name}" if kind == "ptr" else f"%f{index}"
+            if name in _OF_BLOCK and self.frame.cells:
+                target += ".first"
             b.line(f"{target} = load {kind}, ptr {where}")
         for index, target in ((6, "nx"), (7, "ny"), (8, "nz"), (9, "dyn"), (10, "total")):
             b.line(f"%{target} = trunc i64 %f{index} to i32")
+        b.line(f"%workspace_low = trunc i64 %f{_WORKSPACE} to i32")
+        b.line(f"%workspace_top = lshr i64 %f{_WORKSPACE}, 32")
+        b.line("%workspace_high = trunc i64 %workspace_top to i32")
 
     def _blocks(self) -> None:
         b = self.b
         b.allocas.append("  %odd = alloca i64")
         b.line("store i64 0, ptr %odd")
-        b.line("br label %block_head")
-        b.label("block_head")
-        b.line("%blk = phi i64 [ %first, %entry ], [ %blk_next, %block_done ]")
-        b.line("%blk_more = icmp ult i64 %blk, %last")
-        b.line("%blk_stop = load volatile i8, ptr %stop")
-        b.line("%blk_free = icmp eq i8 %blk_stop, 0")
-        b.line("%blk_go = and i1 %blk_more, %blk_free")
-        b.line("br i1 %blk_go, label %block_body, label %leave")
+        if self.frame.cells:
+            self._rounds()
+        else:
+            b.line("br label %block_head")
+            b.label("block_head")
+            b.line("%blk = phi i64 [ %first, %entry ], [ %blk_next, %block_done ]")
+            b.line("%blk_more = icmp ult i64 %blk, %last")
+            b.line("%blk_stop = load volatile i8, ptr %stop")
+            b.line("%blk_free = icmp eq i8 %blk_stop, 0")
+            b.line("%blk_go = and i1 %blk_more, %blk_free")
+            b.line("br i1 %blk_go, label %block_body, label %leave")
         b.label("leave")
         b.lines += TELL_MISALIGNED.strip("\n").split("\n")
         b.line("ret void")
@@ -171,6 +182,38 @@ class KernelWriter:
         b.line("%blk_next = add i64 %blk, 1")
         b.line("br label %block_head")
 
+    def _rounds(self) -> None:
+        """Goes through the blocks until all are done; one that yields makes room for the next."""
+        b = self.b
+        b.allocas += ["  %yielded = alloca i1", "  %open = alloca i1"]
+        b.declared["sched_yield"] = "declare i32 @sched_yield()"
+        b.line("br label %round_head")
+        b.label("round_head")
+        b.line("%round = phi i64 [ 0, %entry ], [ 1, %round_again ]")
+        b.line("store i1 false, ptr %open")
+        b.line("br label %block_head")
+        b.label("block_head")
+        b.line("%blk = phi i64 [ %first, %round_head ], [ %blk_next, %block_done ]")
+        b.line("%blk_stop = load volatile i8, ptr %stop")
+        b.line("%blk_free = icmp eq i8 %blk_stop, 0")
+        b.line("br i1 %blk_free, label %block_look, label %leave")
+        b.label("block_look")
+        b.line("%blk_more = icmp ult i64 %blk, %last")
+        b.line("br i1 %blk_more, label %block_body, label %round_end")
+        b.label("round_end")
+        b.line("%again = load i1, ptr %open")
+        b.line("br i1 %again, label %round_again, label %leave")
+        b.label("round_again")
+        # Blocks of other cores may be what these wait for.
+        b.line("%gave_way = call i32 @sched_yield()")
+        b.line("br label %round_head")
+
+    def _cell(self, name: str, number: int) -> str:
+        """A place that is kept of the block while others have their turn."""
+        self.b.line(f"{name} = getelementptr i8, ptr %frames, "
+                    f"i64 {self.frame.cells + 8 * number}")
+        return name
+
     def _phases(self) -> None:
         """Runs region after region until every thread is done.
 
@@ -178,11 +221,40 @@ class KernelWriter:
         """
         b = self.b
         size = self.frame.threads * 4
+        together = bool(self.frame.cells)
+        if together:
+            b.line(f"%block_at = mul i64 %blk, %f{_STEP}")
+            for name in _OF_BLOCK:
+                b.line(f"%{name} = getelementptr i8, ptr %{name}.first, i64 %block_at")
         b.line(f"%states2 = getelementptr i8, ptr %frames, i64 {align_up(size, 64)}")
         b.line(f"%exchange = getelementptr i8, ptr %frames, i64 {self.frame.exchange}")
         b.line(f"%combine = getelementptr i8, ptr %frames, i64 {self.frame.combine}")
         if self.frame.masks:
             b.line(f"%masks = getelementptr i8, ptr %frames, i64 {self.frame.masks}")
+        if self.frame.keyed:
+            b.line(f"%keys = getelementptr i8, ptr %frames, i64 {self.frame.keys}")
+        if together:
+            parity, number, combine = (
+                self._cell(f"%kept{k}", k) for k in range(3))
+            over = self._cell("%kept_over", 3)
+            if self.frame.gated:
+                self._cell("%progress", 4)
+            for k, slot in self.frame.arrivals.items():
+                self._cell(slot, 8 + k)
+            if self.frame.keyed:
+                self._cell(self.frame.arrived, 24)
+            b.line("%is_new = icmp eq i64 %round, 0")
+            b.line("br i1 %is_new, label %block_begin, label %block_again")
+            b.label("block_again")
+            b.line(f"%was_over = load i64, ptr {over}")
+            b.line("%goes_on = icmp eq i64 %was_over, 0")
+            b.line("br i1 %goes_on, label %phase, label %block_done")
+            b.label("block_begin")
+            b.line(f"store i64 0, ptr {over}")
+        else:
+            parity, number, combine = b.alloca("i64"), b.alloca("i64"), b.alloca("i64")
+            if self.frame.gated:
+                b.allocas.append("%progress = alloca i1")
         b.line(f"call void @llvm.memset.p0.i64(ptr %frames, i8 0, i64 {size}, i1 false)")
         if self.frame.exchange_bytes:
             b.line(f"call void @llvm.memset.p0.i64(ptr %exchange, i8 0, "
@@ -194,9 +266,7 @@ class KernelWriter:
             pad = f"<{-self.frame.threads % 16} x i32>"
             b.line(f"%padding = getelementptr i8, ptr %frames, i64 {size}")
             b.line(f"store {pad} splat (i32 {DONE}), ptr %padding, align 4")
-        parity, number, combine = b.alloca("i64"), b.alloca("i64"), b.alloca("i64")
         if self.frame.gated:
-            b.allocas.append("%progress = alloca i1")
             b.line("store i1 true, ptr %progress")
         b.line(f"store i64 0, ptr {combine}")
         self.barriers.begin_block()
@@ -208,6 +278,8 @@ class KernelWriter:
         b.line("%phase_free = icmp eq i8 %phase_stop, 0")
         b.line("br i1 %phase_free, label %begin, label %leave")
         b.label("begin")
+        if together:
+            b.line("store i1 false, ptr %yielded")
         b.line(f"%r0 = call i32 @rrto_find(ptr %frames, i32 {self.frame.threads}, i32 -1)")
         b.line(f"%over = icmp eq i32 %r0, {DONE}")
         warp_wide = self.frame.program.regions.warp_wide
@@ -233,7 +305,8 @@ class KernelWriter:
         b.line(f"%phase_before = load i64, ptr {number}")
         b.line("%phase_number = add i64 %phase_before, 1")
         b.line(f"store i64 %phase_number, ptr {number}")
-        b.line("br i1 %over, label %block_done, label %barriers")
+        b.line(f"br i1 %over, label %{'block_over' if together else 'block_done'}, "
+               "label %barriers")
         b.label("barriers")
         self.barriers.open()
         b.line("br label %run")
@@ -258,7 +331,17 @@ class KernelWriter:
         b.label("swap")
         b.line(f"call void @llvm.memcpy.p0.p0.i64(ptr %frames, ptr %states2, i64 {size}, "
                "i1 false)")
-        b.line("br label %phase")
+        if not together:
+            b.line("br label %phase")
+            return
+        b.line("%gives_way = load i1, ptr %yielded")
+        b.line("br i1 %gives_way, label %suspend, label %phase")
+        b.label("suspend")
+        b.line("store i1 true, ptr %open")
+        b.line("br label %block_done")
+        b.label("block_over")
+        b.line(f"store i64 1, ptr {over}")
+        b.line("br label %block_done")
 
     # one region over all threads
     def _region(self, index: int, after: str) -> None:

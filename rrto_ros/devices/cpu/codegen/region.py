@@ -18,6 +18,7 @@ from rrto_ros.devices.cpu.codegen.frame import DONE, KernelFrame
 from rrto_ros.devices.cpu.codegen.table import emit
 from rrto_ros.devices.cpu.passes.affine import Affine
 from rrto_ros.devices.cpu.passes.cfg import (
+    YIELD,
     Block,
     destinations,
     gives_result,
@@ -173,6 +174,7 @@ class RegionCode:
             "nwarpid": const((threads + 31) // 32, "i32"), "smid": const(0, "i32"),
             "nsmid": const(1, "i32"), "gridid": const(0, "i64"),
             "dynamic_smem_size": Val("%dyn", "i32"), "total_smem_size": Val("%total", "i32"),
+            "envreg1": Val("%workspace_high", "i32"), "envreg2": Val("%workspace_low", "i32"),
             "is_explicit_cluster": const(0, "i1"), "cluster_ctaid.x": const(0, "i32"),
         }
         if self.lanes > 1:
@@ -253,6 +255,8 @@ class RegionCode:
         latch = f"%{self.prefix}_latch"
         if block.barrier is not None:
             target = self.program.regions.of_entry[block.targets[0]]
+            if block.barrier.op == YIELD:
+                b.line("store i1 true, ptr %yielded")
             if gives_result(block.barrier):
                 warp.offer(e, block.barrier, target)
             if self.kernel.keyed and not is_warp_wide(block.barrier):

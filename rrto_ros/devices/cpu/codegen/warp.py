@@ -18,7 +18,7 @@ from rrto_ros.devices.cpu.codegen.checks import checked
 from rrto_ros.devices.cpu.codegen.emitter import B32, PRED, U32, Emitter, unsupported
 from rrto_ros.devices.cpu.codegen.integer import type_of
 from rrto_ros.devices.cpu.codegen.table import emits
-from rrto_ros.devices.cpu.passes.cfg import BARRIER_OPS, gives_result, is_warp_wide
+from rrto_ros.devices.cpu.passes.cfg import BARRIER_OPS, YIELD, gives_result, is_warp_wide
 from rrto_ros.devices.cpu.passes.layout import align_up
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
@@ -259,6 +259,8 @@ def keep_mask(e: Emitter, instr: ast.Instr, where: Callable[[], str]) -> None:
 
 def survey(b: Builder, instr: ast.Instr, region: int, threads: int) -> None:
     """Before a region's threads go on: who of each warp came, or what the block combines."""
+    if instr.op == YIELD:
+        return
     if is_warp_wide(instr):
         warps = -(-threads // _WARP)
         for name in ("here", "away"):

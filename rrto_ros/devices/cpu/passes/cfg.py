@@ -11,6 +11,8 @@ BARRIER_OPS = frozenset({"bar", "barrier"})
 WARP_OPS = frozenset({"shfl", "vote", "match", "redux", "mma", "ldmatrix", "activemask"})
 ENDS_BADLY = frozenset({"trap", "brkpt"})
 """The thread ends there, and the launch fails."""
+YIELD = "$yield"
+"""What `passes/yields` adds: the thread goes on when all others have had their turn."""
 _STORES = frozenset({"st", "red", "bra", "brx", "ret", "exit", "trap", "bar", "barrier",
                      "assertfail", "membar", "fence", "prefetch", "prefetchu", "discard", "brkpt",
                      "nanosleep",
@@ -42,13 +44,14 @@ class Block:
 
 
 def is_barrier(instr: ast.Instr) -> bool:
-    """Whether a thread waits here, for its block or for its warp."""
-    return instr.op in WARP_OPS or (instr.op in BARRIER_OPS and "arrive" not in instr.mods)
+    """Whether a thread waits here, for its block, for its warp or for its turn."""
+    return instr.op in WARP_OPS or instr.op == YIELD or (
+        instr.op in BARRIER_OPS and "arrive" not in instr.mods)
 
 
 def is_warp_wide(instr: ast.Instr) -> bool:
-    """Whether the wait concerns the warp only."""
-    return instr.op in WARP_OPS or "warp" in instr.mods
+    """Whether the wait concerns the warp only, or the thread alone."""
+    return instr.op in WARP_OPS or instr.op == YIELD or "warp" in instr.mods
 
 
 def gives_result(instr: ast.Instr) -> bool:
