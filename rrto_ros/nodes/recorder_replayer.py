@@ -44,7 +44,7 @@ from rrto_ros.nodes.recorder_parameters import (
 from rrto_ros.nodes.session_messages import session_message
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.status import SessionSnapshot
-from rrto_ros.ros.context import use_profile
+from rrto_ros.ros.context import end, use_profile
 from rrto_ros.ros.robot_port import RosRobotPort
 from rrto_ros.ros.server_port import SpinThread, announcement_qos
 from rrto_ros.runtime_files import socket_path
@@ -318,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # A second signal does not cut the shutdown short either.
     with Termination() as termination:
-        return _run(termination)
+        return end(_run(termination))
 
 
 def _run(termination: Termination) -> int:

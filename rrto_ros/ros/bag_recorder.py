@@ -21,7 +21,7 @@ from rclpy.serialization import deserialize_message
 
 from rrto_msgs.msg import CallBatch, CallResult, SessionEvent
 from rrto_ros.ros.bag_check import SessionCheck
-from rrto_ros.ros.context import own_context, quiet_node
+from rrto_ros.ros.context import leave, own_context, quiet_node
 from rrto_ros.ros.server_port import SpinThread, announcement_qos, call_qos
 from rrto_ros.wire.port import topic
 
@@ -127,10 +127,9 @@ class CallRecorder:
     def close(self) -> None:
         """Stop the subscriptions, write what is queued."""
         self._spin.close()
-        self._node.destroy_node()
-        self._context.try_shutdown()
         self._queue.put(None)
         self._thread.join()
+        leave(self._context, self._node)
 
     def statistics(self) -> dict[str, int]:
         """Messages written and left out, sessions recorded, and those of them that closed."""

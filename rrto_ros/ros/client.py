@@ -20,7 +20,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 from rrto_msgs.msg import SessionStatus, Status
 from rrto_ros.errors import UnavailableError
-from rrto_ros.ros.context import own_context, tool_node
+from rrto_ros.ros.context import leave, own_context, tool_node
 from rrto_ros.ros.server_port import SpinThread, announcement_qos
 from rrto_ros.wire.port import RECORDER as RECORDER
 from rrto_ros.wire.port import SERVER as SERVER
@@ -95,8 +95,7 @@ class RobotClient:
     def close(self) -> None:
         """Leave the graph."""
         self._spin.close()
-        self._node.destroy_node()
-        self._context.try_shutdown()
+        leave(self._context, self._node)
 
     def wait(self, accepts: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until `accepts()`; it is asked after every message. False if the time is over."""

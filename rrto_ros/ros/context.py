@@ -10,7 +10,9 @@ context of its own. Both ends of it are ours.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +36,9 @@ APART = "RRTO_APART"
 _PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _DATA = Path(__file__).resolve().parents[1] / "data"
 _SHARED = "/dev/shm/fastdds"
+STUCK_S = 10.0
+"""How long leaving the graph may take (usually some 10 ms)."""
+_abandoned: list[tuple[Context, tuple[Node, ...]]] = []
 _lock = threading.Lock()
 
 
@@ -115,6 +120,41 @@ def _node(name: str, context: Context, variables: Mapping[str, str]) -> Node:
             start_parameter_services=False,
             enable_rosout=False,
         )
+
+
+def leave(context: Context, *nodes: Node) -> None:
+    """Destroy nodes and end their context; only where the process could end as well.
+
+    To close a TCP channel, Fast DDS 3.2.3 takes a lock that the channel's own thread may hold
+    while it reads from a peer that stood still when the channel was made. Then nobody comes back
+    from there, and as rclpy keeps the interpreter's lock meanwhile, nothing else of the process
+    runs. After `STUCK_S` the process is ended, with status 1 and its stacks on standard error.
+    Whoever wants to go on uses `abandon`.
+    """
+    faulthandler.dump_traceback_later(STUCK_S, exit=True)
+    try:
+        for node in nodes:
+            node.destroy_node()
+        context.try_shutdown()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def abandon(context: Context, *nodes: Node) -> None:
+    """Keep a participant without endpoints, unused, until the process ends (see `leave`)."""
+    _abandoned.append((context, nodes))
+
+
+def end(code: int) -> int:
+    """What a process that made participants returns as its exit code, as its last act.
+
+    Where one was abandoned, the process ends here: the interpreter would destroy it.
+    """
+    if _abandoned:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 @contextmanager

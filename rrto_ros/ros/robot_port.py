@@ -19,7 +19,7 @@ from rrto_msgs.msg import CallBatch, CallResult
 from rrto_msgs.srv import CloseSession, OpenSession
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.errors import UnavailableError
-from rrto_ros.ros.context import keep_private, own_context, quiet_node
+from rrto_ros.ros.context import abandon, keep_private, leave, own_context, quiet_node
 from rrto_ros.ros.server_port import (
     CLOSE_ANSWER_S,
     NO_SESSION,
@@ -38,9 +38,9 @@ OPEN_REPEAT_S = 1.0
 ASK_S, ASK_MOST_S = 0.1, 1.0
 """How long the question whether a server is there waits for its answer before it is sent again:
 at first, and at most."""
-APART_S, APART_MOST_S = 1.2, 38.4
+APART_S, APART_MOST_S = 1.2, 614.4
 """How long a server that others see may not be reached before the participant is made anew; the
-time doubles with each attempt."""
+time doubles with each attempt, since the old participants stay (see `context.abandon`)."""
 DOUBT_S = 6.0
 """How long a server that does not answer a request for a session, nor the question, stays reached;
 opening a session takes a second or two in which it answers nothing else."""
@@ -86,9 +86,17 @@ class _Ends:
         """Stop the threads and leave the graph."""
         self.take.close()
         self.spin.close()
-        self.data.destroy_node()
-        self.control.destroy_node()
-        self.context.try_shutdown()
+        leave(self.context, self.data, self.control)
+
+    def abandon(self) -> None:
+        """Stop the threads and take the topics and services from the graph, no more."""
+        self.take.close()
+        self.spin.close()
+        self.take.destroy()
+        self.data.destroy_publisher(self.calls)
+        self.control.destroy_client(self.open)
+        self.control.destroy_client(self.close)
+        abandon(self.context, self.data, self.control)
 
 
 class RosRobotPort:
@@ -297,12 +305,17 @@ class RosRobotPort:
             f"an offload server is seen but was not reached for {self._apart_s:g} s; the "
             "participant for calls and results is made anew"
         )
-        made = self._make()
+        self._apart_s = min(2 * self._apart_s, APART_MOST_S)
+        self._apart_since = now
+        try:
+            made = self._make()
+        except Exception as error:  # the middleware's own; no port or no memory is left
+            self._log(f"that failed ({error}); next try in {self._apart_s:g} s")
+            return
         with self._lock:
             old, self._ends = self._ends, made
             self._renewed += 1
-        old.leave()
-        self._apart_s = min(2 * self._apart_s, APART_MOST_S)
+        old.abandon()
         self._apart_since = time.monotonic()
 
     def _received(self, m: Any) -> None:

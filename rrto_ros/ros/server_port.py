@@ -23,7 +23,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 from rrto_msgs.msg import CallBatch, CallResult, SessionEvent
 from rrto_msgs.srv import CloseSession, OpenSession
-from rrto_ros.ros.context import keep_private, own_context, quiet_node
+from rrto_ros.ros.context import keep_private, leave, own_context, quiet_node
 from rrto_ros.wire.format import Buffer
 from rrto_ros.wire.port import (
     CallsMessage,
@@ -136,6 +136,10 @@ class TakeThread:
         self._guard.trigger()
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=5.0)
+
+    def destroy(self) -> None:
+        """Take the subscription from the graph, once the thread has ended."""
+        self._node.destroy_subscription(self._subscription)
 
     def publishers(self) -> int:
         """How many publishers this subscription is matched with."""
@@ -280,9 +284,7 @@ class RosServerPort:
         wait_delivered(self._results, self._sessions)
         self._take.close()
         self._spin.close()
-        self._data.destroy_node()
-        self._control.destroy_node()
-        self._context.try_shutdown()
+        leave(self._context, self._data, self._control)
 
     def _received(self, m: Any) -> None:
         self._on_calls(

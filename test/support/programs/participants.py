@@ -1,15 +1,17 @@
 """One end stays, the other comes and goes: forks a port again and again and says what it reached.
 
-    participants.py server|robot COUNT BOUND_S KILL_EVERY
+    participants.py server|robot COUNT BOUND_S KILL_EVERY STILL_S
 
 The first argument is the end that stays. Every KILL_EVERY-th of those that come is killed instead
-of closed. Prints a JSON line for each: number, seconds until the server answered (null: not within
-BOUND_S), how often the robot's participant was made anew. Forked from one process that has
-imported everything, so that hundreds take minutes.
+of closed. For STILL_S seconds from when one comes both ends stand still now and then, as they do
+on a machine that is too busy. Prints a JSON line for each: number, seconds until the server
+answered (null: not within BOUND_S), how often the robot's participant was made anew. Forked from
+one process that has imported everything, so that hundreds take minutes.
 """
 
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -65,8 +67,22 @@ def read_all(end):
         return file.read()
 
 
+def stand_still(pids, still_s, chance):
+    """Stop and continue processes at random."""
+    end = time.monotonic() + still_s
+    while time.monotonic() < end:
+        time.sleep(chance.uniform(0, 0.15))
+        some = [pid for pid in pids if chance.random() < 0.6]
+        for pid in some:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(chance.uniform(0.1, 1.5) if some else 0.0)
+        for pid in some:
+            os.kill(pid, signal.SIGCONT)
+
+
 def main():
-    stays, count, bound_s, kill_every = sys.argv[1], *map(float, sys.argv[2:])
+    stays, count, bound_s, kill_every, still_s = sys.argv[1], *map(float, sys.argv[2:])
+    chance = random.Random(7)
 
     def come(kill):
         def work(end):
@@ -106,6 +122,7 @@ def main():
             for number in range(int(count)):
                 kill = bool(kill_every) and number % int(kill_every) == 0
                 pid, end = fork(come(kill))
+                stand_still((pid, staying), still_s, chance)
                 if stays == "robot":
                     found = json.loads(told.readline())
                     os.write(go_write, b"1")
