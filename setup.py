@@ -28,7 +28,7 @@ setup(
     ],
     install_requires=[
         "numpy", "pyyaml", "llvmlite", "lz4", 'backports.zstd; python_version < "3.14"', "typer",
-        "rich", "rosbags",
+        "rich", "rosbags", "platformdirs",
     ],
     extras_require={
         "gpu": ["cuda-python>=12.6", "nvidia-ml-py"],

@@ -63,6 +63,16 @@ def held(lock: Path) -> bool:
     return False
 
 
+def runtime_folder() -> Path:
+    """Where all of it is, made if need be.
+
+    Raises:
+        ConfigError: It belongs to someone else or is open to others.
+    """
+    _own(_folder())
+    return _folder()
+
+
 def _folder() -> Path:
     return Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"rrto-{os.getuid()}"
 

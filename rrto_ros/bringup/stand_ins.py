@@ -13,12 +13,13 @@ import os
 import re
 import shlex
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import rrto_ros
-from rrto_ros.shim.build import STAND_IN_FOLDER, STAND_INS, cache_folder, ensure_built
+from rrto_ros.disk_store import cache_directory, write_whole
+from rrto_ros.errors import ConfigError
+from rrto_ros.shim.build import STAND_IN_FOLDER, STAND_INS, ensure_built
 
 DEVICE = "cpu"
 """The kind of device that executes PTX."""
@@ -74,11 +75,16 @@ def assembler(folder: Path) -> Path | None:
     words = [sys.executable or "python3", "-I", "-S", "-c", _MAIN, root]
     text = f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n'
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
-    for place in (folder / "bin", cache_folder() / "tools" / name):
+    places = [folder / "bin"]
+    with contextlib.suppress(ConfigError):
+        places.append(cache_directory() / "tools" / name)
+    for place in places:
         tool = place / TOOL
         with contextlib.suppress(OSError):
             if not _is(tool, text):
-                _write(tool, text)
+                tool.parent.mkdir(parents=True, exist_ok=True)
+                # In place whole: another may be starting it.
+                write_whole(tool, text.encode(), mode=0o755)
             return tool
     return None
 
@@ -88,20 +94,6 @@ def _is(tool: Path, text: str) -> bool:
         return tool.read_text() == text and os.access(tool, os.X_OK)
     except OSError:
         return False
-
-
-def _write(tool: Path, text: str) -> None:
-    """Put a command in place whole: another may be starting it."""
-    tool.parent.mkdir(parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(dir=tool.parent, prefix=f".{TOOL}-")
-    try:
-        with os.fdopen(number, "w") as file:
-            file.write(text)
-        Path(name).chmod(0o755)
-        Path(name).replace(tool)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def main() -> int:

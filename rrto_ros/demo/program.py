@@ -17,6 +17,7 @@ from rclpy.publisher import Publisher
 from rclpy.task import Future
 
 from rrto_ros.errors import RrtoError
+from rrto_ros.ros.context import find_log_folder
 
 DELIVERY_TIMEOUT = Duration(seconds=5)
 
@@ -102,6 +103,7 @@ def run(make: Callable[[], TaskNode], arguments: Sequence[str] | None = None) ->
         Exit code: 0 finished or stopped by SIGINT or SIGTERM, 1 failed, 2 a parameter, argument or
         file cannot be used.
     """
+    find_log_folder()
     rclpy.init(args=None if arguments is None else [sys.argv[0], *arguments])
     logger = rclpy.logging.get_logger("rrto_ros")
     node: TaskNode | None = None

@@ -16,12 +16,13 @@ from typing import Any
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.devices.registry import DEVICE_NAMES, DeviceSettings, check_available
+from rrto_ros.disk_store import opened
 from rrto_ros.edge.host import HostLimits, SessionHost, closed_message
 from rrto_ros.edge.worker_pool import WorkerPool
 from rrto_ros.edge.worker_process import WorkerDeath
 from rrto_ros.errors import ProtocolError, RrtoError
 from rrto_ros.execution.worker import settings_json
-from rrto_ros.wire.blob_store import BlobStore
+from rrto_ros.wire.blob_store import FOLDER, BlobStore
 from rrto_ros.wire.codec import blob_tag
 from rrto_ros.wire.format import PROTOCOL_VERSION, TABLE_HASH
 from rrto_ros.wire.port import (
@@ -45,8 +46,8 @@ class ServerSettings:
         device: Kind of device: "cpu", "gpu" or "null".
         device_settings: For every session's device; limit and arena base are per session.
         max_sessions: Sessions open at once.
-        blob_directory: Where uploads are kept, None for nowhere.
-        blob_bytes: Size limit of that directory.
+        blob_directory: Where uploads are kept, None for the user's cache directory.
+        blob_bytes: Size limit of that directory, 0 to keep none.
         announce_blobs: Whether a session that opens is told which uploads are kept.
         limits: Of each session.
         spare_workers: Workers started ahead.
@@ -91,9 +92,9 @@ class SessionTable:
         self._publish = publish
         self._announce = announce
         self._log = log
-        self._blobs: BlobStore | None = None
-        if settings.blob_directory is not None and settings.blob_bytes:
-            self._blobs = BlobStore(settings.blob_directory, settings.blob_bytes)
+        self._blobs = opened(
+            BlobStore, FOLDER, settings.blob_directory, settings.blob_bytes, log, strict=True
+        )
         self._hosts: dict[bytes, SessionHost] = {}
         self._opening = 0
         self._lock = threading.Lock()
@@ -252,7 +253,8 @@ class SessionTable:
             launch_timeout_s=common.launch_timeout_s,
             memcheck=common.memcheck,
         )
-        body = settings_json(settings.device, device, settings.blob_directory, settings.blob_bytes)
+        directory = self._blobs.directory if self._blobs is not None else None
+        body = settings_json(settings.device, device, directory, settings.blob_bytes)
         worker = self._pool.take()
         # The worker has nothing to say before the host gives it a batch.
         hosts: list[SessionHost] = []

@@ -26,11 +26,12 @@ from typing import Any
 
 from rrto_ros.devices.protocol import Device
 from rrto_ros.devices.registry import DeviceSettings, create_device, preload
+from rrto_ros.disk_store import opened
 from rrto_ros.errors import ConfigError, RrtoError
 from rrto_ros.execution.executor import Executor
 from rrto_ros.execution.frames import Frame, FrameReader, Kind, enlarge_buffers, send_frame
 from rrto_ros.execution.progress import Progress
-from rrto_ros.wire.blob_store import BlobStore, BlobWriter
+from rrto_ros.wire.blob_store import FOLDER, BlobStore, BlobWriter
 from rrto_ros.wire.descriptions import pack_device_info
 
 STATISTICS_PERIOD_S = 1.0
@@ -176,9 +177,9 @@ def _open(
             device = _factory(factory)(settings)
         else:
             device = create_device(values["device"], settings)
-        blobs = None
-        if values["blob_bytes"] and values["blob_directory"]:
-            blobs = BlobWriter(BlobStore(Path(values["blob_directory"]), values["blob_bytes"]))
+        limit = values["blob_bytes"] if values["blob_directory"] else 0
+        store = opened(BlobStore, FOLDER, Path(values["blob_directory"]), limit)
+        blobs = BlobWriter(store) if store is not None else None
     except (RrtoError, MemoryError, OSError, ImportError, TypeError, ValueError) as error:
         text = str(error) if isinstance(error, RrtoError) else f"{type(error).__name__}: {error}"
         send_frame(end, Kind.FAILED, text.encode())

@@ -26,7 +26,7 @@ from rrto_ros.edge.host import SessionHost
 from rrto_ros.edge.table import SessionTable
 from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.nodes.server_parameters import declare_robot, declare_settings
-from rrto_ros.ros.context import use_profile
+from rrto_ros.ros.context import find_log_folder, use_profile
 from rrto_ros.ros.server_port import RosServerPort, SpinThread, id_array
 from rrto_ros.runtime_files import hold, server_lock
 from rrto_ros.termination import Termination
@@ -218,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not await_release():
         return 0
     use_profile()
+    find_log_folder()
     # Sessions are told of a shutdown over ROS, so the context must outlive the signal.
     rclpy.init(
         args=None if arguments is None else [sys.argv[0], *arguments],

@@ -44,7 +44,7 @@ from rrto_ros.nodes.recorder_parameters import (
 from rrto_ros.nodes.session_messages import session_message
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.status import SessionSnapshot
-from rrto_ros.ros.context import end, use_profile
+from rrto_ros.ros.context import end, find_log_folder, use_profile
 from rrto_ros.ros.robot_port import RosRobotPort
 from rrto_ros.ros.server_port import SpinThread, announcement_qos
 from rrto_ros.runtime_files import socket_path
@@ -309,6 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 stopped, 1 failed, 2 a parameter cannot be used or autostart failed.
     """
     use_profile()
+    find_log_folder()
     # Programs and the server are told of a shutdown, so the context must outlive the signal.
     rclpy.init(
         args=None if arguments is None else [sys.argv[0], *arguments],

@@ -23,7 +23,7 @@ from rrto_ros.devices.registry import (
 from rrto_ros.edge.host import HostLimits
 from rrto_ros.edge.table import ServerSettings
 from rrto_ros.errors import ConfigError
-from rrto_ros.wire.blob_store import DEFAULT_LIMIT_BYTES, default_directory
+from rrto_ros.wire.blob_store import DEFAULT_LIMIT_BYTES
 from rrto_ros.wire.link import MAX_MESSAGE_BYTES
 
 _TIB = 1 << 40
@@ -172,7 +172,7 @@ def declare_settings(node: Node) -> ServerSettings:
             memcheck=memcheck,
         ),
         max_sessions=sessions,
-        blob_directory=Path(blob_directory) if blob_directory else default_directory(),
+        blob_directory=Path(blob_directory) if blob_directory else None,
         blob_bytes=blob_bytes,
         announce_blobs=announce,
         limits=HostLimits(max_message_bytes=message, timeout_s=timeout),

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rrto_ros.api.results import CUresult
-from rrto_ros.errors import ConfigError, ProtocolError
+from rrto_ros.disk_store import opened
+from rrto_ros.errors import ProtocolError
 from rrto_ros.robot.atomics import atomics
-from rrto_ros.robot.replay.plan_store import PlanStore, default_directory
+from rrto_ros.robot.replay.plan_store import PlanStore
 from rrto_ros.robot.ring_socket import RingListener, read_hello, send_welcome
 from rrto_ros.robot.session import RobotSession
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
@@ -169,14 +170,9 @@ class RobotHost:
 
     def _open_plans(self, config: SessionConfig) -> None:
         """Without a place on disk programs learn their plans anew; that is no reason to refuse."""
-        self._plans = None
-        if not config.plan_cache_bytes:
-            return
-        directory = config.plan_cache_directory or default_directory()
-        try:
-            self._plans = PlanStore(directory, config.plan_cache_bytes)
-        except ConfigError as error:
-            self._log(f"plans are not kept on disk: {error}")
+        self._plans = opened(
+            PlanStore, "plans", config.plan_cache_directory, config.plan_cache_bytes, self._log
+        )
 
     def _listen(self) -> None:
         while (connection := self._listener.accept()) is not None:

@@ -13,6 +13,7 @@ import contextlib
 import faulthandler
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ import rclpy
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+
+from rrto_ros.runtime_files import runtime_folder
 
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
 DATA_TRANSPORTS = "LARGE_DATA?max_msg_size=64KB&sockets_size=4MB&non_blocking=true"
@@ -55,6 +58,26 @@ def use_profile() -> None:
     os.environ.update(_profile())
 
 
+def find_log_folder() -> None:
+    """Let rclpy write its logs where it can; before a process's first context is made.
+
+    It ends a process that has no home, or one that cannot be written. The user's ROS_LOG_DIR is
+    left.
+    """
+    if os.environ.get("ROS_LOG_DIR"):
+        return
+    try:
+        if not os.environ.get("HOME"):
+            raise FileNotFoundError("HOME is not set")
+        folder = Path(os.environ.get("ROS_HOME") or "~/.ros").expanduser() / "log"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        os.environ["ROS_LOG_DIR"] = str(runtime_folder() / "log")
+        print(f"logs go to {os.environ['ROS_LOG_DIR']}: {error}", file=sys.stderr, flush=True)
+
+
 def keep_private() -> None:
     """Let only this user read what this process shares with others by Fast DDS's shared memory.
 
@@ -84,6 +107,7 @@ def own_context(domain: int | None = None) -> Context:
     Args:
         domain: ROS domain number; None: as ROS_DOMAIN_ID says.
     """
+    find_log_folder()
     context = Context()
     rclpy.init(
         args=[],

@@ -3,7 +3,8 @@
 Two libraries: `libcuda.so.1` (with `libcuda.so` beside it), which the interposed program loads,
 and `librrto_ring.so`, the ring's atomics for the Python side; and the stand-ins for libraries that
 make machine code, for programs whose device executes PTX. They lie in `lib/` inside the
-package where that is writable, else in the user's cache under the hash of the sources.
+package where that is writable, else in the user's cache under the hash of the sources, else in
+the user's runtime folder.
 `ensure_built()` is the one entry point; it costs one hash of the sources when nothing changed.
 """
 
@@ -20,7 +21,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rrto_ros.errors import UnavailableError
+from rrto_ros.disk_store import cache_directory
+from rrto_ros.errors import ConfigError, UnavailableError
+from rrto_ros.runtime_files import runtime_folder
 
 SHIM = Path(__file__).resolve().parent
 CFLAGS = (
@@ -129,14 +132,6 @@ def build(target: Path, cflags: Sequence[str] = CFLAGS) -> None:
             path.replace(place / path.name)
 
 
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
-
-
 def _fresh(folder: Path, stamp: str) -> bool:
     try:
         return (folder / _STAMP).read_text() == stamp and (folder / "librrto_ring.so").exists()
@@ -151,9 +146,12 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def cache_folder() -> Path:
-    """Where this user's built files may lie."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rrto"
+def _places(stamp: str) -> Iterator[Path]:
+    """In the package, else in the user's cache, else, without a home, until the next boot."""
+    yield SHIM / "lib"
+    for folder in (cache_directory, runtime_folder):
+        with contextlib.suppress(ConfigError, OSError):
+            yield folder() / "shim" / stamp[:16]
 
 
 def ensure_built() -> Path:
@@ -167,18 +165,22 @@ def ensure_built() -> Path:
         if _fresh(packaged, source_hash()):
             return packaged
     stamp = source_hash()
-    cache = cache_folder()
-    for folder in (packaged, cache / "shim" / stamp[:16]):
+    places: list[Path] = []
+    for folder in _places(stamp):
+        places.append(folder)
         if _fresh(folder, stamp):
             return folder
-        if not _writable(folder):
-            continue
-        with _locked(folder):
-            if not _fresh(folder, stamp):
-                build(folder)
-                (folder / _STAMP).write_text(stamp)
-        return folder
-    raise UnavailableError(f"cannot write the built CUDA shim to {packaged} nor to {cache}")
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder):
+                if not _fresh(folder, stamp):
+                    build(folder)
+                    (folder / _STAMP).write_text(stamp)
+            return folder
+    raise UnavailableError(
+        f"the built CUDA shim cannot be written to any of {', '.join(map(str, places))}; make one "
+        "of them writable, or set XDG_CACHE_HOME"
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.synthetic import Model, Program
 
+from rrto_ros.disk_store import DiskStore
 from rrto_ros.errors import ConfigError
 from rrto_ros.robot.replay.plan_store import (
     MAX_LISTED,
@@ -52,6 +53,11 @@ def files(root):
 
 def plan_file(root, plan):
     return root / plan.digest.hex()[:2] / plan.digest.hex()
+
+
+def lists(root):
+    """The store of the programs' lists, to put there what no program does."""
+    return DiskStore(root / "programs", 1 << 30, "plan", sealed=True)
 
 
 def test_what_was_walked_is_recalled_by_another_store_the_latest_first(tmp_path):
@@ -130,10 +136,9 @@ def test_a_plan_of_another_table_of_driver_calls_is_refused_and_removed(tmp_path
     path = tmp_path / digest.hex()[:2] / digest.hex()
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(other)
-    listed = tmp_path / "programs" / NAMES[0]
-    value = json.loads(listed.read_text())
+    value = json.loads(lists(tmp_path).get(NAMES[0]))
     value["plans"].insert(0, [digest.hex(), len(other), 0])
-    listed.write_text(json.dumps(value))
+    lists(tmp_path).put(NAMES[0], json.dumps(value).encode())
     assert store.recall(NAMES).plans == (PLANS[1],)
     assert store.statistics()["refused"] == 1
     assert "table" in store.statistics()["last_failure"]
@@ -142,7 +147,8 @@ def test_a_plan_of_another_table_of_driver_calls_is_refused_and_removed(tmp_path
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"version": 2, "apart": false, "start": null, "plans": []}', '{"version": 1}',
+    [" ", "{", "[]", '{"version": 1}',
+     '{"version": 2, "apart": false, "start": null, "plans": []}',
      '{"version": 1, "apart": false, "start": null, "plans": [["00", 5, 0]]}',
      '{"version": 1, "apart": false, "start": null, "plans": [["%s", -5, 0]]}' % ("00" * 32),
      '{"version": 1, "apart": false, "start": null, "plans": 7}',
@@ -152,10 +158,31 @@ def test_a_damaged_list_is_counted_removed_and_made_again(tmp_path, text):
     store = PlanStore(tmp_path)
     store.keep(NAMES, PLANS[:1])
     for name in NAMES:
-        (tmp_path / "programs" / name).write_text(text)
+        lists(tmp_path).put(name, text.encode())
     assert store.recall(NAMES).plans == ()
     assert store.statistics()["refused"] == 2
-    assert not (tmp_path / "programs" / NAMES[0]).exists()
+    assert "list of a program's plans" in store.statistics()["last_failure"]
+    assert lists(tmp_path).size(NAMES[0]) is None
+    store.keep(NAMES, PLANS[:1])
+    assert store.recall(NAMES).plans == (PLANS[0],)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "another's"])
+def test_a_list_whose_file_is_damaged_or_another_programs_is_removed(tmp_path, damage):
+    store = PlanStore(tmp_path)
+    store.keep(NAMES, PLANS[:1])
+    other = program_names("other", 0)
+    store.keep(other, PLANS[1:2])
+    for name, foreign in zip(NAMES, other, strict=True):
+        path = tmp_path / "programs" / name[:2] / name
+        data = path.read_bytes()
+        path.write_bytes(
+            {"cut": data[:-1], "flipped": data[:-1] + bytes([data[-1] ^ 1]), "empty": b"",
+             "another's": (tmp_path / "programs" / foreign[:2] / foreign).read_bytes()}[damage]
+        )  # fmt: skip
+    assert store.recall(NAMES).plans == ()
+    assert store.statistics()["refused"] == 2
+    assert store.recall(other).plans == (PLANS[1],)
     store.keep(NAMES, PLANS[:1])
     assert store.recall(NAMES).plans == (PLANS[0],)
 
@@ -181,6 +208,7 @@ def test_lists_and_programs_are_bounded(tmp_path, monkeypatch):
     assert store.recall(NAMES).plans == tuple(reversed(many))[:MAX_LISTED]
     assert MAX_PROGRAMS > 100
     monkeypatch.setattr("rrto_ros.robot.replay.plan_store.MAX_PROGRAMS", 20)
+    store = PlanStore(tmp_path)
     for number in range(40):
         store.keep(program_names(f"program{number}", 0), PLANS[:1])
     assert len(files(tmp_path / "programs")) <= 21

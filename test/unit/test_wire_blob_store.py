@@ -8,7 +8,7 @@ from hashlib import sha256
 import pytest
 
 from rrto_ros.errors import ConfigError
-from rrto_ros.wire.blob_store import BlobStore, BlobWriter, default_directory
+from rrto_ros.wire.blob_store import BlobStore, BlobWriter
 
 
 def digest(data):
@@ -114,8 +114,3 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file"):
         BlobStore(tmp_path / "file" / "blobs")
-
-
-def test_the_default_directory_follows_xdg(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_directory() == tmp_path / "rrto" / "blobs"

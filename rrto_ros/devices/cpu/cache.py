@@ -1,33 +1,18 @@
-"""Compiled kernels on disk: content-addressed, checked when read, least recently used go first.
+"""Kernels and facts of modules on disk, each under a hash of all that it depends on.
 
-Several processes may share a directory: entries are written to a temporary file and renamed, and
-an entry that is missing, cut short or damaged is simply compiled again. The directory is looked
-through at the first entry that a process adds, and then once it has added a part of what was free.
+An entry that is missing or damaged is simply made again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
-import time
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-_MAGIC = b"RRTOOBJ1"
-_PREFIX = ".new-"
-_FORGOTTEN_S = 3600.0
-
-
-def default_directory() -> Path:
-    """$XDG_CACHE_HOME/rrto/kernels, or ~/.cache/rrto/kernels."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "rrto" / "kernels"
-
+from rrto_ros.disk_store import DiskStore, opened
 
 _GENERATOR = ("ptx/*.py", "passes/*.py", "codegen/*.py", "program.py", "facts.py", "jit.py")
 
@@ -60,103 +45,36 @@ class Entry:
 
 
 class KernelCache:
-    """A directory of entries, at most `limit_bytes` in all. None as directory keeps nothing."""
+    """Entries on disk; where there is no place for them, none.
+
+    Args:
+        directory: Where they are; None is the user's cache directory.
+        limit_bytes: The least recently used go beyond this; 0 keeps nothing.
+    """
 
     def __init__(self, directory: Path | None, limit_bytes: int) -> None:
-        self.directory = directory
-        self.limit_bytes = limit_bytes
-        self.hits = 0
-        self.misses = 0
-        self.errors = 0
-        self.scans = 0
-        self._room = 0
+        make = partial(DiskStore, kind="kernel", sealed=True)
+        self._store = opened(make, "kernels", directory, limit_bytes)
 
     def get(self, key: str) -> Entry | None:
         """The entry, or None if it is not there or not intact."""
-        entry = self._read(key)
-        if entry is None:
-            self.misses += 1
-        else:
-            self.hits += 1
-        return entry
+        data = self._store.get(key) if self._store is not None else None
+        if data is None:
+            return None
+        end = 4 + int.from_bytes(data[:4], "little")
+        return Entry(data[end:], json.loads(data[4:end]))
 
     def holds(self, key: str) -> bool:
         """Whether there is an entry; it may still turn out to be damaged."""
-        return self.directory is not None and self._path(key).exists()
-
-    def _read(self, key: str) -> Entry | None:
-        if self.directory is None:
-            return None
-        path = self._path(key)
-        try:
-            data = path.read_bytes()
-        except OSError:
-            return None
-        body = data[40:]
-        if data[:8] != _MAGIC or hashlib.sha256(body).digest() != data[8:40]:
-            self.errors += 1
-            return None
-        length = int.from_bytes(body[:4], "little")
-        facts = json.loads(body[4 : 4 + length])
-        with contextlib.suppress(OSError):
-            os.utime(path)
-        return Entry(body[4 + length :], facts)
+        return self._store is not None and self._store.size(key) is not None
 
     def put(self, key: str, entry: Entry) -> None:
         """Stores an entry; a full or read-only disk is counted, not raised."""
-        if self.directory is None:
-            return
-        head = json.dumps(entry.facts, sort_keys=True).encode()
-        body = len(head).to_bytes(4, "little") + head + entry.code
-        data = _MAGIC + hashlib.sha256(body).digest() + body
-        try:
-            path = self._path(key)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=_PREFIX)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                Path(name).replace(path)
-            except OSError:
-                Path(name).unlink(missing_ok=True)
-                raise
-        except OSError:
-            self.errors += 1
-            return
-        self._room -= len(data)
-        if self._room < 0:
-            self._evict()
+        if self._store is not None:
+            head = json.dumps(entry.facts, sort_keys=True).encode()
+            self._store.put(key, len(head).to_bytes(4, "little") + head + entry.code)
 
-    def _path(self, key: str) -> Path:
-        assert self.directory is not None
-        return self.directory / key[:2] / f"{key[2:]}.o"
-
-    def _evict(self) -> None:
-        """Looks through the directory; where it is too full, the oldest entries go.
-
-        A look costs as much as there are entries, so there must be many entries between two: a
-        full directory is emptied by an eighth, and each process may add a quarter of what is free
-        before it looks again. Several that fill it at once may exceed the limit by a tenth.
-        """
-        assert self.directory is not None
-        self.scans += 1
-        found = []
-        for folder in self.directory.glob("??"):
-            with contextlib.suppress(OSError), os.scandir(folder) as files:
-                for file in files:
-                    stat = file.stat()
-                    if file.name.endswith(".o"):
-                        found.append((stat.st_mtime, stat.st_size, file.path))
-                    elif time.time() - stat.st_mtime > _FORGOTTEN_S:
-                        Path(file).unlink()
-        total = sum(size for _, size, _ in found)
-        step = self.limit_bytes // 32
-        if total > self.limit_bytes - step:
-            wanted = self.limit_bytes - self.limit_bytes // 8
-            for _, size, name in sorted(found):
-                if total <= wanted:
-                    break
-                with contextlib.suppress(OSError):
-                    Path(name).unlink()
-                    total -= size
-        self._room = max(step, (self.limit_bytes - total) // 4)
+    def statistics(self) -> dict[str, int | str]:
+        """Those of the store."""
+        counts = self._store.statistics() if self._store is not None else {}
+        return {f"cache_{name}": value for name, value in counts.items()}

@@ -17,7 +17,6 @@ import numpy as np
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu import attributes as attr
-from rrto_ros.devices.cpu.cache import default_directory
 from rrto_ros.devices.cpu.chain import Link
 from rrto_ros.devices.cpu.compile_pool import COMMAND, DEFAULT_TIMEOUT_S, CompilePool
 from rrto_ros.devices.cpu.facts import KernelFacts, ModuleFacts
@@ -92,8 +91,8 @@ class CpuDevice:
             raise ConfigError(f"arena_bytes ({arena_bytes}) must be at least limit_bytes "
                               f"({limit_bytes}), and both positive")
         cores = threads or len(os.sched_getaffinity(0))
-        directory = Path(cache_dir) if cache_dir is not None else default_directory()
-        self._compiler = Compiler(directory if cache_bytes else None, cache_bytes, vector_lanes,
+        directory = Path(cache_dir) if cache_dir is not None else None
+        self._compiler = Compiler(directory, cache_bytes, vector_lanes,
                                   CompilePool(cores, compile_timeout_s, compile_command),
                                   memcheck=memcheck)
         self._arena = Arena(arena_base, arena_bytes, limit_bytes)
@@ -137,9 +136,7 @@ class CpuDevice:
             "kernels_compiled_ahead": compiler.ahead, "modules_known": compiler.known,
             "compile_failures": compiler.pool.failures,
             "kernels_vectorised": compiler.vectorised,
-            "compile_seconds": compiler.compile_ns / 1e9, "cache_hits": compiler.cache.hits,
-            "cache_misses": compiler.cache.misses, "cache_errors": compiler.cache.errors,
-            "cache_scans": compiler.cache.scans,
+            "compile_seconds": compiler.compile_ns / 1e9, **compiler.cache.statistics(),
         }
 
     # modules

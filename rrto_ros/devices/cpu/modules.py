@@ -65,8 +65,8 @@ class Compiler:
     """Turns kernels into native code, through the disk cache and the compile processes.
 
     Args:
-        directory: Of the disk cache; None keeps nothing.
-        limit_bytes: Size limit of the disk cache.
+        directory: Of the disk cache; None is the user's cache directory.
+        limit_bytes: Size limit of the disk cache; 0 keeps nothing.
         max_lanes: Threads per vector instruction; 0 is what the processor does best.
         memcheck: Whether kernels look up every access.
         pool: The compile processes, closed with this object.

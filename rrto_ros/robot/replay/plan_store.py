@@ -1,8 +1,7 @@
-"""Plans kept on disk from one start of a program to the next: owns the files and their meaning.
+"""Plans kept on disk from one start of a program to the next: owns the files' meaning.
 
-Two kinds of files in one directory. A plan's canonical bytes lie under their SHA-256, in a
-`BlobStore` (atomic rename, size limit, least recently used first, hashed again when read). A list
-per program says which plans it walked, the latest first.
+Two `DiskStore`s. A plan's canonical bytes lie under their SHA-256. A list per program, under its
+name, says which plans it walked, the latest first.
 
 Nothing here must be right. A plan that does not belong to the program costs its bytes and some
 comparisons, since a cursor walks it only where the calls are the same. So a program is known by
@@ -13,18 +12,14 @@ part of it because addresses are part of plans, the table of driver calls becaus
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from rrto_ros.errors import ConfigError, ProtocolError
-from rrto_ros.wire.blob_store import BlobStore
+from rrto_ros.disk_store import DiskStore
+from rrto_ros.errors import ProtocolError
 from rrto_ros.wire.codec import TABLE_HASH
 from rrto_ros.wire.plan import MAX_PLAN_BYTES, Plan, decode_plan
 
@@ -38,13 +33,8 @@ MAX_UNUSED = 8
 longer."""
 MAX_PROGRAMS = 4096
 _LIST_BYTES = 16 << 10
+_LEAST_BYTES = 1 << 10
 _VERSION = 1
-
-
-def default_directory() -> Path:
-    """``$XDG_CACHE_HOME/rrto/plans``, by default ``~/.cache/rrto/plans``."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "rrto" / "plans"
 
 
 def program_names(command: str, arena_base: int) -> tuple[str, str]:
@@ -111,28 +101,19 @@ class _List:
 class PlanStore:
     """The plans of one user's programs. Any thread, any number of processes.
 
-    A damaged file is counted and removed; a full disk is counted. Neither is an error.
-
-    Args:
-        directory: Where the files are; created with mode 0700.
-        limit_bytes: Least recently used plans go when the files exceed this.
-
-    Raises:
-        ConfigError: The directory cannot be made or written.
+    A damaged file is counted and removed; a full disk is counted. Neither is an error. For the
+    arguments see `DiskStore`.
     """
 
     def __init__(self, directory: Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
-        try:
-            self._plans = BlobStore(directory, limit_bytes)
-            self._lists = directory / "programs"
-            self._lists.mkdir(mode=0o700, exist_ok=True)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("blob", "plan")) from error
-        except OSError as error:
-            raise ConfigError(f"plan directory {directory}: {error.strerror}") from error
+        self._plans = DiskStore(directory, limit_bytes, "plan")
+        self._plans.look()
+        self._lists = DiskStore(
+            directory / "programs", MAX_PROGRAMS * _LEAST_BYTES, "plan", sealed=True,
+            least_bytes=_LEAST_BYTES,
+        )  # fmt: skip
         self._refused = 0
-        self._failed = 0
-        self._last_failure = ""
+        self._refusal = ""
         self._recalled = 0
 
     def recall(self, names: tuple[str, str]) -> Recalled:
@@ -141,66 +122,6 @@ class PlanStore:
         Args:
             names: `program_names`.
         """
-        try:
-            return self._recall(names)
-        except OSError as error:
-            self._failed += 1
-            self._last_failure = str(error)
-            return Recalled()
-
-    def keep(
-        self,
-        names: tuple[str, str],
-        walked: Iterable[Plan],
-        unused: Iterable[Plan] = (),
-        *,
-        apart: bool = False,
-        start: StartUp | None = None,
-    ) -> None:
-        """Keep plans that the program walked to their end.
-
-        Args:
-            names: `program_names`.
-            walked: The latest last.
-            unused: Plans that were recalled and not walked in a session that walked others.
-            apart: Whether each thread walked on its own.
-            start: The program's start; None keeps what is known of it.
-        """
-        new: list[_Entry] = []
-        missed = {plan.digest for plan in unused}
-        try:
-            for plan in walked:
-                self._plans.keep(plan.encoded)
-                new.insert(0, _Entry(plan.digest, len(plan.encoded)))
-            first: _Entry | None = None
-            if start is not None:
-                self._plans.keep(start.plan.encoded)
-                first = _Entry(start.plan.digest, len(start.plan.encoded), start.inferences)
-            with (self._lists / ".lock").open("w") as guard:
-                fcntl.flock(guard, fcntl.LOCK_EX)
-                for name in names:
-                    self._write(name, new, missed, apart, first)
-                if new:
-                    self._trim()
-        except OSError as error:
-            self._failed += 1
-            self._last_failure = str(error)
-
-    def statistics(self) -> dict[str, int | str]:
-        """Size and limit of the plans' files, plans recalled, and what went wrong."""
-        plans = self._plans.statistics()
-        return {
-            "bytes": plans["bytes"],
-            "limit_bytes": plans["limit_bytes"],
-            "recalled": self._recalled,
-            "stored": plans["stored"],
-            "evicted": plans["evicted"],
-            "refused": int(plans["corrupt"]) + self._refused,
-            "failed": int(plans["failed"]) + self._failed,
-            "last_failure": self._last_failure or plans["last_failure"],
-        }
-
-    def _recall(self, names: tuple[str, str]) -> Recalled:
         for name in names:
             found = self._read(name)
             plans: list[Plan] = []
@@ -221,82 +142,72 @@ class PlanStore:
                 return Recalled(tuple(plans), found.apart, start)
         return Recalled()
 
+    def keep(
+        self,
+        names: tuple[str, str],
+        walked: Iterable[Plan],
+        unused: Iterable[Plan] = (),
+        *,
+        apart: bool = False,
+        start: StartUp | None = None,
+    ) -> None:
+        """Keep plans that the program walked to their end.
+
+        Args:
+            names: `program_names`.
+            walked: The latest last.
+            unused: Plans that were recalled and not walked in a session that walked others.
+            apart: Whether each thread walked on its own.
+            start: The program's start; None keeps what is known of it.
+        """
+        new = [self._put(plan) for plan in walked][::-1]
+        missed = {plan.digest for plan in unused}
+        first = self._put(start.plan, start.inferences) if start is not None else None
+        for name in names:
+            with self._lists.locked():
+                merged = _merged(self._read(name), new, missed, apart, first)
+                if merged is not None:
+                    self._lists.put(name, merged)
+
+    def statistics(self) -> dict[str, int | str]:
+        """Size and limit of the plans' files, plans recalled, and what went wrong."""
+        plans, lists = self._plans.statistics(), self._lists.statistics()
+        return {
+            **{name: plans[name] for name in ("bytes", "limit_bytes", "stored", "evicted")},
+            "recalled": self._recalled,
+            "refused": int(plans["corrupt"]) + int(lists["corrupt"]) + self._refused,
+            "failed": int(plans["failed"]) + int(lists["failed"]),
+            "last_failure": self._refusal or plans["last_failure"] or lists["last_failure"],
+        }
+
+    def _put(self, plan: Plan, count: int = 0) -> _Entry:
+        self._plans.put(plan.digest.hex(), plan.encoded)
+        return _Entry(plan.digest, len(plan.encoded), count)
+
     def _plan(self, entry: _Entry) -> Plan | None:
-        data = self._plans.get(entry.digest, entry.size)
+        data = self._plans.get(entry.digest.hex())
         if data is None:
             return None
         try:
             return decode_plan(data, entry.digest)
         except ProtocolError as error:
             # Its bytes are those that were written, so they are no plan of this version.
-            self._refused += 1
-            self._last_failure = str(error)
-            self._plans.remove(entry.digest)
+            self._refuse(str(error))
+            self._plans.remove(entry.digest.hex())
             return None
 
     def _read(self, name: str) -> _List:
-        path = self._lists / name
+        data = self._lists.get(name)
         try:
-            with path.open("rb") as file:
-                data = file.read(_LIST_BYTES + 1)
-        except FileNotFoundError:
-            return _List()
-        except OSError as error:
-            self._failed += 1
-            self._last_failure = str(error)
-            return _List()
-        try:
-            return _parse(data)
+            return _parse(data) if data is not None else _List()
         except (ValueError, KeyError, TypeError) as error:
-            self._refused += 1
-            self._last_failure = f"list of a program's plans: {type(error).__name__}: {error}"
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+            self._refuse(f"list of a program's plans: {type(error).__name__}: {error}")
+            self._lists.remove(name)
             return _List()
 
-    def _write(
-        self, name: str, new: list[_Entry], missed: set[bytes], apart: bool, start: _Entry | None
-    ) -> None:
-        """Merge into a list; under the lock."""
-        known = self._read(name)
-        old = known.entries
-        start = start or known.start
-        again = {entry.digest for entry in new}
-        kept = [
-            _Entry(e.digest, e.size, e.unused + (e.digest in missed))
-            for e in old
-            if e.digest not in again
-        ]
-        entries = [*new, *(e for e in kept if e.unused < MAX_UNUSED)][:MAX_LISTED]
-        if not new and not old:
-            return
-        value = {
-            "version": _VERSION,
-            "apart": apart if new else known.apart,
-            "start": [start.digest.hex(), start.size, start.unused] if start else None,
-            "plans": [[e.digest.hex(), e.size, e.unused] for e in entries],
-        }
-        handle, temporary = tempfile.mkstemp(dir=self._lists, prefix=".new-")
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(value, file)
-            Path(temporary).replace(self._lists / name)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-
-    def _trim(self) -> None:
-        """Remove the lists that were not written for longest, beyond the limit."""
-        with os.scandir(self._lists) as found:
-            names = [entry.name for entry in found if len(entry.name) == 64]
-        if len(names) <= MAX_PROGRAMS:
-            return
-        ages: list[tuple[int, str]] = []
-        for name in names:
-            with contextlib.suppress(OSError):
-                ages.append(((self._lists / name).stat().st_mtime_ns, name))
-        for _, name in sorted(ages)[: len(ages) - MAX_PROGRAMS * 9 // 10]:
-            (self._lists / name).unlink(missing_ok=True)
+    def _refuse(self, reason: str) -> None:
+        self._refused += 1
+        self._refusal = reason
 
 
 class PlanMemory:
@@ -354,6 +265,30 @@ class PlanMemory:
 def memory_of(store: PlanStore | None, command: str, arena_base: int) -> PlanMemory | None:
     """The memory of one session, if plans are kept; see `program_names`."""
     return PlanMemory(store, program_names(command, arena_base)) if store is not None else None
+
+
+def _merged(
+    known: _List, new: list[_Entry], missed: set[bytes], apart: bool, start: _Entry | None
+) -> bytes | None:
+    """A list with what was walked now before what it had; None if it says nothing."""
+    if not new and not known.entries:
+        return None
+    start = start or known.start
+    again = {entry.digest for entry in new}
+    kept = [
+        _Entry(e.digest, e.size, e.unused + (e.digest in missed))
+        for e in known.entries
+        if e.digest not in again
+    ]
+    entries = [*new, *(e for e in kept if e.unused < MAX_UNUSED)][:MAX_LISTED]
+    return json.dumps(
+        {
+            "version": _VERSION,
+            "apart": apart if new else known.apart,
+            "start": [start.digest.hex(), start.size, start.unused] if start else None,
+            "plans": [[e.digest.hex(), e.size, e.unused] for e in entries],
+        }
+    ).encode()
 
 
 def _parse(data: bytes) -> _List:
