@@ -76,6 +76,19 @@ __global__ void exchanges(volatile int *flags, int *out, int rounds) {
   }
   out[b * blockDim.x + t] = value;
 }
+/* Each activation waits for the whole grid, twice, at a depth of its own caller. */
+__device__ __noinline__ int down(int depth, int *m) {
+  cg::grid_group grid = cg::this_grid();
+  int n = grid.size(), i = grid.thread_rank();
+  m[i] = depth * 1000 + i;
+  grid.sync();
+  int other = m[(i + 37 * (depth + 1)) % n];
+  grid.sync();
+  return depth ? other + 3 * down(depth - 1, m) : other;
+}
+__global__ void deep(int *out, int *m, int depth) {
+  out[cg::this_grid().thread_rank()] = down(depth, m);
+}
 __global__ void parts(int *out, int stops) {
   cg::grid_group grid = cg::this_grid();
   int i = grid.thread_rank();
@@ -152,11 +165,13 @@ SECOND:
   bar.sync 1, 64; ld.volatile.global.u32 %r5, [%d5+-128]; mad.lo.u32 %r5, %r5, 3, 1;
   st.volatile.global.u32 [%d5+-128], %r5; bar.arrive 2, 64;
 NEXT:
+  @%p1 bar.arrive 3, 64;
   setp.ne.u32 %p2, %r1, 0; @%p2 bra JOIN; mov.u32 %r6, %nctaid.x; add.u32 %r7, %r3, 1;
   mul.lo.u32 %r7, %r7, %r6; red.release.gpu.global.add.u32 [%d1], 1;
 WAIT: ld.acquire.gpu.global.u32 %r8, [%d1]; setp.lt.u32 %p3, %r8, %r7; @%p3 bra WAIT;
 JOIN:
-  bar.sync 0, 64; add.u32 %r3, %r3, 1; setp.lt.u32 %p4, %r3, 5; @%p4 bra ROUND; ret;
+  @!%p1 bar.sync 3, 64; bar.sync 0, 64; add.u32 %r3, %r3, 1; setp.lt.u32 %p4, %r3, 5;
+  @%p4 bra ROUND; ret;
 }
 """
 
@@ -226,6 +241,16 @@ def test_what_a_block_has_is_kept_while_others_have_their_turn(harness, loaded, 
         loaded, "keeps", (blocks, 1, 1), (64, 1, 1),
         (data.astype(np.int32), empty, empty, np.int32(9)), 256, cooperative=True)
     assert np.array_equal(got, keeps(data, 9).astype(np.int32))
+
+
+def test_functions_that_call_themselves_wait_for_the_grid(harness, loaded):
+    n, depth = 96, 6
+    got, _ = harness.launch(loaded, "deep", (3, 1, 1), (32, 1, 1), (
+        np.zeros(n, np.int32), np.zeros(n, np.int32), np.int32(depth)), cooperative=True)
+    value = np.zeros(n, np.int64)
+    for d in range(depth + 1):
+        value = d * 1000 + (np.arange(n) + 37 * (d + 1)) % n + 3 * value
+    assert np.array_equal(got, value)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 5])
@@ -314,10 +339,20 @@ def test_an_earlier_block_may_wait_for_a_later_one(tmp_path, threads, lanes):
     assert out.tolist() == (expected[:, None] + np.arange(40)).reshape(-1).tolist()
 
 
+IN_REGISTERS = BY_HAND.replace("ROUND:", """
+  mov.u32 %r9, %ntid.x; shr.u32 %r9, %r9, 6; add.u32 %r10, %r9, 1; add.u32 %r11, %r9, 2;
+ROUND:""")
+for number, register in ((1, "%r9"), (2, "%r10"), (3, "%r11")):
+    IN_REGISTERS = IN_REGISTERS.replace(f"bar.arrive {number},", f"bar.arrive {register},")
+    IN_REGISTERS = IN_REGISTERS.replace(f"bar.sync {number},", f"bar.sync {register},")
+
+
 @pytest.mark.parametrize("threads", [1, 3])
-def test_barriers_for_a_part_of_the_block_keep_who_arrived(tmp_path, threads):
-    _, out = run(tmp_path, BY_HAND.encode(), "halves", 6, 64, (
-        np.zeros(1, np.uint32), np.ones(6 * 32, np.uint32)), threads=threads)
+@pytest.mark.parametrize("text", [BY_HAND, IN_REGISTERS], ids=["constants", "registers"])
+def test_barriers_for_a_part_of_the_block_keep_who_arrived(tmp_path, threads, text):
+    _, out = run(tmp_path, text.encode(), "halves", 6, 64, (
+        np.zeros(1, np.uint32), np.ones(6 * 32, np.uint32)), threads=threads,
+        launch_timeout_s=20)
     value = np.ones((6, 32), np.int64)
     for _ in range(5):
         value = (value + np.arange(6)[:, None]) * 3 + 1

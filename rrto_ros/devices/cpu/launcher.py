@@ -43,6 +43,7 @@ _SHARED_BYTES = SHARED_OPTIN_BYTES + _BEYOND
 # Below this, handing blocks to another thread costs more than it saves.
 _SPREAD_NS = 300_000
 _CHUNKS_PER_WORKER = 8
+_GROWS_TWOFOLD_BYTES = 64 << 20
 _TOTAL_SHARED, _STEP = CONTEXT_FIELDS.index("total_smem"), CONTEXT_FIELDS.index("step")
 _WORKSPACE_BYTES = 64
 
@@ -85,7 +86,7 @@ class _WorkerMemory:
             self.frames = mmap.mmap(-1, 2 * frame_bytes)
             self.addresses[1] = _address(self.frames)
         if self._local_bytes < local_bytes:
-            self._local_bytes = 2 * local_bytes
+            self._local_bytes = max(local_bytes, min(2 * local_bytes, _GROWS_TWOFOLD_BYTES))
             self.local = _area(self._local_bytes)
             self.addresses[2] = _aligned(self.local)
         return self.addresses
