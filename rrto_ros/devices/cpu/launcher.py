@@ -21,6 +21,7 @@ from rrto_ros.devices.cpu.codegen.checks import (
     ASSERTED,
     BROKEN,
     MISALIGNED,
+    NO_FUNCTION,
     NO_ROOM,
     REPORT_WORDS,
     TRAPPED,
@@ -106,6 +107,10 @@ def reported(word: int, name: str) -> CudaError:
             CUresult.LAUNCH_FAILED, f"functions of kernel {name} call themselves deeper than "
             f"the {STACK_BYTES >> 10} KiB of a thread's stack hold; make what they keep smaller, "
             "or call them less deep")
+    if word == NO_FUNCTION:
+        return CudaError(
+            CUresult.INVALID_PC, f"kernel {name} called through a register that holds the address "
+            "of no function with such parameters")
     if word == BROKEN:
         return CudaError(CUresult.LAUNCH_FAILED,
                          f"kernel {name} executed brkpt, and there is no debugger")
@@ -248,7 +253,7 @@ class Launcher:
     def _raise_report(
         self, name: str, grid: tuple[int, int, int], block: tuple[int, int, int]
     ) -> None:
-        if self._report[0] in (TRAPPED, MISALIGNED, ASSERTED, BROKEN, NO_ROOM):
+        if self._report[0] in (TRAPPED, MISALIGNED, ASSERTED, BROKEN, NO_ROOM, NO_FUNCTION):
             raise reported(self._report[0], name)
         if self._arena is None or not self._report[0]:
             return

@@ -17,6 +17,7 @@ from rrto_ros.devices.cpu.passes.layout import (
     layout_module,
 )
 from rrto_ros.devices.cpu.passes.loops import bounded_edges
+from rrto_ros.devices.cpu.passes.pointers import function_addresses
 from rrto_ros.devices.cpu.passes.regions import Regions, split
 from rrto_ros.devices.cpu.passes.registers import register_types
 from rrto_ros.devices.cpu.passes.rename import rename_local
@@ -87,7 +88,7 @@ def prepare(source: str | Sequence[PtxInput]) -> ModuleProgram:
         PtxError: The text is not valid or needs something that is not supported.
     """
     module = read_module(source)
-    layout = layout_module(module.variables)
+    layout = layout_module(module.variables, function_addresses(module.functions))
     return ModuleProgram(module, layout, tuple(
         _prepare_kernel(entry, module, layout) for entry in module.entries))
 

@@ -21,8 +21,8 @@ from rrto_ros.devices.cpu.ptx.types import TYPES
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "ptx_support.md"
 HANDLED_ELSEWHERE = {
     "bra, brx.idx, ret, exit": "guarded and not; tables of .branchtargets",
-    "call": ".func of the same module, inlined, or on a stack where functions call themselves; no "
-            "calls through registers, no services of a driver (malloc and free of a kernel)",
+    "call": ".func of the same module, inlined, or on a stack where functions call themselves or "
+            "are called through registers; no services of a driver (malloc and free of a kernel)",
 }
 LEFT_OUT = """\
 Whatever is not named above is refused when a module is loaded, with the instruction and its line
@@ -34,7 +34,7 @@ Whatever is not named above is refused when a module is loaded, with the instruc
 - clusters (barrier.cluster, mapa, getctarank), setmaxnreg
 - 128-bit atomics; floating-point atomics other than add
 - cvt to and from floats of 6 and 4 bits, .satfinite elsewhere, stochastic rounding (.rs)
-- virtual calls, alloca, stacksave
+- alloca, stacksave
 
 What is executed differently from a GPU:
 
@@ -43,7 +43,10 @@ What is executed differently from a GPU:
   by thread, slowly; a constant that lies in a register is none of these.
 - A thread whose stack is full fails the launch with `CUDA_ERROR_LAUNCH_FAILED`, as a GPU does
   (kokkos issue 2214). The stack is as large whatever limit the program sets: what fits into a
-  GPU's fits. Kernels with functions that call themselves run thread by thread.
+  GPU's fits. Kernels with functions that call themselves, or are called through registers, run
+  thread by thread.
+- A function's address is a small number. A call through a register that holds no address of a
+  function with such parameters fails the launch with `CUDA_ERROR_INVALID_PC`.
 - Exchanges of a warp (shfl, vote, match, redux) and bar.warp.sync with a member mask wait until
   every lane of the mask that has not exited waits at the same instruction; lanes that have exited
   take no part, in bar.red neither. Where no lane could go on, which CUDA leaves undefined, all do.

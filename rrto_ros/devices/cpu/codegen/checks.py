@@ -28,6 +28,9 @@ BROKEN = 5
 NO_ROOM = 6
 """First word of the report when a thread's stack had no room for an activation."""
 
+NO_FUNCTION = 7
+"""First word of the report when a thread called what is no function."""
+
 TELL_MISALIGNED = f"""
   %odd_seen = load i64, ptr %odd
   %odd_none = icmp eq i64 %odd_seen, 0

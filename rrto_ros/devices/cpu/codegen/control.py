@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from rrto_ros.devices.cpu.codegen.checks import BROKEN, NO_ROOM, TRAPPED
+from rrto_ros.devices.cpu.codegen.checks import (
+    BROKEN,
+    NO_FUNCTION,
+    NO_ROOM,
+    TRAPPED,
+)
 from rrto_ros.devices.cpu.codegen.emitter import Emitter
 from rrto_ros.devices.cpu.codegen.table import emits
+from rrto_ros.devices.cpu.passes.pointers import BAD_POINTER
 from rrto_ros.devices.cpu.passes.recursion import STACK_FULL
 from rrto_ros.devices.cpu.ptx import ast
 
@@ -12,7 +18,11 @@ from rrto_ros.devices.cpu.ptx import ast
 @emits("trap", "brkpt", forms="all (the launch fails)")
 def trap(e: Emitter, instr: ast.Instr) -> None:
     """Emits trap and brkpt: reported; the launch ends as it does at a time-out."""
-    word = BROKEN if instr.op == "brkpt" else NO_ROOM if STACK_FULL in instr.mods else TRAPPED
+    word = TRAPPED
+    if instr.op == "brkpt":
+        word = BROKEN
+    elif instr.mods:
+        word = {STACK_FULL: NO_ROOM, BAD_POINTER: NO_FUNCTION}.get(instr.mods[0], TRAPPED)
 
     def action() -> None:
         pair = e.b.name("trap")

@@ -1,12 +1,22 @@
 """Inlines calls of .func functions, with their registers, variables and labels renamed.
 
-Functions that call themselves, directly or through others, are left to `passes/recursion`.
+Functions that call themselves, directly or through others, and those that are called through
+registers are left to `passes/recursion`.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
+from rrto_ros.devices.cpu.passes.pointers import (
+    BAD_POINTER,
+    addressed,
+    calls_through_register,
+    fits,
+    function_addresses,
+    taken,
+)
 from rrto_ros.devices.cpu.passes.recursion import Outlined, Stack, components
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.renaming import renamed
@@ -32,6 +42,7 @@ class _Inliner:
         self.code: list[ast.Instr | ast.Label] = []
         self.count = 0
         self.cycles = components(kernel, module)
+        self.addresses = function_addresses(module.functions)
         self.outlined: dict[str, Outlined] = {}
         self.own = self.variables
         """Variables that each thread, or each activation of a function, has."""
@@ -63,11 +74,50 @@ class _Inliner:
     def expand(self, body: tuple[ast.Instr | ast.Label, ...], stack: tuple[str, ...]) -> None:
         for item in body:
             if isinstance(item, ast.Instr) and item.op == "call":
-                self._call(item, stack)
+                if calls_through_register(item):
+                    self._choose(item, stack)
+                else:
+                    self._call(item, stack)
+            elif isinstance(item, ast.Instr) and any(n in self.addresses for n in taken(item)):
+                self.code.append(self._with_addresses(item))
             else:
                 self.code.append(item)
             if len(self.code) > MAX_INSTRUCTIONS:
                 raise PtxError(f"{self.kernel.name}: too large after inlining its calls")
+
+    def _with_addresses(self, instr: ast.Instr) -> ast.Instr:
+        """An instruction with numbers for the functions whose addresses it takes."""
+        return replace(instr, args=tuple(
+            ast.Imm(self.addresses[a.name] + a.offset)
+            if isinstance(a, ast.Sym) and a.name in self.addresses else a for a in instr.args))
+
+    def _choose(self, call: ast.Instr, stack: tuple[str, ...]) -> None:
+        """A call through a register: of the function whose address it holds."""
+        before = tuple(itertools.takewhile(lambda a: isinstance(a, ast.Vec), call.args))
+        target, *rest = call.args[len(before):]
+        passed = rest[0] if rest and isinstance(rest[0], ast.Vec) else ast.Vec(())
+        returns = before[0].items if before and isinstance(before[0], ast.Vec) else ()
+        sizes = {v.name: v.size for v in (*self.variables, *self.own)}
+        self.count += 1
+        done, suffix = f"$chosen{self.count}", self.count
+        if call.guard is not None:
+            self.code.append(ast.Instr("bra", (), (ast.Sym(done),), call.guard,
+                                       not call.guard_negated, call.line))
+        other = ast.Reg(f"$other{suffix}")
+        self.regs[other.name] = TYPES["pred"]
+        for number, name in enumerate(addressed(self.module)):
+            if not fits(self.module.functions[name], passed.items, returns, sizes):
+                continue
+            next_ = f"{done}n{number}"
+            self.code += [
+                ast.Instr("setp", ("ne", "u64"), (other, target, ast.Imm(self.addresses[name])),
+                          line=call.line),
+                ast.Instr("bra", (), (ast.Sym(next_),), other, line=call.line)]
+            self._call(ast.Instr("call", call.mods, (*before, ast.Sym(name), passed),
+                                 line=call.line), stack)
+            self.code += [ast.Instr("bra", (), (ast.Sym(done),), line=call.line),
+                          ast.Label(next_)]
+        self.code += [ast.Instr("trap", (BAD_POINTER,), (), line=call.line), ast.Label(done)]
 
     def _call(self, call: ast.Instr, stack: tuple[str, ...]) -> None:
         args = list(call.args)
@@ -78,8 +128,8 @@ class _Inliner:
             returns = first.items
         target = args.pop(0) if args else None
         if not isinstance(target, ast.Sym):
-            raise PtxError(f"line {call.line}: instruction {call.text}: indirect calls are not "
-                           f"supported ({self.kernel.name}); calls by name are. {_NEXT}")
+            raise PtxError(f"line {call.line}: instruction {call.text} names no function and no "
+                           f"register ({self.kernel.name})")
         passed = args[0].items if args and isinstance(args[0], ast.Vec) else ()
         function = self.module.functions.get(target.name)
         if target.name in _SERVICES and (function is None or function.body is None):
@@ -278,11 +328,13 @@ def inline_calls(kernel: ast.Function, module: ast.Module) -> ast.Function:
     """The kernel with every call replaced by the body of the function it names.
 
     Raises:
-        PtxError: An indirect call, or a function that the module does not define
+        PtxError: A function that the module does not define
             (malloc and free of a kernel, which a real driver has).
     """
     body = kernel.body or ()
-    if not any(isinstance(i, ast.Instr) and i.op == "call" for i in body):
+    if not any(isinstance(i, ast.Instr) and (
+        i.op == "call" or any(n in module.functions for n in taken(i))) for i in body
+    ):
         return kernel
     kernel = _unshadowed(kernel, module)
     return _Inliner(kernel, module).whole()

@@ -60,13 +60,16 @@ class KernelLayout:
 
 @dataclass(frozen=True)
 class ModuleLayout:
-    """Module variables: placements, total size and alignment of their block."""
+    """Module variables: placements and total size of their block; addresses of functions."""
 
     symbols: dict[str, Placed]
     total_bytes: int
+    functions: Mapping[str, int]
 
 
-def layout_module(variables: Iterable[ast.Var]) -> ModuleLayout:
+def layout_module(
+    variables: Iterable[ast.Var], functions: Mapping[str, int]
+) -> ModuleLayout:
     """Offsets of .global and .const variables in one block, each aligned to at least 16."""
     offset = 0
     placed: dict[str, Placed] = {}
@@ -78,7 +81,7 @@ def layout_module(variables: Iterable[ast.Var]) -> ModuleLayout:
         offset = align_up(offset, max(16, var.align))
         placed[var.name] = Placed(var, offset)
         offset += var.size
-    return ModuleLayout(placed, offset)
+    return ModuleLayout(placed, offset, functions)
 
 
 def layout_kernel(
@@ -173,7 +176,9 @@ def initial_values(layout: ModuleLayout) -> tuple[list[tuple[int, bytes]], list[
     for placed in layout.symbols.values():
         var, data = placed.var, bytearray()
         for item in _whole_addresses(var):
-            if isinstance(item, ast.Sym):
+            if isinstance(item, ast.Sym) and item.name in layout.functions:
+                data += (layout.functions[item.name] + item.offset).to_bytes(8, "little")
+            elif isinstance(item, ast.Sym):
                 pointers.append(placed.offset + len(data))
                 data += _address(item, var, layout)
             else:

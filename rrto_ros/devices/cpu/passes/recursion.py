@@ -1,4 +1,6 @@
-"""Functions that call themselves: one copy of each in the kernel, activations on a stack.
+"""Functions that are not inlined: one copy of each in the kernel, activations on a stack.
+
+They are those that call themselves and those that are called through registers.
 
 `passes/inline` inlines every other function and leaves calls of these as `call`. Here each becomes
 a jump to the function's copy and back. A thread's stack lies in its local memory, so what follows
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from rrto_ros.devices.cpu.passes.cfg import build_blocks, destinations, live_in
 from rrto_ros.devices.cpu.passes.layout import STACK, align_up
+from rrto_ros.devices.cpu.passes.pointers import addressed, calls_through_register
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 from rrto_ros.errors import PtxError
@@ -59,19 +62,27 @@ class Outlined:
 
 
 def components(kernel: ast.Function, module: ast.Module) -> dict[str, int]:
-    """Functions that a kernel may call and that may call themselves -> number of their cycle.
+    """Functions that a kernel may call and that are not inlined -> number of their cycle.
 
     Functions with the same number call each other (Tarjan's algorithm, without recursion).
     """
+    pointed: list[str] = []
+
+    def called(function: ast.Function) -> Iterator[str]:
+        names, through_register = _called(function, module)
+        if through_register and not pointed:
+            pointed.extend(addressed(module))
+        return iter([*names, *(pointed if through_register else ())])
+
     index: dict[str, int] = {kernel.name: 0}
     low = {kernel.name: 0}
     stack, on_stack = [kernel.name], {kernel.name}
     result: dict[str, int] = {}
-    work = [(kernel.name, iter(_called(kernel, module)))]
+    work = [(kernel.name, called(kernel))]
     calls_itself = set()
     while work:
-        name, called = work[-1]
-        callee = next(called, None)
+        name, rest = work[-1]
+        callee = next(rest, None)
         if callee is None:
             work.pop()
             if work:
@@ -90,21 +101,28 @@ def components(kernel: ast.Function, module: ast.Module) -> dict[str, int]:
             index[callee] = low[callee] = len(index)
             stack.append(callee)
             on_stack.add(callee)
-            work.append((callee, iter(_called(module.functions[callee], module))))
+            work.append((callee, called(module.functions[callee])))
         elif callee in on_stack:
             low[name] = min(low[name], index[callee])
+    for name in pointed:
+        result.setdefault(name, index[name])
     return result
 
 
-def _called(function: ast.Function, module: ast.Module) -> list[str]:
+def _called(function: ast.Function, module: ast.Module) -> tuple[list[str], bool]:
+    """Functions that one calls by name, and whether it also calls through registers."""
     names: dict[str, None] = {}
+    through_register = False
     for item in function.body or ():
         if isinstance(item, ast.Instr) and item.op == "call":
+            if calls_through_register(item):
+                through_register = True
+                continue
             target = next((a for a in item.args if isinstance(a, ast.Sym)), None)
             known = module.functions.get(target.name) if target is not None else None
             if known is not None and known.body is not None and not known.is_entry:
                 names[known.name] = None
-    return list(names)
+    return list(names), through_register
 
 
 @dataclass
