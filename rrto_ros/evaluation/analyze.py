@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from rrto_ros.api.ops import Kind
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.evaluation.analyze_bag import logs_of_bag
 from rrto_ros.robot.record.log import CallLog
 from rrto_ros.robot.record.log_file import is_log, load
 from rrto_ros.robot.search import SearchOptions, Sequence, make_search, shared_prefix
 from rrto_ros.robot.search.sequence import plan_of
-from rrto_ros.wire.templates import CallTemplate, Kind
+from rrto_ros.wire.templates import CallTemplate
 
 Ints = npt.NDArray[np.int64]
 NOISE = -1

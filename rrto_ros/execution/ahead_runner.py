@@ -180,9 +180,10 @@ class AheadRunner:
 
     def _readable(self, record: CallRecord) -> bool:
         """Whether a call that only reads has its memory; a plan may be another program's."""
-        if record.op.name != "memcpy_dtoh":
+        if record.op.reads is None:
             return True
-        return self._ranges.holds(record.values[0], record.values[1])
+        address, size = record.op.reads
+        return self._ranges.holds(record[address], record[size])
 
     def tell(self, results: list[bytes]) -> None:
         """Add a record of the costs if there is news."""
@@ -320,4 +321,4 @@ class AheadRunner:
 
 
 def _stream(record: CallRecord) -> int:
-    return int(record.fields()["stream"])
+    return int(record["stream"])

@@ -9,23 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rrto_ros.api.ops import Work
 from rrto_ros.devices.protocol import MemcpyNode, Segment, SegmentCall, SegmentDevice, SegmentWork
 from rrto_ros.execution.dispatch import fill_of, launch_of
 from rrto_ros.wire.codec import CallHeader, CallRecord
 
 SHORTEST = 2
-_STREAM_AT = {"launch": 10, "memcpy_dtod": 3, "memset": 6}
 
 Note = Callable[[CallRecord], bytes]
 """What the progress page says of a call."""
 
 
 def _work_of(record: CallRecord) -> SegmentWork:
-    values = record.values
-    name = record.op.name
-    if name == "launch":
-        return launch_of(values, values[11])
-    return MemcpyNode(*values[:3]) if name == "memcpy_dtod" else fill_of(values)
+    values, work = record.values, record.op.work
+    if work is Work.LAUNCH:
+        return launch_of(values, record["params"])
+    return MemcpyNode(*values[:3]) if work is Work.COPY else fill_of(values)
 
 
 class Part:
@@ -57,7 +56,7 @@ class Part:
 
     def call(self, record: CallRecord) -> SegmentCall:
         """A record as the device wants it."""
-        stream = record.values[_STREAM_AT[record.op.name]]
+        stream = record["stream"]
         return SegmentCall(_work_of(record), stream, self._note(record))
 
 
@@ -111,7 +110,7 @@ def parts_of(
     out: list[Part] = []
     row: list[CallRecord] = []
     for k, record in enumerate([*records, None]):
-        if record is not None and record.op.name in _STREAM_AT:
+        if record is not None and record.op.only_writes and record.op.work is not Work.GRAPH:
             row.append(record)
             continue
         if len(row) >= SHORTEST:

@@ -17,11 +17,12 @@ from hashlib import blake2b
 from typing import Any
 
 from rrto_ros.api.info import ModuleInfo
+from rrto_ros.api.ops import GRAPH_EFFECTS, OPS, Effect, Work
 from rrto_ros.execution.kernels.extents import Geometry, Span
 from rrto_ros.execution.kernels.writes import Writers, kernel_writes
 from rrto_ros.wire.accesses import Range, fill_bytes
 from rrto_ros.wire.allocations import Allocations
-from rrto_ros.wire.codec import OP_BY_NAME, CallRecord
+from rrto_ros.wire.codec import CallRecord
 from rrto_ros.wire.graph_nodes import GraphNodes
 
 MAX_EXTENTS = 1 << 14
@@ -29,33 +30,13 @@ MAX_EXTENTS = 1 << 14
 MAX_IMAGE_BYTES = 64 << 20
 """Images kept in all until it is known what their kernels write."""
 _WORD = struct.Struct("<Q")
-_NODES = {
-    "graph_add_kernel_node": "launch",
-    "graph_add_memcpy_node": "memcpy_dtod",
-    "graph_add_memset_node": "memset",
-    "graph_add_empty_node": "",
-    "graph_kernel_node_set": "launch",
-    "graph_exec_kernel_node_set": "launch",
-    "graph_exec_memcpy_node_set": "memcpy_dtod",
-    "graph_exec_memset_node_set": "memset",
-}
-FOLLOWED = frozenset(
-    OP_BY_NAME[name].code
-    for name in (
-        *_NODES,
-        "mem_alloc",
-        "mem_free",
-        "module_unload",
-        "graph_create",
-        "graph_destroy",
-        "graph_instantiate",
-        "graph_exec_destroy",
-    )
-)
+_FOLLOWED = GRAPH_EFFECTS | {Effect.ALLOCATE, Effect.FREE, Effect.UNLOAD}
+FOLLOWED = frozenset(op.code for op in OPS if op.effect in _FOLLOWED)
 """Operations that `followed` must be told of."""
 Layout = tuple[int, int]
 """See `WriteRanges.layout`."""
-_Work = tuple[str, dict[str, Any]]
+_Described = tuple[Work, dict[str, Any]]
+"""What a node does, with its fields."""
 _Key = tuple[int, int, bytes, Geometry]
 """Load of a module, kernel, arguments and geometry."""
 
@@ -80,7 +61,7 @@ class WriteRanges:
         self._images: OrderedDict[int, bytes] = OrderedDict()
         self._images_bytes = 0
         self._kernels: dict[int, Writers] = {}
-        self._nodes: GraphNodes[_Work] = GraphNodes()
+        self._nodes: GraphNodes[_Described] = GraphNodes()
         self._extents: dict[_Key, tuple[Span, ...] | None] = {}
         self._digests: dict[int, dict[int, int]] = {}
         self._graphs = 0
@@ -138,18 +119,18 @@ class WriteRanges:
 
     def followed(self, record: CallRecord) -> None:
         """A call of `FOLLOWED` was executed."""
-        name, f = record.op.name, record.fields()
-        if name == "mem_alloc":
+        op, f = record.op, record.fields()
+        if op.effect is Effect.ALLOCATE:
             self._memory.add(f["address"], f["size"])
             return
-        if name == "mem_free":
+        if op.effect is Effect.FREE:
             self._memory.remove(f["address"])
             return
-        if name == "module_unload":
+        if op.effect is Effect.UNLOAD:
             self._changes += 1
             self._unload(f["module"])
             return
-        self._nodes.apply(name, f, lambda: (_NODES[name], _plain(f)))
+        self._nodes.apply(op.effect, f, lambda: (op.work, _plain(f)))
         if "graph_exec" in f:
             self._instantiated(f["graph_exec"], f.get("node"))
 
@@ -163,8 +144,8 @@ class WriteRanges:
             works = [] if work is None else [work]
         else:
             works = list(self._nodes.of(graph_exec) or ())
-        for name, fields in works:
-            text = repr((graph_exec, name, fields)).encode()
+        for what, fields in works:
+            text = repr((graph_exec, what.name, fields)).encode()
             digest = int.from_bytes(blake2b(text, digest_size=16).digest(), "little")
             digests[fields["node"]] = digest
             self._graphs ^= digest
@@ -174,25 +155,25 @@ class WriteRanges:
     def of(self, record: CallRecord) -> tuple[Range, ...] | None:
         """Ranges that a call of `templates.WRITES` may write; None if that is not known."""
         f = record.fields()
-        if record.op.name != "graph_launch":
-            return self._work(record.op.name, f)
+        if record.op.work is not Work.GRAPH:
+            return self._work(record.op.work, f)
         nodes = self._nodes.of(f["graph_exec"])
         if nodes is None:
             return None
         out: set[Range] = set()
-        for name, fields in nodes:
-            ranges = self._work(name, fields)
+        for work, fields in nodes:
+            ranges = self._work(work, fields)
             if ranges is None:
                 return None
             out.update(ranges)
         return tuple(sorted(out))
 
-    def _work(self, name: str, f: dict[str, Any]) -> tuple[Range, ...] | None:
-        if name == "launch":
+    def _work(self, work: Work, f: dict[str, Any]) -> tuple[Range, ...] | None:
+        if work is Work.LAUNCH:
             return self._launch(f)
-        if name == "memcpy_dtod":
+        if work is Work.COPY:
             return self._inside(f["dst"], f["size"])
-        if name == "memset":
+        if work is Work.FILL:
             return self._inside(f["dst"], fill_bytes(f))
         return ()
 

@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+from rrto_ros.api.ops import GRAPH_EFFECTS, PAYLOAD, ROWS, Op, Work
 from rrto_ros.wire.allocations import Allocations
 from rrto_ros.wire.graph_nodes import GraphNodes
 from rrto_ros.wire.templates import CallTemplate
@@ -68,20 +69,15 @@ def fill_bytes(f: dict[str, Any]) -> int:
     return (f["height"] - 1) * f["pitch"] + row if f["height"] else 0
 
 
-def _fill_range(f: dict[str, Any]) -> tuple[Range, ...]:
-    span = fill_bytes(f)
-    return ((f["dst"], f["dst"] + span),) if span else ()
-
-
 class GraphTable:
     """Accesses of graph nodes, so that a graph launch has those of its nodes."""
 
     def __init__(self) -> None:
         self._nodes: GraphNodes[Accesses] = GraphNodes()
 
-    def apply(self, name: str, f: dict[str, Any], allocations: Allocations) -> None:
-        """Follow one graph operation (the decoded fields of `graph_*`)."""
-        self._nodes.apply(name, f, lambda: node_accesses(name, f, allocations))
+    def apply(self, op: Op, f: dict[str, Any], allocations: Allocations) -> None:
+        """Follow one operation on graphs, with its decoded fields."""
+        self._nodes.apply(op.effect, f, lambda: _node_accesses(op, f, allocations))
 
     def launched(self, graph_exec: int) -> Accesses | None:
         """Accesses of all nodes; None if the graph's making was not logged."""
@@ -98,20 +94,27 @@ class GraphTable:
         return Accesses(tuple(sorted(reads)), tuple(sorted(writes)), tuple(sorted(possible)))
 
 
-def node_accesses(name: str, f: dict[str, Any], allocations: Allocations) -> Accesses:
+def _named(op: Op, f: dict[str, Any], payload_bytes: int) -> Accesses:
+    """Accesses of the ranges that an operation's fields name."""
+    return Accesses(
+        _range(op.reads, f, payload_bytes) if op.reads else (),
+        _range(op.writes, f, payload_bytes) if op.writes else (),
+    )
+
+
+def _range(named: tuple[str, str], f: dict[str, Any], payload_bytes: int) -> tuple[Range, ...]:
+    start, size = f[named[0]], named[1]
+    if size == ROWS:
+        span = fill_bytes(f)
+        return ((start, start + span),) if span else ()
+    return ((start, start + (payload_bytes if size == PAYLOAD else f[size])),)
+
+
+def _node_accesses(op: Op, f: dict[str, Any], allocations: Allocations) -> Accesses:
     """Accesses that a graph node will have when it runs."""
-    if "params" in f:
+    if op.work is Work.LAUNCH:
         return Accesses(possible=pointers(f["params"], allocations))
-    if "memcpy" in name:
-        return _copy(f)
-    if "memset" in name:
-        return Accesses(writes=_fill_range(f))
-    return NOTHING
-
-
-def _copy(f: dict[str, Any]) -> Accesses:
-    size = f["size"]
-    return Accesses(reads=((f["src"], f["src"] + size),), writes=((f["dst"], f["dst"] + size),))
+    return _named(op, f, 0)
 
 
 def accesses(
@@ -127,30 +130,23 @@ def accesses(
     Raises:
         ProtocolError: The body does not fit the operation's layout.
     """
-    name = template.op.name
-    if name == "launch":  # by far the most frequent: without decoding all fields
+    op = template.op
+    if op.effect in GRAPH_EFFECTS:  # what its node will do, it does not do
+        return Accesses(handles=_handles(op.sets, template.fields())) if op.sets else NOTHING
+    if op.work is Work.LAUNCH:  # by far the most frequent: without decoding all fields
         return Accesses(possible=pointers(template.last_field(), allocations))
+    if not (op.reads or op.writes or op.sets or op.needs):
+        return NOTHING
     f = template.fields()
-    if name == "memcpy_htod":
-        return Accesses(writes=((f["dst"], f["dst"] + template.payload_bytes),))
-    if name == "memcpy_dtoh":
-        return Accesses(reads=((f["src"], f["src"] + f["size"]),))
-    if name == "memcpy_dtod":
-        return _copy(f)
-    if name == "memset":
-        return Accesses(writes=_fill_range(f))
-    if name == "mem_alloc":
-        # Fresh memory has no content: whoever reads it depends on nothing before.
-        return Accesses(writes=((f["address"], f["address"] + f["size"]),))
-    if name == "event_record":
-        return Accesses(handles=(("event", f["event"]),))
-    if name in ("event_synchronize", "event_query", "stream_wait_event"):
-        return Accesses(needs=(("event", f["event"]),))
-    if name == "event_elapsed_ms":
-        return Accesses(needs=(("event", f["start"]), ("event", f["end"])))
-    if name == "graph_launch":
-        known = graphs.launched(f["graph_exec"]) if graphs is not None else None
-        return (known or NOTHING) | Accesses(needs=(("graph", f["graph_exec"]),))
-    if name.startswith("graph_exec_") and "node" in f:
-        return Accesses(handles=(("graph", f["graph_exec"]),))
-    return NOTHING
+    got = _named(op, f, template.payload_bytes)
+    if op.work is Work.GRAPH and graphs is not None:
+        got |= graphs.launched(f["graph_exec"]) or NOTHING
+    if op.sets or op.needs:
+        got |= Accesses(handles=_handles(op.sets, f), needs=_handles(op.needs, f))
+    return got
+
+
+def _handles(
+    named: tuple[tuple[str, str], ...], f: dict[str, Any]
+) -> tuple[tuple[str, int], ...]:
+    return tuple((what, f[field]) for what, field in named)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
+from rrto_ros.api.ops import Effect
+
 N = TypeVar("N")
 
 
@@ -15,25 +17,25 @@ class GraphNodes(Generic[N]):
         self._graphs: dict[int, dict[int, N]] = {}
         self._execs: dict[int, dict[int, N]] = {}
 
-    def apply(self, name: str, f: dict[str, Any], describe: Callable[[], N]) -> None:
-        """Follow one graph operation.
+    def apply(self, effect: Effect, f: dict[str, Any], describe: Callable[[], N]) -> None:
+        """Follow one operation.
 
         Args:
-            name: One of `graph_*`; a launch changes nothing.
+            effect: The operation's; one that is no graph's changes nothing.
             f: Its decoded fields.
             describe: What to keep of the node that it adds or changes.
         """
-        if name == "graph_create":
+        if effect is Effect.GRAPH_MAKE:
             self._graphs[f["graph"]] = {}
-        elif name == "graph_destroy":
+        elif effect is Effect.GRAPH_DROP:
             self._graphs.pop(f["graph"], None)
-        elif name == "graph_instantiate":
+        elif effect is Effect.EXEC_MAKE:
             self._execs[f["graph_exec"]] = dict(self._graphs.get(f["graph"], {}))
-        elif name == "graph_exec_destroy":
+        elif effect is Effect.EXEC_DROP:
             self._execs.pop(f["graph_exec"], None)
-        elif name.startswith("graph_exec_"):
+        elif effect is Effect.EXEC_NODE:
             self._execs.setdefault(f["graph_exec"], {})[f["node"]] = describe()
-        elif name != "graph_launch":
+        elif effect is Effect.GRAPH_NODE:
             self._graphs.setdefault(f["graph"], {})[f["node"]] = describe()
 
     def of(self, graph_exec: int) -> Iterable[N] | None:

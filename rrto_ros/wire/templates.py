@@ -1,6 +1,6 @@
 """Call templates: what two calls must have in common to be the same call.
 
-Owns the *kind* of every operation, and the two fingerprints of a call record:
+Owns the two fingerprints of a call record:
 
 - *exact*: operation, payload length and every field. Index, thread, flags and the payload's
   content are left out, so a call that an inference repeats has one exact fingerprint.
@@ -15,100 +15,22 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
-from rrto_ros.api.ops import OPS, Op
+from rrto_ros.api.ops import GRAPH_EFFECTS, OPS, Effect, Kind, Op
 from rrto_ros.errors import ProtocolError
 from rrto_ros.wire.codec import LAYOUTS, decode_call, iter_headers
 from rrto_ros.wire.format import BLOB_REF, CALL_HEADER, FLAG_BLOB_REF, HEADER_BYTES, Buffer, pad8
 
-
-class Kind(IntEnum):
-    """What an operation means for the search."""
-
-    WORK = 0
-    """Computes on the device: launches, device copies."""
-    OPEN = 1
-    """Prepares work: fills, event records, graph arguments."""
-    INPUT = 2
-    """Brings data from the program."""
-    SYNC = 3
-    """The program can observe its result."""
-    CLOSE = 4
-    """Gives a resource back."""
-    SETUP = 5
-    """Makes a resource: start-up noise when it is not part of every inference."""
-    POLL = 6
-    """A query; how often it is repeated depends on timing only."""
-
-
 EFFECT = 8
 """Bit beside the kind: the call changes what the log tracks (allocations, graphs)."""
 
-_WORK = ("launch", "graph_launch", "memcpy_dtod")
-_SYNC = (
-    "memcpy_dtoh",
-    "ctx_synchronize",
-    "stream_synchronize",
-    "event_synchronize",
-    "event_elapsed_ms",
-)
-_POLL = ("stream_query", "event_query")
-_CLOSE = (
-    "mem_free",
-    "event_destroy",
-    "stream_destroy",
-    "graph_destroy",
-    "graph_exec_destroy",
-    "module_unload",
-)
-_SETUP = (
-    "module_load",
-    "function_set_attribute",
-    "mem_alloc",
-    "stream_create",
-    "event_create",
-    "graph_create",
-    "graph_add_kernel_node",
-    "graph_add_memcpy_node",
-    "graph_add_memset_node",
-    "graph_add_empty_node",
-    "graph_kernel_node_set",
-    "graph_instantiate",
-)
-_READS = frozenset((*_SYNC, *_POLL))
-
-
-def _kind(op: Op) -> int:
-    for names, kind in (
-        (_WORK, Kind.WORK),
-        (_SYNC, Kind.SYNC),
-        (_POLL, Kind.POLL),
-        (_CLOSE, Kind.CLOSE),
-        (_SETUP, Kind.SETUP),
-        (("memcpy_htod",), Kind.INPUT),
-    ):
-        if op.name in names:
-            return int(kind)
-    return int(Kind.OPEN)
-
-
-def _effect(op: Op) -> int:
-    tracked = op.name in ("mem_alloc", "mem_free") or op.name.startswith("graph_")
-    return EFFECT if tracked and op.name != "graph_launch" else 0
-
-
-KINDS: dict[int, int] = {op.code: _kind(op) for op in OPS}
+_FOLLOWED = GRAPH_EFFECTS | {Effect.ALLOCATE, Effect.FREE}
+KINDS: dict[int, int] = {op.code: int(op.kind) for op in OPS}
 """Kind of every operation, by code."""
-EFFECTS: dict[int, int] = {op.code: _effect(op) for op in OPS}
-READS = frozenset(op.code for op in OPS if op.name in _READS)
-"""Operations that change nothing on the device, so that they may be executed before the program
-calls them, and again: copies to the host, synchronisations, queries."""
-WRITES = frozenset(
-    op.code for op in OPS if op.name in ("launch", "graph_launch", "memcpy_dtod", "memset")
-)
-"""Operations that change memory and nothing else, so that they can be undone."""
+EFFECTS: dict[int, int] = {op.code: EFFECT if op.effect in _FOLLOWED else 0 for op in OPS}
+READS = frozenset(op.code for op in OPS if op.only_reads)
+WRITES = frozenset(op.code for op in OPS if op.only_writes)
 
 VARYING_FIELDS = frozenset(
     ("address", "dst", "src", "stream", "event", "start", "end", "graph", "node", "graph_exec")

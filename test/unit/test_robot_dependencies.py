@@ -61,7 +61,7 @@ def test_a_graph_launch_has_the_accesses_of_its_nodes():
 
     def apply(name, **fields):
         t = template(name, **fields)
-        graphs.apply(name, t.fields(), live)
+        graphs.apply(t.op, t.fields(), live)
 
     apply("graph_create", graph=1)
     apply("graph_add_kernel_node", node=1, params=struct.pack("<Q", A), **node)

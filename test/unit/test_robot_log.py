@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from support.synthetic import ARENA, Model, Program, repeat_records
 
+from rrto_ros.api.ops import Kind
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.robot.record import CallLog, dump, load
 from rrto_ros.wire.codec import (
@@ -16,7 +17,7 @@ from rrto_ros.wire.codec import (
     pack_blob_ref,
     pack_call,
 )
-from rrto_ros.wire.templates import KINDS, Kind
+from rrto_ros.wire.templates import KINDS
 
 
 def filled(inferences=5, **options):

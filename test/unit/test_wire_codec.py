@@ -183,6 +183,28 @@ def test_a_malformed_result_is_refused():
             list(iter_results(bad))
 
 
+def test_the_meaning_of_an_operation_names_its_own_fields():
+    for op in OPS:
+        fields = dict(op.fields)
+        for named in filter(None, (op.reads, op.writes)):
+            address, size = named
+            assert fields[address] == "u64", op.name
+            assert size in ("payload", "rows") or fields[size] == "u64", op.name
+            assert size != "payload" or "payload" in fields.values(), op.name
+            assert size != "rows" or {"pitch", "width", "height", "element_bytes"} <= set(fields)
+        for _, field in (*op.sets, *op.needs):
+            assert fields[field] == "u64", op.name
+        if op.only_writes:
+            assert op.reply == "none", op.name
+            assert fields["stream"] == "u64", op.name
+        # What is executed ahead answers, or there would be nothing to gain.
+        assert not op.only_reads or op.reply != "none", op.name
+        assert not (op.only_reads and op.only_writes), op.name
+    assert {op.name for op in OPS if op.only_writes} == {
+        "memcpy_dtod", "memset", "launch", "graph_launch",
+    }  # fmt: skip
+
+
 def test_codes_and_names_of_operations_are_unique():
     assert len({op.code for op in OPS}) == len({op.name for op in OPS}) == len(OPS)
     assert BLOB_DATA_OP not in {op.code for op in OPS}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rrto_ros.api.ops import Effect, Work
 from rrto_ros.wire.accesses import GraphTable, accesses
 from rrto_ros.wire.allocations import Allocations
 from rrto_ros.wire.codec import OP_BY_NAME
@@ -16,7 +17,6 @@ from rrto_ros.wire.templates import EFFECTS, CallTemplate
 
 MAX_PARTS = 16
 _CACHE = 65536
-_GRAPH_LAUNCH = OP_BY_NAME["graph_launch"].code
 _EVENT_DESTROY = OP_BY_NAME["event_destroy"].code
 
 
@@ -102,20 +102,19 @@ class Dependencies:
                 a.handles,
                 a.needs,
             )
-            if template.code != _GRAPH_LAUNCH:  # its nodes may be changed by other calls
+            if template.op.work is not Work.GRAPH:  # its nodes may be changed by other calls
                 self._cache[key] = got
         return got
 
     def _apply(self, template: CallTemplate) -> None:
-        f = template.fields()
-        name = template.op.name
-        if name == "mem_alloc":
+        op, f = template.op, template.fields()
+        if op.effect is Effect.ALLOCATE:
             self.allocations.add(f["address"], f["size"])
-        elif name == "mem_free":
+        elif op.effect is Effect.FREE:
             self.allocations.remove(f["address"])
             self._writers.pop(f["address"], None)
         else:
-            self.graphs.apply(name, f, self.allocations)
+            self.graphs.apply(op, f, self.allocations)
 
     def _base(self, address: int) -> int:
         hit = self.allocations.find(address)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import numpy.typing as npt
 
+from rrto_ros.api.ops import Effect
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.wire.accesses import GraphTable
 from rrto_ros.wire.allocations import Allocations
@@ -187,13 +188,13 @@ class CallLog:
         return header.size
 
     def _follow(self, template: CallTemplate) -> None:
-        name, f = template.op.name, template.fields()
-        if name == "mem_alloc":
+        op, f = template.op, template.fields()
+        if op.effect is Effect.ALLOCATE:
             self.allocations.add(f["address"], f["size"])
-        elif name == "mem_free":
+        elif op.effect is Effect.FREE:
             self.allocations.remove(f["address"])
         else:
-            self.graphs.apply(name, f, self.allocations)
+            self.graphs.apply(op, f, self.allocations)
 
     def _trim(self) -> None:
         """Drop the older half (more if the templates alone are too big), amortised O(1)."""

@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import replace
 
+from rrto_ros.api.ops import Kind
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.robot.record.log import CallLog
 from rrto_ros.robot.replay.plan_store import StartUp
@@ -18,7 +19,7 @@ from rrto_ros.robot.search import SearchOptions, make_search
 from rrto_ros.robot.search.rounds import Lane
 from rrto_ros.robot.search.sequence import Sequence, plan_of
 from rrto_ros.wire.plan import MAX_PLAN_CALLS, Plan, Varying
-from rrto_ros.wire.templates import EFFECTS, CallTemplate, Kind
+from rrto_ros.wire.templates import EFFECTS, CallTemplate
 
 SEARCH_MEMORY_BYTES = 192 << 20
 LEAST_SEARCH_MEMORY_BYTES = 4 << 20

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
+from rrto_ros.api.ops import Effect, Kind, Work
 from rrto_ros.wire.accesses import Accesses, GraphTable, Range, accesses
 from rrto_ros.wire.allocations import Allocations
-from rrto_ros.wire.templates import CallTemplate, Kind
+from rrto_ros.wire.templates import CallTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,10 @@ def profile(
     work = inputs = outputs = depending = syncs = 0
     verdict = ""
     for item in items:
-        name, kind = item.op.name, item.kind
-        if name == "module_load":
+        op, kind = item.op, item.kind
+        if op.effect is Effect.LOAD:
             verdict = "it loads a module"
-        elif name == "mem_alloc":
+        elif op.effect is Effect.ALLOCATE:
             if own is None:
                 own = allocations.copy()
             f = item.fields()
@@ -64,19 +65,19 @@ def profile(
         touched.update(("memory", b) for b in bases)
         if kind is Kind.WORK:
             work += 1
-            used = used or not uploaded.isdisjoint(bases) or name == "graph_launch"
+            used = used or not uploaded.isdisjoint(bases) or op.work is Work.GRAPH
         elif kind is Kind.INPUT:
             inputs += 1
             uploads.update(lo for lo, _ in got.writes)
             uploaded.update(bases)
         elif kind is Kind.SYNC:
             syncs += 1
-            if name == "memcpy_dtoh":
+            if op.brings_memory:
                 outputs += 1
                 # Module globals are not in the log, nor are graphs made before it began.
                 unknown = live.find(got.reads[0][0]) is None or _opaque(items, graphs)
                 depending += unknown or not changed.isdisjoint(bases)
-        if kind is not Kind.SYNC and name != "mem_alloc":
+        if kind is not Kind.SYNC and op.effect is not Effect.ALLOCATE:
             changed.update(_bases(Accesses(writes=got.writes, possible=got.possible), live))
     if not verdict:
         verdict = _verdict(work, inputs, outputs, syncs, used or depending > 0, is_round)
@@ -100,7 +101,7 @@ def _verdict(
 
 def _opaque(items: Items[CallTemplate], graphs: GraphTable) -> bool:
     return any(
-        i.op.name == "graph_launch" and graphs.launched(i.fields()["graph_exec"]) is None
+        i.op.work is Work.GRAPH and graphs.launched(i.fields()["graph_exec"]) is None
         for i in items
     )
 

@@ -26,11 +26,12 @@ from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from rrto_ros.api.ops import Kind
 from rrto_ros.robot.record.dependencies import Dependencies
 from rrto_ros.robot.record.log import CallLog
 from rrto_ros.robot.search.classes import items_of
 from rrto_ros.robot.search.sequence import SearchOptions, Sequence
-from rrto_ros.wire.templates import EFFECTS, KINDS, CallTemplate, Kind
+from rrto_ros.wire.templates import EFFECTS, KINDS, CallTemplate
 
 _CANDIDATES = 8
 _ENDING = (Kind.SYNC, Kind.POLL, Kind.CLOSE)
@@ -198,7 +199,7 @@ class DataDependencySearch:
         return (
             Kind.WORK in kinds
             and not kinds.isdisjoint(_OBSERVED)
-            and any(i.kind is Kind.INPUT or i.op.name == "memcpy_dtoh" for i in items)
+            and any(i.kind is Kind.INPUT or i.op.brings_memory for i in items)
         )
 
     def found(self) -> tuple[Sequence, ...]:

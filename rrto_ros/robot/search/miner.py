@@ -14,12 +14,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from rrto_ros.api.ops import Kind
 from rrto_ros.robot.record.log import CallLog
 from rrto_ros.robot.search.checks import Profile, profile
 from rrto_ros.robot.search.classes import UnitClass, items_of
 from rrto_ros.robot.search.rounds import Lane
 from rrto_ros.robot.search.sequence import SearchOptions
-from rrto_ros.wire.templates import Kind
 
 MAX_CLASSES = 512
 MAX_PERIOD = 16

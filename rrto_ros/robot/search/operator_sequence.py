@@ -37,12 +37,13 @@ from itertools import compress
 
 import numpy as np
 
+from rrto_ros.api.ops import Kind
 from rrto_ros.robot.record.log import CallLog
 from rrto_ros.robot.search.classes import UnitClass, items_of, numbers_of, varying_ranges
 from rrto_ros.robot.search.miner import Miner
 from rrto_ros.robot.search.rounds import SYNCED, Lane
 from rrto_ros.robot.search.sequence import SearchOptions, Sequence
-from rrto_ros.wire.templates import CallTemplate, Kind
+from rrto_ros.wire.templates import CallTemplate
 
 MAX_THREADS = 16
 _CHUNK = 32768

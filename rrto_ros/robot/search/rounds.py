@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence as Items
 
-from rrto_ros.wire.templates import Kind
+from rrto_ros.api.ops import Kind
 
 _WORK, _OPEN, _INPUT, _SYNC = int(Kind.WORK), int(Kind.OPEN), int(Kind.INPUT), int(Kind.SYNC)
 _CLOSE, _SETUP, _POLL = int(Kind.CLOSE), int(Kind.SETUP), int(Kind.POLL)

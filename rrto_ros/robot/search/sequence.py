@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+from rrto_ros.api.ops import Kind
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.wire.format import HEADER_BYTES
 from rrto_ros.wire.plan import Plan, Varying, check
-from rrto_ros.wire.templates import CallTemplate, Kind
+from rrto_ros.wire.templates import CallTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +74,8 @@ class Sequence:
     def __len__(self) -> int:
         return len(self.items)
 
-    def _of_kind(self, kind: Kind, op: str = "") -> tuple[int, ...]:
-        return tuple(
-            i
-            for i, item in enumerate(self.items)
-            if item.kind is kind and (not op or item.op.name == op)
-        )
+    def _of_kind(self, kind: Kind) -> tuple[int, ...]:
+        return tuple(i for i, item in enumerate(self.items) if item.kind is kind)
 
     @cached_property
     def inputs(self) -> tuple[int, ...]:
@@ -88,7 +85,7 @@ class Sequence:
     @cached_property
     def outputs(self) -> tuple[int, ...]:
         """Indices of the calls that bring data to the program (`memcpy_dtoh`)."""
-        return self._of_kind(Kind.SYNC, "memcpy_dtoh")
+        return tuple(i for i, item in enumerate(self.items) if item.op.brings_memory)
 
     @cached_property
     def sync_points(self) -> tuple[int, ...]:
