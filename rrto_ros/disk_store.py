@@ -205,7 +205,7 @@ class DiskStore:
     def newest(self, count: int) -> list[str]:
         """At most `count` keys, the most recently used first."""
         found = sorted(self._entries(), reverse=True)
-        return [path.name for _, _, path in found[:count]]
+        return [key for _, _, key in found[:count]]
 
     def look(self) -> None:
         """Look at what is there; beyond the limit, what was not used for longest goes.
@@ -219,11 +219,11 @@ class DiskStore:
             entries = sorted(self._entries())
             total, step = sum(size for _, size, _ in entries), self._limit // 32
             wanted = self._limit - (self._limit // 8 if total > self._limit - step else 0)
-            for _, size, path in entries:
+            for _, size, key in entries:
                 if total <= wanted:
                     break
                 with contextlib.suppress(OSError):
-                    path.unlink()
+                    self._path(key).unlink()
                     total -= size
                     self._counts["evicted"] += 1
             self._bytes, self._room = total, max(step, (self._limit - total) // 4)
@@ -257,18 +257,17 @@ class DiskStore:
         self._counts["failed"] += 1
         self._last_failure = str(error)
 
-    def _entries(self) -> Iterator[tuple[int, int, Path]]:
-        """When it was last used, size and path of each; what was left half written is removed."""
-        for path in self.directory.glob("[0-9a-f][0-9a-f]/*"):
-            with contextlib.suppress(OSError):
-                found = path.lstat()
-                if _KEY.fullmatch(path.name):
-                    yield found.st_mtime_ns, max(found.st_size, self._least), path
-                elif _LEFT.fullmatch(path.name) and found.st_mtime < time.time() - _FORGOTTEN_S:
-                    # Its writer holds the lock as long as it lives.
-                    with path.open("rb") as file:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        path.unlink()
+    def _entries(self) -> Iterator[tuple[int, int, str]]:
+        """When it was last used, size and key of each; what was left half written is removed."""
+        for folder in self.directory.glob("[0-9a-f][0-9a-f]"):
+            with contextlib.suppress(OSError), os.scandir(folder) as files:
+                for file in files:
+                    with contextlib.suppress(OSError):
+                        found = file.stat(follow_symlinks=False)
+                        if _KEY.fullmatch(file.name):
+                            yield found.st_mtime_ns, max(found.st_size, self._least), file.name
+                        elif _LEFT.fullmatch(file.name):
+                            _clean(Path(file), found)
 
 
 def _ours(found: os.stat_result) -> bool:
@@ -285,3 +284,11 @@ def _seal(key: str, data: _Buffer) -> bytes:
 def _touch(path: Path) -> None:
     with contextlib.suppress(OSError):
         os.utime(path)
+
+
+def _clean(path: Path, found: os.stat_result) -> None:
+    """Remove what is half written, if its writer, which has it locked, is gone."""
+    if found.st_mtime < time.time() - _FORGOTTEN_S:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
