@@ -114,7 +114,7 @@ def _machine_code(architectures: set[int]) -> PtxError:
     return PtxError(
         f"machine code{named} and no PTX, which is what this device executes: start the program "
         "by `rrto run` with RRTO_STAND_INS unset (NVRTC, nvJitLink and ptxas then give PTX), let "
-        "it make the kernels anew that it keeps (CuPy in ~/.cupy, Triton in ~/.triton), or build "
+        "it make the kernels anew that it keeps on disk (Triton: in ~/.triton), or build "
         f"it with PTX (nvcc -gencode arch=compute_{number},code=compute_{number})",
         CUresult.NO_BINARY_FOR_GPU)
 
