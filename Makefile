@@ -34,11 +34,13 @@ check: setup-test ## set up; ruff, mypy, generated code, import order
 	@$(RUN)/mypy
 	@$(RUN)/python -m rrto_ros.shim.generate --check
 	@$(RUN)/python -m rrto_ros.devices.cpu.support --check
+	@$(RUN)/python -m rrto_ros.bringup.parameter_pages --check
 	@$(RUN)/python -m pytest -q -p no:cacheprovider test/unit/test_layers.py
 
 gen: setup-test ## make the generated files anew (fetches the CUDA headers from PyPI)
 	@$(RUN)/python -m rrto_ros.shim.generate
 	@$(RUN)/python -m rrto_ros.devices.cpu.support
+	@$(RUN)/python -m rrto_ros.bringup.parameter_pages
 
 bench: setup-test ## set up; measure the shim and the transport
 	@$(RUN)/python bench/run_all.py $(BENCH_ARGS)

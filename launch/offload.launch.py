@@ -60,8 +60,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             name,
             default_value=default,
+            # Not launch's own `choices`: a wrong value is refused with our message.
             description=text + (f" ({', '.join(c for c in choices if c)})" if choices else ""),
-            choices=list(choices) or None,
         )
         for name, default, text, choices in Options.describe()
     ]

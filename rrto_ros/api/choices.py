@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-MODES = ("rpc", "batched", "replay", "local", "partition")
+READY_MODES = ("rpc", "batched", "replay")
+"""The modes that this version can run."""
+LATER_MODES = ("local", "partition")
+MODES = (*READY_MODES, *LATER_MODES)
+DEVICES = ("cpu", "gpu", "null")
 SEARCHES = ("operator_sequence", "data_dependency")
 RUN_AHEAD = ("off", "reads", "auto")
 """What the server may execute before the program calls it: nothing, calls that only read, or calls

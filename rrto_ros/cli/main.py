@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rrto_ros.cli.replay_options import flags, whole, with_replay_options
+from rrto_ros.api.parameters import OPTIONS, RECORDER, Parameter
+from rrto_ros.cli.replay_options import described, flags, option, with_replay_options
 from rrto_ros.errors import ConfigError, RrtoError
 
 if TYPE_CHECKING:
@@ -33,27 +34,12 @@ app = typer.Typer(
 bag = typer.Typer(no_args_is_help=True, help="Record, replay and look at bags of driver calls.")
 app.add_typer(bag, name="bag")
 
-
-def _number(text: str | float) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"got {text!r}, want a number") from None
-
-
-Robot = Annotated[str, typer.Option(envvar="RRTO_ROBOT", help="Robot name: prefix of the topics.")]
-Domain = Annotated[
-    int, typer.Option(parser=whole, help="ROS domain; -1: as ROS_DOMAIN_ID says, else 0.")
-]
-Device = Annotated[str, typer.Option(help="What the server computes on: auto, gpu, cpu or null.")]
-Mode = Annotated[str, typer.Option(help="rpc, batched or replay.")]
-Level = Annotated[str, typer.Option(help="debug, info, warn, error or fatal.")]
-Replay = Mapping[str, Any]
+Robot = Annotated[str, option("robot")]
+Domain = Annotated[int, option("domain")]
+Given = Mapping[str, Any]
 """What `with_replay_options` gives: option -> value."""
-_NO_REPLAY: Replay = {}
-Input = Annotated[
-    str, typer.Option("--input", help="Demo: picture, folder, video or bag; empty: built in.")
-]
+_NONE: Given = {}
+_INTERVAL = Parameter("interval", 1.0, "Seconds from one view to the next.")
 
 
 @app.callback()
@@ -66,59 +52,27 @@ def _prepare() -> None:
 
 @app.command()
 @with_replay_options
-def up(
-    robot: Robot = "robot",
-    side: Annotated[str, typer.Option(help="What runs here: both, robot or edge.")] = "both",
-    device: Device = "cpu",
-    mode: Mode = "batched",
-    domain: Domain = -1,
-    log_level: Level = "info",
-    replay: Replay = _NO_REPLAY,
-    params_file: Annotated[str, typer.Option(help="ROS parameter file (YAML) of your own.")] = "",
-    demo: Annotated[bool, typer.Option(help="Also start camera and perception.")] = False,
-    source: Input = "",
-    frames: Annotated[
-        int, typer.Option(parser=whole, help="Demo: end after so many pictures.")
-    ] = 0,
-    output: Annotated[str, typer.Option(help="Demo: folder for pictures.")] = "",
-) -> None:
+def up(bring_up: Given) -> None:
     """Start offload server and recorder (as `ros2 launch` would) and show their output.
 
     Ctrl-C ends all in order. The exit code is that of the process that failed first.
     """
     from rrto_ros.bringup.options import Options
 
-    options = Options(
-        robot=robot,
-        side=side,
-        device=device,
-        mode=mode,
-        domain=domain,
-        log_level=log_level,
-        **replay,
-        params_file=params_file,
-        demo=demo,
-        input=source,
-        frames=frames,
-        output=output,
-    )
+    options = Options(**bring_up)
     _need_ros()
-    from rrto_ros.cli.bring_up import up as bring_up
+    from rrto_ros.cli.bring_up import up as start
 
-    raise typer.Exit(bring_up(options))
+    raise typer.Exit(start(options))
 
 
 @app.command("demo")
+@with_replay_options
 def demo_command(
-    robot: Robot = "robot",
-    device: Device = "cpu",
-    mode: Mode = "batched",
-    domain: Domain = -1,
-    log_level: Level = "info",
-    source: Input = "",
-    frames: Annotated[int, typer.Option(parser=whole, help="Pictures to look at.")] = 10,
-    jit: Annotated[bool, typer.Option(help="Use one CUDA graph per inference.")] = False,
-    output: Annotated[Path, typer.Option(help="Folder for results.")] = Path("out/demo"),
+    demo: Given,
+    frames: Annotated[int, option("frames", help="Pictures to look at.")] = 10,
+    jit: Annotated[bool, option("jit")] = False,
+    output: Annotated[Path, option("output", help="Folder for results.")] = Path("out/demo"),
 ) -> None:
     """Find objects in pictures with an unmodified CUDA program on an offload server."""
     from rrto_ros.bringup.options import Options
@@ -126,20 +80,12 @@ def demo_command(
 
     if frames < 1:
         raise ConfigError(f"frames is {frames}, want 1 or more; `rrto up --demo` runs for ever")
-    options = Options(
-        robot=robot,
-        device=device,
-        mode=mode,
-        domain=domain,
-        log_level=log_level,
-        input=source,
-        frames=frames,
-        jit=jit,
-    )
+    options = Options(**demo, frames=frames, jit=jit)
     _need_ros()
-    from rrto_ros.cli.bring_up import demo, show_demo
+    from rrto_ros.cli.bring_up import demo as show
+    from rrto_ros.cli.bring_up import show_demo
 
-    code, result = demo(options, output)
+    code, result = show(options, output)
     write_json(output / "report.json", result)
     if code == 0:
         show_demo(output, result)
@@ -152,21 +98,17 @@ def demo_command(
 @with_replay_options
 def run(
     command: Annotated[list[str], typer.Argument(help="The program and its arguments.")],
-    mode: Annotated[str | None, typer.Option(help="Mode; default batched.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Device: auto, gpu, cpu or null; default cpu.")
-    ] = None,
+    mode: Annotated[str | None, option("mode", show_default="batched")] = None,
+    device: Annotated[str | None, option("device", show_default="cpu")] = None,
     robot: Robot = "robot",
     domain: Domain = -1,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(parser=whole, help="Device memory in bytes.")
-    ] = None,
+    limit: Annotated[int | None, described(OPTIONS["limit_bytes"], "--limit")] = None,
     bag_folder: Annotated[
         Path | None, typer.Option("--bag", help="Record the driver calls into this folder.")
     ] = None,
-    log_level: Level = "warn",
-    replay: Replay = _NO_REPLAY,
+    log_level: Annotated[str, option("log_level")] = "warn",
+    replay: Given = _NONE,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table at the end.")] = False,
 ) -> None:
     """Run any program interposed, for example: rrto run -- python my_node.py.
@@ -236,9 +178,7 @@ def status(
 def top_command(
     robot: Robot = "robot",
     domain: Domain = -1,
-    interval: Annotated[
-        float, typer.Option(parser=_number, help="Seconds from one view to the next.")
-    ] = 1.0,
+    interval: Annotated[float, described(_INTERVAL)] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Show one view and end.")] = False,
 ) -> None:
     """Watch recorder, server and their sessions until Ctrl-C."""
@@ -252,16 +192,15 @@ def top_command(
 
 @app.command()
 def mode(
-    name: Annotated[str, typer.Argument(help="rpc, batched or replay.")],
+    name: Annotated[str, typer.Argument(help=RECORDER["mode"].text)],
     robot: Robot = "robot",
     domain: Domain = -1,
 ) -> None:
     """Change the mode of the running recorder, for all its sessions."""
     from rrto_ros.cli.console import out
-    from rrto_ros.robot.status import check_mode
 
     # Before a recorder is looked for: a name that is none is wrong for every recorder.
-    check_mode(name)
+    RECORDER["mode"].check(name)
     with _client(robot, domain) as client:
         from rrto_ros.cli.state import set_mode
 
@@ -272,16 +211,10 @@ def mode(
 @app.command("analyze")
 def analyze_command(
     path: Annotated[Path, typer.Argument(help="A bag of the call topics, or a dumped call log.")],
-    search: Annotated[
-        str, typer.Option(help="operator_sequence or data_dependency.")
-    ] = "operator_sequence",
-    min_repetitions: Annotated[
-        int, typer.Option(parser=whole, help="How often a sequence must have been seen.")
-    ] = 2,
-    min_length: Annotated[int, typer.Option(parser=whole, help="Shortest sequence, calls.")] = 3,
-    max_length: Annotated[
-        int, typer.Option(parser=whole, help="Longest sequence, calls.")
-    ] = 32768,
+    search: Annotated[str, described(RECORDER["search"])] = "operator_sequence",
+    min_repetitions: Annotated[int, described(RECORDER["min_repetitions"])] = 2,
+    min_length: Annotated[int, described(RECORDER["min_length"])] = 3,
+    max_length: Annotated[int, described(RECORDER["max_length"])] = 32768,
     png: Annotated[
         Path | None, typer.Option(help="Write a timeline of the calls (of the longest session).")
     ] = None,

@@ -13,9 +13,8 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from rrto_ros.demo.frame_sources import Pixels, open_source, play
-from rrto_ros.demo.image_codec import CHANNELS, fill_image
+from rrto_ros.demo.image_codec import fill_image
 from rrto_ros.demo.program import TaskNode, run
-from rrto_ros.errors import ConfigError
 
 
 class CameraNode(TaskNode):
@@ -23,37 +22,23 @@ class CameraNode(TaskNode):
 
     def __init__(self) -> None:
         super().__init__("camera")
-        source = self.declare(
-            "source",
-            "",
-            "A picture, a folder of pictures, a video file or a ROS 2 bag; empty: a still picture "
-            "(astronaut) over which the camera pans and zooms",
-        )
-        topic = self.declare("topic", "", "Topic to take from a bag; empty: its only image topic")
-        rate = self.declare("rate_hz", 10.0, "Frames per second", (0.01, 1000.0))
-        limit = self.declare("frames", 0, "Stop after so many frames; 0: no limit", (0, 2**31))
-        loop = self.declare("loop", True, "Start again at the end of the source")
-        self._encoding = self.declare("encoding", "bgr8", f"One of {', '.join(CHANNELS)}")
-        self._frame_id = self.declare("frame_id", "camera", "frame_id of the header")
-        depth = self.declare("queue_depth", 5, "Frames kept for slow subscribers", (1, 100))
-        if self._encoding not in CHANNELS:
-            msg = f"encoding is {self._encoding!r}, want one of {', '.join(CHANNELS)}"
-            raise ConfigError(msg)
-        opened = open_source(source, topic)
-        self._frames: Iterator[Pixels] = play(opened, loop=loop, limit=limit)
+        values = self.values()
+        self._encoding, self._frame_id = values["encoding"], values["frame_id"]
+        opened = open_source(values["source"], values["topic"])
+        self._frames: Iterator[Pixels] = play(opened, loop=values["loop"], limit=values["frames"])
         self._published = 0
         self._publisher = self.create_publisher(
             Image,
             "image_raw",
             QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
-                depth=depth,
+                depth=values["queue_depth"],
                 reliability=ReliabilityPolicy.RELIABLE,
             ),
             event_callbacks=PublisherEventCallbacks(matched=self._on_matched),
         )
         self._timer = self.create_timer(
-            1.0 / rate, lambda: self.attempt(self._publish_next), autostart=False
+            1.0 / values["rate_hz"], lambda: self.attempt(self._publish_next), autostart=False
         )
         self.get_logger().info(f"{opened.describe()}; waiting for a subscriber")
 

@@ -27,7 +27,6 @@ from rrto_ros.errors import ConfigError, ProtocolError
 if TYPE_CHECKING:
     from rrto_ros.demo.detector.model import NanoDet
 
-DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "data" / "nanodet_416_fp16.onnx"
 
 
 def load_detector(path: Path, device: str, jit: bool) -> NanoDet:
@@ -61,37 +60,23 @@ class PerceptionNode(TaskNode):
 
     def __init__(self) -> None:
         super().__init__("perception")
-        model = self.declare("model", str(DEFAULT_MODEL), "NanoDet-416 as ONNX")
-        device = self.declare(
-            "device", "", "tinygrad device, for example CUDA:PTX; empty: as DEV in the environment"
-        )
-        jit = self.declare("jit", False, "Launch the kernels of an inference as one CUDA graph")
-        score = self.declare("score_threshold", 0.35, "Smallest score kept", (0.0, 1.0))
-        nms = self.declare(
-            "nms_threshold", 0.5, "Overlap above which the weaker of two boxes goes", (0.0, 1.0)
-        )
-        self._limit = self.declare("frames", 0, "Stop after so many frames; 0: never", (0, 2**31))
-        folder = self.declare("output_dir", "", "Where to save results; empty: nowhere")
-        every = self.declare("save_every", 1, "Save one picture in so many", (1, 2**31))
-        keep = self.declare(
-            "save_numbered",
-            10,
-            "So many are saved under a number, then only the latest",
-            (0, 10000),
-        )
-        depth = self.declare("queue_depth", 5, "Pictures that may wait; older ones go", (1, 100))
-
+        values = self.values()
+        self._limit = values["frames"]
+        folder, every, keep = (values[n] for n in ("output_dir", "save_every", "save_numbered"))
         self._folder = ResultFolder(Path(folder).expanduser(), every, keep) if folder else None
-        self._decode = Decoder(score, nms)
+        self._decode = Decoder(values["score_threshold"], values["nms_threshold"])
         self._latency = LatencySummary()
         self._refused = 0
-        self._detector = load_detector(Path(model).expanduser(), device, jit)
+        self._detector = load_detector(
+            Path(values["model"]).expanduser(), values["device"], values["jit"]
+        )
         loaded = self._detector.statistics()
         self.get_logger().info(
             f"model on {loaded['device']}, loaded in {loaded['load_seconds']:.2f} s"
         )
         qos = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=ReliabilityPolicy.RELIABLE
+            history=HistoryPolicy.KEEP_LAST, depth=values["queue_depth"],
+            reliability=ReliabilityPolicy.RELIABLE,
         )
         self._detections = self.create_publisher(Detections, "detections", qos)
         self._annotated = self.create_publisher(Image, "image_annotated", qos)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -16,8 +15,10 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.task import Future
 
+from rrto_ros.api.parameters import NODES
 from rrto_ros.errors import RrtoError
 from rrto_ros.ros.context import find_log_folder
+from rrto_ros.ros.parameters import declare
 
 DELIVERY_TIMEOUT = Duration(seconds=5)
 
@@ -33,29 +34,13 @@ class TaskNode(Node):  # type: ignore[misc]  # rclpy has no types
         self.finished: Future[None] = Future()
         super().__init__(name)
 
-    def declare(
-        self,
-        name: str,
-        default: Any,
-        description: str,
-        limits: tuple[float, float] | None = None,
-    ) -> Any:
-        """Declare a read-only parameter and return its value.
+    def values(self) -> dict[str, Any]:
+        """Declare this node's parameters and return their values.
 
-        Args:
-            name: Parameter name.
-            default: Default, which also gives the type.
-            description: What it does and its unit.
-            limits: Smallest and largest value, of numbers.
+        Raises:
+            ConfigError: One cannot be used.
         """
-        descriptor = ParameterDescriptor(description=description, read_only=True)
-        if limits is not None and isinstance(default, int):
-            span = IntegerRange(from_value=int(limits[0]), to_value=int(limits[1]), step=0)
-            descriptor.integer_range = [span]
-        elif limits is not None:
-            reach = FloatingPointRange(from_value=limits[0], to_value=limits[1], step=0.0)
-            descriptor.floating_point_range = [reach]
-        return self.declare_parameter(name, default, descriptor).value
+        return declare(self, NODES[self.get_name()].values())
 
     def attempt(self, work: Callable[[], None]) -> None:
         """Do something in a callback; if it fails, the program ends with the reason."""

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rrto_ros.api.choices import DEVICES
 from rrto_ros.devices.protocol import Device
 from rrto_ros.errors import ConfigError, UnavailableError
 
-DEVICE_NAMES = ("cpu", "gpu", "null")
 AUTO = "auto"
 """The GPU if there is one that can be used, the cpu device otherwise."""
 DEFAULT_CACHE_BYTES = 512 << 20
@@ -108,7 +108,7 @@ def check_available(name: str) -> None:
     """
     if name not in _FACTORIES:
         raise ConfigError(
-            f"device {name!r} is none of {', '.join(DEVICE_NAMES)}; set the parameter 'device'"
+            f"device {name!r} is none of {', '.join(DEVICES)}; set the parameter 'device'"
         )
     if name == "gpu":
         importlib.import_module("rrto_ros.devices.gpu.driver").check_available()
@@ -154,5 +154,5 @@ def create_device(name: str, settings: DeviceSettings) -> Device:
     """
     factory = _FACTORIES.get(name)
     if factory is None:
-        raise ConfigError(f"device {name!r} is none of {', '.join(DEVICE_NAMES)}")
+        raise ConfigError(f"device {name!r} is none of {', '.join(DEVICES)}")
     return factory(settings)

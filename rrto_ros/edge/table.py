@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rrto_ros.api.choices import DEVICES
 from rrto_ros.api.info import DeviceInfo
-from rrto_ros.devices.registry import DEVICE_NAMES, DeviceSettings, check_available
+from rrto_ros.devices.registry import DeviceSettings, check_available
 from rrto_ros.disk_store import opened
 from rrto_ros.edge.host import HostLimits, SessionHost, closed_message
 from rrto_ros.edge.worker_pool import WorkerPool
@@ -219,8 +220,8 @@ class SessionTable:
                 f"the robot's table of operations ({request.table_hash.hex()[:12]}...) differs "
                 f"from the server's ({TABLE_HASH.hex()[:12]}...); install one version on both"
             )
-        if request.device and request.device not in DEVICE_NAMES:
-            return f"device {request.device[:20]!r} is none of {', '.join(DEVICE_NAMES)}"
+        if request.device and request.device not in DEVICES:
+            return f"device {request.device[:20]!r} is none of {', '.join(DEVICES)}"
         if request.device and request.device != settings.device:
             return f"device {request.device!r} wanted, this server runs {settings.device!r}"
         if request.limit_bytes > settings.device_settings.limit_bytes:

@@ -35,16 +35,14 @@ from rclpy.signals import SignalHandlerOptions
 
 from rrto_msgs.msg import SessionStatus, Status
 from rrto_ros.api._generated.exports import CLASSES, EXPORTS
+from rrto_ros.api.parameters import RECORDER, SESSIONS
 from rrto_ros.errors import ConfigError, RrtoError
-from rrto_ros.nodes.recorder_parameters import (
-    SESSION_PARAMETERS,
-    declare_parameters,
-    session_config,
-)
+from rrto_ros.nodes.recorder_parameters import session_config
 from rrto_ros.nodes.session_messages import session_message
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.status import SessionSnapshot
 from rrto_ros.ros.context import end, find_log_folder, use_profile
+from rrto_ros.ros.parameters import declare
 from rrto_ros.ros.robot_port import RosRobotPort
 from rrto_ros.ros.server_port import SpinThread, announcement_qos
 from rrto_ros.runtime_files import socket_path
@@ -62,14 +60,12 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
     """Serves the programs of one robot.
 
     Raises:
-        ConfigError: The robot's name cannot be used.
-        rclpy.exceptions.ParameterException: A parameter has a wrong type or is out of range.
+        ConfigError: A parameter cannot be used.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__("recorder_replayer", **options)
-        declare_parameters(self)
-        robot = str(self.get_parameter("robot").value)
+        robot = str(declare(self, RECORDER.values(), check=False)["robot"])
         self._robot = robot
         self._host: RobotHost | None = None
         self._port: RosRobotPort | None = None
@@ -218,7 +214,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         if host is None:
             return
         names = {p.name for p in parameters}
-        if names & {*SESSION_PARAMETERS, "mode"}:
+        if "mode" in names or any(RECORDER[n].changes == SESSIONS for n in names & {*RECORDER}):
             config = session_config(self)
             host.reconfigure(config)
             if "mode" in names:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rrto_ros.api import choices
-from rrto_ros.errors import ConfigError
+from rrto_ros.api.parameters import RECORDER
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.ring import (
     DEFAULT_CALL_BYTES,
@@ -17,8 +17,6 @@ from rrto_ros.wire.link import MAX_MESSAGE_BYTES, WINDOW_BYTES
 
 MODES: dict[str, int] = {name: number for number, name in enumerate(choices.MODES)}
 """Mode name -> value of the ring header's mode field."""
-READY_MODES = ("rpc", "batched", "replay")
-"""The modes that this version can run."""
 
 
 def check_mode(mode: str) -> int:
@@ -27,12 +25,8 @@ def check_mode(mode: str) -> int:
     Raises:
         ConfigError: Unknown, or not there yet.
     """
-    if mode in READY_MODES:
-        return MODES[mode]
-    ready = ", ".join(READY_MODES)
-    if mode in MODES:
-        raise ConfigError(f"mode {mode!r} comes later; this version runs: {ready}")
-    raise ConfigError(f"mode {mode!r} is unknown; use one of: {ready}")
+    RECORDER["mode"].check(mode)
+    return MODES[mode]
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,7 @@ class SessionConfig:
 
     Attributes:
         robot: Robot name.
-        mode: One of `READY_MODES`.
+        mode: One of `choices.READY_MODES`.
         device: Wanted device: cpu, gpu, null or empty for the server's choice.
         linger_s: How long calls that nobody waits for may wait for company.
         batch_bytes: A batch of this size leaves at once.

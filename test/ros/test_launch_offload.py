@@ -119,7 +119,12 @@ def run_launch(arguments, environment):
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [({"device": "tpu"}, "tpu"), ({"domain": "many"}, "many"), ({"robot": "7"}, "'7'")],
+    [
+        ({"device": "tpu"}, "device 'tpu' is none of auto, cpu, gpu, null"),
+        ({"domain": "many"}, "domain 'many' cannot be used, want a whole number, 0 to 232"),
+        ({"robot": "7"}, "'7'"),
+        ({"min_repetitions": "1"}, "min_repetitions 1 cannot be used, want a whole number, 2 or"),
+    ],
 )
 def test_a_wrong_launch_argument_is_named(environment, arguments, named):
     code, text = run_launch(arguments, environment)

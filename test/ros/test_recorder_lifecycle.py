@@ -165,7 +165,8 @@ def test_a_second_recorder_of_the_same_robot_ends_with_the_reason(rig):
         ({"mode": "fast"}, "mode 'fast' is unknown"),
         ({"device": "tpu"}, "device 'tpu' is none of"),
         ({"ring_mib": 3}, "ring_mib 3 is not a power of two"),
-        ({"linger_us": -1}, "linger_us"),
+        ({"linger_us": -1}, "linger_us -1 cannot be used, want a whole number, 0 or more"),
+        ({"linger_us": "many"}, "linger_us 'many' cannot be used, want a whole number"),
         ({"robot": "9lives"}, "robot name '9lives'"),
     ],
 )
@@ -199,6 +200,8 @@ def test_parameters_are_described_bounded_and_changed_only_where_that_is_safe(ri
     described = manager.describe("linger_us")
     assert "microseconds" in described.description
     assert described.integer_range[0].to_value == 100_000
+    constraints = manager.describe("search").additional_constraints
+    assert constraints == "operator_sequence, data_dependency"
     assert manager.describe("robot").read_only
     client.close()
 

@@ -254,8 +254,8 @@ def test_a_stopped_server_tells_its_sessions_and_leaves_no_process(rig, robot):
     ("parameters", "words"),
     [
         ({"device": "toaster"}, "none of auto, cpu, gpu, null"),
-        ({"max_sessions": 0}, "max_sessions"),
-        ({"compute_capability": "nine"}, "compute_capability"),
+        ({"max_sessions": 0}, "max_sessions 0 cannot be used, want a whole number, 1 or more"),
+        ({"compute_capability": "nine"}, "compute_capability 'nine' cannot be used, want a capa"),
         ({"blob_directory": "/proc/none"}, "blob directory"),
     ],
 )
