@@ -320,7 +320,7 @@ CAMERA = by_name((
     Parameter("rate_hz", 10.0, "Pictures per second.", (0.01, 1000.0), in_file=True),
     Parameter("frames", 0, "Stop after so many pictures; 0: no limit.", (0, 1 << 31)),
     Parameter("loop", True, "Start again at the end of the source."),
-    Parameter("encoding", "bgr8", "Of the pictures.", choices=("bgr8", "rgb8", "mono8")),
+    Parameter("encoding", "bgr8", "Of the pictures.", choices=("rgb8", "bgr8", "mono8")),
     Parameter("frame_id", "camera", "frame_id of the header."),
     _QUEUE,
 ))  # fmt: skip

@@ -70,7 +70,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
     def run(module: str = "camera", **parameters: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", f"rrto_ros.nodes.{module}", "--ros-args"]
+        command = [sys.executable, "-m", f"rrto_ros.demo.{module}", "--ros-args"]
         for name, value in parameters.items():
             command += ["-p", f"{name}:={value}"]
         environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
@@ -139,7 +139,7 @@ def test_signals_end_an_endless_camera_without_a_traceback(listener, start, numb
     ("parameters", "reason"),
     [
         ({"source": "/no/such/file.png"}, "does not exist"),
-        ({"encoding": "yuv422"}, "want one of rgb8, bgr8, mono8"),
+        ({"encoding": "yuv422"}, "none of rgb8, bgr8, mono8"),
         ({"rate_hz": 0.0}, "rate_hz"),
         ({"frames": -1}, "frames"),
         ({"loop": 3}, "loop"),
