@@ -10,6 +10,7 @@ ROS domain of the environment.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -68,15 +69,17 @@ def main() -> int:
             environment.pop(name, None)
         # The first one builds and caches what is missing.
         start(program, environment)
-        while len(rows) + len(failures) < chosen.starts:
-            times, failure = start(program, environment)
-            if failure:
-                failures.append(failure)
-                sys.stderr.write(f"start {len(rows) + len(failures)} failed: {failure}\n")
-            else:
-                rows.append(times)
-            if time.monotonic() - begin > chosen.minutes * 60:
-                break
+        # What was measured before Ctrl-C counts.
+        with contextlib.suppress(KeyboardInterrupt):
+            while len(rows) + len(failures) < chosen.starts:
+                times, failure = start(program, environment)
+                if failure:
+                    failures.append(failure)
+                    sys.stderr.write(f"start {len(rows) + len(failures)} failed: {failure}\n")
+                else:
+                    rows.append(times)
+                if time.monotonic() - begin > chosen.minutes * 60:
+                    break
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"{len(rows) + len(failures)} starts, {len(failures)} failed; {os.cpu_count()} cores, "
           f"load {load} at the end")  # fmt: skip
