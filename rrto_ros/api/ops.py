@@ -108,6 +108,11 @@ class Op:
         return self.kind is Kind.SYNC and self.reads is not None
 
     @property
+    def keeps_busy(self) -> bool:
+        """It makes the device work; a stretch of calls that ends after some must not wait."""
+        return self.only_writes or self.brings_memory
+
+    @property
     def only_reads(self) -> bool:
         """It changes nothing: it may be executed before the program calls it, and again."""
         return self.kind in (Kind.SYNC, Kind.POLL)
@@ -186,3 +191,21 @@ OPS: tuple[Op, ...] = (
         needs=(("graph", "graph_exec"),)),
 )  # fmt: skip
 """Every wire operation, by ascending code."""
+CONTROL: tuple[Op, ...] = (
+    Op(0xFF00, "blob_data", (("payload", "payload"),)),
+    Op(0xFF01, "plan_define", (("plan", "u32"), ("digest", "bytes"), ("payload", "payload"))),
+    Op(0xFF02, "plan_ref",
+       (("plan", "u32"), ("first", "u32"), ("count", "u32"), ("marks", "u64[]"),
+        ("words", "u64[]"), ("ahead", "u32"), ("payload", "payload"))),
+    Op(0xFF03, "plan_taken", (("plan", "u32"), ("state", "u32"))),
+    Op(0xFF04, "results_wanted", ()),
+)  # fmt: skip
+"""Records among the calls that are no calls of the program, by ascending code.
+
+- blob_data: the content of a blob that the server asked for; it has the index of the call.
+- plan_define: a plan, and the number by which references name it.
+- plan_ref: stands for `count` calls of a plan, from its call `first` on (docs/wire_format.md).
+- plan_taken: from the shim to recorder_replayer: a plan is installed, removed or refused.
+- results_wanted: from the shim to recorder_replayer: what the calls so far leave in host memory is
+  wanted. These two never leave the robot.
+"""

@@ -19,28 +19,31 @@ from dataclasses import dataclass
 
 from rrto_ros.api._generated.exports import CLASSES as CALL_CLASSES
 from rrto_ros.api._generated.exports import EXPORTS as CALL_NAMES
+from rrto_ros.api.ring_layout import (
+    ALIVE,
+    CALL_HEAD,
+    CALL_TAIL,
+    CALLS_PER_EXPORT,
+    CONSUMER_SLEEPING,
+    COUNTERS,
+    MODE,
+    MOST_REFUSALS,
+    PRODUCER_WAITING,
+    REFUSAL_BYTES,
+    REFUSALS,
+    REPLY_HEAD,
+    REPLY_TAIL,
+    REPLY_WAITING,
+    RINGS,
+    STATE,
+    WAIT_TIMEOUT_MS,
+)
 from rrto_ros.errors import ProtocolError
 from rrto_ros.robot.atomics import atomics
 from rrto_ros.wire.descriptions import MAGIC
 from rrto_ros.wire.format import PADDING_STATUS, PROTOCOL_VERSION, Buffer
 
-CALL_HEAD = 64
-CALL_TAIL = 128
-CONSUMER_SLEEPING = 192
-PRODUCER_WAITING = 256
-REPLY_HEAD = 320
-REPLY_TAIL = 384
-REPLY_WAITING = 448
-MODE = 512
-STATE = 516
-WAIT_TIMEOUT_MS = 520
-ALIVE = 524
-COUNTERS = 576
-REFUSALS = 1024
-MOST_REFUSALS = 24
-CALLS_PER_EXPORT = 4096
 EXPORTS = 1024
-RINGS = 8192
 RING_HEAD = struct.Struct("<IIQQ")
 
 SLEEPING = 1
@@ -55,7 +58,7 @@ TAKE_BYTES = 32 << 20
 """About as much is taken out of the ring at once, however large it is."""
 _SIZE = struct.Struct("<I")
 _COUNTER = struct.Struct("<Q")
-_REFUSAL = struct.Struct("<I124s")
+_REFUSAL = struct.Struct(f"<I{REFUSAL_BYTES - 4}s")
 _WAITS = 4
 _KINDS = ("local", "async", "sync", "unsupported")
 _CLASS_OF = tuple(_KINDS.index(CALL_CLASSES.get(name, "unsupported")) for name in CALL_NAMES)

@@ -6,9 +6,10 @@ import re
 from struct import calcsize
 from typing import Any
 
-from rrto_ros.api.ops import OPS
+from rrto_ros.api.ops import CONTROL, OPS, Op
 from rrto_ros.api.result_texts import RESULT_TEXTS
 from rrto_ros.api.results import CUresult
+from rrto_ros.api.ring_layout import LAYOUT
 from rrto_ros.api.table import CALLS, EXTRA_EXPORTS, Call
 from rrto_ros.shim.headers import Snapshot
 from rrto_ros.wire.codec import LAYOUTS, TABLE_HASH
@@ -127,24 +128,43 @@ def ops_header() -> str:
     digest = ", ".join(f"0x{byte:02x}" for byte in TABLE_HASH)
     lines += [f"#define RRTO_TABLE_HASH {{{digest}}}", ""]
     for op in OPS:
-        layout = LAYOUTS[op.code]
-        lines.append(f"#define RRTO_OP_{op.name.upper()} {op.code}")
-        lines.append(f"struct rrto_op_{op.name} {{")
-        for name, kind in op.fields:
-            if kind in ("u64[]", "bytes"):
-                lines.append(f"    uint32_t {name}_length;")
-            elif kind != "payload":
-                lines.append(f"    {_C_TYPES[kind]} {name};")
-        lines.append("};")
-        size = layout.fixed.size
-        lines.append(
-            f"_Static_assert((sizeof(struct rrto_op_{op.name}) + 7) / 8 * 8 == {size}, "
-            f'"layout of {op.name}");'
-        )
-        lines.append(f"{_emitter_head(op.name)};")
-        lines.append("")
+        lines += [*_record(op), f"{_emitter_head(op.name)};", ""]
+    for op in CONTROL:
+        lines += [*_record(op), ""]
+    busy = " || ".join(f"op == RRTO_OP_{op.name.upper()}" for op in OPS if op.keeps_busy)
+    lines += ["/* Whether a call makes the device work. */"]
+    lines += ["static inline int rrto_keeps_busy(unsigned op)", "{"]
+    lines += [f"    return {busy};", "}", ""]
     lines += ["#endif", ""]
     return "\n".join(lines)
+
+
+def ring_header() -> str:
+    """ring_layout.h: where what lies in the memory that program and recorder share."""
+    lines = [f"/* {MARK} */", "#ifndef RRTO_RING_LAYOUT_H", "#define RRTO_RING_LAYOUT_H", "enum {"]
+    lines += [f"    {name} = {value}," for name, value in LAYOUT.items()]
+    return "\n".join([*lines, "};", "#endif", ""])
+
+
+def _record(op: Op) -> list[str]:
+    """The code of an operation or control record, and its fixed part if it has one."""
+    lines = [f"#define RRTO_OP_{op.name.upper()} {op.code}"]
+    fields = [(name, kind) for name, kind in op.fields if kind != "payload"]
+    if not fields:
+        return lines
+    lines.append(f"struct rrto_op_{op.name} {{")
+    for name, kind in fields:
+        if kind in ("u64[]", "bytes"):
+            lines.append(f"    uint32_t {name}_length;")
+        else:
+            lines.append(f"    {_C_TYPES[kind]} {name};")
+    lines.append("};")
+    size = LAYOUTS[op.code].fixed.size
+    lines.append(
+        f"_Static_assert((sizeof(struct rrto_op_{op.name}) + 7) / 8 * 8 == {size}, "
+        f'"layout of {op.name}");'
+    )
+    return lines
 
 
 def _op_arguments(name: str) -> tuple[list[str], bool]:

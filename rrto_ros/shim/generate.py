@@ -127,6 +127,7 @@ def generate(data: Snapshot) -> dict[str, str]:
         f"{c}/ops.h": emit_c.ops_header(),
         f"{c}/ops.c": emit_c.ops_source(),
         f"{c}/driver_api.h": emit_c.api_header(data),
+        f"{c}/ring_layout.h": emit_c.ring_header(),
         f"{c}/stubs.c": emit_c.stubs_source(data),
         f"{c}/procs.c": emit_c.proc_source(data),
         f"{c}/errors.c": emit_c.errors_source(data),

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rrto_ros.api.ops import OPS, Op
+from rrto_ros.api.ops import CONTROL, OPS, Op
 from rrto_ros.errors import ProtocolError
 from rrto_ros.wire.descriptions import (
     HELLO,
@@ -180,38 +180,11 @@ def _layout(op: Op) -> Layout:
     return Layout(op, fixed, tuple(names), position, tuple(variable), has_payload)
 
 
-LAYOUTS: dict[int, Layout] = {op.code: _layout(op) for op in OPS}
-"""Layout of every operation, by code."""
-BLOB_DATA = Op(BLOB_DATA_OP, "blob_data", (("payload", "payload"),))
-"""Answers BLOB_WANTED: the content for the call of the same index. Not a call, so not in `OPS`."""
-PLAN_DEFINE = Op(
-    PLAN_DEFINE_OP,
-    "plan_define",
-    (("plan", "u32"), ("digest", "bytes"), ("payload", "payload")),
-)
-"""Brings a plan and the number by which references name it (docs/wire_format.md, "Plans")."""
-PLAN_REF = Op(
-    PLAN_REF_OP,
-    "plan_ref",
-    (
-        ("plan", "u32"),
-        ("first", "u32"),
-        ("count", "u32"),
-        ("marks", "u64[]"),
-        ("words", "u64[]"),
-        ("ahead", "u32"),
-        ("payload", "payload"),
-    ),
-)
-"""Stands for `count` calls of a plan, from its call `first` on."""
-PLAN_TAKEN = Op(PLAN_TAKEN_OP, "plan_taken", (("plan", "u32"), ("state", "u32")))
-"""From the shim to recorder_replayer: a plan is installed, removed or refused."""
-RESULTS_WANTED = Op(RESULTS_WANTED_OP, "results_wanted", ())
-"""From the shim to recorder_replayer: what the calls so far leave in host memory is wanted."""
-_ITEMS = (BLOB_DATA, PLAN_DEFINE, PLAN_REF, PLAN_TAKEN, RESULTS_WANTED)
-LAYOUTS |= {op.code: _layout(op) for op in _ITEMS}
-OP_BY_NAME: dict[str, Op] = {op.name: op for op in (*OPS, *_ITEMS)}
-OP_BY_CODE: dict[int, Op] = {op.code: op for op in (*OPS, *_ITEMS)}
+_ALL = (*OPS, *CONTROL)
+LAYOUTS: dict[int, Layout] = {op.code: _layout(op) for op in _ALL}
+"""Layout of every operation and control record, by code."""
+OP_BY_NAME: dict[str, Op] = {op.name: op for op in _ALL}
+OP_BY_CODE: dict[int, Op] = {op.code: op for op in _ALL}
 
 
 @dataclass(slots=True)

@@ -6,7 +6,8 @@ import hashlib
 import struct
 from typing import TypeAlias
 
-from rrto_ros.api.ops import OPS
+from rrto_ros.api.ops import CONTROL, OPS
+from rrto_ros.api.ring_layout import LAYOUT
 from rrto_ros.errors import ProtocolError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -45,16 +46,9 @@ ALL_RESULT_FLAGS = (
     | RESULT_ERRORS
 )
 
-BLOB_DATA_OP = 0xFF00
-"""A record that brings a wanted blob; only recorder_replayer makes it, never a program."""
-PLAN_DEFINE_OP = 0xFF01
-"""A record that brings a plan; only recorder_replayer makes it."""
-PLAN_REF_OP = 0xFF02
-"""A record that stands for calls of a plan; recorder_replayer and the shim make it."""
-PLAN_TAKEN_OP = 0xFF03
-"""What the shim says about a plan that it was told of; never leaves the robot."""
-RESULTS_WANTED_OP = 0xFF04
-"""The program looks at host memory that earlier calls fill; never leaves the robot."""
+BLOB_DATA_OP, PLAN_DEFINE_OP, PLAN_REF_OP, PLAN_TAKEN_OP, RESULTS_WANTED_OP = (
+    op.code for op in CONTROL
+)
 
 CALL_HEADER = struct.Struct("<IHHQII")
 RESULT_HEADER = struct.Struct("<IIQII")
@@ -65,17 +59,18 @@ BLOB_REF = struct.Struct("<32sQ")
 
 
 def _table_text() -> str:
-    """Canonical text of the operations: one line each, in order."""
+    """Canonical text of the records and of the ring: one line each, in order."""
     lines = [f"rrto ops {PROTOCOL_VERSION}"]
     lines += [
         f"{op.code} {op.name} {' '.join(f'{n}:{t}' for n, t in op.fields)} -> {op.reply}"
-        for op in OPS
+        for op in (*OPS, *CONTROL)
     ]
+    lines += [f"{name} {value}" for name, value in LAYOUT.items()]
     return "\n".join(lines) + "\n"
 
 
 TABLE_HASH = hashlib.sha256(_table_text().encode()).digest()
-"""32 bytes by which two ends know that they speak the same operations."""
+"""32 bytes by which two ends know that they speak the same records through the same ring."""
 
 
 def pad8(size: int) -> int:

@@ -1,13 +1,15 @@
 """The codec: what is packed is read back, and what is malformed is refused."""
 
+import dataclasses
 import struct
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrto_ros.api.ops import OPS
+from rrto_ros.api.ops import CONTROL, OPS
 from rrto_ros.errors import ProtocolError
+from rrto_ros.wire import format as wire_format
 from rrto_ros.wire.codec import (
     BLOB_DATA_OP,
     CALL_HEADER,
@@ -203,6 +205,22 @@ def test_the_meaning_of_an_operation_names_its_own_fields():
     assert {op.name for op in OPS if op.only_writes} == {
         "memcpy_dtod", "memset", "launch", "graph_launch",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["an operation", "a control record", "the ring"])
+def test_the_hash_of_the_table_holds_whatever_both_sides_must_agree_on(monkeypatch, what):
+    before = wire_format._table_text()
+    if what == "an operation":
+        monkeypatch.setattr(wire_format, "OPS", OPS[1:])
+    elif what == "a control record":
+        (ref,) = (op for op in CONTROL if op.name == "plan_ref")
+        other = dataclasses.replace(ref, fields=(*ref.fields[:-1], ("more", "u32")))
+        monkeypatch.setattr(
+            wire_format, "CONTROL", tuple(other if op is ref else op for op in CONTROL)
+        )
+    else:
+        monkeypatch.setitem(wire_format.LAYOUT, "RINGS", 4096)
+    assert wire_format._table_text() != before
 
 
 def test_codes_and_names_of_operations_are_unique():

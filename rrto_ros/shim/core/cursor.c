@@ -10,9 +10,6 @@
 #include "cursor.h"
 
 enum {
-    REF_OP = 0xFF02,
-    TAKEN_OP = 0xFF03,
-    REF_FIXED = 24,
     MOST_MARKS = 4096,
     MOST_CALLS = 32768,
     BUFFERED = 2048,      /* payloads up to here wait for the next flush, larger ones leave at once */
@@ -192,8 +189,8 @@ static struct rrto_plan *seek(struct lane *lane, const struct rrto_record *recor
 
 static uint64_t open_bytes(void)
 {
-    return RRTO_HEADER + REF_FIXED + 8 * ((uint64_t)now_open.marks + now_open.words) +
-           now_open.payload;
+    return RRTO_HEADER + sizeof(struct rrto_op_plan_ref) +
+           8 * ((uint64_t)now_open.marks + now_open.words) + now_open.payload;
 }
 
 int rrto_walk_flush(const struct rrto_record *last)
@@ -209,19 +206,13 @@ int rrto_walk_flush(const struct rrto_record *last)
     unsigned char *at = rrto_reserve(size, &status);
     if (!at)
         return status;
-    uint32_t head[12] = {(uint32_t)size,
-                         REF_OP,
-                         (uint32_t)index,
-                         (uint32_t)(index >> 32),
-                         now_open.thread,
-                         bytes,
-                         now_open.plan->number,
-                         now_open.first,
-                         count,
-                         now_open.marks,
-                         now_open.words,
-                         0};
+    uint32_t head[6] = {(uint32_t)size, RRTO_OP_PLAN_REF, (uint32_t)index,
+                        (uint32_t)(index >> 32), now_open.thread, bytes};
+    struct rrto_op_plan_ref ref = {.plan = now_open.plan->number, .first = now_open.first,
+                                   .count = count, .marks_length = now_open.marks,
+                                   .words_length = now_open.words};
     at = rrto_put(at, head, sizeof head);
+    at = rrto_put(at, &ref, sizeof ref);
     at = rrto_put(at, marks, 8 * (size_t)now_open.marks);
     at = rrto_put(at, words, 8 * (size_t)now_open.words);
     at = rrto_put(at, payload, now_open.payload);
@@ -229,13 +220,6 @@ int rrto_walk_flush(const struct rrto_record *last)
         rrto_put(at, last->payload, tail);
     rrto_publish(size);
     return 0;
-}
-
-/* Calls that make the device work: a plan that ends after some must not wait for the next call. */
-static int is_work(uint16_t op)
-{
-    return op == RRTO_OP_LAUNCH || op == RRTO_OP_GRAPH_LAUNCH || op == RRTO_OP_MEMCPY_DTOD ||
-           op == RRTO_OP_MEMCPY_DTOH || op == RRTO_OP_MEMSET;
 }
 
 /* Append a call that was compared; its varying words are in the scratch buffer. */
@@ -254,7 +238,7 @@ static inline int append(const struct rrto_plan *plan, uint32_t position, uint32
             now_open.words += (range->end - range->start) / 8;
         }
     }
-    now_open.work |= is_work(call->op);
+    now_open.work |= rrto_keeps_busy(call->op);
     if (call->payload_bytes > BUFFERED)
         return result | RRTO_WALK_FLUSH | RRTO_WALK_URGENT;
     if (call->payload_bytes)
@@ -303,7 +287,7 @@ int rrto_walk(const struct rrto_record *record, int flags, uint64_t index, int *
     uint64_t most = rrto_session.call_bytes / 2;
     uint32_t position = lane->position;
     const struct rrto_plan_call *call = plan ? &plan->calls[position] : NULL;
-    if (!call || RRTO_HEADER + REF_FIXED + (uint64_t)call->adds > most) {
+    if (!call || RRTO_HEADER + sizeof(struct rrto_op_plan_ref) + (uint64_t)call->adds > most) {
         *status = rrto_walk_flush(NULL);
         return 0;
     }
@@ -328,11 +312,14 @@ int rrto_walk(const struct rrto_record *record, int flags, uint64_t index, int *
 static void tell(uint32_t number, uint32_t what)
 {
     int status;
-    uint32_t record[8] = {sizeof record, TAKEN_OP, 0, 0, 0, 0, number, what};
+    struct {
+        uint32_t head[6];
+        struct rrto_op_plan_taken taken;
+    } record = {{sizeof record, RRTO_OP_PLAN_TAKEN}, {.plan = number, .state = what}};
     unsigned char *at = rrto_reserve(sizeof record, &status);
     if (!at)
         return; /* the recorder is gone */
-    rrto_put(at, record, sizeof record);
+    rrto_put(at, &record, sizeof record);
     rrto_publish(sizeof record);
 }
 

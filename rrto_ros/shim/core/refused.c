@@ -5,23 +5,25 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ring_layout.h"
 #include "shim.h"
 
-enum { REFUSALS = 24, TEXT = 124, AT = 1024, UNSUPPORTED = 3 };
+enum { TEXT = REFUSAL_BYTES - 4, UNSUPPORTED = 3 };
 
 struct refusal {
     _Atomic uint32_t count; /* 0: the entry is free */
     char text[TEXT];
 };
 _Static_assert(sizeof(struct refusal) == 128, "layout of the refusals");
-_Static_assert(AT + REFUSALS * sizeof(struct refusal) == 4096, "they end where calls are counted");
+_Static_assert(REFUSALS + MOST_REFUSALS * sizeof(struct refusal) == CALLS_PER_EXPORT,
+               "they end where calls are counted");
 
-static struct refusal early[REFUSALS], *table = early;
+static struct refusal early[MOST_REFUSALS], *table = early;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void count(const char *text, uint32_t times)
 {
-    struct refusal *at = table, *last = table + REFUSALS - 1;
+    struct refusal *at = table, *last = table + MOST_REFUSALS - 1;
     while (at < last && atomic_load(&at->count) && strncmp(at->text, text, TEXT - 1))
         at++;
     if (!atomic_load(&at->count)) {
@@ -51,8 +53,8 @@ void rrto_refused_into(unsigned char *shm)
     if (!shm) /* in a child: another thread of the parent may have held it */
         lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     pthread_mutex_lock(&lock);
-    table = shm ? (struct refusal *)(void *)(shm + AT) : early;
-    for (int i = 0; shm && i < REFUSALS && atomic_load(&early[i].count); i++)
+    table = shm ? (struct refusal *)(void *)(shm + REFUSALS) : early;
+    for (int i = 0; shm && i < MOST_REFUSALS && atomic_load(&early[i].count); i++)
         count(early[i].text, atomic_load(&early[i].count));
     memset(early, 0, sizeof early);
     pthread_mutex_unlock(&lock);

@@ -220,7 +220,7 @@ static void lead(void)
         rrto_die(state, "the recorder ended the session");
         return;
     }
-    uint32_t limit_ms = atomic_load_explicit(U32(WAIT_TIMEOUT), memory_order_relaxed);
+    uint32_t limit_ms = atomic_load_explicit(U32(WAIT_TIMEOUT_MS), memory_order_relaxed);
     if (!limit_ms)
         limit_ms = 10000;
     if (alive_seen != atomic_load_explicit(U32(ALIVE), memory_order_relaxed))

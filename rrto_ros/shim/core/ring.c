@@ -8,7 +8,7 @@
 
 #include "ring.h"
 
-enum { PIECE = 4 << 20, WANTED_OP = 0xFF04 };
+enum { PIECE = 4 << 20 };
 
 /* The producer's lock: one exchange and one store where nobody else calls, half of a mutex. Who
  * finds it taken sleeps shortly, because its holder may be waiting for room. */
@@ -188,7 +188,7 @@ int rrto_flush_open(void)
 void rrto_want_results(void)
 {
     int status;
-    uint32_t record[6] = {sizeof record, WANTED_OP};
+    uint32_t record[6] = {sizeof record, RRTO_OP_RESULTS_WANTED};
     lock_producer();
     rrto_walk_flush(NULL);
     unsigned char *at = rrto_reserve(sizeof record, &status);

@@ -2,21 +2,9 @@
 #ifndef RRTO_RING_H
 #define RRTO_RING_H
 #include "cursor.h"
+#include "ring_layout.h"
 
-enum {
-    CALL_HEAD = 64,
-    CALL_TAIL = 128,
-    CONSUMER_SLEEPING = 192,
-    PRODUCER_WAITING = 256,
-    REPLY_HEAD = 320,
-    REPLY_TAIL = 384,
-    REPLY_WAITING = 448,
-    MODE = 512,
-    STATE = 516,
-    WAIT_TIMEOUT = 520,
-    ALIVE = 524,
-    HEADER = RRTO_HEADER
-};
+enum { HEADER = RRTO_HEADER };
 
 #define S rrto_session
 #define U64(offset) ((_Atomic uint64_t *)(S.shm + (offset)))

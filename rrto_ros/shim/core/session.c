@@ -15,14 +15,12 @@
 
 #include "cursor.h"
 #include "procs.h"
+#include "ring_layout.h"
 
 enum {
     CONNECT_TIMEOUT_MS = 12000, /* longer than the recorder looks for a server */
     MAGIC = 0x4F545252,
     VERSION = 1,
-    COUNTERS = 576,
-    EXPORT_CALLS = 4096,
-    RINGS = 8192,
     DEVICE_HEAD = 80,
     MAX_TEXT = 4096,
     MAX_INFO = 65536,
@@ -326,7 +324,7 @@ static int map_rings(const int *fds)
 static void move_counters(void)
 {
     uint64_t *counters = (uint64_t *)(void *)(S.shm + COUNTERS);
-    uint32_t *calls = (uint32_t *)(void *)(S.shm + EXPORT_CALLS);
+    uint32_t *calls = (uint32_t *)(void *)(S.shm + CALLS_PER_EXPORT);
     for (unsigned i = 0; i < 8; i++)
         atomic_fetch_add((_Atomic uint64_t *)&counters[i], early_counters[i]);
     for (unsigned i = 0; i < RRTO_EXPORTS; i++)

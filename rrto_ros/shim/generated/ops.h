@@ -5,7 +5,7 @@
 
 struct rrto_wait;
 
-#define RRTO_TABLE_HASH {0x11, 0xa9, 0x1e, 0x66, 0x1e, 0x09, 0x91, 0xfc, 0x98, 0xb9, 0x11, 0xe1, 0x50, 0xc6, 0x69, 0x47, 0x78, 0x0f, 0x6f, 0x05, 0x5e, 0x15, 0xc5, 0xb0, 0xcc, 0x12, 0xff, 0xeb, 0x73, 0x62, 0xa7, 0x56}
+#define RRTO_TABLE_HASH {0xb4, 0xc3, 0x9c, 0x01, 0x4c, 0x70, 0x8c, 0xf6, 0x81, 0xc0, 0x1b, 0xdf, 0x3b, 0x98, 0x05, 0x78, 0x34, 0x82, 0x9c, 0x8f, 0x11, 0x08, 0x0f, 0x18, 0x39, 0xe1, 0x48, 0x15, 0x4d, 0xd1, 0xe3, 0x68}
 
 #define RRTO_OP_MODULE_LOAD 1
 struct rrto_op_module_load {
@@ -352,5 +352,40 @@ struct rrto_op_graph_launch {
 };
 _Static_assert((sizeof(struct rrto_op_graph_launch) + 7) / 8 * 8 == 16, "layout of graph_launch");
 int rrto_emit_graph_launch(struct rrto_op_graph_launch *op, struct rrto_wait *wait);
+
+#define RRTO_OP_BLOB_DATA 65280
+
+#define RRTO_OP_PLAN_DEFINE 65281
+struct rrto_op_plan_define {
+    uint32_t plan;
+    uint32_t digest_length;
+};
+_Static_assert((sizeof(struct rrto_op_plan_define) + 7) / 8 * 8 == 8, "layout of plan_define");
+
+#define RRTO_OP_PLAN_REF 65282
+struct rrto_op_plan_ref {
+    uint32_t plan;
+    uint32_t first;
+    uint32_t count;
+    uint32_t marks_length;
+    uint32_t words_length;
+    uint32_t ahead;
+};
+_Static_assert((sizeof(struct rrto_op_plan_ref) + 7) / 8 * 8 == 24, "layout of plan_ref");
+
+#define RRTO_OP_PLAN_TAKEN 65283
+struct rrto_op_plan_taken {
+    uint32_t plan;
+    uint32_t state;
+};
+_Static_assert((sizeof(struct rrto_op_plan_taken) + 7) / 8 * 8 == 8, "layout of plan_taken");
+
+#define RRTO_OP_RESULTS_WANTED 65284
+
+/* Whether a call makes the device work. */
+static inline int rrto_keeps_busy(unsigned op)
+{
+    return op == RRTO_OP_MEMCPY_DTOH || op == RRTO_OP_MEMCPY_DTOD || op == RRTO_OP_MEMSET || op == RRTO_OP_LAUNCH || op == RRTO_OP_GRAPH_LAUNCH;
+}
 
 #endif
