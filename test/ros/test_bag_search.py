@@ -1,6 +1,5 @@
 """A recorder that is fed from a bag finds what a recorder finds live."""
 
-import json
 import re
 import signal
 import sys
@@ -9,6 +8,7 @@ import pytest
 from support.rig import START_S, said
 
 from rrto_ros.evaluation.analyze_bag import logs_of_bag
+from rrto_ros.robot.replay.plan_store import PlanStore
 from rrto_ros.robot.replay.replayer import Replayer, ReplayOptions
 from rrto_ros.robot.search import make_search
 from rrto_ros.robot.search.sequence import plan_of
@@ -20,8 +20,9 @@ CNN = ("cnn_loop.py", 12)
 
 def kept(folder):
     """Digests of the plans of what repeats that a recorder has on disk; a start is kept beside."""
-    lists = [json.loads(p.read_text()) for p in folder.glob("programs/*") if len(p.name) == 64]
-    return {digest for one in lists for digest, _, _ in one["plans"]}
+    store = PlanStore(folder)
+    names = [path.name for path in folder.glob("programs/*/*")]
+    return {plan.digest.hex() for name in names for plan in store.recall((name, name)).plans}
 
 
 def fed(log):

@@ -99,7 +99,7 @@ def test_a_replayed_network_on_device_gpu_runs_as_graphs_and_stays_right(board):
     assert program.wait(3 * PATIENCE_S) == 0, program.text()
     assert json.loads(program.lines[-1])["worst"] < 1e-5
     (recorder, _) = [p for p in board.processes if p.name.startswith("recorder_replayer")]
-    opened = recorder.wait_for(r"replay\.worker .*\(pid (\d+)\) opens", PATIENCE_S)
+    opened = recorder.wait_for(r"execution\.worker .*\(pid (\d+)\) opens", PATIENCE_S)
     calls = {c["name"]: c["count"] for c in watch.report(int(opened[1]))["calls"]}
     assert calls["cuGraphLaunch"] >= 10
     assert calls["cuGraphInstantiateWithFlags"] < calls["cuGraphLaunch"] / 2

@@ -10,6 +10,7 @@ from support.fake_cuda_check import PROTOTYPES, prototype
 from support.fake_cuda_types import ENUMS, HANDLES, STRUCTS
 from support.gpu import PTX, gpu, kernel, loaded_gpu, refused
 
+from rrto_ros.api.choices import DEVICES
 from rrto_ros.api.results import BREAKS_CONTEXT, CUresult
 from rrto_ros.devices import registry
 from rrto_ros.devices.gpu import driver as gpu_driver
@@ -74,7 +75,7 @@ class TestRegistry:
         assert (device, "finds no GPU" in why) == ("cpu", True)
 
     def test_another_name_is_not_changed_and_asks_no_driver(self, cuda):
-        assert [registry.resolve(name) for name in registry.DEVICE_NAMES] == [
+        assert [registry.resolve(name) for name in DEVICES] == [
             ("cpu", ""), ("gpu", ""), ("null", ""),
         ]  # fmt: skip
         assert cuda.calls == []
