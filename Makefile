@@ -29,8 +29,9 @@ demo: setup-demo ## set up; run the detector on an image through an offload serv
 test: setup-test ## set up; run the tests
 	@$(RUN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
-check: setup-test ## set up; ruff, mypy, generated code, import order
+check: setup-test ## set up; ruff (rules and format), mypy, generated code, import order
 	@$(RUN)/ruff check .
+	@$(RUN)/ruff format --check .
 	@$(RUN)/mypy
 	@$(RUN)/python -m rrto_ros.shim.generate --check
 	@$(RUN)/python -m rrto_ros.devices.cpu.support --check

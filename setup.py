@@ -27,8 +27,15 @@ setup(
         (f"share/{PACKAGE}/config", sorted(map(str, Path("config").glob("*.yaml")))),
     ],
     install_requires=[
-        "numpy", "pyyaml", "llvmlite", "lz4", 'backports.zstd; python_version < "3.14"', "typer",
-        "rich", "rosbags", "platformdirs",
+        "numpy",
+        "pyyaml",
+        "llvmlite",
+        "lz4",
+        'backports.zstd; python_version < "3.14"',
+        "typer",
+        "rich",
+        "rosbags",
+        "platformdirs",
     ],
     extras_require={
         "gpu": ["cuda-python>=12.6", "nvidia-ml-py"],

@@ -26,9 +26,7 @@ def times(mode: str, pictures: int, program: Path = PROGRAM) -> tuple[list[float
     """Milliseconds of each picture, and the digest of all results."""
     learns = {"recorder_replayer": {"plan_cache_bytes": 0}}
     with stack("cpu", mode, parameters=learns) as nodes:
-        (line,) = nodes.run(
-            [sys.executable, str(program), "--json", "--pictures", str(pictures)]
-        )
+        (line,) = nodes.run([sys.executable, str(program), "--json", "--pictures", str(pictures)])
     return line["milliseconds"], line["digest"]
 
 

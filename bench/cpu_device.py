@@ -41,9 +41,12 @@ def gemm_listing() -> str:
     """PTX of C = A @ B for n x n floats: tiles in shared memory, ROWS results per thread."""
     step = TILE // ROWS
     lines = [
-        ".version 7.5", ".target sm_75", ".address_size 64",
+        ".version 7.5",
+        ".target sm_75",
+        ".address_size 64",
         ".visible .entry gemm(.param .u64 pa, .param .u64 pb, .param .u64 pc, .param .u32 pn)",
-        "{", f".shared .align 16 .b8 As[{TILE * TILE * 4}];",
+        "{",
+        f".shared .align 16 .b8 As[{TILE * TILE * 4}];",
         f".shared .align 16 .b8 Bs[{TILE * TILE * 4}];",
         ".reg .pred %p; .reg .b32 %r<30>; .reg .f32 %f<10>, %a<400>, %b<40>;",
         ".reg .b64 %rd<12>, %x<9>, %y<9>;",
@@ -59,7 +62,8 @@ def gemm_listing() -> str:
         f"shl.b32 %r14, %r3, {(4 * TILE).bit_length() - 1}; shl.b32 %r15, %r2, 2;",
         "add.s32 %r16, %r12, %r14; add.s32 %r17, %r16, %r15;",
         "add.s32 %r18, %r13, %r15; add.s32 %r19, %r18, %r14; mov.u32 %r20, 0;",
-        *(f"mov.f32 %f{i}, 0f00000000;" for i in range(ROWS)), "LOOP:",
+        *(f"mov.f32 %f{i}, 0f00000000;" for i in range(ROWS)),
+        "LOOP:",
     ]
     for i in range(ROWS):
         if i:
@@ -80,7 +84,8 @@ def gemm_listing() -> str:
         "mad.lo.s32 %r21, %r6, %r1, %r7; mul.wide.s32 %rd10, %r21, 4;",
         "add.s64 %rd11, %rd3, %rd10;",
         *(f"st.global.f32 [%rd11], %f{i}; add.s64 %rd11, %rd11, %rd8;" for i in range(ROWS)),
-        "ret;", "}",
+        "ret;",
+        "}",
     ]
     return "\n".join(lines)
 
@@ -110,8 +115,12 @@ def gemm(n: int, rounds: int) -> dict[str, float]:
         error = float(np.abs(got.reshape(n, n) - a @ b).max())
         if error > 1e-3 * n:
             raise SystemExit(f"the product is wrong by {error}")
-        return {"n": n, "gflops": float(np.median(rates)), "gflops_best": max(rates),
-                "target_gflops": GFLOPS_TARGET}
+        return {
+            "n": n,
+            "gflops": float(np.median(rates)),
+            "gflops_best": max(rates),
+            "target_gflops": GFLOPS_TARGET,
+        }
     finally:
         device.close()
 
@@ -120,7 +129,10 @@ def alone(model: Path, frames: int, backend: str) -> dict[str, Any]:
     """The program on a device of tinygrad's own, in a process of its own."""
     done = subprocess.run(
         [sys.executable, str(PROGRAM), str(model), "--frames", str(frames)],
-        env={**os.environ, "DEV": backend}, capture_output=True, text=True, check=False,
+        env={**os.environ, "DEV": backend},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         return {"missing": (done.stderr or done.stdout).strip()[-300:]}
@@ -132,9 +144,13 @@ def model_rows(stack: Stack, model: Path, frames: int) -> dict[str, Any]:
     command = [sys.executable, str(PROGRAM), str(model), "--frames", str(frames)]
     cold, warm = (stack.run(command, 600.0, DEV="CUDA:PTX")[-1] for _ in range(2))
     row: dict[str, Any] = {
-        "model": model.name, "frame_ms": warm["frame_ms"], "first_cold_ms": cold["first_ms"],
-        "first_warm_ms": warm["first_ms"], "onnxruntime_ms": warm["onnxruntime_ms"],
-        "ratio_to_onnxruntime": warm["ratio"], "worst_difference": warm["worst"],
+        "model": model.name,
+        "frame_ms": warm["frame_ms"],
+        "first_cold_ms": cold["first_ms"],
+        "first_warm_ms": warm["first_ms"],
+        "onnxruntime_ms": warm["onnxruntime_ms"],
+        "ratio_to_onnxruntime": warm["ratio"],
+        "worst_difference": warm["worst"],
     }
     if "nanodet" in model.name:
         row["target_frame_ms"] = FRAME_TARGET_MS
@@ -154,18 +170,24 @@ def model_rows(stack: Stack, model: Path, frames: int) -> dict[str, Any]:
 def show(report: Mapping[str, Any]) -> None:
     product = report["gemm"]
     good = "" if product["gflops"] >= GFLOPS_TARGET else "  missed"
-    print(f"tiled GEMM, n = {product['n']}, one core: {product['gflops']:.1f} GFLOP/s "
-          f"(best {product['gflops_best']:.1f}; target {GFLOPS_TARGET:g}){good}")
+    print(
+        f"tiled GEMM, n = {product['n']}, one core: {product['gflops']:.1f} GFLOP/s "
+        f"(best {product['gflops_best']:.1f}; target {GFLOPS_TARGET:g}){good}"
+    )
     for row in report["models"]:
-        print(f"{row['model']}: frame {row['frame_ms']:.0f} ms"
-              + (f" (target {row['target_frame_ms']:.0f})" if "target_frame_ms" in row else "")
-              + f", onnxruntime {row['onnxruntime_ms']:.0f} ms, ratio "
-              f"{row['ratio_to_onnxruntime']:.1f}; first frame {row['first_cold_ms'] / 1e3:.1f} s "
-              f"cold, {row['first_warm_ms'] / 1e3:.1f} s with a warm cache")
+        print(
+            f"{row['model']}: frame {row['frame_ms']:.0f} ms"
+            + (f" (target {row['target_frame_ms']:.0f})" if "target_frame_ms" in row else "")
+            + f", onnxruntime {row['onnxruntime_ms']:.0f} ms, ratio "
+            f"{row['ratio_to_onnxruntime']:.1f}; first frame {row['first_cold_ms'] / 1e3:.1f} s "
+            f"cold, {row['first_warm_ms'] / 1e3:.1f} s with a warm cache"
+        )
         if "tinygrad_cpu_ms" in row:
-            print(f"    tinygrad's CPU backend {row['tinygrad_cpu_ms']:.0f} ms, ratio "
-                  f"{row['ratio_to_tinygrad_cpu']:.2f}; its first frame "
-                  f"{row['tinygrad_cpu_first_ms'] / 1e3:.1f} s")
+            print(
+                f"    tinygrad's CPU backend {row['tinygrad_cpu_ms']:.0f} ms, ratio "
+                f"{row['ratio_to_tinygrad_cpu']:.2f}; its first frame "
+                f"{row['tinygrad_cpu_first_ms'] / 1e3:.1f} s"
+            )
         else:
             print(f"    tinygrad's CPU backend: {row['tinygrad_cpu']}")
 

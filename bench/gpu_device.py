@@ -59,8 +59,10 @@ def mapping(device: GpuDevice, repeats: int) -> dict[str, float]:
         at += -(-size // (2 * MIB)) * 2 * MIB
 
     sizes = {"2 MiB": 2 * MIB, "64 MiB": 64 * MIB}
-    out = {f"map {name}": median_us(lambda s=size: allocate(s), repeats)
-           for name, size in sizes.items()}
+    out = {
+        f"map {name}": median_us(lambda s=size: allocate(s), repeats)
+        for name, size in sizes.items()
+    }
     base = device.info.arena_base
     device.mem_alloc(base, 4096, 0)
 
@@ -148,6 +150,7 @@ def keeping(device: GpuDevice, repeats: int) -> dict[str, float]:
     device.mem_alloc(base, 256 * MIB, 0)
     out = {}
     for size in (1, 16, 64):
+
         def there_and_back(count: int = size * MIB) -> None:
             device.restore(device.keep([(base, count)], 0))
             device.stream_synchronize(0)

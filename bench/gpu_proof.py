@@ -100,12 +100,21 @@ def tests(proof: Proof) -> None:
     (suite,) = ET.parse(report).getroot().iter("testsuite")
     counts = {name: int(suite.get(name, "0")) for name in ("tests", "failures", "errors",
                                                            "skipped")}  # fmt: skip
-    on_gpu = [case for case in suite.iter("testcase")
-              if "[gpu" in case.get("name", "") or "test.gpu" in case.get("classname", "")]
-    skips = [(case.get("name", ""), skip.get("message", "")) for case in on_gpu
-             if (skip := case.find("skipped")) is not None]
-    failures = [f"{case.get('classname', '')}::{case.get('name', '')}" for case in suite.iter(
-        "testcase") if case.find("failure") is not None or case.find("error") is not None]
+    on_gpu = [
+        case
+        for case in suite.iter("testcase")
+        if "[gpu" in case.get("name", "") or "test.gpu" in case.get("classname", "")
+    ]
+    skips = [
+        (case.get("name", ""), skip.get("message", ""))
+        for case in on_gpu
+        if (skip := case.find("skipped")) is not None
+    ]
+    failures = [
+        f"{case.get('classname', '')}::{case.get('name', '')}"
+        for case in suite.iter("testcase")
+        if case.find("failure") is not None or case.find("error") is not None
+    ]
     proof.found["tests"] = {**counts, "on_gpu": len(on_gpu), "on_gpu_skipped": skips,
                             "failed": failures}  # fmt: skip
     wrong = counts["failures"] + counts["errors"]
@@ -165,8 +174,10 @@ def programs(proof: Proof) -> None:
     score = max((abs(a["score"] - b["score"]) for a, b in pairs), default=0.0)
     edges = [edge for a, b in pairs for edge in zip(a["box"], b["box"], strict=True)]
     box = max((abs(p - q) for p, q in edges), default=0.0)
-    good = bool(objects[0]) and objects[0] == objects[1] and (
-        score <= SCORE_TOLERANCE and box <= BOX_TOLERANCE
+    good = (
+        bool(objects[0])
+        and objects[0] == objects[1]
+        and (score <= SCORE_TOLERANCE and box <= BOX_TOLERANCE)
     )
     text = f"{', '.join(objects[1]) or 'nothing'}; scores {score:.4f}, boxes {box:.2f} px apart"
     proof.note("programs", "demo on gpu and cpu", text, good)

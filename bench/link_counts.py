@@ -22,9 +22,7 @@ STATUS_S = 20.0
 def main() -> None:
     domain, *robots = sys.argv[1:]
     with ExitStack() as stack:
-        clients = {
-            robot: stack.enter_context(RobotClient(robot, int(domain))) for robot in robots
-        }
+        clients = {robot: stack.enter_context(RobotClient(robot, int(domain))) for robot in robots}
         print("ready", flush=True)
         for _ in sys.stdin:
             asked = time.monotonic()
@@ -32,8 +30,9 @@ def main() -> None:
             for robot, client in clients.items():
                 # The first one may have been on its way already.
                 for _ in range(2):
-                    client.wait(lambda c=client, t=asked: c.status(RECORDER, t) is not None,
-                                STATUS_S)
+                    client.wait(
+                        lambda c=client, t=asked: c.status(RECORDER, t) is not None, STATUS_S
+                    )
                     since, asked = asked, time.monotonic()
                 status = client.status(RECORDER, since)
                 found[robot] = status["sessions"] if status else []

@@ -61,8 +61,19 @@ class Cost:
 
     def summary(self) -> dict[str, Any]:
         """For JSON: per inference."""
-        sums = ("messages_up", "messages_down", "bytes_up", "bytes_down", "wire_up", "wire_down",
-                "program_ms", "recorder_ms", "device_ms", "round_trips", "calls")
+        sums = (
+            "messages_up",
+            "messages_down",
+            "bytes_up",
+            "bytes_down",
+            "wire_up",
+            "wire_down",
+            "program_ms",
+            "recorder_ms",
+            "device_ms",
+            "round_trips",
+            "calls",
+        )
         return {
             "name": self.name, "inferences": self.inferences, "latency_ms": self.latency_ms,
             "latencies_ms": self.latencies_ms, "compute_ms": self.compute_ms,
@@ -112,16 +123,25 @@ def judge(network: Network, costs: Sequence[Cost], exchange_ms: float) -> list[V
     compute = compute_ms(costs)
     out = [
         Verdict("latency, replay : direct", replay.latency_ms / direct.latency_ms, 1.05),
-        Verdict("communication, replay : rpc",
-                (replay.latency_ms - compute) / (rpc.latency_ms - compute), 0.02,
-                exchange_ms / (rpc.latency_ms - compute)),
-        Verdict("bytes from the robot, replay : input",
-                replay.per(replay.bytes_up) / network.input_bytes, 1.02),
+        Verdict(
+            "communication, replay : rpc",
+            (replay.latency_ms - compute) / (rpc.latency_ms - compute),
+            0.02,
+            exchange_ms / (rpc.latency_ms - compute),
+        ),
+        Verdict(
+            "bytes from the robot, replay : input",
+            replay.per(replay.bytes_up) / network.input_bytes,
+            1.02,
+        ),
     ]
     if replay.per(replay.calls) >= MANY_OPERATORS:
         out += [
-            Verdict("bytes from the robot, replay : batched",
-                    replay.per(replay.bytes_up) / batched.per(batched.bytes_up), 1.0),
+            Verdict(
+                "bytes from the robot, replay : batched",
+                replay.per(replay.bytes_up) / batched.per(batched.bytes_up),
+                1.0,
+            ),
             Verdict("robot CPU time, replay : batched", replay.robot_ms / batched.robot_ms, 1.0),
             Verdict("latency, replay : batched", replay.latency_ms / batched.latency_ms, 1.0),
         ]
@@ -159,5 +179,7 @@ def show(network: Network, costs: Sequence[Cost], verdicts: Sequence[Verdict]) -
         )
     for verdict in verdicts:
         least = f" (the link alone: {verdict.least:.4f})" if verdict.least else ""
-        print(f"  {verdict.text:40} {verdict.measured:7.4f}  target at most {verdict.wanted:g}: "
-              f"{'met' if verdict.met else 'missed'}{least}")
+        print(
+            f"  {verdict.text:40} {verdict.measured:7.4f}  target at most {verdict.wanted:g}: "
+            f"{'met' if verdict.met else 'missed'}{least}"
+        )

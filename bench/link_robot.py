@@ -90,8 +90,12 @@ def block(
         seconds.append(time.perf_counter() - started)
     cpu = time.process_time() - cpu
     digests = [hashlib.sha256(out.tobytes()).hexdigest()[:16] for out in outputs]
-    return {"latency_s": seconds, "cpu_s": cpu, "digests": digests,
-            "output_bytes": outputs[0].nbytes}
+    return {
+        "latency_s": seconds,
+        "cpu_s": cpu,
+        "digests": digests,
+        "output_bytes": outputs[0].nbytes,
+    }
 
 
 def main() -> None:

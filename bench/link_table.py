@@ -204,8 +204,10 @@ def main() -> int:
         "on": machine(), "smoke": options.smoke, "rtt_ms": options.rtt_ms,
         "rate_mbit": options.rate_mbit, "networks": {},
     }  # fmt: skip
-    print(f"link: {options.rtt_ms:g} ms round trip, {options.rate_mbit:g} Mbit/s; "
-          f"{os.cpu_count()} cores for robot, edge and link; device: cpu")
+    print(
+        f"link: {options.rtt_ms:g} ms round trip, {options.rate_mbit:g} Mbit/s; "
+        f"{os.cpu_count()} cores for robot, edge and link; device: cpu"
+    )
     code = 0
     for name in networks:
         try:

@@ -37,22 +37,36 @@ def main():
     options = parser.parse_args()
     setup = onnxruntime.SessionOptions()
     setup.intra_op_num_threads = options.threads
-    session = onnxruntime.InferenceSession(options.model, setup,
-                                           providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        options.model, setup, providers=["CPUExecutionProvider"]
+    )
     (given,) = session.get_inputs()
     x = np.random.default_rng(0).standard_normal(given.shape).astype(np.float32)
     names = [o.name for o in session.get_outputs()]
-    wanted, _, reference_ms = timed(lambda v: session.run(names, {given.name: v}), x,
-                                    options.frames)
+    wanted, _, reference_ms = timed(
+        lambda v: session.run(names, {given.name: v}), x, options.frames
+    )
 
     from tinygrad import Device
 
     _, run = loaded(options.model)
     got, first_ms, ms = timed(run, x, options.frames)
-    worst = max(float(np.abs(g - w).max() / max(1.0, np.abs(w).max()))
-                for g, w in zip(got, wanted, strict=True))
-    print(json.dumps({"device": Device.DEFAULT, "first_ms": first_ms, "frame_ms": ms,
-                      "onnxruntime_ms": reference_ms, "ratio": ms / reference_ms, "worst": worst}))
+    worst = max(
+        float(np.abs(g - w).max() / max(1.0, np.abs(w).max()))
+        for g, w in zip(got, wanted, strict=True)
+    )
+    print(
+        json.dumps(
+            {
+                "device": Device.DEFAULT,
+                "first_ms": first_ms,
+                "frame_ms": ms,
+                "onnxruntime_ms": reference_ms,
+                "ratio": ms / reference_ms,
+                "worst": worst,
+            }
+        )
+    )
     return 0 if worst < 1e-3 else 1
 
 

@@ -35,9 +35,7 @@ def main() -> None:
         from rrto_ros.devices.cpu.device import CpuDevice
 
         LocalDevice(CpuDevice(), Path(os.environ["RRTO_SOCKET"]))
-    shape, infer = loaded(
-        options.model, jit=not options.no_jit, contiguous=options.contiguous
-    )
+    shape, infer = loaded(options.model, jit=not options.no_jit, contiguous=options.contiguous)
     print(json.dumps({"loaded": True}), flush=True)
     for line in sys.stdin:
         digests, seconds = [], []

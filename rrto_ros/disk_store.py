@@ -55,8 +55,12 @@ def cache_directory() -> Path:
 
 
 def opened(
-    make: Callable[[Path, int], _Store], kind: str, directory: Path | None, limit_bytes: int,
-    log: Callable[[str], object] = lambda text: print(text, file=sys.stderr, flush=True), *,
+    make: Callable[[Path, int], _Store],
+    kind: str,
+    directory: Path | None,
+    limit_bytes: int,
+    log: Callable[[str], object] = lambda text: print(text, file=sys.stderr, flush=True),
+    *,
     strict: bool = False,
 ) -> _Store | None:
     """A store; None to keep nothing and, with a line in the log, where there is no place for it.
@@ -115,7 +119,12 @@ class DiskStore:
     """
 
     def __init__(
-        self, directory: Path, limit_bytes: int, kind: str, *, sealed: bool = False,
+        self,
+        directory: Path,
+        limit_bytes: int,
+        kind: str,
+        *,
+        sealed: bool = False,
         least_bytes: int = 0,
     ) -> None:
         self.directory = directory

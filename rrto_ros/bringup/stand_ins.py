@@ -25,8 +25,10 @@ DEVICE = "cpu"
 """The kind of device that executes PTX."""
 TOOL = "ptxas"
 TOOL_VARIABLES = ("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH")
-_MAIN = ("import sys; sys.path.insert(0, sys.argv.pop(1)); "
-         "from rrto_ros.devices.cpu.ptxas import main; sys.exit(main())")
+_MAIN = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "from rrto_ros.devices.cpu.ptxas import main; sys.exit(main())"
+)
 
 
 def with_stand_ins(base: Mapping[str, str], device: str) -> dict[str, str]:

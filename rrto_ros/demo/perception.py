@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rrto_ros.demo.detector.model import NanoDet
 
 
-
 def load_detector(path: Path, device: str, jit: bool) -> NanoDet:
     """Load the network; tinygrad reads DEV when it is imported, so it is set before.
 
@@ -75,7 +74,8 @@ class PerceptionNode(TaskNode):
             f"model on {loaded['device']}, loaded in {loaded['load_seconds']:.2f} s"
         )
         qos = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST, depth=values["queue_depth"],
+            history=HistoryPolicy.KEEP_LAST,
+            depth=values["queue_depth"],
             reliability=ReliabilityPolicy.RELIABLE,
         )
         self._detections = self.create_publisher(Detections, "detections", qos)

@@ -78,8 +78,10 @@ class Graphs:
             raise CudaError(CUresult.INVALID_VALUE, f"node {node} exists already")
         unknown = [d for d in waits if d not in found.work]
         if unknown:
-            raise CudaError(CUresult.INVALID_VALUE,
-                            f"node {node} waits for {unknown[0]}, which is not in the graph")
+            raise CudaError(
+                CUresult.INVALID_VALUE,
+                f"node {node} waits for {unknown[0]}, which is not in the graph",
+            )
         if len(found.work) >= MAX_NODES:
             raise CudaError(CUresult.OUT_OF_MEMORY, f"a graph holds at most {MAX_NODES} nodes")
         found.work[node] = work

@@ -59,8 +59,7 @@ def ptx_text(image: bytes, compute_capability: tuple[int, int]) -> str:
         raise _machine_code({_elf_architecture(image)})
     magic = struct.unpack_from("<I", image)[0] if len(image) >= 4 else 0
     if magic == _WRAPPER:
-        raise PtxError("a fatbin wrapper was sent instead of its contents",
-                       CUresult.INVALID_IMAGE)
+        raise PtxError("a fatbin wrapper was sent instead of its contents", CUresult.INVALID_IMAGE)
     if magic == _FATBIN:
         return _best(_fatbin(image), compute_capability)
     return _text(image)
@@ -102,8 +101,11 @@ def _best(entries: list[_Entry], compute_capability: tuple[int, int]) -> str:
         if _runs_on(text, compute_capability):
             return text
     listed = ", ".join(str(e.architecture) for e in entries)
-    raise PtxError(f"the fatbin holds PTX for architectures {listed}, the device has {own}; build "
-                   f"the program with PTX for {own} or below", CUresult.NO_BINARY_FOR_GPU)
+    raise PtxError(
+        f"the fatbin holds PTX for architectures {listed}, the device has {own}; build "
+        f"the program with PTX for {own} or below",
+        CUresult.NO_BINARY_FOR_GPU,
+    )
 
 
 def _machine_code(architectures: set[int]) -> PtxError:
@@ -116,7 +118,8 @@ def _machine_code(architectures: set[int]) -> PtxError:
         "by `rrto run` with RRTO_STAND_INS unset (NVRTC, nvJitLink and ptxas then give PTX), let "
         "it make the kernels anew that it keeps on disk (Triton: in ~/.triton), or build "
         f"it with PTX (nvcc -gencode arch=compute_{number},code=compute_{number})",
-        CUresult.NO_BINARY_FOR_GPU)
+        CUresult.NO_BINARY_FOR_GPU,
+    )
 
 
 def _elf_architecture(image: bytes) -> int:
@@ -149,12 +152,16 @@ def _text(data: bytes) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise PtxError(f"the image is neither PTX text nor a known binary: {error}",
-                       CUresult.INVALID_IMAGE) from error
+        raise PtxError(
+            f"the image is neither PTX text nor a known binary: {error}", CUresult.INVALID_IMAGE
+        ) from error
     begin = _GAPS.match(text)
     if not text.startswith(".", begin.end() if begin else 0):
-        raise PtxError("the image is neither PTX (which begins with .version), nor a fatbin, nor "
-                       f"ELF: it begins with {text[:20]!r}", CUresult.INVALID_IMAGE)
+        raise PtxError(
+            "the image is neither PTX (which begins with .version), nor a fatbin, nor "
+            f"ELF: it begins with {text[:20]!r}",
+            CUresult.INVALID_IMAGE,
+        )
     if ".version" not in text:
         raise PtxError("the image is text without a .version directive, so it is no PTX")
     return text
@@ -181,10 +188,10 @@ def _entries(image: bytes, position: int, end: int) -> list[_Entry]:
         if end - position < _ENTRY_HEADER_BYTES:
             raise PtxError("a fatbin entry is cut short", CUresult.INVALID_IMAGE)
         kind, _, header, size = struct.unpack_from("<HHIQ", image, position)
-        compressed, = struct.unpack_from("<I", image, position + 16)
-        architecture, = struct.unpack_from("<I", image, position + 28)
-        flags, = struct.unpack_from("<Q", image, position + 40)
-        raw, = struct.unpack_from("<Q", image, position + 56)
+        (compressed,) = struct.unpack_from("<I", image, position + 16)
+        (architecture,) = struct.unpack_from("<I", image, position + 28)
+        (flags,) = struct.unpack_from("<Q", image, position + 40)
+        (raw,) = struct.unpack_from("<Q", image, position + 56)
         start = position + header
         if header < _ENTRY_HEADER_BYTES or start + size > end:
             raise PtxError("a fatbin entry is cut short", CUresult.INVALID_IMAGE)
@@ -199,8 +206,9 @@ def _decompress(payload: bytes, flags: int, raw: int) -> bytes:
     if not flags & (_FLAG_COMPRESSED | _FLAG_ZSTD):
         return payload
     if raw > MAX_PTX_BYTES:
-        raise PtxError(f"PTX of {raw} bytes, at most {MAX_PTX_BYTES} are read",
-                       CUresult.INVALID_IMAGE)
+        raise PtxError(
+            f"PTX of {raw} bytes, at most {MAX_PTX_BYTES} are read", CUresult.INVALID_IMAGE
+        )
     zstd = bool(flags & _FLAG_ZSTD)
     codec = _codec(_ZSTD if zstd else _LZ4)
     try:
@@ -211,8 +219,9 @@ def _decompress(payload: bytes, flags: int, raw: int) -> bytes:
         if not unpacking.eof:
             raise ValueError(f"it does not end within {raw} bytes")
     except Exception as error:
-        raise PtxError(f"the fatbin's compressed PTX is damaged: {error}",
-                       CUresult.INVALID_IMAGE) from error
+        raise PtxError(
+            f"the fatbin's compressed PTX is damaged: {error}", CUresult.INVALID_IMAGE
+        ) from error
     return out
 
 
@@ -221,6 +230,9 @@ def _codec(names: tuple[str, ...]) -> Any:
     for name in names:
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
-    raise PtxError("the fatbin's PTX is compressed and the Python package "
-                   f"{names[-1].removesuffix('.block')} is not installed; install it where the "
-                   "server runs", CUresult.INVALID_IMAGE)
+    raise PtxError(
+        "the fatbin's PTX is compressed and the Python package "
+        f"{names[-1].removesuffix('.block')} is not installed; install it where the "
+        "server runs",
+        CUresult.INVALID_IMAGE,
+    )

@@ -62,14 +62,17 @@ def ptx_source(image: bytes, compute_capability: tuple[int, int]) -> str | tuple
             texts.append(PtxInput(one.name, DEVICE_RUNTIME))
             continue
         if one.kind not in (PTX, FATBINARY):
-            raise PtxError(f"input '{one.name}' of the link is {_OTHERS.get(one.kind, one.kind)}; "
-                           "only PTX, fatbins with PTX and libcudadevrt.a can be linked here",
-                           CUresult.NO_BINARY_FOR_GPU)
+            raise PtxError(
+                f"input '{one.name}' of the link is {_OTHERS.get(one.kind, one.kind)}; "
+                "only PTX, fatbins with PTX and libcudadevrt.a can be linked here",
+                CUresult.NO_BINARY_FOR_GPU,
+            )
         try:
             texts.append(PtxInput(one.name, ptx_text(one.data, compute_capability)))
         except PtxError as error:
-            raise PtxError(f"input '{one.name}' of the link: {error.detail}",
-                           error.result) from error
+            raise PtxError(
+                f"input '{one.name}' of the link: {error.detail}", error.result
+            ) from error
     return tuple(texts)
 
 
@@ -96,10 +99,16 @@ def link_inputs(image: bytes) -> tuple[LinkInput, ...] | None:
             continue
         start, length = section[4:6]
         if start + length > len(image):
-            raise PtxError(f"the linked image is cut short: input {len(found)} ends at "
-                           f"{start + length} of {len(image)} bytes", CUresult.INVALID_IMAGE)
-        found.append(LinkInput(int(name[1]), name[2].decode("utf-8", "replace"),
-                               image[start : start + length]))
+            raise PtxError(
+                f"the linked image is cut short: input {len(found)} ends at "
+                f"{start + length} of {len(image)} bytes",
+                CUresult.INVALID_IMAGE,
+            )
+        found.append(
+            LinkInput(
+                int(name[1]), name[2].decode("utf-8", "replace"), image[start : start + length]
+            )
+        )
     return tuple(found) or None
 
 
@@ -124,6 +133,19 @@ def linked_image(inputs: tuple[LinkInput, ...]) -> bytes:
     body += _SECTION.pack(1, 3, 0, 0, strings, len(names), 0, 0, 1, 0)
     count = len(inputs) + 2
     body[: _HEADER.size] = _HEADER.pack(
-        b"\x7fELF\2\1\1" + bytes(9), 2, _MACHINE, 1, 0, 0, table, 0, _HEADER.size, 0, 0,
-        _SECTION.size, count, count - 1)
+        b"\x7fELF\2\1\1" + bytes(9),
+        2,
+        _MACHINE,
+        1,
+        0,
+        0,
+        table,
+        0,
+        _HEADER.size,
+        0,
+        0,
+        _SECTION.size,
+        count,
+        count - 1,
+    )
     return bytes(body)

@@ -116,9 +116,7 @@ class Ready:
                 row = list(takewhile(_quiet, steps[start:end]))
                 if len(row) >= SHORTEST:
                     out += steps[done:start]
-                    varying = [
-                        k for k in range(len(row)) if first + start + k in self.plan.ranges
-                    ]
+                    varying = [k for k in range(len(row)) if first + start + k in self.plan.ranges]
                     run = Run(
                         part,
                         first + start - part.start,

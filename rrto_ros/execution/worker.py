@@ -126,9 +126,7 @@ class _Session:
         self.device = device
         self._blobs = blobs
         self._reader = reader
-        self._executor = Executor(
-            device, blobs, Progress(page), lambda: reader.ready, beside=True
-        )
+        self._executor = Executor(device, blobs, Progress(page), lambda: reader.ready, beside=True)
         self._reported = 0.0
 
     def batch(self, frame: Frame) -> None:

@@ -29,9 +29,7 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
     return out
 
 
-def declare(
-    node: Node, parameters: Iterable[Parameter], *, check: bool = True
-) -> dict[str, Any]:
+def declare(node: Node, parameters: Iterable[Parameter], *, check: bool = True) -> dict[str, Any]:
     """Declare parameters and return their values.
 
     Args:

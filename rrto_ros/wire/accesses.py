@@ -146,7 +146,5 @@ def accesses(
     return got
 
 
-def _handles(
-    named: tuple[tuple[str, str], ...], f: dict[str, Any]
-) -> tuple[tuple[str, int], ...]:
+def _handles(named: tuple[tuple[str, str], ...], f: dict[str, Any]) -> tuple[tuple[str, int], ...]:
     return tuple((what, f[field]) for what, field in named)

@@ -44,9 +44,15 @@ class Harness:
         return module, names, [k.params for k in info.kernels]
 
     def launch(
-        self, loaded: tuple[int, dict[str, int], list[tuple[tuple[int, int], ...]]],
-        kernel: str, grid: tuple[int, int, int], block: tuple[int, int, int],
-        args: Sequence[Argument], shared: int = 0, *, cooperative: bool = False,
+        self,
+        loaded: tuple[int, dict[str, int], list[tuple[tuple[int, int], ...]]],
+        kernel: str,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        args: Sequence[Argument],
+        shared: int = 0,
+        *,
+        cooperative: bool = False,
     ) -> list[np.ndarray]:
         """Runs a kernel and returns the arrays as they are afterwards."""
         module, names, params = loaded
@@ -67,7 +73,8 @@ class Harness:
             assert len(value) == size
             packed[offset : offset + size] = value
         self.device.launch(
-            Launch(module, names[kernel], grid, block, shared, bytes(packed), cooperative), 0)
+            Launch(module, names[kernel], grid, block, shared, bytes(packed), cooperative), 0
+        )
         self.device.ctx_synchronize()
         results = []
         for address, arg in arrays:
@@ -82,8 +89,9 @@ DEVICES = ["cpu", "cpu-scalar", pytest.param("gpu", marks=pytest.mark.gpu)]
 
 
 @pytest.fixture(scope="session", params=DEVICES)
-def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-            ) -> Iterator[Harness]:
+def harness(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Harness]:
     """One harness per device."""
     device: Device
     if request.param == "gpu":
@@ -95,7 +103,10 @@ def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield Harness(device)
         device.close()
         return
-    device = CpuDevice(threads=2, cache_dir=tmp_path_factory.mktemp("kernels"),
-                       vector_lanes=1 if request.param == "cpu-scalar" else 0)
+    device = CpuDevice(
+        threads=2,
+        cache_dir=tmp_path_factory.mktemp("kernels"),
+        vector_lanes=1 if request.param == "cpu-scalar" else 0,
+    )
     yield Harness(device)
     device.close()

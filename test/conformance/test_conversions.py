@@ -92,28 +92,63 @@ def inputs(kind: str) -> list[int]:
     """Bits of awkward and random values; the random floats are of every size."""
     bits = width(kind)
     rng = np.random.default_rng(sum(kind.encode()))
-    edges = [0, 1, 2, 3, 127, 128, 129, 255, 256, 257, 2047, 2048, 2049, 65503, 65504, 65519,
-             65520, 1 << 24, (1 << 24) + 1, (1 << 25) + 2, (1 << 25) + 3, (1 << 53) + 1,
-             (1 << 54) + 3]
+    edges = [
+        0,
+        1,
+        2,
+        3,
+        127,
+        128,
+        129,
+        255,
+        256,
+        257,
+        2047,
+        2048,
+        2049,
+        65503,
+        65504,
+        65519,
+        65520,
+        1 << 24,
+        (1 << 24) + 1,
+        (1 << 25) + 2,
+        (1 << 25) + 3,
+        (1 << 53) + 1,
+        (1 << 54) + 3,
+    ]
     if kind not in FLOATS:
         values = [s * e for e in edges for s in (1, -1)]
         values += [(1 << p) + d for p in range(bits) for d in (-1, 0, 1)]
-        values += [int.from_bytes(rng.bytes(8), "little") >> int(rng.integers(0, 64))
-                   for _ in range(COUNT)]
+        values += [
+            int.from_bytes(rng.bytes(8), "little") >> int(rng.integers(0, 64))
+            for _ in range(COUNT)
+        ]
         # Ties: halfway between two numbers of 8, 11, 24 or 53 bits, and one beside them.
-        ties = [(2 * int(rng.integers(1 << p - 1, 1 << p)) + 1 << s) + d
-                for p in (8, 11, 24, 53) for s in (0, 3, 7) for d in (-1, 0, 1)]
+        ties = [
+            (2 * int(rng.integers(1 << p - 1, 1 << p)) + 1 << s) + d
+            for p in (8, 11, 24, 53)
+            for s in (0, 3, 7)
+            for d in (-1, 0, 1)
+        ]
         return [v % (1 << bits) for v in [*ties, *values]][-COUNT:]
     form = FLOATS[kind]
-    numbers = [Fraction(e) / 2 for e in edges] + [Fraction(e, 1 << k) for e in (1, 3, 5, 255)
-                                                  for k in (8, 24, 25, 126, 133, 134, 149, 150)]
-    numbers += [Fraction(1 << p) + d for p in (7, 8, 15, 16, 31, 32, 63, 64)
-                for d in (Fraction(-1), Fraction(-1, 2), Fraction(1, 2))]
+    numbers = [Fraction(e) / 2 for e in edges] + [
+        Fraction(e, 1 << k) for e in (1, 3, 5, 255) for k in (8, 24, 25, 126, 133, 134, 149, 150)
+    ]
+    numbers += [
+        Fraction(1 << p) + d
+        for p in (7, 8, 15, 16, 31, 32, 63, 64)
+        for d in (Fraction(-1), Fraction(-1, 2), Fraction(1, 2))
+    ]
     fixed = [encoded((s, x), form, "rn") for x in numbers for s in (False, True)]
     fixed += [form.infinity, form.infinity | 1 << bits - 1, form.infinity + 5, form.infinity - 1]
     wild = [int.from_bytes(rng.bytes(8), "little") % (1 << bits) for _ in range(24)]
-    sizes = zip(rng.integers(1, 1 << 62, COUNT).tolist(), rng.integers(40, 100, COUNT).tolist(),
-                strict=True)
+    sizes = zip(
+        rng.integers(1, 1 << 62, COUNT).tolist(),
+        rng.integers(40, 100, COUNT).tolist(),
+        strict=True,
+    )
     tame = [encoded((bool(n & 1), Fraction(n, 1 << p)), form, "rn") for n, p in sizes]
     return [*fixed, *wild, *tame][:COUNT]
 
@@ -123,7 +158,8 @@ def forms(to: str, source: str) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     if to in FLOATS and source in FLOATS:
         narrows = FLOATS[to].precision < FLOATS[source].precision or (
-            FLOATS[to].top < FLOATS[source].top)
+            FLOATS[to].top < FLOATS[source].top
+        )
         found = [(m,) for m in MODES] if narrows else [()]
         if to == source:
             found = [("rni",), ("rzi",), ("rmi",), ("rpi",)]
@@ -152,20 +188,31 @@ def listing(to: str, source: str, all_mods: list[tuple[str, ...]]) -> str:
     # Only between bf16 and 8 bits must the register have the size of the value.
     byte = "b8" if "bf16" in (to, source) else "b16"
     into = {8: byte, 16: "b16", 32: "b32", 64: "b64"}
-    lines = [".version 8.6", ".target sm_90", ".address_size 64",
-             ".visible .entry k(.param .u64 from, .param .u64 out)", "{",
-             f".reg .b32 i; .reg .b64 base, at; .reg .{into[here]} a; .reg .{into[there]} d;",
-             "mov.u32 i, %tid.x; ld.param.u64 base, [from];",
-             f"mad.wide.u32 at, i, {here // 8}, base; ld.global.b{here} a, [at];",
-             f"ld.param.u64 base, [out]; mad.wide.u32 at, i, {there // 8}, base;"]
+    lines = [
+        ".version 8.6",
+        ".target sm_90",
+        ".address_size 64",
+        ".visible .entry k(.param .u64 from, .param .u64 out)",
+        "{",
+        f".reg .b32 i; .reg .b64 base, at; .reg .{into[here]} a; .reg .{into[there]} d;",
+        "mov.u32 i, %tid.x; ld.param.u64 base, [from];",
+        f"mad.wide.u32 at, i, {here // 8}, base; ld.global.b{here} a, [at];",
+        f"ld.param.u64 base, [out]; mad.wide.u32 at, i, {there // 8}, base;",
+    ]
     for number, mods in enumerate(all_mods):
-        lines.append(f"cvt.{'.'.join([*mods, to, source])} d, a; "
-                     f"st.global.b{there} [at+{number * COUNT * there // 8}], d;")
+        lines.append(
+            f"cvt.{'.'.join([*mods, to, source])} d, a; "
+            f"st.global.b{there} [at+{number * COUNT * there // 8}], d;"
+        )
     return "\n".join([*lines, "ret;", "}", ""])
 
 
-PAIRS = [(to, source) for to in (*FLOATS, *INTEGERS) for source in (*FLOATS, *INTEGERS)
-         if to in FLOATS or source in FLOATS]
+PAIRS = [
+    (to, source)
+    for to in (*FLOATS, *INTEGERS)
+    for source in (*FLOATS, *INTEGERS)
+    if to in FLOATS or source in FLOATS
+]
 
 
 @pytest.mark.parametrize(("to", "source"), PAIRS, ids=lambda x: x)
@@ -186,19 +233,30 @@ def test_every_rounding_gives_the_exact_result(harness, to, source):
     assert not wrong, (len(wrong), wrong[:5])
 
 
-PAIRED = [("f16x2", "f16", ("rn",)), ("f16x2", "f16", ("rz",)), ("f16x2", "f16", ("rn", "relu")),
-          ("bf16x2", "bf16", ("rn",)), ("bf16x2", "bf16", ("rz",)),
-          ("bf16x2", "bf16", ("rz", "relu"))]
+PAIRED = [
+    ("f16x2", "f16", ("rn",)),
+    ("f16x2", "f16", ("rz",)),
+    ("f16x2", "f16", ("rn", "relu")),
+    ("bf16x2", "bf16", ("rn",)),
+    ("bf16x2", "bf16", ("rz",)),
+    ("bf16x2", "bf16", ("rz", "relu")),
+]
 
 
 @pytest.mark.parametrize(("pair", "half", "mods"), PAIRED, ids=str)
 def test_two_floats_become_a_pair(harness, pair, half, mods):
     data = inputs("f32")
     text = listing("f32", "f32", [()]).replace(
-        "cvt.f32.f32 d, a", f".reg .b32 b; xor.b32 b, a, 0x80000000; "
-        f"cvt.{'.'.join(mods)}.{pair}.f32 d, a, b")
-    got = harness.launch(harness.load(text), "k", (1, 1, 1), (COUNT, 1, 1),
-                         [np.array(data, np.uint32), np.zeros(COUNT, np.uint32)])[1].tolist()
+        "cvt.f32.f32 d, a",
+        f".reg .b32 b; xor.b32 b, a, 0x80000000; cvt.{'.'.join(mods)}.{pair}.f32 d, a, b",
+    )
+    got = harness.launch(
+        harness.load(text),
+        "k",
+        (1, 1, 1),
+        (COUNT, 1, 1),
+        [np.array(data, np.uint32), np.zeros(COUNT, np.uint32)],
+    )[1].tolist()
     for bits, result in zip(data, got, strict=True):
         for value, part in ((bits, result >> 16), (bits ^ 1 << 31, result & 0xFFFF)):
             want = converted(value, half, "f32", mods)
@@ -209,8 +267,13 @@ def test_two_floats_become_a_pair(harness, pair, half, mods):
 def test_tf32_keeps_ten_fraction_bits(harness, mode):
     data = inputs("f32")
     text = listing("f32", "f32", [()]).replace("cvt.f32.f32", f"cvt.{mode}.tf32.f32")
-    got = harness.launch(harness.load(text), "k", (1, 1, 1), (COUNT, 1, 1),
-                         [np.array(data, np.uint32), np.zeros(COUNT, np.uint32)])[1].tolist()
+    got = harness.launch(
+        harness.load(text),
+        "k",
+        (1, 1, 1),
+        (COUNT, 1, 1),
+        [np.array(data, np.uint32), np.zeros(COUNT, np.uint32)],
+    )[1].tolist()
     for bits, result in zip(data, got, strict=True):
         negative, x = decoded(bits, FLOATS["f32"])
         if not isinstance(x, str):

@@ -9,12 +9,20 @@ HEAD = ".version 8.0\n.target sm_80\n.address_size 64\n"
 def run(harness, body: str, count: int, threads: int = 32) -> np.ndarray:
     """`count` words of each thread: %r1... of the body, one row for each thread."""
     stores = "".join(f"st.global.u32 [%rd1+{4 * i}],%r{i + 1};" for i in range(count))
-    text = HEAD + f""".visible .entry k(.param .u64 out) {{
+    text = (
+        HEAD
+        + f""".visible .entry k(.param .u64 out) {{
  .reg .b32 %r<40>; .reg .b64 %rd<9>; .reg .f32 %f<20>; .reg .pred %p<4>;
  ld.param.u64 %rd1,[out]; mov.u32 %r39,%tid.x; mul.wide.u32 %rd2,%r39,{4 * count};
  add.u64 %rd1,%rd1,%rd2; {body} {stores} ret; }}"""
-    found, = harness.launch(harness.load(text), "k", (1, 1, 1), (threads, 1, 1),
-                            [np.zeros((threads, count), np.uint32)])
+    )
+    (found,) = harness.launch(
+        harness.load(text),
+        "k",
+        (1, 1, 1),
+        (threads, 1, 1),
+        [np.zeros((threads, count), np.uint32)],
+    )
     return found
 
 
@@ -47,16 +55,19 @@ def test_a_subtraction_of_many_words_borrows(harness):
         x, y = (int.from_bytes(rng.bytes(16), "little") for _ in range(2))
         words = [[v >> 32 * i & 0xFFFFFFFF for i in range(4)] for v in (x, y)]
         ops = ("sub.cc", "subc.cc", "subc.cc", "subc")
-        body = "".join(f"{op}.u32 %r{i + 1},{words[0][i]},{words[1][i]};"
-                       for i, op in enumerate(ops))
+        body = "".join(
+            f"{op}.u32 %r{i + 1},{words[0][i]},{words[1][i]};" for i, op in enumerate(ops)
+        )
         found = run(harness, body, 4)
         wanted = (x - y) % (1 << 128)
         assert sum(int(v) << 32 * i for i, v in enumerate(found[7])) == wanted
 
 
 def test_sine_and_cosine_of_what_has_no_fraction_of_a_turn_are_those_of_zero(harness):
-    body = "".join(f"mov.f32 %f1,{v}; sin.approx.f32 %f2,%f1; mov.b32 %r{2 * i + 1},%f2;"
-                   f"cos.approx.f32 %f3,%f1; mov.b32 %r{2 * i + 2},%f3;"
-                   for i, v in enumerate(("1e30", "-1e30", "3.4e38")))
+    body = "".join(
+        f"mov.f32 %f1,{v}; sin.approx.f32 %f2,%f1; mov.b32 %r{2 * i + 1},%f2;"
+        f"cos.approx.f32 %f3,%f1; mov.b32 %r{2 * i + 2},%f3;"
+        for i, v in enumerate(("1e30", "-1e30", "3.4e38"))
+    )
     found = run(harness, body, 6).view(np.float32)
     assert (np.abs(found) == np.array([0, 1] * 3)).all()

@@ -151,7 +151,9 @@ HEAD = """.version 8.0
 .target sm_80
 .address_size 64
 """
-TEXT = HEAD + """
+TEXT = (
+    HEAD
+    + """
 .extern .func (.param .b32 r) elsewhere(.param .b32 x);
 .visible .func (.param .b32 r) other(.param .b32 x);
 .global .align 8 .b8 bytes[8] = {0xFF(other), 0xFF00(other), 0xFF0000(other), 0xFF000000(other),
@@ -174,17 +176,22 @@ TEXT = HEAD + """
   mul.wide.u32 %d6, %r1, 4; add.s64 %d7, %d1, %d6; st.global.u32 [%d7], %r4; ret;
 }
 """
-ELSEWHERE = HEAD + """
+)
+ELSEWHERE = (
+    HEAD
+    + """
 .visible .func (.param .b32 r) elsewhere(.param .b32 x)
 { .reg .b32 %r<3>; ld.param.u32 %r1, [x]; mul.lo.u32 %r2, %r1, 100; st.param.b32 [r], %r2; ret; }
 """
+)
 
 
 def test_functions_of_other_modules_addresses_byte_by_byte_and_guarded_calls(harness):
     if harness.device.info.kind != "cpu":
         pytest.skip("a GPU's driver links what its own linker is given")
-    image = linked_image(tuple(LinkInput(1, name, text.encode())
-                               for name, text in (("a", TEXT), ("b", ELSEWHERE))))
+    image = linked_image(
+        tuple(LinkInput(1, name, text.encode()) for name, text in (("a", TEXT), ("b", ELSEWHERE)))
+    )
     (out,) = harness.launch(harness.load(image), "k", (1, 1, 1), (64, 1, 1), (
         np.zeros(64, np.uint32),))  # fmt: skip
     wanted = np.select([T % 4 == 0, T % 4 == 1, T % 4 == 2], [T * 100, T + 1, T], T * 9)

@@ -109,7 +109,9 @@ HEAD = """.version 7.0
 .target sm_70
 .address_size 64
 """
-LINKED = HEAD + """
+LINKED = (
+    HEAD
+    + """
 .extern .func (.param .b64 r) cudaCGGetIntrinsicHandle(.param .b32 scope);
 .extern .func (.param .b32 r) cudaCGSynchronize(.param .b64 handle, .param .b32 flags);
 .visible .entry reversed(.param .u64 data, .param .u64 results, .param .u32 scope)
@@ -128,7 +130,10 @@ LINKED = HEAD + """
   st.global.u32 [%d5], %r8; st.global.u32 [%d8], %r10; ret;
 }
 """
-BY_HAND = HEAD + """
+)
+BY_HAND = (
+    HEAD
+    + """
 .visible .entry later_first(.param .u64 flags, .param .u64 out)
 {
   .reg .b32 %r<8>; .reg .b64 %d<8>; .reg .pred %p<4>;
@@ -174,6 +179,7 @@ JOIN:
   @%p4 bra ROUND; ret;
 }
 """
+)
 
 
 def archive(*names):
@@ -192,15 +198,17 @@ RUNTIME = archive(b"cuda_device_runtime.o")
 
 
 def linked(text, library=RUNTIME):
-    return linked_image((LinkInput(1, "kernel", text.encode()),
-                         LinkInput(4, "libcudadevrt.a", library)))
+    return linked_image(
+        (LinkInput(1, "kernel", text.encode()), LinkInput(4, "libcudadevrt.a", library))
+    )
 
 
 @functools.cache
 def compiled(architecture):
     folder = headers()
-    return to_ptx(SOURCE, f"-I{folder}", f"-I{folder}/cccl", "--std=c++17",
-                  architecture=architecture)
+    return to_ptx(
+        SOURCE, f"-I{folder}", f"-I{folder}/cccl", "--std=c++17", architecture=architecture
+    )
 
 
 @pytest.fixture(scope="module", params=["compute_75", "compute_90"])
@@ -238,15 +246,27 @@ def test_what_a_block_has_is_kept_while_others_have_their_turn(harness, loaded, 
     data = np.random.default_rng(blocks).integers(-9, 9, 64 * blocks).astype(np.int64)
     empty = np.zeros(64 * blocks, np.int32)
     _, got, _ = harness.launch(
-        loaded, "keeps", (blocks, 1, 1), (64, 1, 1),
-        (data.astype(np.int32), empty, empty, np.int32(9)), 256, cooperative=True)
+        loaded,
+        "keeps",
+        (blocks, 1, 1),
+        (64, 1, 1),
+        (data.astype(np.int32), empty, empty, np.int32(9)),
+        256,
+        cooperative=True,
+    )
     assert np.array_equal(got, keeps(data, 9).astype(np.int32))
 
 
 def test_functions_that_call_themselves_wait_for_the_grid(harness, loaded):
     n, depth = 96, 6
-    got, _ = harness.launch(loaded, "deep", (3, 1, 1), (32, 1, 1), (
-        np.zeros(n, np.int32), np.zeros(n, np.int32), np.int32(depth)), cooperative=True)
+    got, _ = harness.launch(
+        loaded,
+        "deep",
+        (3, 1, 1),
+        (32, 1, 1),
+        (np.zeros(n, np.int32), np.zeros(n, np.int32), np.int32(depth)),
+        cooperative=True,
+    )
     value = np.zeros(n, np.int64)
     for d in range(depth + 1):
         value = d * 1000 + (np.arange(n) + 37 * (d + 1)) % n + 3 * value
@@ -294,8 +314,19 @@ def test_a_block_that_traps_ends_the_others_that_wait_for_it(harness, loaded):
     assert time.monotonic() - began < 20
 
 
-def run(folder, image, kernel, grid, block, arrays, *words, threads=2, cooperative=True,
-        shared=0, **options):
+def run(
+    folder,
+    image,
+    kernel,
+    grid,
+    block,
+    arrays,
+    *words,
+    threads=2,
+    cooperative=True,
+    shared=0,
+    **options,
+):
     """One launch on a device of its own; gives the arrays as they are afterwards."""
     device = CpuDevice(threads=threads, cache_dir=folder, **options)
     try:
@@ -308,10 +339,22 @@ def run(folder, image, kernel, grid, block, arrays, *words, threads=2, cooperati
             params += struct.pack("<Q", base)
             base += -(-array.nbytes // 512) * 512
         index = [k.name for k in info.kernels].index(kernel)
-        device.launch(Launch(1, index, (grid, 1, 1), (block, 1, 1), shared,
-                             params + b"".join(words), cooperative), 0)
-        return [np.frombuffer(bytes(device.memcpy_dtoh(at, a.nbytes, 0)), a.dtype)
-                for at, a in zip(places, arrays, strict=True)]
+        device.launch(
+            Launch(
+                1,
+                index,
+                (grid, 1, 1),
+                (block, 1, 1),
+                shared,
+                params + b"".join(words),
+                cooperative,
+            ),
+            0,
+        )
+        return [
+            np.frombuffer(bytes(device.memcpy_dtoh(at, a.nbytes, 0)), a.dtype)
+            for at, a in zip(places, arrays, strict=True)
+        ]
     finally:
         device.close()
 
@@ -323,25 +366,50 @@ def test_results_do_not_depend_on_the_number_of_cores(tmp_path, kernel):
     arrays = (data.view(np.int32), np.zeros(n, np.int32), np.zeros(n, np.int32))
     if kernel == "sums":
         arrays = (data, np.zeros(1, np.float32), np.zeros(rounds * n, np.float32))
-    found = [b"".join(a.tobytes() for a in run(
-        tmp_path, compiled("compute_80"), kernel, 7, 64, arrays, struct.pack("<I", rounds),
-        threads=threads, shared=256)) for threads in (1, 2, 5, 7)]
+    found = [
+        b"".join(
+            a.tobytes()
+            for a in run(
+                tmp_path,
+                compiled("compute_80"),
+                kernel,
+                7,
+                64,
+                arrays,
+                struct.pack("<I", rounds),
+                threads=threads,
+                shared=256,
+            )
+        )
+        for threads in (1, 2, 5, 7)
+    ]
     assert len(set(found)) == 1
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
 @pytest.mark.parametrize("lanes", [1, 0], ids=["thread by thread", "in vectors"])
 def test_an_earlier_block_may_wait_for_a_later_one(tmp_path, threads, lanes):
-    flags, out = run(tmp_path, BY_HAND.encode(), "later_first", 9, 40, (
-        np.zeros(9, np.uint32), np.zeros(360, np.uint32)), threads=threads, vector_lanes=lanes)
+    flags, out = run(
+        tmp_path,
+        BY_HAND.encode(),
+        "later_first",
+        9,
+        40,
+        (np.zeros(9, np.uint32), np.zeros(360, np.uint32)),
+        threads=threads,
+        vector_lanes=lanes,
+    )
     expected = 3 * np.arange(9, 0, -1)
     assert flags.tolist() == expected.tolist()
     assert out.tolist() == (expected[:, None] + np.arange(40)).reshape(-1).tolist()
 
 
-IN_REGISTERS = BY_HAND.replace("ROUND:", """
+IN_REGISTERS = BY_HAND.replace(
+    "ROUND:",
+    """
   mov.u32 %r9, %ntid.x; shr.u32 %r9, %r9, 6; add.u32 %r10, %r9, 1; add.u32 %r11, %r9, 2;
-ROUND:""")
+ROUND:""",
+)
 for number, register in ((1, "%r9"), (2, "%r10"), (3, "%r11")):
     IN_REGISTERS = IN_REGISTERS.replace(f"bar.arrive {number},", f"bar.arrive {register},")
     IN_REGISTERS = IN_REGISTERS.replace(f"bar.sync {number},", f"bar.sync {register},")
@@ -350,9 +418,16 @@ for number, register in ((1, "%r9"), (2, "%r10"), (3, "%r11")):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("text", [BY_HAND, IN_REGISTERS], ids=["constants", "registers"])
 def test_barriers_for_a_part_of_the_block_keep_who_arrived(tmp_path, threads, text):
-    _, out = run(tmp_path, text.encode(), "halves", 6, 64, (
-        np.zeros(1, np.uint32), np.ones(6 * 32, np.uint32)), threads=threads,
-        launch_timeout_s=20)
+    _, out = run(
+        tmp_path,
+        text.encode(),
+        "halves",
+        6,
+        64,
+        (np.zeros(1, np.uint32), np.ones(6 * 32, np.uint32)),
+        threads=threads,
+        launch_timeout_s=20,
+    )
     value = np.ones((6, 32), np.int64)
     for _ in range(5):
         value = (value + np.arange(6)[:, None]) * 3 + 1
@@ -361,33 +436,63 @@ def test_barriers_for_a_part_of_the_block_keep_who_arrived(tmp_path, threads, te
 
 def test_a_block_that_waits_for_ever_ends_with_the_time_limit(tmp_path):
     with pytest.raises(CudaError, match="launch_timeout_s") as caught:
-        run(tmp_path, BY_HAND.encode(), "for_ever", 3, 40, (
-            np.zeros(1, np.uint32), np.zeros(1, np.uint32)), launch_timeout_s=0.3)
+        run(
+            tmp_path,
+            BY_HAND.encode(),
+            "for_ever",
+            3,
+            40,
+            (np.zeros(1, np.uint32), np.zeros(1, np.uint32)),
+            launch_timeout_s=0.3,
+        )
     assert caught.value.result is CUresult.LAUNCH_TIMEOUT
 
 
 def test_memcheck_looks_at_the_grids_barrier_and_names_a_stray_access(tmp_path):
     image, n = compiled("compute_80"), 128
-    (out,) = run(tmp_path, image, "parts", 2, 64, (np.zeros(n, np.int32),), struct.pack("<i", -1),
-                 memcheck=True)
+    (out,) = run(
+        tmp_path,
+        image,
+        "parts",
+        2,
+        64,
+        (np.zeros(n, np.int32),),
+        struct.pack("<i", -1),
+        memcheck=True,
+    )
     assert out.tolist() == list(range(n))
     with pytest.raises(AccessError, match=r"strays.*thread \(6, 0, 0\) of block \(1, 0, 0\)"):
-        run(tmp_path, image, "strays", 2, 64, (np.zeros(n, np.int32),), struct.pack("<q", 1 << 30),
-            memcheck=True)
+        run(
+            tmp_path,
+            image,
+            "strays",
+            2,
+            64,
+            (np.zeros(n, np.int32),),
+            struct.pack("<q", 1 << 30),
+            memcheck=True,
+        )
 
 
 def test_a_grid_that_is_never_there_at_once_is_refused(tmp_path):
     with pytest.raises(CudaError, match="at most 48 blocks") as caught:
-        run(tmp_path, BY_HAND.encode(), "later_first", 49, 32, (
-            np.zeros(49, np.uint32), np.zeros(49 * 32, np.uint32)))
+        run(
+            tmp_path,
+            BY_HAND.encode(),
+            "later_first",
+            49,
+            32,
+            (np.zeros(49, np.uint32), np.zeros(49 * 32, np.uint32)),
+        )
     assert caught.value.result is CUresult.COOPERATIVE_LAUNCH_TOO_LARGE
 
 
 # ---- libcudadevrt.a ----
 
 
-@pytest.mark.parametrize(("scope", "cooperative", "result"), [
-    (1, True, 0), (1, False, 999), (2, True, 999)])
+@pytest.mark.parametrize(
+    ("scope", "cooperative", "result"), [(1, True, 0), (1, False, 999), (2, True, 999)]
+)
 def test_the_librarys_barrier_is_linked(tmp_path, scope, cooperative, result):
     n = 5 * 32
     data, results = run(tmp_path, linked(LINKED), "reversed", 5, 32, (
@@ -404,8 +509,14 @@ def test_the_archive_that_nvidia_ships_is_known_by_what_is_in_it():
         pytest.skip("libcudadevrt.a is not installed")
     assert is_device_runtime(found.read_bytes())
     assert is_device_runtime(RUNTIME)
-    for other in (archive(b"other.o"), archive(b"cuda_device_runtime.o", b"other.o"), RUNTIME[:40],
-                  RUNTIME[:90], b"", b"!<arch>\n"):
+    for other in (
+        archive(b"other.o"),
+        archive(b"cuda_device_runtime.o", b"other.o"),
+        RUNTIME[:40],
+        RUNTIME[:90],
+        b"",
+        b"!<arch>\n",
+    ):
         assert not is_device_runtime(other)
 
 

@@ -26,8 +26,14 @@ def exactly(op: str, a: list[float]) -> tuple[bool, Fraction | str]:
         pick = min if op == "min" else max
         rough = pick(numbers, key=lambda v: (v, math.copysign(1, v)))
     else:
-        rough = {"add": lambda x, y: x + y, "sub": lambda x, y: x - y, "mul": lambda x, y: x * y,
-                 "fma": lambda x, y, z: x * y + z, "abs": abs, "neg": lambda x: -x}[op](*a)
+        rough = {
+            "add": lambda x, y: x + y,
+            "sub": lambda x, y: x - y,
+            "mul": lambda x, y: x * y,
+            "fma": lambda x, y, z: x * y + z,
+            "abs": abs,
+            "neg": lambda x: -x,
+        }[op](*a)
     negative = math.copysign(1, rough) < 0
     if math.isnan(rough):
         return False, NAN
@@ -66,14 +72,27 @@ def inputs(kind: str, seed: int) -> list[int]:
 def listing(op: str, kind: str, mods: tuple[str, ...], pairs: bool) -> str:
     bits, word = (32, "b32") if pairs else (16, "b16")
     names = "abc"[: OPERANDS[op]]
-    lines = [".version 8.6", ".target sm_90", ".address_size 64",
-             f".visible .entry k({', '.join(f'.param .u64 p{n}' for n in (*names, 'd'))})", "{",
-             f".reg .b32 i; .reg .b64 base, at; .reg .{word} a, b, c, d;", "mov.u32 i, %tid.x;"]
-    lines += [f"ld.param.u64 base, [p{name}]; mad.wide.u32 at, i, {bits // 8}, base; "
-              f"ld.global.{word} {name}, [at];" for name in names]
-    lines += [f"{'.'.join([op, *mods, kind + ('x2' if pairs else '')])} d, {', '.join(names)};",
-              f"ld.param.u64 base, [pd]; mad.wide.u32 at, i, {bits // 8}, base;",
-              f"st.global.{word} [at], d; ret;", "}", ""]
+    lines = [
+        ".version 8.6",
+        ".target sm_90",
+        ".address_size 64",
+        f".visible .entry k({', '.join(f'.param .u64 p{n}' for n in (*names, 'd'))})",
+        "{",
+        f".reg .b32 i; .reg .b64 base, at; .reg .{word} a, b, c, d;",
+        "mov.u32 i, %tid.x;",
+    ]
+    lines += [
+        f"ld.param.u64 base, [p{name}]; mad.wide.u32 at, i, {bits // 8}, base; "
+        f"ld.global.{word} {name}, [at];"
+        for name in names
+    ]
+    lines += [
+        f"{'.'.join([op, *mods, kind + ('x2' if pairs else '')])} d, {', '.join(names)};",
+        f"ld.param.u64 base, [pd]; mad.wide.u32 at, i, {bits // 8}, base;",
+        f"st.global.{word} [at], d; ret;",
+        "}",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -89,8 +108,9 @@ def test_results_are_rounded_once(harness, op, kind, mods, pairs):
     arrays = [np.array(d, np.uint16) for d in data]
     loaded = harness.load(listing(op, kind, mods, pairs))
     threads = COUNT // 2 if pairs else COUNT
-    got = harness.launch(loaded, "k", (1, 1, 1), (threads, 1, 1),
-                         [*arrays, np.zeros(COUNT, np.uint16)])[-1].tolist()
+    got = harness.launch(
+        loaded, "k", (1, 1, 1), (threads, 1, 1), [*arrays, np.zeros(COUNT, np.uint16)]
+    )[-1].tolist()
     for bits, result in zip(zip(*data, strict=True), got, strict=True):
         want = wanted(op, kind, mods, list(bits))
         nan = decoded(result, FLOATS[kind])[1] == NAN == decoded(want, FLOATS[kind])[1]
@@ -98,11 +118,17 @@ def test_results_are_rounded_once(harness, op, kind, mods, pairs):
         assert nan or result == want or either_zero, (list(map(hex, bits)), hex(result), hex(want))
 
 
-COMPARISONS = {"eq": lambda x, y: x == y, "ne": lambda x, y: x != y and not unordered(x, y),
-               "lt": lambda x, y: x < y, "ge": lambda x, y: x >= y,
-               "equ": lambda x, y: x == y or unordered(x, y), "neu": lambda x, y: x != y,
-               "gtu": lambda x, y: not x <= y, "num": lambda x, y: not unordered(x, y),
-               "nan": lambda x, y: unordered(x, y)}
+COMPARISONS = {
+    "eq": lambda x, y: x == y,
+    "ne": lambda x, y: x != y and not unordered(x, y),
+    "lt": lambda x, y: x < y,
+    "ge": lambda x, y: x >= y,
+    "equ": lambda x, y: x == y or unordered(x, y),
+    "neu": lambda x, y: x != y,
+    "gtu": lambda x, y: not x <= y,
+    "num": lambda x, y: not unordered(x, y),
+    "nan": lambda x, y: unordered(x, y),
+}
 
 
 def unordered(x: float, y: float) -> bool:
@@ -120,14 +146,20 @@ def test_comparisons_of_pairs(harness, kind, result):
     for name, holds in COMPARISONS.items():
         text = listing("add", kind, (), pairs=True)
         if result == "setp":
-            new = (f".reg .pred p, q; setp.{name}.{kind}x2 p|q, a, b; selp.b32 d, 0xFFFF, 0, p; "
-                   "@q or.b32 d, d, 0xFFFF0000")
+            new = (
+                f".reg .pred p, q; setp.{name}.{kind}x2 p|q, a, b; selp.b32 d, 0xFFFF, 0, p; "
+                "@q or.b32 d, d, 0xFFFF0000"
+            )
         else:
             new = f"set.{name}.{into}.{kind}x2 d, a, b"
         text = text.replace(f"add.{kind}x2 d, a, b", new)
-        got = harness.launch(harness.load(text), "k", (1, 1, 1), (COUNT // 2, 1, 1),
-                             [*(np.array(d, np.uint16) for d in data),
-                              np.zeros(COUNT, np.uint16)])[-1].tolist()
+        got = harness.launch(
+            harness.load(text),
+            "k",
+            (1, 1, 1),
+            (COUNT // 2, 1, 1),
+            [*(np.array(d, np.uint16) for d in data), np.zeros(COUNT, np.uint16)],
+        )[-1].tolist()
         for x, y, value in zip(*data, got, strict=True):
             want = one if holds(number(x, kind), number(y, kind)) else 0
             assert value == want, (name, hex(x), hex(y), hex(value))

@@ -171,8 +171,9 @@ def saturated(x: float, kind: str, source: str, how: Callable[[float], float]) -
 
 
 def f2i(to: str, source: str, mode: str, how: Callable[[float], float]) -> Op:
-    return ints(f"cvt.{mode}.{to}.{source} d, a", to, (source,),
-                lambda x: saturated(x, to, source, how))
+    return ints(
+        f"cvt.{mode}.{to}.{source} d, a", to, (source,), lambda x: saturated(x, to, source, how)
+    )
 
 
 def canonical_min(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -470,11 +471,25 @@ for to in INTEGERS:
     for source in INTEGERS:
         if to[1:] != source[1:]:
             OPS.append(ints(f"cvt.{to}.{source} d, a", to, (source,), lambda x: x))
-for to, source in (("u8", "s32"), ("s8", "u32"), ("s16", "s64"), ("u32", "s64"), ("s32", "u64"),
-                   ("u16", "s16"), ("s32", "s64"), ("u8", "u16")):
+for to, source in (
+    ("u8", "s32"),
+    ("s8", "u32"),
+    ("s16", "s64"),
+    ("u32", "s64"),
+    ("s32", "u64"),
+    ("u16", "s16"),
+    ("s32", "s64"),
+    ("u8", "u16"),
+):
     info = np.iinfo(DTYPES[to])
-    OPS.append(ints(f"cvt.sat.{to}.{source} d, a", to, (source,),
-                    lambda x, low=int(info.min), high=int(info.max): min(max(x, low), high)))
+    OPS.append(
+        ints(
+            f"cvt.sat.{to}.{source} d, a",
+            to,
+            (source,),
+            lambda x, low=int(info.min), high=int(info.max): min(max(x, low), high),
+        )
+    )
 ROUND = {"rni": rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 for mode, how in ROUND.items():
     for to in ("s32", "u32", "s64", "u64", "s16", "u8"):
@@ -483,8 +498,9 @@ for mode, how in ROUND.items():
     OPS.append(floating(f"cvt.{mode}.f64", "f64", {**ROUND, "rni": np.rint}[mode], 1))
 for source in ("u16", "s16", "u32", "s32", "u64", "s64"):
     for to in ("f32", "f64"):
-        OPS.append(Op(f"cvt.rn.{to}.{source} d, a", to, (source,),
-                      lambda x, t=DTYPES[to]: x.astype(t)))
+        OPS.append(
+            Op(f"cvt.rn.{to}.{source} d, a", to, (source,), lambda x, t=DTYPES[to]: x.astype(t))
+        )
 for width in (16, 32, 64):
     k = f"b{width}"
     OPS += [
@@ -497,34 +513,69 @@ for width in (16, 32, 64):
     ]
 for k in ("u16", "s16", "u64", "s64", "u32", "s32"):
     for name, compare in SIGNED.items():
-        OPS.append(Op(f"setp.{name}.{k} P, a, b; selp.u32 d, 1, 0, P", "u32", (k, k),
-                      lambda a, b, f=compare: f(a, b).astype(np.uint32)))
-for name, plain in {"equ": np.equal, "neu": np.not_equal, "ltu": np.less, "leu": np.less_equal,
-                    "gtu": np.greater, "geu": np.greater_equal}.items():
+        OPS.append(
+            Op(
+                f"setp.{name}.{k} P, a, b; selp.u32 d, 1, 0, P",
+                "u32",
+                (k, k),
+                lambda a, b, f=compare: f(a, b).astype(np.uint32),
+            )
+        )
+for name, plain in {
+    "equ": np.equal,
+    "neu": np.not_equal,
+    "ltu": np.less,
+    "leu": np.less_equal,
+    "gtu": np.greater,
+    "geu": np.greater_equal,
+}.items():
     for k in ("f32", "f64", "f16"):
-        OPS.append(Op(f"setp.{name}.{k} P, a, b; selp.u32 d, 1, 0, P", "u32", (k, k),
-                      lambda a, b, f=plain: (f(a, b) | np.isnan(a) | np.isnan(b)).astype(
-                          np.uint32)))
+        OPS.append(
+            Op(
+                f"setp.{name}.{k} P, a, b; selp.u32 d, 1, 0, P",
+                "u32",
+                (k, k),
+                lambda a, b, f=plain: (f(a, b) | np.isnan(a) | np.isnan(b)).astype(np.uint32),
+            )
+        )
 for name, how in {"num": lambda bad: ~bad, "nan": lambda bad: bad}.items():
     for k in ("f32", "f64"):
-        OPS.append(Op(f"setp.{name}.{k} P, a, b; selp.u32 d, 1, 0, P", "u32", (k, k),
-                      lambda a, b, f=how: f(np.isnan(a) | np.isnan(b)).astype(np.uint32)))
+        OPS.append(
+            Op(
+                f"setp.{name}.{k} P, a, b; selp.u32 d, 1, 0, P",
+                "u32",
+                (k, k),
+                lambda a, b, f=how: f(np.isnan(a) | np.isnan(b)).astype(np.uint32),
+            )
+        )
 for name, how in {
-    "finite": np.isfinite, "infinite": np.isinf, "number": lambda x: ~np.isnan(x),
-    "notanumber": np.isnan, "normal": lambda x: np.isfinite(x) & (np.abs(x) >= np.finfo(
-        x.dtype).tiny), "subnormal": lambda x: (np.abs(x) < np.finfo(x.dtype).tiny) & (x != 0),
+    "finite": np.isfinite,
+    "infinite": np.isinf,
+    "number": lambda x: ~np.isnan(x),
+    "notanumber": np.isnan,
+    "normal": lambda x: np.isfinite(x) & (np.abs(x) >= np.finfo(x.dtype).tiny),
+    "subnormal": lambda x: (np.abs(x) < np.finfo(x.dtype).tiny) & (x != 0),
 }.items():
     for k in ("f32", "f64"):
-        OPS.append(Op(f"testp.{name}.{k} P, a; selp.u32 d, 1, 0, P", "u32", (k,),
-                      lambda x, f=how: f(x).astype(np.uint32)))
+        OPS.append(
+            Op(
+                f"testp.{name}.{k} P, a; selp.u32 d, 1, 0, P",
+                "u32",
+                (k,),
+                lambda x, f=how: f(x).astype(np.uint32),
+            )
+        )
 
 
 def permuted(mode: str) -> Callable[[int, int, int], int]:
     """Prmt with a mode, as the table of the PTX documentation gives it."""
     tables = {
-        "f4e": ("3210", "4321", "5432", "6543"), "b4e": ("5670", "6701", "7012", "0123"),
-        "rc8": ("0000", "1111", "2222", "3333"), "ecl": ("3210", "3211", "3222", "3333"),
-        "ecr": ("0000", "1110", "2210", "3210"), "rc16": ("1010", "3232", "1010", "3232"),
+        "f4e": ("3210", "4321", "5432", "6543"),
+        "b4e": ("5670", "6701", "7012", "0123"),
+        "rc8": ("0000", "1111", "2222", "3333"),
+        "ecl": ("3210", "3211", "3222", "3333"),
+        "ecr": ("0000", "1110", "2210", "3210"),
+        "rc16": ("1010", "3232", "1010", "3232"),
     }
 
     def reference(a: int, b: int, c: int) -> int:
@@ -535,47 +586,94 @@ def permuted(mode: str) -> Callable[[int, int, int], int]:
     return reference
 
 
-OPS += [ints(f"prmt.b32.{m} d, a, b, c", "b32", ("b32", "b32", "b32"), permuted(m))
-        for m in ("f4e", "b4e", "rc8", "ecl", "ecr", "rc16")]
-OPS += [ints(f"lop3.b32 d, a, b, c, {table}", "b32", ("b32", "b32", "b32"),
-             lambda x, y, z, t=table: sum(
-                 (t >> ((x >> i & 1) << 2 | (y >> i & 1) << 1 | z >> i & 1) & 1) << i
-                 for i in range(32)))
-        for table in (0x96, 0xE8, 0x80, 0xFE, 0x01, 0x1D)]
 OPS += [
-    ints("bmsk.clamp.b32 d, a, b", "b32", ("u32", "u32"),
-         lambda x, n: ((1 << min(n, 32)) - 1) << min(x, 32)),
-    ints("bmsk.wrap.b32 d, a, b", "b32", ("u32", "u32"),
-         lambda x, n: ((1 << (n & 31)) - 1) << (x & 31)),
-    ints("bfe.u64 d, a, b, c", "u64", ("u64", "u32", "u32"),
-         lambda x, p, n: bfe(x, p, n, 64, False)),
+    ints(f"prmt.b32.{m} d, a, b, c", "b32", ("b32", "b32", "b32"), permuted(m))
+    for m in ("f4e", "b4e", "rc8", "ecl", "ecr", "rc16")
+]
+OPS += [
+    ints(
+        f"lop3.b32 d, a, b, c, {table}",
+        "b32",
+        ("b32", "b32", "b32"),
+        lambda x, y, z, t=table: sum(
+            (t >> ((x >> i & 1) << 2 | (y >> i & 1) << 1 | z >> i & 1) & 1) << i for i in range(32)
+        ),
+    )
+    for table in (0x96, 0xE8, 0x80, 0xFE, 0x01, 0x1D)
+]
+OPS += [
+    ints(
+        "bmsk.clamp.b32 d, a, b",
+        "b32",
+        ("u32", "u32"),
+        lambda x, n: ((1 << min(n, 32)) - 1) << min(x, 32),
+    ),
+    ints(
+        "bmsk.wrap.b32 d, a, b",
+        "b32",
+        ("u32", "u32"),
+        lambda x, n: ((1 << (n & 31)) - 1) << (x & 31),
+    ),
+    ints(
+        "bfe.u64 d, a, b, c", "u64", ("u64", "u32", "u32"), lambda x, p, n: bfe(x, p, n, 64, False)
+    ),
     ints("bfind.u64 d, a", "u32", ("u64",), lambda x: bfind(x, 64, False)),
     ints("bfind.s64 d, a", "u32", ("s64",), lambda x: bfind(x, 64, True)),
-    ints("bfind.shiftamt.u32 d, a", "u32", ("u32",), lambda x: 31 - bfind(x, 32, False)
-         if x else -1),
+    ints(
+        "bfind.shiftamt.u32 d, a", "u32", ("u32",), lambda x: 31 - bfind(x, 32, False) if x else -1
+    ),
     ints("brev.b64 d, a", "b64", ("b64",), lambda x: int(f"{x:064b}"[::-1], 2)),
-    ints("shf.l.clamp.b32 d, a, b, c", "b32", ("b32", "b32", "u32"),
-         lambda x, y, n: ((y << 32 | x) << min(n, 32)) >> 32),
-    ints("shf.r.wrap.b32 d, a, b, c", "b32", ("b32", "b32", "u32"),
-         lambda x, y, n: (y << 32 | x) >> (n & 31)),
-    ints("dp4a.u32.u32 d, a, b, c", "u32", ("u32", "u32", "u32"), lambda x, y, z: z + sum(
-        (x >> s & 255) * (y >> s & 255) for s in (0, 8, 16, 24))),
-    ints("dp2a.lo.s32.s32 d, a, b, c", "s32", ("s32", "s32", "s32"), lambda x, y, z: z + sum(
-        wrap(x >> 16 * i, "s16") * wrap(y >> 8 * i, "s8") for i in (0, 1))),
-    ints("dp2a.hi.u32.u32 d, a, b, c", "u32", ("u32", "u32", "u32"), lambda x, y, z: z + sum(
-        (x >> 16 * i & 0xFFFF) * (y >> 16 + 8 * i & 255) for i in (0, 1))),
-    ints("mul24.lo.u32 d, a, b", "u32", ("u32", "u32"),
-         lambda x, y: (x & 0xFFFFFF) * (y & 0xFFFFFF)),
-    ints("mad24.lo.u32 d, a, b, c", "u32", ("u32", "u32", "u32"),
-         lambda x, y, z: (x & 0xFFFFFF) * (y & 0xFFFFFF) + z),
-    ints("sub.sat.s32 d, a, b", "s32", ("s32", "s32"),
-         lambda x, y: min(max(x - y, -(2**31)), 2**31 - 1)),
-    ints("mad.hi.u64 d, a, b, c", "u64", ("u64", "u64", "u64"),
-         lambda x, y, z: (x * y >> 64) + z),
+    ints(
+        "shf.l.clamp.b32 d, a, b, c",
+        "b32",
+        ("b32", "b32", "u32"),
+        lambda x, y, n: ((y << 32 | x) << min(n, 32)) >> 32,
+    ),
+    ints(
+        "shf.r.wrap.b32 d, a, b, c",
+        "b32",
+        ("b32", "b32", "u32"),
+        lambda x, y, n: (y << 32 | x) >> (n & 31),
+    ),
+    ints(
+        "dp4a.u32.u32 d, a, b, c",
+        "u32",
+        ("u32", "u32", "u32"),
+        lambda x, y, z: z + sum((x >> s & 255) * (y >> s & 255) for s in (0, 8, 16, 24)),
+    ),
+    ints(
+        "dp2a.lo.s32.s32 d, a, b, c",
+        "s32",
+        ("s32", "s32", "s32"),
+        lambda x, y, z: z + sum(wrap(x >> 16 * i, "s16") * wrap(y >> 8 * i, "s8") for i in (0, 1)),
+    ),
+    ints(
+        "dp2a.hi.u32.u32 d, a, b, c",
+        "u32",
+        ("u32", "u32", "u32"),
+        lambda x, y, z: z + sum((x >> 16 * i & 0xFFFF) * (y >> 16 + 8 * i & 255) for i in (0, 1)),
+    ),
+    ints(
+        "mul24.lo.u32 d, a, b", "u32", ("u32", "u32"), lambda x, y: (x & 0xFFFFFF) * (y & 0xFFFFFF)
+    ),
+    ints(
+        "mad24.lo.u32 d, a, b, c",
+        "u32",
+        ("u32", "u32", "u32"),
+        lambda x, y, z: (x & 0xFFFFFF) * (y & 0xFFFFFF) + z,
+    ),
+    ints(
+        "sub.sat.s32 d, a, b",
+        "s32",
+        ("s32", "s32"),
+        lambda x, y: min(max(x - y, -(2**31)), 2**31 - 1),
+    ),
+    ints("mad.hi.u64 d, a, b, c", "u64", ("u64", "u64", "u64"), lambda x, y, z: (x * y >> 64) + z),
     ints("mul.wide.u16 d, a, b", "u32", ("u16", "u16"), lambda x, y: x * y),
     ints("mul.wide.s16 d, a, b", "s32", ("s16", "s16"), lambda x, y: x * y),
-    ints("slct.u32.s32 d, a, b, c", "u32", ("u32", "u32", "s32"),
-         lambda x, y, z: x if z >= 0 else y),
+    ints(
+        "slct.u32.s32 d, a, b, c", "u32", ("u32", "u32", "s32"), lambda x, y, z: x if z >= 0 else y
+    ),
     ints("set.ge.s32.u32 d, a, b", "s32", ("u32", "u32"), lambda x, y: -int(x >= y)),
     floating("fma.rn", "f64", lambda a, b, c: fused64(a, b, c), 3),
     floating("sub", "f16", np.subtract),
@@ -583,17 +681,23 @@ OPS += [
     floating("abs", "f16", np.abs, 1),
     floating("min", "f16", canonical_min),
     floating("max", "f16", lambda a, b: -canonical_min(-a, -b)),
-    floating("min.NaN", "f32", lambda a, b: np.where(
-        np.isnan(a) | np.isnan(b), np.nan, canonical_min(a, b))),
-    floating("max.NaN", "f32", lambda a, b: np.where(
-        np.isnan(a) | np.isnan(b), np.nan, -canonical_min(-a, -b))),
+    floating(
+        "min.NaN",
+        "f32",
+        lambda a, b: np.where(np.isnan(a) | np.isnan(b), np.nan, canonical_min(a, b)),
+    ),
+    floating(
+        "max.NaN",
+        "f32",
+        lambda a, b: np.where(np.isnan(a) | np.isnan(b), np.nan, -canonical_min(-a, -b)),
+    ),
     floating("copysign", "f64", lambda a, b: np.copysign(b, a)),
     floating("rsqrt.approx", "f64", lambda x: 1 / np.sqrt(x), 1, ulp=2),
-    floating("mul.sat", "f32", lambda a, b: np.where(np.isnan(a * b), 0, np.clip(a * b, 0, 1))
-             + 0.0),
+    floating(
+        "mul.sat", "f32", lambda a, b: np.where(np.isnan(a * b), 0, np.clip(a * b, 0, 1)) + 0.0
+    ),
     floating("mul.ftz", "f32", lambda a, b: flushed(flushed(a) * flushed(b))),
 ]
-
 
 
 def by_parts(f: Callable[[int, int], int], bits: int, signed: bool = False) -> Callable[..., int]:
@@ -611,21 +715,43 @@ def by_parts(f: Callable[[int, int], int], bits: int, signed: bool = False) -> C
     return reference
 
 
-OPS += [ints(f"{op}.{k} d, a, b", "b32", ("b32", "b32"), by_parts(f, 16, k[0] == "s"))
-        for k in ("u16x2", "s16x2") for op, f in {
-            "add": lambda x, y: x + y, "min": min, "max": max}.items()]
 OPS += [
-    ints("max.relu.s16x2 d, a, b", "b32", ("b32", "b32"),
-         by_parts(lambda x, y: max(x, y, 0), 16, True)),
-    ints("vabsdiff4.u32.u32.u32 d, a, b, c", "b32", ("b32", "b32", "b32"),
-         by_parts(lambda x, y: abs(x - y), 8)),
-    ints("vabsdiff4.u32.s32.s32 d, a, b, c", "b32", ("b32", "b32", "b32"),
-         by_parts(lambda x, y: abs(x - y), 8, True)),
-    ints("vabsdiff4.u32.u32.u32.add d, a, b, c", "b32", ("b32", "b32", "b32"),
-         lambda x, y, z: z + sum(abs((x >> s & 255) - (y >> s & 255)) for s in (0, 8, 16, 24))),
+    ints(f"{op}.{k} d, a, b", "b32", ("b32", "b32"), by_parts(f, 16, k[0] == "s"))
+    for k in ("u16x2", "s16x2")
+    for op, f in {"add": lambda x, y: x + y, "min": min, "max": max}.items()
 ]
-OPS += [directed(op, mode, kind) for op in GAPS for mode in ("rz", "rm", "rp")
-        for kind in ("f32", "f64")]
+OPS += [
+    ints(
+        "max.relu.s16x2 d, a, b",
+        "b32",
+        ("b32", "b32"),
+        by_parts(lambda x, y: max(x, y, 0), 16, True),
+    ),
+    ints(
+        "vabsdiff4.u32.u32.u32 d, a, b, c",
+        "b32",
+        ("b32", "b32", "b32"),
+        by_parts(lambda x, y: abs(x - y), 8),
+    ),
+    ints(
+        "vabsdiff4.u32.s32.s32 d, a, b, c",
+        "b32",
+        ("b32", "b32", "b32"),
+        by_parts(lambda x, y: abs(x - y), 8, True),
+    ),
+    ints(
+        "vabsdiff4.u32.u32.u32.add d, a, b, c",
+        "b32",
+        ("b32", "b32", "b32"),
+        lambda x, y, z: z + sum(abs((x >> s & 255) - (y >> s & 255)) for s in (0, 8, 16, 24)),
+    ),
+]
+OPS += [
+    directed(op, mode, kind)
+    for op in GAPS
+    for mode in ("rz", "rm", "rp")
+    for kind in ("f32", "f64")
+]
 
 
 def fused64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:

@@ -50,8 +50,9 @@ WEAK = f""".weak .func {PROTOTYPE} {{
 
 
 def image(*texts):
-    return linked_image(tuple(LinkInput(1, f"part{i}", (HEAD + text).encode())
-                              for i, text in enumerate(texts)))
+    return linked_image(
+        tuple(LinkInput(1, f"part{i}", (HEAD + text).encode()) for i, text in enumerate(texts))
+    )
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])

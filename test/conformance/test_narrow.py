@@ -13,17 +13,27 @@ def run(harness, body: str, sources: list[np.ndarray]) -> np.ndarray:
     """One 32-bit result %r9 of each thread, from %r1, %r2 ..., its words of the sources."""
     count = sources[0].size
     params = "".join(f", .param .u64 s{i}" for i in range(len(sources)))
-    loads = "".join(f"ld.param.u64 %rd2,[s{i}]; add.u64 %rd2,%rd2,%rd9; "
-                    f"ld.global.u32 %r{i + 1},[%rd2];" for i in range(len(sources)))
-    text = HEAD + f""".visible .entry k(.param .u64 out{params}) {{
+    loads = "".join(
+        f"ld.param.u64 %rd2,[s{i}]; add.u64 %rd2,%rd2,%rd9; ld.global.u32 %r{i + 1},[%rd2];"
+        for i in range(len(sources))
+    )
+    text = (
+        HEAD
+        + f""".visible .entry k(.param .u64 out{params}) {{
  .reg .b32 %r<12>; .reg .b16 %h<9>; .reg .f32 %f<9>; .reg .b64 %rd<12>;
  mov.u32 %r10,%tid.x; mov.u32 %r11,%ctaid.x; shl.b32 %r11,%r11,8; add.u32 %r10,%r10,%r11;
  mul.wide.u32 %rd9,%r10,4; {loads} {body}
  ld.param.u64 %rd1,[out]; add.u64 %rd1,%rd1,%rd9; st.global.u32 [%rd1],%r9; ret; }}"""
+    )
     blocks = -(-count // 256)
     assert count % 256 == 0
-    return harness.launch(harness.load(text), "k", (blocks, 1, 1), (256, 1, 1),
-                          [np.zeros(count, np.uint32), *sources])[0]
+    return harness.launch(
+        harness.load(text),
+        "k",
+        (blocks, 1, 1),
+        (256, 1, 1),
+        [np.zeros(count, np.uint32), *sources],
+    )[0]
 
 
 def decoded(byte: int, form: str) -> float:
@@ -77,22 +87,33 @@ def test_floats_become_the_nearest_of_eight_bits(harness, form, relu, source):
     rng = np.random.default_rng(7)
     exact = np.array([decoded(b, form) for b in range(FORMS[form][2] + 1)])
     ties = (exact[1:] + exact[:-1]) / 2
-    near = np.concatenate([np.nextafter(ties.astype(np.float32), np.float32(0)), ties,
-                           np.nextafter(ties.astype(np.float32), np.float32(9e9))])
-    values = np.concatenate([exact, near, [np.inf, np.nan, 464.0, 465.0, 61440.0, 65504.0, 1e30,
-                                           1e-30]]).astype(np.float32)
-    values = rng.permutation(np.concatenate([values, -values])[:1024 - 1024 % 256])
+    near = np.concatenate(
+        [
+            np.nextafter(ties.astype(np.float32), np.float32(0)),
+            ties,
+            np.nextafter(ties.astype(np.float32), np.float32(9e9)),
+        ]
+    )
+    values = np.concatenate(
+        [exact, near, [np.inf, np.nan, 464.0, 465.0, 61440.0, 65504.0, 1e30, 1e-30]]
+    ).astype(np.float32)
+    values = rng.permutation(np.concatenate([values, -values])[: 1024 - 1024 % 256])
     values = np.resize(values, 1024).astype(np.float32)
     if source == "f16x2":
         with np.errstate(over="ignore"):
             halves = values.astype(np.float16)
         values = halves.astype(np.float32)
         pairs = halves.view(np.uint16).astype(np.uint32)
-        found = run(harness, f"cvt.rn.satfinite{relu}.{form}.f16x2 %h1,%r1; cvt.u32.u16 %r9,%h1;",
-                    [pairs | np.roll(pairs, 1) << 16])
+        found = run(
+            harness,
+            f"cvt.rn.satfinite{relu}.{form}.f16x2 %h1,%r1; cvt.u32.u16 %r9,%h1;",
+            [pairs | np.roll(pairs, 1) << 16],
+        )
     else:
-        body = (f"mov.b32 %f1,%r1; mov.b32 %f2,%r2; cvt.rn.satfinite{relu}.{form}.f32 %h1,%f2,%f1;"
-                "cvt.u32.u16 %r9,%h1;")
+        body = (
+            f"mov.b32 %f1,%r1; mov.b32 %f2,%r2; cvt.rn.satfinite{relu}.{form}.f32 %h1,%f2,%f1;"
+            "cvt.u32.u16 %r9,%h1;"
+        )
         found = run(harness, body, [values.view(np.uint32), np.roll(values, 1).view(np.uint32)])
     bytes_ = np.array([nearest(float(v), form, bool(relu)) for v in values], np.uint32)
     wanted = bytes_ | np.roll(bytes_, 1) << 8
@@ -105,14 +126,27 @@ def test_floats_become_the_nearest_of_eight_bits(harness, form, relu, source):
 def test_integers_are_saturated_and_packed(harness, form):
     rng = np.random.default_rng(9)
     width, signed = int(form[1:]), form[0] == "s"
-    near = [0, 1, -1, (1 << width) - 1, 1 << width, -(1 << width), (1 << width - 1) - 1,
-            1 << width - 1, -(1 << width - 1), -(1 << width - 1) - 1, 2**31 - 1, -(2**31)]
-    a, b = (rng.permutation(np.resize(np.array(near, np.int64), 256)).astype(np.int32)
-            for _ in range(2))
+    near = [
+        0,
+        1,
+        -1,
+        (1 << width) - 1,
+        1 << width,
+        -(1 << width),
+        (1 << width - 1) - 1,
+        1 << width - 1,
+        -(1 << width - 1),
+        -(1 << width - 1) - 1,
+        2**31 - 1,
+        -(2**31),
+    ]
+    a, b = (
+        rng.permutation(np.resize(np.array(near, np.int64), 256)).astype(np.int32)
+        for _ in range(2)
+    )
     c = rng.integers(0, 1 << 32, 256, dtype=np.uint32)
     more = ".s32.b32 %r9,%r1,%r2,%r3" if width < 16 else ".s32 %r9,%r1,%r2"
-    found = run(harness, f"cvt.pack.sat.{form}{more};",
-                [a.view(np.uint32), b.view(np.uint32), c])
+    found = run(harness, f"cvt.pack.sat.{form}{more};", [a.view(np.uint32), b.view(np.uint32), c])
     low, high = (-(1 << width - 1), (1 << width - 1) - 1) if signed else (0, (1 << width) - 1)
     x, y = (np.clip(v.astype(np.int64), low, high) & (1 << width) - 1 for v in (a, b))
     wanted = y | x << width

@@ -27,8 +27,7 @@ def test_lines_come_in_the_order_of_blocks_and_threads(printing):
     printing.launch(loaded, "tell", (35, 1, 1), (2, 1, 1), (values, np.uint32(70)))
     printing.launch(loaded, "tell", (1, 1, 1), (2, 1, 1), (values, np.uint32(1)))
     lines = printing.device.take_output()[0].decode().splitlines()
-    assert lines == [f"thread {i}: {i / 4:.2f} of 70" for i in range(70)] + [
-        "thread 0: 0.00 of 1"]
+    assert lines == [f"thread {i}: {i / 4:.2f} of 70" for i in range(70)] + ["thread 0: 0.00 of 1"]
     assert printing.device.take_output() == (b"", b"")
 
 
@@ -41,7 +40,8 @@ def test_an_assertion_that_does_not_hold_says_where_and_fails_the_launch(printin
     printed, text = (part.decode() for part in printing.device.take_output())
     assert not printed
     assert text.splitlines()[0] == (
-        "kernel.cu:7: insist: block: [1,0,0], thread: [1,1,0] Assertion `n != 13` failed.")
+        "kernel.cu:7: insist: block: [1,0,0], thread: [1,1,0] Assertion `n != 13` failed."
+    )
 
 
 CASES = [
@@ -66,11 +66,19 @@ def test_a_pattern_is_formatted_as_the_c_library_does(pattern, kinds, values):
         packed += bytes(-len(packed) % size) + struct.pack(f"<{kind}", value)
     arguments = ctypes.create_string_buffer(packed + b"\0")
     out = ctypes.create_string_buffer(256)
-    types = {"i": ctypes.c_int, "I": ctypes.c_uint, "q": ctypes.c_int64, "Q": ctypes.c_uint64,
-             "d": ctypes.c_double}
+    types = {
+        "i": ctypes.c_int,
+        "I": ctypes.c_uint,
+        "q": ctypes.c_int64,
+        "Q": ctypes.c_uint64,
+        "d": ctypes.c_double,
+    }
     ctypes.CDLL(None).snprintf(
-        out, ctypes.c_size_t(256), pattern,
-        *(types[k](v) for k, v in zip(kinds, values, strict=True)))
+        out,
+        ctypes.c_size_t(256),
+        pattern,
+        *(types[k](v) for k, v in zip(kinds, values, strict=True)),
+    )
     assert formatted(pattern, ctypes.addressof(arguments)) == (out.value, len(kinds))
 
 

@@ -174,7 +174,8 @@ def test_doubles_and_a_structure_by_value(harness, loaded):
 def test_a_structure_as_a_result(harness, loaded):
     (got,) = harness.launch(loaded, "halves", (1, 1, 1), (20, 1, 1), (np.zeros(60),))
     assert got.reshape(20, 3).tolist() == [
-        [2.0**-t, 2.0 ** (t + 1), t * (t + 1) // 2 * 1000 + ord("e")] for t in range(20)]
+        [2.0**-t, 2.0 ** (t + 1), t * (t + 1) // 2 * 1000 + ord("e")] for t in range(20)
+    ]
 
 
 @pytest.mark.parametrize("depth", [0, 1, 9])
@@ -184,7 +185,8 @@ def test_barriers_and_warp_exchanges_at_each_depth(harness, loaded, depth):
         return own + 3 * meet(d - 1, t) if d else own
 
     (got,) = harness.launch(
-        loaded, "meetings", (1, 1, 1), (64, 1, 1), (np.zeros(64, np.int32), np.int32(depth)))
+        loaded, "meetings", (1, 1, 1), (64, 1, 1), (np.zeros(64, np.int32), np.int32(depth))
+    )
     assert got.tolist() == [meet(depth, t) for t in range(64)]
 
 
@@ -192,7 +194,9 @@ HEAD = """.version 8.0
 .target sm_80
 .address_size 64
 """
-TEXT = HEAD + """
+TEXT = (
+    HEAD
+    + """
 .func (.reg .f64 out, .reg .pred whole) power(.reg .f64 base, .reg .b32 n, .reg .b16 small,
                                             .reg .v2 .b32 pair)
 {
@@ -239,6 +243,7 @@ FIVE:
   st.global.u32 [%d1], 2; ret;
 }
 """
+)
 
 
 def test_parameters_in_registers_predicates_and_aligned_variables(harness):
@@ -260,7 +265,8 @@ def test_parameters_in_registers_predicates_and_aligned_variables(harness):
 
 def test_a_thread_that_exits_deep_inside_never_comes_back(harness):
     (got,) = harness.launch(
-        harness.load(TEXT), "deep", (1, 1, 1), (70, 1, 1), (np.zeros(70, np.uint32), np.uint32(9)))
+        harness.load(TEXT), "deep", (1, 1, 1), (70, 1, 1), (np.zeros(70, np.uint32), np.uint32(9))
+    )
     assert got.tolist() == [1] * 70
 
 
@@ -294,5 +300,3 @@ def test_what_a_kernel_says_of_its_local_memory_does_not_count_the_stack(harness
     for kernel in again.kernels:
         assert kernel.attributes[3] < 1024
     harness.device.module_unload(module + 1000)
-
-

@@ -66,8 +66,9 @@ def gpu_server(board):
     """
     # A worker takes no shim from its environment, so it is put under it at its start.
     (board.folder / "site").mkdir()
-    (board.folder / "site" / "sitecustomize.py").write_text(DRIVER.format(
-        library=str(ensure_built() / "libcuda.so.1"), socket=socket_of(board)))
+    (board.folder / "site" / "sitecustomize.py").write_text(
+        DRIVER.format(library=str(ensure_built() / "libcuda.so.1"), socket=socket_of(board))
+    )
     command = [sys.executable, "-m", "rrto_ros.nodes.offload_server", "--ros-args",
                "-r", f"__ns:=/{board.robot}", "-p", f"robot:={board.robot}", "-p", "device:=auto",
                "-p", f"limit_bytes:={256 << 20}", "-p", "spare_workers:=0",

@@ -90,8 +90,11 @@ def test_options_of_the_replay_reach_the_recorder_that_is_started(rig, tmp_path,
     )  # fmt: skip
     assert process.wait() == 0, process.text()
     # A set: what a process has just forked has its command line, too.
-    (node,) = {line for line in process.lines
-               if "rrto_ros.nodes.recorder_replayer" in line and f"/{rig.robot} " in line}
+    (node,) = {
+        line
+        for line in process.lines
+        if "rrto_ros.nodes.recorder_replayer" in line and f"/{rig.robot} " in line
+    }
     for wanted in ('mode:="replay"', 'search:="data_dependency"', "min_repetitions:=3",
                    'run_ahead:="off"', f'plan_cache_directory:="{plans}"'):  # fmt: skip
         assert wanted in node

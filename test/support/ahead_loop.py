@@ -179,9 +179,7 @@ class Loop:
     """
 
     def __init__(self, rng, run_ahead, round_trip_s=1.0, busy=0.0, **options):
-        config = SessionConfig(
-            mode="replay", replay=ReplayOptions(run_ahead=run_ahead, **options)
-        )
+        config = SessionConfig(mode="replay", replay=ReplayOptions(run_ahead=run_ahead, **options))
         self.rng = rng
         self.out = Outgoing(config, None, lambda: (0, 0, 0))
         self.out.measured(round_trip_s)

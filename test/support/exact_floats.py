@@ -22,8 +22,12 @@ class Format:
         return 2 * self.top + 1 << self.precision - 1
 
 
-FLOATS = {"f16": Format(16, 11, 15), "bf16": Format(16, 8, 127), "f32": Format(32, 24, 127),
-          "f64": Format(64, 53, 1023)}
+FLOATS = {
+    "f16": Format(16, 11, 15),
+    "bf16": Format(16, 8, 127),
+    "f32": Format(32, 24, 127),
+    "f64": Format(64, 53, 1023),
+}
 NAN, INF = "nan", "inf"
 # A value is (negative, magnitude), the magnitude a fraction, INF or NAN.
 Value = tuple[bool, Fraction | str]
@@ -43,9 +47,13 @@ def whole(x: Fraction, mode: str, negative: bool) -> int:
     """A magnitude rounded to an integer."""
     down = x.numerator // x.denominator
     rest = x - down
-    away = {"rn": rest > Fraction(1, 2) or (rest == Fraction(1, 2) and down & 1),
-            "rna": rest >= Fraction(1, 2), "rz": False,
-            "rm": rest and negative, "rp": rest and not negative}[mode]
+    away = {
+        "rn": rest > Fraction(1, 2) or (rest == Fraction(1, 2) and down & 1),
+        "rna": rest >= Fraction(1, 2),
+        "rz": False,
+        "rm": rest and negative,
+        "rp": rest and not negative,
+    }[mode]
     return down + bool(away)
 
 

@@ -311,15 +311,21 @@ class FakeCuda(ExecutionCalls, GraphCalls):
     @checked
     def cuMemcpyHtoDAsync(self, dstDevice, srcHost, ByteCount, hStream):
         self._check_pinned(srcHost, ByteCount)
-        self._submit(hStream, lambda: self.memory.write(
-            int(dstDevice), ctypes.string_at(srcHost, ByteCount)))
+        self._submit(
+            hStream,
+            lambda: self.memory.write(int(dstDevice), ctypes.string_at(srcHost, ByteCount)),
+        )
         return OK
 
     @checked
     def cuMemcpyDtoHAsync(self, dstHost, srcDevice, ByteCount, hStream):
         self._check_pinned(dstHost, ByteCount)
-        self._submit(hStream, lambda: ctypes.memmove(
-            dstHost, self.memory.read(int(srcDevice), ByteCount), ByteCount))
+        self._submit(
+            hStream,
+            lambda: ctypes.memmove(
+                dstHost, self.memory.read(int(srcDevice), ByteCount), ByteCount
+            ),
+        )
         return OK
 
     @checked

@@ -41,8 +41,17 @@ class ExecutionCalls:
         return OK, self._new("CUlinkState", ([], optionValues[0]))
 
     @checked
-    def cuLinkAddData(self, state, type, data,  # noqa: A002
-                       size, name, numOptions, options, optionValues):
+    def cuLinkAddData(
+        self,
+        state,
+        type,  # noqa: A002
+        data,
+        size,
+        name,
+        numOptions,
+        options,
+        optionValues,
+    ):
         assert len(data) == size
         texts, log = self._alive[state]
         if b".version" not in data:
@@ -70,8 +79,11 @@ class ExecutionCalls:
     def cuModuleUnload(self, hmod):
         # Nothing in CUDA's documentation says that this waits.
         assert self.queue.idle or self.broken, "unloaded while a kernel may run"
-        for function in [f for f, about in self._alive.items()
-                         if type(f).__name__ == "CUfunction" and about[0] == hmod]:
+        for function in [
+            f
+            for f, about in self._alive.items()
+            if type(f).__name__ == "CUfunction" and about[0] == hmod
+        ]:
             del self._alive[function]
         for address in self._alive.pop(hmod)[1].values():
             self.memory.remove(address)
@@ -121,8 +133,20 @@ class ExecutionCalls:
         return OK
 
     @checked
-    def cuLaunchKernel(self, f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ,
-                       sharedMemBytes, hStream, kernelParams, extra):
+    def cuLaunchKernel(
+        self,
+        f,
+        gridDimX,
+        gridDimY,
+        gridDimZ,
+        blockDimX,
+        blockDimY,
+        blockDimZ,
+        sharedMemBytes,
+        hStream,
+        kernelParams,
+        extra,
+    ):
         assert kernelParams == 0, "packed arguments only"
         block = (blockDimX, blockDimY, blockDimZ)
         if not 0 < blockDimX * blockDimY * blockDimZ <= 1024:
@@ -132,15 +156,31 @@ class ExecutionCalls:
         return OK
 
     @checked
-    def cuLaunchCooperativeKernel(self, f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY,
-                                  blockDimZ, sharedMemBytes, hStream, kernelParams):
+    def cuLaunchCooperativeKernel(
+        self,
+        f,
+        gridDimX,
+        gridDimY,
+        gridDimZ,
+        blockDimX,
+        blockDimY,
+        blockDimZ,
+        sharedMemBytes,
+        hStream,
+        kernelParams,
+    ):
         kernel = self._alive[f][1]
         packed = bytearray(kernel.param_bytes)
         pointers = (ctypes.c_void_p * len(kernel.params)).from_address(kernelParams)
         for pointer, (at, size) in zip(pointers, kernel.params, strict=True):
             packed[at : at + size] = ctypes.string_at(pointer, size)
-        run = self._running(kernel, (gridDimX, gridDimY, gridDimZ),
-                            (blockDimX, blockDimY, blockDimZ), sharedMemBytes, bytes(packed))
+        run = self._running(
+            kernel,
+            (gridDimX, gridDimY, gridDimZ),
+            (blockDimX, blockDimY, blockDimZ),
+            sharedMemBytes,
+            bytes(packed),
+        )
         self._submit(hStream, run)
         return OK
 

@@ -87,8 +87,9 @@ class GraphCalls:
     def _copy_of(self, p):
         assert (p.srcMemoryType, p.dstMemoryType, p.Height, p.Depth) == (2, 2, 1, 1)
         dst, src, size = int(p.dstDevice), int(p.srcDevice), p.WidthInBytes
-        return Transfer(self.memory, [(dst, size), (src, size)],
-                        functools.partial(self._copy, dst, src, size))
+        return Transfer(
+            self.memory, [(dst, size), (src, size)], functools.partial(self._copy, dst, src, size)
+        )
 
     def _fill_of(self, p):
         row = int(p.value).to_bytes(p.elementSize, "little") * p.width

@@ -27,22 +27,32 @@ WORDS = 64
 def ends(cases: list[tuple[str, int, list[int]]], threads: int) -> list[tuple[str, list[int]]]:
     """How each case ends: (PTX with a kernel `k`, lanes, 32-bit arguments behind the buffer)."""
     done = subprocess.run(
-        [sys.executable, __file__, str(threads)], input=json.dumps(cases), text=True,
-        stdout=subprocess.PIPE, timeout=300, check=True,
-        cwd=Path(__file__).resolve().parents[2])
+        [sys.executable, __file__, str(threads)],
+        input=json.dumps(cases),
+        text=True,
+        stdout=subprocess.PIPE,
+        timeout=300,
+        check=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
     return [(how, words) for how, words in json.loads(done.stdout)]
 
 
 def made_device(lanes: int, base: int = 0) -> CpuDevice:
     """A device whose launches end after two seconds."""
     place = {"arena_base": base} if base else {}
-    return CpuDevice(threads=1, vector_lanes=lanes, limit_bytes=1 << 20, arena_bytes=1 << 24,
-                     launch_timeout_s=2.0, cache_bytes=0, **place)
+    return CpuDevice(
+        threads=1,
+        vector_lanes=lanes,
+        limit_bytes=1 << 20,
+        arena_bytes=1 << 24,
+        launch_timeout_s=2.0,
+        cache_bytes=0,
+        **place,
+    )
 
 
-def run(
-    device: CpuDevice, text: str, extra: list[int], threads: int
-) -> tuple[str, list[int]]:
+def run(device: CpuDevice, text: str, extra: list[int], threads: int) -> tuple[str, list[int]]:
     """Loads and runs the kernel of one case and gives its memory back."""
     base = device.info.arena_base
     device.mem_alloc(base, WORDS * 4, 0)

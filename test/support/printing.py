@@ -1,7 +1,6 @@
 """Kernels that print, as compilers write such calls."""
 
 
-
 def text(name, content):
     """A variable of the module with a text."""
     data = content.encode() + bytes(1)
@@ -10,14 +9,17 @@ def text(name, content):
 
 VARIABLES = (text("line", "thread %d: %.2f of %u\n") + text("what", "n != 13")
              + text("file", "kernel.cu") + text("name", "insist"))  # fmt: skip
-PTX = """
+PTX = (
+    """
 .version 7.0
 .target sm_70
 .address_size 64
 .extern .func (.param .b32 out) vprintf (.param .b64 text, .param .b64 values);
 .extern .func __assertfail (.param .b64 a, .param .b64 b, .param .b32 c, .param .b64 d,
                             .param .b64 e) .noreturn;
-""" + VARIABLES + """
+"""
+    + VARIABLES
+    + """
 .visible .entry tell(.param .u64 values, .param .u32 n)
 {
   .local .align 8 .b8 packed[24];
@@ -50,3 +52,4 @@ DONE: ret;
 DONE: ret;
 }
 """
+)

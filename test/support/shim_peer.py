@@ -244,8 +244,7 @@ class Peer:
 
     def _call(self, call, data):
         fields = {
-            name: bytes(v) if isinstance(v, memoryview) else v
-            for name, v in call.fields().items()
+            name: bytes(v) if isinstance(v, memoryview) else v for name, v in call.fields().items()
         }
         size = len(call.payload) if call.payload is not None else 0
         self.calls.append(data[call.offset : call.offset + call.size])

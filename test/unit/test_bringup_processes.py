@@ -55,7 +55,6 @@ def test_replay_options_reach_the_recorder_where_they_are_given():
     assert parameters(processes(Options(mode="replay"))[1]) == found
 
 
-
 def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path):
     picture = tmp_path / "1e5"
     picture.write_bytes(b"")

@@ -28,8 +28,10 @@ def test_stand_ins_are_for_a_device_that_executes_ptx_alone(folder):
     tool = str(folder / "bin" / "ptxas")
     base = {"LD_PRELOAD": "/a.so /b.so", "PATH": "/usr/bin:/bin", "OTHER": "1"}
     assert with_stand_ins(base, "cpu") == {
-        "LD_PRELOAD": ":".join(["/a.so", "/b.so", *ours]), "OTHER": "1",
-        "PATH": f"{folder}/bin:/usr/bin:/bin", "TRITON_PTXAS_PATH": tool,
+        "LD_PRELOAD": ":".join(["/a.so", "/b.so", *ours]),
+        "OTHER": "1",
+        "PATH": f"{folder}/bin:/usr/bin:/bin",
+        "TRITON_PTXAS_PATH": tool,
         "TRITON_PTXAS_BLACKWELL_PATH": tool,
     }
     once = with_stand_ins({}, "cpu")
@@ -54,8 +56,14 @@ def test_the_assembler_runs_without_the_environments_python_and_is_made_anew_if_
     environment = {"PATH": "/nowhere", "PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere"}
 
     def version():
-        return subprocess.run([tool, "--version"], capture_output=True, text=True, timeout=60,
-                              check=True, env=environment).stdout
+        return subprocess.run(
+            [tool, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            env=environment,
+        ).stdout
 
     assert "rrto_ros" in version()
     assert "site" not in tool.read_text().replace("site-packages", "")
@@ -84,8 +92,14 @@ def test_where_the_package_cannot_be_written_the_users_cache_has_the_assembler(
 def test_a_shell_can_take_the_variables_over(tmp_path):
     environment = {**os.environ, "RRTO_MARK": "it's"}
     command = f'eval "$({shlex.quote(sys.executable)} -m rrto_ros.bringup.stand_ins)" && env'
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120,
-                          check=True, env=environment)
+    done = subprocess.run(
+        ["sh", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env=environment,
+    )
     found = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
     wanted = with_stand_ins(environment, "cpu")
     for name in ("PATH", "LD_PRELOAD", *TOOL_VARIABLES):

@@ -185,12 +185,15 @@ def test_stopping_ends_a_held_process_and_no_signal_breaks_its_imports(lines):
 
 def test_together_all_are_asked_before_any_is_waited_for(lines):
     # Each waits for the other to be ending, so one after the other would not do.
-    text = STAYS + """
+    text = (
+        STAYS
+        + """
 import os, pathlib, sys
 pathlib.Path(sys.argv[1]).touch()
 while not pathlib.Path(sys.argv[2]).exists():
     os.sched_yield()
 """
+    )
     with tempfile.TemporaryDirectory() as folder:
         names = [f"{folder}/a", f"{folder}/b"]
         processes = [

@@ -41,8 +41,10 @@ def run(text, lanes, arrays, block, words=()):
             at += -(-array.nbytes // 512) * 512
         params = b"".join(int(p).to_bytes(8, "little") for p in (*places, *words))
         device.launch(Launch(1, 0, (2, 1, 1), block, 0, params), 0)
-        return [np.frombuffer(bytes(device.memcpy_dtoh(p, a.nbytes, 0)), a.dtype)
-                for p, a in zip(places, arrays, strict=True)]
+        return [
+            np.frombuffer(bytes(device.memcpy_dtoh(p, a.nbytes, 0)), a.dtype)
+            for p, a in zip(places, arrays, strict=True)
+        ]
     finally:
         device.close()
 
@@ -56,13 +58,15 @@ def listing(rng, kind, span, offsets):
     size = np.dtype(KINDS[kind]).itemsize
     register = "b16" if kind == "b16" else kind
     lines = [
-        HEAD, ".visible .entry k(.param .u64 in, .param .u64 out)\n{",
+        HEAD,
+        ".visible .entry k(.param .u64 in, .param .u64 out)\n{",
         ".reg .pred %p; .reg .b32 %t, %i, %j, %n, %s; .reg .b64 %a, %b, %o;",
         f".reg .{register} %v<{len(offsets)}>, %w;",
         "ld.param.u64 %b, [in]; ld.param.u64 %o, [out];",
         "mov.u32 %t, %ctaid.x; mov.u32 %n, %ntid.x; mov.u32 %i, %tid.x;",
         f"mad.lo.u32 %t, %t, %n, %i; mul.lo.s32 %s, %t, {span * ROWS};",
-        f"mad.wide.u32 %o, %t, {len(offsets) * STEPS * size}, %o; mov.u32 %n, 0;", "LOOP:",
+        f"mad.wide.u32 %o, %t, {len(offsets) * STEPS * size}, %o; mov.u32 %n, 0;",
+        "LOOP:",
     ]
     events = []
     moved = rng.randrange(len(offsets))
@@ -71,26 +75,36 @@ def listing(rng, kind, span, offsets):
         form = usual if rng.random() < 0.9 else rng.randrange(3)
         more = rng.randrange(3)
         if form == 0:
-            lines.append(f"add.s32 %i, %s, {offset - more}; cvt.s64.s32 %a, %i; "
-                         f"mad.lo.s64 %a, %a, {size}, %b;")
+            lines.append(
+                f"add.s32 %i, %s, {offset - more}; cvt.s64.s32 %a, %i; "
+                f"mad.lo.s64 %a, %a, {size}, %b;"
+            )
         elif form == 1:
-            lines.append(f"add.s32 %j, %s, {offset - more + 9}; add.s32 %j, %j, -9; "
-                         f"mul.wide.s32 %a, %j, {size}; add.s64 %a, %b, %a;")
+            lines.append(
+                f"add.s32 %j, %s, {offset - more + 9}; add.s32 %j, %j, -9; "
+                f"mul.wide.s32 %a, %j, {size}; add.s64 %a, %b, %a;"
+            )
         else:
-            lines.append(f"cvt.s64.s32 %a, %s; add.s64 %a, %a, {offset - more}; "
-                         f"shl.b64 %a, %a, {size.bit_length() - 1}; add.s64 %a, %a, %b;")
+            lines.append(
+                f"cvt.s64.s32 %a, %s; add.s64 %a, %a, {offset - more}; "
+                f"shl.b64 %a, %a, {size.bit_length() - 1}; add.s64 %a, %a, %b;"
+            )
         lines.append(f"ld.global.{kind} %v{number}, [%a+{more * size}];")
         events.append(("load", number, offset))
         if rng.random() < 0.07:
-            lines.append(f"mov.{'b16' if kind == 'b16' else kind} %w, %v{number}; "
-                         f"st.global.{kind} [%a+{(more + 1) * size}], %w;")
+            lines.append(
+                f"mov.{'b16' if kind == 'b16' else kind} %w, %v{number}; "
+                f"st.global.{kind} [%a+{(more + 1) * size}], %w;"
+            )
             events.append(("store", number, offset + 1))
         if number == moved:
             lines.append(f"sub.s64 %b, %b, {-span * size};")
             events.append(("move",))
     lines += [f"st.global.{kind} [%o+{n * size}], %v{n};" for n in range(len(offsets))]
-    lines.append(f"add.s64 %o, %o, {len(offsets) * size}; add.u32 %n, %n, 1; "
-                 f"setp.lt.u32 %p, %n, {STEPS}; @%p bra LOOP; ret; }}")
+    lines.append(
+        f"add.s64 %o, %o, {len(offsets) * size}; add.u32 %n, %n, 1; "
+        f"setp.lt.u32 %p, %n, {STEPS}; @%p bra LOOP; ret; }}"
+    )
     return "\n".join(lines), events
 
 
@@ -145,16 +159,22 @@ def test_most_of_these_kernels_have_such_groups():
     assert len([n for n in found if n]) >= len(found) // 2
 
 
-CONVOLUTION = HEAD + """.visible .entry k(.param .u64 in, .param .u64 out, .param .u64 first)
+CONVOLUTION = (
+    HEAD
+    + """.visible .entry k(.param .u64 in, .param .u64 out, .param .u64 first)
 { .reg .b32 %t, %i, %f, %n<9>; .reg .b64 %a<9>, %b, %o; .reg .b16 %v<9>, %w<9>;
   ld.param.u64 %b, [in]; ld.param.u64 %o, [out]; ld.param.u32 %f, [first];
   mov.u32 %t, %tid.x; mad.lo.u32 %i, %t, 5, %f;
   mul.wide.u32 %a0, %t, 8; add.s64 %o, %o, %a0;
-""" + "".join(
-    f"  add.u32 %n{k}, %i, {k}; mul.wide.u32 %a{k}, %n{k}, 2; add.s64 %a{k}, %a{k}, %b;\n"
-    f"  ld.global.b16 %v{k}, [%a{k}];\n" for k in range(4)
-) + "".join(f"  add.u16 %w{k}, %v{k}, %v{k}; add.u16 %w{k}, %w{k}, {k};\n" for k in range(4)
-) + "  st.global.v4.b16 [%o], {%w0, %w1, %w2, %w3}; ret; }"
+"""
+    + "".join(
+        f"  add.u32 %n{k}, %i, {k}; mul.wide.u32 %a{k}, %n{k}, 2; add.s64 %a{k}, %a{k}, %b;\n"
+        f"  ld.global.b16 %v{k}, [%a{k}];\n"
+        for k in range(4)
+    )
+    + "".join(f"  add.u16 %w{k}, %v{k}, %v{k}; add.u16 %w{k}, %w{k}, {k};\n" for k in range(4))
+    + "  st.global.v4.b16 [%o], {%w0, %w1, %w2, %w3}; ret; }"
+)
 
 
 def test_neighbours_are_loaded_together():

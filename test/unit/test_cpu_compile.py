@@ -49,8 +49,9 @@ def ramp(device):
 
 @pytest.mark.parametrize("how", [CRASH, HANG], ids=["crash", "hang"])
 def test_a_failed_compiler_is_asked_again_without_vectors(how):
-    device = CpuDevice(threads=1, cache_bytes=0, compile_timeout_s=1.5,
-                       compile_command=broken("vectorise", how))
+    device = CpuDevice(
+        threads=1, cache_bytes=0, compile_timeout_s=1.5, compile_command=broken("vectorise", how)
+    )
     assert ramp(device) == list(range(64))
     counts = device.statistics()
     assert (counts["compile_failures"], counts["kernels_vectorised"]) == (1, 0)
@@ -96,8 +97,7 @@ def test_closing_ends_a_job_that_hangs():
 
 
 def test_a_compile_process_ends_with_its_session_even_in_a_job():
-    process = subprocess.Popen(broken("True", HANG), stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE)
+    process = subprocess.Popen(broken("True", HANG), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdin.write(b'{"bytes": 2, "vectorise": true}\nxx')
     process.stdin.close()
     assert process.wait(30) == 0
@@ -105,9 +105,10 @@ def test_a_compile_process_ends_with_its_session_even_in_a_job():
 
 
 def test_kernels_with_a_known_block_size_are_compiled_ahead(tmp_path):
-    entry = ADD[ADD.index(b".visible"):]
-    text = ADD.replace(b")\n{", b")\n.reqntid 64\n{") + entry.replace(
-        b"ramp", b"second").replace(b")\n{", b")\n.reqntid 64\n{")
+    entry = ADD[ADD.index(b".visible") :]
+    text = ADD.replace(b")\n{", b")\n.reqntid 64\n{") + entry.replace(b"ramp", b"second").replace(
+        b")\n{", b")\n.reqntid 64\n{"
+    )
     device = CpuDevice(threads=2, cache_dir=tmp_path)
     device.module_load(1, text)
     base = device.info.arena_base

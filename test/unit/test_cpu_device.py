@@ -48,8 +48,12 @@ def refused(result, call, *args):
 
 
 def fill(device, address, value, *, count=4, kernel=0, **changes):
-    fields = {"grid": (1, 1, 1), "block": (count, 1, 1), "shared_bytes": 0,
-              "params": np.uint64(address).tobytes() + np.uint32(value).tobytes()}
+    fields = {
+        "grid": (1, 1, 1),
+        "block": (count, 1, 1),
+        "shared_bytes": 0,
+        "params": np.uint64(address).tobytes() + np.uint32(value).tobytes(),
+    }
     return Launch(1, kernel, **{**fields, **changes})
 
 
@@ -91,15 +95,30 @@ def test_a_launch_writes_what_the_kernel_says(loaded):
     assert words(loaded, base, 5) == [7, 7, 7, 7, 0]
 
 
-@pytest.mark.parametrize("changes", [
-    {"grid": (0, 1, 1)}, {"grid": (1, 65536, 1)}, {"block": (0, 1, 1)}, {"block": (1025, 1, 1)},
-    {"block": (32, 32, 2)}, {"block": (257, 1, 1)}, {"block": (1, 1, 65)}, {"params": b"12345678"},
-    {"params": bytes(64)}, {"shared_bytes": 48 * 1024 + 1}, {"shared_bytes": -1},
-    {"kernel": 1, "params": b"", "block": (31, 1, 1)},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"grid": (0, 1, 1)},
+        {"grid": (1, 65536, 1)},
+        {"block": (0, 1, 1)},
+        {"block": (1025, 1, 1)},
+        {"block": (32, 32, 2)},
+        {"block": (257, 1, 1)},
+        {"block": (1, 1, 65)},
+        {"params": b"12345678"},
+        {"params": bytes(64)},
+        {"shared_bytes": 48 * 1024 + 1},
+        {"shared_bytes": -1},
+        {"kernel": 1, "params": b"", "block": (31, 1, 1)},
+    ],
+)
 def test_a_launch_that_does_not_fit_is_invalid_value(loaded, changes):
-    refused(CUresult.INVALID_VALUE, loaded.launch, fill(loaded, loaded.info.arena_base, 1,
-                                                        **changes), 0)
+    refused(
+        CUresult.INVALID_VALUE,
+        loaded.launch,
+        fill(loaded, loaded.info.arena_base, 1, **changes),
+        0,
+    )
 
 
 def test_dynamic_shared_memory_can_be_raised_to_the_opt_in_limit(loaded):
@@ -195,9 +214,13 @@ def test_streams_and_events_follow_cuda(device):
     assert device.event_query(20)
     device.stream_destroy(10)
     device.event_destroy(20)
-    for call, args in ((device.stream_query, (10,)), (device.event_query, (20,)),
-                       (device.stream_destroy, (10,)), (device.event_record, (21, 10)),
-                       (device.mem_alloc, (device.info.arena_base, 8, 10))):
+    for call, args in (
+        (device.stream_query, (10,)),
+        (device.event_query, (20,)),
+        (device.stream_destroy, (10,)),
+        (device.event_record, (21, 10)),
+        (device.mem_alloc, (device.info.arena_base, 8, 10)),
+    ):
         refused(CUresult.INVALID_HANDLE, call, *args)
 
 
@@ -243,8 +266,9 @@ def test_a_second_start_compiles_nothing(tmp_path):
         device.mem_alloc(device.info.arena_base, 64, 0)
         device.launch(fill(device, device.info.arena_base, 8), 0)
         assert words(device, device.info.arena_base, 4) == [8] * 4
-        counts.append((device.statistics()["kernels_compiled"],
-                       device.statistics()["cache_misses"]))
+        counts.append(
+            (device.statistics()["kernels_compiled"], device.statistics()["cache_misses"])
+        )
         device.close()
     assert counts == [(1, 2), (0, 0)]
 
@@ -322,9 +346,15 @@ print(counts["cache_hits"])
 
 def test_processes_share_a_cache_that_is_too_small_for_them(tmp_path):
     limit = 30000
-    children = [subprocess.Popen([sys.executable, "-c", SHARING, tmp_path, str(seed), str(limit)],
-                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-                for seed in range(4)]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARING, tmp_path, str(seed), str(limit)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed in range(4)
+    ]
     for child in children:
         out, err = child.communicate(timeout=60)
         assert child.returncode == 0, err
@@ -382,12 +412,24 @@ L: ld.volatile.global.u32 %r, [%a+260]; setp.eq.u32 %p, %r, 0; @%p bra L; ret; }
 """
 
 
-@pytest.mark.parametrize(("kernel", "grid"), [
-    ("spin", (3, 1, 1)), ("barriers", (1, 1, 1)), ("many_blocks", (2**31 - 1, 60000, 1)),
-    ("restarts", (1, 1, 1)), ("in_a_function", (2, 1, 1)), ("vectors", (2, 1, 1)),
-    ("one_lane", (2, 1, 1)), ("exchanges", (1, 1, 1)), ("table", (1, 1, 1)),
-    ("counted", (2, 1, 1)), ("alone", (2, 1, 1)), ("lock", (2, 1, 1)), ("flag", (2, 1, 1)),
-])
+@pytest.mark.parametrize(
+    ("kernel", "grid"),
+    [
+        ("spin", (3, 1, 1)),
+        ("barriers", (1, 1, 1)),
+        ("many_blocks", (2**31 - 1, 60000, 1)),
+        ("restarts", (1, 1, 1)),
+        ("in_a_function", (2, 1, 1)),
+        ("vectors", (2, 1, 1)),
+        ("one_lane", (2, 1, 1)),
+        ("exchanges", (1, 1, 1)),
+        ("table", (1, 1, 1)),
+        ("counted", (2, 1, 1)),
+        ("alone", (2, 1, 1)),
+        ("lock", (2, 1, 1)),
+        ("flag", (2, 1, 1)),
+    ],
+)
 def test_an_endless_kernel_ends_with_launch_timeout(kernel, grid):
     device = CpuDevice(threads=2, cache_bytes=0, launch_timeout_s=0.2)
     kernels = device.module_load(1, ENDLESS).kernels
@@ -463,14 +505,32 @@ def test_memcheck_lets_a_right_program_run(careful):
     run("memories", address(base), bytes(4))
 
 
-@pytest.mark.parametrize(("kernel", "offset", "block", "text"), [
-    ("store", 4, (64, 1, 1), (r"kernel store, line 7: thread \(63, 0, 0\) of block \(., 0, 0\) "
-     r"writes 4 bytes at 0x[0-9a-f]+, 0 bytes behind the end of the allocation of 256 bytes at ")),
-    ("load", -8, (1, 1, 1), (r"kernel load, line 10: thread \(0, 0, 0\) of block \(., 0, 0\) "
-     r"reads 4 bytes at 0x[0-9a-f]+, 8 bytes before the allocation of 256 bytes")),
-    ("atomic", 254, (1, 1, 1), r"line 12: .* writes 4 bytes at .*, 2 bytes before the end of"),
-    ("load", -(1 << 44), (1, 1, 1), r"kernel load"),
-])
+@pytest.mark.parametrize(
+    ("kernel", "offset", "block", "text"),
+    [
+        (
+            "store",
+            4,
+            (64, 1, 1),
+            (
+                r"kernel store, line 7: thread \(63, 0, 0\) of block \(., 0, 0\) "
+                r"writes 4 bytes at 0x[0-9a-f]+, 0 bytes behind the end of the allocation of "
+                r"256 bytes at "
+            ),
+        ),
+        (
+            "load",
+            -8,
+            (1, 1, 1),
+            (
+                r"kernel load, line 10: thread \(0, 0, 0\) of block \(., 0, 0\) "
+                r"reads 4 bytes at 0x[0-9a-f]+, 8 bytes before the allocation of 256 bytes"
+            ),
+        ),
+        ("atomic", 254, (1, 1, 1), r"line 12: .* writes 4 bytes at .*, 2 bytes before the end of"),
+        ("load", -(1 << 44), (1, 1, 1), r"kernel load"),
+    ],
+)
 def test_memcheck_names_kernel_thread_address_and_allocation(careful, kernel, offset, block, text):
     device, base, run = careful
     with pytest.raises(AccessError, match=text) as caught:
@@ -502,9 +562,15 @@ BLOCKED = b""".version 8.0
 """
 
 
-@pytest.mark.parametrize(("kernel", "n", "result"), [
-    (0, 3, CUresult.LAUNCH_FAILED), (0, 9, None), (1, 64, None), (1, 40, CUresult.LAUNCH_TIMEOUT),
-])
+@pytest.mark.parametrize(
+    ("kernel", "n", "result"),
+    [
+        (0, 3, CUresult.LAUNCH_FAILED),
+        (0, 9, None),
+        (1, 64, None),
+        (1, 40, CUresult.LAUNCH_TIMEOUT),
+    ],
+)
 def test_a_trap_and_a_barrier_that_never_opens_end_the_launch(tmp_path, kernel, n, result):
     device = CpuDevice(threads=2, cache_dir=tmp_path, launch_timeout_s=0.3)
     device.module_load(1, BLOCKED)

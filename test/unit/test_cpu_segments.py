@@ -59,8 +59,9 @@ def make(tmp_path):
     made = []
 
     def one(**options):
-        device = CpuDevice(limit_bytes=1 << 20, arena_bytes=1 << 30, threads=2,
-                           cache_dir=tmp_path, **options)
+        device = CpuDevice(
+            limit_bytes=1 << 20, arena_bytes=1 << 30, threads=2, cache_dir=tmp_path, **options
+        )
         made.append(device)
         device.module_load(1, listing())
         device.mem_alloc(device.info.arena_base, 4096, 0)
@@ -103,8 +104,9 @@ def anything(device, rng):
     base = device.info.arena_base
     kind = rng.random()
     if kind < 0.8:
-        return launch(device, rng.randrange(1, 99), at=256 * rng.randrange(4),
-                      blocks=rng.randint(1, 3))
+        return launch(
+            device, rng.randrange(1, 99), at=256 * rng.randrange(4), blocks=rng.randint(1, 3)
+        )
     if kind < 0.9:
         return MemcpyNode(base + 256 * rng.randrange(4), base + 2048, 128)
     return MemsetNode(base + 256 * rng.randrange(4), 0, rng.randrange(256), 1, 64, 1)
@@ -171,8 +173,9 @@ def ready(device, works):
     return segment
 
 
-@pytest.mark.parametrize(("kernel", "result"), [(TRAP_K, CUresult.LAUNCH_FAILED),
-                                               (SPIN_K, CUresult.LAUNCH_TIMEOUT)])
+@pytest.mark.parametrize(
+    ("kernel", "result"), [(TRAP_K, CUresult.LAUNCH_FAILED), (SPIN_K, CUresult.LAUNCH_TIMEOUT)]
+)
 def test_the_launch_that_fails_in_a_chain_is_named_and_none_after_it_runs(make, kernel, result):
     device = make(launch_timeout_s=0.3)
     works = [launch(device, 1) for _ in range(6)]
@@ -254,12 +257,21 @@ def test_a_graph_of_many_kernels_is_chained_and_follows_its_nodes(make):
 
 # ---- through the executor
 
+
 def fields(device, value, kernel=STEP_K):
     made = launch(device, value, kernel)
     grid = {"grid_x": 2, "grid_y": 1, "grid_z": 1}
     block = {"block_x": 8, "block_y": 1, "block_z": 1}
-    return {"module": 1, "kernel": kernel, "flags": 0, **grid, **block, "shared_bytes": 0,
-            "stream": 0, "params": made.params}
+    return {
+        "module": 1,
+        "kernel": kernel,
+        "flags": 0,
+        **grid,
+        **block,
+        "shared_bytes": 0,
+        "stream": 0,
+        "params": made.params,
+    }
 
 
 def template(device, value, kernel=STEP_K):
@@ -291,8 +303,12 @@ def test_a_reference_that_runs_in_rows_answers_like_its_literal_calls(make, bad,
             values[4] = int(number == rounds - 1 and bad is not None)
             if literal:
                 batch = b"".join(
-                    pack_call("launch", index + k, record_flags=3 if k == marked else 0,
-                              **fields(device, values[k], kernels[k]))
+                    pack_call(
+                        "launch",
+                        index + k,
+                        record_flags=3 if k == marked else 0,
+                        **fields(device, values[k], kernels[k]),
+                    )
                     for k in range(count)
                 )
             else:
@@ -302,8 +318,16 @@ def test_a_reference_that_runs_in_rows_answers_like_its_literal_calls(make, bad,
             index += count
         out += executor.execute(pack_call("ctx_synchronize", index, record_flags=3, context=0))
         stats = executor.statistics()
-        outcomes.append((results(out), memory(device)[:256], stats["calls"],
-                         stats["skipped_calls"], executor.sticky, executor.executed_call))
+        outcomes.append(
+            (
+                results(out),
+                memory(device)[:256],
+                stats["calls"],
+                stats["skipped_calls"],
+                executor.sticky,
+                executor.executed_call,
+            )
+        )
         assert (chained(device) > 0) is not literal
     assert outcomes[0] == outcomes[1]
     assert bool(outcomes[0][4]) is (bad is not None)

@@ -31,8 +31,14 @@ def start(folder):
     """One start of the network, which compares itself with NumPy; the device's counters."""
     paths = [str(NETWORK.parents[1]), str(NETWORK.parents[1] / "test")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "-c", START, str(folder), str(NETWORK)], env=env,
-                          capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", START, str(folder), str(NETWORK)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 

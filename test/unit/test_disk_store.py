@@ -37,8 +37,14 @@ def child(code, *arguments, **options):
     """A process that runs `code` with what this module has."""
     setup = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
     words = [sys.executable, "-c", setup + "from test_disk_store import *\n" + code]
-    return subprocess.Popen([*words, *map(str, arguments)], stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        [*words, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 def results(processes):
@@ -382,8 +388,13 @@ def on_a_disk(options, folder, code):
         if subprocess.run([*enter, "true"], capture_output=True, check=False).returncode == 0:
             setup = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
             words = [sys.executable, "-c", setup + "from test_disk_store import *\n" + code]
-            done = subprocess.run([*enter, *words, str(folder)], capture_output=True, text=True,
-                                  check=False, timeout=60)
+            done = subprocess.run(
+                [*enter, *words, str(folder)],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
             assert done.returncode == 0, done.stderr
             return done
     pytest.skip("this user cannot mount a file system in a name space of its own")

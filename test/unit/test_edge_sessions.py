@@ -315,9 +315,7 @@ def test_a_missing_blob_is_asked_for_and_kept(make_edge, tmp_path):
     edge.table.close_session(b"a" * 16, "")
     edge.closing(b"a" * 16)
     answer, robot = edge.open(b"b")
-    assert answer.known_blobs == {
-        blob_tag(digest), blob_tag(sha256(b"x" * 5000).digest())
-    }
+    assert answer.known_blobs == {blob_tag(digest), blob_tag(sha256(b"x" * 5000).digest())}
     robot.push(
         alloc(1, base, 8000) + write(2, base, reference, FLAG_BLOB_REF) + read(3, base, 8000)
     )

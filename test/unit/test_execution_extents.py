@@ -254,9 +254,12 @@ class Body:
                 out.append(line)
                 continue
             number, address = rest.split()
-            out.append(f"{guard}st.global.u32 [{address}], %r3;" if not log else
-                       f"{guard}red.global.min.u64 [%d2+{16 * int(number)}], {address};\n"
-                       f"{guard}red.global.max.u64 [%d2+{16 * int(number) + 8}], {address};")
+            out.append(
+                f"{guard}st.global.u32 [{address}], %r3;"
+                if not log
+                else f"{guard}red.global.min.u64 [%d2+{16 * int(number)}], {address};\n"
+                f"{guard}red.global.max.u64 [%d2+{16 * int(number) + 8}], {address};"
+            )
         return "\n".join(out)
 
 

@@ -207,7 +207,9 @@ class TestModules:
             assert names == ["write_word", "add_word", "no_arguments", "a_first", "b_second"]
             added = [a for name, a in cuda.calls if name == "cuLinkAddData"]
             assert [(int(a[1]), a[2], a[4]) for a in added] == [
-                (1, PTX + b"\0", b"one"), (1, second + b"\0", b"two")]
+                (1, PTX + b"\0", b"one"),
+                (1, second + b"\0", b"two"),
+            ]
             assert cuda.names().count("cuLinkDestroy") == 1
 
     def test_the_linkers_words_come_with_a_refused_link(self):
@@ -218,8 +220,12 @@ class TestModules:
             assert "Undefined reference" in text
             image = linked_image((LinkInput(1, "one", b"what"),))
             assert "bad" in refused(CUresult.INVALID_PTX, device.module_load, 1, image)
-            refused(CUresult.INVALID_IMAGE, device.module_load, 1,
-                    linked_image((LinkInput(9, "one", PTX),)))
+            refused(
+                CUresult.INVALID_IMAGE,
+                device.module_load,
+                1,
+                linked_image((LinkInput(9, "one", PTX),)),
+            )
             assert cuda.names().count("cuLinkDestroy") == 3
 
     def test_names_twice_or_unknown_are_invalid_handles(self, loaded):
@@ -257,17 +263,23 @@ class TestModules:
     def test_data_symbols_of_an_elf_file_are_found(self):
         strings = b"\0weights\0code\0"
         symbol = struct.Struct("<IBBHQQ")
-        table = (symbol.pack(0, 0, 0, 0, 0, 0) + symbol.pack(1, 0x11, 0, 3, 0, 64)
-                 + symbol.pack(9, 0x12, 0, 3, 0, 64) + symbol.pack(9, 0x11, 0, 0, 0, 64))
+        table = (
+            symbol.pack(0, 0, 0, 0, 0, 0)
+            + symbol.pack(1, 0x11, 0, 3, 0, 64)
+            + symbol.pack(9, 0x12, 0, 3, 0, 64)
+            + symbol.pack(9, 0x11, 0, 0, 0, 64)
+        )
         section = struct.Struct("<IIQQQQIIQQ")
         head = bytearray(64)
         head[:5] = b"\x7fELF\x02"
         body = strings + table
         struct.pack_into("<Q", head, 0x28, 64 + len(body))
         struct.pack_into("<HH", head, 0x3A, section.size, 3)
-        sections = (section.pack(*[0] * 10)
-                    + section.pack(0, 3, 0, 0, 64, len(strings), 0, 0, 0, 0)
-                    + section.pack(0, 2, 0, 0, 64 + len(strings), len(table), 1, 0, 0, 24))
+        sections = (
+            section.pack(*[0] * 10)
+            + section.pack(0, 3, 0, 0, 64, len(strings), 0, 0, 0, 0)
+            + section.pack(0, 2, 0, 0, 64 + len(strings), len(table), 1, 0, 0, 24)
+        )
         assert symbols.variable_names(bytes(head) + body + sections) == ["weights"]
 
 

@@ -117,9 +117,7 @@ class TestTable:
             assert [p for p in known if p in taken] == taken
 
     def test_the_stand_in_has_the_parameters_and_types_of_the_real_bindings(self):
-        real = pytest.importorskip(
-            "cuda.bindings.driver", reason="cuda-bindings is not installed"
-        )
+        real = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
         cuda = FakeCuda()
         for name in functions(cuda):
             line = getattr(real, name).__doc__.strip().splitlines()[0]
@@ -201,9 +199,7 @@ class TestErrors:
             Driver(Strict()).call("cuMemAlloc", 8)
 
     def test_every_result_of_the_bindings_has_its_number_here(self):
-        real = pytest.importorskip(
-            "cuda.bindings.driver", reason="cuda-bindings is not installed"
-        )
+        real = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
         names = {int(c): c.name for c in CUresult}
         for result in real.CUresult:
             short = result.name.removeprefix("CUDA_").removeprefix("ERROR_")

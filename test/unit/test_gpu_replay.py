@@ -176,9 +176,7 @@ class TestSegmentsOfSeveralStreams:
         for stream in (5, 6):
             device.stream_create(stream, 1, 0)
         first, second = base, base + 512
-        segment = device.graphs.prepare(
-            [*chain(first, [1, 2], 5), *chain(second, [3, 4], 6)]
-        )
+        segment = device.graphs.prepare([*chain(first, [1, 2], 5), *chain(second, [3, 4], 6)])
         for at, stream in ((first, 5), (second, 6)):
             device.launch(kernel(WRITE, at, 7), stream)
         assert segment.run()
@@ -194,9 +192,7 @@ class TestSegmentsOfSeveralStreams:
         device.event_create(1, 0)
         device.launch(kernel(WRITE, base, 2), 6)
         device.event_record(1, 6)
-        segment = device.graphs.prepare(
-            [GraphCall(WaitEvent(1), 5), *chain(base, [1, 2, 3], 5)]
-        )
+        segment = device.graphs.prepare([GraphCall(WaitEvent(1), 5), *chain(base, [1, 2, 3], 5)])
         assert segment.run()
         assert word(device, base, stream=5) == chained(2, [1, 2, 3])
 

@@ -40,6 +40,10 @@ def test_an_assertion_says_where_on_the_error_output_and_ends_the_context(socket
     done = run(sockets, mode, "reads", "fail")
     assert done.stdout.splitlines()[-1] == "-- 11"
     lines = done.stderr.splitlines()
-    assert lines.count("kernel.cu:7: insist: block: [1,0,0], thread: [1,1,0] "
-                       "Assertion `n != 13` failed.") == 1
+    assert (
+        lines.count(
+            "kernel.cu:7: insist: block: [1,0,0], thread: [1,1,0] Assertion `n != 13` failed."
+        )
+        == 1
+    )
     assert lines[-1] == "710 710"

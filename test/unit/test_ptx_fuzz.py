@@ -63,14 +63,29 @@ def test_any_text_is_refused_or_becomes_valid_code():
 def test_running_broken_kernels_always_comes_to_an_end():
     count = max(40, CASES // 50)
     done = subprocess.run(
-        [sys.executable, ROOT / "support" / "programs" / "run_mutations.py", str(SEED),
-         str(count), *map(str, LISTINGS)],
-        capture_output=True, text=True, timeout=60 + count, check=False,
+        [
+            sys.executable,
+            ROOT / "support" / "programs" / "run_mutations.py",
+            str(SEED),
+            str(count),
+            *map(str, LISTINGS),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60 + count,
+        check=False,
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, (done.returncode, lines[-1:], done.stderr[-2000:])
     ends = collections.Counter(end for _, end, _ in lines)
     assert len(lines) == count
-    assert set(ends) <= {"done", "no kernel", "ILLEGAL_ADDRESS", "LAUNCH_TIMEOUT",
-                         "INVALID_VALUE", "INVALID_PTX", "LAUNCH_FAILED"}
+    assert set(ends) <= {
+        "done",
+        "no kernel",
+        "ILLEGAL_ADDRESS",
+        "LAUNCH_TIMEOUT",
+        "INVALID_VALUE",
+        "INVALID_PTX",
+        "LAUNCH_FAILED",
+    }
     assert ends["done"] > count // 4

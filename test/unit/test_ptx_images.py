@@ -72,12 +72,21 @@ def cubin(abi, flags):
     return head + struct.pack("<HHIQQQIHHHHHH", 2, 190, 1, 0, 0, 0, flags, 64, 0, 0, 64, 0, 0)
 
 
-@pytest.mark.parametrize(("image", "named"), [
-    (cubin(8, 0x6005A04), "machine code for sm_90 and"), (cubin(7, 0x5A055A), "for sm_90 and"),
-    (cubin(8, 0x6007902), "for sm_121 and"), (b"\x7fELF" + bytes(60), "machine code and"),
-    (b"\x7fELF", "machine code and"), (fatbin(ELF), "machine code and"),
-    (fatbin(entry(2, b"\x7fELF", arch=80), entry(2, b"\x7fELF", arch=75)), "for sm_75, sm_80 and"),
-])
+@pytest.mark.parametrize(
+    ("image", "named"),
+    [
+        (cubin(8, 0x6005A04), "machine code for sm_90 and"),
+        (cubin(7, 0x5A055A), "for sm_90 and"),
+        (cubin(8, 0x6007902), "for sm_121 and"),
+        (b"\x7fELF" + bytes(60), "machine code and"),
+        (b"\x7fELF", "machine code and"),
+        (fatbin(ELF), "machine code and"),
+        (
+            fatbin(entry(2, b"\x7fELF", arch=80), entry(2, b"\x7fELF", arch=75)),
+            "for sm_75, sm_80 and",
+        ),
+    ],
+)
 def test_machine_code_alone_is_no_binary_for_this_gpu_and_the_remedy_is_named(image, named):
     with pytest.raises(PtxError, match=named) as caught:
         ptx_text(image, HOST)
@@ -105,15 +114,18 @@ def ptx_for(target):
     return entry(1, text.encode(), arch=int(target[3:].rstrip("af")))
 
 
-@pytest.mark.parametrize(("targets", "capability", "best"), [
-    (["sm_52", "sm_80", "sm_70"], (12, 1), "sm_80"),
-    (["sm_52", "sm_80", "sm_70"], (7, 5), "sm_70"),
-    (["sm_120", "sm_121"], (12, 0), "sm_120"),
-    (["sm_80", "sm_90a"], (12, 1), "sm_80"),
-    (["sm_80", "sm_90a"], (9, 0), "sm_90a"),
-    (["sm_80", "sm_120f"], (12, 1), "sm_120f"),
-    (["sm_80", "sm_100f"], (12, 1), "sm_80"),
-])
+@pytest.mark.parametrize(
+    ("targets", "capability", "best"),
+    [
+        (["sm_52", "sm_80", "sm_70"], (12, 1), "sm_80"),
+        (["sm_52", "sm_80", "sm_70"], (7, 5), "sm_70"),
+        (["sm_120", "sm_121"], (12, 0), "sm_120"),
+        (["sm_80", "sm_90a"], (12, 1), "sm_80"),
+        (["sm_80", "sm_90a"], (9, 0), "sm_90a"),
+        (["sm_80", "sm_120f"], (12, 1), "sm_120f"),
+        (["sm_80", "sm_100f"], (12, 1), "sm_80"),
+    ],
+)
 def test_of_several_ptx_the_best_for_the_device_is_taken(targets, capability, best):
     text = ptx_text(fatbin(ELF, *(ptx_for(t) for t in targets)), capability)
     assert f".target {best}\n" in text

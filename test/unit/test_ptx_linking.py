@@ -32,8 +32,12 @@ def adds(number, linkage=".visible", name="foo"):
 
 
 def image(*texts, names="abcdef"):
-    return linked_image(tuple(LinkInput(1, name, (HEAD + text).encode())
-                              for name, text in zip(names, texts, strict=False)))
+    return linked_image(
+        tuple(
+            LinkInput(1, name, (HEAD + text).encode())
+            for name, text in zip(names, texts, strict=False)
+        )
+    )
 
 
 @pytest.fixture
@@ -46,8 +50,9 @@ def run(tmp_path):
         """What kernel k makes of a word in memory."""
         info = device.module_load(1, linked)
         device.memcpy_htod(address, np.uint32(value).tobytes(), 0)
-        device.launch(Launch(1, kernel, (1, 1, 1), (1, 1, 1), shared,
-                             np.uint64(address).tobytes()), 0)
+        device.launch(
+            Launch(1, kernel, (1, 1, 1), (1, 1, 1), shared, np.uint64(address).tobytes()), 0
+        )
         device.ctx_synchronize()
         once.info = info
         device.module_unload(1)
@@ -98,8 +103,10 @@ def test_a_strong_definition_holds_over_a_weak_one_and_of_weak_ones_the_first(ru
 def test_an_alias_is_the_function_that_it_names(run):
     text = adds(40, name="real") + f".visible .func {FOO};\n.alias foo, real;\n"
     assert run(image(CALLS, text)) == 42
-    assert ".alias foo, none" in refused(f".visible .func {FOO};\n.alias foo, none;\n",
-                                         result=CUresult.INVALID_PTX)[0]
+    assert (
+        ".alias foo, none"
+        in refused(f".visible .func {FOO};\n.alias foo, none;\n", result=CUresult.INVALID_PTX)[0]
+    )
 
 
 def test_local_names_of_two_modules_stay_apart(run):
@@ -116,6 +123,7 @@ def test_local_names_of_two_modules_stay_apart(run):
  st.param.b32 [r],%r2; ret;
 }}
 """
+
     assert run(image(CALLS, module("bar", 7), module("foo", 40))) == 42
     assert run(image(CALLS, module("foo", 40), module("bar", 7))) == 42
     # A parameter hides the module's name of the same spelling.
@@ -173,8 +181,9 @@ def test_a_result_that_a_declaration_alone_has_is_written_by_nobody(run):
 
 def test_versions_and_targets_may_differ(run):
     texts = (HEAD + CALLS, ".version 7.1\n.target sm_52, texmode_independent\n" + adds(40))
-    linked = linked_image(tuple(LinkInput(1, n, t.encode())
-                                for n, t in zip("ab", texts, strict=True)))
+    linked = linked_image(
+        tuple(LinkInput(1, n, t.encode()) for n, t in zip("ab", texts, strict=True))
+    )
     assert run(linked) == 42
 
 
@@ -184,15 +193,24 @@ def test_what_is_missing_is_said_once_a_module_in_the_linkers_words():
         "error   : Undefined reference to 'foo' in 'b'",
     ]
     assert refused(".extern .global .u32 x;\n.visible .global .u64 y = x;\n") == [
-        "error   : Undefined reference to 'x' in 'a'"]
+        "error   : Undefined reference to 'x' in 'a'"
+    ]
     # What is declared and not used is nobody's concern, and a driver has its own services.
-    read_module([PtxInput("a", HEAD + f".extern .func {FOO};\n.extern .global .u32 x;\n"
-                               ".visible .entry k() { ret; }\n")])
+    read_module(
+        [
+            PtxInput(
+                "a",
+                HEAD + f".extern .func {FOO};\n.extern .global .u32 x;\n"
+                ".visible .entry k() { ret; }\n",
+            )
+        ]
+    )
 
 
 def test_two_definitions_are_refused():
     assert refused(adds(1), adds(2)) == [
-        "error   : Multiple definition of 'foo' in 'b', first defined in 'a'"]
+        "error   : Multiple definition of 'foo' in 'b', first defined in 'a'"
+    ]
     entry = ".entry k() { ret; }\n"
     assert "Multiple definition of 'k'" in refused(entry, ".visible " + entry)[0]
     variable = ".visible .global .u32 x;\n"
@@ -202,11 +220,16 @@ def test_two_definitions_are_refused():
 
 def test_declarations_that_do_not_fit_their_definition_are_refused():
     assert refused(".extern .global .u32 x[4];\n", ".visible .global .u32 x[5];\n") == [
-        "error   : Size doesn't match for 'x' in 'b', first specified in 'a'"]
-    assert "State space doesn't match" in refused(
-        ".extern .global .u32 x;\n", ".visible .const .u32 x = 3;\n")[0]
-    assert "Prototype doesn't match for 'foo'" in refused(
-        CALLS, adds(1).replace(".b32 a)", ".b64 a)"))[0]
+        "error   : Size doesn't match for 'x' in 'b', first specified in 'a'"
+    ]
+    assert (
+        "State space doesn't match"
+        in refused(".extern .global .u32 x;\n", ".visible .const .u32 x = 3;\n")[0]
+    )
+    assert (
+        "Prototype doesn't match for 'foo'"
+        in refused(CALLS, adds(1).replace(".b32 a)", ".b64 a)"))[0]
+    )
     nothing = ".visible .func foo() { ret; }\n"
     assert "Prototype doesn't match for 'foo'" in refused(CALLS, nothing)[0]
 
@@ -230,10 +253,14 @@ def test_shared_variables_of_two_functions_that_have_one_name_are_two(run):
  st.shared.u32 [other],%r1; ld.shared.u32 %r3,[room]; st.param.b32 [r],%r3; ret;
 }
 """
-    kernel = CALLS.replace(" ld.param.u64 %rd1,[p];", " .shared .b32 room;\n"
-                           " ld.param.u64 %rd1,[p]; st.shared.u32 [room],100;")
-    kernel = kernel.replace(" st.global.u32 [%rd1],%r2;", " ld.shared.u32 %r1,[room];\n"
-                            " add.u32 %r2,%r2,%r1; st.global.u32 [%rd1],%r2;")
+    kernel = CALLS.replace(
+        " ld.param.u64 %rd1,[p];",
+        " .shared .b32 room;\n ld.param.u64 %rd1,[p]; st.shared.u32 [room],100;",
+    )
+    kernel = kernel.replace(
+        " st.global.u32 [%rd1],%r2;",
+        " ld.shared.u32 %r1,[room];\n add.u32 %r2,%r2,%r1; st.global.u32 [%rd1],%r2;",
+    )
     assert run(image(kernel, keeps), 2) == 103
 
 
@@ -246,7 +273,8 @@ def test_a_kernels_own_names_do_not_hide_the_modules_from_what_it_calls(run):
 """
     assert run(image(CALLS, reads)) == 42
     local = ".extern .global .u32 hidden;\n" + CALLS.replace(
-        " ld.param.u64 %rd1,[p];", " .local .b32 hidden;\n st.local.u32 [hidden],7;\n"
-        " ld.param.u64 %rd1,[p];")
+        " ld.param.u64 %rd1,[p];",
+        " .local .b32 hidden;\n st.local.u32 [hidden],7;\n ld.param.u64 %rd1,[p];",
+    )
     other = reads.replace("[p]", "[hidden]").replace("u32 p =", "u32 hidden =")
     assert run(image(local, other)) == 42

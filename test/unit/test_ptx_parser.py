@@ -31,13 +31,15 @@ def check(text):
 
 
 def test_operands_of_every_kind_are_read():
-    module = parse_module(kernel("""
+    module = parse_module(
+        kernel("""
       .reg .b32 %r<4>; .reg .f32 %f<3>; .reg .pred %p<2>, %q; .reg .b64 %rd1;
       @!%p1 mov.f32 %f1, 0fBF800000;
       mov.f64 %f2, 0d3FF0000000000000;
       ld.global.v2.f32 {%f1, _}, [%rd1+-8];
       setp.lt.and.s32 %p0|%q, %r1, -5, !%p1;
-      mov.u32 %r2, %ctaid.x; add.u32 %r3, %r2, 0x1FU;"""))
+      mov.u32 %r2, %ctaid.x; add.u32 %r3, %r2, 0x1FU;""")
+    )
     code = module.functions["k"].body
     assert code[0].guard == ast.Reg("%p1")
     assert code[0].guard_negated
@@ -50,7 +52,9 @@ def test_operands_of_every_kind_are_read():
 
 
 def test_directives_that_change_nothing_are_skipped():
-    module = parse_module(HEAD + """
+    module = parse_module(
+        HEAD
+        + """
       .file 1 "a.cu"
       .weak .func helper() .noreturn ;
       .visible .entry k(.param .u64 .ptr .global .align 16 a)
@@ -61,58 +65,70 @@ def test_directives_that_change_nothing_are_skipped():
         /* a
            comment */ ret; // end
       }
-      .section .debug_str { .b8 1, 2 }""")
+      .section .debug_str { .b8 1, 2 }"""
+    )
     assert module.functions["k"].maxntid == (128, 2, 1)
     assert len(module.entries) == 1
 
 
 def test_parameters_are_placed_as_the_abi_says():
-    program = prepare(kernel("ret;", ".param .u8 a, .param .u64 b, .param .align 16 .b8 c[20], "
-                                     ".param .f32 d"))
+    program = prepare(
+        kernel("ret;", ".param .u8 a, .param .u64 b, .param .align 16 .b8 c[20], .param .f32 d")
+    )
     assert program.kernels[0].layout.params == ((0, 1), (8, 8), (16, 20), (36, 4))
 
 
-@pytest.mark.parametrize(("body", "names"), [
-    ("frobnicate.f32 %f0, %f0;", "frobnicate.f32"),
-    ("tex.2d.v4.f32.f32 {%f0, %f0, %f0, %f0}, [t, {%f0, %f0}];", "tex.2d.v4.f32.f32"),
-    ("rsqrt.rz.f64 %d0, %d0;", "rsqrt.rz.f64"),
-    ("bar.sync 1, 2048;", "bar.sync.*up to 1024 threads"),
-    ("bar.sync 16;", "bar.sync.*barriers 0 to 15"),
-    ("bar.red.popc.u32 %r0, 1, 64, %p0;", "bar.red.popc.u32.*part of the block"),
-    ("popc.f32 %r0, %f0;", "popc.f32"),
-    ("ex2.approx.s32 %r0, %r0;", "ex2.approx.s32"),
-    ("atom.global.min.f32 %f0, [%d0], %f0;", "atom.global.min.f32"),
-    ("red.global.add.v2.u32 [%d0], {%r0, %r0};", "red.global.add.v2.u32"),
-    ("cp.async.bulk.commit_group;", "cp.async.bulk"),
-    ("call vprintf, ();", "vprintf"),
-    ("mov.u32 %r0, %envreg3;", "envreg3"),
-    ("bra NOWHERE;", "NOWHERE"),
-    ("add.u32 %r0, %r0, %r9;", "r9"),
-    ("ld.global.u32 %r0, %r0;", "ld.global.u32"),
-    ("add.u32 %r0;", "add.u32"),
-    ("mov.u32 %r0, %p0;", "predicate"),
-])
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ("frobnicate.f32 %f0, %f0;", "frobnicate.f32"),
+        ("tex.2d.v4.f32.f32 {%f0, %f0, %f0, %f0}, [t, {%f0, %f0}];", "tex.2d.v4.f32.f32"),
+        ("rsqrt.rz.f64 %d0, %d0;", "rsqrt.rz.f64"),
+        ("bar.sync 1, 2048;", "bar.sync.*up to 1024 threads"),
+        ("bar.sync 16;", "bar.sync.*barriers 0 to 15"),
+        ("bar.red.popc.u32 %r0, 1, 64, %p0;", "bar.red.popc.u32.*part of the block"),
+        ("popc.f32 %r0, %f0;", "popc.f32"),
+        ("ex2.approx.s32 %r0, %r0;", "ex2.approx.s32"),
+        ("atom.global.min.f32 %f0, [%d0], %f0;", "atom.global.min.f32"),
+        ("red.global.add.v2.u32 [%d0], {%r0, %r0};", "red.global.add.v2.u32"),
+        ("cp.async.bulk.commit_group;", "cp.async.bulk"),
+        ("call vprintf, ();", "vprintf"),
+        ("mov.u32 %r0, %envreg3;", "envreg3"),
+        ("bra NOWHERE;", "NOWHERE"),
+        ("add.u32 %r0, %r0, %r9;", "r9"),
+        ("ld.global.u32 %r0, %r0;", "ld.global.u32"),
+        ("add.u32 %r0;", "add.u32"),
+        ("mov.u32 %r0, %p0;", "predicate"),
+    ],
+)
 def test_unsupported_code_is_refused_by_name(body, names):
-    text = kernel(".reg .f32 %f<1>; .reg .f64 %d<1>; .reg .b32 %r<1>; .reg .pred %p<1>;" + body
-                  + " ret;")
+    text = kernel(
+        ".reg .f32 %f<1>; .reg .f64 %d<1>; .reg .b32 %r<1>; .reg .pred %p<1>;" + body + " ret;"
+    )
     with pytest.raises(PtxError, match=names) as caught:
         check(text)
     assert caught.value.result == CUresult.INVALID_PTX
 
 
-@pytest.mark.parametrize(("variable", "names"), [
-    (".shared .u32 x = 5;", "x: .shared memory has no initial values"),
-    (".global .u32 y; .global .u8 x[4] = {0xFF(y), 0xFF00(y), 1, 2};", "x .* part of an address"),
-    (".global .u32 y; .global .u8 x[8] = {0xFE(y), 1};", "one byte of an address"),
-    (".global .u32 y; .global .u32 x = y;", "x is too narrow"),
-    (".global .u32 x = nowhere;", "x is too narrow"),
-    (".global .u64 x = nowhere;", "nowhere"),
-    (".global .u32 x[2] = {1, 2, 3};", "more initial values"),
-    (".global .u32 x[2][2] = {{1}, {2}, {3}};", "more initial values"),
-    (".global .u32 x[2] = {{1}, {2, 3}};", "does not fit the array"),
-    (".global .u32 x[2][4000000000] = {{1}, {2}};", "initial values"),
-    (".global .u32 x = {;", "line"),
-])
+@pytest.mark.parametrize(
+    ("variable", "names"),
+    [
+        (".shared .u32 x = 5;", "x: .shared memory has no initial values"),
+        (
+            ".global .u32 y; .global .u8 x[4] = {0xFF(y), 0xFF00(y), 1, 2};",
+            "x .* part of an address",
+        ),
+        (".global .u32 y; .global .u8 x[8] = {0xFE(y), 1};", "one byte of an address"),
+        (".global .u32 y; .global .u32 x = y;", "x is too narrow"),
+        (".global .u32 x = nowhere;", "x is too narrow"),
+        (".global .u64 x = nowhere;", "nowhere"),
+        (".global .u32 x[2] = {1, 2, 3};", "more initial values"),
+        (".global .u32 x[2][2] = {{1}, {2}, {3}};", "more initial values"),
+        (".global .u32 x[2] = {{1}, {2, 3}};", "does not fit the array"),
+        (".global .u32 x[2][4000000000] = {{1}, {2}};", "initial values"),
+        (".global .u32 x = {;", "line"),
+    ],
+)
 def test_initial_values_that_do_not_fit_are_refused(variable, names):
     with pytest.raises(PtxError, match=names):
         facts_of(prepare(HEAD + variable + " .visible .entry k() { ret; }"))
@@ -144,7 +160,7 @@ def test_text_cut_anywhere_never_breaks_the_parser(path):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text(alphabet=" \n.%@!{}[]()<>,;:|+-=_rdpfxe019abmovldtu\"/*", max_size=200))
+@given(st.text(alphabet=' \n.%@!{}[]()<>,;:|+-=_rdpfxe019abmovldtu"/*', max_size=200))
 def test_garbage_is_refused_quickly(noise):
     for text in (noise, kernel(noise), HEAD + noise):
         with contextlib.suppress(PtxError):
@@ -164,6 +180,11 @@ def test_the_table_of_instructions_can_be_listed():
 
 
 def test_the_alignment_of_a_pointee_does_not_move_the_parameter():
-    program = prepare(kernel("ret;", ".param .u32 n, .param .u64 .ptr .align 1 a, "
-                                     ".param .u32 m, .param .u64 .ptr .global .align 64 b"))
+    program = prepare(
+        kernel(
+            "ret;",
+            ".param .u32 n, .param .u64 .ptr .align 1 a, "
+            ".param .u32 m, .param .u64 .ptr .global .align 64 b",
+        )
+    )
     assert program.kernels[0].layout.params == ((0, 4), (8, 8), (16, 4), (24, 8))

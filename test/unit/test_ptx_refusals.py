@@ -18,13 +18,48 @@ HEAD = """.version 8.0
 """
 LINE = HEAD.count("\n") + 1
 PYTHON = re.compile(r"[A-Z]\w*(Error|Iteration)\b(?!_)|object|tuple|NoneType|Reg\(|Imm\(|ast\.")
-OPERANDS = ("", "%r1", "%r1, %r2", "%r1, %rd2, %f3", "7, 8", "[%rd1]", "[%rd1], 1.5", "{%r1, %r2}",
-            "%p1, %p2, %p3, %p0", "%r1|%p1, {%r1}, !%p1", "%r1, g, [g], 3, 4", "_, _, _",
-            "(%r1), g")
-NO_EFFECT = ("applypriority", "brkpt", "discard", "fence", "griddepcontrol", "membar", "nanosleep",
-             "nop", "pmevent", "prefetch", "prefetchu", "trap")
-MODS = ("", ".b32", ".u32", ".sync.b32", ".f32", ".rn.f32.u8", ".v4.u32", ".pred", ".s16x2",
-        ".shared.b64", ".b128")
+OPERANDS = (
+    "",
+    "%r1",
+    "%r1, %r2",
+    "%r1, %rd2, %f3",
+    "7, 8",
+    "[%rd1]",
+    "[%rd1], 1.5",
+    "{%r1, %r2}",
+    "%p1, %p2, %p3, %p0",
+    "%r1|%p1, {%r1}, !%p1",
+    "%r1, g, [g], 3, 4",
+    "_, _, _",
+    "(%r1), g",
+)
+NO_EFFECT = (
+    "applypriority",
+    "brkpt",
+    "discard",
+    "fence",
+    "griddepcontrol",
+    "membar",
+    "nanosleep",
+    "nop",
+    "pmevent",
+    "prefetch",
+    "prefetchu",
+    "trap",
+)
+MODS = (
+    "",
+    ".b32",
+    ".u32",
+    ".sync.b32",
+    ".f32",
+    ".rn.f32.u8",
+    ".v4.u32",
+    ".pred",
+    ".s16x2",
+    ".shared.b64",
+    ".b128",
+)
 
 
 def refusal(text: str) -> str:
@@ -38,8 +73,20 @@ def refusal(text: str) -> str:
     return ""
 
 
-@pytest.mark.parametrize("op", [*supported_instructions(), "call", "bra", "brx.idx", "ret", "exit",
-                                "wgmma", "tex.2d", "nonsense"])
+@pytest.mark.parametrize(
+    "op",
+    [
+        *supported_instructions(),
+        "call",
+        "bra",
+        "brx.idx",
+        "ret",
+        "exit",
+        "wgmma",
+        "tex.2d",
+        "nonsense",
+    ],
+)
 def test_no_refusal_shows_pythons_own_errors(op):
     seen = 0
     for mods in MODS:
@@ -52,14 +99,17 @@ def test_no_refusal_shows_pythons_own_errors(op):
     assert seen or op in ("ret", "exit", *NO_EFFECT)
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("wgmma.fence.sync.aligned;", "wgmma.fence.sync.aligned is not supported"),
-    ("cvt.rn.e4m3x2.f32 %r1,%f1,%f2;", "satfinite is needed"),
-    ("cp.async.bulk.commit_group;", "of cp there are: .async.ca"),
-    ("vadd.u32.u32.u32 %r1,%r2.b3210,%r3;", "of vadd there are: .u32 and .s32"),
-    ("mov.v2.b32 {%r1,%r2},{%r1};", "1 values for 2 registers"),
-    ("add.u32 %r1;", "its 1 operands are not those"),
-])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("wgmma.fence.sync.aligned;", "wgmma.fence.sync.aligned is not supported"),
+        ("cvt.rn.e4m3x2.f32 %r1,%f1,%f2;", "satfinite is needed"),
+        ("cp.async.bulk.commit_group;", "of cp there are: .async.ca"),
+        ("vadd.u32.u32.u32 %r1,%r2.b3210,%r3;", "of vadd there are: .u32 and .s32"),
+        ("mov.v2.b32 {%r1,%r2},{%r1};", "1 values for 2 registers"),
+        ("add.u32 %r1;", "its 1 operands are not those"),
+    ],
+)
 def test_a_refusal_says_what_there_is_and_what_to_do(text, says):
     found = refusal(f"{HEAD}{text} ret; }}")
     assert says in found

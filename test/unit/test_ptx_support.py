@@ -38,21 +38,27 @@ def compile_all(text):
 
 def test_what_is_left_out_is_refused_by_its_name():
     for text in REFUSED:
-        module = (".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\n"
-                  ".reg .b32 %r<4>; .reg .b64 %rd<4>; .reg .f32 %f<4>;\n" + text + ";\nret;\n}\n")
+        module = (
+            ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\n"
+            ".reg .b32 %r<4>; .reg .b64 %rd<4>; .reg .f32 %f<4>;\n" + text + ";\nret;\n}\n"
+        )
         with pytest.raises(PtxError, match="line 7: .*" + re.escape(text.split()[0])):
             compile_all(module)
 
 
 def test_the_device_has_no_import_circles():
     folder = Path(support.__file__).parent
-    files = {"rrto_ros.devices.cpu." + ".".join(p.relative_to(folder).with_suffix("").parts): p
-             for p in folder.rglob("*.py") if p.stem != "__init__"}
+    files = {
+        "rrto_ros.devices.cpu." + ".".join(p.relative_to(folder).with_suffix("").parts): p
+        for p in folder.rglob("*.py")
+        if p.stem != "__init__"
+    }
     graph = {}
     for name, path in files.items():
         found = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
-        named = {n.module for n in found} | {f"{n.module}.{a.name}" for n in found
-                                             for a in n.names}
+        named = {n.module for n in found} | {
+            f"{n.module}.{a.name}" for n in found for a in n.names
+        }
         graph[name] = named & files.keys() - {name}
     assert sum(map(len, graph.values())) > len(files)
     TopologicalSorter(graph).prepare()

@@ -13,7 +13,8 @@ ITEM = st.one_of(
     st.integers(0, LABELS - 1).map(lambda k: ("to", k)),
     st.integers(0, LABELS - 1).map(lambda k: ("maybe", k)),
     st.lists(st.integers(0, LABELS - 1), min_size=1, max_size=3).map(lambda ks: ("table", ks)),
-    st.sampled_from([("poll", 0), ("other", 0)]))
+    st.sampled_from([("poll", 0), ("other", 0)]),
+)
 
 
 def function(items, places):
@@ -21,14 +22,20 @@ def function(items, places):
     for at, (what, value) in enumerate(items):
         body += [ast.Label(f"L{k}") for k, place in enumerate(places) if place == at]
         if what == "poll":
-            body.append(ast.Instr("ld", ("volatile", "global", "u32"),
-                                  (ast.Reg("r"), ast.Addr(ast.Reg("d")))))
+            body.append(
+                ast.Instr(
+                    "ld", ("volatile", "global", "u32"), (ast.Reg("r"), ast.Addr(ast.Reg("d")))
+                )
+            )
         elif what == "table":
             tables[f"T{at}"] = tuple(f"L{k}" for k in value)
             body.append(ast.Instr("brx", ("idx",), (ast.Reg("r"), ast.Sym(f"T{at}"))))
         elif what == "other":
-            body.append(ast.Instr("ld", ("volatile", "shared", "u32"),
-                                  (ast.Reg("r"), ast.Addr(ast.Reg("d")))))
+            body.append(
+                ast.Instr(
+                    "ld", ("volatile", "shared", "u32"), (ast.Reg("r"), ast.Addr(ast.Reg("d")))
+                )
+            )
         else:
             guard = ast.Reg("p") if what == "maybe" else None
             body.append(ast.Instr("bra", (), (ast.Sym(f"L{value}"),), guard))
@@ -47,13 +54,18 @@ def successors(made):
         yield k, [at[name] for name in names] + ([k + 1] if falls else [])
 
 
-@given(st.lists(ITEM, min_size=1, max_size=14),
-       st.lists(st.integers(0, 14), min_size=LABELS, max_size=LABELS))
+@given(
+    st.lists(ITEM, min_size=1, max_size=14),
+    st.lists(st.integers(0, 14), min_size=LABELS, max_size=LABELS),
+)
 def test_no_read_is_on_a_cycle_without_a_yield(items, places):
     made = with_yields(function(items, places))
     after = dict(successors(made))
-    stops = {k for k, item in enumerate(made.body)
-             if isinstance(item, ast.Instr) and item.op == "$yield"}
+    stops = {
+        k
+        for k, item in enumerate(made.body)
+        if isinstance(item, ast.Instr) and item.op == "$yield"
+    }
     for start, item in enumerate(made.body):
         if not (isinstance(item, ast.Instr) and "global" in item.mods):
             continue

@@ -18,8 +18,18 @@ from rrto_ros.errors import ConfigError
 TRITON = Path(__file__).parents[1] / "support" / "triton_softmax.ptx"
 WORKS = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() { ret; }\n"
 # As Triton 3.x and XLA call it; a file's name and "-o", its output are in them.
-TRITON_LINE = ("-lineinfo", "--fmad=false", "-v", "--opt-level", "0", "--regAllocOptLevel=2",
-               "--gpu-name=sm_90a", "IN", "-o", "OUT")
+TRITON_LINE = (
+    "-lineinfo",
+    "--fmad=false",
+    "-v",
+    "--opt-level",
+    "0",
+    "--regAllocOptLevel=2",
+    "--gpu-name=sm_90a",
+    "IN",
+    "-o",
+    "OUT",
+)
 XLA_LINE = ("IN", "-o", "OUT", "-arch=sm_90a", "--warn-on-spills", "-v", "-O0")
 
 
@@ -30,10 +40,12 @@ def command(line, source, target):
 @pytest.fixture
 def written(tmp_path):
     """Write a PTX text; its path."""
+
     def write(text):
         path = tmp_path / "in.ptx"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
+
     return write
 
 
@@ -41,9 +53,15 @@ def written(tmp_path):
 def test_what_triton_makes_is_wrapped_by_the_command_that_programs_find(tmp_path, line):
     environment = with_stand_ins(os.environ, "cpu")
     target = tmp_path / "out.o"
-    done = subprocess.run(["ptxas", *command(line, TRITON, target)], capture_output=True,
-                          text=True, timeout=60, check=False, env=environment,
-                          executable=environment["TRITON_PTXAS_BLACKWELL_PATH"])
+    done = subprocess.run(
+        ["ptxas", *command(line, TRITON, target)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment,
+        executable=environment["TRITON_PTXAS_BLACKWELL_PATH"],
+    )
     assert done.returncode == 0, done.stderr
     wanted = (LinkInput(1, TRITON.name, TRITON.read_bytes()),)
     assert link_inputs(target.read_bytes()) == wanted
@@ -70,8 +88,9 @@ def test_what_it_wrote_computes(tmp_path):
     finally:
         device.close()
     powers = np.exp(values.astype(np.float64))
-    np.testing.assert_allclose(got.reshape(values.shape), powers / powers.sum(1, keepdims=True),
-                               rtol=1e-5)
+    np.testing.assert_allclose(
+        got.reshape(values.shape), powers / powers.sum(1, keepdims=True), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
@@ -82,12 +101,17 @@ def test_the_version_is_one_that_triton_and_xla_read(capsys, option):
     assert re.search(r"\bV(\d+)\.(\d+)\.(\d+)\b", text).groups() == ("13", "0", "0")
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    (WORKS.replace("ret;", "ret"), r"in\.ptx; error   : .*line 4"),
-    (WORKS.replace(".visible", "visible"), "error   : .*'visible'"),
-    (WORKS.replace("}", ""), "error   : "), ("", "error   : "), (b"\xff\xfe.version", "no text"),
-    (".version 99.0\n.target sm_80\n", "PTX version 99"),
-])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (WORKS.replace("ret;", "ret"), r"in\.ptx; error   : .*line 4"),
+        (WORKS.replace(".visible", "visible"), "error   : .*'visible'"),
+        (WORKS.replace("}", ""), "error   : "),
+        ("", "error   : "),
+        (b"\xff\xfe.version", "no text"),
+        (".version 99.0\n.target sm_80\n", "PTX version 99"),
+    ],
+)
 def test_what_is_no_ptx_fails_as_nvidias_does_and_writes_nothing(
     written, tmp_path, capsys, text, says
 ):
@@ -100,8 +124,10 @@ def test_what_is_no_ptx_fails_as_nvidias_does_and_writes_nothing(
     assert not target.exists()
 
 
-@pytest.mark.parametrize(("architecture", "code"), [
-    ("sm_80", 0), ("sm_121a", 0), ("compute_90", 0), ("sm_75", 255), ("sm_lots", 255)])
+@pytest.mark.parametrize(
+    ("architecture", "code"),
+    [("sm_80", 0), ("sm_121a", 0), ("compute_90", 0), ("sm_75", 255), ("sm_lots", 255)],
+)
 def test_ptx_is_not_made_for_an_architecture_before_its_own(
     written, tmp_path, capsys, architecture, code
 ):
@@ -110,12 +136,17 @@ def test_ptx_is_not_made_for_an_architecture_before_its_own(
     assert ("ptxas fatal" in capsys.readouterr().err) == bool(code)
 
 
-@pytest.mark.parametrize(("line", "says"), [
-    (("IN", "-o"), "'-output-file' wants a value"), (("IN", "IN"), "2 input files"),
-    (("-v",), "0 input files"), (("-ias", "text"), "'-ias' is not supported"),
-    (("/no/such.ptx", "-o", "OUT"), "could not be opened"),
-    (("IN", "-o", "/no/such/folder/out"), "could not be written"),
-])
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (("IN", "-o"), "'-output-file' wants a value"),
+        (("IN", "IN"), "2 input files"),
+        (("-v",), "0 input files"),
+        (("-ias", "text"), "'-ias' is not supported"),
+        (("/no/such.ptx", "-o", "OUT"), "could not be opened"),
+        (("IN", "-o", "/no/such/folder/out"), "could not be written"),
+    ],
+)
 def test_a_wrong_command_line_is_named(written, tmp_path, capsys, line, says):
     assert main(command(line, written(WORKS), tmp_path / "out.o")) == 255
     said = capsys.readouterr().err
@@ -124,10 +155,17 @@ def test_a_wrong_command_line_is_named(written, tmp_path, capsys, line, says):
 
 
 def test_values_are_told_from_files_and_unknown_options_have_none():
-    wanted = read_arguments(["-O3", "-O", "2", "-maxrregcount", "64", "--of-tomorrow", "a.ptx",
-                             "-arch=sm_90", "-o=b"])
+    wanted = read_arguments(
+        ["-O3", "-O", "2", "-maxrregcount", "64", "--of-tomorrow", "a.ptx", "-arch=sm_90", "-o=b"]
+    )
     assert wanted.files == ("a.ptx",)
-    assert wanted.options == {"O3": "", "O": "2", "maxrregcount": "64", "of-tomorrow": "",
-                              "gpu-name": "sm_90", "output-file": "b"}
+    assert wanted.options == {
+        "O3": "",
+        "O": "2",
+        "maxrregcount": "64",
+        "of-tomorrow": "",
+        "gpu-name": "sm_90",
+        "output-file": "b",
+    }
     with pytest.raises(ConfigError, match="fmad"):
         read_arguments(["-fmad"])

@@ -507,7 +507,6 @@ def test_damaged_plans_are_refused_with_the_reason(noise, at, value):
         assert plan.encoded == data
 
 
-
 def test_a_search_with_little_memory_still_finds_what_repeats_now():
     """What does not repeat fills its log, and goes; nothing else does."""
     program = Program()

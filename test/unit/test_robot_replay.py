@@ -80,9 +80,7 @@ class World:
         return self.reports[0]
 
     def expected(self):
-        return [
-            (c.name, i, c.payload) for i, c in enumerate(self.program.calls[: self.sent], 1)
-        ]
+        return [(c.name, i, c.payload) for i, c in enumerate(self.program.calls[: self.sent], 1)]
 
 
 @pytest.fixture

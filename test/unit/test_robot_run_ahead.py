@@ -387,9 +387,7 @@ def test_a_result_that_is_wanted_again_is_that_of_its_place_in_the_order():
     assert told.flags == RESULT_UNDONE
     assert (again.index, again.flags, bytes(again.payload)) == (index + 4, 0, before[index + 4])
     assert executor.statistics()["ahead_restores"] == 1
-    rest = executor.batch(
-        pack_reference(1, 5, 4, index + 5, 1, [mark(2, 3), mark(3, 3)], [], b"")
-    )
+    rest = executor.batch(pack_reference(1, 5, 4, index + 5, 1, [mark(2, 3), mark(3, 3)], [], b""))
     assert {r.index: bytes(r.payload) for r in rest} == {
         index + 7: before[index + 7], index + 8: before[index + 8]
     }  # fmt: skip

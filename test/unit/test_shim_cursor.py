@@ -357,9 +357,7 @@ def test_a_number_may_mean_another_plan_once_it_was_given_back(plan):
         peers.append(peer)
         peer.tell({})
 
-    peer, _ = played(
-        steps, during, mode=REPLAY, plans={1: plan_of(first)}, on_call=on_call
-    )
+    peer, _ = played(steps, during, mode=REPLAY, plans={1: plan_of(first)}, on_call=on_call)
     assert peer.taken == [(1, INSTALLED), (1, REMOVED), (1, INSTALLED)]
     assert peer.calls == played([s for s in steps if s != ["wait"]])[0].calls
     assert spans(peer)[-1] == (1, 0, 3)

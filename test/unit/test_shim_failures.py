@@ -48,9 +48,7 @@ def test_without_a_recorder_cuinit_says_so_at_once(sockets):
     ("robot", "text", "domain"),
     [("", "", 0), ("r2", "7", 7), ("fleet/r2", "232", 232), ("robot", "0", 0)],
 )
-def test_program_and_recorder_look_for_the_same_socket(
-    sockets, monkeypatch, robot, text, domain
-):
+def test_program_and_recorder_look_for_the_same_socket(sockets, monkeypatch, robot, text, domain):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(sockets))
     monkeypatch.delenv("RRTO_SOCKET", raising=False)
     path = socket_path(robot or "robot", domain)

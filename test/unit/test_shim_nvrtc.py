@@ -45,8 +45,15 @@ def made(tmp_path_factory):
         name = f"libnvrtc.so.{major}"
         script = folder / f"{major}.map"
         script.write_text(f"{name} {{ global: nvrtc*; local: *; }};\n")  # as NVIDIA's are
-        cc("-shared", f"-DMAJOR={major}", f"-Wl,-soname,{name}", SUPPORT / "fake_nvrtc.c",
-           f"-Wl,--version-script={script}", "-o", folder / name)
+        cc(
+            "-shared",
+            f"-DMAJOR={major}",
+            f"-Wl,-soname,{name}",
+            SUPPORT / "fake_nvrtc.c",
+            f"-Wl,--version-script={script}",
+            "-o",
+            folder / name,
+        )
     path = f"-Wl,-rpath,{folder}"
     users = SUPPORT / "nvrtc_users.c"
     cc(users, folder / "libnvrtc.so.13", path, "-ldl", "-o", folder / "program")
@@ -56,8 +63,14 @@ def made(tmp_path_factory):
 
 def run(command, preloaded=True):
     environment = with_stand_ins(os.environ, "cpu") if preloaded else dict(os.environ)
-    done = subprocess.run([str(one) for one in command], capture_output=True, text=True,
-                          timeout=120, check=False, env=environment)
+    done = subprocess.run(
+        [str(one) for one in command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -78,13 +91,13 @@ def test_a_cubin_is_the_ptx_of_the_library_that_was_asked(made):
         assert (first, second, size) == (0, 0, len(image) // 2)
         assert bytes.fromhex(image) == wanted_image(major)
         assert version == major
-    (plain, _), = asked(names[0], preloaded=False)
+    ((plain, _),) = asked(names[0], preloaded=False)
     assert bytes.fromhex(plain["both"][3]) == b"machine code\0"
 
 
 def test_what_is_no_machine_code_or_an_error_is_nvrtcs_own(made):
-    (ours, _), = asked(made / "libnvrtc.so.13")
-    (plain, _), = asked(made / "libnvrtc.so.13", preloaded=False)
+    ((ours, _),) = asked(made / "libnvrtc.so.13")
+    ((plain, _),) = asked(made / "libnvrtc.so.13", preloaded=False)
     for name in ("ptx alone", "cubin alone", "not compiled"):
         assert ours[name] == plain[name], name
     assert ours["ptx alone"][2] == 0
@@ -94,8 +107,11 @@ def test_what_is_no_machine_code_or_an_error_is_nvrtcs_own(made):
 def test_who_was_linked_with_nvrtc_gets_ptx_of_the_one_that_is_his(made):
     command = [made / "program", made / "plugin.so"]
     assert run(command).splitlines() == [
-        "linked: NVRTC 13 linked", "default: NVRTC 13 linked", "whole: NVRTC 13 linked",
-        "plugin: NVRTC 12 linked", "plugin's default: NVRTC 12 linked",
+        "linked: NVRTC 13 linked",
+        "default: NVRTC 13 linked",
+        "whole: NVRTC 13 linked",
+        "plugin: NVRTC 12 linked",
+        "plugin's default: NVRTC 12 linked",
     ]
     assert "NVRTC" not in run(command, preloaded=False)
 
@@ -148,9 +164,12 @@ def test_the_stand_ins_image_is_read_by_devices():
 
 def test_calling_without_any_nvrtc_says_so():
     stand_in = ensure_built() / STAND_IN_FOLDER / "librrto_nvrtc.so"
-    code = ("import ctypes, sys; n = ctypes.c_size_t(); "
-            f"print(ctypes.CDLL({str(stand_in)!r}).nvrtcGetCUBINSize(None, ctypes.byref(n)))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          timeout=60, check=False)
+    code = (
+        "import ctypes, sys; n = ctypes.c_size_t(); "
+        f"print(ctypes.CDLL({str(stand_in)!r}).nvrtcGetCUBINSize(None, ctypes.byref(n)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.stdout == "11\n", done.stderr
     assert "no libnvrtc is loaded" in done.stderr

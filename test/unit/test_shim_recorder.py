@@ -24,9 +24,11 @@ class Run:
 
     def __init__(self, folder, steps, config=CONFIG, during=None, round_trip_s=0.0):
         self.reports = []
-        with robot_and_server(
-            folder, config, round_trip_s, on_report=self.reports.append
-        ) as (host, server, env):
+        with robot_and_server(folder, config, round_trip_s, on_report=self.reports.append) as (
+            host,
+            server,
+            env,
+        ):
             program = subprocess.Popen(
                 [sys.executable, str(WALKS), "-"], env=env, stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

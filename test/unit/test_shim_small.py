@@ -10,7 +10,13 @@ PROGRAM = CASES.parent / "shim_small.py"
 @pytest.mark.parametrize(
     "case",
     [
-        "function_attributes", "limits", "streams", "pointers", "logs", "link_logs", "clusters",
+        "function_attributes",
+        "limits",
+        "streams",
+        "pointers",
+        "logs",
+        "link_logs",
+        "clusters",
         "cooperative",
         "no_context",
     ],

@@ -19,8 +19,14 @@ for major in (12, 13):
 
 
 def look(code, environment):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          timeout=120, check=False, env=environment)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
 
 
 def test_the_stand_in_is_loaded_before_anything_looks_for_it_and_refuses():

@@ -132,8 +132,10 @@ class Chain:
         self._launcher = launcher
         self.links = list(links)
         self.expected_ns = sum(link.runnable.last_ns for link in links)
-        self._needs = (max(link.runnable.frame_bytes for link in links),
-                       max(link.runnable.local_bytes for link in links))
+        self._needs = (
+            max(link.runnable.frame_bytes for link in links),
+            max(link.runnable.local_bytes for link in links),
+        )
         _, self._call = _loop()
         offsets = [0]
         for link in links:
@@ -155,8 +157,13 @@ class Chain:
         for k, link in enumerate(links):
             self._write(k, link.launch.params)
             total = link.launch.grid[0] * link.launch.grid[1] * link.launch.grid[2]
-            self._entries[k] = (link.runnable.code.address, self._contexts[k].ctypes.data, total,
-                                self._notes[k].ctypes.data, len(self._notes[k]))
+            self._entries[k] = (
+                link.runnable.code.address,
+                self._contexts[k].ctypes.data,
+                total,
+                self._notes[k].ctypes.data,
+                len(self._notes[k]),
+            )
 
     def set(self, k: int, launch: Launch) -> bool:
         """Give launch `k` other arguments; False if more than they would change."""

@@ -34,8 +34,12 @@ class _Helper:
         package = str(Path(rrto_ros.__file__).parents[1])
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            bufsize=0, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -110,7 +114,9 @@ class CompilePool:
     """
 
     def __init__(
-        self, processes: int, timeout_s: float = DEFAULT_TIMEOUT_S,
+        self,
+        processes: int,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
         command: Sequence[str] = COMMAND,
     ) -> None:
         self._timeout_s = timeout_s

@@ -88,29 +88,44 @@ class CpuDevice:
         if launch_timeout_s < 0:
             raise ConfigError(f"launch_timeout_s is {launch_timeout_s}, at least 0 is wanted")
         if limit_bytes <= 0 or arena_bytes < limit_bytes:
-            raise ConfigError(f"arena_bytes ({arena_bytes}) must be at least limit_bytes "
-                              f"({limit_bytes}), and both positive")
+            raise ConfigError(
+                f"arena_bytes ({arena_bytes}) must be at least limit_bytes "
+                f"({limit_bytes}), and both positive"
+            )
         cores = threads or len(os.sched_getaffinity(0))
         directory = Path(cache_dir) if cache_dir is not None else None
-        self._compiler = Compiler(directory, cache_bytes, vector_lanes,
-                                  CompilePool(cores, compile_timeout_s, compile_command),
-                                  memcheck=memcheck)
+        self._compiler = Compiler(
+            directory,
+            cache_bytes,
+            vector_lanes,
+            CompilePool(cores, compile_timeout_s, compile_command),
+            memcheck=memcheck,
+        )
         self._arena = Arena(arena_base, arena_bytes, limit_bytes)
         self.launcher = Launcher(cores, launch_timeout_s, self._arena if memcheck else None)
         self._timeline = Timeline()
         self._graphs = Graphs()
         self._modules: dict[int, LoadedModule] = {}
-        self._counts = {"launches": 0, "launches_chained": 0, "copies": 0, "copied_bytes": 0,
-                        "fills": 0}
+        self._counts = {
+            "launches": 0,
+            "launches_chained": 0,
+            "copies": 0,
+            "copied_bytes": 0,
+            "fills": 0,
+        }
         self._graph_segments: dict[int, _GraphSegment] = {}
         self.version = 0
         """Counts what changes what a launch means: modules, and attributes of kernels."""
         name = f"RRTO virtual CUDA device ({cores} cores)"
         self._info = DeviceInfo(
-            kind="cpu", name=name,
+            kind="cpu",
+            name=name,
             uuid=hashlib.sha256(f"{name} {compute_capability}".encode()).digest()[:16],
-            compute_capability=compute_capability, driver_version=DRIVER_VERSION,
-            total_bytes=limit_bytes, arena_base=self._arena.base, arena_bytes=self._arena.size,
+            compute_capability=compute_capability,
+            driver_version=DRIVER_VERSION,
+            total_bytes=limit_bytes,
+            arena_base=self._arena.base,
+            arena_bytes=self._arena.size,
             attributes=attr.device_attributes(cores, compute_capability, _CLOCK_KHZ),
         )
 
@@ -129,14 +144,20 @@ class CpuDevice:
         """Counters since the start; times in seconds."""
         compiler = self._compiler
         return {
-            **self._counts, **self._timeline.counts(), **self._graphs.counts(),
+            **self._counts,
+            **self._timeline.counts(),
+            **self._graphs.counts(),
             "launches_ended": self.launcher.watchdog.fired,
-            "modules": len(self._modules), "memory_bytes": self._arena.used,
-            "memory_peak_bytes": self._arena.peak, "kernels_compiled": compiler.compiled,
-            "kernels_compiled_ahead": compiler.ahead, "modules_known": compiler.known,
+            "modules": len(self._modules),
+            "memory_bytes": self._arena.used,
+            "memory_peak_bytes": self._arena.peak,
+            "kernels_compiled": compiler.compiled,
+            "kernels_compiled_ahead": compiler.ahead,
+            "modules_known": compiler.known,
             "compile_failures": compiler.pool.failures,
             "kernels_vectorised": compiler.vectorised,
-            "compile_seconds": compiler.compile_ns / 1e9, **compiler.cache.statistics(),
+            "compile_seconds": compiler.compile_ns / 1e9,
+            **compiler.cache.statistics(),
         }
 
     # modules
@@ -161,8 +182,14 @@ class CpuDevice:
         size = kernel.block or (attr.MAX_THREADS, 1, 1)
         threads = min(attr.MAX_THREADS, size[0] * size[1] * size[2])
         attributes = attr.function_attributes(
-            module.version, self._info.compute_capability, threads,
-            kernel.shared_bytes, module.constant_bytes, kernel.local_bytes, kernel.registers)
+            module.version,
+            self._info.compute_capability,
+            threads,
+            kernel.shared_bytes,
+            module.constant_bytes,
+            kernel.local_bytes,
+            kernel.registers,
+        )
         return KernelInfo(kernel.name, kernel.params, attributes)
 
     def module_unload(self, module: int) -> None:
@@ -173,17 +200,16 @@ class CpuDevice:
         del self._modules[module]
         self.version += 1
 
-    def function_set_attribute(
-        self, module: int, kernel: int, attribute: int, value: int
-    ) -> None:
+    def function_set_attribute(self, module: int, kernel: int, attribute: int, value: int) -> None:
         """Sets the dynamic shared memory limit (8) or the carve-out hint (9)."""
         loaded, facts = self._kernel(module, kernel)
         if attribute == attr.FUNCTION_CARVEOUT and -1 <= value <= 100:
             return
         most = attr.SHARED_OPTIN_BYTES - facts.shared_bytes
         if attribute != attr.FUNCTION_MAX_DYNAMIC_SHARED or not 0 <= value <= most:
-            raise CudaError(CUresult.INVALID_VALUE,
-                            f"function attribute {attribute} cannot be {value}")
+            raise CudaError(
+                CUresult.INVALID_VALUE, f"function attribute {attribute} cannot be {value}"
+            )
         loaded.max_dynamic[kernel] = value
         self.version += 1
 
@@ -237,8 +263,12 @@ class CpuDevice:
         self._timeline.check_stream(stream)
         width = fill.element_bytes
         row = fill.width * width
-        if width not in (1, 2, 4) or fill.dst % width or fill.width < 0 or fill.height < 0 or (
-            fill.height > 1 and (fill.pitch < row or fill.pitch % width)
+        if (
+            width not in (1, 2, 4)
+            or fill.dst % width
+            or fill.width < 0
+            or fill.height < 0
+            or (fill.height > 1 and (fill.pitch < row or fill.pitch % width))
         ):
             raise CudaError(CUresult.INVALID_VALUE, f"bad fill {fill}")
         self._counts["fills"] += 1
@@ -272,11 +302,18 @@ class CpuDevice:
         loaded, kernel = self._kernel(launch.module, launch.kernel)
         self._check_launch(launch, loaded, kernel)
         runnable = self._compiler.runnable(
-            loaded, launch.kernel, launch.block, together=launch.cooperative and kernel.spins)
+            loaded, launch.kernel, launch.block, together=launch.cooperative and kernel.spins
+        )
         static = kernel.shared_bytes
-        self.launcher.run(runnable, launch.grid, launch.params, loaded.base,
-                           (static, launch.shared_bytes), launch.block,
-                           cooperative=launch.cooperative)
+        self.launcher.run(
+            runnable,
+            launch.grid,
+            launch.params,
+            loaded.base,
+            (static, launch.shared_bytes),
+            launch.block,
+            cooperative=launch.cooperative,
+        )
         self._counts["launches"] += 1
 
     # segments
@@ -307,9 +344,7 @@ class CpuDevice:
         self._counts["launches"] += launches
         self._counts["launches_chained"] += launches
 
-    def _check_launch(
-        self, launch: Launch, loaded: LoadedModule, kernel: KernelFacts
-    ) -> None:
+    def _check_launch(self, launch: Launch, loaded: LoadedModule, kernel: KernelFacts) -> None:
         def refuse(what: str) -> CudaError:
             return CudaError(CUresult.INVALID_VALUE, f"launch of {kernel.name}: {what}")
 
@@ -325,8 +360,10 @@ class CpuDevice:
             self.launcher.threads * attr.MAX_BLOCKS_AT_ONCE
         ):
             raise CudaError(
-                CUresult.COOPERATIVE_LAUNCH_TOO_LARGE, f"launch of {kernel.name}: grid {grid}, at "
-                f"most {self.launcher.threads * attr.MAX_BLOCKS_AT_ONCE} blocks are there at once")
+                CUresult.COOPERATIVE_LAUNCH_TOO_LARGE,
+                f"launch of {kernel.name}: grid {grid}, at "
+                f"most {self.launcher.threads * attr.MAX_BLOCKS_AT_ONCE} blocks are there at once",
+            )
         if kernel.required and kernel.required != block:
             raise refuse(f"block {block}, the kernel requires {kernel.required}")
         if kernel.most:
@@ -340,8 +377,9 @@ class CpuDevice:
         static = kernel.shared_bytes
         most = loaded.max_dynamic.get(launch.kernel, max(0, attr.SHARED_BYTES - static))
         if not 0 <= launch.shared_bytes <= most:
-            raise refuse(f"{launch.shared_bytes} bytes of dynamic shared memory, "
-                         f"at most {most} are allowed")
+            raise refuse(
+                f"{launch.shared_bytes} bytes of dynamic shared memory, at most {most} are allowed"
+            )
 
     def take_output(self) -> tuple[bytes, bytes]:
         return self.launcher.output.take()

@@ -110,11 +110,16 @@ def facts_of(program: ModuleProgram) -> ModuleFacts:
     layout = program.layout
     initial, pointers = initial_values(layout)
     return ModuleFacts(
-        program.module.version, layout.total_bytes,
+        program.module.version,
+        layout.total_bytes,
         max((p.var.align for p in layout.symbols.values()), default=1),
-        tuple(Variable(n, p.offset, p.var.size, p.var.space == "const")
-              for n, p in layout.symbols.items()),
-        tuple(initial), tuple(pointers), tuple(map(_kernel, program.kernels)),
+        tuple(
+            Variable(n, p.offset, p.var.size, p.var.space == "const")
+            for n, p in layout.symbols.items()
+        ),
+        tuple(initial),
+        tuple(pointers),
+        tuple(map(_kernel, program.kernels)),
     )
 
 
@@ -126,24 +131,41 @@ def facts_in(entry: Entry) -> ModuleFacts:
         initial.append((offset, entry.code[start : start + size]))
         start += size
     return ModuleFacts(
-        _pair(kept["version"]), kept["total_bytes"], kept["alignment"],
-        tuple(Variable(**v) for v in kept["variables"]), tuple(initial),
-        tuple(kept["pointers"]), tuple(map(_kept_kernel, kept["kernels"])),
+        _pair(kept["version"]),
+        kept["total_bytes"],
+        kept["alignment"],
+        tuple(Variable(**v) for v in kept["variables"]),
+        tuple(initial),
+        tuple(kept["pointers"]),
+        tuple(map(_kept_kernel, kept["kernels"])),
     )
 
 
 def _kernel(kernel: KernelProgram) -> KernelFacts:
     function, layout = kernel.function, kernel.layout
     words = register_words(kernel.regions.blocks, kernel.types)
-    return KernelFacts(kernel.name, layout.params, layout.shared_bytes,
-                       layout.declared_local_bytes,
-                       function.reqntid, function.maxntid, kernel.ordered, kernel.spins,
-                       min(words, function.maxnreg or words))
+    return KernelFacts(
+        kernel.name,
+        layout.params,
+        layout.shared_bytes,
+        layout.declared_local_bytes,
+        function.reqntid,
+        function.maxntid,
+        kernel.ordered,
+        kernel.spins,
+        min(words, function.maxnreg or words),
+    )
 
 
 def _kept_kernel(kept: dict[str, Any]) -> KernelFacts:
-    return KernelFacts(**{**kept, "params": tuple(map(_pair, kept["params"])),
-                          "required": _size(kept["required"]), "most": _size(kept["most"])})
+    return KernelFacts(
+        **{
+            **kept,
+            "params": tuple(map(_pair, kept["params"])),
+            "required": _size(kept["required"]),
+            "most": _size(kept["most"]),
+        }
+    )
 
 
 def _pair(kept: Sequence[int]) -> tuple[int, int]:

@@ -99,21 +99,27 @@ def reported(word: int, name: str) -> CudaError:
         return CudaError(
             CUresult.MISALIGNED_ADDRESS,
             f"kernel {name} accessed memory at an address that is no multiple of the access's "
-            "size; the parameter memcheck names thread and line")
+            "size; the parameter memcheck names thread and line",
+        )
     if word == ASSERTED:
         return CudaError(CUresult.ASSERT, f"an assertion of kernel {name} does not hold")
     if word == NO_ROOM:
         return CudaError(
-            CUresult.LAUNCH_FAILED, f"functions of kernel {name} call themselves deeper than "
+            CUresult.LAUNCH_FAILED,
+            f"functions of kernel {name} call themselves deeper than "
             f"the {STACK_BYTES >> 10} KiB of a thread's stack hold; make what they keep smaller, "
-            "or call them less deep")
+            "or call them less deep",
+        )
     if word == NO_FUNCTION:
         return CudaError(
-            CUresult.INVALID_PC, f"kernel {name} called through a register that holds the address "
-            "of no function with such parameters")
+            CUresult.INVALID_PC,
+            f"kernel {name} called through a register that holds the address "
+            "of no function with such parameters",
+        )
     if word == BROKEN:
-        return CudaError(CUresult.LAUNCH_FAILED,
-                         f"kernel {name} executed brkpt, and there is no debugger")
+        return CudaError(
+            CUresult.LAUNCH_FAILED, f"kernel {name} executed brkpt, and there is no debugger"
+        )
     return CudaError(CUresult.LAUNCH_FAILED, f"kernel {name} executed trap")
 
 
@@ -143,16 +149,15 @@ class Launcher:
         arena: Whose allocations kernels may access, where they were compiled with `memcheck`.
     """
 
-    def __init__(
-        self, threads: int, timeout_s: float = 0.0, arena: Arena | None = None
-    ) -> None:
+    def __init__(self, threads: int, timeout_s: float = 0.0, arena: Arena | None = None) -> None:
         self._arena = arena
         self.watchdog = Watchdog(timeout_s)
         self.output = KernelOutput()
         self.threads = max(1, threads)
         self._pool = (
             ThreadPoolExecutor(self.threads - 1, thread_name_prefix="rrto-cpu")
-            if self.threads > 1 else None
+            if self.threads > 1
+            else None
         )
         self._memory = threading.local()
         self._scratch = ctypes.create_string_buffer(256)
@@ -163,8 +168,14 @@ class Launcher:
             self._pool.shutdown()
 
     def run(
-        self, kernel: Runnable, grid: tuple[int, int, int], params: bytes, module_base: int,
-        shared: tuple[int, int], block: tuple[int, int, int] = (1, 1, 1), *,
+        self,
+        kernel: Runnable,
+        grid: tuple[int, int, int],
+        params: bytes,
+        module_base: int,
+        shared: tuple[int, int],
+        block: tuple[int, int, int] = (1, 1, 1),
+        *,
         cooperative: bool = False,
     ) -> None:
         """Runs every block of a grid and returns when all are done.
@@ -193,14 +204,30 @@ class Launcher:
             grids = ctypes.create_string_buffer(2 * _WORKSPACE_BYTES)
             workspace = align_up(ctypes.addressof(grids), _WORKSPACE_BYTES)
             ctypes.c_uint32.from_address(workspace).value = _WORKSPACE_BYTES
-        words = (first, 0, 0, 0, module_base,
-                 ctypes.addressof(self._scratch), *grid, shared[1], shared[0] + shared[1],
-                 self.watchdog.flag, *self._memory_map(workspace), self.output.address, 0,
-                 workspace)
+        words = (
+            first,
+            0,
+            0,
+            0,
+            module_base,
+            ctypes.addressof(self._scratch),
+            *grid,
+            shared[1],
+            shared[0] + shared[1],
+            self.watchdog.flag,
+            *self._memory_map(workspace),
+            self.output.address,
+            0,
+            workspace,
+        )
         self.output.begins(one=True)
         total = grid[0] * grid[1] * grid[2]
-        spread = (self._pool is not None and total > 1 and not kernel.ordered
-                  and (kernel.last_ns > _SPREAD_NS or kernel.last_ns == 0))
+        spread = (
+            self._pool is not None
+            and total > 1
+            and not kernel.ordered
+            and (kernel.last_ns > _SPREAD_NS or kernel.last_ns == 0)
+        )
         self.watchdog.begin()
         try:
             if kernel.together:
@@ -228,8 +255,7 @@ class Launcher:
 
     def too_long(self, name: str) -> str:
         """What a launch says that the watchdog ended."""
-        return (f"kernel {name} ran longer than {self.watchdog.limit_s:g} s "
-                "(launch_timeout_s)")
+        return f"kernel {name} ran longer than {self.watchdog.limit_s:g} s (launch_timeout_s)"
 
     def areas(self, frame_bytes: int, local_bytes: int) -> list[int]:
         """Addresses of this thread's shared, frame and local memory."""
@@ -242,13 +268,16 @@ class Launcher:
         """Address of the live allocations, how many, and where traps and so on are reported."""
         ranges = self._arena.ranges() if self._arena is not None else []
         if ranges and workspace:
-            pairs = sorted([*zip(ranges[::2], ranges[1::2], strict=True),
-                            (workspace, workspace + _WORKSPACE_BYTES)])
+            pairs = sorted(
+                [
+                    *zip(ranges[::2], ranges[1::2], strict=True),
+                    (workspace, workspace + _WORKSPACE_BYTES),
+                ]
+            )
             ranges = [at for pair in pairs for at in pair]
         self._ranges = (ctypes.c_int64 * len(ranges))(*ranges)
         self._report = (ctypes.c_int64 * REPORT_WORDS)()
-        return (ctypes.addressof(self._ranges), len(ranges) // 2,
-                ctypes.addressof(self._report))
+        return (ctypes.addressof(self._ranges), len(ranges) // 2, ctypes.addressof(self._report))
 
     def _raise_report(
         self, name: str, grid: tuple[int, int, int], block: tuple[int, int, int]
@@ -259,13 +288,19 @@ class Launcher:
             return
         _, address, what, number, thread = self._report
         does = "writes" if what >> 16 & 1 else "reads"
-        place = (f"offset {address} of shared memory" if what >> 17 & 1
-                 else f"{address:#x}, {self._arena.describe(address)}")
-        text = (f"kernel {name}, line {what >> 32}: thread {_place(thread, block)} of block "
-                f"{_place(number, grid)} {does} {what & 0xFFFF} bytes at {place}")
+        place = (
+            f"offset {address} of shared memory"
+            if what >> 17 & 1
+            else f"{address:#x}, {self._arena.describe(address)}"
+        )
+        text = (
+            f"kernel {name}, line {what >> 32}: thread {_place(thread, block)} of block "
+            f"{_place(number, grid)} {does} {what & 0xFFFF} bytes at {place}"
+        )
         if what >> 18 & 1:
-            raise CudaError(CUresult.MISALIGNED_ADDRESS, f"{text}, which is no multiple of "
-                            f"{what & 0xFFFF}")
+            raise CudaError(
+                CUresult.MISALIGNED_ADDRESS, f"{text}, which is no multiple of {what & 0xFFFF}"
+            )
         raise AccessError(text)
 
     def _spread(self, kernel: Runnable, words: tuple[int, ...], total: int) -> int:
@@ -300,8 +335,10 @@ class Launcher:
             memory = _area(step * total)
         except (OSError, OverflowError, ValueError) as error:
             raise CudaError(
-                CUresult.OUT_OF_MEMORY, f"kernel {kernel.name}: no room for {total} blocks of "
-                f"{step} bytes at once: {error}") from error
+                CUresult.OUT_OF_MEMORY,
+                f"kernel {kernel.name}: no room for {total} blocks of "
+                f"{step} bytes at once: {error}",
+            ) from error
         at = _aligned(memory)
         placed = [*words]
         placed[1:4], placed[_STEP] = (at, at + shared + local, at + shared), step

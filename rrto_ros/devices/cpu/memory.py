@@ -29,8 +29,14 @@ _ALIGNMENT = 2 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int,
-                       ctypes.c_int, ctypes.c_long)
+_libc.mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+)
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -96,8 +102,10 @@ class Arena:
                 OUT_OF_MEMORY beyond the limit.
         """
         if size <= 0 or address < self.base or address + size > self.base + self.size:
-            raise CudaError(CUresult.INVALID_VALUE,
-                            f"allocation of {size} bytes at {address:#x} is outside the arena")
+            raise CudaError(
+                CUresult.INVALID_VALUE,
+                f"allocation of {size} bytes at {address:#x} is outside the arena",
+            )
         self._map(address, size)
 
     def allocate_module(self, size: int, alignment: int = 1) -> int:
@@ -111,14 +119,17 @@ class Arena:
 
     def _map(self, address: int, size: int) -> None:
         if self.used + size > self.limit:
-            raise CudaError(CUresult.OUT_OF_MEMORY,
-                            f"{size} bytes asked, {self.limit - self.used} of {self.limit} left")
+            raise CudaError(
+                CUresult.OUT_OF_MEMORY,
+                f"{size} bytes asked, {self.limit - self.used} of {self.limit} left",
+            )
         index = bisect.bisect_left(self._starts, address)
         if (index and self._ends[index - 1] > address) or (
             index < len(self._starts) and self._starts[index] < address + size
         ):
-            raise CudaError(CUresult.INVALID_VALUE,
-                            f"allocation at {address:#x} overlaps another one")
+            raise CudaError(
+                CUresult.INVALID_VALUE, f"allocation at {address:#x} overlaps another one"
+            )
         first, last = self._pages(address, size)
         if _libc.mprotect(first, last - first, _READ_WRITE):
             raise CudaError(CUresult.OUT_OF_MEMORY, os.strerror(ctypes.get_errno()))
@@ -154,8 +165,10 @@ class Arena:
         """INVALID_VALUE unless the range lies inside one live allocation."""
         index = bisect.bisect_right(self._starts, address) - 1
         if size < 0 or index < 0 or address + size > self._ends[index]:
-            raise CudaError(CUresult.INVALID_VALUE,
-                            f"{size} bytes at {address:#x} are not inside a live allocation")
+            raise CudaError(
+                CUresult.INVALID_VALUE,
+                f"{size} bytes at {address:#x} are not inside a live allocation",
+            )
 
     def ranges(self) -> list[int]:
         """First address and end of every live allocation, in order."""
@@ -164,8 +177,12 @@ class Arena:
     def describe(self, address: int) -> str:
         """Where an address lies relative to the nearest live allocation."""
         index = bisect.bisect_right(self._starts, address) - 1
-        near = [(abs(address - edge), i) for i in (index, index + 1)
-                if 0 <= i < len(self._starts) for edge in (self._starts[i], self._ends[i] - 1)]
+        near = [
+            (abs(address - edge), i)
+            for i in (index, index + 1)
+            if 0 <= i < len(self._starts)
+            for edge in (self._starts[i], self._ends[i] - 1)
+        ]
         if not near:
             return "and nothing is allocated"
         distance, index = min(near)

@@ -73,7 +73,12 @@ class Compiler:
     """
 
     def __init__(
-        self, directory: Path | None, limit_bytes: int, max_lanes: int, pool: CompilePool, *,
+        self,
+        directory: Path | None,
+        limit_bytes: int,
+        max_lanes: int,
+        pool: CompilePool,
+        *,
         memcheck: bool = False,
     ) -> None:
         self.memcheck = memcheck
@@ -97,8 +102,11 @@ class Compiler:
         Raises:
             PtxError: INVALID_PTX, naming the kernel and the instruction or line.
         """
-        whole = source if isinstance(source, str) else "".join(
-            f"{len(part)}:{part}" for one in source for part in (one.name, one.text))
+        whole = (
+            source
+            if isinstance(source, str)
+            else "".join(f"{len(part)}:{part}" for one in source for part in (one.name, one.text))
+        )
         digest = hashlib.sha256(whole.encode()).hexdigest()
         key = cache_key(digest, _FACTS)
         entry = self.cache.get(key)
@@ -155,28 +163,47 @@ class Compiler:
         self, module: LoadedModule, kernel: KernelFacts, block: Block, together: bool = False
     ) -> str:
         target = self.target
-        return cache_key(module.digest, kernel.name, str(block), str(self.lanes),
-                         str(self.memcheck), str(together), target.cpu, target.features,
-                         target.llvm_version)
+        return cache_key(
+            module.digest,
+            kernel.name,
+            str(block),
+            str(self.lanes),
+            str(self.memcheck),
+            str(together),
+            target.cpu,
+            target.features,
+            target.llvm_version,
+        )
 
-    def _make(
-        self, module: LoadedModule, index: int, block: Block, together: bool
-    ) -> Runnable:
+    def _make(self, module: LoadedModule, index: int, block: Block, together: bool) -> Runnable:
         kernel = module.facts.kernels[index]
         key = self._key(module, kernel, block, together)
         entry = self.cache.get(key)
         if entry is None:
             started = time.perf_counter_ns()
             made, code = self._compile(module, index, block, together)
-            entry = Entry(code, {"symbol": made.symbol, "frame_bytes": made.frame_bytes,
-                                 "local_bytes": made.local_bytes, "lanes": made.lanes})
+            entry = Entry(
+                code,
+                {
+                    "symbol": made.symbol,
+                    "frame_bytes": made.frame_bytes,
+                    "local_bytes": made.local_bytes,
+                    "lanes": made.lanes,
+                },
+            )
             self.cache.put(key, entry)
             self.compiled += 1
             self.compile_ns += time.perf_counter_ns() - started
         facts = entry.facts
         self.vectorised += facts["lanes"] > 1
-        return Runnable(kernel.name, LoadedCode(entry.code, facts["symbol"]),
-                        facts["frame_bytes"], facts["local_bytes"], kernel.ordered, together)
+        return Runnable(
+            kernel.name,
+            LoadedCode(entry.code, facts["symbol"]),
+            facts["frame_bytes"],
+            facts["local_bytes"],
+            kernel.ordered,
+            together,
+        )
 
     def _compile(
         self, module: LoadedModule, index: int, block: Block, together: bool
@@ -185,8 +212,9 @@ class Compiler:
         if together:
             program = program.together()
         try:
-            made, job = (None, None) if together else module.ahead.pop(
-                (index, block), (None, None))
+            made, job = (
+                (None, None) if together else module.ahead.pop((index, block), (None, None))
+            )
             if made is not None and job is not None:
                 self.ahead += 1
                 return made, job.result()
@@ -198,8 +226,9 @@ class Compiler:
         try:
             return made, self.pool.compile(made.text, vectorise=False)
         except CompileError as error:
-            raise PtxError(f"kernel {program.name} cannot be compiled: {first}; and without "
-                           f"vectors: {error}") from error
+            raise PtxError(
+                f"kernel {program.name} cannot be compiled: {first}; and without vectors: {error}"
+            ) from error
 
 
 def check_kernel(kernel: KernelProgram) -> None:

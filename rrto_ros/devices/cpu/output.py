@@ -62,8 +62,10 @@ class KernelOutput:
             return b"", b""
         with self._lock:
             self._close()
-            printed, errors = (b"".join(text for text, error in self._kept if error == wanted)
-                               for wanted in (False, True))
+            printed, errors = (
+                b"".join(text for text, error in self._kept if error == wanted)
+                for wanted in (False, True)
+            )
             self._kept.clear()
             self._bytes = 0
             return printed, errors
@@ -79,7 +81,15 @@ class KernelOutput:
             self.lost += size
 
     def _called(
-        self, what: int, a: int, b: int, c: int, d: int, block: int, thread: int, shape: int,
+        self,
+        what: int,
+        a: int,
+        b: int,
+        c: int,
+        d: int,
+        block: int,
+        thread: int,
+        shape: int,
         context: int,
     ) -> int:
         count = 0
@@ -167,7 +177,11 @@ def _converted(
 
 
 def _failed(
-    message: int, file: int, line: int, function: int, block: tuple[int, int, int],
+    message: int,
+    file: int,
+    line: int,
+    function: int,
+    block: tuple[int, int, int],
     thread: tuple[int, int, int],
 ) -> bytes:
     """The driver's words for an assertion that does not hold."""

@@ -89,8 +89,9 @@ def prepare(source: str | Sequence[PtxInput]) -> ModuleProgram:
     """
     module = read_module(source)
     layout = layout_module(module.variables, function_addresses(module.functions))
-    return ModuleProgram(module, layout, tuple(
-        _prepare_kernel(entry, module, layout) for entry in module.entries))
+    return ModuleProgram(
+        module, layout, tuple(_prepare_kernel(entry, module, layout) for entry in module.entries)
+    )
 
 
 def _prepare_kernel(
@@ -117,8 +118,11 @@ def _needs_order(instrs: list[ast.Instr]) -> bool:
         if isinstance(base, ast.Reg) and base.name in workspace:
             continue  # the grid's barrier: nobody learns from it who came first
         kind = next((TYPES[m] for m in reversed(instr.mods) if m in TYPES), None)
-        if kind is None or kind.kind not in "usb" or not _ANY_ORDER & set(instr.mods) or any(
-            n in read for n in destinations(instr)
+        if (
+            kind is None
+            or kind.kind not in "usb"
+            or not _ANY_ORDER & set(instr.mods)
+            or any(n in read for n in destinations(instr))
         ):
             return True
     return False
@@ -135,8 +139,11 @@ def _workspace(instrs: list[ast.Instr]) -> frozenset[str]:
             made.setdefault(name, []).append(instr)
     found: set[str] = set()
     while True:
-        more = {name for name, by in made.items()
-                if name not in found and all(_of_workspace(i, found) for i in by)}
+        more = {
+            name
+            for name, by in made.items()
+            if name not in found and all(_of_workspace(i, found) for i in by)
+        }
         if not more:
             return frozenset(found)
         found |= more
@@ -148,8 +155,11 @@ def _of_workspace(instr: ast.Instr, known: set[str]) -> bool:
     parts = [p for a in instr.args[1:] for p in (a.items if isinstance(a, ast.Vec) else (a,))]
     named = [p for p in parts if not isinstance(p, ast.Imm)]
     return bool(named) and all(
-        p.name in known if isinstance(p, ast.Reg)
-        else isinstance(p, ast.Special) and p.name in ("envreg1", "envreg2") for p in named)
+        p.name in known
+        if isinstance(p, ast.Reg)
+        else isinstance(p, ast.Special) and p.name in ("envreg1", "envreg2")
+        for p in named
+    )
 
 
 @contextlib.contextmanager
@@ -159,11 +169,15 @@ def well_formed(kernel: str) -> Iterator[None]:
         yield
     except (IndexError, KeyError, ValueError, AttributeError, TypeError, StopIteration) as error:
         found = _looked_at(error)
-        what = (f"line {found.line}: instruction {found.text} has operands that no form of it "
-                f"takes (kernel {kernel})" if found is not None
-                else f"kernel {kernel} holds an instruction whose operands do not fit it")
-        raise PtxError(f"{what}; docs/ptx_support.md lists the forms that are supported"
-                       ) from error
+        what = (
+            f"line {found.line}: instruction {found.text} has operands that no form of it "
+            f"takes (kernel {kernel})"
+            if found is not None
+            else f"kernel {kernel} holds an instruction whose operands do not fit it"
+        )
+        raise PtxError(
+            f"{what}; docs/ptx_support.md lists the forms that are supported"
+        ) from error
 
 
 def _looked_at(error: BaseException) -> ast.Instr | None:
@@ -194,6 +208,14 @@ def _program(function: ast.Function, layout: KernelLayout) -> KernelProgram:
     carry = any("cc" in i.mods or i.op in ("addc", "subc", "madc") for i in instrs)
     ordered = _needs_order(instrs)
     types = register_types(registers, regions.blocks)
-    return KernelProgram(function, layout, regions, types, kernel_params, carry, ordered,
-                         bounded_edges(regions.blocks),
-                         any(b.barrier is not None and b.barrier.op == YIELD for b in blocks))
+    return KernelProgram(
+        function,
+        layout,
+        regions,
+        types,
+        kernel_params,
+        carry,
+        ordered,
+        bounded_edges(regions.blocks),
+        any(b.barrier is not None and b.barrier.op == YIELD for b in blocks),
+    )

@@ -26,15 +26,45 @@ _VERSION = (
     f"as of CUDA release {RELEASE}, V{RELEASE}.0\n"
 )
 _LONG = {"o": "output-file", "arch": "gpu-name", "V": "version", "h": "help", "v": "verbose"}
-_VALUED = frozenset({
-    "output-file", "gpu-name", "opt-level", "O", "maxrregcount", "device-function-maxrregcount",
-    "func-maxrregcount", "fmad", "def-load-cache", "dlcm", "def-store-cache", "dscm",
-    "force-load-cache", "flcm", "force-store-cache", "fscm", "machine", "m", "entry", "e",
-    "split-compile", "Ofast-compile", "Ofc", "maxntid", "minnctapersm", "regAllocOptLevel",
-    "allow-expensive-optimizations", "register-usage-level", "regUsageLevel", "sanitize",
-    "device-stack-protector", "enable-func-clone-sc", "position-independent-code", "pic",
-    "apply-controls",
-})
+_VALUED = frozenset(
+    {
+        "output-file",
+        "gpu-name",
+        "opt-level",
+        "O",
+        "maxrregcount",
+        "device-function-maxrregcount",
+        "func-maxrregcount",
+        "fmad",
+        "def-load-cache",
+        "dlcm",
+        "def-store-cache",
+        "dscm",
+        "force-load-cache",
+        "flcm",
+        "force-store-cache",
+        "fscm",
+        "machine",
+        "m",
+        "entry",
+        "e",
+        "split-compile",
+        "Ofast-compile",
+        "Ofc",
+        "maxntid",
+        "minnctapersm",
+        "regAllocOptLevel",
+        "allow-expensive-optimizations",
+        "register-usage-level",
+        "regUsageLevel",
+        "sanitize",
+        "device-stack-protector",
+        "enable-func-clone-sc",
+        "position-independent-code",
+        "pic",
+        "apply-controls",
+    }
+)
 """Options whose value may be the next argument."""
 _ELSEWHERE = frozenset({"options-file", "optf", "input-as-string", "ias"})
 _ARCHITECTURE = re.compile(r"(?:sm|compute)_(\d+)[af]?")
@@ -105,8 +135,10 @@ def assemble(text: bytes, name: str, architecture: str) -> bytes:
             raise ConfigError(f"Value '{architecture}' is not defined for option 'gpu-name'")
         has = _ARCHITECTURE.fullmatch(module.target)
         if has is not None and int(has[1]) > int(wanted[1]):
-            raise ConfigError(f"the PTX's .target {module.target} is newer than {architecture}, "
-                              "for which it shall be made; give its own with --gpu-name")
+            raise ConfigError(
+                f"the PTX's .target {module.target} is newer than {architecture}, "
+                "for which it shall be made; give its own with --gpu-name"
+            )
     return linked_image((LinkInput(PTX, name, text),))
 
 
@@ -138,8 +170,10 @@ def _one(source: Path, options: dict[str, str]) -> int:
     try:
         image = assemble(text, source.name, options.get("gpu-name", ""))
     except PtxError as error:
-        sys.stderr.write(f"ptxas {source}; error   : {error.detail}\n"
-                         "ptxas fatal   : Ptx assembly aborted due to errors\n")
+        sys.stderr.write(
+            f"ptxas {source}; error   : {error.detail}\n"
+            "ptxas fatal   : Ptx assembly aborted due to errors\n"
+        )
         return FAILED
     try:
         target.write_bytes(image)

@@ -22,7 +22,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "ptx_support.md"
 HANDLED_ELSEWHERE = {
     "bra, brx.idx, ret, exit": "guarded and not; tables of .branchtargets",
     "call": ".func of the same module, inlined, or on a stack where functions call themselves or "
-            "are called through registers; no services of a driver (malloc and free of a kernel)",
+    "are called through registers; no services of a driver (malloc and free of a kernel)",
 }
 LEFT_OUT = """\
 Whatever is not named above is refused when a module is loaded, with the instruction and its line
@@ -121,21 +121,38 @@ def page() -> str:
     shared, local = layout.MAX_STATIC_SHARED_BYTES >> 10, layout.MAX_LOCAL_BYTES >> 10
     lines = [
         "<!-- Made by python -m rrto_ros.devices.cpu.support: do not edit. -->",
-        "# PTX that the cpu device executes", "",
-        f"{count} opcodes besides branches and calls, PTX 1.0 to 9.x, 64-bit addresses.", "",
-        "| instruction | forms |", "|---|---|",
-    ]
-    lines += [f"| {', '.join(ops)} | {form.replace('|', chr(92) + '|')} |"
-              for form, ops in sorted(forms.items(), key=lambda item: item[1])]
-    lines += [
-        "", "Types: " + ", ".join(f".{name}" for name in TYPES) + ".", "",
-        "Special registers: " + ", ".join(f"%{name}" for name in SPECIAL_REGISTERS) + ".", "",
-        "Directives: " + ", ".join(f".{name}" for name in DIRECTIVES) + ".", "",
-        (f"Limits: {shared} KiB of static shared memory, {local} KiB of local memory per thread, "
-         f"{STACK_BYTES >> 10} KiB of it for functions that call themselves."),
+        "# PTX that the cpu device executes",
         "",
-        "## What is left out", "", LEFT_OUT.rstrip(), "",
-        "## What LLVM would leave undefined", "", UNDEFINED.rstrip(), "",
+        f"{count} opcodes besides branches and calls, PTX 1.0 to 9.x, 64-bit addresses.",
+        "",
+        "| instruction | forms |",
+        "|---|---|",
+    ]
+    lines += [
+        f"| {', '.join(ops)} | {form.replace('|', chr(92) + '|')} |"
+        for form, ops in sorted(forms.items(), key=lambda item: item[1])
+    ]
+    lines += [
+        "",
+        "Types: " + ", ".join(f".{name}" for name in TYPES) + ".",
+        "",
+        "Special registers: " + ", ".join(f"%{name}" for name in SPECIAL_REGISTERS) + ".",
+        "",
+        "Directives: " + ", ".join(f".{name}" for name in DIRECTIVES) + ".",
+        "",
+        (
+            f"Limits: {shared} KiB of static shared memory, {local} KiB of local memory per "
+            f"thread, {STACK_BYTES >> 10} KiB of it for functions that call themselves."
+        ),
+        "",
+        "## What is left out",
+        "",
+        LEFT_OUT.rstrip(),
+        "",
+        "## What LLVM would leave undefined",
+        "",
+        UNDEFINED.rstrip(),
+        "",
     ]
     return "\n".join(lines)
 
@@ -149,8 +166,10 @@ def main() -> int:
         PAGE.write_text(page(), encoding="utf-8")
         return 0
     if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page():
-        print(f"{PAGE.name} is not what the code says; run python -m {__spec__.name}",
-              file=sys.stderr)
+        print(
+            f"{PAGE.name} is not what the code says; run python -m {__spec__.name}",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

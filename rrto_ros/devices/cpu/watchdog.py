@@ -43,7 +43,8 @@ class Watchdog:
                 self._changed.notify()
         if self._thread is None:
             self._thread = threading.Thread(
-                target=self._watch, name="rrto-cpu-watchdog", daemon=True)
+                target=self._watch, name="rrto-cpu-watchdog", daemon=True
+            )
             self._thread.start()
 
     def end(self) -> bool:

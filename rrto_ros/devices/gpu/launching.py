@@ -200,8 +200,12 @@ def check_fill(fill: MemsetNode) -> int:
     """Bytes from the first to the last that a fill writes, 0 for none (INVALID_VALUE)."""
     width = fill.element_bytes
     row = fill.width * width
-    if width not in (1, 2, 4) or fill.dst % width or fill.width < 0 or fill.height < 0 or (
-        fill.height > 1 and (fill.pitch < row or fill.pitch % width)
+    if (
+        width not in (1, 2, 4)
+        or fill.dst % width
+        or fill.width < 0
+        or fill.height < 0
+        or (fill.height > 1 and (fill.pitch < row or fill.pitch % width))
     ):
         raise CudaError(CUresult.INVALID_VALUE, f"bad fill {fill}")
     if row == 0 or fill.height == 0:

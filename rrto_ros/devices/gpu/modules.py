@@ -165,8 +165,17 @@ class Modules:
         try:
             for one in inputs:
                 data = one.data + b"\0" if one.kind == PTX else one.data
-                call("cuLinkAddData", state, kinds(one.kind), data, len(data),
-                     one.name.encode(), 0, [], [])
+                call(
+                    "cuLinkAddData",
+                    state,
+                    kinds(one.kind),
+                    data,
+                    len(data),
+                    one.name.encode(),
+                    0,
+                    [],
+                    [],
+                )
             # Symbols that are missing make it answer UNKNOWN, which ends no context here.
             code, *linked = self._driver.call_anyway("cuLinkComplete", state)
             if code == CUresult.UNKNOWN:
@@ -221,9 +230,7 @@ class Modules:
         out: list[GlobalInfo] = []
         for name in symbols.variable_names(image):
             with contextlib.suppress(UnicodeEncodeError):
-                code, *where = self._driver.call_anyway(
-                    "cuModuleGetGlobal", handle, name.encode()
-                )
+                code, *where = self._driver.call_anyway("cuModuleGetGlobal", handle, name.encode())
                 if code == CUresult.SUCCESS and int(where[1]):
                     out.append(GlobalInfo(name, int(where[0]), int(where[1])))
         return out

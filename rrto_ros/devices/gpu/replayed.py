@@ -35,9 +35,7 @@ class ReplayedCalls:
         position: The call that failed, after `run` raised.
     """
 
-    def __init__(
-        self, device: Maker, graphs: SegmentGraphs, calls: Sequence[SegmentCall]
-    ) -> None:
+    def __init__(self, device: Maker, graphs: SegmentGraphs, calls: Sequence[SegmentCall]) -> None:
         self._device = device
         self._graphs = graphs
         self._calls = list(calls)

@@ -175,9 +175,7 @@ class SegmentGraph:
             return False
         streams = owner.streams
         for event in built.before:
-            owner.driver.call(
-                "cuStreamWaitEvent", streams.use(self._main), built.events[event], 0
-            )
+            owner.driver.call("cuStreamWaitEvent", streams.use(self._main), built.events[event], 0)
         if self._others:
             streams.join(self._main, self._others)
         queue = streams.use(self._main)

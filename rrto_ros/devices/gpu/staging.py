@@ -107,8 +107,8 @@ class Uploads:
             while self._pending and self._pending[0][0] >= self._head:
                 self._free_oldest()
             start = 0
-        while self._pending and self._pending[0][0] < start + size and (
-            self._pending[0][1] > start
+        while (
+            self._pending and self._pending[0][0] < start + size and (self._pending[0][1] > start)
         ):
             self._free_oldest()
         self._head = start + size
@@ -154,8 +154,10 @@ class Downloads:
         out = bytearray(size)
         if self._events is None:
             create = self._driver.call
-            self._events = (create("cuEventCreate", _NO_TIMING),
-                            create("cuEventCreate", _NO_TIMING))
+            self._events = (
+                create("cuEventCreate", _NO_TIMING),
+                create("cuEventCreate", _NO_TIMING),
+            )
         pieces = range(0, size, half)
         for number, at in enumerate(pieces):
             side = number % 2

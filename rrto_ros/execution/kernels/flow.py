@@ -105,8 +105,10 @@ class Flow:
         if instr.op not in ("ld", "st"):
             return None
         address = next((a for a in instr.args if isinstance(a, ast.Addr)), None)
-        if address is None or not isinstance(address.base, ast.Sym) or (
-            address.base.name not in self.passed
+        if (
+            address is None
+            or not isinstance(address.base, ast.Sym)
+            or (address.base.name not in self.passed)
         ):
             return None
         kind = TYPES.get(instr.mods[-1])

@@ -59,6 +59,7 @@ class State:
     def copy(self) -> State:
         return State(dict(self.forms), dict(self.conditions), self.facts)
 
+
 class Values:
     """Of one launch.
 
@@ -163,9 +164,7 @@ class Values:
                 return Form(offset, ((symbol, 1),))
         return None
 
-    def _typed(
-        self, operand: ast.Operand, kind: str, state: State
-    ) -> tuple[Form, Range] | None:
+    def _typed(self, operand: ast.Operand, kind: str, state: State) -> tuple[Form, Range] | None:
         """An operand as an instruction's type reads it, and its bounds."""
         form = self._value(operand, state)
         if form is None or kind not in TYPES or TYPES[kind].is_float:
@@ -379,8 +378,12 @@ class Values:
             return None
         kind_name = mods[-1] if mods else ""
         kind = TYPES.get(kind_name)
-        if kind is None or kind.is_float or kind.kind in ("x2", "i2") or "sat" in mods or (
-            "cc" in mods
+        if (
+            kind is None
+            or kind.is_float
+            or kind.kind in ("x2", "i2")
+            or "sat" in mods
+            or ("cc" in mods)
         ):
             return None
         if op == "mov" and isinstance(args[1], ast.Vec):
@@ -396,8 +399,13 @@ class Values:
             if self.wide(name) != into.bits:
                 return None
             read = self._typed(args[1], kind_name, state)
-            return read[0] if read is not None else self.symbol(
-                ("any", number, name), _all(kind.bits, signed=kind.signed), into.bits)
+            return (
+                read[0]
+                if read is not None
+                else self.symbol(
+                    ("any", number, name), _all(kind.bits, signed=kind.signed), into.bits
+                )
+            )
         if op in ("add", "sub") and kind.bits == self.wide(name):
             one, other = (self._value(a, state) for a in args[1:3])
             if one is None or other is None:

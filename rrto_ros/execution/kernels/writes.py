@@ -130,8 +130,9 @@ class _Finder:
         if instr.op not in _READS and instr.op not in STORES:
             return False
         base = self._base(instr)
-        return not (isinstance(base, ast.Sym)
-                    and (base.name in self._params or base.name in self._passed))
+        return not (
+            isinstance(base, ast.Sym) and (base.name in self._params or base.name in self._passed)
+        )
 
     def _follow(self) -> None:
         """Find what every register is made of."""
@@ -231,7 +232,8 @@ class _Finder:
     def _fateful(self, item: ast.Instr | ast.Label) -> bool:
         """Whether it matters beyond a thread's registers that something is executed."""
         return isinstance(item, ast.Instr) and (
-            self._accesses(item) or item.op in _WAITS or item.op in _ENDS_BADLY)
+            self._accesses(item) or item.op in _WAITS or item.op in _ENDS_BADLY
+        )
 
     def _of(self, arg: ast.Operand) -> Marks:
         if isinstance(arg, ast.Reg):

@@ -275,9 +275,7 @@ class Cursor:
     def _item(self, view: memoryview, offset: int, fed: Fed) -> int:
         """Take what is no call but says something about plans; returns the offset after it."""
         header = CallHeader(offset, *CALL_HEADER.unpack_from(view, offset))
-        check_header(
-            offset, len(view), header.size, header.op, header.flags, header.payload_bytes
-        )
+        check_header(offset, len(view), header.size, header.op, header.flags, header.payload_bytes)
         fed.items = True
         if header.op == PLAN_TAKEN_OP:
             self.shim.taken(view, header)

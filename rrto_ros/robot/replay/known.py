@@ -236,11 +236,7 @@ class KnownPlans:
         best: Known | None = None
         for other in self.active:
             shared = other.shared.get(known.number, 0)
-            if (
-                shared >= position
-                and _likelier(other, best)
-                and other.equals(position, code, key)
-            ):
+            if shared >= position and _likelier(other, best) and other.equals(position, code, key):
                 best = other
         return best
 

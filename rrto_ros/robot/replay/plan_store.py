@@ -232,9 +232,7 @@ class PlanMemory:
         self._recalled = len(found.plans)
         return found
 
-    def keep(
-        self, walked: Iterable[Plan], *, apart: bool, start: StartUp | None = None
-    ) -> None:
+    def keep(self, walked: Iterable[Plan], *, apart: bool, start: StartUp | None = None) -> None:
         """Keep plans that were walked to their end for the first time in this session.
 
         Args:

@@ -67,12 +67,24 @@ def main():
     for place, array in ((x_at, x), (y_at, y)):
         check(driver.cuMemcpyHtoD(place, array, array.nbytes))
     kernel = cubin(SAXPY, ("saxpy<double>", "saxpy<float>")).get_kernel("saxpy<double>")
-    launch(stream, LaunchConfig(grid=8, block=128), kernel, np.float64(2.5), np.uint64(int(x_at)),
-           np.uint64(int(y_at)), np.int32(COUNT))
+    launch(
+        stream,
+        LaunchConfig(grid=8, block=128),
+        kernel,
+        np.float64(2.5),
+        np.uint64(int(x_at)),
+        np.uint64(int(y_at)),
+        np.int32(COUNT),
+    )
     parts = [cubin(source, relocatable_device_code=True) for source in (SCALE, SCALED)]
     linked = Linker(*parts, options=LinkerOptions(arch=f"sm_{device.arch}")).link("cubin")
-    launch(stream, LaunchConfig(grid=1, block=64), linked.get_kernel("scale"),
-           np.uint64(int(y_at)), np.int32(COUNT))
+    launch(
+        stream,
+        LaunchConfig(grid=1, block=64),
+        linked.get_kernel("scale"),
+        np.uint64(int(y_at)),
+        np.int32(COUNT),
+    )
     stream.sync()
     got = np.empty_like(y)
     check(driver.cuMemcpyDtoH(got, y_at, got.nbytes))
@@ -81,10 +93,15 @@ def main():
         log = "it compiled"
     except Exception as error:
         log = str(error)
-    print(json.dumps({
-        "worst": float(np.abs(got - -3 * (y + 2.5 * x)).max()), "log": log[:200],
-        "threads": kernel.attributes.max_threads_per_block,
-    }))
+    print(
+        json.dumps(
+            {
+                "worst": float(np.abs(got - -3 * (y + 2.5 * x)).max()),
+                "log": log[:200],
+                "threads": kernel.attributes.max_threads_per_block,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -168,7 +168,8 @@ class Program:
         self.settled(place)
         start, end = sorted((numbers[1] % BYTES, numbers[2] % BYTES))
         data = np.random.default_rng(self.rng.randrange(1 << 30)).integers(
-            0, 256, end - start, np.uint8)
+            0, 256, end - start, np.uint8
+        )
         place.view[start:end] = data
         place.want[start:end] = data
 
@@ -184,8 +185,11 @@ class Program:
             self.ready(place, stream)
         name, words = self.named(to, at, of, start, size, unified=numbers[7] % 4 == 0)
         if later:
-            cuda.ok(name.replace("_v2", "Async_v2") if "_v2" in name else name + "Async",
-                    *words, stream)
+            cuda.ok(
+                name.replace("_v2", "Async_v2") if "_v2" in name else name + "Async",
+                *words,
+                stream,
+            )
         else:
             cuda.ok(name, *words)
         to.want[at : at + size] = of.want[start : start + size].copy()
@@ -261,13 +265,19 @@ class Program:
         async_ = "Async" if later else ""
         words = (stream,) if later else ()
         if depth == 1:
-            side = [struct.pack("<QQi4xQQQQ", 3, 1, kind, host, device, 0, pitch)
-                    for kind, host, device, pitch in sides]
+            side = [
+                struct.pack("<QQi4xQQQQ", 3, 1, kind, host, device, 0, pitch)
+                for kind, host, device, pitch in sides
+            ]
             record = b"".join(side) + struct.pack("<QQ", width, height)
             name, first = f"cuMemcpy2D{async_}_v2", [pitch + 3 for pitch in pitches]
         else:
-            side = [struct.pack("<QQQQi4xQQQQQQ", 3, 1, 1, 0, kind, host, device, 0, 0, pitch,
-                                height + 2) for kind, host, device, pitch in sides]
+            side = [
+                struct.pack(
+                    "<QQQQi4xQQQQQQ", 3, 1, 1, 0, kind, host, device, 0, 0, pitch, height + 2
+                )
+                for kind, host, device, pitch in sides
+            ]
             record = b"".join(side) + struct.pack("<QQQ", width, height, depth)
             name = f"cuMemcpy3D{async_}_v2"
             first = [pitch * (height + 2) + pitch + 3 for pitch in pitches]
@@ -275,8 +285,10 @@ class Program:
         data = of.want.copy()
         for plane in range(depth):
             for row in range(height):
-                starts = [f + (plane * (height + 2) + row) * pitch
-                          for f, pitch in zip(first, pitches, strict=True)]
+                starts = [
+                    f + (plane * (height + 2) + row) * pitch
+                    for f, pitch in zip(first, pitches, strict=True)
+                ]
                 to.want[starts[1] : starts[1] + width] = data[starts[0] : starts[0] + width]
         self.used(to, of, stream, later)
 
@@ -285,8 +297,11 @@ class Program:
         stream = self.streams[numbers[1] % len(self.streams)]
         self.ready(place, stream)
         count = numbers[2] % (BYTES // 4) + 1
-        words = cuda.params(*(struct.pack("<Q", place.address),) * 2,
-                            struct.pack("<I", numbers[3]), struct.pack("<I", count))
+        words = cuda.params(
+            *(struct.pack("<Q", place.address),) * 2,
+            struct.pack("<I", numbers[3]),
+            struct.pack("<I", count),
+        )
         assert cuda.launch(self.step, words, grid=((count + 63) // 64, 1, 1), stream=stream) == 0
         data = place.want.view(np.uint32)[:count]
         data[:] = data * np.uint32(1664525) + np.uint32(numbers[3])
@@ -335,8 +350,11 @@ class Program:
         self.looks += 1
         if not np.array_equal(got, place.want):
             wrong = np.flatnonzero(got != place.want)
-            print(f"look {self.looks} at {place.kind}: {len(wrong)} bytes differ, the first at "
-                  f"{wrong[0]}: {got[wrong[0]]}, not {place.want[wrong[0]]}", file=sys.stderr)
+            print(
+                f"look {self.looks} at {place.kind}: {len(wrong)} bytes differ, the first at "
+                f"{wrong[0]}: {got[wrong[0]]}, not {place.want[wrong[0]]}",
+                file=sys.stderr,
+            )
             sys.exit(3)
 
     def finish(self):

@@ -167,8 +167,15 @@ def cases():
     """(name, kernel, grid, block, arguments, what they are afterwards, shared bytes)."""
     a, b = (RNG.standard_normal(s).astype(np.float32) for s in ((50, 70), (70, 40)))
     product = (a.astype(np.float64) @ b).astype(np.float32)
-    yield ("shared-memory matmul", matmul, (3, 4), (16, 16),
-           (a, b, np.zeros((50, 40), np.float32)), (a, b, product), 0)
+    yield (
+        "shared-memory matmul",
+        matmul,
+        (3, 4),
+        (16, 16),
+        (a, b, np.zeros((50, 40), np.float32)),
+        (a, b, product),
+        0,
+    )
     x = RNG.integers(-100, 100, 256).astype(np.int32)
     rows = x.reshape(-1, 32)
     yield ("shuffle down", warp_sums, 2, 128, (x, np.zeros(8, np.int32)), (x, rows.sum(1)), 0)
@@ -177,26 +184,68 @@ def cases():
     yield ("shuffle", rotate, 2, 128, (x, np.zeros(256, np.int32)), (x, turned.reshape(-1)), 0)
     bits = ((rows > 0).astype(np.uint32) << lane.astype(np.uint32)).sum(1, dtype=np.uint32)
     facts = np.stack([bits, (rows > 90).any(1), (rows > -99).all(1), np.full(8, 32)], 1)
-    yield ("votes", votes, 2, 128, (x, np.zeros((256, 4), np.uint32)),
-           (x, np.repeat(facts, 32, 0)), 0)
+    yield (
+        "votes",
+        votes,
+        2,
+        128,
+        (x, np.zeros((256, 4), np.uint32)),
+        (x, np.repeat(facts, 32, 0)),
+        0,
+    )
     few = RNG.integers(0, 10, 1000).astype(np.int32)
-    yield ("histogram", histogram, 8, 128, (few, np.zeros(10, np.int32)),
-           (few, np.bincount(few, minlength=10)), 0)
+    yield (
+        "histogram",
+        histogram,
+        8,
+        128,
+        (few, np.zeros(10, np.int32)),
+        (few, np.bincount(few, minlength=10)),
+        0,
+    )
     y = RNG.integers(-500, 500, 700).astype(np.float32)
     one = [np.zeros(1, np.float32) for _ in range(3)]
-    yield ("atomic extremes", extremes, 6, 128, (y, *one),
-           (y, y.max(keepdims=True), y.min(keepdims=True), y.sum(keepdims=True)), 0)
+    yield (
+        "atomic extremes",
+        extremes,
+        6,
+        128,
+        (y, *one),
+        (y, y.max(keepdims=True), y.min(keepdims=True), y.sum(keepdims=True)),
+        0,
+    )
     yield "lock", locked, 3, 32, (np.zeros(2, np.int32),), (np.array([96, 0]),), 0
-    yield ("block reduction", block_sums, 6, 128, (y, np.zeros(1, np.float32)),
-           (y, y.sum(keepdims=True)), 0)
+    yield (
+        "block reduction",
+        block_sums,
+        6,
+        128,
+        (y, np.zeros(1, np.float32)),
+        (y, y.sum(keepdims=True)),
+        0,
+    )
     z = np.arange(100, dtype=np.int32)
     yield "dynamic shared memory", dynamic_reverse, 1, 100, (z,), (z[::-1],), 400
-    yield ("data-dependent loop", mandelbrot, (5, 3), (16, 16),
-           (np.zeros((33, 70), np.int32), np.int32(60)), (mandelbrot_reference((33, 70), 60),), 0)
+    yield (
+        "data-dependent loop",
+        mandelbrot,
+        (5, 3),
+        (16, 16),
+        (np.zeros((33, 70), np.int32), np.int32(60)),
+        (mandelbrot_reference((33, 70), 60),),
+        0,
+    )
     many = RNG.integers(-99, 99, (200, 8)).astype(np.int32)
     yield "local memory", local_sort, 2, 128, (many,), (np.sort(many, 1),), 0
-    yield ("barriers of the grid", grid_rows, 12, 32, (np.zeros((40, 384), np.int32),),
-           (np.tile(np.arange(40)[:, None], 384),), 0)
+    yield (
+        "barriers of the grid",
+        grid_rows,
+        12,
+        32,
+        (np.zeros((40, 384), np.int32),),
+        (np.tile(np.arange(40)[:, None], 384),),
+        0,
+    )
 
 
 def main():

@@ -155,33 +155,55 @@ def cases(module):
     m, n, k = 45, 70, 53
     a, b = (RNG.standard_normal(s).astype(np.float32) for s in ((m, k), (k, n)))
     sizes = [np.int32(s) for s in (m, n, k)]
-    got = run(module, "matmul", (5, 3, 1), (16, 16, 1),
-              [a, b, np.zeros((m, n), np.float32), *sizes])[2]
+    got = run(
+        module, "matmul", (5, 3, 1), (16, 16, 1), [a, b, np.zeros((m, n), np.float32), *sizes]
+    )[2]
     yield "tiled matmul", got, a.astype(np.float64) @ b
     x = RNG.integers(-1000, 1000, 5000).astype(np.int32)
-    got = run(module, "total", (4, 1, 1), (256, 1, 1),
-              [x, np.zeros(1, np.int32), np.full(1, -9999, np.int32), np.int32(x.size)])
+    got = run(
+        module,
+        "total",
+        (4, 1, 1),
+        (256, 1, 1),
+        [x, np.zeros(1, np.int32), np.full(1, -9999, np.int32), np.int32(x.size)],
+    )
     yield "sum by shuffles", got[1], x.sum(keepdims=True)
     yield "maximum by atomics", got[2], x.max(keepdims=True)
     y = (4 * RNG.standard_normal((6, 100))).astype(np.float32)
     got = run(module, "softmax", (6, 1, 1), (32, 1, 1), [y, np.zeros_like(y), np.int32(100)])[1]
     exponents = np.exp(y.astype(np.float64) - y.max(1, keepdims=True))
     yield "softmax", got, exponents / exponents.sum(1, keepdims=True)
-    got = run(module, "compact", (20, 1, 1), (256, 1, 1),
-              [x, np.zeros_like(x), np.zeros(1, np.int32), np.int32(x.size)])
+    got = run(
+        module,
+        "compact",
+        (20, 1, 1),
+        (256, 1, 1),
+        [x, np.zeros_like(x), np.zeros(1, np.int32), np.int32(x.size)],
+    )
     kept = x[x > 0]
     yield "compaction", np.sort(got[1][: kept.size]), np.sort(kept)
     yield "compaction's count", got[2], np.array([kept.size])
     z = 9 * RNG.standard_normal(500)
-    kind = np.dtype([("slope", "f8"), ("offset", "f8"), ("bits", "i4"), ("shift", "u1")],
-                    align=True)
+    kind = np.dtype(
+        [("slope", "f8"), ("offset", "f8"), ("bits", "i4"), ("shift", "u1")], align=True
+    )
     line = np.array((1.75, -0.5, 3, 1), kind)
     got = run(module, "lines", (2, 1, 1), (256, 1, 1), [z, np.zeros(500), line, np.int32(500)])[1]
     i, value = np.arange(500), 1.75 * z - 0.5
     bends = np.array([0.0, 0.25, -1.5, 3.0])[i % 4]
-    yield "structure and constants", got, np.choose(
-        i >> 1 & 3, [np.sqrt(np.abs(value)), np.floor(value) + bends, value / 3,
-                     np.where(value < 0, -value, bends)])
+    yield (
+        "structure and constants",
+        got,
+        np.choose(
+            i >> 1 & 3,
+            [
+                np.sqrt(np.abs(value)),
+                np.floor(value) + bends,
+                value / 3,
+                np.where(value < 0, -value, bends),
+            ],
+        ),
+    )
 
 
 def main():
@@ -189,9 +211,13 @@ def main():
     context = check(driver.cuDevicePrimaryCtxRetain(0))
     check(driver.cuCtxSetCurrent(context))
     attribute = driver.CUdevice_attribute
-    own = [check(driver.cuDeviceGetAttribute(one, 0)) for one in (
-        attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-        attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)]
+    own = [
+        check(driver.cuDeviceGetAttribute(one, 0))
+        for one in (
+            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        )
+    ]
     real = sys.argv[1:] == ["cubin"]
     architecture = b"sm_%d%d" % tuple(own) if real else b"compute_90"
     module = check(driver.cuModuleLoadData(compiled(architecture)))

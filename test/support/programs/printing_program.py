@@ -1,6 +1,6 @@
 """A program whose kernels print; `fail`: until an assertion does not hold.
 
-    printing_program.py [fail]
+printing_program.py [fail]
 """
 
 import ctypes

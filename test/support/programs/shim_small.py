@@ -117,7 +117,8 @@ def registers():
     body += "".join(f"add.u32 %r0, %r0, %r{i};" for i in range(1, 30))
     image = (
         b".version 7.0\n.target sm_70\n.address_size 64\n.visible .entry big(.param .u64 p) {"
-        b".reg .b64 %rd<2>; .reg .b32 %r<30>;" + body.encode()
+        b".reg .b64 %rd<2>; .reg .b32 %r<30>;"
+        + body.encode()
         + b"st.global.u32 [%rd1], %r0; ret;}"
         b".visible .entry small(.param .u64 p) { ret; }"
     )
@@ -143,8 +144,10 @@ def registers():
 def cooperative():
     """As many blocks as the occupancy says are there at once, and no more."""
     start()
-    image = (b".version 7.0\n.target sm_70\n.address_size 64\n"
-             b".visible .entry k() { .shared .b32 s[3000]; st.shared.u32 [s], 1; ret; }")
+    image = (
+        b".version 7.0\n.target sm_70\n.address_size 64\n"
+        b".visible .entry k() { .shared .b32 s[3000]; st.shared.u32 [s], 1; ret; }"
+    )
     kernel = function(load(image), b"k")
     wants(out("cuDeviceGetAttribute", 95, 0, kind=INT), 1, "cooperative launches")
     cores = out("cuDeviceGetAttribute", 16, 0, kind=INT)

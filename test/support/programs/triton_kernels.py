@@ -49,18 +49,29 @@ def matmul(a, b, c, m, n, k, size: tl.constexpr):
     sums = tl.zeros((size, size), tl.float32)
     for first in range(0, k, size):
         depth = first + steps
-        left = tl.load(a + rows[:, None] * k + depth[None, :],
-                       (rows[:, None] < m) & (depth[None, :] < k), 0.0)
-        right = tl.load(b + depth[:, None] * n + columns[None, :],
-                        (depth[:, None] < k) & (columns[None, :] < n), 0.0)
+        left = tl.load(
+            a + rows[:, None] * k + depth[None, :], (rows[:, None] < m) & (depth[None, :] < k), 0.0
+        )
+        right = tl.load(
+            b + depth[:, None] * n + columns[None, :],
+            (depth[:, None] < k) & (columns[None, :] < n),
+            0.0,
+        )
         sums += tl.dot(left, right, input_precision="ieee")
-    tl.store(c + rows[:, None] * n + columns[None, :], sums,
-             (rows[:, None] < m) & (columns[None, :] < n))
+    tl.store(
+        c + rows[:, None] * n + columns[None, :],
+        sums,
+        (rows[:, None] < m) & (columns[None, :] < n),
+    )
 
 
 FLOATS, INTEGERS = ("*fp32",), ("i32",)
-SIGNATURES = {"add": 3 * FLOATS + INTEGERS, "softmax": 2 * FLOATS + INTEGERS,
-              "total": 2 * ("*i32",) + INTEGERS, "matmul": 3 * FLOATS + 3 * INTEGERS}
+SIGNATURES = {
+    "add": 3 * FLOATS + INTEGERS,
+    "softmax": 2 * FLOATS + INTEGERS,
+    "total": 2 * ("*i32",) + INTEGERS,
+    "matmul": 3 * FLOATS + 3 * INTEGERS,
+}
 SIZES = {"add": 256, "softmax": 128, "total": 512, "matmul": 32}
 KERNELS = {"add": add, "softmax": softmax, "total": total, "matmul": matmul}
 
@@ -96,8 +107,19 @@ def run(kernel, grid, arguments):
             values.append(np.array(argument, np.int32))
     values += 2 * [np.zeros((), np.uint64)]  # scratch memory: these kernels use none
     pointers = np.array([v.ctypes.data for v in values], np.uint64)
-    check(driver.cuLaunchKernel(function, *grid, 32 * kernel.metadata.num_warps, 1, 1,
-                                kernel.metadata.shared, 0, pointers.ctypes.data, 0))
+    check(
+        driver.cuLaunchKernel(
+            function,
+            *grid,
+            32 * kernel.metadata.num_warps,
+            1,
+            1,
+            kernel.metadata.shared,
+            0,
+            pointers.ctypes.data,
+            0,
+        )
+    )
     check(driver.cuCtxSynchronize())
     results = []
     for place, argument in places:
@@ -118,25 +140,38 @@ def cases(architecture):
     z = 3 * rng.standard_normal((7, 100)).astype(np.float32)
     powers = np.exp(z.astype(np.float64))
     kernel = compiled("softmax", architecture)
-    yield ("softmax", run(kernel, (7, 1, 1), [z, np.zeros_like(z), 100])[1],
-           powers / powers.sum(1, keepdims=True))
+    yield (
+        "softmax",
+        run(kernel, (7, 1, 1), [z, np.zeros_like(z), 100])[1],
+        powers / powers.sum(1, keepdims=True),
+    )
     numbers = rng.integers(-1000, 1000, 3000).astype(np.int32)
     kernel = compiled("total", architecture)
-    yield ("total", run(kernel, (6, 1, 1), [numbers, np.zeros(1, np.int32), numbers.size])[1],
-           numbers.sum(keepdims=True))
+    yield (
+        "total",
+        run(kernel, (6, 1, 1), [numbers, np.zeros(1, np.int32), numbers.size])[1],
+        numbers.sum(keepdims=True),
+    )
     a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((70, 50), (50, 40)))
     kernel = compiled("matmul", architecture)
-    yield ("matmul", run(kernel, (3, 2, 1), [a, b, np.zeros((70, 40), np.float32), 70, 40, 50])[2],
-           a.astype(np.float64) @ b)
+    yield (
+        "matmul",
+        run(kernel, (3, 2, 1), [a, b, np.zeros((70, 40), np.float32), 70, 40, 50])[2],
+        a.astype(np.float64) @ b,
+    )
 
 
 def main():
     check(driver.cuInit(0))
     check(driver.cuCtxSetCurrent(check(driver.cuDevicePrimaryCtxRetain(0))))
     attribute = driver.CUdevice_attribute
-    own = [check(driver.cuDeviceGetAttribute(one, 0)) for one in (
-        attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-        attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)]
+    own = [
+        check(driver.cuDeviceGetAttribute(one, 0))
+        for one in (
+            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        )
+    ]
     architecture = int(sys.argv[1]) if sys.argv[1:] else own[0] * 10 + own[1]
     failed, names = {}, []
     for name, got, wanted in cases(architecture):

@@ -18,11 +18,25 @@ from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import PtxType
 
 _EXP2 = (1.5353362e-4, 1.3398874e-3, 9.6184370e-3, 5.5503324e-2, 2.4022648e-1, 6.9314720e-1, 1.0)
-_SIN = (2.7183114939898219064e-6, -1.9839334836096632e-4, 8.3333293858894632e-3,
-        -1.6666666641626524e-1)
+_SIN = (
+    2.7183114939898219064e-6,
+    -1.9839334836096632e-4,
+    8.3333293858894632e-3,
+    -1.6666666641626524e-1,
+)
 _COS = (2.44331571e-5, -1.38873162e-3, 4.16666456e-2, -0.5, 1.0)
-_LOG = (-0.11020159, 0.186312094, -0.191024974, 0.204575285, -0.239619046, 0.288568884,
-        -0.360696644, 0.480898201, -0.721347332, 1.44269504)
+_LOG = (
+    -0.11020159,
+    0.186312094,
+    -0.191024974,
+    0.204575285,
+    -0.239619046,
+    0.288568884,
+    -0.360696644,
+    0.480898201,
+    -0.721347332,
+    1.44269504,
+)
 _INF, _NAN = "0x7FF0000000000000", "0x7FFFFFFFE0000000"
 
 
@@ -98,8 +112,7 @@ def sine(e: Emitter, x: Val, quarter: int) -> Val:
     k = b.cast("fptosi", b.select(unsafe, rnd.zero("double"), turns), "i32")
     k = b.binary("add", k, const(quarter, "i32"))
     square = b.binary("fmul", r, r)
-    sin_r = b.intrinsic(
-        "llvm.fma", b.binary("fmul", square, polynomial(e, square, _SIN)), r, r)
+    sin_r = b.intrinsic("llvm.fma", b.binary("fmul", square, polynomial(e, square, _SIN)), r, r)
     cos_r = polynomial(e, square, _COS)
     odd = b.compare("icmp ne", b.binary("and", k, const(1, "i32")), const(0, "i32"))
     value = b.select(odd, cos_r, sin_r)
@@ -122,8 +135,9 @@ def tanh(e: Emitter, x: Val) -> Val:
     return b.select(close, near, far)
 
 
-@emits("ex2", "lg2", "sin", "cos", "tanh",
-       forms=".approx f32; ex2 and tanh also f16, bf16 and pairs")
+@emits(
+    "ex2", "lg2", "sin", "cos", "tanh", forms=".approx f32; ex2 and tanh also f16, bf16 and pairs"
+)
 def approximate(e: Emitter, instr: ast.Instr) -> None:
     """Emits ex2, lg2, sin, cos and tanh."""
     kind = type_of(instr)

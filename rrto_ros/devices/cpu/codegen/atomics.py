@@ -11,8 +11,15 @@ from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 
-_INTEGER = {"add": "add", "and": "and", "or": "or", "xor": "xor", "exch": "xchg",
-            "inc": "uinc_wrap", "dec": "udec_wrap"}
+_INTEGER = {
+    "add": "add",
+    "and": "and",
+    "or": "or",
+    "xor": "xor",
+    "exch": "xchg",
+    "inc": "uinc_wrap",
+    "dec": "udec_wrap",
+}
 _HALVES = {"f16x2": "f16", "bf16x2": "bf16"}
 
 
@@ -29,19 +36,23 @@ def _operation(instr: ast.Instr, kind: PtxType) -> str:
     raise unsupported(instr)
 
 
-@emits("atom", "red", forms="add (integers, f16, bf16, pairs, f32, f64; .v2 .v4 .v8 of these), "
-       "min, max, and, or, xor, exch, cas, inc, dec; global, shared, generic; 32 and 64 bits")
+@emits(
+    "atom",
+    "red",
+    forms="add (integers, f16, bf16, pairs, f32, f64; .v2 .v4 .v8 of these), "
+    "min, max, and, or, xor, exch, cas, inc, dec; global, shared, generic; 32 and 64 bits",
+)
 def atomic(e: Emitter, instr: ast.Instr) -> None:
     """Emits atom and red. Elements of vectors and halves of pairs are atomic one by one."""
     kind = type_of(instr)
     count = next((int(m[1:]) for m in instr.mods if m in ("v2", "v4", "v8")), 1)
     part = TYPES[_HALVES.get(kind.name, kind.name)]
     operation = _operation(instr, part)
-    if kind.bits > 64 or ((count > 1 or kind.kind == "x2")
-                          and operation not in ("fadd", "bfadd")):
+    if kind.bits > 64 or ((count > 1 or kind.kind == "x2") and operation not in ("fadd", "bfadd")):
         raise unsupported(instr)
-    space = next((m.split("::")[0] for m in instr.mods
-                  if m.split("::")[0] in ("global", "shared")), "")
+    space = next(
+        (m.split("::")[0] for m in instr.mods if m.split("::")[0] in ("global", "shared")), ""
+    )
     has_result = instr.op == "atom"
     address, *operands = instr.args[1 if has_result else 0 :]
     pointer = checked(e, e.pointer(address, space), kind.bytes * count, writes=True)
@@ -77,8 +88,10 @@ def _pair(e: Emitter, pointer: Val, values: list[Val], operation: str, half: Ptx
     b = e.b
     result = const(0, "i32")
     for shift in (0, 16):
-        parts = [b.bitcast(b.resize(b.binary("lshr", v, const(shift, "i32")), "i16", False),
-                           half.llvm) for v in values]
+        parts = [
+            b.bitcast(b.resize(b.binary("lshr", v, const(shift, "i32")), "i16", False), half.llvm)
+            for v in values
+        ]
         where = e.offset(pointer, const(2, "i64")) if shift else pointer
         old = b.resize(b.as_int(_run(e, where, parts, operation, half)), "i32", False)
         result = b.binary("or", result, b.binary("shl", old, const(shift, "i32")))
@@ -92,8 +105,11 @@ def _run(e: Emitter, pointer: Val, values: list[Val], operation: str, kind: PtxT
     results = []
     for lane in range(b.lanes):
         mask = b.lane(e.mask, lane) if e.mask is not None else None
-        results.append(_one(e, b.lane(pointer, lane), [b.lane(v, lane) for v in values],
-                            operation, kind, mask))
+        results.append(
+            _one(
+                e, b.lane(pointer, lane), [b.lane(v, lane) for v in values], operation, kind, mask
+            )
+        )
     return b.from_lanes(results)
 
 
@@ -119,7 +135,11 @@ def _bf16_add(e: Emitter, pointer: Val, value: Val) -> Val:
 
 
 def _one(
-    e: Emitter, pointer: Val, values: list[Val], operation: str, kind: PtxType,
+    e: Emitter,
+    pointer: Val,
+    values: list[Val],
+    operation: str,
+    kind: PtxType,
     mask: Val | None,
 ) -> Val:
     b = e.b
@@ -129,8 +149,10 @@ def _one(
         if operation == "cas":
             pair, old = b.name(), b.name()
             compare, new = (b.as_int(v) for v in values)
-            b.line(f"{pair} = cmpxchg ptr {pointer.text}, {b.arg(compare)}, {b.arg(new)} "
-                   "seq_cst seq_cst")
+            b.line(
+                f"{pair} = cmpxchg ptr {pointer.text}, {b.arg(compare)}, {b.arg(new)} "
+                "seq_cst seq_cst"
+            )
             integer = f"i{kind.bits}"
             b.line(f"{old} = extractvalue {{ {integer}, i1 }} {pair}, 0")
             result = b.bitcast(Val(old, integer), kind.llvm)
@@ -138,8 +160,7 @@ def _one(
             result = _bf16_add(e, pointer, values[0])
         else:
             old = b.name()
-            b.line(f"{old} = atomicrmw {operation} ptr {pointer.text}, {b.arg(values[0])} "
-                   "seq_cst")
+            b.line(f"{old} = atomicrmw {operation} ptr {pointer.text}, {b.arg(values[0])} seq_cst")
             result = Val(old, kind.llvm)
         b.line(f"store {b.arg(result)}, ptr {slot}")
 

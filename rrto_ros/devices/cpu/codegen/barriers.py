@@ -138,8 +138,10 @@ class Barriers:
         if self.frame.keyed:
             first = self.frame.program.regions.warp_wide + 1
             b.line(f"%first_waiting = select i1 %in_warp, i32 {DONE}, i32 {first}")
-            b.line(f"%opened = call i32 @rrto_open(ptr %frames, ptr %keys, ptr "
-                   f"{self.frame.arrived}, i32 {self.frame.threads}, i32 %first_waiting)")
+            b.line(
+                f"%opened = call i32 @rrto_open(ptr %frames, ptr %keys, ptr "
+                f"{self.frame.arrived}, i32 {self.frame.threads}, i32 %first_waiting)"
+            )
             return
         for number, slot in self._opened.items():
             waiting, wanted = self._load(self.frame.arrivals[number]), 0
@@ -174,6 +176,7 @@ class Barriers:
 
     def _count(self, state: int) -> Val:
         out = self.b.name("count")
-        self.b.line(f"{out} = call i32 @rrto_count(ptr %frames, i32 {self.frame.threads}, "
-                    f"i32 {state})")
+        self.b.line(
+            f"{out} = call i32 @rrto_count(ptr %frames, i32 {self.frame.threads}, i32 {state})"
+        )
         return Val(out, "i32")

@@ -28,11 +28,26 @@ class Val(NamedTuple):
 
 WIDTH = {"half": 16, "float": 32, "double": 64, "ptr": 64}
 _FLOATS = frozenset({"half", "float", "double"})
-_FLOAT_STEMS = frozenset(f"llvm.{name}" for name in (
-    "fma", "sqrt", "copysign", "rint", "roundeven", "floor", "ceil", "trunc", "fabs"))
-_INTEGER_STEMS = frozenset(f"llvm.{name}" for name in (
-    "ctpop", "ctlz", "cttz", "bitreverse", "smin", "smax", "umin", "umax", "fshl", "fshr",
-    "usub.sat"))
+_FLOAT_STEMS = frozenset(
+    f"llvm.{name}"
+    for name in ("fma", "sqrt", "copysign", "rint", "roundeven", "floor", "ceil", "trunc", "fabs")
+)
+_INTEGER_STEMS = frozenset(
+    f"llvm.{name}"
+    for name in (
+        "ctpop",
+        "ctlz",
+        "cttz",
+        "bitreverse",
+        "smin",
+        "smax",
+        "umin",
+        "umax",
+        "fshl",
+        "fshr",
+        "usub.sat",
+    )
+)
 _SUFFIX = {"half": "f16", "float": "f32", "double": "f64", "ptr": "p0"}
 
 
@@ -98,8 +113,10 @@ class Builder:
         vector = self.ty(value.type, True)
         self.line(f"{one} = insertelement {vector} poison, {value.type} {value.text}, i32 0")
         out = self.name()
-        self.line(f"{out} = shufflevector {vector} {one}, {vector} poison, "
-                  f"<{self.lanes} x i32> zeroinitializer")
+        self.line(
+            f"{out} = shufflevector {vector} {one}, {vector} poison, "
+            f"<{self.lanes} x i32> zeroinitializer"
+        )
         return Val(out, value.type, True)
 
     def unify(self, *values: Val) -> list[Val]:
@@ -195,9 +212,11 @@ class Builder:
         """An LLVM intrinsic overloaded on its first argument, for example "llvm.fma"."""
         unified = self.unify(*args)
         first = unified[0]
-        if any(v.type != first.type for v in unified) or (
-            stem in _FLOAT_STEMS and first.type not in _FLOATS
-        ) or (stem in _INTEGER_STEMS and first.type in _FLOATS):
+        if (
+            any(v.type != first.type for v in unified)
+            or (stem in _FLOAT_STEMS and first.type not in _FLOATS)
+            or (stem in _INTEGER_STEMS and first.type in _FLOATS)
+        ):
             raise ValueError(f"{stem} of {', '.join(v.type for v in unified)}")
         out_type = result or first.type
         kind = self.ty(out_type, first.vec)

@@ -115,15 +115,18 @@ def checked(e: Emitter, pointer: Val, size: int, *, writes: bool) -> Val:
     address = b.cast("ptrtoint", pointer, "i64")
     good = _within(e, address, size, Val("%shared", "ptr"), Val("%f10", "i64"))
     out = b.name("in")
-    b.line(f"{out} = call i1 @rrto_inside(ptr %ranges, i64 %f13, i64 {address.text}, "
-           f"i64 {size})")
+    b.line(f"{out} = call i1 @rrto_inside(ptr %ranges, i64 %f13, i64 {address.text}, i64 {size})")
     good = b.binary("or", good, Val(out, "i1"))
     if e.layout.local_bytes:
-        good = b.binary("or", good, _within(e, address, size, e.local,
-                                            const(e.layout.local_bytes, "i64")))
+        good = b.binary(
+            "or", good, _within(e, address, size, e.local, const(e.layout.local_bytes, "i64"))
+        )
     if e.param_bytes:
-        good = b.binary("or", good, _within(e, address, size, Val("%params", "ptr"),
-                                            const(e.param_bytes, "i64")))
+        good = b.binary(
+            "or",
+            good,
+            _within(e, address, size, Val("%params", "ptr"), const(e.param_bytes, "i64")),
+        )
     if e.mask is not None:
         good = b.binary("or", good, b.binary("xor", e.mask, const(1, "i1")))
     shared = any(m.split("::")[0] == "shared" for m in e.instr.mods)
@@ -142,8 +145,10 @@ def checked(e: Emitter, pointer: Val, size: int, *, writes: bool) -> Val:
     wrong, after = b.new_label("wrong"), b.new_label("right")
     b.line(f"br i1 {good.text}, label %{after}, label %{wrong}, !prof !0")
     b.label(wrong)
-    b.line(f"call void @rrto_report(ptr %report, ptr %stop, i64 {address.text}, i64 {what.text}, "
-           f"i64 %blk, i32 {e.special['linear'].text})")
+    b.line(
+        f"call void @rrto_report(ptr %report, ptr %stop, i64 {address.text}, i64 {what.text}, "
+        f"i64 %blk, i32 {e.special['linear'].text})"
+    )
     b.line(f"br label %{after}")
     b.label(after)
     return b.select(good, pointer, Val("%scratch", "ptr"))

@@ -33,7 +33,11 @@ def load_columns(e: Emitter, instrs: Sequence[ast.Instr], group: Columns) -> Non
 
 
 def dealt(
-    e: Emitter, operand: ast.Operand, space: str, kind: PtxType, reach: tuple[int, int],
+    e: Emitter,
+    operand: ast.Operand,
+    space: str,
+    kind: PtxType,
+    reach: tuple[int, int],
     apart: Callable[[], list[Val]],
 ) -> list[Val]:
     """WIDTH elements per lane from `operand` on, as WIDTH values of all lanes.
@@ -80,8 +84,9 @@ def dealt(
     values = []
     for one, other in zip(quick, others, strict=True):
         out = b.name("v")
-        b.line(f"{out} = phi {b.of(one)} [ {one.text}, %{fast_end} ], "
-               f"[ {other.text}, %{slow_end} ]")
+        b.line(
+            f"{out} = phi {b.of(one)} [ {one.text}, %{fast_end} ], [ {other.text}, %{slow_end} ]"
+        )
         values.append(Val(out, one.type, True))
     return values
 
@@ -105,7 +110,8 @@ def _transposed(e: Emitter, pointer: Val, stride: int, kind: PtxType) -> list[Va
         high.append(_mixed(e, first, second, type_, count, ((0, 2), (1, 2), (0, 3), (1, 3))))
     columns = [
         _mixed(e, first, second, type_, count, ((0, at), (0, at + 1), (1, at), (1, at + 1)))
-        for first, second in (low, high) for at in (0, 2)
+        for first, second in (low, high)
+        for at in (0, 2)
     ]
     return [b.bitcast(Val(c, type_, True), kind.llvm) for c in columns]
 
@@ -118,22 +124,33 @@ def _joined(e: Emitter, parts: list[str], type_: str) -> str:
         joined = []
         for one, other in zip(parts[::2], parts[1::2], strict=True):
             out = e.b.name("row")
-            e.b.line(f"{out} = shufflevector <{width} x {type_}> {one}, <{width} x {type_}> "
-                     f"{other}, <{2 * width} x i32> <{picks}>")
+            e.b.line(
+                f"{out} = shufflevector <{width} x {type_}> {one}, <{width} x {type_}> "
+                f"{other}, <{2 * width} x i32> <{picks}>"
+            )
             joined.append(out)
         parts, width = joined, 2 * width
     return parts[0]
 
 
 def _mixed(
-    e: Emitter, one: str, other: str, type_: str, count: int,
+    e: Emitter,
+    one: str,
+    other: str,
+    type_: str,
+    count: int,
     picks: tuple[tuple[int, int], ...],
 ) -> str:
     """The same choice (vector, element) in each of `count` blocks of WIDTH."""
     width = WIDTH * count
-    mask = ", ".join(f"i32 {which * width + block * WIDTH + at}"
-                     for block in range(count) for which, at in picks)
+    mask = ", ".join(
+        f"i32 {which * width + block * WIDTH + at}"
+        for block in range(count)
+        for which, at in picks
+    )
     out = e.b.name("col")
-    e.b.line(f"{out} = shufflevector <{width} x {type_}> {one}, <{width} x {type_}> {other}, "
-             f"<{width} x i32> <{mask}>")
+    e.b.line(
+        f"{out} = shufflevector <{width} x {type_}> {one}, <{width} x {type_}> {other}, "
+        f"<{width} x i32> <{mask}>"
+    )
     return out

@@ -11,9 +11,22 @@ from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 
 _UNSIGNED = {"lo": "ult", "ls": "ule", "hi": "ugt", "hs": "uge"}
-_FLOAT = {"eq": "oeq", "ne": "one", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge",
-          "equ": "ueq", "neu": "une", "ltu": "ult", "leu": "ule", "gtu": "ugt", "geu": "uge",
-          "num": "ord", "nan": "uno"}
+_FLOAT = {
+    "eq": "oeq",
+    "ne": "one",
+    "lt": "olt",
+    "le": "ole",
+    "gt": "ogt",
+    "ge": "oge",
+    "equ": "ueq",
+    "neu": "une",
+    "ltu": "ult",
+    "leu": "ule",
+    "gtu": "ugt",
+    "geu": "uge",
+    "num": "ord",
+    "nan": "uno",
+}
 
 
 def _compare(e: Emitter, instr: ast.Instr, x: Val, y: Val, kind: PtxType) -> Val:
@@ -61,8 +74,7 @@ def _halves(e: Emitter, operand: ast.Operand, kind: PtxType) -> list[Val]:
     half = TYPES["f16" if kind.name == "f16x2" else "bf16"]
     pair = e.read(operand, kind)
     return [
-        e.b.bitcast(e.b.resize(e.b.binary("lshr", pair, const(s, "i32")), "i16", False),
-                    half.llvm)
+        e.b.bitcast(e.b.resize(e.b.binary("lshr", pair, const(s, "i32")), "i16", False), half.llvm)
         for s in (0, 16)
     ]
 
@@ -77,8 +89,11 @@ def _setp_pair(e: Emitter, instr: ast.Instr, kind: PtxType) -> None:
         e.write(dest, _combined(e, instr, _compare(e, instr, x, y, half)), PRED)
 
 
-@emits("set", forms="results u32, s32, f32, f16, bf16; operands as setp; pairs give a pair, or "
-       "u32 or s32 with 16 bits for each")
+@emits(
+    "set",
+    forms="results u32, s32, f32, f16, bf16; operands as setp; pairs give a pair, or "
+    "u32 or s32 with 16 bits for each",
+)
 def set_(e: Emitter, instr: ast.Instr) -> None:
     """Emits set."""
     result, kind = (TYPES[m] for m in instr.mods if m in TYPES)
@@ -110,8 +125,9 @@ def _set_pair(e: Emitter, instr: ast.Instr, result: PtxType, kind: PtxType) -> N
     for shift, x, y in zip((0, 16), left, right, strict=True):
         value = _combined(e, instr, _compare(e, instr, x, y, half))
         part = b.as_int(_truth(e, value, half if result is kind else TYPES["u16"]))
-        total = b.binary("or", total, b.binary("shl", b.resize(part, "i32", False),
-                                               const(shift, "i32")))
+        total = b.binary(
+            "or", total, b.binary("shl", b.resize(part, "i32", False), const(shift, "i32"))
+        )
     e.write(instr.args[0], total, TYPES["b32"])
 
 
@@ -119,8 +135,9 @@ def _set_pair(e: Emitter, instr: ast.Instr, result: PtxType, kind: PtxType) -> N
 def selp(e: Emitter, instr: ast.Instr) -> None:
     """Emits selp."""
     kind = type_of(instr)
-    value = e.b.select(e.read(instr.args[3], PRED), e.read(instr.args[1], kind),
-                       e.read(instr.args[2], kind))
+    value = e.b.select(
+        e.read(instr.args[3], PRED), e.read(instr.args[1], kind), e.read(instr.args[2], kind)
+    )
     e.write(instr.args[0], value, kind)
 
 

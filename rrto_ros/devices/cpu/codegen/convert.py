@@ -11,8 +11,9 @@ from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 
-_MODIFIERS = frozenset({"rn", "rz", "rm", "rp", "rna", "rni", "rzi", "rmi", "rpi", "sat", "ftz",
-                        "relu"})
+_MODIFIERS = frozenset(
+    {"rn", "rz", "rm", "rp", "rna", "rni", "rzi", "rmi", "rpi", "sat", "ftz", "relu"}
+)
 _TO_INTEGRAL = {"rni": "llvm.rint", "rzi": "llvm.trunc", "rmi": "llvm.floor", "rpi": "llvm.ceil"}
 
 
@@ -53,9 +54,12 @@ def mov(e: Emitter, instr: ast.Instr) -> None:
     e.write(dest, e.read(source, kind), kind)
 
 
-@emits("cvt", forms="between all integers, f16, bf16, f32, f64; .rn .rz .rm .rp, .rni .rzi .rmi "
-       ".rpi, .sat, .ftz, .relu; f32 pairs to f16x2 and bf16x2; f32 to tf32 (.rna .rn .rz); "
-       "f32 and f16x2 to e4m3x2 and e5m2x2 (.rn.satfinite, .relu), these to f16x2; .pack.sat")
+@emits(
+    "cvt",
+    forms="between all integers, f16, bf16, f32, f64; .rn .rz .rm .rp, .rni .rzi .rmi "
+    ".rpi, .sat, .ftz, .relu; f32 pairs to f16x2 and bf16x2; f32 to tf32 (.rna .rn .rz); "
+    "f32 and f16x2 to e4m3x2 and e5m2x2 (.rn.satfinite, .relu), these to f16x2; .pack.sat",
+)
 def cvt(e: Emitter, instr: ast.Instr) -> None:
     """Emits cvt."""
     if "pack" in instr.mods:
@@ -71,8 +75,9 @@ def cvt(e: Emitter, instr: ast.Instr) -> None:
     b = e.b
     if to.kind == "x2" and source.name == "f32":
         half = TYPES["f16" if to.name == "f16x2" else "bf16"]
-        high, low = (b.as_int(_to_float(e, instr, e.read(a, source), source, half))
-                     for a in instr.args[1:3])
+        high, low = (
+            b.as_int(_to_float(e, instr, e.read(a, source), source, half)) for a in instr.args[1:3]
+        )
         low, high = b.resize(low, "i32", False), b.resize(high, "i32", False)
         packed = b.binary("or", low, b.binary("shl", high, const(16, "i32")))
         e.write(instr.args[0], packed, to)
@@ -92,8 +97,9 @@ def cvt(e: Emitter, instr: ast.Instr) -> None:
 
 def _mode(instr: ast.Instr) -> str:
     """The rounding, as it is written; "" if none is."""
-    return next((m for m in instr.mods if m in rnd.DIRECTED or m in _TO_INTEGRAL
-                 or m in ("rn", "rna")), "")
+    return next(
+        (m for m in instr.mods if m in rnd.DIRECTED or m in _TO_INTEGRAL or m in ("rn", "rna")), ""
+    )
 
 
 def _to_tf32(e: Emitter, value: Val, mode: str) -> Val:
@@ -109,8 +115,9 @@ def _to_tf32(e: Emitter, value: Val, mode: str) -> Val:
         odd = b.binary("and", b.binary("lshr", bits, const(13, "i32")), const(1, "i32"))
         bias = b.binary("add", odd, const(0xFFF, "i32"))
     rounded = b.binary("and", b.binary("add", bits, bias), const(0xFFFFE000, "i32"))
-    special = b.compare("icmp eq", b.binary("and", bits, const(0x7F800000, "i32")),
-                        const(0x7F800000, "i32"))
+    special = b.compare(
+        "icmp eq", b.binary("and", bits, const(0x7F800000, "i32")), const(0x7F800000, "i32")
+    )
     return b.select(special, bits, rounded)
 
 
@@ -138,8 +145,11 @@ def _to_float(e: Emitter, instr: ast.Instr, value: Val, source: PtxType, to: Ptx
     if to.bits == 64:
         wide = b.cast("fpext", wide, "double")
     elif wide.type == "double":
-        wide = (b.cast("fptrunc", wide, "float") if mode == "rn"
-                else rnd.round_directed(e, wide, rnd.zero("double"), mode))
+        wide = (
+            b.cast("fptrunc", wide, "float")
+            if mode == "rn"
+            else rnd.round_directed(e, wide, rnd.zero("double"), mode)
+        )
     if "ftz" in instr.mods:
         wide = rnd.flush(e, wide)
     if "sat" in instr.mods:
@@ -147,9 +157,7 @@ def _to_float(e: Emitter, instr: ast.Instr, value: Val, source: PtxType, to: Ptx
     return wide
 
 
-def _float_to_int(
-    e: Emitter, instr: ast.Instr, value: Val, source: PtxType, to: PtxType
-) -> Val:
+def _float_to_int(e: Emitter, instr: ast.Instr, value: Val, source: PtxType, to: PtxType) -> Val:
     """Rounds, saturates to the range of the target; NaN gives 0, or the top bit in 64 bits."""
     b = e.b
     wide = rnd.widen(e, value, source)
@@ -172,17 +180,18 @@ def _float_to_int(
     return b.select(nan, const(1 << to.bits - 1, to.llvm), result)
 
 
-def _int_to_float(
-    e: Emitter, instr: ast.Instr, value: Val, source: PtxType, to: PtxType
-) -> Val:
+def _int_to_float(e: Emitter, instr: ast.Instr, value: Val, source: PtxType, to: PtxType) -> Val:
     b = e.b
     op = "sitofp" if source.signed else "uitofp"
     mode = _mode(instr) or "rn"
     if to.bits > 16 and mode == "rn":
         result = b.cast(op, value, to.llvm)
     elif to.bits == 64:
-        result = (b.cast(op, value, "double") if source.bits < 64
-                  else rnd.directed(e, "fadd", mode, *_halves(e, value, op)))
+        result = (
+            b.cast(op, value, "double")
+            if source.bits < 64
+            else rnd.directed(e, "fadd", mode, *_halves(e, value, op))
+        )
     else:
         head, error = b.cast(op, value, "double"), rnd.zero("double")
         if source.bits == 64:

@@ -14,9 +14,12 @@ from rrto_ros.devices.cpu.ptx import ast
 _WORD = 4
 
 
-@emits("cp", forms=".async.ca .async.cg from global to shared memory, 4, 8 and 16 bytes, with "
-       "src-size or ignore-src, cache hints; .async.commit_group .wait_group .wait_all (copies "
-       "are done at once)")
+@emits(
+    "cp",
+    forms=".async.ca .async.cg from global to shared memory, 4, 8 and 16 bytes, with "
+    "src-size or ignore-src, cache hints; .async.commit_group .wait_group .wait_all (copies "
+    "are done at once)",
+)
 def copy(e: Emitter, instr: ast.Instr) -> None:
     """Emits cp.async."""
     mods = instr.mods
@@ -24,9 +27,13 @@ def copy(e: Emitter, instr: ast.Instr) -> None:
         return
     spaces = [m.split("::")[0] for m in mods if m.split("::")[0] in ("shared", "global")]
     size = instr.args[2] if len(instr.args) > 2 else None
-    if mods[:1] != ("async",) or spaces != ["shared", "global"] or not (
-        {"ca", "cg"} & set(mods)
-    ) or not isinstance(size, ast.Imm) or size.value not in (4, 8, 16):
+    if (
+        mods[:1] != ("async",)
+        or spaces != ["shared", "global"]
+        or not ({"ca", "cg"} & set(mods))
+        or not isinstance(size, ast.Imm)
+        or size.value not in (4, 8, 16)
+    ):
         raise unsupported(instr)
     rest = list(instr.args[3:])
     if "L2::cache_hint" in mods and rest:
@@ -48,8 +55,9 @@ def _some(e: Emitter, source: ast.Operand, limit: ast.Operand, count: int) -> li
         ignored = e.predicate(limit, False)
         left = b.select(ignored, const(0, "i32"), const(_WORD * count, "i32"))
     elif isinstance(limit, ast.Not):
-        left = b.select(e.predicate(limit.reg, False), const(_WORD * count, "i32"),
-                        const(0, "i32"))
+        left = b.select(
+            e.predicate(limit.reg, False), const(_WORD * count, "i32"), const(0, "i32")
+        )
     else:
         left = e.read(limit, U32)
     values = []
@@ -57,9 +65,10 @@ def _some(e: Emitter, source: ast.Operand, limit: ast.Operand, count: int) -> li
         wanted = b.intrinsic("llvm.usub.sat", left, const(_WORD * index, "i32"))
         with _guarded(e, b.compare("icmp ne", wanted, const(0, "i32"))):
             where = ast.Addr(source.base, source.offset + _WORD * index)
-            word, = load_values(e, where, "global", B32, 1)
-        bits = b.binary("shl", b.intrinsic("llvm.umin", wanted, const(_WORD, "i32")),
-                        const(3, "i32"))
+            (word,) = load_values(e, where, "global", B32, 1)
+        bits = b.binary(
+            "shl", b.intrinsic("llvm.umin", wanted, const(_WORD, "i32")), const(3, "i32")
+        )
         one = b.binary("shl", const(1, "i64"), b.resize(bits, "i64", False))
         mask = b.resize(b.binary("sub", one, const(1, "i64")), "i32", False)
         values.append(b.binary("and", word, mask))

@@ -17,10 +17,28 @@ B8, U16, U32, U64 = TYPES["b8"], TYPES["u16"], TYPES["u32"], TYPES["u64"]
 S32, B16, B32, B64, PRED = TYPES["s32"], TYPES["b16"], TYPES["b32"], TYPES["b64"], TYPES["pred"]
 
 SPECIAL_REGISTERS = (
-    "tid.{x,y,z}", "ntid.{x,y,z}", "ctaid.{x,y,z}", "nctaid.{x,y,z}", "laneid", "warpid",
-    "nwarpid", "lanemask_{eq,lt,le,gt,ge}", "smid", "nsmid", "gridid", "clock", "clock_hi",
-    "clock64", "globaltimer", "globaltimer_lo", "globaltimer_hi", "dynamic_smem_size",
-    "total_smem_size", "envreg{1,2}", "is_explicit_cluster", "cluster_ctaid.x",
+    "tid.{x,y,z}",
+    "ntid.{x,y,z}",
+    "ctaid.{x,y,z}",
+    "nctaid.{x,y,z}",
+    "laneid",
+    "warpid",
+    "nwarpid",
+    "lanemask_{eq,lt,le,gt,ge}",
+    "smid",
+    "nsmid",
+    "gridid",
+    "clock",
+    "clock_hi",
+    "clock64",
+    "globaltimer",
+    "globaltimer_lo",
+    "globaltimer_hi",
+    "dynamic_smem_size",
+    "total_smem_size",
+    "envreg{1,2}",
+    "is_explicit_cluster",
+    "cluster_ctaid.x",
 )
 """What special_value knows, as the support page names it."""
 
@@ -36,7 +54,8 @@ def unsupported(instr: ast.Instr, why: str = "") -> PtxError:
     return PtxError(
         f"line {instr.line}: instruction {instr.text} is not supported{detail}{known}. "
         "docs/ptx_support.md lists what is; build the program for another form, or use the "
-        "device gpu")
+        "device gpu"
+    )
 
 
 class Emitter:
@@ -135,8 +154,9 @@ class Emitter:
         else:
             root = self.root(name)
             end = b.binary("add", root, self._steps(affine.root, "i32"))
-            moved = b.binary("sub", b.resize(end, "i64", affine.signed),
-                             b.resize(root, "i64", affine.signed))
+            moved = b.binary(
+                "sub", b.resize(end, "i64", affine.signed), b.resize(root, "i64", affine.signed)
+            )
             value = b.binary("add", value, b.binary("mul", moved, const(affine.factor, "i64")))
         self._spread[name] = value
         return value
@@ -184,8 +204,10 @@ class Emitter:
         """Sets a register; the value already has its type."""
         slot, kind, vec = self._slot(name)
         if value.type != kind:
-            raise PtxError(f"line {self.instr.line}: {self.instr.text} writes {value.type} "
-                           f"to {name}, which holds {kind}")
+            raise PtxError(
+                f"line {self.instr.line}: {self.instr.text} writes {value.type} "
+                f"to {name}, which holds {kind}"
+            )
         if self.mask is not None:
             value = self.b.select(self.mask, value, self._stored(name))
         if vec:
@@ -258,8 +280,14 @@ class Emitter:
         value = self._special(name)
         if value is not None:
             return value
-        if name in ("clock", "clock64", "clock_hi", "globaltimer", "globaltimer_lo",
-                    "globaltimer_hi"):
+        if name in (
+            "clock",
+            "clock64",
+            "clock_hi",
+            "globaltimer",
+            "globaltimer_lo",
+            "globaltimer_hi",
+        ):
             return self._clock(name)
         if name == "laneid":
             return self.b.binary("and", self._linear(), const(31, "i32"))
@@ -320,8 +348,10 @@ class Emitter:
         if placed is None:
             raise PtxError(f"line {self.instr.line}: {symbol.name} is not declared")
         base = {
-            "param": Val("%params", "ptr"), "shared": Val("%shared", "ptr"),
-            "global": Val("%globals", "ptr"), "const": Val("%globals", "ptr"),
+            "param": Val("%params", "ptr"),
+            "shared": Val("%shared", "ptr"),
+            "global": Val("%globals", "ptr"),
+            "const": Val("%globals", "ptr"),
         }.get(placed.var.space, self.local)
         if placed.var.space == "param" and not self._is_kernel_param(symbol.name):
             base = self.local
@@ -333,8 +363,10 @@ class Emitter:
         if not self.layout.stacked or not isinstance(base, ast.Sym):
             return False
         placed = self.layout.symbols.get(base.name)
-        return placed is not None and (placed.var.space == "local" or (
-            placed.var.space == "param" and not self._is_kernel_param(base.name)))
+        return placed is not None and (
+            placed.var.space == "local"
+            or (placed.var.space == "param" and not self._is_kernel_param(base.name))
+        )
 
     def _is_kernel_param(self, name: str) -> bool:
         return name in self.kernel_params
@@ -353,14 +385,16 @@ class Emitter:
         if isinstance(operand.base, ast.Sym):
             symbol = operand.base
             return self._symbol_pointer(
-                ast.Sym(symbol.name, symbol.offset + operand.offset, symbol.generic))
-        if space == "shared" and isinstance(operand.base, ast.Reg) and (
-            self._slot(operand.base.name)[1] == "i32"
+                ast.Sym(symbol.name, symbol.offset + operand.offset, symbol.generic)
+            )
+        if (
+            space == "shared"
+            and isinstance(operand.base, ast.Reg)
+            and (self._slot(operand.base.name)[1] == "i32")
         ):
             # 32-bit addresses wrap: a register may hold "minus something", and the first of
             # neighbouring lanes may lie before the others' memory if it is masked out.
-            near = self.b.binary("add", self.get(operand.base.name),
-                                 const(operand.offset, "i32"))
+            near = self.b.binary("add", self.get(operand.base.name), const(operand.offset, "i32"))
             return self.offset(Val("%shared", "ptr"), self.b.resize(near, "i64", True))
         base = self.read(operand.base, U64)
         if operand.offset:
@@ -387,8 +421,10 @@ class Emitter:
             return None
         name = operand.base.name
         affine = self.affine.get(name)
-        if affine is None or affine.stride != span or (
-            self._slot(name)[1] != "i64" and space != "shared"
+        if (
+            affine is None
+            or affine.stride != span
+            or (self._slot(name)[1] != "i64" and space != "shared")
         ):
             return None
         saved, self.first = self.first, True
@@ -399,8 +435,9 @@ class Emitter:
         b = self.b
         root, distance = self.root(name), affine.root * (b.lanes - 1)
         end = b.binary("add", root, const(distance, "i32"))
-        moved = b.binary("sub", b.resize(end, "i64", affine.signed),
-                         b.resize(root, "i64", affine.signed))
+        moved = b.binary(
+            "sub", b.resize(end, "i64", affine.signed), b.resize(root, "i64", affine.signed)
+        )
         return pointer, b.compare("icmp eq", moved, const(distance, "i64"))
 
     def look_at_alignment(self, operand: ast.Operand, space: str, size: int) -> None:
@@ -415,8 +452,10 @@ class Emitter:
         first = self.first
         if isinstance(operand.base, ast.Sym):
             placed = self.layout.symbols.get(operand.base.name)
-            if placed is None or placed.var.space == "param" or not (
-                placed.var.align % size or (operand.base.offset + operand.offset) % size
+            if (
+                placed is None
+                or placed.var.space == "param"
+                or not (placed.var.align % size or (operand.base.offset + operand.offset) % size)
             ):
                 return
         elif isinstance(operand.base, ast.Reg):

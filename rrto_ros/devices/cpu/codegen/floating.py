@@ -110,8 +110,12 @@ def _fma(mode: str) -> Operation:
     return operation
 
 
-@emits("add", "sub", forms="integers (.sat.s32, .cc, add of pairs), f16, bf16, pairs, f32, "
-       "f64; .ftz .sat; directed rounding for f32 and f64")
+@emits(
+    "add",
+    "sub",
+    forms="integers (.sat.s32, .cc, add of pairs), f16, bf16, pairs, f32, "
+    "f64; .ftz .sat; directed rounding for f32 and f64",
+)
 def add(e: Emitter, instr: ast.Instr) -> None:
     """Emits add and sub."""
     kind = type_of(instr)
@@ -165,8 +169,7 @@ def div(e: Emitter, instr: ast.Instr) -> None:
 def rcp(e: Emitter, instr: ast.Instr) -> None:
     """Emits rcp."""
     mode = _rounding(instr)
-    apply(e, instr, type_of(instr),
-          lambda em, v, k: _quotient(em, rnd.one(k.llvm), v[0], mode))
+    apply(e, instr, type_of(instr), lambda em, v, k: _quotient(em, rnd.one(k.llvm), v[0], mode))
 
 
 @emits("sqrt", "rsqrt", forms="f32 and f64, sqrt in all roundings, and .approx")
@@ -185,8 +188,11 @@ def sqrt(e: Emitter, instr: ast.Instr) -> None:
     apply(e, instr, type_of(instr), operation)
 
 
-@emits("min", "max", forms="integers and pairs of them; f16, bf16, pairs, f32, f64; .NaN .ftz "
-       ".xorsign.abs not")
+@emits(
+    "min",
+    "max",
+    forms="integers and pairs of them; f16, bf16, pairs, f32, f64; .NaN .ftz .xorsign.abs not",
+)
 def min_max(e: Emitter, instr: ast.Instr) -> None:
     """Emits min and max."""
     kind = type_of(instr)
@@ -279,8 +285,15 @@ def testp(e: Emitter, instr: ast.Instr) -> None:
     """Emits testp."""
     kind = type_of(instr)
     b = e.b
-    classes = {"nan": 0x3, "infinite": 0x204, "finite": 0x1F8, "number": 0x3FC,
-               "normal": 0x108, "subnormal": 0x90, "notanumber": 0x3}
+    classes = {
+        "nan": 0x3,
+        "infinite": 0x204,
+        "finite": 0x1F8,
+        "number": 0x3FC,
+        "normal": 0x108,
+        "subnormal": 0x90,
+        "notanumber": 0x3,
+    }
     value = e.read(instr.args[1], kind)
     name = f"llvm.is.fpclass.{b.suffix(value.type, value.vec)}"
     result = b.ty("i1", value.vec)

@@ -56,20 +56,23 @@ class KernelFrame:
         self.b = Builder(self.lanes)
         self.layout: KernelLayout = program.layout
         self.single = len(program.regions.regions) == 1
-        self.live = (live_in(list(program.regions.blocks))
-                     if self.vector and self.vector.diverging else [])
+        self.live = (
+            live_in(list(program.regions.blocks)) if self.vector and self.vector.diverging else []
+        )
         self.frames: dict[str, int] = {}
         self.frame_bytes = 0
         self.exchange = 0
         self.combine = 0
         self.waits = {
             program.regions.of_entry[block.targets[0]]: block.barrier
-            for block in program.regions.blocks if block.barrier is not None
+            for block in program.regions.blocks
+            if block.barrier is not None
         }
         members = {region: warp.member_mask(instr) for region, instr in self.waits.items()}
         self.gated = {region for region, mask in members.items() if mask is not None}
         self._keeps_masks = any(
-            mask is not None and not isinstance(mask, ast.Imm) for mask in members.values())
+            mask is not None and not isinstance(mask, ast.Imm) for mask in members.values()
+        )
         self.masks = 0
         self.named: dict[int, tuple[int, int]] = {}
         self.arrivals: dict[int, str] = {}
@@ -88,7 +91,8 @@ class KernelFrame:
         blocks = self.program.regions.blocks
         waits = [b.barrier for b in blocks if b.barrier is not None]
         return [i for i in waits if not is_warp_wide(i)] + [
-            i for b in blocks for i in b.instrs if i.op in BARRIER_OPS and "arrive" in i.mods]
+            i for b in blocks for i in b.instrs if i.op in BARRIER_OPS and "arrive" in i.mods
+        ]
 
     def _find_named(self) -> None:
         """Regions behind barriers, if any barrier is for a part of the block only."""
@@ -98,14 +102,19 @@ class KernelFrame:
             if block.barrier is not None and not is_warp_wide(block.barrier):
                 region = self.program.regions.of_entry[block.targets[0]]
                 found[region] = warp.barrier_of(block.barrier)
-        arrive = [warp.barrier_of(i) for b in blocks for i in b.instrs
-                  if i.op in BARRIER_OPS and "arrive" in i.mods]
+        arrive = [
+            warp.barrier_of(i)
+            for b in blocks
+            for i in b.instrs
+            if i.op in BARRIER_OPS and "arrive" in i.mods
+        ]
         if arrive or any(count not in (0, self.threads) for _, count in found.values()):
             self.named = found
             numbers = {n for n, _ in (*found.values(), *arrive)}
             self.arrivals = {
                 n: f"%arrivals{n}" if self.program.yields else self.b.alloca("i32")
-                for n in numbers}
+                for n in numbers
+            }
 
     def _place_frames(self) -> None:
         offset = align_up(self.threads * 4, 64) * 2
@@ -140,8 +149,12 @@ class KernelFrame:
         return self._side(warp_wide=False)
 
     def _side(self, *, warp_wide: bool) -> int:
-        offers = [b.barrier for b in self.program.regions.blocks
-                  if b.barrier is not None and gives_result(b.barrier)]
-        words = max((warp.words_offered(i) for i in offers if is_warp_wide(i) == warp_wide),
-                    default=0)
+        offers = [
+            b.barrier
+            for b in self.program.regions.blocks
+            if b.barrier is not None and gives_result(b.barrier)
+        ]
+        words = max(
+            (warp.words_offered(i) for i in offers if is_warp_wide(i) == warp_wide), default=0
+        )
         return align_up(self.threads, 32) * 8 * words

@@ -74,8 +74,9 @@ def add_carry(e: Emitter, instr: ast.Instr) -> None:
     kind = type_of(instr)
     _carry_slot(e)
     carry = e.get("%carry")
-    value = _with_carry(e, instr.op[:3], e.read(instr.args[1], kind),
-                        e.read(instr.args[2], kind), carry)
+    value = _with_carry(
+        e, instr.op[:3], e.read(instr.args[1], kind), e.read(instr.args[2], kind), carry
+    )
     if "cc" not in instr.mods:
         e.put("%carry", carry)
     e.write(instr.args[0], value, kind)
@@ -89,8 +90,9 @@ def multiply(e: Emitter, instr: ast.Instr, kind: PtxType) -> None:
     result = kind
     if "wide" in instr.mods:
         result = TYPES[f"{kind.kind}{bits * 2}"]
-        product = b.binary("mul", b.resize(x, result.llvm, kind.signed),
-                           b.resize(y, result.llvm, kind.signed))
+        product = b.binary(
+            "mul", b.resize(x, result.llvm, kind.signed), b.resize(y, result.llvm, kind.signed)
+        )
     elif "hi" in instr.mods:
         wide = f"i{bits * 2}"
         product = b.binary("mul", b.resize(x, wide, kind.signed), b.resize(y, wide, kind.signed))
@@ -117,14 +119,18 @@ def mad_carry(e: Emitter, instr: ast.Instr) -> None:
     kind = type_of(instr)
     b = e.b
     wide = f"i{kind.bits * 2}"
-    product = b.binary("mul", b.resize(e.read(instr.args[1], kind), wide, kind.signed),
-                       b.resize(e.read(instr.args[2], kind), wide, kind.signed))
+    product = b.binary(
+        "mul",
+        b.resize(e.read(instr.args[1], kind), wide, kind.signed),
+        b.resize(e.read(instr.args[2], kind), wide, kind.signed),
+    )
     if "hi" in instr.mods:
         product = b.binary("lshr", product, const(kind.bits, wide))
     _carry_slot(e)
     carry = e.get("%carry")
-    value = _with_carry(e, "add", b.resize(product, kind.llvm, False),
-                        e.read(instr.args[3], kind), carry)
+    value = _with_carry(
+        e, "add", b.resize(product, kind.llvm, False), e.read(instr.args[3], kind), carry
+    )
     if "cc" not in instr.mods:
         e.put("%carry", carry)
     e.write(instr.args[0], value, kind)
@@ -236,8 +242,11 @@ def funnel(e: Emitter, instr: ast.Instr) -> None:
         amount = b.binary("and", amount, const(31, "i32"))
     else:
         amount = b.intrinsic("llvm.umin", amount, const(32, "i32"))
-    both = b.binary("or", b.resize(low, "i64", False),
-                    b.binary("shl", b.resize(high, "i64", False), const(32, "i64")))
+    both = b.binary(
+        "or",
+        b.resize(low, "i64", False),
+        b.binary("shl", b.resize(high, "i64", False), const(32, "i64")),
+    )
     amount = b.resize(amount, "i64", False)
     if "l" in instr.mods:
         out = b.binary("lshr", b.binary("shl", both, amount), const(32, "i64"))
@@ -342,8 +351,11 @@ def permute(e: Emitter, instr: ast.Instr) -> None:
     b = e.b
     low, high = e.read(instr.args[1], B32), e.read(instr.args[2], B32)
     control = e.read(instr.args[3], U32)
-    both = b.binary("or", b.resize(low, "i64", False),
-                    b.binary("shl", b.resize(high, "i64", False), const(32, "i64")))
+    both = b.binary(
+        "or",
+        b.resize(low, "i64", False),
+        b.binary("shl", b.resize(high, "i64", False), const(32, "i64")),
+    )
     mode = instr.mods[-1] if instr.mods[-1] != "b32" else ""
     result = const(0, "i32")
     for byte in range(4):
@@ -355,7 +367,8 @@ def permute(e: Emitter, instr: ast.Instr) -> None:
             up = b.binary("shl", value, const(24, "i32"))
             sign = b.binary("lshr", b.binary("ashr", up, const(31, "i32")), const(24, "i32"))
             replicate = b.compare(
-                "icmp ne", b.binary("and", pick, const(8, "i32")), const(0, "i32"))
+                "icmp ne", b.binary("and", pick, const(8, "i32")), const(0, "i32")
+            )
             value = b.select(replicate, sign, value)
         result = b.binary("or", result, b.binary("shl", value, const(8 * byte, "i32")))
     e.write(instr.args[0], result, B32)
@@ -396,8 +409,10 @@ def lop3(e: Emitter, instr: ast.Instr) -> None:
     result = const(0, "i32")
     for row in range(8):
         if table.value >> row & 1:
-            terms = [v if row >> bit & 1 else b.binary("xor", v, ones)
-                     for v, bit in ((x, 2), (y, 1), (z, 0))]
+            terms = [
+                v if row >> bit & 1 else b.binary("xor", v, ones)
+                for v, bit in ((x, 2), (y, 1), (z, 0))
+            ]
             term = b.binary("and", b.binary("and", terms[0], terms[1]), terms[2])
             result = b.binary("or", result, term)
     e.write(instr.args[0], result, B32)

@@ -31,9 +31,26 @@ from rrto_ros.devices.cpu.codegen.vector_region import write_region
 from rrto_ros.devices.cpu.passes.layout import align_up
 from rrto_ros.devices.cpu.program import KernelProgram, well_formed
 
-CONTEXT_FIELDS = ("params", "shared", "frames", "local", "globals", "scratch",
-                  "nctaid.x", "nctaid.y", "nctaid.z", "dynamic_smem", "total_smem", "stop",
-                  "ranges", "range_count", "report", "print", "step", "workspace")
+CONTEXT_FIELDS = (
+    "params",
+    "shared",
+    "frames",
+    "local",
+    "globals",
+    "scratch",
+    "nctaid.x",
+    "nctaid.y",
+    "nctaid.z",
+    "dynamic_smem",
+    "total_smem",
+    "stop",
+    "ranges",
+    "range_count",
+    "report",
+    "print",
+    "step",
+    "workspace",
+)
 """The launch context: one 64-bit word each, in this order."""
 _NUMBERS = frozenset({*CONTEXT_FIELDS[6:11], "range_count", "step", "workspace"})
 _OF_BLOCK = ("shared", "frames", "local")
@@ -116,20 +133,28 @@ class KernelWriter:
         symbol = "rrto_kernel"
         self._prologue()
         self._blocks()
-        head = [f"define void @{symbol}(ptr noalias %context, i64 %first, i64 %last) #0 {{",
-                "entry:"]
+        head = [
+            f"define void @{symbol}(ptr noalias %context, i64 %first, i64 %last) #0 {{",
+            "entry:",
+        ]
         lines = head + b.allocas + b.lines + ["}"]
         declared = sorted(set(b.declared.values()))
         width = "512" if self.frame.lanes >= 16 else "256"
         # An access to address 0 is one that faults, not one that cannot happen.
-        attributes = ("attributes #0 = { nounwind null_pointer_is_valid "
-                      f'"min-legal-vector-width"="{width}" "prefer-vector-width"="{width}" }}')
+        attributes = (
+            "attributes #0 = { nounwind null_pointer_is_valid "
+            f'"min-legal-vector-width"="{width}" "prefer-vector-width"="{width}" }}'
+        )
         extra = ("" if self.frame.single else _FIND + warp.HELPERS + self.barriers.helpers) + (
-            HELPERS if self.frame.memcheck else "")
+            HELPERS if self.frame.memcheck else ""
+        )
         text = "\n".join([*declared, extra, *lines, attributes, _RARELY, ""])
         at_once = self.frame.lanes if self.frame.single else self.frame.threads
-        local = (0 if self.frame.single and self.frame.layout.stacked
-                 else self.frame.layout.local_bytes * at_once)
+        local = (
+            0
+            if self.frame.single and self.frame.layout.stacked
+            else self.frame.layout.local_bytes * at_once
+        )
         return Generated(text, symbol, self.frame.frame_bytes, local, self.frame.lanes)
 
     # the frame of the function
@@ -210,8 +235,7 @@ class KernelWriter:
 
     def _cell(self, name: str, number: int) -> str:
         """A place that is kept of the block while others have their turn."""
-        self.b.line(f"{name} = getelementptr i8, ptr %frames, "
-                    f"i64 {self.frame.cells + 8 * number}")
+        self.b.line(f"{name} = getelementptr i8, ptr %frames, i64 {self.frame.cells + 8 * number}")
         return name
 
     def _phases(self) -> None:
@@ -234,8 +258,7 @@ class KernelWriter:
         if self.frame.keyed:
             b.line(f"%keys = getelementptr i8, ptr %frames, i64 {self.frame.keys}")
         if together:
-            parity, number, combine = (
-                self._cell(f"%kept{k}", k) for k in range(3))
+            parity, number, combine = (self._cell(f"%kept{k}", k) for k in range(3))
             over = self._cell("%kept_over", 3)
             if self.frame.gated:
                 self._cell("%progress", 4)
@@ -257,8 +280,10 @@ class KernelWriter:
                 b.allocas.append("%progress = alloca i1")
         b.line(f"call void @llvm.memset.p0.i64(ptr %frames, i8 0, i64 {size}, i1 false)")
         if self.frame.exchange_bytes:
-            b.line(f"call void @llvm.memset.p0.i64(ptr %exchange, i8 0, "
-                   f"i64 {2 * self.frame.exchange_bytes}, i1 false)")
+            b.line(
+                f"call void @llvm.memset.p0.i64(ptr %exchange, i8 0, "
+                f"i64 {2 * self.frame.exchange_bytes}, i1 false)"
+            )
         side = self.frame.combine_bytes
         if side:
             b.line(f"call void @llvm.memset.p0.i64(ptr %combine, i8 0, i64 {2 * side}, i1 false)")
@@ -305,8 +330,9 @@ class KernelWriter:
         b.line(f"%phase_before = load i64, ptr {number}")
         b.line("%phase_number = add i64 %phase_before, 1")
         b.line(f"store i64 %phase_number, ptr {number}")
-        b.line(f"br i1 %over, label %{'block_over' if together else 'block_done'}, "
-               "label %barriers")
+        b.line(
+            f"br i1 %over, label %{'block_over' if together else 'block_done'}, label %barriers"
+        )
         b.label("barriers")
         self.barriers.open()
         b.line("br label %run")
@@ -329,8 +355,9 @@ class KernelWriter:
         b.line("%last_region = icmp ugt i32 %r2, %limit")
         b.line("br i1 %last_region, label %swap, label %run")
         b.label("swap")
-        b.line(f"call void @llvm.memcpy.p0.p0.i64(ptr %frames, ptr %states2, i64 {size}, "
-               "i1 false)")
+        b.line(
+            f"call void @llvm.memcpy.p0.p0.i64(ptr %frames, ptr %states2, i64 {size}, i1 false)"
+        )
         if not together:
             b.line("br label %phase")
             return

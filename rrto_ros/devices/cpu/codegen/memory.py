@@ -39,8 +39,12 @@ def _memory_type(kind: PtxType) -> str:
     return kind.llvm
 
 
-@emits("ld", "ldu", forms="param, global, shared, local, const, generic; .v2 .v4 .v8; .nc, "
-       ".volatile, cache hints; 8 to 64 bits")
+@emits(
+    "ld",
+    "ldu",
+    forms="param, global, shared, local, const, generic; .v2 .v4 .v8; .nc, "
+    ".volatile, cache hints; 8 to 64 bits",
+)
 def load(e: Emitter, instr: ast.Instr) -> None:
     """Emits ld and ldu."""
     space, kind, count, volatile = access(instr)
@@ -49,12 +53,21 @@ def load(e: Emitter, instr: ast.Instr) -> None:
     dests = instr.args[0].items if isinstance(instr.args[0], ast.Vec) else (instr.args[0],)
     if len(dests) != count or kind.name == "pred":
         raise unsupported(instr, "the destination does not fit")
-    if count == WIDTH and e.b.lanes > 1 and strided_type(instr, e.affine) is not None and (
-        e.row(instr.args[1], space, kind.bytes * count) is None
+    if (
+        count == WIDTH
+        and e.b.lanes > 1
+        and strided_type(instr, e.affine) is not None
+        and (e.row(instr.args[1], space, kind.bytes * count) is None)
     ):
         e.look_at_alignment(instr.args[1], space, kind.bytes * count)
-        values = dealt(e, instr.args[1], space, kind, (0, 0), lambda: _gather_all(
-            e, e.pointer(instr.args[1], space), kind, count))
+        values = dealt(
+            e,
+            instr.args[1],
+            space,
+            kind,
+            (0, 0),
+            lambda: _gather_all(e, e.pointer(instr.args[1], space), kind, count),
+        )
     else:
         values = load_values(e, instr.args[1], space, kind, count, volatile=volatile)
     if e.on_stack(instr.args[1]):
@@ -72,7 +85,12 @@ def _keep_order(e: Emitter) -> None:
 
 
 def load_values(
-    e: Emitter, operand: ast.Operand, space: str, kind: PtxType, count: int, *,
+    e: Emitter,
+    operand: ast.Operand,
+    space: str,
+    kind: PtxType,
+    count: int,
+    *,
     volatile: bool = False,
 ) -> list[Val]:
     """`count` neighbouring elements, under the instruction's guard."""
@@ -86,9 +104,7 @@ def load_values(
     return _load_scalar(e, pointer, kind, count, volatile)
 
 
-def _load_scalar(
-    e: Emitter, pointer: Val, kind: PtxType, count: int, volatile: bool
-) -> list[Val]:
+def _load_scalar(e: Emitter, pointer: Val, kind: PtxType, count: int, volatile: bool) -> list[Val]:
     b = e.b
     if e.mask is not None:
         # A load that must not happen reads the scratch line instead: no branch is needed.
@@ -115,12 +131,23 @@ def _mask_of(e: Emitter) -> Val:
 
 def _gather_all(e: Emitter, pointer: Val, kind: PtxType, count: int) -> list[Val]:
     pointer, mask = e.b.widen(pointer), _mask_of(e)
-    return [_gather(e, e.offset(pointer, const(i * kind.bytes, "i64")) if i else pointer,
-                    _memory_type(kind), mask) for i in range(count)]
+    return [
+        _gather(
+            e,
+            e.offset(pointer, const(i * kind.bytes, "i64")) if i else pointer,
+            _memory_type(kind),
+            mask,
+        )
+        for i in range(count)
+    ]
 
 
 def _load_side_by_side(
-    e: Emitter, operand: ast.Operand, space: str, kind: PtxType, count: int,
+    e: Emitter,
+    operand: ast.Operand,
+    space: str,
+    kind: PtxType,
+    count: int,
     row: tuple[Val, Val | None],
 ) -> list[Val]:
     b = e.b
@@ -157,17 +184,21 @@ def _load_row(e: Emitter, first: Val, type_: str, count: int, mask: Val) -> list
         wide = _repeat_mask(e, mask, count)
         name = f"llvm.masked.load.v{total}{_suffix(type_)}.p0"
         vector = f"<{total} x {type_}>"
-        b.declared[name] = (f"declare {vector} @{name}(ptr, <{total} x i1>, {vector})")
-        b.line(f"{out} = call {vector} @{name}(ptr align 1 {first.text}, <{total} x i1> {wide}, "
-               f"{vector} zeroinitializer)")
+        b.declared[name] = f"declare {vector} @{name}(ptr, <{total} x i1>, {vector})"
+        b.line(
+            f"{out} = call {vector} @{name}(ptr align 1 {first.text}, <{total} x i1> {wide}, "
+            f"{vector} zeroinitializer)"
+        )
     if count == 1:
         return [Val(out, type_, True)]
     values = []
     for index in range(count):
         item = b.name("v")
         picks = ", ".join(f"i32 {lane * count + index}" for lane in range(b.lanes))
-        b.line(f"{item} = shufflevector <{total} x {type_}> {out}, <{total} x {type_}> poison, "
-               f"<{b.lanes} x i32> <{picks}>")
+        b.line(
+            f"{item} = shufflevector <{total} x {type_}> {out}, <{total} x {type_}> poison, "
+            f"<{b.lanes} x i32> <{picks}>"
+        )
         values.append(Val(item, type_, True))
     return values
 
@@ -178,8 +209,10 @@ def _repeat_mask(e: Emitter, mask: Val, count: int) -> str:
     b = e.b
     out = b.name("m")
     picks = ", ".join(f"i32 {i // count}" for i in range(b.lanes * count))
-    b.line(f"{out} = shufflevector <{b.lanes} x i1> {mask.text}, <{b.lanes} x i1> poison, "
-           f"<{b.lanes * count} x i32> <{picks}>")
+    b.line(
+        f"{out} = shufflevector <{b.lanes} x i1> {mask.text}, <{b.lanes} x i1> poison, "
+        f"<{b.lanes * count} x i32> <{picks}>"
+    )
     return out
 
 
@@ -192,16 +225,20 @@ def _gather(e: Emitter, pointer: Val, type_: str, mask: Val) -> Val:
     lanes = b.lanes
     name = f"llvm.masked.gather.v{lanes}{_suffix(type_)}.v{lanes}p0"
     vector = f"<{lanes} x {type_}>"
-    b.declared[name] = (f"declare {vector} @{name}(<{lanes} x ptr>, <{lanes} x i1>, "
-                        f"{vector})")
+    b.declared[name] = f"declare {vector} @{name}(<{lanes} x ptr>, <{lanes} x i1>, {vector})"
     out = b.name("v")
-    b.line(f"{out} = call {vector} @{name}(<{lanes} x ptr> align 1 {pointer.text}, "
-           f"<{lanes} x i1> {mask.text}, {vector} zeroinitializer)")
+    b.line(
+        f"{out} = call {vector} @{name}(<{lanes} x ptr> align 1 {pointer.text}, "
+        f"<{lanes} x i1> {mask.text}, {vector} zeroinitializer)"
+    )
     return Val(out, type_, True)
 
 
-@emits("st", forms="param, global, shared, local, generic; .v2 .v4 .v8; .volatile, cache hints; "
-       "8 to 64 bits")
+@emits(
+    "st",
+    forms="param, global, shared, local, generic; .v2 .v4 .v8; .volatile, cache hints; "
+    "8 to 64 bits",
+)
 def store(e: Emitter, instr: ast.Instr) -> None:
     """Emits st."""
     space, kind, count, volatile = access(instr)
@@ -219,7 +256,12 @@ def store(e: Emitter, instr: ast.Instr) -> None:
 
 
 def store_values(
-    e: Emitter, operand: ast.Operand, space: str, values: list[Val], kind: PtxType, *,
+    e: Emitter,
+    operand: ast.Operand,
+    space: str,
+    values: list[Val],
+    kind: PtxType,
+    *,
     volatile: bool = False,
 ) -> None:
     """Neighbouring elements, under the instruction's guard."""
@@ -251,14 +293,19 @@ def _store_scalar(e: Emitter, pointer: Val, values: Sequence[Val], volatile: boo
     text = "poison"
     for index, value in enumerate(values):
         out = b.name()
-        b.line(f"{out} = insertelement <{count} x {type_}> {text}, {type_} {value.text}, "
-               f"i32 {index}")
+        b.line(
+            f"{out} = insertelement <{count} x {type_}> {text}, {type_} {value.text}, i32 {index}"
+        )
         text = out
     b.line(f"store {flag}<{count} x {type_}> {text}, ptr {pointer.text}, align 1")
 
 
 def _store_side_by_side(
-    e: Emitter, operand: ast.Operand, space: str, values: list[Val], kind: PtxType,
+    e: Emitter,
+    operand: ast.Operand,
+    space: str,
+    values: list[Val],
+    kind: PtxType,
     row: tuple[Val, Val | None],
 ) -> None:
     b = e.b
@@ -289,8 +336,10 @@ def _scatter(e: Emitter, pointer: Val, values: list[Val], kind: PtxType) -> None
     b.declared[name] = f"declare void @{name}({vector}, <{lanes} x ptr>, <{lanes} x i1>)"
     for index, value in enumerate(values):
         where = e.offset(pointer, const(index * kind.bytes, "i64")) if index else pointer
-        b.line(f"call void @{name}({vector} {value.text}, <{lanes} x ptr> align 1 {where.text}, "
-               f"<{lanes} x i1> {mask.text})")
+        b.line(
+            f"call void @{name}({vector} {value.text}, <{lanes} x ptr> align 1 {where.text}, "
+            f"<{lanes} x i1> {mask.text})"
+        )
 
 
 def _store_row(e: Emitter, first: Val, values: list[Val], mask: Val) -> None:
@@ -306,8 +355,10 @@ def _store_row(e: Emitter, first: Val, values: list[Val], mask: Val) -> None:
         return
     name = f"llvm.masked.store.v{total}{_suffix(type_)}.p0"
     b.declared[name] = f"declare void @{name}({vector}, ptr, <{total} x i1>)"
-    b.line(f"call void @{name}({vector} {text}, ptr align 1 {first.text}, "
-           f"<{total} x i1> {_repeat_mask(e, mask, count)})")
+    b.line(
+        f"call void @{name}({vector} {text}, ptr align 1 {first.text}, "
+        f"<{total} x i1> {_repeat_mask(e, mask, count)})"
+    )
 
 
 def _interleave(e: Emitter, values: list[Val]) -> str:
@@ -321,14 +372,18 @@ def _interleave(e: Emitter, values: list[Val]) -> str:
         for index in range(0, len(parts), 2):
             out = b.name()
             picks = ", ".join(f"i32 {i}" for i in range(2 * width))
-            b.line(f"{out} = shufflevector <{width} x {type_}> {parts[index]}, "
-                   f"<{width} x {type_}> {parts[index + 1]}, <{2 * width} x i32> <{picks}>")
+            b.line(
+                f"{out} = shufflevector <{width} x {type_}> {parts[index]}, "
+                f"<{width} x {type_}> {parts[index + 1]}, <{2 * width} x i32> <{picks}>"
+            )
             joined.append(out)
         parts, width = joined, 2 * width
     out = b.name()
     picks = ", ".join(f"i32 {(i % count) * lanes + i // count}" for i in range(width))
-    b.line(f"{out} = shufflevector <{width} x {type_}> {parts[0]}, <{width} x {type_}> poison, "
-           f"<{width} x i32> <{picks}>")
+    b.line(
+        f"{out} = shufflevector <{width} x {type_}> {parts[0]}, <{width} x {type_}> poison, "
+        f"<{width} x i32> <{picks}>"
+    )
     return out
 
 

@@ -52,8 +52,12 @@ def convert_fp8(e: Emitter, instr: ast.Instr) -> None:
         if to != "f16x2":
             raise unsupported(instr)
         pair = e.read(instr.args[1], B16)
-        halves = [_decoded(e, b.resize(b.binary("lshr", pair, const(s, "i16")), "i8", False),
-                           FP8[source]) for s in (0, 8)]
+        halves = [
+            _decoded(
+                e, b.resize(b.binary("lshr", pair, const(s, "i16")), "i8", False), FP8[source]
+            )
+            for s in (0, 8)
+        ]
         low, high = (b.resize(h, "i32", False) for h in halves)
         e.write(instr.args[0], b.binary("or", low, b.binary("shl", high, const(16, "i32"))), B32)
         return
@@ -77,8 +81,7 @@ def _encoded(e: Emitter, value: Val, form: _Fp8) -> Val:
     if "relu" in e.instr.mods:
         value = b.select(b.compare("fcmp olt", value, _float(0.0)), _float(0.0), value)
     nan = b.compare("fcmp uno", value, value)
-    sign = b.binary("and", b.binary("lshr", b.as_int(value), const(24, "i32")),
-                    const(0x80, "i32"))
+    sign = b.binary("and", b.binary("lshr", b.as_int(value), const(24, "i32")), const(0x80, "i32"))
     size = b.intrinsic("llvm.fabs", value)
     size = b.select(b.compare("fcmp ogt", size, _float(form.largest)), _float(form.largest), size)
     size = b.select(nan, _float(0.0), size)
@@ -123,9 +126,11 @@ def pack(e: Emitter, instr: ast.Instr) -> None:
     b = e.b
     form = instr.mods[2] if len(instr.mods) > 2 else ""
     more = instr.mods[3:] == ("s32", "b32")
-    if instr.mods[:2] != ("pack", "sat") or not re.fullmatch(
-        "[us](2|4|8)" if more else "[us]16", form
-    ) or (not more and instr.mods[3:] != ("s32",)):
+    if (
+        instr.mods[:2] != ("pack", "sat")
+        or not re.fullmatch("[us](2|4|8)" if more else "[us]16", form)
+        or (not more and instr.mods[3:] != ("s32",))
+    ):
         raise unsupported(instr)
     width, signed = int(form[1:]), form[0] == "s"
     low, high = (-(1 << width - 1), (1 << width - 1) - 1) if signed else (0, (1 << width) - 1)

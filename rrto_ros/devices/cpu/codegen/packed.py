@@ -18,8 +18,9 @@ def _by_parts(
     x, y = e.read(instr.args[1], B32), e.read(instr.args[2], B32)
     results = []
     for shift in range(0, 32, bits):
-        parts = [b.resize(b.binary("lshr", v, const(shift, "i32")), f"i{bits}", False)
-                 for v in (x, y)]
+        parts = [
+            b.resize(b.binary("lshr", v, const(shift, "i32")), f"i{bits}", False) for v in (x, y)
+        ]
         results.append(operation(*parts))
     return results
 

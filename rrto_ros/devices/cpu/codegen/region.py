@@ -124,8 +124,7 @@ class RegionCode:
         plan = self.kernel.vector
         affine = self.affine
         for name, kind in self.program.types.items():
-            vec = self.lanes > 1 and name not in affine and (
-                plan is None or name in plan.varying)
+            vec = self.lanes > 1 and name not in affine and (plan is None or name in plan.varying)
             self.slots[name] = (b.alloca(b.ty(kind, vec)), kind, vec)
             if name in affine and not affine[name].exact:
                 self.roots[name] = b.alloca("i32")
@@ -165,17 +164,29 @@ class RegionCode:
             z = b.binary("udiv", planes, const(nx * ny, "i32"))
         threads = self.kernel.threads
         e.special = {
-            "tid.x": column(linear), "tid.y": y, "tid.z": z, "linear": linear,
-            "ntid.x": const(nx, "i32"), "ntid.y": const(ny, "i32"), "ntid.z": const(nz, "i32"),
-            "nctaid.x": Val("%nx", "i32"), "nctaid.y": Val("%ny", "i32"),
+            "tid.x": column(linear),
+            "tid.y": y,
+            "tid.z": z,
+            "linear": linear,
+            "ntid.x": const(nx, "i32"),
+            "ntid.y": const(ny, "i32"),
+            "ntid.z": const(nz, "i32"),
+            "nctaid.x": Val("%nx", "i32"),
+            "nctaid.y": Val("%ny", "i32"),
             "nctaid.z": Val("%nz", "i32"),
-            "ctaid.x": Val("%ctax", "i32"), "ctaid.y": Val("%ctay", "i32"),
+            "ctaid.x": Val("%ctax", "i32"),
+            "ctaid.y": Val("%ctay", "i32"),
             "ctaid.z": Val("%ctaz", "i32"),
-            "nwarpid": const((threads + 31) // 32, "i32"), "smid": const(0, "i32"),
-            "nsmid": const(1, "i32"), "gridid": const(0, "i64"),
-            "dynamic_smem_size": Val("%dyn", "i32"), "total_smem_size": Val("%total", "i32"),
-            "envreg1": Val("%workspace_high", "i32"), "envreg2": Val("%workspace_low", "i32"),
-            "is_explicit_cluster": const(0, "i1"), "cluster_ctaid.x": const(0, "i32"),
+            "nwarpid": const((threads + 31) // 32, "i32"),
+            "smid": const(0, "i32"),
+            "nsmid": const(1, "i32"),
+            "gridid": const(0, "i64"),
+            "dynamic_smem_size": Val("%dyn", "i32"),
+            "total_smem_size": Val("%total", "i32"),
+            "envreg1": Val("%workspace_high", "i32"),
+            "envreg2": Val("%workspace_low", "i32"),
+            "is_explicit_cluster": const(0, "i1"),
+            "cluster_ctaid.x": const(0, "i32"),
         }
         if self.lanes > 1:
             e.first_special = {"tid.x": column(t), "linear": t}
@@ -302,9 +313,7 @@ class RegionCode:
         self.polls.append((label, target))
         return label
 
-    def _part(
-        self, e: Emitter, block: Block, condition: Val, labels: tuple[str, str]
-    ) -> None:
+    def _part(self, e: Emitter, block: Block, condition: Val, labels: tuple[str, str]) -> None:
         raise NotImplementedError
 
 
@@ -415,8 +424,10 @@ class ScalarRegion(RegionCode):
 
         def item(array: str, kind: str) -> Val:
             at = b.name("rs")
-            b.line(f"{at} = getelementptr {'i8' if kind == 'i1' else kind}, ptr {array}, "
-                   f"i32 {lane.text}")
+            b.line(
+                f"{at} = getelementptr {'i8' if kind == 'i1' else kind}, ptr {array}, "
+                f"i32 {lane.text}"
+            )
             return self._load(kind, False, at)
 
         for label, (_, names, taken, fallen) in stubs:
@@ -425,5 +436,7 @@ class ScalarRegion(RegionCode):
                 slot, kind, _ = self.slots[name]
                 b.line(f"store {b.arg(item(spill.arrays[name], kind))}, ptr {slot}")
             condition = item(spill.condition, "i1")
-            b.line(f"br i1 {condition.text}, label %{self._label(taken)}, "
-                   f"label %{self._label(fallen)}")
+            b.line(
+                f"br i1 {condition.text}, label %{self._label(taken)}, "
+                f"label %{self._label(fallen)}"
+            )

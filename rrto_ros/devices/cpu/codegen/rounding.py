@@ -83,8 +83,7 @@ def next_toward(e: Emitter, value: Val, up: bool) -> Val:
     step = b.select(negative, toward if up else away, away if up else toward)
     moved = b.binary("add", bits, step)
     tiny = const(1 if up else 1 << bits.bits - 1 | 1, bits.type)
-    is_zero = b.compare("icmp eq", b.binary("shl", bits, const(1, bits.type)),
-                        const(0, bits.type))
+    is_zero = b.compare("icmp eq", b.binary("shl", bits, const(1, bits.type)), const(0, bits.type))
     return b.bitcast(b.select(is_zero, tiny, moved), value.type)
 
 
@@ -132,8 +131,9 @@ def round_to_odd(e: Emitter, head: Val, error: Val) -> Val:
     nearest = b.cast("fptrunc", head, "float")
     rest = b.binary("fadd", b.binary("fsub", head, b.cast("fpext", nearest, "double")), error)
     inexact = b.compare("fcmp one", rest, zero("double"))
-    even = b.compare("icmp eq", b.binary("and", b.as_int(nearest), const(1, "i32")),
-                     const(0, "i32"))
+    even = b.compare(
+        "icmp eq", b.binary("and", b.as_int(nearest), const(1, "i32")), const(0, "i32")
+    )
     up = b.compare("fcmp ogt", rest, zero("double"))
     odd = b.select(up, next_toward(e, nearest, True), next_toward(e, nearest, False))
     return b.select(b.binary("and", inexact, even), odd, nearest)
@@ -166,7 +166,8 @@ def _directed_function(e: Emitter, operation: str, mode: str, kind: str, count: 
     helper = f"rrto_{operation}_{mode}_{suffix}"
     declared["llvm.set.rounding"] = "declare void @llvm.set.rounding(i32)"
     declared[intrinsic] = (
-        f"declare {kind} @{intrinsic}({', '.join([kind] * count)}, metadata, metadata)")
+        f"declare {kind} @{intrinsic}({', '.join([kind] * count)}, metadata, metadata)"
+    )
     parameters = ", ".join(f"{kind} %x{i}" for i in range(count))
     declared[helper] = f"""define internal {kind} @{helper}({parameters}) noinline strictfp {{
   call void @llvm.set.rounding(i32 {number}) strictfp
@@ -197,7 +198,8 @@ def two_sum(e: Emitter, x: Val, y: Val) -> tuple[Val, Val]:
     b = e.b
     total = b.binary("fadd", x, y)
     part = b.binary("fsub", total, x)
-    error = b.binary("fadd", b.binary("fsub", x, b.binary("fsub", total, part)),
-                     b.binary("fsub", y, part))
+    error = b.binary(
+        "fadd", b.binary("fsub", x, b.binary("fsub", total, part)), b.binary("fsub", y, part)
+    )
     finite = b.compare("fcmp ord", error, error)
     return total, b.select(finite, error, zero("double"))

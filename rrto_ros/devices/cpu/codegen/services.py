@@ -39,7 +39,8 @@ def _call(e: Emitter, what: int, *words: str) -> Val:
     b.line(f"{thread} = zext i32 {e.special['linear'].text} to i64")
     b.line(f"{context} = ptrtoint ptr %context to i64")
     x, y, z = (int(e.special[f"ntid.{axis}"].text) for axis in "xyz")
-    arguments = ", ".join(f"i64 {w}" for w in (
-        what, *words, "%blk", thread, x | y << 16 | z << 32, context))
+    arguments = ", ".join(
+        f"i64 {w}" for w in (what, *words, "%blk", thread, x | y << 16 | z << 32, context)
+    )
     b.line(f"{out} = call i32 %print({arguments})")
     return Val(out, "i32")

@@ -42,8 +42,9 @@ def emit(e: Emitter, instr: ast.Instr) -> None:
     try:
         function(e, instr)
     except (IndexError, KeyError, ValueError, AttributeError, TypeError) as error:
-        raise unsupported(instr, f"its {len(instr.args)} operands are not those of a form that "
-                          "is known") from error
+        raise unsupported(
+            instr, f"its {len(instr.args)} operands are not those of a form that is known"
+        ) from error
     if e.first and isinstance(target, ast.Reg) and target.name in e.roots:
         e.put_root(target.name, instr)
     e.mask = None

@@ -69,9 +69,7 @@ def _elements(e: Emitter, word: Val, shape: Shape) -> list[Val]:
     return parts
 
 
-def _line(
-    e: Emitter, shape: Shape, owner: Val, first_register: int, step: int
-) -> list[Val]:
+def _line(e: Emitter, shape: Shape, owner: Val, first_register: int, step: int) -> list[Val]:
     """A row of A or a column of B: its `depth` elements, gathered from four lanes."""
     b = e.b
     values: list[Val] = []
@@ -83,8 +81,11 @@ def _line(
     return values
 
 
-@emits("mma", forms=".sync.aligned.row.col: m16n8k8, m16n8k16 (f16, bf16), m16n8k4, m16n8k8 "
-       "(tf32); f32 or f16 accumulators")
+@emits(
+    "mma",
+    forms=".sync.aligned.row.col: m16n8k8, m16n8k16 (f16, bf16), m16n8k4, m16n8k8 "
+    "(tf32); f32 or f16 accumulators",
+)
 def mma(e: Emitter, instr: ast.Instr) -> None:
     """Emits mma."""
     b = e.b

@@ -34,10 +34,19 @@ class _VectorRegion(RegionCode):
         self.scalar_label = b.new_label("apart")
         self.local_slot = ""
         self.whole = kernel.threads - kernel.threads % kernel.lanes
-        self.fragile = [n for n in self.region.live if self.region.entry and n in self.used
-                        and n in plan.affine and not plan.affine[n].exact]
-        self.apart = self.whole < kernel.threads or bool(self.fragile) or (
-            bool(plan.diverging) and not kernel.single)
+        self.fragile = [
+            n
+            for n in self.region.live
+            if self.region.entry
+            and n in self.used
+            and n in plan.affine
+            and not plan.affine[n].exact
+        ]
+        self.apart = (
+            self.whole < kernel.threads
+            or bool(self.fragile)
+            or (bool(plan.diverging) and not kernel.single)
+        )
 
     def write(self) -> None:
         """The loop over vectors; the code goes on behind it."""
@@ -65,8 +74,11 @@ class _VectorRegion(RegionCode):
         self.blocks(e, t)
         if self.apart:
             b.label(part)
-            stop = b.intrinsic("llvm.umin", b.binary("add", t, const(self.lanes, "i32")),
-                               const(self.kernel.threads, "i32"))
+            stop = b.intrinsic(
+                "llvm.umin",
+                b.binary("add", t, const(self.lanes, "i32")),
+                const(self.kernel.threads, "i32"),
+            )
             self._enter_scalar(t, stop, 0)
         if self.apart or self.spill.exits:
             self._scalar_copy()
@@ -154,12 +166,12 @@ class _VectorRegion(RegionCode):
         bits = b.name("bits")
         kind = f"i{self.lanes}"
         b.line(f"{bits} = bitcast {b.arg(mask)} to {kind}")
-        b.line(f"switch {kind} {bits}, label %{mixed} [ {kind} -1, label %{all_} "
-               f"{kind} 0, label %{none} ]")
+        b.line(
+            f"switch {kind} {bits}, label %{mixed} [ {kind} -1, label %{all_} "
+            f"{kind} 0, label %{none} ]"
+        )
 
-    def _part(
-        self, e: Emitter, block: Block, condition: Val, labels: tuple[str, str]
-    ) -> None:
+    def _part(self, e: Emitter, block: Block, condition: Val, labels: tuple[str, str]) -> None:
         """A branch on a varying condition: together, or lane by lane in the scalar copy."""
         b = self.b
         spill = self.spill

@@ -69,23 +69,36 @@ def _computed(e: Emitter, op: str, x: Val, y: Val) -> Val:
         case "vavrg":
             total = b.binary("add", x, y)
             up = b.compare("icmp sge", total, const(0, _WIDE))
-            return b.binary("ashr", b.binary("add", total, b.resize(up, _WIDE, False)),
-                            const(1, _WIDE))
+            return b.binary(
+                "ashr", b.binary("add", total, b.resize(up, _WIDE, False)), const(1, _WIDE)
+            )
         case "vset":
             name = next((m for m in e.instr.mods if m in _COMPARE), "")
             if not name:
                 raise unsupported(e.instr, "a comparison is needed")
             return b.resize(b.compare(f"icmp {_COMPARE[name]}", x, y), _WIDE, False)
         case _:
-            amount = (b.binary("and", y, const(31, _WIDE)) if "wrap" in e.instr.mods
-                      else b.intrinsic("llvm.umin", y, const(32, _WIDE)))
+            amount = (
+                b.binary("and", y, const(31, _WIDE))
+                if "wrap" in e.instr.mods
+                else b.intrinsic("llvm.umin", y, const(32, _WIDE))
+            )
             # A part is at most 33 bits with its sign, so its own sign is that of the 64.
             return b.binary("shl" if op == "vshl" else "ashr", x, amount)
 
 
-@emits("vadd", "vsub", "vabsdiff", "vmin", "vmax", "vset", "vshl", "vshr",
-       forms=".u32 and .s32, parts of registers (.b0 to .b3, .h0, .h1), .sat, .clamp .wrap, "
-             "a second operation .add .min .max, or a part of the destination")
+@emits(
+    "vadd",
+    "vsub",
+    "vabsdiff",
+    "vmin",
+    "vmax",
+    "vset",
+    "vshl",
+    "vshr",
+    forms=".u32 and .s32, parts of registers (.b0 to .b3, .h0, .h1), .sat, .clamp .wrap, "
+    "a second operation .add .min .max, or a part of the destination",
+)
 def video(e: Emitter, instr: ast.Instr) -> None:
     """Emits the video instructions of one value."""
     b = e.b
@@ -109,8 +122,11 @@ def video(e: Emitter, instr: ast.Instr) -> None:
         value = _merged(e, value, e.read(instr.args[3], B32), width * int(target[1]), width)
     elif second and not target:
         other = e.read(instr.args[3], B32)
-        value = (b.binary("add", value, other) if second == "add" else
-                 b.intrinsic(f"llvm.{'s' if signed else 'u'}{second}", value, other))
+        value = (
+            b.binary("add", value, other)
+            if second == "add"
+            else b.intrinsic(f"llvm.{'s' if signed else 'u'}{second}", value, other)
+        )
     elif len(instr.args) != 3:
         raise unsupported(instr)
     e.write(instr.args[0], value, U32)
@@ -133,8 +149,9 @@ def multiply_add(e: Emitter, instr: ast.Instr) -> None:
     x = _selected(e, instr.args[1], _selector(instr, 1), first)
     y = _selected(e, instr.args[2], _selector(instr, 2), second)
     signed = result or first or second
-    total = b.binary("add", b.binary("mul", x, y),
-                     _part(e, e.read(instr.args[3], B32), 0, 32, signed))
+    total = b.binary(
+        "add", b.binary("mul", x, y), _part(e, e.read(instr.args[3], B32), 0, 32, signed)
+    )
     if "po" in instr.mods:
         total = b.binary("add", total, const(1, _WIDE))
     for amount in (7, 15):
@@ -148,10 +165,14 @@ def multiply_add(e: Emitter, instr: ast.Instr) -> None:
     e.write(instr.args[0], b.resize(total, "i32", False), U32)
 
 
-@emits(*(f"{op}{n}" for op in ("vadd", "vsub", "vavrg", "vabsdiff", "vmin", "vmax", "vset")
-         for n in (2, 4)),
-       forms=".u32 and .s32, choices of parts of both sources, masks of the destination, .sat, "
-             ".add")
+@emits(
+    *(
+        f"{op}{n}"
+        for op in ("vadd", "vsub", "vavrg", "vabsdiff", "vmin", "vmax", "vset")
+        for n in (2, 4)
+    ),
+    forms=".u32 and .s32, choices of parts of both sources, masks of the destination, .sat, .add",
+)
 def several(e: Emitter, instr: ast.Instr) -> None:
     """Emits the video instructions of two halves or four bytes."""
     b = e.b
@@ -162,9 +183,11 @@ def several(e: Emitter, instr: ast.Instr) -> None:
         raise unsupported(instr)
     signs = _types(instr, 2 if op == "vset" else 3)
     signed = False if op == "vset" else signs[0]
-    both = b.binary("or", b.resize(e.read(instr.args[1], B32), _WIDE, False),
-                    b.binary("shl", b.resize(e.read(instr.args[2], B32), _WIDE, False),
-                             const(32, _WIDE)))
+    both = b.binary(
+        "or",
+        b.resize(e.read(instr.args[1], B32), _WIDE, False),
+        b.binary("shl", b.resize(e.read(instr.args[2], B32), _WIDE, False), const(32, _WIDE)),
+    )
     digits = "76543210"[8 - 2 * count :]
     picks = [_digits(instr, 1, count, digits[count:]), _digits(instr, 2, count, digits[:count])]
     mask = _selector(instr, 0)
@@ -174,8 +197,10 @@ def several(e: Emitter, instr: ast.Instr) -> None:
     for lane in written:
         if lane >= count:
             raise unsupported(instr, f".{mask} is no mask of its destination")
-        x, y = (_part(e, both, width * pick[lane], width, sign)
-                for pick, sign in zip(picks, signs[-2:], strict=True))
+        x, y = (
+            _part(e, both, width * pick[lane], width, sign)
+            for pick, sign in zip(picks, signs[-2:], strict=True)
+        )
         value = _computed(e, op, x, y)
         if "sat" in instr.mods:
             value = _saturated(e, value, width, signed)

@@ -136,8 +136,7 @@ def offer(e: Emitter, instr: ast.Instr, target: int) -> None:
 
 def _arrival(e: Emitter, phase: Val, target: int) -> Val:
     """A word that says which wait a thread came to, and when."""
-    return e.b.binary("add", e.b.binary("shl", phase, const(32, "i64")),
-                      const(target + 1, "i64"))
+    return e.b.binary("add", e.b.binary("shl", phase, const(32, "i64")), const(target + 1, "i64"))
 
 
 def words_offered(instr: ast.Instr) -> int:
@@ -265,11 +264,15 @@ def survey(b: Builder, instr: ast.Instr, region: int, threads: int) -> None:
         warps = -(-threads // _WARP)
         for name in ("here", "away"):
             b.allocas.append(f"  %{name}{region} = alloca [{warps} x i32]")
-        b.line(f"call void @rrto_lanes(ptr %frames, i32 {threads}, i32 {region}, "
-               f"ptr %here{region}, ptr %away{region})")
+        b.line(
+            f"call void @rrto_lanes(ptr %frames, i32 {threads}, i32 {region}, "
+            f"ptr %here{region}, ptr %away{region})"
+        )
     elif gives_result(instr):
-        b.line(f"%combined{region} = call i32 @rrto_combine(ptr %frames, ptr %combine_in, "
-               f"i32 {threads})")
+        b.line(
+            f"%combined{region} = call i32 @rrto_combine(ptr %frames, ptr %combine_in, "
+            f"i32 {threads})"
+        )
 
 
 def absent_lanes(b: Builder, region: int, thread: Val) -> Val:
@@ -292,8 +295,9 @@ def gate(e: Emitter, instr: ast.Instr, mask: Val, closed: str) -> None:
     b.label(stay)
     for word in range(words_offered(instr) if gives_result(instr) else 0):
         offered = take(e, e.special["linear"], word)
-        b.line(f"store i64 {offered.text}, ptr "
-               f"{_slot(e, 'exchange_out', e.special['linear'], word)}")
+        b.line(
+            f"store i64 {offered.text}, ptr {_slot(e, 'exchange_out', e.special['linear'], word)}"
+        )
     b.line(f"br label %{closed}")
     b.label(go)
 
@@ -323,8 +327,9 @@ def _of_warp(b: Builder, what: str, region: int, thread: Val) -> Val:
 def _warp_words(e: Emitter) -> str:
     """<32 x i64>: what each lane offered last, be it there or not (rows are padded)."""
     words = e.b.name("words")
-    e.b.line(f"{words} = load <{_WARP} x i64>, ptr "
-             f"{_slot(e, 'exchange_in', warp_start(e), 0)}, align 8")
+    e.b.line(
+        f"{words} = load <{_WARP} x i64>, ptr {_slot(e, 'exchange_in', warp_start(e), 0)}, align 8"
+    )
     return words
 
 
@@ -335,8 +340,9 @@ def _lanes_that_offer(e: Emitter, value: Val) -> Val:
     vector = f"<{_WARP} x i64>"
     words = _warp_words(e)
     b.line(f"{one} = insertelement {vector} poison, i64 {value.text}, i32 0")
-    b.line(f"{splat} = shufflevector {vector} {one}, {vector} poison, "
-           f"<{_WARP} x i32> zeroinitializer")
+    b.line(
+        f"{splat} = shufflevector {vector} {one}, {vector} poison, <{_WARP} x i32> zeroinitializer"
+    )
     b.line(f"{same} = icmp eq {vector} {words}, {splat}")
     b.line(f"{bits} = bitcast <{_WARP} x i1> {same} to i32")
     return Val(bits, "i32")
@@ -414,14 +420,19 @@ def reduce_warp(e: Emitter, instr: ast.Instr) -> None:
     members = _members(e, instr, 2)
     operation = next(m for m in instr.mods if m in ("add", "min", "max", "and", "or", "xor"))
     sign = "s" if kind.signed else "u"
-    neutral = {"min": 0x7FFFFFFF if kind.signed else -1, "and": -1,
-               "max": -0x80000000 if kind.signed else 0}.get(operation, 0)
+    neutral = {
+        "min": 0x7FFFFFFF if kind.signed else -1,
+        "and": -1,
+        "max": -0x80000000 if kind.signed else 0,
+    }.get(operation, 0)
     vector = f"<{_WARP} x i32>"
     words, bits, counted, total = (b.name("redux") for _ in range(4))
     b.line(f"{words} = trunc <{_WARP} x i64> {_warp_words(e)} to {vector}")
     b.line(f"{bits} = bitcast i32 {members.text} to <{_WARP} x i1>")
-    b.line(f"{counted} = select <{_WARP} x i1> {bits}, {vector} {words}, "
-           f"{vector} splat (i32 {neutral})")
+    b.line(
+        f"{counted} = select <{_WARP} x i1> {bits}, {vector} {words}, "
+        f"{vector} splat (i32 {neutral})"
+    )
     order = sign if operation in ("min", "max") else ""
     name = f"llvm.vector.reduce.{order}{operation}.v{_WARP}i32"
     b.declared[name] = f"declare i32 @{name}({vector})"
@@ -429,9 +440,13 @@ def reduce_warp(e: Emitter, instr: ast.Instr) -> None:
     e.write(instr.args[0], Val(total, "i32"), kind)
 
 
-@emits("bar", "barrier", forms=".sync .red.popc .red.and .red.or .arrive .warp.sync .cta; every "
-       "thread of the block takes part, or as many as an operand says; .red only of the whole "
-       "block, in kernels without barriers of a part of it")
+@emits(
+    "bar",
+    "barrier",
+    forms=".sync .red.popc .red.and .red.or .arrive .warp.sync .cta; every "
+    "thread of the block takes part, or as many as an operand says; .red only of the whole "
+    "block, in kernels without barriers of a part of it",
+)
 def block_barrier(e: Emitter, instr: ast.Instr) -> None:
     """bar.arrive is counted; bar.red combines the predicates of the block."""
     if "arrive" in instr.mods:
@@ -459,8 +474,10 @@ def _operands(instr: ast.Instr) -> tuple[ast.Operand, ...]:
     if instr.op == "barrier" and "cluster" in instr.mods:
         raise unsupported(instr)
     for operand, low, high in zip(instr.args, (0, 1), (15, 1024), strict=False):
-        if "red" not in instr.mods and isinstance(operand, ast.Imm) and not (
-            low <= operand.value <= high
+        if (
+            "red" not in instr.mods
+            and isinstance(operand, ast.Imm)
+            and not (low <= operand.value <= high)
         ):
             raise unsupported(instr, "there are barriers 0 to 15 of up to 1024 threads")
     return () if "red" in instr.mods else instr.args
@@ -483,8 +500,11 @@ def barrier_of(instr: ast.Instr) -> tuple[int, int]:
 def barrier_key(e: Emitter, instr: ast.Instr) -> Val:
     """What a thread waits for: the number of the barrier, and its count of threads from bit 8."""
     e.instr = instr
-    number, count = (*(e.read(a, U32) for a in _operands(instr)), const(0, "i32"),
-                     const(0, "i32"))[:2]
+    number, count = (
+        *(e.read(a, U32) for a in _operands(instr)),
+        const(0, "i32"),
+        const(0, "i32"),
+    )[:2]
     number = e.b.binary("and", number, const(15, "i32"))
     return e.b.binary("or", number, e.b.binary("shl", count, const(8, "i32")))
 

@@ -69,8 +69,13 @@ class AffineFinder:
     """
 
     def __init__(
-        self, instrs: list[ast.Instr], types: Mapping[str, str], varying: frozenset[str],
-        specials: Mapping[str, int], unknown: frozenset[str], private: frozenset[str],
+        self,
+        instrs: list[ast.Instr],
+        types: Mapping[str, str],
+        varying: frozenset[str],
+        specials: Mapping[str, int],
+        unknown: frozenset[str],
+        private: frozenset[str],
     ) -> None:
         self._types = types
         self._varying = varying
@@ -85,8 +90,9 @@ class AffineFinder:
 
     def run(self) -> dict[str, Affine]:
         """Varying registers of the form, by name."""
-        todo = [(n, i) for n, found in self._definitions.items() if n in self._varying
-                for i in found]
+        todo = [
+            (n, i) for n, found in self._definitions.items() if n in self._varying for i in found
+        ]
         while self._propagate(todo):
             pass  # registers were given up: what was built on them is looked at again
         return {n: a for n, a in self._state.items() if a is not None}
@@ -170,8 +176,10 @@ class AffineFinder:
     # instructions
     def _result(self, name: str, instr: ast.Instr) -> Known:
         bits = _BITS.get(self._types.get(name, ""))
-        if bits is None or not isinstance(instr.args[0], ast.Reg) or (
-            instr.guard is not None and instr.guard.name in self._varying
+        if (
+            bits is None
+            or not isinstance(instr.args[0], ast.Reg)
+            or (instr.guard is not None and instr.guard.name in self._varying)
         ):
             return None
         found = self._combine(instr, bits)
@@ -182,8 +190,10 @@ class AffineFinder:
     def _combine(self, instr: ast.Instr, bits: int) -> Known:
         args = instr.args
         kinds = [TYPES[m] for m in instr.mods if m in TYPES]
-        if not kinds or any(k.kind not in "usb" for k in kinds) or (
-            "sat" in instr.mods or "cc" in instr.mods
+        if (
+            not kinds
+            or any(k.kind not in "usb" for k in kinds)
+            or ("sat" in instr.mods or "cc" in instr.mods)
         ):
             return None
         if instr.op == "cvt":

@@ -13,10 +13,31 @@ ENDS_BADLY = frozenset({"trap", "brkpt"})
 """The thread ends there, and the launch fails."""
 YIELD = "$yield"
 """What `passes/yields` adds: the thread goes on when all others have had their turn."""
-_STORES = frozenset({"st", "red", "bra", "brx", "ret", "exit", "trap", "bar", "barrier",
-                     "assertfail", "membar", "fence", "prefetch", "prefetchu", "discard", "brkpt",
-                     "nanosleep",
-                     "pmevent", "cp", "call", "applypriority"})
+_STORES = frozenset(
+    {
+        "st",
+        "red",
+        "bra",
+        "brx",
+        "ret",
+        "exit",
+        "trap",
+        "bar",
+        "barrier",
+        "assertfail",
+        "membar",
+        "fence",
+        "prefetch",
+        "prefetchu",
+        "discard",
+        "brkpt",
+        "nanosleep",
+        "pmevent",
+        "cp",
+        "call",
+        "applypriority",
+    }
+)
 
 
 @dataclass
@@ -45,8 +66,11 @@ class Block:
 
 def is_barrier(instr: ast.Instr) -> bool:
     """Whether a thread waits here, for its block, for its warp or for its turn."""
-    return instr.op in WARP_OPS or instr.op == YIELD or (
-        instr.op in BARRIER_OPS and "arrive" not in instr.mods)
+    return (
+        instr.op in WARP_OPS
+        or instr.op == YIELD
+        or (instr.op in BARRIER_OPS and "arrive" not in instr.mods)
+    )
 
 
 def is_warp_wide(instr: ast.Instr) -> bool:
@@ -130,20 +154,21 @@ def build_blocks(function: ast.Function) -> list[Block]:
     return blocks
 
 
-def _waits_unguarded(
-    body: tuple[ast.Instr | ast.Label, ...]
-) -> list[ast.Instr | ast.Label]:
+def _waits_unguarded(body: tuple[ast.Instr | ast.Label, ...]) -> list[ast.Instr | ast.Label]:
     """A guarded wait, trap or breakpoint becomes a branch around it."""
     result: list[ast.Instr | ast.Label] = []
     for position, item in enumerate(body):
-        if isinstance(item, ast.Label) or item.guard is None or not (
-            is_barrier(item) or item.op in ENDS_BADLY or item.op in BARRIER_OPS
+        if (
+            isinstance(item, ast.Label)
+            or item.guard is None
+            or not (is_barrier(item) or item.op in ENDS_BADLY or item.op in BARRIER_OPS)
         ):
             result.append(item)
             continue
         around = f"$around{position}"
-        result.append(ast.Instr("bra", (), (ast.Sym(around),), item.guard,
-                                not item.guard_negated, item.line))
+        result.append(
+            ast.Instr("bra", (), (ast.Sym(around),), item.guard, not item.guard_negated, item.line)
+        )
         result.append(replace(item, guard=None, guard_negated=False))
         result.append(ast.Label(around))
     return result

@@ -90,8 +90,10 @@ class ColumnFinder:
         for position, instr in enumerate(block.instrs):
             inputs, outputs = sources(instr), destinations(instr)
             plain = is_plain_load(instr)
-            if not plain or any(n in written for n in inputs) or any(
-                n in written or n in read for n in outputs
+            if (
+                not plain
+                or any(n in written for n in inputs)
+                or any(n in written or n in read for n in outputs)
             ):
                 found += _grouped(block, stretch, self._affine)
                 stretch, written, read = {}, set(), set()
@@ -108,8 +110,10 @@ class ColumnFinder:
         if strided_type(instr, self._affine) is None or {"v2", "v4", "v8"} & set(instr.mods):
             return None
         address = instr.args[1]
-        if not isinstance(address, ast.Addr) or not isinstance(address.base, ast.Reg) or (
-            not isinstance(instr.args[0], ast.Reg)
+        if (
+            not isinstance(address, ast.Addr)
+            or not isinstance(address.base, ast.Reg)
+            or (not isinstance(instr.args[0], ast.Reg))
         ):
             return None
         return self._value(address.base).moved(address.offset)
@@ -218,8 +222,12 @@ def strided_type(instr: ast.Instr, affine: Mapping[str, Affine]) -> PtxType | No
     base = address.base if isinstance(address, ast.Addr) else None
     known = affine.get(base.name) if isinstance(base, ast.Reg) else None
     kind = TYPES.get(instr.mods[-1])
-    if known is None or kind is None or known.stride in (0, kind.bytes) or kind.bits < 16 or (
-        kind.bits > 64 or (not known.exact and known.factor <= 0)
+    if (
+        known is None
+        or kind is None
+        or known.stride in (0, kind.bytes)
+        or kind.bits < 16
+        or (kind.bits > 64 or (not known.exact and known.factor <= 0))
     ):
         return None
     return kind

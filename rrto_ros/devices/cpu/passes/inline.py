@@ -59,8 +59,13 @@ class _Inliner:
             stack = Stack(self.kernel.name, self.regs, self.tables, self.outlined)
             code, variable = stack.lower(code)
             self.variables.append(variable)
-        return replace(self.kernel, regs=self.regs, variables=tuple(self.variables),
-                       tables=self.tables, body=tuple(code))
+        return replace(
+            self.kernel,
+            regs=self.regs,
+            variables=tuple(self.variables),
+            tables=self.tables,
+            body=tuple(code),
+        )
 
     def _outline(self, copy: Outlined) -> None:
         """The code of a copy."""
@@ -87,22 +92,31 @@ class _Inliner:
 
     def _with_addresses(self, instr: ast.Instr) -> ast.Instr:
         """An instruction with numbers for the functions whose addresses it takes."""
-        return replace(instr, args=tuple(
-            ast.Imm(self.addresses[a.name] + a.offset)
-            if isinstance(a, ast.Sym) and a.name in self.addresses else a for a in instr.args))
+        return replace(
+            instr,
+            args=tuple(
+                ast.Imm(self.addresses[a.name] + a.offset)
+                if isinstance(a, ast.Sym) and a.name in self.addresses
+                else a
+                for a in instr.args
+            ),
+        )
 
     def _choose(self, call: ast.Instr, stack: tuple[str, ...]) -> None:
         """A call through a register: of the function whose address it holds."""
         before = tuple(itertools.takewhile(lambda a: isinstance(a, ast.Vec), call.args))
-        target, *rest = call.args[len(before):]
+        target, *rest = call.args[len(before) :]
         passed = rest[0] if rest and isinstance(rest[0], ast.Vec) else ast.Vec(())
         returns = before[0].items if before and isinstance(before[0], ast.Vec) else ()
         sizes = {v.name: v.size for v in (*self.variables, *self.own)}
         self.count += 1
         done, suffix = f"$chosen{self.count}", self.count
         if call.guard is not None:
-            self.code.append(ast.Instr("bra", (), (ast.Sym(done),), call.guard,
-                                       not call.guard_negated, call.line))
+            self.code.append(
+                ast.Instr(
+                    "bra", (), (ast.Sym(done),), call.guard, not call.guard_negated, call.line
+                )
+            )
         other = ast.Reg(f"$other{suffix}")
         self.regs[other.name] = TYPES["pred"]
         for number, name in enumerate(addressed(self.module)):
@@ -110,13 +124,19 @@ class _Inliner:
                 continue
             next_ = f"{done}n{number}"
             self.code += [
-                ast.Instr("setp", ("ne", "u64"), (other, target, ast.Imm(self.addresses[name])),
-                          line=call.line),
-                ast.Instr("bra", (), (ast.Sym(next_),), other, line=call.line)]
-            self._call(ast.Instr("call", call.mods, (*before, ast.Sym(name), passed),
-                                 line=call.line), stack)
-            self.code += [ast.Instr("bra", (), (ast.Sym(done),), line=call.line),
-                          ast.Label(next_)]
+                ast.Instr(
+                    "setp",
+                    ("ne", "u64"),
+                    (other, target, ast.Imm(self.addresses[name])),
+                    line=call.line,
+                ),
+                ast.Instr("bra", (), (ast.Sym(next_),), other, line=call.line),
+            ]
+            self._call(
+                ast.Instr("call", call.mods, (*before, ast.Sym(name), passed), line=call.line),
+                stack,
+            )
+            self.code += [ast.Instr("bra", (), (ast.Sym(done),), line=call.line), ast.Label(next_)]
         self.code += [ast.Instr("trap", (BAD_POINTER,), (), line=call.line), ast.Label(done)]
 
     def _call(self, call: ast.Instr, stack: tuple[str, ...]) -> None:
@@ -128,35 +148,47 @@ class _Inliner:
             returns = first.items
         target = args.pop(0) if args else None
         if not isinstance(target, ast.Sym):
-            raise PtxError(f"line {call.line}: instruction {call.text} names no function and no "
-                           f"register ({self.kernel.name})")
+            raise PtxError(
+                f"line {call.line}: instruction {call.text} names no function and no "
+                f"register ({self.kernel.name})"
+            )
         passed = args[0].items if args and isinstance(args[0], ast.Vec) else ()
         function = self.module.functions.get(target.name)
         if target.name in _SERVICES and (function is None or function.body is None):
             self._service(call, target.name, returns, passed)
             return
         if function is not None and function.is_entry:
-            raise PtxError(f"line {call.line}: instruction {call.text}: {target.name} is a "
-                           f"kernel, which only a launch starts ({self.kernel.name})")
+            raise PtxError(
+                f"line {call.line}: instruction {call.text}: {target.name} is a "
+                f"kernel, which only a launch starts ({self.kernel.name})"
+            )
         if function is None or function.body is None:
-            raise PtxError(f"line {call.line}: call of {target.name} is not supported "
-                           f"({self.kernel.name}): the module does not define it")
+            raise PtxError(
+                f"line {call.line}: call of {target.name} is not supported "
+                f"({self.kernel.name}): the module does not define it"
+            )
         if len(stack) > _MAX_DEPTH:
-            raise PtxError(f"line {call.line}: instruction {call.text}: {target.name} is called "
-                           f"by functions that are inlined more than {_MAX_DEPTH} deep "
-                           f"({self.kernel.name}). {_NEXT}")
+            raise PtxError(
+                f"line {call.line}: instruction {call.text}: {target.name} is called "
+                f"by functions that are inlined more than {_MAX_DEPTH} deep "
+                f"({self.kernel.name}). {_NEXT}"
+            )
         if not function.returns:
             returns = ()  # another module declared a result, which nobody writes
         if len(passed) != len(function.params) or len(returns) != len(function.returns):
-            raise PtxError(f"line {call.line}: call of {target.name} with the wrong number of "
-                           "arguments")
+            raise PtxError(
+                f"line {call.line}: call of {target.name} with the wrong number of arguments"
+            )
         self.count += 1
         suffix = f"$c{self.count}"
         rename = _Renamer(function, suffix)
         skip = f"$skip{suffix}"
         if call.guard is not None:
-            self.code.append(ast.Instr("bra", (), (ast.Sym(skip),), call.guard,
-                                       not call.guard_negated, call.line))
+            self.code.append(
+                ast.Instr(
+                    "bra", (), (ast.Sym(skip),), call.guard, not call.guard_negated, call.line
+                )
+            )
         if target.name in self.cycles:
             self._leave(call, function, returns, passed)
             self.code.append(ast.Label(skip))
@@ -191,18 +223,27 @@ class _Inliner:
         self.code.append(ast.Label(rename.end))
 
     def _leave(
-        self, call: ast.Instr, function: ast.Function, returns: tuple[ast.Operand, ...],
+        self,
+        call: ast.Instr,
+        function: ast.Function,
+        returns: tuple[ast.Operand, ...],
         passed: tuple[ast.Operand, ...],
     ) -> None:
         """A call of a function that calls itself, for `passes/recursion`."""
         name = function.name
         if name not in self.outlined:
             self.outlined[name] = Outlined(function, f"$o{len(self.outlined)}", self.cycles[name])
-        self.code.append(ast.Instr("call", (), (ast.Vec(returns), ast.Sym(name),
-                                                ast.Vec(passed)), line=call.line))
+        self.code.append(
+            ast.Instr(
+                "call", (), (ast.Vec(returns), ast.Sym(name), ast.Vec(passed)), line=call.line
+            )
+        )
 
     def _service(
-        self, call: ast.Instr, name: str, returns: tuple[ast.Operand, ...],
+        self,
+        call: ast.Instr,
+        name: str,
+        returns: tuple[ast.Operand, ...],
         passed: tuple[ast.Operand, ...],
     ) -> None:
         """A call of the driver becomes an instruction on registers."""
@@ -218,20 +259,25 @@ class _Inliner:
             self.regs[register.name] = TYPES["b64"]
             registers.append(register)
             kind = "u32" if name == "__assertfail" and k == _LINE else "u64"
-            self.code.append(ast.Instr("ld", ("param", kind), (register, ast.Addr(value)),
-                                       line=call.line))
+            self.code.append(
+                ast.Instr("ld", ("param", kind), (register, ast.Addr(value)), line=call.line)
+            )
         skip = f"$skip$s{self.count}"
         if call.guard is not None:
-            self.code.append(ast.Instr("bra", (), (ast.Sym(skip),), call.guard,
-                                       not call.guard_negated, call.line))
+            self.code.append(
+                ast.Instr(
+                    "bra", (), (ast.Sym(skip),), call.guard, not call.guard_negated, call.line
+                )
+            )
         if name == "vprintf":
             result = ast.Reg(f"$s{self.count}")
             self.regs[result.name] = TYPES["b32"]
             self.code.append(ast.Instr("vprintf", (), (result, *registers), line=call.line))
             for value in returns:
                 assert isinstance(value, ast.Sym)
-                self.code.append(ast.Instr("st", ("param", "b32"), (ast.Addr(value), result),
-                                           line=call.line))
+                self.code.append(
+                    ast.Instr("st", ("param", "b32"), (ast.Addr(value), result), line=call.line)
+                )
         else:
             self.code.append(ast.Instr("assertfail", (), tuple(registers), line=call.line))
             self.code.append(ast.Instr("exit", (), (), line=call.line))
@@ -246,8 +292,13 @@ class _Inliner:
             rename.names[var.name] = value.name
 
     def _bind_registers(
-        self, formals: tuple[ast.Var, ...], actuals: tuple[ast.Operand, ...],
-        rename: _Renamer, call: ast.Instr, *, into: bool,
+        self,
+        formals: tuple[ast.Var, ...],
+        actuals: tuple[ast.Operand, ...],
+        rename: _Renamer,
+        call: ast.Instr,
+        *,
+        into: bool,
     ) -> None:
         for var, value in zip(formals, actuals, strict=True):
             if var.space != "reg":
@@ -257,8 +308,11 @@ class _Inliner:
             inner: ast.Operand
             if (size := var.size // var.type.bytes) > 1:
                 mods = (f"v{size}", kind)
-                inner = ast.Vec(tuple(ast.Reg(rename.names[f"{var.name}.{element}"])
-                                      for element in "xyzw"[:size]))
+                inner = ast.Vec(
+                    tuple(
+                        ast.Reg(rename.names[f"{var.name}.{element}"]) for element in "xyzw"[:size]
+                    )
+                )
             else:
                 inner = ast.Reg(rename.names[var.name])
             pair = (inner, value) if into else (value, inner)
@@ -285,8 +339,9 @@ class _Renamer:
     def _instr(self, instr: ast.Instr) -> ast.Instr:
         guard = instr.guard and self._reg(instr.guard)
         if instr.op == "ret":
-            return ast.Instr("bra", (), (ast.Sym(self.end),), guard, instr.guard_negated,
-                             instr.line)
+            return ast.Instr(
+                "bra", (), (ast.Sym(self.end),), guard, instr.guard_negated, instr.line
+            )
         return replace(instr, guard=guard, args=tuple(self.operand(a) for a in instr.args))
 
     def operand(self, operand: ast.Operand) -> ast.Operand:
@@ -318,7 +373,8 @@ def _unshadowed(kernel: ast.Function, module: ast.Module) -> ast.Function:
     )
     body = tuple(
         replace(code, args=tuple(renamed(a, sym=sym) for a in code.args))
-        if isinstance(code, ast.Instr) else code
+        if isinstance(code, ast.Instr)
+        else code
         for code in kernel.body or ()
     )
     return replace(kernel, variables=variables, params=params, body=body)
@@ -332,11 +388,11 @@ def inline_calls(kernel: ast.Function, module: ast.Module) -> ast.Function:
             (malloc and free of a kernel, which a real driver has).
     """
     body = kernel.body or ()
-    if not any(isinstance(i, ast.Instr) and (
-        i.op == "call" or any(n in module.functions for n in taken(i))) for i in body
+    if not any(
+        isinstance(i, ast.Instr)
+        and (i.op == "call" or any(n in module.functions for n in taken(i)))
+        for i in body
     ):
         return kernel
     kernel = _unshadowed(kernel, module)
     return _Inliner(kernel, module).whole()
-
-

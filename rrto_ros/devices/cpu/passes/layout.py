@@ -67,9 +67,7 @@ class ModuleLayout:
     functions: Mapping[str, int]
 
 
-def layout_module(
-    variables: Iterable[ast.Var], functions: Mapping[str, int]
-) -> ModuleLayout:
+def layout_module(variables: Iterable[ast.Var], functions: Mapping[str, int]) -> ModuleLayout:
     """Offsets of .global and .const variables in one block, each aligned to at least 16."""
     offset = 0
     placed: dict[str, Placed] = {}
@@ -117,18 +115,25 @@ def layout_kernel(
         params.append((offset, var.size))
         offset += var.size
         if var.align > PARAMS_ALIGNMENT:
-            raise PtxError(f"{kernel.name}: parameter {var.name} is aligned to {var.align} bytes, "
-                           f"at most {PARAMS_ALIGNMENT} are supported")
+            raise PtxError(
+                f"{kernel.name}: parameter {var.name} is aligned to {var.align} bytes, "
+                f"at most {PARAMS_ALIGNMENT} are supported"
+            )
     local = align_up(local, local_align)
     if shared > MAX_STATIC_SHARED_BYTES:
-        raise PtxError(f"{kernel.name} uses {shared} bytes of static shared memory, "
-                       f"at most {MAX_STATIC_SHARED_BYTES} are allowed")
+        raise PtxError(
+            f"{kernel.name} uses {shared} bytes of static shared memory, "
+            f"at most {MAX_STATIC_SHARED_BYTES} are allowed"
+        )
     if local > MAX_LOCAL_BYTES:
-        raise PtxError(f"{kernel.name} uses {local} bytes of local memory per thread, "
-                       f"at most {MAX_LOCAL_BYTES} are allowed")
+        raise PtxError(
+            f"{kernel.name} uses {local} bytes of local memory per thread, "
+            f"at most {MAX_LOCAL_BYTES} are allowed"
+        )
     placed = {n: p.var for n, p in symbols.items() if p.var.space in ("local", "param")}
     stacked = local <= _STACK_BYTES and all(
-        _inside(i, placed) for i in kernel.body or () if isinstance(i, ast.Instr))
+        _inside(i, placed) for i in kernel.body or () if isinstance(i, ast.Instr)
+    )
     return KernelLayout(symbols, tuple(params), start, local, stacked)
 
 
@@ -214,8 +219,10 @@ def _whole_addresses(var: ast.Var) -> Iterator[ast.Imm | ast.FloatImm | ast.Sym]
 def _address(symbol: ast.Sym, var: ast.Var, layout: ModuleLayout) -> bytes:
     target = layout.symbols.get(symbol.name)
     if target is None:
-        raise PtxError(f"variable {var.name} is initialised with {symbol.name}, "
-                       "which is not the address of a variable")
+        raise PtxError(
+            f"variable {var.name} is initialised with {symbol.name}, "
+            "which is not the address of a variable"
+        )
     return (target.offset + symbol.offset & (1 << 64) - 1).to_bytes(8, "little")
 
 
@@ -224,8 +231,11 @@ def _encode(item: ast.Imm | ast.FloatImm, var: ast.Var) -> bytes:
     if isinstance(item, ast.FloatImm):
         if item.width == var.type.bits or not var.type.is_float:
             return (item.bits & (1 << var.type.bits) - 1).to_bytes(width, "little")
-        value = struct.unpack("<d", item.bits.to_bytes(8, "little"))[0] if item.width == 64 else (
-            struct.unpack("<f", item.bits.to_bytes(4, "little"))[0])
+        value = (
+            struct.unpack("<d", item.bits.to_bytes(8, "little"))[0]
+            if item.width == 64
+            else (struct.unpack("<f", item.bits.to_bytes(4, "little"))[0])
+        )
         return struct.pack({16: "<e", 32: "<f", 64: "<d"}[var.type.bits], value)
     if var.type.is_float and var.type.bits > 16:
         return struct.pack("<f" if width == 4 else "<d", float(item.value))

@@ -52,8 +52,11 @@ def _constant(operand: ast.Operand, definitions: Definitions) -> int | None:
 
 
 def _is_counted(block: Block, edge: _Edge, definitions: Definitions) -> bool:
-    if block.guard is None or block.guard_negated or len(block.targets) != 2 or (
-        block.targets[0] != edge.target or block.targets[1] <= block.index
+    if (
+        block.guard is None
+        or block.guard_negated
+        or len(block.targets) != 2
+        or (block.targets[0] != edge.target or block.targets[1] <= block.index)
     ):
         return False
     test = _last_definition(block, block.guard.name)
@@ -62,8 +65,12 @@ def _is_counted(block: Block, edge: _Edge, definitions: Definitions) -> bool:
     counter = test[1].args[1].name
     bound = _constant(test[1].args[2], definitions)
     step = _last_definition(block, counter)
-    if step is None or step[0] > test[0] or step[1].op != "add" or step[1].mods != ("s32",) or (
-        step[1].args[1] != ast.Reg(counter)
+    if (
+        step is None
+        or step[0] > test[0]
+        or step[1].op != "add"
+        or step[1].mods != ("s32",)
+        or (step[1].args[1] != ast.Reg(counter))
     ):
         return False
     by = _constant(step[1].args[2], definitions)

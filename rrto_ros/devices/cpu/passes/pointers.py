@@ -17,8 +17,11 @@ _STEP = 16
 
 def function_addresses(functions: Mapping[str, ast.Function]) -> dict[str, int]:
     """Function -> the number that stands for its address; never 0."""
-    return {name: _STEP * (k + 1) for k, (name, function) in enumerate(functions.items())
-            if not function.is_entry}
+    return {
+        name: _STEP * (k + 1)
+        for k, (name, function) in enumerate(functions.items())
+        if not function.is_entry
+    }
 
 
 def calls_through_register(instr: ast.Instr) -> bool:
@@ -38,19 +41,28 @@ def taken(instr: ast.Instr) -> list[str]:
 
 def addressed(module: ast.Module) -> tuple[str, ...]:
     """Functions with a body whose address code or initial values take, as the module has them."""
-    names = {symbol.name for var in module.variables for item in var.init or ()
-             if (symbol := item.symbol if isinstance(item, ast.SymByte) else item)
-             and isinstance(symbol, ast.Sym)}
+    names = {
+        symbol.name
+        for var in module.variables
+        for item in var.init or ()
+        if (symbol := item.symbol if isinstance(item, ast.SymByte) else item)
+        and isinstance(symbol, ast.Sym)
+    }
     for function in module.functions.values():
         for item in function.body or ():
             if isinstance(item, ast.Instr):
                 names.update(taken(item))
-    return tuple(name for name, function in module.functions.items()
-                 if name in names and function.body is not None and not function.is_entry)
+    return tuple(
+        name
+        for name, function in module.functions.items()
+        if name in names and function.body is not None and not function.is_entry
+    )
 
 
 def fits(
-    function: ast.Function, passed: tuple[ast.Operand, ...], returns: tuple[ast.Operand, ...],
+    function: ast.Function,
+    passed: tuple[ast.Operand, ...],
+    returns: tuple[ast.Operand, ...],
     sizes: Mapping[str, int],
 ) -> bool:
     """Whether a call with these arguments and results may be of a function."""
@@ -58,4 +70,6 @@ def fits(
     return all(len(formals) == len(actuals) for formals, actuals in pairs) and all(
         (formal.space == "param") == isinstance(actual, ast.Sym)
         and (not isinstance(actual, ast.Sym) or sizes.get(actual.name) in (None, formal.size))
-        for formals, actuals in pairs for formal, actual in zip(formals, actuals, strict=True))
+        for formals, actuals in pairs
+        for formal, actual in zip(formals, actuals, strict=True)
+    )

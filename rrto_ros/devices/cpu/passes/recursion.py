@@ -166,7 +166,10 @@ class Stack:
     """
 
     def __init__(
-        self, kernel: str, regs: dict[str, PtxType], tables: dict[str, tuple[str, ...]],
+        self,
+        kernel: str,
+        regs: dict[str, PtxType],
+        tables: dict[str, tuple[str, ...]],
         outlined: Mapping[str, Outlined],
     ) -> None:
         self.kernel = kernel
@@ -174,9 +177,16 @@ class Stack:
         self.tables = tables
         self.outlined = outlined
         self._count = 0
-        self._align = max([_HEADER, *(
-            v.align for c in outlined.values()
-            for v in (*c.function.params, *c.function.returns, *c.variables))])
+        self._align = max(
+            [
+                _HEADER,
+                *(
+                    v.align
+                    for c in outlined.values()
+                    for v in (*c.function.params, *c.function.returns, *c.variables)
+                ),
+            ]
+        )
         self._frames: dict[str, _Frame] = {}
         for number, (name, copy) in enumerate(outlined.items()):
             self._frames[name] = self._frame(copy, f"$enter{number}")
@@ -189,9 +199,12 @@ class Stack:
         result.append(ast.Instr("ret", (), ()))
         for frame in self._frames.values():
             back = self.temporary(TYPES["b32"])
-            result += [ast.Label(frame.entry), *self._lowered(frame.code, frame),
-                       ast.Instr("ld", ("local", "b32"), (back, ast.Addr(_FRAME))),
-                       ast.Instr("brx", ("idx",), (back, ast.Sym(f"{frame.entry}$back")))]
+            result += [
+                ast.Label(frame.entry),
+                *self._lowered(frame.code, frame),
+                ast.Instr("ld", ("local", "b32"), (back, ast.Addr(_FRAME))),
+                ast.Instr("brx", ("idx",), (back, ast.Sym(f"{frame.entry}$back"))),
+            ]
         for frame in self._frames.values():
             self.tables[f"{frame.entry}$back"] = tuple(frame.sites) or (_FULL,)
         result += [ast.Label(_FULL), ast.Instr("trap", (STACK_FULL,), ())]
@@ -228,15 +241,22 @@ class Stack:
 
         Functions of other cycles, and the kernel, have registers of their own.
         """
-        blocks = build_blocks(ast.Function(copy.function.name, False, regs=self.regs,
-                                           body=tuple(code), tables=self.tables))
+        blocks = build_blocks(
+            ast.Function(
+                copy.function.name, False, regs=self.regs, body=tuple(code), tables=self.tables
+            )
+        )
         live = live_in(blocks)
-        behind = {id(b.instrs[-1]): live[b.targets[0]] for b in blocks
-                  if b.instrs and b.instrs[-1].op == "call"}
+        behind = {
+            id(b.instrs[-1]): live[b.targets[0]]
+            for b in blocks
+            if b.instrs and b.instrs[-1].op == "call"
+        }
         return {
             at: sorted(behind[id(item)] - {_FRAME.name, *destinations(item)})
             for at, item in enumerate(code)
-            if isinstance(item, ast.Instr) and item.op == "call"
+            if isinstance(item, ast.Instr)
+            and item.op == "call"
             and self.outlined[_target(item)].component == copy.component
         }
 
@@ -288,24 +308,35 @@ class Stack:
         return code
 
     def _pass(
-        self, called: _Frame, var: ast.Var, value: ast.Operand, frame: _Frame | None,
-        call: ast.Instr, *, into: bool,
+        self,
+        called: _Frame,
+        var: ast.Var,
+        value: ast.Operand,
+        frame: _Frame | None,
+        call: ast.Instr,
+        *,
+        into: bool,
     ) -> Code:
         """A parameter into the called function's frame, or a result out of it."""
         place = called.places[var.name + called.copy.suffix]
         code: Code = []
         if var.space == "param":
             if not isinstance(value, ast.Sym):
-                raise PtxError(f"line {call.line}: {self.kernel}: argument {var.name} must be a "
-                               "variable")
+                raise PtxError(
+                    f"line {call.line}: {self.kernel}: argument {var.name} must be a variable"
+                )
             for offset, size in _words(var.size, var.align):
                 kind = TYPES[f"b{8 * size}"]
                 held = self.temporary(TYPES["b32"] if size < 4 else kind)
                 here, there = ast.Addr(value, offset), ast.Addr(_NEXT, place + offset)
-                passing = (ast.Instr("ld", ("param", kind.name), (held, here)),
-                           ast.Instr("st", ("local", kind.name), (there, held)))
-                giving = (ast.Instr("ld", ("local", kind.name), (held, there)),
-                          ast.Instr("st", ("param", kind.name), (here, held)))
+                passing = (
+                    ast.Instr("ld", ("param", kind.name), (held, here)),
+                    ast.Instr("st", ("local", kind.name), (there, held)),
+                )
+                giving = (
+                    ast.Instr("ld", ("local", kind.name), (held, there)),
+                    ast.Instr("st", ("param", kind.name), (here, held)),
+                )
                 for instr in passing if into else giving:
                     code += self._placed(instr, frame)
             return code
@@ -330,15 +361,23 @@ class Stack:
         places, found = frame.places, False
         args = []
         for arg in instr.args:
-            if isinstance(arg, ast.Addr) and isinstance(arg.base, ast.Sym) and (
-                arg.base.name in places
+            if (
+                isinstance(arg, ast.Addr)
+                and isinstance(arg.base, ast.Sym)
+                and (arg.base.name in places)
             ):
                 found = True
                 arg = ast.Addr(_FRAME, places[arg.base.name] + arg.base.offset + arg.offset)
             elif isinstance(arg, ast.Sym) and arg.name in places and instr.op != "bra":
                 held = self.temporary(TYPES["u64"])
-                before.append(ast.Instr("add", ("u64",), (
-                    held, _FRAME, ast.Imm(places[arg.name] + arg.offset)), line=instr.line))
+                before.append(
+                    ast.Instr(
+                        "add",
+                        ("u64",),
+                        (held, _FRAME, ast.Imm(places[arg.name] + arg.offset)),
+                        line=instr.line,
+                    )
+                )
                 arg = held
             args.append(arg)
         mods = tuple("local" if found and m.split("::")[0] == "param" else m for m in instr.mods)
@@ -358,8 +397,10 @@ class Stack:
         if kind.kind != "pred":
             return [ast.Instr("st", ("local", f"b{kind.bits}"), (at, register))]
         held = self.temporary(TYPES["b32"])
-        return [ast.Instr("selp", ("b32",), (held, ast.Imm(1), ast.Imm(0), register)),
-                ast.Instr("st", ("local", "b32"), (at, held))]
+        return [
+            ast.Instr("selp", ("b32",), (held, ast.Imm(1), ast.Imm(0), register)),
+            ast.Instr("st", ("local", "b32"), (at, held)),
+        ]
 
     def _load(self, register: ast.Reg, kind: PtxType, base: ast.Reg, offset: int) -> Code:
         """A register out of a frame."""
@@ -367,8 +408,10 @@ class Stack:
         if kind.kind != "pred":
             return [ast.Instr("ld", ("local", f"b{kind.bits}"), (register, at))]
         held = self.temporary(TYPES["b32"])
-        return [ast.Instr("ld", ("local", "b32"), (held, at)),
-                ast.Instr("setp", ("ne", "u32"), (register, held, ast.Imm(0)))]
+        return [
+            ast.Instr("ld", ("local", "b32"), (held, at)),
+            ast.Instr("setp", ("ne", "u32"), (register, held, ast.Imm(0))),
+        ]
 
 
 def _target(call: ast.Instr) -> str:

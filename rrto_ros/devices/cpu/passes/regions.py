@@ -18,8 +18,31 @@ from rrto_ros.devices.cpu.passes.cfg import (
 )
 from rrto_ros.devices.cpu.ptx import ast
 
-_PURE = frozenset({"mov", "cvt", "add", "sub", "mul", "mad", "shl", "shr", "and", "or", "xor",
-                   "not", "setp", "selp", "cvta", "min", "max", "div", "rem", "neg", "fma"})
+_PURE = frozenset(
+    {
+        "mov",
+        "cvt",
+        "add",
+        "sub",
+        "mul",
+        "mad",
+        "shl",
+        "shr",
+        "and",
+        "or",
+        "xor",
+        "not",
+        "setp",
+        "selp",
+        "cvta",
+        "min",
+        "max",
+        "div",
+        "rem",
+        "neg",
+        "fma",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -81,8 +104,7 @@ def split(blocks: list[Block], kernel_params: frozenset[str]) -> Regions:
             again = [instr for name, instr in repeatable.items() if name in chosen]
             needed = needed - wanted
         regions.append(Region(entry, reached, tuple(sorted(needed)), tuple(again)))
-    return Regions(tuple(blocks), tuple(regions), {e: i for i, e in enumerate(entries)},
-                   len(warp))
+    return Regions(tuple(blocks), tuple(regions), {e: i for i, e in enumerate(entries)}, len(warp))
 
 
 def _reach(blocks: list[Block], entry: int) -> tuple[int, ...]:
@@ -132,6 +154,9 @@ def _is_pure(instr: ast.Instr, kernel_params: frozenset[str]) -> bool:
         return False
     if instr.op == "ld" and instr.mods[0] == "param" and isinstance(instr.args[1], ast.Addr):
         base = instr.args[1].base
-        return isinstance(base, ast.Sym) and base.name in kernel_params and (
-            isinstance(instr.args[0], ast.Reg))
+        return (
+            isinstance(base, ast.Sym)
+            and base.name in kernel_params
+            and (isinstance(instr.args[0], ast.Reg))
+        )
     return instr.op in _PURE

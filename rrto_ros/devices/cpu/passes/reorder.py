@@ -10,8 +10,32 @@ from __future__ import annotations
 from rrto_ros.devices.cpu.passes.cfg import Block, destinations, sources
 from rrto_ros.devices.cpu.ptx import ast
 
-_PURE = frozenset({"mov", "cvt", "cvta", "add", "sub", "mul", "mad", "shl", "shr", "and", "or",
-                   "xor", "not", "setp", "selp", "min", "max", "neg", "abs", "fma", "div", "rem"})
+_PURE = frozenset(
+    {
+        "mov",
+        "cvt",
+        "cvta",
+        "add",
+        "sub",
+        "mul",
+        "mad",
+        "shl",
+        "shr",
+        "and",
+        "or",
+        "xor",
+        "not",
+        "setp",
+        "selp",
+        "min",
+        "max",
+        "neg",
+        "abs",
+        "fma",
+        "div",
+        "rem",
+    }
+)
 
 
 def loads_last(blocks: list[Block]) -> None:
@@ -35,9 +59,14 @@ def is_plain_load(instr: ast.Instr) -> bool:
 
 
 def _is_pure(instr: ast.Instr) -> bool:
-    return instr.op in _PURE and "cc" not in instr.mods and not any(
-        isinstance(a, ast.Special) and ("clock" in a.name or "timer" in a.name)
-        for a in instr.args)
+    return (
+        instr.op in _PURE
+        and "cc" not in instr.mods
+        and not any(
+            isinstance(a, ast.Special) and ("clock" in a.name or "timer" in a.name)
+            for a in instr.args
+        )
+    )
 
 
 def _reordered(stretch: list[ast.Instr]) -> list[ast.Instr]:
@@ -49,8 +78,10 @@ def _reordered(stretch: list[ast.Instr]) -> list[ast.Instr]:
         inputs, outputs = sources(instr), destinations(instr)
         # Parameters are what addresses are made of.
         is_data = instr.op == "ld" and "param" not in instr.mods
-        if is_data or any(n in written for n in inputs) or any(
-            n in written or n in read for n in outputs
+        if (
+            is_data
+            or any(n in written for n in inputs)
+            or any(n in written or n in read for n in outputs)
         ):
             late.append(instr)
             written.update(outputs)

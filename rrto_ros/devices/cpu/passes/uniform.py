@@ -22,9 +22,25 @@ from rrto_ros.devices.cpu.ptx.types import TYPES
 _INSTRUCTIONS_PER_GATHER = 40
 _INSTRUCTIONS_PER_GROUP = 2
 _LEAST_LANES = 4
-_NO_VECTOR = frozenset({"shfl", "vote", "match", "activemask", "redux", "mma",
-                        "vprintf", "assertfail", "ldmatrix", "wmma", "bar", "barrier",
-                        "addc", "subc", "madc"})
+_NO_VECTOR = frozenset(
+    {
+        "shfl",
+        "vote",
+        "match",
+        "activemask",
+        "redux",
+        "mma",
+        "vprintf",
+        "assertfail",
+        "ldmatrix",
+        "wmma",
+        "bar",
+        "barrier",
+        "addc",
+        "subc",
+        "madc",
+    }
+)
 _LANE_SPECIALS = frozenset(f"lanemask_{m}" for m in ("eq", "lt", "le", "ge", "gt"))
 
 
@@ -48,8 +64,11 @@ class VectorPlan:
 
 
 def plan_vectors(
-    regions: Regions, function: ast.Function, types: Mapping[str, str],
-    block: tuple[int, int, int], max_lanes: int,
+    regions: Regions,
+    function: ast.Function,
+    types: Mapping[str, str],
+    block: tuple[int, int, int],
+    max_lanes: int,
 ) -> VectorPlan | None:
     """A plan for this block size, or None if the kernel is better run thread by thread."""
     threads = block[0] * block[1] * block[2]
@@ -67,8 +86,11 @@ def plan_vectors(
 
 
 def _plan(
-    regions: Regions, function: ast.Function, types: Mapping[str, str],
-    block: tuple[int, int, int], lanes: int,
+    regions: Regions,
+    function: ast.Function,
+    types: Mapping[str, str],
+    block: tuple[int, int, int],
+    lanes: int,
 ) -> VectorPlan | None:
     """A plan with so many lanes, or None if it is not worth it."""
     instrs = [i for b in regions.blocks for i in b.instrs]
@@ -98,9 +120,7 @@ def _plan(
     return VectorPlan(lanes, varying, affine, diverging, columns)
 
 
-def _is_scattered(
-    instr: ast.Instr, varying: frozenset[str], affine: Mapping[str, Affine]
-) -> bool:
+def _is_scattered(instr: ast.Instr, varying: frozenset[str], affine: Mapping[str, Affine]) -> bool:
     """Whether lanes access memory in places that are not neighbours."""
     if instr.op not in ("ld", "st"):
         return False
@@ -129,7 +149,9 @@ def _varying_specials(block: tuple[int, int, int], lanes: int) -> frozenset[str]
 
 
 def _varying_and_diverging(
-    regions: Regions, instrs: list[ast.Instr], specials: frozenset[str],
+    regions: Regions,
+    instrs: list[ast.Instr],
+    specials: frozenset[str],
     private: frozenset[str],
 ) -> tuple[frozenset[str], frozenset[int]]:
     """Varying registers and branches, to the fixed point where neither makes more of the other."""
@@ -140,8 +162,9 @@ def _varying_and_diverging(
     forced: frozenset[str] = frozenset()
     while True:
         varying = _varying(instrs, specials, private, forced)
-        diverging = frozenset(b.index for b in regions.blocks
-                              if b.guard is not None and b.guard.name in varying)
+        diverging = frozenset(
+            b.index for b in regions.blocks if b.guard is not None and b.guard.name in varying
+        )
         again = frozenset(n for n in _set_alone(regions.blocks, diverging) if n in kept)
         if again <= varying:
             return varying, diverging
@@ -178,7 +201,9 @@ def _special_names(instr: ast.Instr) -> set[str]:
 
 
 def _varying(
-    instrs: list[ast.Instr], specials: frozenset[str], private: frozenset[str],
+    instrs: list[ast.Instr],
+    specials: frozenset[str],
+    private: frozenset[str],
     forced: frozenset[str],
 ) -> frozenset[str]:
     varying: set[str] = set(forced)

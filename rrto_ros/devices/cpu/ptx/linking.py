@@ -113,8 +113,9 @@ class _Link:
         if wrong:
             self.errors.append(f"{wrong} '{new.name}' in '{where}', first specified in '{first}'")
         elif old_rank == new_rank == _STRONG:
-            self.errors.append(f"Multiple definition of '{new.name}' in '{where}', first defined "
-                               f"in '{first}'")
+            self.errors.append(
+                f"Multiple definition of '{new.name}' in '{where}', first defined in '{first}'"
+            )
         elif new_rank > old_rank:
             self.known[new.name] = _Known(_wider(new, old), module)
         else:
@@ -147,8 +148,11 @@ class _Link:
             declared = {s.name for s in _symbols(part)}
             for name in dict.fromkeys(_used(part)):
                 known = self.known.get(name)
-                if known and name in declared and not _rank(known.symbol) and not (
-                    name in SERVICES or _is_dynamic(known.symbol)
+                if (
+                    known
+                    and name in declared
+                    and not _rank(known.symbol)
+                    and not (name in SERVICES or _is_dynamic(known.symbol))
                 ):
                     self.errors.append(f"Undefined reference to '{name}' in '{where}'")
 
@@ -184,8 +188,11 @@ def _differ(old: Symbol, new: Symbol) -> str:
         # What several weak definitions look like is theirs: only one of them is used.
         # A result that is declared and not given is what a linker lets pass: nobody may use it.
         results = old.returns and new.returns and _sizes(old.returns) != _sizes(new.returns)
-        same = old.is_entry == new.is_entry and not results and (
-            _sizes(old.params) == _sizes(new.params))
+        same = (
+            old.is_entry == new.is_entry
+            and not results
+            and (_sizes(old.params) == _sizes(new.params))
+        )
         return "" if same else "Prototype doesn't match for"
     if isinstance(old, ast.Var) and isinstance(new, ast.Var):
         if old.space != new.space:
@@ -262,8 +269,11 @@ def _names(operands: Iterable[ast.Operand]) -> Iterator[str]:
 
 def _rename(module: ast.Module, names: dict[str, str]) -> ast.Module:
     functions = [_rename_function(f, names) for f in module.functions.values()]
-    return replace(module, variables=tuple(_rename_variable(v, names) for v in module.variables),
-                   functions={f.name: f for f in functions})
+    return replace(
+        module,
+        variables=tuple(_rename_variable(v, names) for v in module.variables),
+        functions={f.name: f for f in functions},
+    )
 
 
 def _rename_variable(var: ast.Var, names: dict[str, str]) -> ast.Var:
@@ -288,9 +298,14 @@ def _rename_function(function: ast.Function, names: dict[str, str]) -> ast.Funct
     def sym(symbol: ast.Sym) -> ast.Sym:
         return _rename_symbol(symbol, inner)
 
-    body = None if function.body is None else tuple(
-        replace(code, args=tuple(renamed(a, sym=sym) for a in code.args))
-        if isinstance(code, ast.Instr) else code
-        for code in function.body
+    body = (
+        None
+        if function.body is None
+        else tuple(
+            replace(code, args=tuple(renamed(a, sym=sym) for a in code.args))
+            if isinstance(code, ast.Instr)
+            else code
+            for code in function.body
+        )
     )
     return replace(function, name=names.get(function.name, function.name), body=body)

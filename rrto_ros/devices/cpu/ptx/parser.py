@@ -29,14 +29,45 @@ _LINKAGE = {"visible", "weak", "extern", "common"}
 _SKIP_TO_SEMICOLON = {"pragma", "callprototype"}
 _SKIP_LINE = {"file", "loc"}
 _SELECTOR = re.compile(r"\.(b[0-7]{1,4}|h[0-3]{1,2})")
-_GEOMETRY = {"maxntid", "reqntid", "minnctapersm", "maxnctapersm", "maxnreg", "reqnctapercluster",
-             "maxclusterrank"}
-_FLAGS = {"noreturn", "explicitcluster", "blocksareclusters", "unique", "abi_preserve",
-          "abi_preserve_control"}
-DIRECTIVES = tuple(sorted({
-    "version", "target", "address_size", "entry", "func", "reg", "section", "align",
-    "alias", "branchtargets", *(SPACES - {"reg"}), *_LINKAGE, *_SKIP_TO_SEMICOLON, *_SKIP_LINE,
-    *_GEOMETRY, *_FLAGS}))
+_GEOMETRY = {
+    "maxntid",
+    "reqntid",
+    "minnctapersm",
+    "maxnctapersm",
+    "maxnreg",
+    "reqnctapercluster",
+    "maxclusterrank",
+}
+_FLAGS = {
+    "noreturn",
+    "explicitcluster",
+    "blocksareclusters",
+    "unique",
+    "abi_preserve",
+    "abi_preserve_control",
+}
+DIRECTIVES = tuple(
+    sorted(
+        {
+            "version",
+            "target",
+            "address_size",
+            "entry",
+            "func",
+            "reg",
+            "section",
+            "align",
+            "alias",
+            "branchtargets",
+            *(SPACES - {"reg"}),
+            *_LINKAGE,
+            *_SKIP_TO_SEMICOLON,
+            *_SKIP_LINE,
+            *_GEOMETRY,
+            *_FLAGS,
+        }
+    )
+)
 """Every directive that is read, for the support page."""
 
 
@@ -63,8 +94,9 @@ class _ModuleParser:
         if number is None:
             raise at.error("want .version and a number like 8.0")
         if not 1 <= int(number[1]) <= 9:
-            raise PtxError(f"PTX version {number[0]}: 1.0 to 9.x are read",
-                           CUresult.UNSUPPORTED_PTX_VERSION)
+            raise PtxError(
+                f"PTX version {number[0]}: 1.0 to 9.x are read", CUresult.UNSUPPORTED_PTX_VERSION
+            )
         version = (int(number[1]), int(number[2]))
         target = ""
         while not at.done:
@@ -119,8 +151,10 @@ class _ModuleParser:
             if known is None or known.body is None:
                 self.functions[function.name] = function
         elif word in SPACES:
-            self.variables += [replace(v, linkage=linkage)
-                               for v in parse_variables(at, external, lambda name: name)]
+            self.variables += [
+                replace(v, linkage=linkage)
+                for v in parse_variables(at, external, lambda name: name)
+            ]
         else:
             raise at.error(f"unknown directive .{word}")
 
@@ -178,8 +212,16 @@ class _ModuleParser:
         body.block()
         self.variables += body.statics
         return ast.Function(
-            name, is_entry, params, returns, body.scope.registers, tuple(body.scope.variables),
-            tuple(body.code), sizes.get("maxntid"), sizes.get("reqntid"), body.tables,
+            name,
+            is_entry,
+            params,
+            returns,
+            body.scope.registers,
+            tuple(body.scope.variables),
+            tuple(body.code),
+            sizes.get("maxntid"),
+            sizes.get("reqntid"),
+            body.tables,
             maxnreg=sizes["maxnreg"][0] if "maxnreg" in sizes else None,
         )
 
@@ -269,7 +311,8 @@ class _BodyParser:
                 external |= at.next().text == ".extern"
             if at.peek().text in (".global", ".const"):
                 self.statics += parse_variables(
-                    at, external, lambda n: self.scope.static_name(n, self.name))
+                    at, external, lambda n: self.scope.static_name(n, self.name)
+                )
                 return
             for var in parse_variables(at, external, self.scope.new_name):
                 self.scope.variables.append(var)
@@ -291,8 +334,9 @@ class _BodyParser:
                 if vector == 1:
                     self.scope.declare_range(name, count, kind)
                 elif count > MAX_VECTOR_REGISTERS:
-                    raise at.error(f"{count} vector registers {name}, at most "
-                                   f"{MAX_VECTOR_REGISTERS} are read")
+                    raise at.error(
+                        f"{count} vector registers {name}, at most {MAX_VECTOR_REGISTERS} are read"
+                    )
                 else:
                     for index in range(count):
                         self.scope.declare_vector(f"{name}{index}", vector, kind)
@@ -332,7 +376,6 @@ class _BodyParser:
             text = ".".join((op, *mods))
             raise PtxError(f"{error.detail} (in instruction {text})") from error
         return ast.Instr(op, tuple(mods), tuple(args), guard, negated, line)
-
 
     def _moved(self, operand: ast.Operand, line: int) -> ast.Operand:
         """`register + number` as an operand, which assemblers take: the sum, computed before."""

@@ -16,7 +16,9 @@ def _same_sym(sym: ast.Sym) -> ast.Sym:
 
 
 def renamed(
-    operand: ast.Operand, *, reg: Callable[[ast.Reg], ast.Reg] = _same_reg,
+    operand: ast.Operand,
+    *,
+    reg: Callable[[ast.Reg], ast.Reg] = _same_reg,
     sym: Callable[[ast.Sym], ast.Sym] = _same_sym,
 ) -> ast.Operand:
     """An operand whose registers and symbols are what `reg` and `sym` give for them."""
