@@ -1,14 +1,16 @@
 """Package description, read by pip and by colcon (ament_python)."""
 
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 from setuptools import find_packages, setup
 
 PACKAGE = "rrto_ros"
+MANIFEST = Path(__file__).resolve().parent / "package.xml"
 
 setup(
     name=PACKAGE,
-    version="0.1.0",
+    version=ET.parse(MANIFEST).getroot().findtext("version", "").strip(),
     description="Runs the CUDA work of unmodified robot programs on an edge GPU over ROS 2.",
     license="Apache-2.0",
     maintainer="rrto_ros maintainers",

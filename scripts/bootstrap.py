@@ -210,7 +210,7 @@ def main() -> int:
     )
     environment.step(
         "rrto_ros",
-        ["setup.py", "setup.cfg", "pyproject.toml"],
+        ["setup.py", "setup.cfg", "pyproject.toml", "package.xml"],
         "linking rrto_ros",
         ["install", "--no-build-isolation", "--no-deps", "-e", "."],
     )
