@@ -1,14 +1,73 @@
-"""Package description, read by pip and by colcon (ament_python)."""
+"""Package description, read by pip and by colcon (ament_python).
 
+A build compiles the shim (rrto_ros/shim/build.py), so that no compiler is needed where the package
+runs. An editable installation does not: the source tree builds it when it is first needed.
+"""
+
+import shutil
+import sys
+import sysconfig
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # setuptools older than 70.1; colcon needs no wheel
+    try:
+        from wheel.bdist_wheel import bdist_wheel
+    except ImportError:
+        bdist_wheel = None
 
 PACKAGE = "rrto_ros"
-MANIFEST = Path(__file__).resolve().parent / "package.xml"
+ROOT = Path(__file__).resolve().parent
+MANIFEST = ROOT / "package.xml"
+
+
+class BuildWithShim(build_py):
+    """Python files and data, and the shim's libraries beside them."""
+
+    def _libraries(self) -> Path:
+        return Path(self.build_lib) / PACKAGE / "shim" / "lib"
+
+    def run(self) -> None:
+        """Build all; a missing C compiler ends it with what to install."""
+        super().run()
+        if getattr(self, "editable_mode", False):
+            return
+        sys.path.insert(0, str(ROOT))
+        from rrto_ros.errors import UnavailableError
+        from rrto_ros.shim.build import build_stamped
+
+        shutil.rmtree(self._libraries(), ignore_errors=True)
+        try:
+            build_stamped(self._libraries())
+        except UnavailableError as error:
+            raise SystemExit(f"{PACKAGE} is not built: {error}") from error
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """Every file that `run` makes."""
+        made = super().get_outputs(include_bytecode)
+        return made + sorted(str(p) for p in self._libraries().rglob("*") if p.is_file())
+
+
+commands = {"build_py": BuildWithShim}
+if bdist_wheel is not None:
+
+    class WheelOfOneMachine(bdist_wheel):
+        """A wheel for every Python, and for processors of this kind."""
+
+        def get_tag(self) -> tuple[str, str, str]:
+            """Its name's last three parts."""
+            where = self.plat_name if self.plat_name_supplied else sysconfig.get_platform()
+            return "py3", "none", where.replace("-", "_").replace(".", "_")
+
+    commands["bdist_wheel"] = WheelOfOneMachine
 
 setup(
+    cmdclass=commands,
     name=PACKAGE,
     version=ET.parse(MANIFEST).getroot().findtext("version", "").strip(),
     description="Runs the CUDA work of unmodified robot programs on an edge GPU over ROS 2.",

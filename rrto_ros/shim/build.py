@@ -2,9 +2,10 @@
 
 Two libraries: `libcuda.so.1` (with `libcuda.so` beside it), which the interposed program loads,
 and `librrto_ring.so`, the ring's atomics for the Python side; and the stand-ins for libraries that
-make machine code, for programs whose device executes PTX. They lie in `lib/` inside the
-package where that is writable, else in the user's cache under the hash of the sources, else in
-the user's runtime folder.
+make machine code, for programs whose device executes PTX. They lie in `lib/` inside the package:
+setup.py puts them there when a wheel is built or the package installed, so that no compiler is
+needed where it runs. In a source tree they are built when first needed, there if that is writable,
+else in the user's cache under the hash of the sources, else in the user's runtime folder.
 `ensure_built()` is the one entry point; it costs one hash of the sources when nothing changed.
 """
 
@@ -14,6 +15,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -21,7 +23,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rrto_ros.disk_store import cache_directory
 from rrto_ros.errors import ConfigError, UnavailableError
 from rrto_ros.runtime_files import runtime_folder
 
@@ -59,7 +60,7 @@ def compiler() -> str:
             return found
     raise UnavailableError(
         "no C compiler found (looked for $CC, cc, gcc, clang) to build the CUDA shim; install "
-        "one, for example: apt-get install gcc"
+        "one, for example: apt-get install gcc, or install a wheel of rrto_ros, which holds it"
     )
 
 
@@ -74,8 +75,8 @@ def sources() -> tuple[list[Path], list[Path]]:
 
 
 def source_hash(cflags: Sequence[str] = CFLAGS) -> str:
-    """SHA-256 (hex) over the sources, their names, the flags and the compiler's path."""
-    digest = hashlib.sha256(" ".join((compiler(), *cflags)).encode())
+    """SHA-256 (hex) over the sources, their names, the flags and the kind of processor."""
+    digest = hashlib.sha256(" ".join((platform.machine(), *cflags)).encode())
     for path in sources()[1]:
         digest.update(f"\n{path.parent.name}/{path.name}\n".encode())
         digest.update(path.read_bytes())
@@ -90,6 +91,18 @@ def _cc(arguments: Sequence[str]) -> None:
             f"the C compiler failed while building the CUDA shim: {' '.join(command)}\n"
             f"{done.stderr.strip()[-4000:]}"
         )
+
+
+def build_stamped(target: Path) -> None:
+    """`build` what this machine needs, and note of which sources it is; makes the folder.
+
+    Raises:
+        UnavailableError: As `build`.
+        OSError: The folder cannot be written.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    build(target)
+    (target / _STAMP).write_text(source_hash())
 
 
 def build(target: Path, cflags: Sequence[str] = CFLAGS) -> None:
@@ -113,8 +126,12 @@ def build(target: Path, cflags: Sequence[str] = CFLAGS) -> None:
             cuda = work / "libcuda.so.1"
             link = ["-shared", "-Wl,-soname,libcuda.so.1", "-Wl,-z,defs", "-o", str(cuda)]
             _cc([*cflags, *include, *map(str, units), *link])
+            # The name without a version, as a library that loads the other: a wheel holds no
+            # links, and a copy would be a second shim in a program that loads both names.
             plain = work / "libcuda.so"
-            plain.symlink_to("libcuda.so.1")
+            link = ["-shared", "-Wl,-soname,libcuda.so", "-Wl,--disable-new-dtags"]
+            link += ["-Wl,-rpath,$ORIGIN", "-Wl,--no-as-needed", str(cuda), "-o", str(plain)]
+            _cc([*cflags, "-x", "c", os.devnull, "-x", "none", *link])
             made += [cuda, plain]
         for name, files in STAND_INS.items():
             link = ["-shared", f"-Wl,-soname,{name}", "-o", str(work / name)]
@@ -148,6 +165,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _places(stamp: str) -> Iterator[Path]:
     """In the package, else in the user's cache, else, without a home, until the next boot."""
+    # setup.py runs this module before what the package requires is there.
+    from rrto_ros.disk_store import cache_directory
+
     yield SHIM / "lib"
     for folder in (cache_directory, runtime_folder):
         with contextlib.suppress(ConfigError, OSError):
@@ -160,10 +180,6 @@ def ensure_built() -> Path:
     Raises:
         UnavailableError: No compiler, it refused the sources, or no folder can be written.
     """
-    packaged = SHIM / "lib"
-    with contextlib.suppress(UnavailableError):
-        if _fresh(packaged, source_hash()):
-            return packaged
     stamp = source_hash()
     places: list[Path] = []
     for folder in _places(stamp):
@@ -174,8 +190,7 @@ def ensure_built() -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder):
                 if not _fresh(folder, stamp):
-                    build(folder)
-                    (folder / _STAMP).write_text(stamp)
+                    build_stamped(folder)
             return folder
     raise UnavailableError(
         f"the built CUDA shim cannot be written to any of {', '.join(map(str, places))}; make one "

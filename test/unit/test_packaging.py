@@ -1,8 +1,11 @@
 """What the packages say of themselves, and what an installation holds."""
 
+import ctypes
+import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -101,3 +104,94 @@ def test_rrto_msgs_takes_the_version_from_its_package_xml(tmp_path):
     assert done.returncode == 0, done.stderr
     (made,) = (tmp_path / "out").glob("*.dist-info")
     assert "\nVersion: 7.8.9\n" in (made / "METADATA").read_text()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder into which a wheel of this source tree was unpacked, as an installer does."""
+    pytest.importorskip("setuptools", reason="no setuptools in this Python")
+    folder = tmp_path_factory.mktemp("wheel")
+    tree = source_tree(folder / "tree", manifest_version(ROOT))
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index",
+         "--disable-pip-version-check", "-w", folder, tree],
+        capture_output=True, text=True, check=False, timeout=170,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    shutil.rmtree(tree)
+    return folder / "site", wheel
+
+
+def test_a_wheel_is_for_any_python_on_this_kind_of_machine(installed):
+    _, wheel = installed
+    assert wheel.name.startswith(f"rrto_ros-{manifest_version(ROOT)}-py3-none-linux_")
+    assert wheel.name.endswith(f"_{os.uname().machine}.whl")
+
+
+BUILD = "(lambda b: b.ensure_built())(__import__('rrto_ros.shim.build').shim.build)"
+
+
+def test_an_installed_package_needs_no_compiler_and_writes_nothing(installed, tmp_path):
+    site, _ = installed
+    before = sorted(p for p in site.rglob("*") if "__pycache__" not in p.parts)
+    done = imported(site, BUILD, HOME=str(tmp_path))
+    assert done.stdout.strip() == str(site / "rrto_ros" / "shim" / "lib"), done.stderr
+    assert sorted(p for p in site.rglob("*") if "__pycache__" not in p.parts) == before
+    assert list(tmp_path.iterdir()) == []
+    names = {p.name for p in (site / "rrto_ros" / "shim" / "lib").rglob("*.so*")}
+    assert {"libcuda.so", "libcuda.so.1", "librrto_ring.so", "librrto_nvrtc.so"} <= names
+
+
+def test_installed_libraries_of_other_sources_are_not_used(installed, tmp_path):
+    shutil.copytree(installed[0], tmp_path / "site")
+    changed = tmp_path / "site" / "rrto_ros" / "shim" / "core" / "ring.c"
+    changed.write_text(changed.read_text() + "\n/* another */\n")
+    done = imported(tmp_path / "site", BUILD, HOME=str(tmp_path / "home"))
+    assert "no C compiler found" in done.stderr
+    assert "apt-get install gcc" in done.stderr
+
+
+def test_both_names_of_the_library_are_one_library(installed):
+    lib = installed[0] / "rrto_ros" / "shim" / "lib"
+    look = (
+        "import ctypes, sys\n"
+        "at = [ctypes.cast(ctypes.CDLL(name).cuInit, ctypes.c_void_p).value\n"
+        "      for name in sys.argv[1:]]\n"
+        "assert at[0] == at[1], at\n"
+    )
+    for names in (("libcuda.so.1", "libcuda.so"), ("libcuda.so", "libcuda.so.1")):
+        subprocess.run([sys.executable, "-c", look, *names], timeout=60, check=True,
+                       env={**os.environ, "LD_LIBRARY_PATH": str(lib)})  # fmt: skip
+        # By its path, as programs do that search themselves.
+        subprocess.run([sys.executable, "-c", look, *(str(lib / name) for name in names)],
+                       timeout=60, check=True)  # fmt: skip
+
+
+def test_without_a_compiler_a_build_ends_and_says_what_to_install(tmp_path):
+    pytest.importorskip("setuptools", reason="no setuptools in this Python")
+    tree = source_tree(tmp_path / "tree", "7.8.9")
+    done = subprocess.run(
+        [sys.executable, "setup.py", "build"], cwd=tree, env={"PATH": "", "HOME": str(tmp_path)},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode
+    assert "rrto_ros is not built: no C compiler found" in done.stderr
+
+
+def test_an_installation_as_colcon_makes_it_has_the_libraries(tmp_path):
+    pytest.importorskip("setuptools", reason="no setuptools in this Python")
+    tree = source_tree(tmp_path / "tree", "7.8.9")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "setup.py", "egg_info", "build", "--build-base",
+         tmp_path / "build", "install", "--prefix", tmp_path / "prefix", "--record",
+         tmp_path / "record", "--single-version-externally-managed"],
+        cwd=tree, capture_output=True, text=True, check=False, timeout=170,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (library,) = (tmp_path / "prefix").rglob("libcuda.so.1")
+    assert str(library) in (tmp_path / "record").read_text()
+    assert ctypes.CDLL(str(library)).cuDriverGetVersion is not None
+    assert imported(library.parents[3]).stdout.split() == ["7.8.9"]
