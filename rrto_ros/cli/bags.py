@@ -62,7 +62,14 @@ def recording(client: RobotClient, folder: Path) -> Iterator[CallRecorder]:
             "one with `rrto up`"
         )
     with BagWriter(folder, client.robot) as writer, _whole_uploads(client):
-        recorder = CallRecorder(client.robot, client.domain, writer.write, writer.flush)
+        status = client.status(RECORDER) or {}
+        recorder = CallRecorder(
+            client.robot,
+            client.domain,
+            writer.write,
+            writer.flush,
+            status.get("transports", ""),
+        )
         try:
             _wait_known(client, recorder)
             # A status from after that and after the change of the uploads: what it lists may hold

@@ -26,7 +26,7 @@ from rrto_ros.edge.host import SessionHost
 from rrto_ros.edge.table import SessionTable
 from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.nodes.server_parameters import declare_robot, declare_settings
-from rrto_ros.ros.context import find_log_folder, use_profile
+from rrto_ros.ros.context import data_transports, find_log_folder, use_profile
 from rrto_ros.ros.server_port import RosServerPort, SpinThread, id_array
 from rrto_ros.runtime_files import hold, server_lock
 from rrto_ros.termination import Termination
@@ -142,6 +142,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         out.device = self._device
         out.server_state = "connected"
         out.listeners = self._port.listeners() if self._port is not None else []
+        out.transports = data_transports()
         out.messages_refused = refused
         out.last_refusal = reason
         out.sessions = [_session_status(host) for host in self._table.hosts]

@@ -30,7 +30,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
 from rrto_msgs.msg import SessionStatus, Status
@@ -70,10 +70,18 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         self._host: RobotHost | None = None
         self._port: RosRobotPort | None = None
         self._server_seen = False
+        self._server_transports = ""
         self._lifecycle_state = "unconfigured"
         # rclpy has no public way to read the state without a service call to oneself.
         self._lock = threading.Lock()
         self._status = self.create_publisher(Status, topic(robot, "status"), QoSProfile(depth=10))
+        # Servers that start later and elsewhere; what they say is needed until they are reached.
+        self.create_subscription(
+            Status,
+            topic(robot, "status"),
+            self._take_status,
+            QoSProfile(depth=4, reliability=ReliabilityPolicy.BEST_EFFORT),
+        )
         self._reports = self.create_publisher(
             SessionStatus, topic(robot, "reports"), announcement_qos()
         )
@@ -101,8 +109,8 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         self._host = host
         domain = self.context.get_domain_id()
         self._port = RosRobotPort(
-            domain, self._robot, host.on_results, self.get_name(),
-            self.publish_status, self._server_announced, self._log_info,
+            domain, self._robot, host.on_results, self.get_name(), self.publish_status,
+            self._server_announced, lambda: self._server_transports, self._log_info,
         )  # fmt: skip
         super().on_configure(state)
         self._entered("inactive")
@@ -236,6 +244,10 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         found = self.get_publishers_info_by_topic(topic(self._robot, "status"))
         return any(one.node_name == SERVER for one in found)
 
+    def _take_status(self, status: Status) -> None:
+        if status.kind == SERVER:
+            self._server_transports = status.transports
+
     def _server_state(self) -> str:
         port = self._port
         if port is not None and port.server_seen():
@@ -256,6 +268,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         out.server_state = self._server_state()
         port = self._port
         out.listeners = port.listeners() if port is not None else []
+        out.transports = port.transports if port is not None else ""
         if host is not None:
             out.messages_refused, out.last_refusal = host.refused
             out.sessions = [

@@ -54,12 +54,20 @@ class CallRecorder:
         write: Called for each message, in the recorder's own thread.
         flush: Called there at most `FLUSH_S` after a message: what was written is to be safe from
             the end of this process.
+        transports: Of the calls' participants, as their status has them.
 
     Attributes:
         name: Full name of the subscribing node, for the lists of those who publish.
     """
 
-    def __init__(self, robot: str, domain: int, write: Write, flush: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        robot: str,
+        domain: int,
+        write: Write,
+        flush: Callable[[], None],
+        transports: str = "",
+    ) -> None:
         self._write = write
         self._flush = flush
         self._changed = threading.Condition()
@@ -74,7 +82,7 @@ class CallRecorder:
         self._context = own_context(domain)
         node = f"rrto_bag_record_{os.getpid()}_{secrets.token_hex(4)}"
         self.name = f"/{node}"
-        self._node = quiet_node(node, self._context)
+        self._node = quiet_node(node, self._context, transports)
         # One executor thread for all topics keeps their order of arrival.
         for name, _, kind in CALL_TOPICS:
             qos = announcement_qos() if kind is SessionEvent else call_qos(QUEUE_DEPTH)

@@ -5,6 +5,10 @@ other nodes and tools use, else `ros2 param` would not see them. Calls and resul
 uploads overflow the default transports' buffers and wait for repair (600 KB: 7.7 ms instead of
 1.5). A participant has one set of transports, so the data has a participant of its own, in a
 context of its own. Both ends of it are ours.
+
+On one machine that is shared memory, and UDP for what has none. Robot and edge on two machines
+meet over TCP. Participants of the two kinds do not see each other, so the nodes' status says
+which transports their data has, and a tool that joins them takes those.
 """
 
 from __future__ import annotations
@@ -27,15 +31,18 @@ from rclpy.signals import SignalHandlerOptions
 from rrto_ros.runtime_files import runtime_folder
 
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
-DATA_TRANSPORTS = "LARGE_DATA?max_msg_size=64KB&sockets_size=4MB&non_blocking=true"
-"""Unless the user's environment chose others, which then hold for everything.
+_OPTIONS = "?max_msg_size=64KB&sockets_size=4MB&non_blocking=true"
+TOGETHER_TRANSPORTS = "DEFAULT" + _OPTIONS
+APART_TRANSPORTS = "LARGE_DATA" + _OPTIONS
+"""Of data participants, on one machine and on two; the user's environment may choose others, which
+then hold for everything.
 
 Two participants whose sends block wait for each other when both sockets are full: a large upload
 to a busy server then stood still until the session was lost. What does not fit is sent again.
 """
 
 APART = "RRTO_APART"
-"""1: robot and edge are different machines. Bring-up of one side sets it."""
+"""1: robot and edge are different machines, and meet over TCP. Bring-up of one side sets it."""
 _PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _DATA = Path(__file__).resolve().parents[1] / "data"
 _SHARED = "/dev/shm/fastdds"
@@ -118,16 +125,23 @@ def own_context(domain: int | None = None) -> Context:
     return context
 
 
-def quiet_node(name: str, context: Context) -> Node:
+def data_transports() -> str:
+    """Of this process's data participants, as FASTDDS_BUILTIN_TRANSPORTS has them."""
+    chosen = APART_TRANSPORTS if os.environ.get(APART) == "1" else TOGETHER_TRANSPORTS
+    return os.environ.get(TRANSPORTS, chosen)
+
+
+def quiet_node(name: str, context: Context, transports: str = "") -> Node:
     """A node without parameters, services, rosout or remapping, only for data.
 
     Args:
         name: Node name.
         context: A context in which all nodes are made by this function: the first one makes the
             participant.
+        transports: Of the participants to meet, as their status has them; empty: as
+            `data_transports`.
     """
-    chosen = TRANSPORTS in os.environ
-    return _node(name, context, {} if chosen else {TRANSPORTS: DATA_TRANSPORTS})
+    return _node(name, context, {TRANSPORTS: transports or data_transports()})
 
 
 def tool_node(name: str, context: Context) -> Node:
@@ -185,9 +199,13 @@ def end(code: int) -> int:
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     # The middleware reads them when it makes a participant; there is no other way in.
     with _lock:
+        before = {name: os.environ.get(name) for name in variables}
         os.environ.update(variables)
         try:
             yield
         finally:
-            for name in variables:
-                del os.environ[name]
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value

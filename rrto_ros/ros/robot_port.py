@@ -19,7 +19,14 @@ from rrto_msgs.msg import CallBatch, CallResult
 from rrto_msgs.srv import CloseSession, OpenSession
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.errors import UnavailableError
-from rrto_ros.ros.context import abandon, keep_private, leave, own_context, quiet_node
+from rrto_ros.ros.context import (
+    abandon,
+    data_transports,
+    keep_private,
+    leave,
+    own_context,
+    quiet_node,
+)
 from rrto_ros.ros.server_port import (
     CLOSE_ANSWER_S,
     NO_SESSION,
@@ -52,14 +59,20 @@ class _Ends:
     """One participant with the robot's topics and services on it."""
 
     def __init__(
-        self, domain: int | None, robot: str, name: str, received: Callable[[Any], None]
+        self,
+        domain: int | None,
+        robot: str,
+        name: str,
+        received: Callable[[Any], None],
+        transports: str,
     ) -> None:
+        self.transports = transports
         self.context = own_context(domain)
-        self.data = quiet_node(f"{name}_data", self.context)
+        self.data = quiet_node(f"{name}_data", self.context, transports)
         self.calls = self.data.create_publisher(
             CallBatch, topic(robot, "call_batches"), call_qos()
         )
-        self.control = quiet_node(f"{name}_control", self.context)
+        self.control = quiet_node(f"{name}_control", self.context, transports)
         keep_private()
         self.open = self.control.create_client(OpenSession, topic(robot, "open_session"))
         self.close = self.control.create_client(CloseSession, topic(robot, "close_session"))
@@ -109,6 +122,7 @@ class RosRobotPort:
         name: Prefix of the data nodes' names.
         on_change: Called when a server is reached or lost, in the port's own thread.
         elsewhere: Whether a server is seen on another participant, where there is one to ask.
+        theirs: The transports of that server's data, as its status has them; empty if unknown.
         log: Takes a line when the participant is made anew.
     """
 
@@ -120,6 +134,7 @@ class RosRobotPort:
         name: str = "recorder_replayer",
         on_change: Callable[[], None] = lambda: None,
         elsewhere: Callable[[], bool] = lambda: False,
+        theirs: Callable[[], str] = lambda: "",
         log: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.robot = robot
@@ -128,6 +143,7 @@ class RosRobotPort:
         self._on_results = on_results
         self._on_change = on_change
         self._elsewhere = elsewhere
+        self._theirs = theirs
         self._log = log
         self._lock = threading.Lock()
         self._published = 0
@@ -137,7 +153,7 @@ class RosRobotPort:
         self._renewed = 0
         self._apart_s = APART_S
         self._apart_since = 0.0
-        self._ends = self._make()
+        self._ends = self._make(data_transports())
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._look, name="server-watch", daemon=True)
         self._watch.start()
@@ -228,6 +244,11 @@ class RosRobotPort:
         """Whether an offload server for this robot answers, and DDS still knows it."""
         return self._connected
 
+    @property
+    def transports(self) -> str:
+        """Of the topics' participant, as FASTDDS_BUILTIN_TRANSPORTS has them."""
+        return self._ends.transports
+
     def statistics(self) -> dict[str, int | str]:
         """Messages published and taken; how often the participant was made anew."""
         return {
@@ -245,8 +266,8 @@ class RosRobotPort:
         wait_delivered(self._ends.calls)
         self._ends.leave()
 
-    def _make(self) -> _Ends:
-        return _Ends(self._domain, self.robot, self._name, self._received)
+    def _make(self, transports: str) -> _Ends:
+        return _Ends(self._domain, self.robot, self._name, self._received, transports)
 
     def _answered(self, _: Any) -> None:
         with self._answers:
@@ -298,7 +319,14 @@ class RosRobotPort:
             if self._connected:
                 self._apart_s = APART_S
             return
+        theirs = self._theirs() or self._ends.transports
         self._apart_since = self._apart_since or now
+        if theirs != self._ends.transports:
+            self._log(
+                f"the offload server's calls and results travel over {theirs}: taken here too"
+            )
+            self._renew(theirs)
+            return
         if now - self._apart_since < self._apart_s:
             return
         self._log(
@@ -306,9 +334,12 @@ class RosRobotPort:
             "participant for calls and results is made anew"
         )
         self._apart_s = min(2 * self._apart_s, APART_MOST_S)
-        self._apart_since = now
+        self._renew(theirs)
+
+    def _renew(self, transports: str) -> None:
+        self._apart_since = time.monotonic()
         try:
-            made = self._make()
+            made = self._make(transports)
         except Exception as error:  # the middleware's own; no port or no memory is left
             self._log(f"that failed ({error}); next try in {self._apart_s:g} s")
             return

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.processes import PATIENCE_S
-from support.rig import PROGRAMS
+from support.rig import PROGRAMS, START_S
 
 pytest.importorskip("rclpy")
 pytest.importorskip("rrto_msgs.msg")
@@ -49,14 +49,16 @@ def isolated(last_port):
 
 @pytest.mark.parametrize("stays", ["server", "robot"])
 @pytest.mark.parametrize(
-    ("kill_every", "still_s"), [(0, 0), (2, 0), (0, 5)], ids=["closed", "killed", "still"]
+    ("kill_every", "still_s", "apart"),
+    [(0, 0, "0"), (2, 0, "0"), (2, 0, "1"), (0, 5, "1")],
+    ids=["closed", "killed", "killed-tcp", "still-tcp"],
 )
-def test_both_ends_find_each_other_whoever_comes_and_goes(rig, stays, kill_every, still_s):
+def test_both_ends_find_each_other_whoever_comes_and_goes(rig, stays, kill_every, still_s, apart):
     program = [sys.executable, PROGRAMS / "participants.py"]
     arguments = [stays, str(COUNT), str(BOUND_S), str(kill_every), str(still_s)]
-    env = rig.environment(ROS_AUTOMATIC_DISCOVERY_RANGE="SUBNET")
-    apart = isolated(60000 if still_s else 40019)
-    process = rig.start("participants", [*apart, *program, *arguments], env)
+    env = rig.environment(ROS_AUTOMATIC_DISCOVERY_RANGE="SUBNET", RRTO_APART=apart)
+    prefix = isolated(60000 if still_s else 40019)
+    process = rig.start("participants", [*prefix, *program, *arguments], env)
     assert process.wait(PATIENCE_S + COUNT * BOUND_S) == 0, process.text(15)
     found = [json.loads(line) for line in process.lines if line.startswith("[")]
     assert len(found) == COUNT
@@ -64,6 +66,26 @@ def test_both_ends_find_each_other_whoever_comes_and_goes(rig, stays, kill_every
     times = sorted(taken for _, taken, _ in found)
     # Most need no second try: half a second, and one or two where a message was lost.
     assert times[len(times) // 2] < 2.5 + 2 * still_s, times
+
+
+@pytest.mark.parametrize(("edge", "robot"), [("1", "0"), ("0", "1")], ids=["tcp", "memory"])
+def test_a_recorder_takes_the_transports_of_the_server_that_it_sees(rig, tmp_path, edge, robot):
+    """Who starts the edge says that it is apart; a recorder that `rrto run` starts is not told."""
+    rig.variables = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET", "RRTO_APART": robot}
+    recorder = rig.recorder()
+    rig.variables["RRTO_APART"] = edge
+    rig.server("null", wait=False)
+    watch = rig.watch()
+    kind = {"1": "LARGE_DATA", "0": "DEFAULT"}
+    for node in ("offload_server", "recorder_replayer"):
+        watch.wait(node, lambda m: m["transports"].startswith(kind[edge]), what="its transports")
+    watch.wait("recorder_replayer", lambda m: m["server_state"] == "connected", what="a server")
+    recorder.wait_for("taken here too")
+    # A tool asks too.
+    rig.variables["RRTO_APART"] = robot
+    command = [sys.executable, "-m", "rrto_ros.cli.main", "bag", "record", tmp_path / "bag"]
+    bag = rig.start("bag", command, rig.environment(RRTO_ROBOT=rig.robot))
+    bag.wait_for("recording to", START_S)
 
 
 def test_only_the_user_reads_what_the_nodes_share(rig):

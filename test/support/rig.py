@@ -26,6 +26,7 @@ class Rig:
         robot: Robot name, the topics' prefix.
         server_silence_s: The recorder's parameter server_timeout_s in these tests.
         machines: Set to `Machines` to run the edge's and the robot's processes apart.
+        variables: Added to the environment of processes that start from now on.
     """
 
     def __init__(self, domain, folder):
@@ -33,6 +34,7 @@ class Rig:
         self.folder = Path(folder)
         self.robot = f"robot{domain}"
         self.machines = None
+        self.variables = {}
         self.processes = []
         # The path of a Unix socket is short by nature, pytest's folders are not.
         self._run = tempfile.mkdtemp(prefix="rrto-test-")
@@ -54,8 +56,10 @@ class Rig:
             "PYTHONUNBUFFERED": "1",
             "ROS_DOMAIN_ID": str(self.domain),
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET" if apart else "LOCALHOST",
+            "RRTO_APART": str(int(apart)),
             "ROS_LOG_DIR": str(self.folder / "log"),
             "XDG_RUNTIME_DIR": self._run,
+            **self.variables,
             **extra,
         }
 
