@@ -30,6 +30,9 @@ from rrto_ros.wire.port import ResultsMessage
 CLOSE_TIMEOUT_S = 10.0
 KNOWN_TIMEOUT_S = 15.0
 """How long both ends have to discover a recording; DDS takes up to 9 s now and then."""
+KNOWN_ATTEMPTS_S = (6.0, 9.0, KNOWN_TIMEOUT_S)
+"""The same, of a recording that is made anew where they do not: Fast DDS hides a participant from
+another for good now and then (once in some hundred recordings on a busy machine)."""
 
 
 @contextlib.contextmanager
@@ -62,16 +65,8 @@ def recording(client: RobotClient, folder: Path) -> Iterator[CallRecorder]:
             "one with `rrto up`"
         )
     with BagWriter(folder, client.robot) as writer, _whole_uploads(client):
-        status = client.status(RECORDER) or {}
-        recorder = CallRecorder(
-            client.robot,
-            client.domain,
-            writer.write,
-            writer.flush,
-            status.get("transports", ""),
-        )
+        recorder = _known(client, writer)
         try:
-            _wait_known(client, recorder)
             # A status from after that and after the change of the uploads: what it lists may hold
             # references, or have spoken before we were heard.
             status = _fresh(client, RECORDER, KNOWN_TIMEOUT_S, lambda _: True)
@@ -121,14 +116,37 @@ def _fresh(
     return status
 
 
-def _wait_known(client: RobotClient, recorder: CallRecorder) -> None:
-    """Wait until both ends know of the recording: from then on it gets all that they publish.
+def _known(client: RobotClient, writer: BagWriter) -> CallRecorder:
+    """A recording that both ends know: from now on it gets all that they publish.
 
     Raises:
-        UnavailableError: One of them does not.
+        UnavailableError: One of them does not discover it.
     """
+    for timeout_s in KNOWN_ATTEMPTS_S:
+        status = client.status(RECORDER) or {}
+        recorder = CallRecorder(
+            client.robot,
+            client.domain,
+            writer.write,
+            writer.flush,
+            status.get("transports", ""),
+        )
+        try:
+            _wait_known(client, recorder.name, timeout_s)
+        except UnavailableError as error:
+            failure = error
+            recorder.abandon()
+        except BaseException:
+            recorder.close()
+            raise
+        else:
+            return recorder
+    raise failure
+
+
+def _wait_known(client: RobotClient, name: str, timeout_s: float) -> None:
     for kind in (RECORDER, SERVER):
-        _fresh(client, kind, KNOWN_TIMEOUT_S, lambda s: recorder.name in s["listeners"])
+        _fresh(client, kind, timeout_s, lambda status: name in status["listeners"])
 
 
 def record(client: RobotClient, folder: Path) -> None:

@@ -348,8 +348,18 @@ def main() -> int:
         Exit code: 0 done, 1 failed, 2 an argument or file cannot be used; `run`, `up` and
         `bag play` have their own.
     """
+    code = _command()
+    context = sys.modules.get("rrto_ros.ros.context")
+    return code if context is None else int(context.end(code))
+
+
+def _command() -> int:
     try:
         app()
+    except SystemExit as done:
+        if done.code is None or isinstance(done.code, int):
+            return done.code or 0
+        raise
     except ConfigError as error:
         _complain(error)
         return UNUSABLE

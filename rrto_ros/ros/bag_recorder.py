@@ -21,7 +21,7 @@ from rclpy.serialization import deserialize_message
 
 from rrto_msgs.msg import CallBatch, CallResult, SessionEvent
 from rrto_ros.ros.bag_check import SessionCheck
-from rrto_ros.ros.context import leave, own_context, quiet_node
+from rrto_ros.ros.context import abandon, leave, own_context, quiet_node
 from rrto_ros.ros.server_port import SpinThread, announcement_qos, call_qos
 from rrto_ros.wire.port import topic
 
@@ -84,15 +84,16 @@ class CallRecorder:
         self.name = f"/{node}"
         self._node = quiet_node(node, self._context, transports)
         # One executor thread for all topics keeps their order of arrival.
-        for name, _, kind in CALL_TOPICS:
-            qos = announcement_qos() if kind is SessionEvent else call_qos(QUEUE_DEPTH)
+        self._subscriptions = [
             self._node.create_subscription(
                 kind,
                 topic(robot, name),
                 lambda data, name=name: self._take(name, data),
-                qos,
+                announcement_qos() if kind is SessionEvent else call_qos(QUEUE_DEPTH),
                 raw=True,
             )
+            for name, _, kind in CALL_TOPICS
+        ]
         self._thread = threading.Thread(target=self._run, name="bag writer", daemon=True)
         self._thread.start()
         self._spin = SpinThread(self._node)
@@ -138,6 +139,15 @@ class CallRecorder:
         self._queue.put(None)
         self._thread.join()
         leave(self._context, self._node)
+
+    def abandon(self) -> None:
+        """Take the subscriptions from the graph, of a recorder that the nodes do not discover."""
+        self._spin.close()
+        self._queue.put(None)
+        self._thread.join()
+        for one in self._subscriptions:
+            self._node.destroy_subscription(one)
+        abandon(self._context, self._node)
 
     def statistics(self) -> dict[str, int]:
         """Messages written and left out, sessions recorded, and those of them that closed."""

@@ -153,6 +153,27 @@ def test_every_recording_is_whole_from_its_first_message_on(rig, program, tmp_pa
         assert session["faults"] == []
 
 
+def test_a_recording_that_is_not_discovered_is_made_anew(rig, program, tmp_path, monkeypatch):
+    from rrto_ros.cli import bags
+    from rrto_ros.ros.client import RobotClient
+
+    monkeypatch.setattr(bags, "KNOWN_ATTEMPTS_S", (0.0, 0.0, START_S))
+    made = []
+    monkeypatch.setattr(
+        bags, "CallRecorder", lambda *a, make=bags.CallRecorder: made.append(make(*a)) or made[-1]
+    )
+    rig.both()
+    with RobotClient(rig.robot, rig.domain) as client:
+        with bags.recording(client, tmp_path / "bag"):
+            assert program().wait() == 0
+        assert len(made) == 3
+        assert [one.statistics()["sessions"] for one in made] == [0, 0, 1]
+    code, text = done(rrto(rig, "bag", "info", "--json", tmp_path / "bag"))
+    assert code == 0, text
+    (session,) = json.loads(text)["sessions"]
+    assert session["faults"] == []
+
+
 def test_a_recording_waits_for_a_server_that_starts_beside_it(rig, program, tmp_path):
     rig.recorder()
     bag = rrto(rig, "bag", "record", tmp_path / "bag")
