@@ -139,7 +139,8 @@ def build(target: Path, cflags: Sequence[str] = CFLAGS) -> None:
                 # Programs want the functions in the version of the library's name.
                 versions = work / f"{name}.map"
                 versions.write_text(f"{name} {{ global: *nvJitLink*; local: *; }};\n")
-                link.append(f"-Wl,--version-script={versions}")
+                # Not by -Wl, which ends at a comma: the path is the user's.
+                link += ["-Xlinker", f"--version-script={versions}"]
             _cc([*cflags, *include, *(str(SHIM / file) for file in files), *link, "-ldl"])
             made.append(work / name)
         for path in made:

@@ -7,17 +7,17 @@ import select
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
+
+from support.shim_under_test import python, shim_environment
 
 from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.execution.executor import Executor
 from rrto_ros.robot.replay.shim_plans import ShimPlans, expanded
 from rrto_ros.robot.ring import SLEEPING, ReplyWriter, RingConsumer, RingMemory, drain_eventfd
 from rrto_ros.robot.ring_socket import RingListener, read_hello, send_welcome
-from rrto_ros.shim.build import ensure_built
 from rrto_ros.wire.codec import (
     Welcome,
     iter_calls,
@@ -101,9 +101,9 @@ class Peer:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("RRTO_", "CUDA_"))}
         return {
             **env,
-            "LD_LIBRARY_PATH": str(ensure_built()),
+            **shim_environment(),
             "RRTO_SOCKET": str(self.path),
-            "RRTO_CONNECT_TIMEOUT_MS": "5000",
+            "RRTO_CONNECT_TIMEOUT_MS": "20000",
             **extra,
         }
 
@@ -121,7 +121,7 @@ class Peer:
             AssertionError: It failed; the message holds what it wrote.
         """
         done = subprocess.run(
-            [sys.executable, str(program), name, *map(str, arguments)],
+            [*python(), str(program), name, *map(str, arguments)],
             env=self.environment(**extra), capture_output=True, text=True, timeout=120,
             check=False,
         )  # fmt: skip

@@ -2,13 +2,13 @@
 
 import json
 import struct
-import sys
 import threading
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.shim_peer import BATCHED, CASES, REPLAY, RPC, Peer, refuse
+from support.shim_under_test import python
 
 from rrto_ros.evaluation.stack import compile_c
 from rrto_ros.robot.replay.shim_plans import pack_control, pack_install, pack_settings
@@ -34,7 +34,7 @@ SET_UP = 6
 def played(steps, during=None, leaves=False, **settings):
     """Run steps against a peer; gives the peer and what the program printed last."""
     with Peer(**settings) as peer:
-        program = peer.start([sys.executable, str(WALKS), "-"])
+        program = peer.start([*python(), str(WALKS), "-"])
         try:
             program.stdin.write(json.dumps(steps) + "\n")
             program.stdin.flush()
@@ -330,7 +330,7 @@ def test_a_plan_that_is_removed_in_the_middle_of_a_walk_is_not_referred_to_again
     plain = plan_of(*cut(round_, 7))
     with Peer(mode=REPLAY, plans={5: plain}, on_call=on_call) as peer:
         peers.append(peer)
-        program = peer.start([sys.executable, str(WALKS), "-"])
+        program = peer.start([*python(), str(WALKS), "-"])
         _, said = program.communicate(json.dumps(round_ * 5) + "\n", timeout=60)
         assert program.returncode == 0, said
         assert peer.closed_sessions.acquire(timeout=10)
@@ -468,7 +468,7 @@ def test_a_session_that_ends_while_a_reference_is_answered_ends_the_program_with
         return b""
 
     with Peer(mode=REPLAY, plans={1: plan}, on_call=on_call) as peer:
-        program = peer.start([sys.executable, str(WALKS), json.dumps(INFERENCE)])
+        program = peer.start([*python(), str(WALKS), json.dumps(INFERENCE)])
         _, said = program.communicate(timeout=60)
     assert program.returncode != 0
     assert "cuMemcpyDtoH_v2 returned 999" in said
@@ -483,7 +483,7 @@ def test_a_failure_in_a_reference_is_sticky_and_names_the_call(plan):
         return refuse(call, 700) if call.reply else b""
 
     with Peer(mode=REPLAY, plans={1: plan}, on_call=on_call) as peer:
-        program = peer.start([sys.executable, str(WALKS), json.dumps(INFERENCE)])
+        program = peer.start([*python(), str(WALKS), json.dumps(INFERENCE)])
         _, said = program.communicate(timeout=60)
         assert spans(peer) == [(1, 0, 6)]
     assert "cuMemcpyDtoH_v2 returned 700" in said

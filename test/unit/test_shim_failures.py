@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -13,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from support.shim_peer import CASES, RPC, Peer, refuse
+from support.shim_under_test import python, shim_environment
 
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.robot.ring_socket import RingListener, read_hello
 from rrto_ros.runtime_files import socket_path
-from rrto_ros.shim.build import ensure_built
 from rrto_ros.wire.codec import RESULT_STICKY, Welcome
 from rrto_ros.wire.port import domain_number
 
@@ -26,10 +25,10 @@ DEVICE_UNAVAILABLE, SYSTEM_NOT_READY, ILLEGAL_ADDRESS = 46, 802, 700
 
 def init(path, timeout_ms=1000, **extra):
     """cuInit of a program against a socket path, None for the one that it finds by itself."""
-    env = {**os.environ, "LD_LIBRARY_PATH": str(ensure_built()), "RRTO_SOCKET": str(path or ""),
+    env = {**os.environ, **shim_environment(), "RRTO_SOCKET": str(path or ""),
            "RRTO_CONNECT_TIMEOUT_MS": str(timeout_ms), **extra}  # fmt: skip
     done = subprocess.run(
-        [sys.executable, str(CASES), "init_only"], env=env, capture_output=True, text=True,
+        [*python(), str(CASES), "init_only"], env=env, capture_output=True, text=True,
         timeout=60, check=True,
     )  # fmt: skip
     return json.loads(done.stdout), done.stderr
@@ -181,7 +180,7 @@ def test_hello_names_the_program_and_its_label():
 
 def error_after(peer, breaks):
     """The program copies in a loop; `breaks()` breaks the recorder; what the program saw."""
-    program = peer.start([sys.executable, str(CASES), "wait_for_error"])
+    program = peer.start([*python(), str(CASES), "wait_for_error"])
     try:
         assert program.stdout.readline() == "ready\n"
         breaks()
@@ -288,14 +287,14 @@ def test_an_answer_that_breaks_the_format_is_an_error_not_data(answer):
     )
     with Peer(on_call=on_call) as peer:
         path = str(CASES.parents[2])
-        program = peer.start([sys.executable, "-c", source], PYTHONPATH=path)
+        program = peer.start([*python(), "-c", source], PYTHONPATH=path)
         out, said = program.communicate(timeout=60)
     assert out == "999 7.0\n", said
 
 
 def test_the_session_ends_when_the_program_is_killed():
     with Peer() as peer:
-        program = peer.start([sys.executable, str(CASES), "wait_for_error"])
+        program = peer.start([*python(), str(CASES), "wait_for_error"])
         assert program.stdout.readline() == "ready\n"
         program.kill()
         program.wait()
@@ -309,7 +308,7 @@ def test_the_session_ends_with_its_process_though_a_forked_child_lives_on():
         "print('forked', flush=True)\nos._exit(0)\n"
     )
     with Peer() as peer:
-        program = peer.start([sys.executable, "-c", source], PYTHONPATH=str(CASES.parents[2]))
+        program = peer.start([*python(), "-c", source], PYTHONPATH=str(CASES.parents[2]))
         assert program.stdout.readline() == "forked\n"
         assert peer.closed_sessions.acquire(timeout=5)
         program.communicate("go\n", timeout=10)

@@ -401,7 +401,7 @@ static CUresult open_session(int fd, const char *path, int64_t deadline)
         text[words[2]] = 0;
         const char *name = rrto_error_name((int)words[1]);
         status = (int)words[1];
-        refuse(status, "no session: %s (%s); look at rrto status", text, name ? name : "error");
+        refuse(status, "no session: %.800s (%s); look at rrto status", text, name ? name : "error");
         goto failed;
     }
     int readable = !read_device(body + words[2], words[3]);
