@@ -204,14 +204,18 @@ class Peer:
 
     def _loop(self, connection, ring, writer, executor):
         consumer = RingConsumer(ring)
+        # Not select(), which takes no descriptor above 1,023.
+        poll = select.poll()
+        poll.register(ring.call_fd, select.POLLIN)
+        poll.register(connection, select.POLLIN)
         while True:
             data = consumer.take()
             if not data:
                 consumer.announce(SLEEPING)
                 data = consumer.take()
             if not data:
-                readable, _, _ = select.select([ring.call_fd, connection], [], [])
-                if connection in readable and not (data := consumer.take()):
+                readable = {fd for fd, _ in poll.poll()}
+                if connection.fileno() in readable and not (data := consumer.take()):
                     return
                 if not data:
                     drain_eventfd(ring.call_fd)
