@@ -18,6 +18,7 @@ class Cost:
 
     Attributes:
         messages_up, messages_down: On the topics of calls and results, or of direct.
+        resent_up, resent_down: Of these messages, those that were sent once more by our own link.
         bytes_up, bytes_down: Of their data.
         wire_up, wire_down: On the link, with the headers of every protocol and all heartbeats.
         program_ms, recorder_ms: Processor time on the robot.
@@ -32,6 +33,8 @@ class Cost:
     compute_ms: list[float] = field(default_factory=list)
     messages_up: int = 0
     messages_down: int = 0
+    resent_up: int = 0
+    resent_down: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
     wire_up: int = 0
@@ -64,6 +67,8 @@ class Cost:
         sums = (
             "messages_up",
             "messages_down",
+            "resent_up",
+            "resent_down",
             "bytes_up",
             "bytes_down",
             "wire_up",
@@ -177,6 +182,11 @@ def show(network: Network, costs: Sequence[Cost], verdicts: Sequence[Verdict]) -
             f"{cost.latency_ms:>7.2f} ms{low:>9.2f}{high:>9.2f}"
             f"{cost.latency_ms - compute:>12.2f} ms"
         )
+    resent = ", ".join(
+        f"{name} {by[name].resent_up}+{by[name].resent_down}"
+        for name in ("rpc", "batched", "replay")
+    )
+    print(f"  sent once more by our own link, up+down, in all: {resent}")
     for verdict in verdicts:
         least = f" (the link alone: {verdict.least:.4f})" if verdict.least else ""
         print(

@@ -3,6 +3,7 @@
     python bench/link_table.py                       # root; NanoDet-416, small CNN, deep network
     python bench/link_table.py --networks cnn deep --rounds 10 --json out.json
     python bench/link_table.py --smoke               # the small CNN only, in a minute
+    python bench/link_table.py --networks cnn --loss 0.02 --outage-s 2
 
 Robot and edge are two network namespaces, joined by an emulated link (default: 4 ms round trip, 80
 Mbit/s). *direct* is a server written for the purpose: it gets the input by a topic, runs the same
@@ -18,8 +19,10 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,9 @@ from rrto_ros.evaluation.stack import Stack, measuring_domain
 MODES = ("rpc", "batched", "replay")
 WARM_UP = {"rpc": 4, "batched": 6, "replay": 10, "direct": 6}
 RECORDER = "recorder_replayer"
+OUTAGE_AFTER_S = 0.3
+SILENCE_S = 5.0
+"""The parameter server_timeout_s of the nodes."""
 PROGRAM = {"DEV": "CUDA:PTX", "JIT": "2"}
 
 
@@ -88,16 +94,40 @@ class Way:
             cost.device_ms += 1e3 * found["device_s"]
 
     def count(self, session: dict[str, Any], sign: int) -> None:
-        """Add (or take off) what the recorder counted of the program's session."""
+        """Add (or take off) what recorder and server counted of the program's session."""
         cost = self.cost
         cost.messages_up += sign * session["messages_sent"]
         cost.messages_down += sign * session["messages_received"]
+        cost.resent_up += sign * session["messages_resent"]
+        cost.resent_down += sign * session["results_resent"]
         cost.bytes_up += sign * session["bytes_sent"]
         cost.bytes_down += sign * session["bytes_received"]
         cost.round_trips += sign * session["round_trips"]
         cost.calls += sign * (session["calls_async"] + session["calls_sync"])
         if sign > 0:
             cost.hit_rate, cost.deviations = session["hit_rate"], session["deviations"]
+
+
+@contextmanager
+def outage(machines: LinkedMachines, settings: LinkSettings, outage_s: float) -> Iterator[None]:
+    """The link is down for `outage_s`, soon after the block has begun."""
+
+    def lose() -> None:
+        lost = replace(settings, loss=1.0)
+        machines.link.set(lost, lost)
+        back.start()
+
+    if not outage_s:
+        yield
+        return
+    back = threading.Timer(outage_s, machines.link.set, [settings, settings])
+    down = threading.Timer(OUTAGE_AFTER_S, lose)
+    down.start()
+    try:
+        yield
+    finally:
+        down.join()
+        back.join()
 
 
 class Measurement:
@@ -114,14 +144,24 @@ class Measurement:
         command = [sys.executable, str(HERE / "link_counts.py"), str(measuring_domain()), *robots]
         self._counts = self._start(machines.robot, command, self._environment(), "counts")
 
-    def run(self, rounds: int, count: int) -> list[Cost]:
+    def run(
+        self, rounds: int, count: int, disturb: Callable[[], AbstractContextManager[None]]
+    ) -> list[Cost]:
+        """All rounds.
+
+        Args:
+            rounds: Turns of each way.
+            count: Inferences of a turn.
+            disturb: Makes what the link goes through while a mode has its turn.
+        """
         for way in self.ways:
             way.run(WARM_UP[way.name], self._machines, measured=False)
         firsts = {way.name: len(way.outputs(0)) for way in self.ways}
         self._count(-1)
         for _ in range(rounds):
             for way in self.ways:
-                way.run(2 if way.name == "rpc" else count, self._machines)
+                with nullcontext() if way.stack is None else disturb():
+                    way.run(2 if way.name == "rpc" else count, self._machines)
         self._count(1)
         self._compare()
         assert all(len(way.outputs(0)) > firsts[way.name] for way in self.ways)
@@ -191,6 +231,13 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=6, help="inferences a turn (%(default)s)")
     parser.add_argument("--rtt-ms", type=float, default=4.0, help="of the link (%(default)s)")
     parser.add_argument("--rate-mbit", type=float, default=80.0, help="of the link (%(default)s)")
+    parser.add_argument(
+        "--loss", type=float, default=0.0, help="share of packets lost (%(default)s)"
+    )
+    parser.add_argument(
+        "--outage-s", type=float, default=0.0,
+        help="the link is down so long, in the middle of each turn of a mode (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--smoke", action="store_true", help="the small CNN, two short rounds")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
@@ -199,20 +246,30 @@ def main() -> int:
     networks, rounds, count = options.networks, options.rounds, options.count
     if options.smoke:
         networks, rounds, count = ["cnn"], 2, 3
-    settings = LinkSettings(delay_ms=options.rtt_ms / 2, rate_mbit=options.rate_mbit)
+    if options.outage_s >= SILENCE_S:
+        parser.error(
+            f"an outage of {SILENCE_S:g} s ends the session; at most, say, {SILENCE_S - 2:g}"
+        )
+    settings = LinkSettings(
+        delay_ms=options.rtt_ms / 2, rate_mbit=options.rate_mbit, loss=options.loss
+    )
     body: dict[str, Any] = {
         "on": machine(), "smoke": options.smoke, "rtt_ms": options.rtt_ms,
-        "rate_mbit": options.rate_mbit, "networks": {},
+        "rate_mbit": options.rate_mbit, "loss": options.loss, "outage_s": options.outage_s,
+        "networks": {},
     }  # fmt: skip
     print(
-        f"link: {options.rtt_ms:g} ms round trip, {options.rate_mbit:g} Mbit/s; "
+        f"link: {options.rtt_ms:g} ms round trip, {options.rate_mbit:g} Mbit/s, "
+        f"loss {options.loss:g}, outages of {options.outage_s:g} s; "
         f"{os.cpu_count()} cores for robot, edge and link; device: cpu"
     )
     code = 0
     for name in networks:
         try:
             with joined_by_link(settings) as machines, ExitStack() as stack:
-                costs = Measurement(name, machines, stack).run(rounds, count)
+                costs = Measurement(name, machines, stack).run(
+                    rounds, count, lambda: outage(machines, settings, options.outage_s)
+                )
         except RrtoError as error:
             print(f"link_table: {error}", file=sys.stderr)
             code = 2

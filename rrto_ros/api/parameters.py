@@ -195,8 +195,8 @@ REPLAY = (
     _later("min_length", 3, "Mode replay: shortest sequence, in calls.", (1, 32768)),
     _later("max_length", 32768, "Mode replay: longest sequence, in calls.", (1, 32768)),
     _later("drop_plans_after", 16,
-           "Mode replay: a sequence that the program left early so often in a row rests, each "
-           "time twice as long, until it is walked to its end again.", (1, 1_000_000)),
+           "Mode replay: a sequence from which the program diverged so often in a row rests, each "
+           "time twice as long, until it is completed again.", (1, 1_000_000)),
     _later("search_memory_bytes", 192 << 20,
            "Mode replay: what the call log and the tables of the search may hold per session, by "
            "estimate; of older calls that do not fit, sequences are no longer found.",
@@ -204,8 +204,8 @@ REPLAY = (
     _later("run_ahead", "reads",
            "Mode replay: what the server may execute before the program calls it, so that an "
            "inference which waits several times costs one round trip: off; reads (calls that only "
-           "read); auto (also calls that write, which are undone if the program does something "
-           "else, where that is cheaper than the round trips saved).", choices=RUN_AHEAD),
+           "read); auto (also calls that write, which are rolled back if the program does "
+           "something else, where that is cheaper than the round trips saved).", choices=RUN_AHEAD),
     _later("plan_cache_bytes", 256 << 20,
            "Mode replay: size limit of the sequences kept on disk, so that a program that starts "
            "again is replayed from its first inference; 0 keeps and uses none.", (0, _TIB)),
