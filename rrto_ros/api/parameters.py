@@ -205,7 +205,8 @@ REPLAY = (
            "Mode replay: what the server may execute before the program calls it, so that an "
            "inference which waits several times costs one round trip: off; reads (calls that only "
            "read); auto (also calls that write, which are rolled back if the program does "
-           "something else, where that is cheaper than the round trips saved).", choices=RUN_AHEAD),
+           "something else, where that is cheaper than the round trips saved).",
+           choices=RUN_AHEAD),
     _later("plan_cache_bytes", 256 << 20,
            "Mode replay: size limit of the sequences kept on disk, so that a program that starts "
            "again is replayed from its first inference; 0 keeps and uses none.", (0, _TIB)),
