@@ -18,6 +18,8 @@ from rrto_ros.api.info import DeviceInfo as DeviceInfo
 from rrto_ros.api.info import GlobalInfo as GlobalInfo
 from rrto_ros.api.info import KernelInfo as KernelInfo
 from rrto_ros.api.info import ModuleInfo as ModuleInfo
+from rrto_ros.api.results import CUresult
+from rrto_ros.errors import CudaError
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,23 @@ class MemsetNode:
     element_bytes: int
     width: int
     height: int
+
+
+def check_fill(fill: MemsetNode) -> int:
+    """Bytes from the first to the last that a fill writes, 0 for none (INVALID_VALUE)."""
+    width = fill.element_bytes
+    row = fill.width * width
+    if (
+        width not in (1, 2, 4)
+        or fill.dst % width
+        or fill.width < 0
+        or fill.height < 0
+        or (fill.height > 1 and (fill.pitch < row or fill.pitch % width))
+    ):
+        raise CudaError(CUresult.INVALID_VALUE, f"bad fill {fill}")
+    if row == 0 or fill.height == 0:
+        return 0
+    return fill.pitch * (fill.height - 1) + row
 
 
 GraphNode = Launch | MemcpyNode | MemsetNode | None

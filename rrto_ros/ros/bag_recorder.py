@@ -135,16 +135,12 @@ class CallRecorder:
 
     def close(self) -> None:
         """Stop the subscriptions, write what is queued."""
-        self._spin.close()
-        self._queue.put(None)
-        self._thread.join()
+        self._stop()
         leave(self._context, self._node)
 
     def abandon(self) -> None:
         """Take the subscriptions from the graph, of a recorder that the nodes do not discover."""
-        self._spin.close()
-        self._queue.put(None)
-        self._thread.join()
+        self._stop()
         for one in self._subscriptions:
             self._node.destroy_subscription(one)
         abandon(self._context, self._node)
@@ -158,6 +154,11 @@ class CallRecorder:
                 "sessions": len(self._checks),
                 "closed": sum(one.closed for one in self._checks.values()),
             }
+
+    def _stop(self) -> None:
+        self._spin.close()
+        self._queue.put(None)
+        self._thread.join()
 
     def _take(self, name: str, data: bytes) -> None:
         item = (name, time.time_ns(), bytes(data))

@@ -36,6 +36,7 @@ from rrto_ros.devices.protocol import (
     MemsetNode,
     ModuleInfo,
     SegmentCall,
+    check_fill,
 )
 from rrto_ros.devices.timeline import Timeline
 from rrto_ros.errors import ConfigError, CudaError
@@ -261,20 +262,11 @@ class CpuDevice:
 
     def memset(self, fill: MemsetNode, stream: int) -> None:
         self._timeline.check_stream(stream)
-        width = fill.element_bytes
-        row = fill.width * width
-        if (
-            width not in (1, 2, 4)
-            or fill.dst % width
-            or fill.width < 0
-            or fill.height < 0
-            or (fill.height > 1 and (fill.pitch < row or fill.pitch % width))
-        ):
-            raise CudaError(CUresult.INVALID_VALUE, f"bad fill {fill}")
+        size = check_fill(fill)
         self._counts["fills"] += 1
-        if row == 0 or fill.height == 0:
+        if not size:
             return
-        size = fill.pitch * (fill.height - 1) + row
+        width = fill.element_bytes
         view = self._arena.view(fill.dst, size).view(np.dtype(f"<u{width}"))
         value = fill.value & (1 << 8 * width) - 1
         if fill.height == 1:

@@ -29,14 +29,14 @@ from rrto_ros.devices.gpu.driver import Driver, check_available, load
 from rrto_ros.devices.gpu.graphs import GpuGraphs
 from rrto_ros.devices.gpu.handles import Events, Streams
 from rrto_ros.devices.gpu.kept import Kept, KeptCopies
-from rrto_ros.devices.gpu.launching import Launcher, check_fill
+from rrto_ros.devices.gpu.launching import Launcher
 from rrto_ros.devices.gpu.modules import Modules
 from rrto_ros.devices.gpu.replayed import ReplayedCalls
 from rrto_ros.devices.gpu.segment_graphs import SegmentGraphs
 from rrto_ros.devices.gpu.staging import Downloads, Uploads
 from rrto_ros.devices.gpu.telemetry import DeviceClock, Nvml
 from rrto_ros.devices.gpu.waiting import Waiter
-from rrto_ros.devices.protocol import GraphNode, Launch, MemsetNode, SegmentCall
+from rrto_ros.devices.protocol import GraphNode, Launch, MemsetNode, SegmentCall, check_fill
 from rrto_ros.errors import CudaError, UnavailableError
 
 _LEAST_BYTES = 16 << 20

@@ -11,7 +11,7 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.devices.gpu.allocations import Allocations
 from rrto_ros.devices.gpu.driver import Driver, unknown_result
 from rrto_ros.devices.gpu.modules import Modules
-from rrto_ros.devices.protocol import GraphNode, Launch, MemcpyNode, MemsetNode
+from rrto_ros.devices.protocol import GraphNode, Launch, MemcpyNode, MemsetNode, check_fill
 from rrto_ros.errors import CudaError
 
 MAX_ARGUMENT_BYTES = 32764
@@ -194,20 +194,3 @@ def check_arguments(kernel: KernelInfo, params: bytes) -> int:
             f"launch of {kernel.name}: {len(params)} bytes of arguments, the kernel has {wanted}",
         )
     return wanted
-
-
-def check_fill(fill: MemsetNode) -> int:
-    """Bytes from the first to the last that a fill writes, 0 for none (INVALID_VALUE)."""
-    width = fill.element_bytes
-    row = fill.width * width
-    if (
-        width not in (1, 2, 4)
-        or fill.dst % width
-        or fill.width < 0
-        or fill.height < 0
-        or (fill.height > 1 and (fill.pitch < row or fill.pitch % width))
-    ):
-        raise CudaError(CUresult.INVALID_VALUE, f"bad fill {fill}")
-    if row == 0 or fill.height == 0:
-        return 0
-    return fill.pitch * (fill.height - 1) + row

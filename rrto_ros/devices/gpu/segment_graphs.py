@@ -17,9 +17,9 @@ from rrto_ros.devices.gpu.allocations import Allocations, Range
 from rrto_ros.devices.gpu.arena import Arena
 from rrto_ros.devices.gpu.driver import Driver
 from rrto_ros.devices.gpu.handles import LEGACY, Events, Streams
-from rrto_ros.devices.gpu.launching import Launcher, check_fill
+from rrto_ros.devices.gpu.launching import Launcher
 from rrto_ros.devices.gpu.modules import LoadedModule, Modules
-from rrto_ros.devices.protocol import Launch, MemcpyNode, MemsetNode
+from rrto_ros.devices.protocol import Launch, MemcpyNode, MemsetNode, check_fill
 from rrto_ros.errors import CudaError
 
 LEAST_CALLS = 4
