@@ -22,6 +22,7 @@ from rrto_msgs.msg import SessionStatus, Status
 from rrto_ros.errors import UnavailableError
 from rrto_ros.ros.context import leave, own_context, tool_node
 from rrto_ros.ros.server_port import SpinThread, announcement_qos
+from rrto_ros.ros.services import ask
 from rrto_ros.wire.port import RECORDER as RECORDER
 from rrto_ros.wire.port import SERVER as SERVER
 from rrto_ros.wire.port import topic
@@ -220,14 +221,10 @@ class RobotClient:
             f"{self.robot!r} up in ROS domain {self.domain}? See `rrto status`"
         )
         try:
-            if not client.wait_for_service(timeout_sec=timeout_s):
+            answer = ask(client, request, timeout_s)
+            if answer is None:
                 raise missing
-            done = threading.Event()
-            future = client.call_async(request)
-            future.add_done_callback(lambda _: done.set())
-            if not done.wait(timeout_s):
-                raise missing
-            return future.result()
+            return answer
         finally:
             self._node.destroy_client(client)
 
