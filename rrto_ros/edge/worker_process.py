@@ -43,7 +43,7 @@ _ENVIRONMENT = (
     "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "NUMBA_CPU_NAME",
 )  # fmt: skip
 """What a worker inherits as it is. Not LD_PRELOAD, which may name the shim."""
-_SHIMS_OTHER_FILE = "librrto_ring.so"
+_SHIMS_OTHER_FILE = "librrto_recorder.so"
 _MEMORY_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGBUS})
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 _LOG_LINE_BYTES = 2000

@@ -40,7 +40,7 @@ def atomics() -> Atomics:
     Raises:
         UnavailableError: It cannot be built.
     """
-    library = ctypes.PyDLL(str(ensure_built() / "librrto_ring.so"))
+    library = ctypes.PyDLL(str(ensure_built() / "librrto_recorder.so"))
     library.rrto_load_u64.argtypes = [ctypes.c_void_p]
     library.rrto_load_u64.restype = ctypes.c_uint64
     library.rrto_store_u64.argtypes = [ctypes.c_void_p, ctypes.c_uint64]

@@ -41,7 +41,7 @@ LONG_LINGER = 4
 the server little, a message costs the robot more."""
 MOST_LONGER = 4
 """Each further one, while nobody waits, lingers twice as long as the one before, so many times:
-the server has as much to do as was sent, and a long walk costs few messages."""
+the server has as much to do as was sent, and a long plan costs few messages."""
 AHEAD_LINGER_S = 1.0
 """References to calls that the server has executed ahead can wait for company so long."""
 _RECORDER_OPS = frozenset((BLOB_DATA_OP, PLAN_DEFINE_OP))

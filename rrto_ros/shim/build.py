@@ -1,8 +1,9 @@
 """Builds the shim with the system's C compiler, when its sources changed, and says where it is.
 
 Two libraries: `libcuda.so.1` (with `libcuda.so` beside it), which the interposed program loads,
-and `librrto_ring.so`, the ring's atomics for the Python side; and the stand-ins for libraries that
-make machine code, for programs whose device executes PTX. They lie in `lib/` inside the package:
+and `librrto_recorder.so`, the ring's atomics and the matching with plans for the recorder; and
+the stand-ins for libraries that make machine code, for programs whose device executes PTX. They
+lie in `lib/` inside the package:
 setup.py puts them there when a wheel is built or the package installed, so that no compiler is
 needed where it runs. In a source tree they are built when first needed, there if that is writable,
 else in the user's cache under the hash of the sources, else in the user's runtime folder.
@@ -38,7 +39,9 @@ CFLAGS = (
     "-Wall",
     "-Wextra",
 )
-_RING_SOURCE = "ring_atomics.c"
+_RECORDER_ONLY = ("ring_atomics.c", "recorder_match.c")
+_RECORDER = (*_RECORDER_ONLY, "match.c", "plans.c")
+"""The sources of the recorder's library; some are the shim's too."""
 STAND_INS = {
     **{f"libnvJitLink.so.{major}": ("standins/nvjitlink.c",) for major in (12, 13)},
     "librrto_nvrtc.so": ("standins/nvrtc.c", "core/linked.c"),
@@ -68,7 +71,7 @@ def sources() -> tuple[list[Path], list[Path]]:
     """(C files of libcuda.so.1, every file whose change means a new build)."""
     core = sorted((SHIM / "core").glob("*.c"))
     generated = sorted((SHIM / "generated").glob("*.c"))
-    units = [p for p in core + generated if p.name != _RING_SOURCE]
+    units = [p for p in core + generated if p.name not in _RECORDER_ONLY]
     stand_ins = sorted((SHIM / "standins").glob("*.c"))
     headers = sorted((SHIM / "core").glob("*.h")) + sorted((SHIM / "generated").glob("*.h"))
     return units, [*core, *generated, *headers, *stand_ins]
@@ -119,9 +122,10 @@ def build(target: Path, cflags: Sequence[str] = CFLAGS) -> None:
     include = [f"-I{SHIM / 'core'}", f"-I{SHIM / 'generated'}"]
     with tempfile.TemporaryDirectory(dir=target, prefix=".build-") as folder:
         work = Path(folder)
-        ring = work / "librrto_ring.so"
-        _cc([*cflags, "-shared", str(SHIM / "core" / _RING_SOURCE), "-o", str(ring)])
-        made = [ring]
+        recorder = work / "librrto_recorder.so"
+        own = [str(SHIM / "core" / name) for name in _RECORDER]
+        _cc([*cflags, *include, *own, "-shared", "-Wl,-z,defs", "-o", str(recorder)])
+        made = [recorder]
         if units:
             cuda = work / "libcuda.so.1"
             link = ["-shared", "-Wl,-soname,libcuda.so.1", "-Wl,-z,defs", "-o", str(cuda)]
@@ -152,7 +156,7 @@ def build(target: Path, cflags: Sequence[str] = CFLAGS) -> None:
 
 def _fresh(folder: Path, stamp: str) -> bool:
     try:
-        return (folder / _STAMP).read_text() == stamp and (folder / "librrto_ring.so").exists()
+        return (folder / _STAMP).read_text() == stamp and (folder / "librrto_recorder.so").exists()
     except OSError:
         return False
 

@@ -15,6 +15,7 @@ from support.shim_under_test import python, shim_environment
 
 from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.execution.executor import Executor
+from rrto_ros.robot.replay.plan_entries import PlanEntry
 from rrto_ros.robot.replay.shim_plans import ShimPlans, expanded
 from rrto_ros.robot.ring import SLEEPING, ReplyWriter, RingConsumer, RingMemory, drain_eventfd
 from rrto_ros.robot.ring_socket import RingListener, read_hello, send_welcome
@@ -76,6 +77,7 @@ class Peer:
         self.writers = []
         self.shim_plans = ShimPlans()
         self._plans = dict(plans or {})
+        self._entries = {}
         self._executing = threading.RLock()
         self._apart = apart
         self.hello = None
@@ -135,7 +137,13 @@ class Peer:
         for number, plan in plans.items():
             if not self.shim_plans.holds(number):
                 self.define(number, plan)
-        self.writers[-1].write(self.shim_plans.tell(plans, apart=self._apart))
+        wanted = {}
+        for number, plan in plans.items():
+            entry = self._entries.get(number)
+            if entry is None or entry.plan is not plan:
+                entry = PlanEntry(number, plan)
+            wanted[number] = self._entries[number] = entry
+        self.writers[-1].write(self.shim_plans.tell(wanted, apart=self._apart))
 
     def define(self, number, plan):
         """Tell what executes the calls of a plan."""

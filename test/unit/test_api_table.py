@@ -83,7 +83,7 @@ def test_operations_of_the_table_exist_and_each_is_recorded_by_some_call():
 
 def test_the_shim_compiles_without_a_warning(tmp_path):
     build.build(tmp_path, [*build.CFLAGS, "-Werror"])
-    assert ctypes.PyDLL(str(tmp_path / "librrto_ring.so")).rrto_load_u64
+    assert ctypes.PyDLL(str(tmp_path / "librrto_recorder.so")).rrto_load_u64
     assert {"libcuda.so", "libcuda.so.1"} <= {path.name for path in tmp_path.iterdir()}
 
 

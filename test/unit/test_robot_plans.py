@@ -1,4 +1,4 @@
-"""Plans and references: what goes through cursor and expansion is what the program called."""
+"""Plans and references: what goes through references and expansion is what the program called."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from support.synthetic import Call, Model, Program, interleave
 
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.execution.executor import Executor
-from rrto_ros.robot.replay.cursor import Cursor
-from rrto_ros.robot.replay.known import Known
 from rrto_ros.robot.replay.open_reference import OpenReference
+from rrto_ros.robot.replay.plan_entries import PlanEntry
+from rrto_ros.robot.replay.reference_writer import ReferenceWriter
 from rrto_ros.robot.replay.replayer import Replayer, ReplayOptions
 from rrto_ros.wire.codec import PLAN_REF_OP, iter_calls, iter_headers, iter_results, pack_call
 from rrto_ros.wire.literal import LiteralReader
@@ -267,7 +267,7 @@ def test_a_steady_program_is_one_reference_an_inference_from_the_fourth_on(model
     records = flagged_steady(steady(rounds, models=models, allocates=allocates))
     batches = sent.run(records, at_waits=True)
     counts = sent.replayer.statistics()
-    assert counts["walks_completed"] >= rounds - 3 * models
+    assert counts["plans_followed"] >= rounds - 3 * models
     assert counts["deviations"] == 0
     last = references(batches)[-models * 10 :]
     assert len({plan for plan, _, _ in last}) == models
@@ -276,7 +276,7 @@ def test_a_steady_program_is_one_reference_an_inference_from_the_fourth_on(model
     assert sum(map(len, batches)) < 0.7 * sum(map(len, records))
     state = sent.replayer.state()
     assert (state.phase, state.plans) == ("replaying", models)
-    assert state.inferences == counts["walks_completed"]
+    assert state.inferences == counts["plans_followed"]
 
 
 def flagged_steady(program):
@@ -313,11 +313,11 @@ def test_a_plan_that_keeps_failing_rests_and_comes_back():
     batches = sent.run(records, at_waits=True)
     counts = sent.replayer.statistics()
     assert counts["plans_dropped"] >= 1
-    assert counts["walks_completed"] > 15
+    assert counts["plans_followed"] > 15
     assert meaning(expanded(batches)) == meaning(records)
 
 
-def test_a_variant_is_learnt_and_walked_without_a_deviation():
+def test_a_variant_is_learnt_and_followed_without_a_deviation():
     p = Program()
     m = Model(p, "m", 10, 12)
     for number in range(60):
@@ -332,7 +332,7 @@ def test_a_variant_is_learnt_and_walked_without_a_deviation():
     batches = sent.run(flagged_steady(p), at_waits=True)
     before = sent.replayer.statistics()
     assert before["plans"] == 2
-    assert before["walks_completed"] >= 60 - 6
+    assert before["plans_followed"] >= 60 - 6
     assert before["deviations"] <= 2
     # Each inference is one reference to the plan that it turned out to be.
     last = references(batches)[-20:]
@@ -342,27 +342,27 @@ def test_a_variant_is_learnt_and_walked_without_a_deviation():
 
 def test_more_plans_than_numbers_take_the_numbers_of_idle_ones():
     plans = [plan_of_words(i) for i in range(MAX_PLANS + 8)]
-    cursor = Cursor()
+    writer = ReferenceWriter()
     batches, records, index = [], [], 0
     for i, plan in enumerate(plans[:MAX_PLANS]):
-        batches.append(b"".join(cursor.add(plan)))
+        batches.append(b"".join(writer.add(plan)))
         assert batches[-1]
-        assert not cursor.add(plan), "the server has it"
-        assert cursor.plans.statistics()["plans"] == i + 1
-    assert not cursor.add(plans[MAX_PLANS]), "all are in use"
+        assert not writer.add(plan), "the server has it"
+        assert writer.plans.statistics()["plans"] == i + 1
+    assert not writer.add(plans[MAX_PLANS]), "all are in use"
     order = [0] * 300 + list(range(MAX_PLANS, MAX_PLANS + 8)) * 3 + [0, 5, 9]
     for which in order:
-        batches.append(b"".join(bytes(p) for p in cursor.add(plans[which])))
+        batches.append(b"".join(bytes(p) for p in writer.add(plans[which])))
         for call in plans[which].calls:
             index += 1
             records.append(call.record(index, 1, 0, None))
-        fed = cursor.feed(b"".join(records[-len(plans[which]) :]))
+        fed = writer.feed(b"".join(records[-len(plans[which]) :]))
         batches += [bytes(p) for p in fed.parts]
-    batches.append(bytes(cursor.close()))
+    batches.append(bytes(writer.close()))
     assert meaning(expanded(batches)) == meaning(records)
-    counts = cursor.statistics()
+    counts = writer.statistics()
     assert counts["plans_defined"] == MAX_PLANS
-    assert counts["walks_completed"] == len(order)
+    assert counts["plans_followed"] == len(order)
 
 
 def plan_of_words(i, steps=(1, 2, 3), *, varies=False):
@@ -383,20 +383,20 @@ def plan_of_words(i, steps=(1, 2, 3), *, varies=False):
 
 def test_a_new_plan_that_fits_worse_is_tried_once():
     """It begins alike, and so much of it is of use that it would never rest."""
-    cursor = Cursor()
+    writer = ReferenceWriter()
     steps = [1, 2, 3, 4, 5, 6, 7, 8, 9]
     good = plan_of_words(0, steps, varies=True)
     worse = plan_of_words(0, [1, 2, 3, 1, 2, *steps[3:]])
-    cursor.add(good)
+    writer.add(good)
     calls = plan_of_words(0, steps).calls
     for number in range(40):
         if number == 10:
-            cursor.add(worse)
+            writer.add(worse)
         for k, call in enumerate(calls, number * len(calls) + 1):
-            cursor.feed(call.record(k, 1, 0, None))
-    counts = cursor.statistics()
+            writer.feed(call.record(k, 1, 0, None))
+    counts = writer.statistics()
     assert counts["deviations"] <= 2
-    assert counts["walks_completed"] == 39
+    assert counts["plans_followed"] == 39
 
 
 def test_a_failing_search_is_switched_off_and_the_replay_goes_on(monkeypatch):
@@ -404,7 +404,7 @@ def test_a_failing_search_is_switched_off_and_the_replay_goes_on(monkeypatch):
     records = flagged_steady(steady(30))
     half = len(records) // 2
     sent.run(records[:half], at_waits=True)
-    before = sent.replayer.statistics()["walks_completed"]
+    before = sent.replayer.statistics()["plans_followed"]
 
     def broken(*_):
         raise RuntimeError("no luck")
@@ -416,7 +416,7 @@ def test_a_failing_search_is_switched_off_and_the_replay_goes_on(monkeypatch):
     sent.run(records[half:], at_waits=True)
     counts = sent.replayer.statistics()
     assert "no luck" in counts["search_failure"]
-    assert counts["walks_completed"] > before + 10
+    assert counts["plans_followed"] > before + 10
     assert sent.replayer.backlog == 0
 
 
@@ -449,7 +449,7 @@ REFUSED = {
 @pytest.mark.parametrize(("ahead", "worth_us"), [(0, 0), (3, 0), (2, 250)])
 def test_a_reference_that_is_passed_on_is_what_would_be_written(joins, ahead, worth_us):
     plan = Plan(tuple(CallTemplate(1, 0, bytes(8)) for _ in range(6)))
-    numbered, variant = Known(7, plan), Known(8, plan)
+    numbered, variant = PlanEntry(7, plan), PlanEntry(8, plan)
     records = [
         pack_reference(7, 1, 2, 41, 3, [mark(1, 3)], [5, 6], b"payload." * 3),
         pack_reference(7, 3, 1, 43, 3, [], [9], b""),
@@ -462,7 +462,7 @@ def test_a_reference_that_is_passed_on_is_what_would_be_written(joins, ahead, wo
             pieces = [ref.payload] if ref.payload else []
             open_.join(ref, pieces, ref.flags, 100, record if passed else None)
         if joins == "in a variant":
-            open_.known = variant
+            open_.entry = variant
         open_.ahead, open_.worth_us = ahead, worth_us
         made.append(bytes(open_.record()))
     assert made[0] == made[1]
@@ -521,7 +521,7 @@ def test_a_search_with_little_memory_still_finds_what_repeats_now():
         sent = Replayed(random.Random(1), search_memory_bytes=size)
         sent.run(flagged_steady(program), at_waits=True)
         counts = sent.replayer.statistics()
-        assert counts["walks_completed"] >= 5
+        assert counts["plans_followed"] >= 5
         kept[size] = counts["log_memory_bytes"]
     assert kept[4 << 20] < 3 << 20 < kept[256 << 20]
 

@@ -13,7 +13,7 @@ from support.synthetic import Call, Program, interleave
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError
 from rrto_ros.execution.executor import Executor
-from rrto_ros.robot.replay.ahead_results import AheadResults
+from rrto_ros.robot.replay.speculative_results import SpeculativeResults
 from rrto_ros.wire.codec import (
     OP_BY_NAME,
     iter_headers,
@@ -445,7 +445,7 @@ def test_a_server_that_pushes_unasked_is_refused():
 
 
 def test_a_result_that_nobody_expects_any_more_is_dropped():
-    results = AheadResults(writes=False)
+    results = SpeculativeResults(writes=False)
     results.announce(10, 3)
     assert results.take(10, waited=True) is None
     results.drop()

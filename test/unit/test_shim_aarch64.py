@@ -22,12 +22,13 @@ ROOT = UNIT.parents[1]
 COMPILER, EMULATOR, SYSROOT = "aarch64-linux-gnu-gcc", "qemu-aarch64", "RRTO_AARCH64_ROOT"
 SHORT = (
     "test_shim_calls.py::test_a_program_sees_what_cuda_documents",
-    "test_shim_cursor.py::test_a_round_that_equals_the_plan_is_one_reference",
-    "test_shim_cursor.py::test_references_that_outgrow_the_rings_and_buffers_are_cut",
+    "test_shim_references.py::test_a_round_that_equals_the_plan_is_one_reference",
+    "test_shim_references.py::test_references_that_outgrow_the_rings_and_buffers_are_cut",
 )
-WHOLE = ("calls", "cursor", "graphs", "landing", "refusals", "small", "host_calls", "answers")
+WHOLE = ("calls", "references", "graphs", "landing", "refusals", "small", "host_calls", "answers")
 LEFT_OUT = {
-    "test_shim_cursor.py": "test_a_replayed_call_allocates_nothing",  # a C program of this machine
+    # A C program of this machine.
+    "test_shim_references.py": "test_a_replayed_call_allocates_nothing",
 }
 
 
@@ -44,7 +45,7 @@ def cross(tmp_path_factory):
 
 
 def test_the_shim_for_aarch64_compiles_without_a_warning(cross):
-    for name in ("libcuda.so.1", "libcuda.so", "librrto_ring.so"):
+    for name in ("libcuda.so.1", "libcuda.so", "librrto_recorder.so"):
         head = (cross / name).read_bytes()[:20]
         assert head[:4] == b"\x7fELF"
         assert int.from_bytes(head[18:20], "little") == 183  # EM_AARCH64

@@ -15,7 +15,7 @@ from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.codec import HEADER_BYTES, PLAN_REF_OP, iter_headers, pad8
 
-WALKS = CASES.parent / "walks.py"
+STEPS = CASES.parent / "steps.py"
 CONFIG = SessionConfig(connect_timeout_s=2.0, mode="replay")
 
 
@@ -30,7 +30,7 @@ class Run:
             env,
         ):
             program = subprocess.Popen(
-                [sys.executable, str(WALKS), "-"], env=env, stdin=subprocess.PIPE,
+                [sys.executable, str(STEPS), "-"], env=env, stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
             program.stdin.write(json.dumps(steps) + "\n")
@@ -80,11 +80,11 @@ def calls(records):
     return out
 
 
-@pytest.mark.parametrize("walks", [True, False])
-def test_the_recorder_teaches_the_shim_what_it_found(sockets, walks):
+@pytest.mark.parametrize("by_shim", [True, False])
+def test_the_recorder_teaches_the_shim_what_it_found(sockets, by_shim):
     rounds = 12
     steps = [s for k in range(rounds) for s in [*inference(k), ["wait"]]]
-    config = dataclasses.replace(CONFIG, replay=ReplayOptions(shim_walks=walks))
+    config = dataclasses.replace(CONFIG, replay=ReplayOptions(shim_matches=by_shim))
     plain = Run(sockets, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
     run = Run(sockets, steps, config, thought)
     assert run.report.error == ""
@@ -93,7 +93,7 @@ def test_the_recorder_teaches_the_shim_what_it_found(sockets, walks):
     assert run.report.inferences >= rounds - 4
     assert run.report.deviations == 0
     of_shim = run.statistics["replay_shim_referenced_calls"]
-    assert (of_shim >= (rounds - 5) * len(inference(0))) == walks
+    assert (of_shim >= (rounds - 5) * len(inference(0))) == by_shim
     # In one or, where the recorder looked in between, in several.
     assert set(run.batches[-1]) == {PLAN_REF_OP}
 
@@ -175,8 +175,10 @@ DEVIATIONS = {
 
 
 @pytest.mark.parametrize("run_ahead", ["off", "reads", "auto"])
-@pytest.mark.parametrize("walks", [True, False], ids=["shim", "recorder"])
-def test_a_real_program_that_deviates_reads_what_plain_execution_gives(sockets, run_ahead, walks):
+@pytest.mark.parametrize("by_shim", [True, False], ids=["shim", "recorder"])
+def test_a_real_program_that_deviates_reads_what_plain_execution_gives(
+    sockets, run_ahead, by_shim
+):
     """Real kernels on the CPU device; each deviation at several places, between steady rounds."""
     steps = [["allocate", 8192]] * 4
     number = 0
@@ -187,7 +189,7 @@ def test_a_real_program_that_deviates_reads_what_plain_execution_gives(sockets, 
         for at in (1, 7, 8, 9, 12, 18, 20):
             number += 1
             steps += [*deviate(cascade(number), at), *cascade(number + 1)]
-    replay = ReplayOptions(shim_walks=walks, run_ahead=run_ahead)
+    replay = ReplayOptions(shim_matches=by_shim, run_ahead=run_ahead)
     plain = Run(sockets, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
     config = dataclasses.replace(CONFIG, replay=replay)
     run = Run(sockets, steps, config, thought, round_trip_s=0.005)

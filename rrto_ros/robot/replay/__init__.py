@@ -1,1 +1,1 @@
-"""Record and replay: plans learnt and kept, walks over them, references and run-ahead."""
+"""Record and replay: plans, calls matched with them, references, speculation."""

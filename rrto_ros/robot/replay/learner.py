@@ -82,7 +82,7 @@ class Learner:
         Args:
             data: Whole records.
             clean: Every call was the expected one of a plan.
-            parted: After them no plan is half walked.
+            parted: After them no lane is in the middle of a plan.
             plans: What references of the shim in them mean; None if there are none.
         """
         self._held.append((data, plans))

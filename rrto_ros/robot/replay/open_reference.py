@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rrto_ros.robot.replay.known import Known
+from rrto_ros.robot.replay.plan_entries import PlanEntry
 from rrto_ros.wire.format import (
     CALL_HEADER,
     FLAG_AHEAD,
@@ -26,7 +26,7 @@ class OpenReference:
     """Consecutive calls of one plan, of one thread, with ascending indices.
 
     Attributes:
-        known: The plan.
+        entry: The plan.
         first: Its first call in the reference.
         index: Index of that call in the session.
         thread: Of all calls.
@@ -41,7 +41,7 @@ class OpenReference:
         worth_us: What a saved exchange is worth, if some of these calls write.
     """
 
-    known: Known
+    entry: PlanEntry
     first: int
     index: int
     thread: int
@@ -61,11 +61,17 @@ class OpenReference:
     _whole: tuple[int, Buffer] | None = None
 
     def fits(
-        self, known: Known, position: int, thread: int, index: int, payload: int, count: int = 1
+        self,
+        entry: PlanEntry,
+        position: int,
+        thread: int,
+        index: int,
+        payload: int,
+        count: int = 1,
     ) -> bool:
         """Whether a call, or so many that follow each other, may join."""
         return (
-            self.known is known
+            self.entry is entry
             and position == self.first + self.count
             and thread == self.thread
             and index == self.index + self.count
@@ -73,25 +79,22 @@ class OpenReference:
             and self.count + count <= MAX_PLAN_CALLS
         )
 
-    def turn(self, known: Known, position: int) -> None:
+    def turn(self, entry: PlanEntry, position: int) -> None:
         """The program goes on with another plan; so far the calls may be the same in both.
 
         Args:
-            known: The other plan.
+            entry: The other plan.
             position: Of the next call there.
         """
         end = self.first + self.count
-        if not self.bound and position == end <= known.shared.get(self.known.number, 0):
-            self.known = known
+        if not self.bound and position == end <= entry.shared.get(self.entry.number, 0):
+            self.entry = entry
 
-    def add(
-        self, record: memoryview, key: bytes, flags: int, payload: int, changed: bytes | None
-    ) -> None:
+    def add(self, record: memoryview, flags: int, payload: int, changed: bytes | None) -> None:
         """Take the next call.
 
         Args:
             record: As the program made it.
-            key: Its payload length and fields.
             flags: Of the record; FLAG_AHEAD if its result may have been pushed.
             payload: Padded bytes of its payload.
             changed: The record to send instead (an upload by reference, or to be kept).
@@ -113,10 +116,11 @@ class OpenReference:
         if flags:
             self._marks.append(mark(self.count, flags))
             self.size += 8
-        ranges = self.known.ranges.get(self.first + self.count)
+        ranges = self.entry.plan.ranges.get(self.first + self.count)
         if ranges is not None:
             for start, stop in ranges:
-                self._words += struct.unpack_from(f"<{(stop - start) >> 3}Q", key, start)
+                at = HEADER_BYTES + start
+                self._words += struct.unpack_from(f"<{(stop - start) >> 3}Q", record, at)
                 self.size += stop - start
         self.count += 1
         self.replaced += len(record)
@@ -174,14 +178,14 @@ class OpenReference:
 
     def record(self) -> Buffer:
         """The PLAN_REF record."""
-        if self._whole is not None and self._whole[0] == self.known.number:
+        if self._whole is not None and self._whole[0] == self.entry.number:
             return allowing(self._whole[1], self.ahead, self.worth_us)
         pieces = self._pieces
         payload: Buffer = b""
         if pieces:
             payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return pack_reference(
-            self.known.number,
+            self.entry.number,
             self.first,
             self.count,
             self.index,

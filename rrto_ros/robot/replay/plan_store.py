@@ -1,10 +1,10 @@
 """Plans kept on disk from one start of a program to the next: owns the files' meaning.
 
 Two `DiskStore`s. A plan's canonical bytes lie under their SHA-256. A list per program, under its
-name, says which plans it walked, the latest first.
+name, says which plans it followed, the latest first.
 
 Nothing here must be right. A plan that does not belong to the program costs its bytes and some
-comparisons, since a cursor walks it only where the calls are the same. So a program is known by
+comparisons, since a plan is followed only where the calls are the same. So a program is known by
 little: by its command line, and where that is new (another seed, a launch file's temporary
 parameter file) by the executable and the first argument that is no option. The arena's base is
 part of it because addresses are part of plans, the table of driver calls because all is.
@@ -29,7 +29,7 @@ MAX_LISTED = 16
 MAX_RECALLED_BYTES = 8 << 20
 """Of plans that a starting program is given, beyond the first."""
 MAX_UNUSED = 8
-"""A plan that so many sessions did not walk, though they walked others, is the program's no
+"""A plan that so many sessions did not follow, though they followed others, is the program's no
 longer."""
 MAX_PROGRAMS = 4096
 _LIST_BYTES = 16 << 10
@@ -70,11 +70,11 @@ class StartUp:
 
 @dataclass(frozen=True)
 class Recalled:
-    """What a program walked before.
+    """What a program followed before.
 
     Attributes:
         plans: The latest first.
-        apart: Whether each thread walked on its own.
+        apart: Whether each thread is matched on its own.
         start: Its start, if that is known.
     """
 
@@ -117,7 +117,7 @@ class PlanStore:
         self._recalled = 0
 
     def recall(self, names: tuple[str, str]) -> Recalled:
-        """What the program walked before; of its own command line if that is known.
+        """What the program followed before; of its own command line if that is known.
 
         Args:
             names: `program_names`.
@@ -145,22 +145,22 @@ class PlanStore:
     def keep(
         self,
         names: tuple[str, str],
-        walked: Iterable[Plan],
+        followed: Iterable[Plan],
         unused: Iterable[Plan] = (),
         *,
         apart: bool = False,
         start: StartUp | None = None,
     ) -> None:
-        """Keep plans that the program walked to their end.
+        """Keep plans that the program followed to their end.
 
         Args:
             names: `program_names`.
-            walked: The latest last.
-            unused: Plans that were recalled and not walked in a session that walked others.
-            apart: Whether each thread walked on its own.
+            followed: The latest last.
+            unused: Plans that were recalled and not followed in a session that followed others.
+            apart: Whether each thread is matched on its own.
             start: The program's start; None keeps what is known of it.
         """
-        new = [self._put(plan) for plan in walked][::-1]
+        new = [self._put(plan) for plan in followed][::-1]
         missed = {plan.digest for plan in unused}
         first = self._put(start.plan, start.inferences) if start is not None else None
         for name in names:
@@ -226,21 +226,21 @@ class PlanMemory:
         self._kept = 0
 
     def recall(self) -> Recalled:
-        """What the program walked at earlier starts."""
+        """What the program followed at earlier starts."""
         found = self._store.recall(self._names)
         self._unused = {plan.digest: plan for plan in found.plans}
         self._recalled = len(found.plans)
         return found
 
-    def keep(self, walked: Iterable[Plan], *, apart: bool, start: StartUp | None = None) -> None:
-        """Keep plans that were walked to their end for the first time in this session.
+    def keep(self, followed: Iterable[Plan], *, apart: bool, start: StartUp | None = None) -> None:
+        """Keep plans that were followed to their end for the first time in this session.
 
         Args:
-            walked: The plans, the latest last.
-            apart: Whether each thread walked on its own.
+            followed: The plans, the latest last.
+            apart: Whether each thread is matched on its own.
             start: What the program did before it repeated itself, if that is news.
         """
-        plans = list(walked)
+        plans = list(followed)
         for plan in plans:
             self._unused.pop(plan.digest, None)
         self._kept += len(plans)
@@ -252,7 +252,7 @@ class PlanMemory:
             self._store.keep(self._names, (), self._unused.values())
 
     def statistics(self) -> Mapping[str, int]:
-        """Plans recalled, of these not walked so far, and plans kept."""
+        """Plans recalled, of these not followed so far, and plans kept."""
         return {
             "plans_recalled": self._recalled,
             "plans_recalled_unused": len(self._unused),
@@ -268,7 +268,7 @@ def memory_of(store: PlanStore | None, command: str, arena_base: int) -> PlanMem
 def _merged(
     known: _List, new: list[_Entry], missed: set[bytes], apart: bool, start: _Entry | None
 ) -> bytes | None:
-    """A list with what was walked now before what it had; None if it says nothing."""
+    """A list with what was followed now before what it had; None if it says nothing."""
     if not new and not known.entries:
         return None
     start = start or known.start

@@ -1,7 +1,8 @@
 """Record and replay of one session on the robot: records in, what to send out.
 
-Joins the cursor (what is sent) and the learner (what is searched). `feed` is on the way of every
-call; `think` is to be called when the calls have left, so that no call waits for the search.
+Joins the reference writer (what is sent) and the learner (what is searched). `feed` is on the way
+of every call; `think` is to be called when the calls have left, so that no call waits for the
+search.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import dataclass
 
 from rrto_ros.api.choices import RUN_AHEAD
 from rrto_ros.errors import ConfigError
-from rrto_ros.robot.replay.ahead_results import AheadResults
-from rrto_ros.robot.replay.cursor import Cursor, Fed, Rewrite
 from rrto_ros.robot.replay.learner import SEARCH_MEMORY_BYTES, Learner, tracks
 from rrto_ros.robot.replay.plan_store import PlanMemory, StartUp
+from rrto_ros.robot.replay.reference_writer import Fed, ReferenceWriter, Rewrite
+from rrto_ros.robot.replay.speculative_results import SpeculativeResults
 from rrto_ros.robot.search import SearchOptions
 from rrto_ros.wire.codec import CallHeader
 from rrto_ros.wire.format import FLAG_WAITED, PLAN_TAKEN_OP, Buffer
@@ -38,7 +39,7 @@ class ReplayOptions:
         max_length: Longest sequence, calls.
         drop_after: A plan that failed so often in a row rests for a while.
         search_memory_bytes: What call log and search may hold, by estimate.
-        shim_walks: The shim compares the calls of a plan itself.
+        shim_matches: The shim compares the calls of a plan itself.
         run_ahead: One of `RUN_AHEAD`.
     """
 
@@ -48,7 +49,7 @@ class ReplayOptions:
     max_length: int = 32768
     drop_after: int = 16
     search_memory_bytes: int = SEARCH_MEMORY_BYTES
-    shim_walks: bool = True
+    shim_matches: bool = True
     run_ahead: str = "reads"
 
 
@@ -102,11 +103,11 @@ class Replayer:
     ) -> None:
         if options.run_ahead not in RUN_AHEAD:
             raise ConfigError(f"run_ahead {options.run_ahead!r} is none of {', '.join(RUN_AHEAD)}")
-        self.ahead: AheadResults | None = None
+        self.ahead: SpeculativeResults | None = None
         """Results that come before they are asked for."""
         if options.run_ahead != "off":
-            self.ahead = AheadResults(writes=options.run_ahead == "auto")
-        self._cursor = Cursor(rewrite, options.drop_after, self.ahead)
+            self.ahead = SpeculativeResults(writes=options.run_ahead == "auto")
+        self._writer = ReferenceWriter(rewrite, options.drop_after, self.ahead)
         self._learner = Learner(
             options.search,
             SearchOptions(options.min_repetitions, options.min_length, options.max_length),
@@ -117,7 +118,7 @@ class Replayer:
         self._learns_start = memory is not None
         self._start: StartUp | None = None
         self._follow = False
-        self._shim_walks = options.shim_walks
+        self._shim_matches = options.shim_matches
         self._told = (0, 0, False)
         self._phase = RECORDING
         self._failure = ""
@@ -127,17 +128,17 @@ class Replayer:
     @property
     def pending_bytes(self) -> int:
         """Bytes of calls that were fed and are not in a part yet."""
-        return self._cursor.pending_bytes
+        return self._writer.pending_bytes
 
     @property
     def carries(self) -> bool:
         """Whether these calls bring data from the program."""
-        return self._cursor.carries
+        return self._writer.carries
 
     @property
     def asks(self) -> bool:
         """Whether they have calls that the server has not executed ahead."""
-        return self._cursor.asks
+        return self._writer.asks
 
     @property
     def backlog(self) -> int:
@@ -147,10 +148,10 @@ class Replayer:
     @property
     def idle_work(self) -> bool:
         """Whether `think` has something to do."""
-        return self.backlog > 0 or bool(self._cursor.plans.proven)
+        return self.backlog > 0 or bool(self._writer.plans.proven)
 
     def recall(self) -> list[Buffer]:
-        """Walk the plans of earlier starts from now on; before the first call that is fed.
+        """Match with the plans of earlier starts from now on; before the first call that is fed.
 
         Returns:
             What is to be sent before what is fed next.
@@ -159,9 +160,9 @@ class Replayer:
             return []
         self._recalls = False
         found = self._memory.recall()
-        out = self._walk(found.plans, found.apart) if found.plans else []
+        out = self._replay(found.plans, found.apart) if found.plans else []
         if found.start is not None and not found.apart:
-            out += self._cursor.add(found.start.plan, found.start.inferences)
+            out += self._writer.add(found.start.plan, found.start.inferences)
         return out
 
     def end(self) -> None:
@@ -171,15 +172,15 @@ class Replayer:
             self._memory.close()
 
     def feed(self, data: bytes) -> Fed:
-        """Take whole records from the program; see `Cursor.feed`.
+        """Take whole records from the program; see `ReferenceWriter.feed`.
 
         Raises:
             ProtocolError: A record does not fit the format.
         """
-        before, starts = self._cursor.deviations, self._cursor.starts_up
+        before, starts = self._writer.deviations, self._writer.starts_up
         # A plan may be given back further on in the same buffer.
-        plans = self._cursor.shim.plans
-        fed = self._cursor.feed(data)
+        plans = self._writer.shim.plans
+        fed = self._writer.feed(data)
         if not self._failure:
             self._learner.take(
                 data,
@@ -189,9 +190,9 @@ class Replayer:
             )
         if fed.ended or (starts and fed.clean):
             self._phase = REPLAYING
-        elif self._cursor.deviations != before:
+        elif self._writer.deviations != before:
             self._phase = SEARCHING
-        if starts and self._cursor.plans.started:
+        if starts and self._writer.plans.started:
             self._learns_start = False
         return fed
 
@@ -209,7 +210,7 @@ class Replayer:
         Raises:
             ProtocolError: It does not fit the format or the plans.
         """
-        shim = self._cursor.shim
+        shim = self._writer.shim
         if header.op == PLAN_TAKEN_OP:
             shim.taken(view, header)
             return b"", []
@@ -220,22 +221,22 @@ class Replayer:
         return record, [ref.index + k for k, bits in ref.flags.items() if bits & FLAG_WAITED]
 
     def shim_news(self) -> list[Buffer]:
-        """What to put into the reply ring, so that the shim walks the plans that are active.
+        """What to put into the reply ring, so that the shim matches with the active plans.
 
         Plans that `think` found must have been sent, or be before what is fed next.
         """
-        plans, shim = self._cursor.plans, self._cursor.shim
-        version = (plans.version, shim.version, self._cursor.apart)
+        plans, shim = self._writer.plans, self._writer.shim
+        version = (plans.version, shim.version, self._writer.apart)
         # In the middle of a start the shim would take up a sequence that begins like a part of it.
-        if not self._shim_walks or version == self._told or self._cursor.starts_up:
+        if not self._shim_matches or version == self._told or self._writer.starts_up:
             return []
         self._told = version
-        wanted = {known.number: known.plan for known in plans.active}
-        return shim.tell(wanted, apart=self._cursor.apart)
+        wanted = {entry.number: entry for entry in plans.active}
+        return shim.tell(wanted, apart=self._writer.apart)
 
     def close(self) -> Buffer:
         """End the open reference; returns what to send for it at last, maybe nothing."""
-        return self._cursor.close(last=True)
+        return self._writer.close(last=True)
 
     def think(self) -> list[Buffer]:
         """Search the oldest buffer of the backlog; keep the plans that were found right.
@@ -252,7 +253,7 @@ class Replayer:
             # The calls were sent already; only what could be learnt from them is lost.
             self._failure = f"{type(error).__name__}: {error}"
             plans = []
-        out = self._walk(plans, self._learner.apart) if plans else []
+        out = self._replay(plans, self._learner.apart) if plans else []
         if plans and self._learns_start:
             self._learns_start = False
             self._start = self._learner.start_up()
@@ -262,43 +263,43 @@ class Replayer:
         self._think_max_s = max(self._think_max_s, seconds)
         return out
 
-    def _walk(self, plans: Iterable[Plan], apart: bool) -> list[Buffer]:
+    def _replay(self, plans: Iterable[Plan], apart: bool) -> list[Buffer]:
         out: list[Buffer] = []
-        self._cursor.set_apart(apart)
+        self._writer.set_apart(apart)
         for plan in plans:
-            out += self._cursor.add(plan)
+            out += self._writer.add(plan)
             # Else the log would lose track of the memory that an inference allocates.
             self._follow = self._follow or tracks(plan)
-        if self._cursor.plans.active and self._phase == RECORDING:
+        if self._writer.plans.active and self._phase == RECORDING:
             self._phase = SEARCHING
         return out
 
     def _keep(self) -> None:
-        plans = self._cursor.plans
+        plans = self._writer.plans
         if self._memory is not None and (plans.proven or (self._start and plans.last)):
-            self._memory.keep(plans.proven, apart=self._cursor.apart, start=self._start)
+            self._memory.keep(plans.proven, apart=self._writer.apart, start=self._start)
             self._start = None
         plans.proven.clear()
 
     def pause(self) -> Buffer:
         """Calls will pass by for a while (another mode); returns what to send first."""
-        out = self._cursor.close()
-        self._cursor.reset()
+        out = self._writer.close()
+        self._writer.reset()
         self._phase = RECORDING
         return out
 
     def state(self) -> ReplayState:
         """What the status shows."""
-        plans = self._cursor.plans
+        plans = self._writer.plans
         last = plans.last
         return ReplayState(
             self._phase,
             len(plans.active),
-            last.length if last is not None else 0,
+            len(last.plan) if last is not None else 0,
             last.completed if last is not None else 0,
             plans.completed,
-            self._cursor.deviations,
-            self._cursor.hit_rate,
+            self._writer.deviations,
+            self._writer.hit_rate,
             *self._ahead_state(),
         )
 
@@ -311,9 +312,9 @@ class Replayer:
         return ahead.waits, ahead.saved_s * 1000, cost.restores, lost_s * 1000
 
     def statistics(self) -> Mapping[str, int | float | str]:
-        """Counters of cursor and learner, and the time that the search took."""
+        """Counters of reference writer and learner, and the time that the search took."""
         return {
-            **self._cursor.statistics(),
+            **self._writer.statistics(),
             **(self.ahead.statistics() if self.ahead is not None else {}),
             **self._learner.statistics(),
             **(self._memory.statistics() if self._memory is not None else {}),

@@ -1,4 +1,4 @@
-"""Plans that the shim walks itself: owns what it was told, what it has, and what it may say.
+"""Plans that the shim has: owns what it was told, what it has, and what it may say.
 
 docs/wire_format.md, "Plans in the shim". Everything that the shim writes comes from the program's
 process, so a reference of it is compared with its plan before it is passed on.
@@ -15,9 +15,9 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from enum import IntEnum
-from itertools import accumulate
 
 from rrto_ros.errors import ProtocolError
+from rrto_ros.robot.replay.plan_entries import PlanEntry
 from rrto_ros.wire.codec import (
     FLAG_REPLY,
     FLAG_WAITED,
@@ -32,7 +32,7 @@ from rrto_ros.wire.codec import (
     iter_headers,
     pad8,
 )
-from rrto_ros.wire.plan import MAX_PLANS, Plan, Reference, literal, read_reference
+from rrto_ros.wire.plan import Plan, Reference, literal, read_reference
 
 PIECE_BYTES = 64 << 10
 """A plan is told in pieces of so many bytes: any reply ring holds one."""
@@ -87,10 +87,10 @@ def pack_remove(number: int) -> bytes:
 
 
 def pack_settings(*, apart: bool, flush_us: int = 0) -> bytes:
-    """The record that says how the shim walks.
+    """The record that says how the shim matches.
 
     Args:
-        apart: Each thread walks on its own.
+        apart: Each thread is matched on its own.
         flush_us: After so many microseconds an open reference leaves, 0: the shim's choice.
     """
     return pack_control(Control.SETTINGS, 0, int(apart), flush_us)
@@ -100,29 +100,13 @@ Rewrite = Callable[[bytes, CallHeader], bytes | None]
 """Gives the record to send instead of an upload, or None (see `BlobReferences.rewrite`)."""
 
 
-class _Told:
-    """A plan that the shim was told of; sums say what a reference to it must bring."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.removing = False
-        words = [
-            sum(end - start for start, end in plan.ranges.get(k, ())) // 8
-            for k in range(len(plan))
-        ]
-        self.words = [0, *accumulate(words)]
-        self.payload = [0, *accumulate(pad8(call.payload_bytes) for call in plan.calls)]
-        records = (call.record_bytes + pad8(call.payload_bytes) for call in plan.calls)
-        self.records = [0, *accumulate(records)]
-        self.uploads = [k for k, call in enumerate(plan.calls) if call.payload_bytes]
-        self.inputs: set[int] = set()
-
-
 class ShimPlans:
     """The plans of one session's shim. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._told: dict[int, _Told] = {}
+        self._told: dict[int, PlanEntry] = {}
+        self._removing: set[int] = set()
+        self._inputs: dict[int, set[int]] = {}
         self._refused: set[bytes] = set()
         self._apart: bool | None = None
         self._plans: Mapping[int, Plan] = {}
@@ -143,33 +127,31 @@ class ShimPlans:
         """Whether the number still means a plan to the shim, and must not mean another."""
         return number in self._told
 
-    def tell(self, wanted: Mapping[int, Plan], *, apart: bool) -> list[Buffer]:
-        """What to put into the reply ring so that the shim walks these plans and no others.
+    def tell(self, wanted: Mapping[int, PlanEntry], *, apart: bool) -> list[Buffer]:
+        """What to put into the reply ring so that the shim matches with these plans alone.
 
         A plan must have been defined for the server before the shim is told of it.
 
         Args:
             wanted: Plans by number. A number that the shim still holds for another plan is left
                 out; call again when it was given back.
-            apart: Each thread walks on its own.
+            apart: Each thread is matched on its own.
         """
         out: list[Buffer] = []
         if apart != self._apart:
             self._apart = apart
             out.append(pack_settings(apart=apart))
         for number, told in self._told.items():
-            plan = wanted.get(number)
-            if not told.removing and (plan is None or plan.digest != told.plan.digest):
-                told.removing = True
+            if number not in self._removing and wanted.get(number) is not told:
+                self._removing.add(number)
                 out.append(pack_remove(number))
         changed = False
-        for number, plan in wanted.items():
-            if not 1 <= number <= MAX_PLANS or number in self._told:
+        for number, entry in wanted.items():
+            if number in self._told or entry.plan.digest in self._refused:
                 continue
-            if plan.digest in self._refused:
-                continue
-            out += pack_install(number, plan.encoded)
-            self._told[number] = _Told(plan)
+            out += pack_install(number, entry.plan.encoded)
+            self._told[number] = entry
+            self._inputs[number] = set()
             changed = True
         if changed:
             self._publish()
@@ -188,16 +170,17 @@ class ShimPlans:
         if state == Taken.INSTALLED:
             self._installed += 1
             return
-        if state == Taken.REMOVED and not told.removing:
+        if state == Taken.REMOVED and number not in self._removing:
             raise ProtocolError(f"the program removed plan {number} unasked")
         if state == Taken.REFUSED:
             self._refusals += 1
             self._refused.add(told.plan.digest)
-            if told.removing:
+            if number in self._removing:
                 return  # the answer to its removal follows
         else:
             self._removed += 1
-        del self._told[number]
+        del self._told[number], self._inputs[number]
+        self._removing.discard(number)
         self.version += 1
         self._publish()
 
@@ -215,8 +198,9 @@ class ShimPlans:
                 f"the program refers to calls {ref.first} to {last - 1} of plan {ref.plan}, "
                 + ("which it does not have" if told is None else f"which has {len(told.plan)}")
             )
-        words = told.words[last] - told.words[ref.first]
-        payload = told.payload[last] - told.payload[ref.first]
+        sums = told.sums
+        words = sums.words[last] - sums.words[ref.first]
+        payload = sums.payload[last] - sums.payload[ref.first]
         if len(ref.words) != words or len(ref.payload) != payload:
             raise ProtocolError(
                 f"the program's reference brings {len(ref.words)} words and {len(ref.payload)} "
@@ -227,11 +211,6 @@ class ShimPlans:
         self._references += 1
         self._calls += ref.count
         return ref
-
-    def literal_bytes(self, ref: Reference) -> int:
-        """Bytes of the records that a checked reference stands for."""
-        records = self._told[ref.plan].records
-        return records[ref.first + ref.count] - records[ref.first]
 
     def payloads(
         self, ref: Reference, rewrite: Rewrite | None
@@ -244,8 +223,8 @@ class ShimPlans:
             return [], ref.flags
         told = self._told[ref.plan]
         first, last = (bisect_left(told.uploads, k) for k in (ref.first, ref.first + ref.count))
-        uploads = told.uploads[first:last]
-        if rewrite is None or told.inputs.issuperset(uploads):
+        uploads, inputs = told.uploads[first:last], self._inputs[ref.plan]
+        if rewrite is None or inputs.issuperset(uploads):
             return [ref.payload], ref.flags
         flags = dict(ref.flags)
         pieces: list[Buffer] = []
@@ -255,14 +234,14 @@ class ShimPlans:
             padded = pad8(call.payload_bytes)
             piece: Buffer = ref.payload[at : at + padded]
             at += padded
-            if k not in told.inputs:
+            if k not in inputs:
                 bits = flags.get(k - ref.first, 0)
                 literal_ = call.record(
                     ref.index + k - ref.first, ref.thread, bits, piece[: call.payload_bytes]
                 )
                 changed = rewrite(literal_, next(iter_headers(literal_)))
                 if changed is None:
-                    told.inputs.add(k)
+                    inputs.add(k)
                 else:
                     header = next(iter_headers(changed))
                     piece = memoryview(changed)[header.size - pad8(header.payload_bytes) :]

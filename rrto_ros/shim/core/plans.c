@@ -1,13 +1,11 @@
-/* Plans as they come from the recorder: owns their pieces until they are whole, checks the bytes
- * (docs/wire_format.md, "Plans" and "Plans in the shim") and lays them out for comparing. Nothing
- * here is on the way of a call. */
+/* Plans: checks their canonical bytes (docs/wire_format.md, "Plans") and lays them out for comparing.
+ * Nothing here but the hash of a call is on the way of one. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "cursor.h"
+#include "match.h"
 
 enum {
-    CONTROL = 16, /* u32 number, total bytes, offset, zero */
     HEAD = 48,
     CALL = 12,
     VARYING = 12,
@@ -17,12 +15,6 @@ enum {
 };
 #define MAGIC 0x50545252u
 #define VERSION 1u
-
-static struct {
-    uint32_t number;
-    size_t total, got;
-    unsigned char *bytes;
-} coming;
 
 static uint32_t u32_at(const unsigned char *at)
 {
@@ -37,6 +29,7 @@ void rrto_plan_free(struct rrto_plan *plan)
         return;
     free(plan->calls);
     free(plan->varying);
+    free(plan->buckets);
     free(plan->bytes);
     free(plan);
 }
@@ -96,8 +89,51 @@ static int read_varying(struct rrto_plan *plan, uint32_t count, size_t at)
     return 0;
 }
 
-/* A plan of these canonical bytes, which it takes over; NULL if they are none. */
-static struct rrto_plan *compile(uint32_t number, unsigned char *bytes, size_t size)
+/* ---- where each call is ---- */
+
+static uint32_t mix(uint32_t hash, const unsigned char *data, size_t bytes)
+{
+    for (size_t at = 0; at < bytes; at += 8) {
+        uint64_t word = 0;
+        memcpy(&word, data + at, bytes - at < 8 ? bytes - at : 8);
+        word = (word ^ hash) * 0x9e3779b97f4a7c15u;
+        hash = (uint32_t)(word >> 32);
+    }
+    return hash;
+}
+
+uint32_t rrto_plan_hash(const struct rrto_record *record)
+{
+    uint32_t hash = mix(record->op ^ record->payload_bytes << 8, record->fixed, record->fixed_bytes);
+    for (int i = 0; i < 2; i++)
+        hash = mix(hash, record->content[i].data, record->content[i].bytes);
+    return hash;
+}
+
+/* Calls with varying words are not among them: they are known where they are expected. */
+static int make_buckets(struct rrto_plan *plan)
+{
+    uint32_t buckets = 1;
+    while (buckets < plan->count)
+        buckets *= 2;
+    plan->bucket_mask = buckets - 1;
+    if (!(plan->buckets = calloc(buckets, sizeof *plan->buckets)))
+        return -1;
+    for (uint32_t k = plan->count; k--;) { /* so that a bucket begins with the first of them */
+        struct rrto_plan_call *call = &plan->calls[k];
+        if (call->ranges)
+            continue;
+        struct rrto_record record = {.op = call->op, .fixed = call->body,
+                                     .fixed_bytes = call->body_bytes,
+                                     .payload_bytes = call->payload_bytes};
+        call->hash = rrto_plan_hash(&record);
+        call->next = plan->buckets[call->hash & plan->bucket_mask];
+        plan->buckets[call->hash & plan->bucket_mask] = k + 1;
+    }
+    return 0;
+}
+
+struct rrto_plan *rrto_plan_read(uint32_t number, unsigned char *bytes, size_t size)
 {
     static const unsigned char table[32] = RRTO_TABLE_HASH;
     struct rrto_plan *plan = calloc(1, sizeof *plan);
@@ -119,67 +155,12 @@ static struct rrto_plan *compile(uint32_t number, unsigned char *bytes, size_t s
     plan->calls = calloc(plan->count, sizeof *plan->calls);
     plan->varying = calloc(varying + 1, sizeof *plan->varying);
     if (!plan->calls || !plan->varying || read_calls(plan, &at) ||
-        plan->size - at != (size_t)varying * VARYING || read_varying(plan, varying, at))
+        plan->size - at != (size_t)varying * VARYING || read_varying(plan, varying, at) || make_buckets(plan))
         goto refused;
     return plan;
 refused:
     rrto_plan_free(plan);
     return NULL;
-}
-
-/* Take a piece; 1 if the plan is whole, 0 if more is to come, -1 if the pieces do not fit. */
-static int take_piece(const unsigned char *data, size_t bytes)
-{
-    uint32_t number = u32_at(data), total = u32_at(data + 4), offset = u32_at(data + 8);
-    size_t part = bytes - CONTROL;
-    if (!offset) {
-        free(coming.bytes);
-        coming.bytes = total && total <= MAX_BYTES ? malloc(total) : NULL;
-        coming.number = number;
-        coming.total = total;
-        coming.got = 0;
-    }
-    if (!coming.bytes || number != coming.number || total != coming.total ||
-        offset != coming.got || part > coming.total - coming.got) {
-        free(coming.bytes);
-        coming.bytes = NULL;
-        /* The pieces that follow are of the plan that was refused already. */
-        return offset && number == coming.number ? 0 : -1;
-    }
-    memcpy(coming.bytes + offset, data + CONTROL, part);
-    coming.got += part;
-    return coming.got == coming.total;
-}
-
-struct rrto_news *rrto_news_read(uint32_t kind, const unsigned char *data, size_t bytes)
-{
-    if (bytes < CONTROL)
-        return NULL;
-    struct rrto_news news = {.kind = kind, .number = u32_at(data)};
-    if (kind == RRTO_NEWS_PLAN) {
-        int whole = take_piece(data, bytes);
-        if (!whole)
-            return NULL;
-        if (whole > 0) {
-            unsigned char *all = coming.bytes;
-            coming.bytes = NULL;
-            if (news.number && news.number <= RRTO_MAX_PLANS)
-                news.plan = compile(news.number, all, coming.total);
-            else
-                free(all);
-        }
-    } else if (kind == RRTO_NEWS_SETTINGS) {
-        news.apart = u32_at(data + 4);
-        news.flush_us = u32_at(data + 8);
-    } else if (kind != RRTO_NEWS_REMOVE) {
-        return NULL;
-    }
-    struct rrto_news *out = malloc(sizeof *out);
-    if (out)
-        *out = news;
-    else
-        rrto_plan_free(news.plan);
-    return out;
 }
 
 /* How many first calls two plans have in common. */

@@ -137,7 +137,7 @@ void rrto_take_news(void)
     news_last = &news_first;
     atomic_store_explicit(&rrto_news_there, 0, memory_order_relaxed);
     pthread_mutex_unlock(&rrto_reply_lock);
-    rrto_walk_news(news);
+    rrto_refer_news(news);
 }
 
 /* Read every reply that is there. Only the leader calls it. Returns how many records it read. */

@@ -1,6 +1,6 @@
 /* The call ring to the recorder (docs/wire_format.md): one record per call that no plan has.
  *
- * One producer lock orders the walk over the plans, reserve, copy and publish, so the ring has one
+ * One producer lock orders matching with the plans, reserve, copy and publish, so the ring has one
  * producer at a time and a call's number is its place. Lock order: producer, then reply. Nothing
  * here waits without also watching the recorder's sign of life. */
 #include <string.h>
@@ -175,10 +175,10 @@ static int write_literal(const struct rrto_record *record, int flags, uint64_t i
 
 int rrto_flush_open(void)
 {
-    if (!atomic_load_explicit(&rrto_walk_open, memory_order_relaxed))
+    if (!atomic_load_explicit(&rrto_referred, memory_order_relaxed))
         return 0;
     lock_producer();
-    int status = rrto_walk_flush(NULL);
+    int status = rrto_refer_flush(NULL);
     uint64_t head = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
     unlock_producer();
     wake(head, 0);
@@ -190,7 +190,7 @@ void rrto_want_results(void)
     int status;
     uint32_t record[6] = {sizeof record, RRTO_OP_RESULTS_WANTED};
     lock_producer();
-    rrto_walk_flush(NULL);
+    rrto_refer_flush(NULL);
     unsigned char *at = rrto_reserve(sizeof record, &status);
     if (at) {
         rrto_put(at, record, sizeof record);
@@ -225,8 +225,8 @@ int rrto_submit(struct rrto_record *record, struct rrto_wait *wait)
     if (atomic_load_explicit(&rrto_news_there, memory_order_relaxed))
         rrto_take_news();
     uint64_t size = 0;
-    int walk = rrto_walk(record, flags, next_index, &status);
-    if (!status && !walk)
+    int taken = rrto_refer(record, flags, next_index, &status);
+    if (!status && !taken)
         status = write_literal(record, flags, next_index, &size);
     if (status) {
         unlock_producer();
@@ -235,14 +235,14 @@ int rrto_submit(struct rrto_record *record, struct rrto_wait *wait)
     uint64_t index = next_index++;
     if (replies)
         rrto_expect(wait, index);
-    if (walk & RRTO_WALK_FLUSH)
-        status = rrto_walk_flush(walk & RRTO_WALK_URGENT ? record : NULL);
-    else if (!walk)
+    if (taken & RRTO_REFER_FLUSH)
+        status = rrto_refer_flush(taken & RRTO_REFER_URGENT ? record : NULL);
+    else if (!taken)
         rrto_publish(size);
     uint64_t head = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
     unlock_producer();
     if (head != before)
-        wake(head, now || walk & RRTO_WALK_URGENT);
+        wake(head, now || taken & RRTO_REFER_URGENT);
     if (now)
         return rrto_collect(wait);
     return status ? status : atomic_load_explicit(&S.error, memory_order_relaxed);

@@ -1,7 +1,7 @@
 /* What ring.c (calls to the recorder) and replies.c (results from it) share. */
 #ifndef RRTO_RING_H
 #define RRTO_RING_H
-#include "cursor.h"
+#include "references.h"
 #include "ring_layout.h"
 
 enum { HEADER = RRTO_HEADER };

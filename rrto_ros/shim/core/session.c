@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "cursor.h"
+#include "references.h"
 #include "procs.h"
 #include "ring_layout.h"
 
@@ -354,7 +354,7 @@ static void in_child(void)
         return;
     }
     atomic_store(&S.forked, 1);
-    atomic_store(&rrto_walk_open, 0); /* the parent's, and the parent sends it */
+    atomic_store(&rrto_referred, 0); /* the parent's, and the parent sends it */
 }
 
 static CUresult refuse(int status, const char *format, const char *a, const char *b)

@@ -25,7 +25,7 @@ _NEVER = 1 << 64
 
 
 @dataclass(frozen=True)
-class AheadCost:
+class SpeculationCost:
     """What the server says that calls executed ahead cost since the session began.
 
     Attributes:
@@ -41,7 +41,7 @@ class AheadCost:
     copies_s: float = 0.0
 
 
-class AheadResults:
+class SpeculativeResults:
     """The results ahead of one session. Thread-safe.
 
     Args:
@@ -58,7 +58,7 @@ class AheadResults:
         self.asked = False
         self._paid = False
         self.round_trip_s = 0.0
-        self.cost = AheadCost()
+        self.cost = SpeculationCost()
         self._waits = 0
         self._saved_s = 0.0
         self._lock = threading.Lock()
@@ -189,7 +189,7 @@ class AheadResults:
         if result.status or len(result.payload) != COSTS.size:
             raise ProtocolError(f"costs of {len(result.payload)} bytes, they are {COSTS.size}")
         restores, undone, lost_ns, copies_ns = COSTS.unpack(result.payload)
-        self.cost = AheadCost(restores, undone, lost_ns / 1e9, copies_ns / 1e9)
+        self.cost = SpeculationCost(restores, undone, lost_ns / 1e9, copies_ns / 1e9)
 
     def plain(self, index: int) -> bool:
         """Whether a result without RESULT_AHEAD is for the program: not if it has one."""

@@ -1,4 +1,4 @@
-"""A program made of steps, for the tests of the shim's cursor: `walks.py STEPS` (JSON).
+"""A program made of steps, for the tests of references by the shim: `steps.py STEPS` (JSON).
 
 Prints a digest of everything that it read from the device, as one JSON line.
 """

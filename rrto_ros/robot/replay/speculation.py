@@ -1,4 +1,4 @@
-"""Run-ahead on the robot: owns what the server was told to go on with, and if the program does.
+"""Speculative execution, the robot's half: owns what the server may execute, and if it is called.
 
 After a reference the server may execute the plan's next calls. As long as the session's next call
 is the one that it expects, its results are the program's; after any other call nothing is ahead
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rrto_ros.robot.replay.ahead_results import AheadResults
-from rrto_ros.robot.replay.known import Known, KnownPlans
 from rrto_ros.robot.replay.open_reference import OpenReference
+from rrto_ros.robot.replay.plan_entries import PlanEntries, PlanEntry
+from rrto_ros.robot.replay.speculative_results import SpeculativeResults
 from rrto_ros.wire.format import FLAG_AHEAD, FLAG_REPLY, FLAG_WAITED, Buffer
 from rrto_ros.wire.plan import Reference
 
@@ -24,14 +24,14 @@ class _Run:
     The calls before `end` may be executed by the server already.
     """
 
-    known: Known
+    entry: PlanEntry
     position: int
     index: int
     thread: int
     end: int
 
 
-class RunAhead:
+class Speculation:
     """What the server executes ahead in one session. Not thread-safe.
 
     Args:
@@ -41,31 +41,33 @@ class RunAhead:
         answers: Result records for the program, since they were last taken.
     """
 
-    def __init__(self, results: AheadResults | None) -> None:
+    def __init__(self, results: SpeculativeResults | None) -> None:
         self._results = results
         self._run: _Run | None = None
         self.answers: list[Buffer] = []
 
-    def announce(self, open_: OpenReference, plans: KnownPlans) -> None:
+    def announce(self, open_: OpenReference, plans: PlanEntries) -> None:
         """Let the server execute what follows a reference that leaves now."""
         results = self._results
         position, index = open_.first + open_.count, open_.index + open_.count
         if results is None or not results.may(index):
             return
         worth_us = results.worth_us
-        known = plans.longest(open_.known, position)
-        count = known.plan.ahead(position, writes=worth_us > 0)
+        entry = plans.longest(open_.entry, position)
+        count = entry.plan.ahead(position, writes=worth_us > 0)
         if count:
             # The calls up to here are the same in both.
-            open_.known, open_.ahead, open_.worth_us = known, count, worth_us
+            open_.entry, open_.ahead, open_.worth_us = entry, count, worth_us
             results.announce(index, count)
-            self._run = _Run(known, position, index, open_.thread, index + count)
+            self._run = _Run(entry, position, index, open_.thread, index + count)
 
-    def plan(self, known: Known | None, position: int, thread: int, index: int) -> Known | None:
+    def plan(
+        self, entry: PlanEntry | None, position: int, thread: int, index: int
+    ) -> PlanEntry | None:
         """The plan in which the server expects a call; None, and nothing is ahead, if it does not.
 
         Args:
-            known: The plan in which the call was found; None for none.
+            entry: The plan in which the call was found; None for none.
             position: Its place there.
             thread: It makes the call.
             index: The call's number.
@@ -74,16 +76,16 @@ class RunAhead:
         if run is None:
             return None
         if (
-            known is not None
+            entry is not None
             and position == run.position
             and index == run.index
             and thread == run.thread
             and index < run.end
-            and (known is run.known or known.shared.get(run.known.number, 0) > position)
+            and (entry is run.entry or entry.shared.get(run.entry.number, 0) > position)
         ):
             run.position += 1
             run.index += 1
-            return run.known
+            return run.entry
         self.drop()
         return None
 
@@ -100,9 +102,9 @@ class RunAhead:
             self.answers.append(record)
         return flags | FLAG_AHEAD, record is not None
 
-    def walked(
-        self, known: Known, ref: Reference, flags: Mapping[int, int]
-    ) -> tuple[Known, Mapping[int, int], int, set[int]]:
+    def referred(
+        self, entry: PlanEntry, ref: Reference, flags: Mapping[int, int]
+    ) -> tuple[PlanEntry, Mapping[int, int], int, set[int]]:
         """Answer what the server pushed of a reference.
 
         Returns:
@@ -110,16 +112,16 @@ class RunAhead:
             and those that were answered.
         """
         if self._run is None:
-            return known, flags, 0, set()
+            return entry, flags, 0, set()
         out = dict(flags)
         answered: set[int] = set()
-        expected, named = 0, known
+        expected, named = 0, entry
         for call in range(ref.count):
             position = ref.first + call
-            found = self.plan(known, position, ref.thread, ref.index + call)
+            found = self.plan(entry, position, ref.thread, ref.index + call)
             if found is None:
                 break
-            if known.shared.get(found.number, 0) >= ref.first + ref.count:
+            if entry.shared.get(found.number, 0) >= ref.first + ref.count:
                 named = found
             expected += 1
             bits, has = self.answer(ref.index + call, flags.get(call, 0))
@@ -139,13 +141,13 @@ class RunAhead:
         answers, self.answers = self.answers, []
         return answers
 
-    def leave(self, known: Known) -> None:
+    def leave(self, entry: PlanEntry) -> None:
         """A plan must not be named any longer."""
-        if self._run is not None and self._run.known is known:
+        if self._run is not None and self._run.entry is entry:
             self.drop()
 
     def drop(self) -> None:
-        """The program goes on in another way, or it is no longer known how."""
+        """The program goes on in another way, or it is no longer entry how."""
         self._run = None
         if self._results is not None:
             self._results.drop()

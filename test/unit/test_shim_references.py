@@ -1,4 +1,4 @@
-"""The shim's cursor: what it refers to is what the program called, whatever the program does."""
+"""References by the shim: what they mean is what the program called, whatever the program does."""
 
 import json
 import struct
@@ -11,12 +11,13 @@ from support.shim_peer import BATCHED, CASES, REPLAY, RPC, Peer, refuse
 from support.shim_under_test import python
 
 from rrto_ros.evaluation.stack import compile_c
+from rrto_ros.robot.replay.plan_entries import PlanEntry
 from rrto_ros.robot.replay.shim_plans import pack_control, pack_install, pack_settings
 from rrto_ros.wire.codec import HEADER_BYTES, RESULT_STICKY, iter_headers, pad8
 from rrto_ros.wire.plan import Plan, Varying
 from rrto_ros.wire.templates import CallTemplate
 
-WALKS = CASES.parent / "walks.py"
+STEPS = CASES.parent / "steps.py"
 INSTALLED, REMOVED, REFUSED = 1, 2, 3
 
 INFERENCE = [
@@ -34,7 +35,7 @@ SET_UP = 6
 def played(steps, during=None, leaves=False, **settings):
     """Run steps against a peer; gives the peer and what the program printed last."""
     with Peer(**settings) as peer:
-        program = peer.start([*python(), str(WALKS), "-"])
+        program = peer.start([*python(), str(STEPS), "-"])
         try:
             program.stdin.write(json.dumps(steps) + "\n")
             program.stdin.flush()
@@ -129,7 +130,7 @@ def test_words_that_vary_travel_and_everything_else_is_compared():
     assert plan.varying
     steps = [s for v in [(9.0, 1.5), (8.0, 2.5), (7.0, 0.5)] for s in inference(*v)]
     peer = compared([*steps, *inference(1.0, 1.0, rest=4.0)], {3: plan})
-    assert spans(peer) == [(3, 0, 5)] * 3 + [(3, 0, 3)]
+    assert spans(peer) == [(3, 0, 5)] * 3 + [(3, 0, 3), (3, 4, 1)]
     assert len({r.words for r in peer.references[:3]}) == 3
 
 
@@ -163,7 +164,7 @@ def test_a_plan_that_begins_alike_and_then_does_not_fit_is_tried_once():
     first, second, third = cut([*inference(7), *inference(8), *inference(7, 9.0)], 4, 4, 4)
     plans = {1: plan_of(first, second), 2: plan_of(third)}
     peer = compared(inference(7) * 6, plans)
-    assert spans(peer) == [(2, 0, 2)] + [(1, 0, 4)] * 5
+    assert spans(peer) == [(2, 0, 2), (1, 2, 2)] + [(1, 0, 4)] * 5
 
 
 def test_a_large_upload_leaves_at_once_and_a_small_one_waits():
@@ -293,7 +294,7 @@ def test_a_plan_may_go_from_thread_to_thread():
     assert [r.thread for r in peer.references] == [1, 2, 1, 3]
 
 
-def test_threads_with_walks_of_their_own_do_not_disturb_each_other():
+def test_threads_with_places_of_their_own_do_not_disturb_each_other():
     one = [["upload", 0, 64, 1.0], ["launch", 0, 2.0], ["launch", 0, 2.5], ["read", 0, 64]]
     two = [["upload", 1, 64, 2.0], ["fill", 2, 5], ["launch", 1, 3.0], ["read", 1, 64]]
     first, second = cut(one + two, 4, 4)
@@ -330,7 +331,7 @@ def test_a_plan_that_is_removed_in_the_middle_of_a_walk_is_not_referred_to_again
     plain = plan_of(*cut(round_, 7))
     with Peer(mode=REPLAY, plans={5: plain}, on_call=on_call) as peer:
         peers.append(peer)
-        program = peer.start([*python(), str(WALKS), "-"])
+        program = peer.start([*python(), str(STEPS), "-"])
         _, said = program.communicate(json.dumps(round_ * 5) + "\n", timeout=60)
         assert program.returncode == 0, said
         assert peer.closed_sessions.acquire(timeout=10)
@@ -428,7 +429,9 @@ def test_bytes_that_are_no_plan_are_refused_and_the_program_goes_on():
         out += pack_install(60, plan.encoded, 40)
         out += pack_install(60, plan.encoded)  # a number that is taken
         peer.shim_plans.taken = lambda view, header: said.append(peer.taken[-1])
-        peer.shim_plans.tell({60: plan}, apart=False)  # said once more below, in small pieces
+        peer.shim_plans.tell(
+            {60: PlanEntry(60, plan)}, apart=False
+        )  # said once more below, in small pieces
         peer.define(60, plan)
         peer.writers[0].write(out)
 
@@ -468,7 +471,7 @@ def test_a_session_that_ends_while_a_reference_is_answered_ends_the_program_with
         return b""
 
     with Peer(mode=REPLAY, plans={1: plan}, on_call=on_call) as peer:
-        program = peer.start([*python(), str(WALKS), json.dumps(INFERENCE)])
+        program = peer.start([*python(), str(STEPS), json.dumps(INFERENCE)])
         _, said = program.communicate(timeout=60)
     assert program.returncode != 0
     assert "cuMemcpyDtoH_v2 returned 999" in said
@@ -483,7 +486,7 @@ def test_a_failure_in_a_reference_is_sticky_and_names_the_call(plan):
         return refuse(call, 700) if call.reply else b""
 
     with Peer(mode=REPLAY, plans={1: plan}, on_call=on_call) as peer:
-        program = peer.start([*python(), str(WALKS), json.dumps(INFERENCE)])
+        program = peer.start([*python(), str(STEPS), json.dumps(INFERENCE)])
         _, said = program.communicate(timeout=60)
         assert spans(peer) == [(1, 0, 6)]
     assert "cuMemcpyDtoH_v2 returned 700" in said
