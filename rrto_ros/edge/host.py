@@ -19,6 +19,7 @@ from rrto_ros.api.info import DeviceInfo
 from rrto_ros.edge.worker_process import WorkerDeath, WorkerProcess
 from rrto_ros.errors import ProtocolError
 from rrto_ros.execution.executor import refuse_calls
+from rrto_ros.execution.messages import Results
 from rrto_ros.wire.codec import pack_result
 from rrto_ros.wire.format import RESULT_STICKY, Buffer
 from rrto_ros.wire.link import (
@@ -69,7 +70,8 @@ class SessionHost:
     Args:
         request: What the robot asked for.
         info: The session's device.
-        worker: Its worker; results and death are to be given to `on_results` and `on_death`.
+        worker: Its worker; what it says is to be given to `on_results`, `on_malformed` and
+            `on_death`.
         publish: Sends one message; called by several threads, one at a time per session.
         limits: Bounds.
         wake: Told that `deadline` may have come closer.
@@ -106,6 +108,7 @@ class SessionHost:
         self._executed = 0
         self._last_reply = 0
         self._dead: WorkerDeath | None = None
+        self._malformed = ""
         self._closed = ""
         now = time.monotonic()
         self._opened_at = now
@@ -179,18 +182,19 @@ class SessionHost:
                 self._pump(now, answer=bool(probed))
                 self._results_room.notify()
 
-    def on_results(self, data: memoryview, executed: int, done: int, last_reply: int) -> None:
+    def on_results(self, results: Results) -> None:
         """Take results from the worker (its reader thread); waits until there is room for them.
 
         Meanwhile the worker's socket fills up and the worker waits in its turn, with nothing
         executed further, so that what it copies to the host later is what is there then.
         """
         with self._lock:
-            self._executed = executed
-            self._last_reply = last_reply
-            while self._batches_done < done and self._unexecuted:
+            self._executed = results.executed_call
+            self._last_reply = results.last_reply
+            while self._batches_done < results.batches_done and self._unexecuted:
                 self._unexecuted_bytes -= len(self._unexecuted.popleft())
                 self._batches_done += 1
+            data = results.records
             if len(data) and not self._may_send:
                 self._stalls += 1
                 # What was executed may have made room for calls.
@@ -201,6 +205,10 @@ class SessionHost:
             if len(data):
                 self._sender.push(data)
             self._pump(time.monotonic())
+
+    def on_malformed(self, text: str) -> None:
+        """A batch was no call log: the session is to be closed."""
+        self._malformed = text
 
     def on_death(self, death: WorkerDeath) -> None:
         """Answer for a worker that died: a sticky error, then everything that waits."""
@@ -225,10 +233,9 @@ class SessionHost:
                 return f"nothing was heard from the recorder for {silent:.1f} s"
             if self._receiver.broken:
                 return f"the stream of calls broke: {self._receiver.broken}"
-            malformed = self._worker.statistics().get("executor", {}).get("malformed", "")
-            if malformed:
+            if self._malformed:
                 # Who wrote it took the place of a message: its calls would be waited for in vain.
-                return f"the stream of calls broke: {malformed}"
+                return f"the stream of calls broke: {self._malformed}"
             self._pump(now)
             return ""
 

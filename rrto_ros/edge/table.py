@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rrto_ros.edge.host import HostLimits, SessionHost, closed_message
 from rrto_ros.edge.worker_pool import WorkerPool
 from rrto_ros.edge.worker_process import WorkerDeath
 from rrto_ros.errors import ProtocolError, RrtoError
-from rrto_ros.execution.worker import settings_json
+from rrto_ros.execution.messages import Open
 from rrto_ros.wire.blob_store import FOLDER, BlobStore
 from rrto_ros.wire.codec import blob_tag
 from rrto_ros.wire.format import PROTOCOL_VERSION, TABLE_HASH
@@ -244,24 +244,20 @@ class SessionTable:
     def _open(self, request: OpenRequest) -> SessionHost:
         settings = self._settings
         common = settings.device_settings
-        device = DeviceSettings(
+        device = replace(
+            common,
             limit_bytes=request.limit_bytes or common.limit_bytes,
             arena_base=request.arena_base,
-            compute_capability=common.compute_capability,
-            threads=common.threads,
-            cache_directory=common.cache_directory,
-            cache_bytes=common.cache_bytes,
-            launch_timeout_s=common.launch_timeout_s,
-            memcheck=common.memcheck,
         )
         directory = self._blobs.directory if self._blobs is not None else None
-        body = settings_json(settings.device, device, directory, settings.blob_bytes)
+        wanted = Open(settings.device, device, directory, settings.blob_bytes)
         worker = self._pool.take()
         # The worker has nothing to say before the host gives it a batch.
         hosts: list[SessionHost] = []
         info = worker.open(
-            body,
-            lambda *results: hosts[0].on_results(*results),
+            wanted,
+            lambda results: hosts[0].on_results(results),
+            lambda text: hosts[0].on_malformed(text),
             lambda death: self._died(hosts, death),
         )
         host = SessionHost(request, info, worker, self._publish, settings.limits, self._wake)

@@ -1,13 +1,12 @@
 """The host's end of a session worker: owns the process, its socket and the threads at it.
 
 Nothing here blocks the caller: what the socket does not take at once goes to a writer thread, and
-results come back on a reader thread. Knows frames, not sessions.
+results come back on a reader thread. Knows messages, not sessions.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -16,23 +15,28 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError, UnavailableError
-from rrto_ros.execution.frames import (
-    Frame,
-    FrameReader,
-    Kind,
-    enlarge_buffers,
-    pack_header,
-    send_frame,
+from rrto_ros.execution.frames import MessageReader, enlarge_buffers, send
+from rrto_ros.execution.messages import (
+    Batch,
+    Close,
+    Failed,
+    Hello,
+    Malformed,
+    Message,
+    Open,
+    Ready,
+    Results,
+    Statistics,
+    encode,
 )
 from rrto_ros.execution.progress import PAGE_BYTES, Executing, Progress
-from rrto_ros.wire.descriptions import unpack_device_info
 from rrto_ros.wire.format import Buffer
 
 _ENVIRONMENT = (
@@ -64,8 +68,10 @@ class WorkerDeath:
     executing: Executing
 
 
-ResultsHandler = Callable[[memoryview, int, int, int], None]
-"""(result records, executed call, batches done, last call with a result); reader thread."""
+ResultsHandler = Callable[[Results], None]
+"""Told in the reader thread; the records are valid until it returns."""
+MalformedHandler = Callable[[str], None]
+"""Told once, in the reader thread, what was no call log."""
 DeathHandler = Callable[[WorkerDeath], None]
 """Told once, in the reader thread, if the worker ends before `close`."""
 
@@ -122,7 +128,8 @@ class WorkerProcess:
             os.close(page)
         self._end = ours
         self._log = log
-        self._on_results: ResultsHandler = lambda *_: None
+        self._on_results: ResultsHandler = lambda _: None
+        self._on_malformed: MalformedHandler = lambda _: None
         self._on_death: DeathHandler = lambda _: None
         self._lock = threading.Lock()
         self._outgoing: deque[Buffer] = deque()
@@ -134,9 +141,9 @@ class WorkerProcess:
         self._failure = ""
         self._closing = False
         self._last_lines: deque[str] = deque(maxlen=5)
-        self._report: dict[str, Any] = {}
+        self._statistics = Statistics()
         self.ready = threading.Event()
-        """Set once the worker said HELLO, or ended."""
+        """Set once the worker said `Hello`, or ended."""
         self._log_thread = threading.Thread(target=self._copy_log, daemon=True)
         self._log_thread.start()
         self._reader = threading.Thread(
@@ -166,25 +173,27 @@ class WorkerProcess:
 
     def open(
         self,
-        settings: bytes,
+        wanted: Open,
         on_results: ResultsHandler,
+        on_malformed: MalformedHandler,
         on_death: DeathHandler,
         timeout_s: float = 30.0,
     ) -> DeviceInfo:
         """Make the session's device; waits for it.
 
         Args:
-            settings: From `rrto_ros.execution.worker.settings_json`.
+            wanted: The device.
             on_results: Takes results.
+            on_malformed: Told if a batch is no call log.
             on_death: Told if the worker ends by itself after this call succeeded.
             timeout_s: How long making the device may take, in seconds.
 
         Raises:
             UnavailableError: The device cannot be made, the worker ended, or the time is over.
         """
-        self._on_results = on_results
+        self._on_results, self._on_malformed = on_results, on_malformed
         with contextlib.suppress(OSError):  # its end is reported below
-            send_frame(self._end, Kind.OPEN, settings)
+            send(self._end, wanted)
         if not self._opened.wait(timeout_s):
             self.close(0.0)
             raise UnavailableError(f"the device was not ready within {timeout_s:g} s")
@@ -197,7 +206,7 @@ class WorkerProcess:
 
     def send(self, batch: Buffer) -> None:
         """Hand over a batch; never waits. The buffer must not change afterwards."""
-        header = pack_header(Kind.BATCH, len(batch))
+        header, _ = encode(Batch(batch))
         with self._lock:
             if self._closing:
                 return
@@ -225,7 +234,7 @@ class WorkerProcess:
             self._writer_wake.notify_all()
         if polite:
             with contextlib.suppress(OSError):
-                self._end.send(pack_header(Kind.CLOSE, 0), socket.MSG_DONTWAIT)
+                self._end.send(encode(Close())[0], socket.MSG_DONTWAIT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout_s)
         if self._process.poll() is None:
@@ -240,7 +249,7 @@ class WorkerProcess:
 
     def statistics(self) -> dict[str, Any]:
         """What the worker last reported (at most once per second), its pid and backlog."""
-        return {"pid": self.pid, "queued_bytes": self._outgoing_bytes, **self._report}
+        return {"pid": self.pid, "queued_bytes": self._outgoing_bytes, **asdict(self._statistics)}
 
     def _queue(self, *parts: Buffer) -> None:
         """Leave parts to the writer thread; the lock is held."""
@@ -281,10 +290,10 @@ class WorkerProcess:
                 self._log(text)
 
     def _read(self) -> None:
-        reader = FrameReader(self._end)
+        reader = MessageReader(self._end)
         try:
-            while (frame := reader.read()) is not None:
-                self._take(frame)
+            while (message := reader.read()) is not None:
+                self._take(message)
         except (ProtocolError, OSError) as error:
             self._failure = self._failure or str(error)
         if not self._closing:
@@ -292,21 +301,24 @@ class WorkerProcess:
         self.ready.set()
         self._opened.set()
 
-    def _take(self, frame: Frame) -> None:
-        if frame.kind == Kind.RESULTS:
-            self._on_results(frame.body, *frame.numbers)
-        elif frame.kind == Kind.STATISTICS:
-            self._report = json.loads(bytes(frame.body))
-        elif frame.kind == Kind.HELLO:
-            self.ready.set()
-        elif frame.kind == Kind.READY:
-            self._info, _ = unpack_device_info(bytes(frame.body))
-            self._opened.set()
-        elif frame.kind == Kind.FAILED:
-            self._failure = bytes(frame.body).decode(errors="replace")
-            self._opened.set()
-        else:
-            raise ProtocolError(f"frame {frame.kind} from a worker")
+    def _take(self, message: Message) -> None:
+        match message:
+            case Results():
+                self._on_results(message)
+            case Statistics():
+                self._statistics = message
+            case Malformed(text):
+                self._on_malformed(text)
+            case Hello():
+                self.ready.set()
+            case Ready(info):
+                self._info = info
+                self._opened.set()
+            case Failed(text):
+                self._failure = text
+                self._opened.set()
+            case _:
+                raise ProtocolError(f"a {type(message).__name__} message from a worker")
 
     def _ended(self) -> None:
         """The socket closed although nobody asked: say how the process died."""

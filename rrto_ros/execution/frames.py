@@ -1,54 +1,17 @@
-"""Frames on the socket between a session host and its worker: owns their layout and buffers.
-
-A frame is a header and a body: u32 kind, u32 zero, u64 body bytes, u64[3] numbers (their meaning
-is the kind's). Host to worker: OPEN (JSON), BATCH (call records), CLOSE. Worker to host: HELLO,
-READY (device description), FAILED (text), RESULTS (result records; numbers: executed call,
-batches done, last call with a result), STATISTICS (JSON).
-"""
+"""Messages on the socket between a session host and its worker: owns its buffers."""
 
 from __future__ import annotations
 
 import contextlib
 import select
 import socket
-import struct
-from enum import IntEnum
-from typing import NamedTuple
 
 from rrto_ros.errors import ProtocolError
-from rrto_ros.wire.format import Buffer
+from rrto_ros.execution.messages import HEADER, MAX_BODY_BYTES, Message, decode, encode
 
-HEADER = struct.Struct("<IIQQQQ")
 SOCKET_BUFFER_BYTES = 4 << 20
-MAX_BODY_BYTES = 1 << 30
 _FIRST_CAPACITY = 1 << 20
 _SO_SNDBUFFORCE = 32
-
-
-class Kind(IntEnum):
-    """What a frame says."""
-
-    OPEN = 1
-    BATCH = 2
-    CLOSE = 3
-    HELLO = 10
-    READY = 11
-    FAILED = 12
-    RESULTS = 13
-    STATISTICS = 14
-
-
-class Frame(NamedTuple):
-    """One frame; `body` is valid until the next `FrameReader.read`."""
-
-    kind: int
-    body: memoryview
-    numbers: tuple[int, int, int]
-
-
-def pack_header(kind: Kind, size: int, numbers: tuple[int, int, int] = (0, 0, 0)) -> bytes:
-    """The header of a frame with `size` bytes of body."""
-    return HEADER.pack(kind, 0, size, *numbers)
 
 
 def enlarge_buffers(end: socket.socket) -> None:
@@ -59,15 +22,13 @@ def enlarge_buffers(end: socket.socket) -> None:
             return
 
 
-def send_frame(
-    end: socket.socket, kind: Kind, body: Buffer = b"", numbers: tuple[int, int, int] = (0, 0, 0)
-) -> None:
-    """Send a frame, waiting for room.
+def send(end: socket.socket, message: Message) -> None:
+    """Send a message, waiting for room.
 
     Raises:
         OSError: The other end is gone.
     """
-    header = pack_header(kind, len(body), numbers)
+    header, body = encode(message)
     sent = end.sendmsg([header, body])
     total = len(header) + len(body)
     if sent < total:
@@ -77,8 +38,8 @@ def send_frame(
         end.sendall(memoryview(body)[sent - len(header) :])
 
 
-class FrameReader:
-    """Reads frames from a blocking socket into a buffer that it reuses."""
+class MessageReader:
+    """Reads messages from a blocking socket into a buffer that it reuses."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
@@ -87,15 +48,17 @@ class FrameReader:
         self._start = 0
         self._stop = 0
 
-    def read(self) -> Frame | None:
-        """The next frame, None when the other end is gone.
+    def read(self) -> Message | None:
+        """The next message, None when the other end is gone.
+
+        Records of it are valid until the next call.
 
         Raises:
-            ProtocolError: A header that no host or worker sends.
+            ProtocolError: A frame that no host or worker sends.
         """
         if not self._fill(HEADER.size):
             return None
-        kind, _, size, *numbers = HEADER.unpack_from(self._buffer, self._start)
+        kind, _, size = HEADER.unpack_from(self._buffer, self._start)
         if size > MAX_BODY_BYTES:
             raise ProtocolError(f"frame {kind} of {size} bytes, at most {MAX_BODY_BYTES}")
         self._start += HEADER.size
@@ -103,18 +66,17 @@ class FrameReader:
             return None
         body = self._view[self._start : self._start + size]
         self._start += size
-        first, second, third = numbers
-        return Frame(kind, body, (first, second, third))
+        return decode(kind, body)
 
     @property
     def ready(self) -> bool:
-        """Whether another frame has begun to arrive."""
+        """Whether another message has begun to arrive."""
         if self._stop > self._start:
             return True
         return bool(select.select([self._end], [], [], 0)[0])
 
     def detach(self) -> None:
-        """Leave the buffer to whoever holds the last frame's body."""
+        """Leave the buffer to whoever holds the last message's records."""
         self._renew(len(self._buffer))
 
     def _renew(self, capacity: int) -> None:

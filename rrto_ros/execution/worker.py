@@ -1,9 +1,9 @@
 """A session's worker process: ``python -m rrto_ros.execution.worker --fd N --page M``.
 
 Owns one device and one executor, and nothing of ROS. It is started ahead of its session with the
-device's modules imported (HELLO), gets the session's settings (OPEN), makes the device (READY or
-FAILED) and executes batches until it is told to CLOSE or its host is gone. While it executes it
-notes the call in the shared page, so that its host can name what killed it.
+device's modules imported (`Hello`), makes the device that the session wants (`Open`, answered by
+`Ready` or `Failed`) and executes batches until it is told to `Close` or its host is gone. While
+it executes it notes the call in the shared page, so that its host can name what killed it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import ctypes
 import importlib
-import json
 import os
 import select
 import signal
@@ -22,60 +21,31 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rrto_ros.devices.protocol import Device
 from rrto_ros.devices.registry import DeviceSettings, create_device, preload
 from rrto_ros.disk_store import opened
-from rrto_ros.errors import ConfigError, RrtoError
+from rrto_ros.errors import ProtocolError, RrtoError
 from rrto_ros.execution.executor import Executor
-from rrto_ros.execution.frames import Frame, FrameReader, Kind, enlarge_buffers, send_frame
+from rrto_ros.execution.frames import MessageReader, enlarge_buffers, send
+from rrto_ros.execution.messages import (
+    Batch,
+    Close,
+    Failed,
+    Hello,
+    Malformed,
+    Open,
+    Ready,
+    Results,
+    Statistics,
+)
 from rrto_ros.execution.progress import Progress
 from rrto_ros.wire.blob_store import FOLDER, BlobStore, BlobWriter
-from rrto_ros.wire.descriptions import pack_device_info
+from rrto_ros.wire.format import Buffer
 
 STATISTICS_PERIOD_S = 1.0
 _OOM_SCORE = "500"
 _PR_SET_NAME = 15
-
-
-def settings_json(
-    device: str,
-    settings: DeviceSettings,
-    blob_directory: Path | None,
-    blob_bytes: int,
-) -> bytes:
-    """The body of OPEN."""
-    return json.dumps(
-        {
-            "device": device,
-            "limit_bytes": settings.limit_bytes,
-            "arena_base": settings.arena_base,
-            "compute_capability": settings.compute_capability,
-            "threads": settings.threads,
-            "cache_directory": str(settings.cache_directory or ""),
-            "cache_bytes": settings.cache_bytes,
-            "launch_timeout_s": settings.launch_timeout_s,
-            "memcheck": settings.memcheck,
-            "blob_directory": str(blob_directory or ""),
-            "blob_bytes": blob_bytes,
-        }
-    ).encode()
-
-
-def _settings(values: dict[str, Any]) -> DeviceSettings:
-    capability = values["compute_capability"]
-    cache = values["cache_directory"]
-    return DeviceSettings(
-        limit_bytes=int(values["limit_bytes"]),
-        arena_base=int(values["arena_base"]),
-        compute_capability=None if capability is None else (capability[0], capability[1]),
-        threads=int(values["threads"]),
-        cache_directory=Path(cache) if cache else None,
-        cache_bytes=int(values["cache_bytes"]),
-        launch_timeout_s=float(values["launch_timeout_s"]),
-        memcheck=bool(values["memcheck"]),
-    )
 
 
 def _factory(entry: str) -> Callable[[DeviceSettings], Device]:
@@ -117,7 +87,7 @@ class _Session:
     def __init__(
         self,
         end: socket.socket,
-        reader: FrameReader,
+        reader: MessageReader,
         device: Device,
         blobs: BlobWriter | None,
         page: int,
@@ -128,29 +98,29 @@ class _Session:
         self._reader = reader
         self._executor = Executor(device, blobs, Progress(page), lambda: reader.ready, beside=True)
         self._reported = 0.0
+        self._said_malformed = False
 
-    def batch(self, frame: Frame) -> None:
+    def batch(self, records: Buffer) -> None:
         """Execute one batch and send what it answers."""
         executor = self._executor
-        results = executor.execute(frame.body, self._flush)
+        results = executor.execute(records, self._flush)
         if executor.blocked:
             self._reader.detach()
         # Sent even when empty: the host counts the batches that are done.
         self._flush(results)
+        if executor.malformed and not self._said_malformed:
+            self._said_malformed = True
+            send(self._end, Malformed(executor.malformed))
         now = time.monotonic()
-        if now - self._reported >= STATISTICS_PERIOD_S or executor.malformed:
+        if now - self._reported >= STATISTICS_PERIOD_S:
             self._reported = now
             self.report()
 
     def report(self) -> None:
         """Send the statistics of executor, device and blobs."""
-        report: dict[str, Any] = {
-            "executor": self._executor.statistics(),
-            "device": dict(self.device.statistics()),
-        }
-        if self._blobs is not None:
-            report["blobs"] = self._blobs.statistics()
-        send_frame(self._end, Kind.STATISTICS, json.dumps(report).encode())
+        blobs = self._blobs.statistics() if self._blobs is not None else {}
+        statistics = Statistics(self._executor.statistics(), self.device.statistics(), blobs)
+        send(self._end, statistics)
 
     def close(self) -> None:
         """Free the device's memory and finish what is being written."""
@@ -160,49 +130,48 @@ class _Session:
 
     def _flush(self, results: bytes) -> None:
         executor = self._executor
-        numbers = (executor.executed_call, executor.batches_done, executor.last_reply)
-        send_frame(self._end, Kind.RESULTS, results, numbers)
+        progress = (executor.executed_call, executor.batches_done, executor.last_reply)
+        send(self._end, Results(results, *progress))
 
 
 def _open(
-    end: socket.socket, reader: FrameReader, body: bytes, factory: str, page: int
+    end: socket.socket, reader: MessageReader, wanted: Open, factory: str, page: int
 ) -> _Session | None:
     """Make the session's device and say how it went."""
     try:
-        values = json.loads(body)
-        settings = _settings(values)
         if factory:
-            device = _factory(factory)(settings)
+            device = _factory(factory)(wanted.settings)
         else:
-            device = create_device(values["device"], settings)
-        limit = values["blob_bytes"] if values["blob_directory"] else 0
-        store = opened(BlobStore, FOLDER, Path(values["blob_directory"]), limit)
+            device = create_device(wanted.device, wanted.settings)
+        store = None
+        if wanted.blob_directory is not None:
+            store = opened(BlobStore, FOLDER, wanted.blob_directory, wanted.blob_bytes)
         blobs = BlobWriter(store) if store is not None else None
     except (RrtoError, MemoryError, OSError, ImportError, TypeError, ValueError) as error:
         text = str(error) if isinstance(error, RrtoError) else f"{type(error).__name__}: {error}"
-        send_frame(end, Kind.FAILED, text.encode())
+        send(end, Failed(text))
         return None
     session = _Session(end, reader, device, blobs, page)
-    send_frame(end, Kind.READY, pack_device_info(device.info, bytes(16)))
+    send(end, Ready(device.info))
     return session
 
 
 def serve(end: socket.socket, page: int, factory: str = "") -> int:
     """Serve one session over `end` until it closes; return the exit status."""
-    reader = FrameReader(end)
+    reader = MessageReader(end)
     session: _Session | None = None
     try:
-        send_frame(end, Kind.HELLO)
-        while (frame := reader.read()) is not None and frame.kind != Kind.CLOSE:
-            if frame.kind == Kind.BATCH and session is not None:
-                session.batch(frame)
-            elif frame.kind == Kind.OPEN and session is None:
-                session = _open(end, reader, bytes(frame.body), factory, page)
+        send(end, Hello())
+        while (message := reader.read()) is not None and not isinstance(message, Close):
+            if isinstance(message, Batch) and session is not None:
+                session.batch(message.records)
+            elif isinstance(message, Open) and session is None:
+                session = _open(end, reader, message, factory, page)
                 if session is None:
                     return 1
             else:
-                raise ConfigError(f"frame {frame.kind} is not expected now")
-        if session is not None and frame is not None:
+                raise ProtocolError(f"a {type(message).__name__} message is not expected now")
+        if session is not None and message is not None:
             session.report()
     except (BrokenPipeError, ConnectionResetError):
         return 0

@@ -19,13 +19,13 @@ from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.worker_pool import WorkerPool
 from rrto_ros.edge.worker_process import WorkerProcess, worker_environment
 from rrto_ros.errors import UnavailableError
-from rrto_ros.execution.worker import settings_json
+from rrto_ros.execution.messages import Open
 from rrto_ros.shim.build import ensure_built
 from rrto_ros.wire.codec import FLAG_BLOB_REF, FLAG_KEEP, iter_results, pack_call
 
 TEST_FOLDER = Path(next(iter(support.__path__))).parent
 MEMORY = "support.memory_device:make"
-OPEN = settings_json("null", DeviceSettings(limit_bytes=64 << 20), None, 0)
+OPEN = Open("null", DeviceSettings(limit_bytes=64 << 20))
 
 
 class Host:
@@ -34,18 +34,25 @@ class Host:
     def __init__(self, factory=MEMORY, settings=OPEN):
         self.lines = []
         self.results = queue.Queue()
+        self.malformed = queue.Queue()
         self.deaths = queue.Queue()
         self.worker = WorkerProcess("", factory, self.lines.append)
         self.info = None
         self._settings = settings
 
     def open(self):
-        self.info = self.worker.open(self._settings, self._results, self.deaths.put)
+        self.info = self.worker.open(
+            self._settings, self._results, self.malformed.put, self.deaths.put
+        )
         return self.info.arena_base
 
-    def _results(self, data, executed, done, last_reply):
-        records = [(r.index, r.status, r.flags, bytes(r.payload)) for r in iter_results(data)]
-        self.results.put((records, executed, done, last_reply))
+    def _results(self, results):
+        records = [
+            (r.index, r.status, r.flags, bytes(r.payload)) for r in iter_results(results.records)
+        ]
+        self.results.put(
+            (records, results.executed_call, results.batches_done, results.last_reply)
+        )
 
     def execute(self, batch):
         self.worker.send(batch)
@@ -102,6 +109,16 @@ def test_a_worker_executes_batches_and_reports(host):
     batch += pack_call("memcpy_dtoh", 5, src=base, size=8, stream=0)
     assert host.execute(batch) == ([(5, 0, 0, struct.pack("<2I", 42, 2))], 5, 2, 5)
     assert host.info.kind == "null"
+
+
+def test_a_batch_that_is_no_call_log_is_said_once_in_a_message_of_its_own(host):
+    host.open()
+    host.execute(load())
+    for _ in range(2):
+        host.execute(bytes(40))
+    host.execute(synchronize(2))
+    assert "malformed" in host.malformed.get(timeout=20)
+    assert host.malformed.empty()
 
 
 def test_batches_larger_than_the_socket_arrive_whole_and_in_order(host):
@@ -183,7 +200,7 @@ def test_a_crash_while_the_device_is_made_gives_its_reason():
 
 def test_an_unavailable_device_gives_its_reason(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # where there is a GPU, too
-    settings = settings_json("gpu", DeviceSettings(limit_bytes=1 << 20), None, 0)
+    settings = Open("gpu", DeviceSettings(limit_bytes=1 << 20))
     with pytest.raises(UnavailableError, match=r"device 'gpu'.*device 'cpu'"):
         Host("", settings).open()
 
@@ -199,7 +216,7 @@ def test_what_a_worker_writes_reaches_the_log(monkeypatch):
 
 
 def test_kept_uploads_serve_the_next_worker(tmp_path):
-    settings = settings_json("null", DeviceSettings(limit_bytes=1 << 20), tmp_path, 1 << 20)
+    settings = Open("null", DeviceSettings(limit_bytes=1 << 20), tmp_path, 1 << 20)
     weights = b"w" * 1000
     first, second = Host(settings=settings), Host(settings=settings)
     try:
@@ -238,7 +255,7 @@ import sys, threading
 from rrto_ros.edge.worker_process import WorkerProcess
 from unit_worker import OPEN, load, launch
 w = WorkerProcess("", "support.memory_device:make")
-w.open(OPEN, lambda *_: None, lambda _: None)
+w.open(OPEN, *[lambda _: None] * 3)
 w.send(load()); w.send(launch(2, "hang"))
 while w.executing.kernel != "hang": pass
 print(w.pid, flush=True)

@@ -147,7 +147,7 @@ def test_a_forbidden_import_is_found(path, source):
         ("devices/gpu/device.py", "from cuda.bindings import driver"),
         ("devices/cpu/jit.py", "import llvmlite.binding"),
         ("robot/search/miner.py", "from rrto_ros.robot.record import log"),
-        ("edge/table.py", "from rrto_ros.execution.worker import settings_json"),
+        ("edge/table.py", "from rrto_ros.execution.messages import Open"),
     ],
 )
 def test_an_allowed_import_is_not_found(path, source):

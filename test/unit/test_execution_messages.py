@@ -1,0 +1,111 @@
+"""Messages between a session host and its worker: what is sent is read, anything else refused."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from rrto_ros.api.info import DeviceInfo
+from rrto_ros.devices.registry import DeviceSettings
+from rrto_ros.errors import ProtocolError
+from rrto_ros.execution.frames import MessageReader, send
+from rrto_ros.execution.messages import (
+    HEADER,
+    KINDS,
+    MAX_BODY_BYTES,
+    Batch,
+    Close,
+    Failed,
+    Hello,
+    Malformed,
+    Open,
+    Ready,
+    Results,
+    Statistics,
+    decode,
+)
+
+INFO = DeviceInfo(
+    "null", "a device", bytes(range(16)), (8, 9), 13000, 1 << 20, 1 << 44, 1 << 30, {16: 80}
+)
+MESSAGES = [
+    Open("cpu", DeviceSettings(1 << 20)),
+    Open(
+        "gpu",
+        DeviceSettings(1, 2, (9, 0), 3, Path("/cache"), 4, 5.5, memcheck=True),
+        Path("/blobs"),
+        6,
+    ),
+    Batch(b"12345678"),
+    Close(),
+    Hello(),
+    Ready(INFO),
+    Failed("no device: größer"),
+    Results(b"", 0, 0, 0),
+    Results(b"records!", 1 << 40, 2, 3),
+    Malformed("call #3"),
+    Statistics({"calls": 1, "busy_s": 0.5, "last_error": "x"}, {"launches": 2}, {}),
+]
+
+
+@pytest.fixture
+def ends():
+    pair = socket.socketpair()
+    for end in pair:
+        end.settimeout(10)
+    yield pair
+    for end in pair:
+        end.close()
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
+def test_what_is_sent_is_read(ends, message):
+    send(ends[0], message)
+    assert MessageReader(ends[1]).read() == message
+
+
+def test_every_kind_is_tried_here():
+    assert {type(m) for m in MESSAGES} == set(KINDS)
+
+
+def test_messages_that_arrive_in_one_piece_are_told_apart(ends):
+    for message in MESSAGES:
+        send(ends[0], message)
+    ends[0].close()
+    reader = MessageReader(ends[1])
+    for message in MESSAGES:
+        assert reader.read() == message
+    assert reader.read() is None
+
+
+def test_detached_records_stay_what_they_are(ends):
+    reader = MessageReader(ends[1])
+    send(ends[0], Batch(b"kept"))
+    kept = reader.read()
+    reader.detach()
+    send(ends[0], Batch(b"next"))
+    assert reader.read() == Batch(b"next")
+    assert kept == Batch(b"kept")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (len(KINDS), b""),
+        (KINDS.index(Close), b"more"),
+        (KINDS.index(Results), bytes(23)),
+        (KINDS.index(Ready), b"short"),
+        (KINDS.index(Open), b"{}"),
+        (KINDS.index(Open), b"no json"),
+        (KINDS.index(Statistics), b'{"unknown": {}}'),
+    ],
+)
+def test_what_nobody_sends_is_refused(kind, body):
+    with pytest.raises(ProtocolError, match=f"frame {kind} of {len(body)} bytes"):
+        decode(kind, memoryview(body))
+
+
+def test_a_body_beyond_the_bound_is_refused_before_there_is_room_for_it(ends):
+    ends[0].send(HEADER.pack(KINDS.index(Batch), 0, MAX_BODY_BYTES + 1))
+    with pytest.raises(ProtocolError, match=f"{MAX_BODY_BYTES + 1} bytes"):
+        MessageReader(ends[1]).read()
