@@ -18,7 +18,7 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.disk_store import opened
 from rrto_ros.errors import ProtocolError
 from rrto_ros.robot.atomics import atomics
-from rrto_ros.robot.replay.plan_store import PlanStore
+from rrto_ros.robot.plan_store import PlanStore
 from rrto_ros.robot.ring_socket import RingListener, read_hello, send_welcome
 from rrto_ros.robot.session import RobotSession
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from rrto_ros.errors import ProtocolError
 from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.inferences import InferenceMeter
-from rrto_ros.robot.replay.plan_store import PlanMemory
+from rrto_ros.robot.plan_store import PlanMemory
 from rrto_ros.robot.replay.replayer import Replayer
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.codec import (

@@ -23,7 +23,7 @@ from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.inferences import InferenceCost
 from rrto_ros.robot.outgoing import Outgoing
-from rrto_ros.robot.replay.plan_store import PlanStore, memory_of
+from rrto_ros.robot.plan_store import PlanStore, memory_of
 from rrto_ros.robot.replay.replayer import ReplayState
 from rrto_ros.robot.ring import (
     LINGERING,

@@ -1,13 +1,50 @@
-"""A stream of batches as the literal records that it means, for readers that execute nothing."""
+"""Records as the program's calls: references replaced by what they stand for, nothing executed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from rrto_ros.errors import ProtocolError
 from rrto_ros.wire.codec import iter_headers
-from rrto_ros.wire.format import PLAN_DEFINE_OP, PLAN_REF_OP, Buffer
+from rrto_ros.wire.format import (
+    PLAN_DEFINE_OP,
+    PLAN_REF_OP,
+    PLAN_TAKEN_OP,
+    RESULTS_WANTED_OP,
+    Buffer,
+)
 from rrto_ros.wire.plan import Plan, literal, read_define, read_reference
+
+_NO_CALLS = (PLAN_TAKEN_OP, RESULTS_WANTED_OP)
+
+
+def literal_records(
+    batch: Buffer,
+    plans: Mapping[int, Plan],
+    define: Callable[[int, Plan], None] | None = None,
+) -> Iterator[Buffer]:
+    """The calls in a batch, or in what came out of a call ring, as one record each.
+
+    Args:
+        batch: Whole records.
+        plans: What references mean.
+        define: Takes a plan that the batch defines; None: that is an error.
+
+    Raises:
+        ProtocolError: A record does not fit the format, or its plan is not known.
+    """
+    view = memoryview(batch).cast("B")
+    for header in iter_headers(view):
+        if header.op == PLAN_DEFINE_OP and define is not None:
+            define(*read_define(view, header))
+        elif header.op == PLAN_REF_OP:
+            reference = read_reference(view, header)
+            plan = plans.get(reference.plan)
+            if plan is None:
+                raise ProtocolError(f"reference to plan {reference.plan}, not defined")
+            yield from literal(plan, reference)
+        elif header.op not in _NO_CALLS:
+            yield view[header.offset : header.offset + header.size]
 
 
 class LiteralReader:
@@ -15,7 +52,6 @@ class LiteralReader:
 
     def __init__(self) -> None:
         self._plans: dict[int, Plan] = {}
-        self._references = 0
 
     def read(self, batch: Buffer) -> Iterator[Buffer]:
         """The records of a batch, definitions left out and references replaced.
@@ -23,21 +59,8 @@ class LiteralReader:
         Raises:
             ProtocolError: A record does not fit the format, or its plan is not defined.
         """
-        view = memoryview(batch).cast("B")
-        for header in iter_headers(view):
-            if header.op == PLAN_DEFINE_OP:
-                number, plan = read_define(view, header)
-                self._plans[number] = plan
-            elif header.op == PLAN_REF_OP:
-                reference = read_reference(view, header)
-                known = self._plans.get(reference.plan)
-                if known is None:
-                    raise ProtocolError(f"reference to plan {reference.plan}, not defined")
-                self._references += 1
-                yield from literal(known, reference)
-            else:
-                yield view[header.offset : header.offset + header.size]
+        yield from literal_records(batch, self._plans, self._plans.__setitem__)
 
     def statistics(self) -> dict[str, int]:
-        """Plans known now and references read."""
-        return {"plans": len(self._plans), "references": self._references}
+        """Plans known now."""
+        return {"plans": len(self._plans)}

@@ -8,7 +8,7 @@ import pytest
 from support.rig import START_S, said
 
 from rrto_ros.evaluation.analyze_bag import logs_of_bag
-from rrto_ros.robot.replay.plan_store import PlanStore
+from rrto_ros.robot.plan_store import PlanStore
 from rrto_ros.robot.replay.replayer import Replayer, ReplayOptions
 from rrto_ros.robot.search import make_search
 from rrto_ros.robot.search.sequence import plan_of

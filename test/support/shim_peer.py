@@ -16,7 +16,7 @@ from support.shim_under_test import python, shim_environment
 from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.execution.executor import Executor
 from rrto_ros.robot.replay.plan_entries import PlanEntry
-from rrto_ros.robot.replay.shim_plans import ShimPlans, expanded
+from rrto_ros.robot.replay.shim_plans import ShimPlans
 from rrto_ros.robot.ring import SLEEPING, ReplyWriter, RingConsumer, RingMemory, drain_eventfd
 from rrto_ros.robot.ring_socket import RingListener, read_hello, send_welcome
 from rrto_ros.wire.codec import (
@@ -27,6 +27,7 @@ from rrto_ros.wire.codec import (
     pack_device_info,
     pack_result,
 )
+from rrto_ros.wire.literal import literal_records
 from rrto_ros.wire.plan import pack_define
 
 RPC, BATCHED, REPLAY = 0, 1, 2
@@ -244,7 +245,7 @@ class Peer:
                 whole = record
                 if item.op.name == "plan_ref":
                     self.references.append(self.shim_plans.reference(view, header))
-                    whole = expanded(record, self.shim_plans.plans)
+                    whole = b"".join(literal_records(record, self.shim_plans.plans))
                 answers = [self._call(call, whole) for call in iter_calls(whole)]
                 if any(answer is not None for answer in answers):
                     assert all(answer is not None for answer in answers), "on_call answers all"

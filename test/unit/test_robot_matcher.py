@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from rrto_ros.robot.replay.matcher import Event, Matcher
+from rrto_ros.robot.matcher import Event, Matcher
 from rrto_ros.wire.codec import pack_call
 from rrto_ros.wire.format import HEADER_BYTES
 from rrto_ros.wire.plan import Plan, Varying

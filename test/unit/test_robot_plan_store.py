@@ -13,7 +13,7 @@ from support.synthetic import Model, Program
 
 from rrto_ros.disk_store import DiskStore
 from rrto_ros.errors import ConfigError
-from rrto_ros.robot.replay.plan_store import (
+from rrto_ros.robot.plan_store import (
     MAX_LISTED,
     MAX_PROGRAMS,
     MAX_UNUSED,
@@ -207,7 +207,7 @@ def test_lists_and_programs_are_bounded(tmp_path, monkeypatch):
     store.keep(NAMES, many)
     assert store.recall(NAMES).plans == tuple(reversed(many))[:MAX_LISTED]
     assert MAX_PROGRAMS > 100
-    monkeypatch.setattr("rrto_ros.robot.replay.plan_store.MAX_PROGRAMS", 20)
+    monkeypatch.setattr("rrto_ros.robot.plan_store.MAX_PROGRAMS", 20)
     store = PlanStore(tmp_path)
     for number in range(40):
         store.keep(program_names(f"program{number}", 0), PLANS[:1])

@@ -12,12 +12,12 @@ from dataclasses import replace
 
 from rrto_ros.api.ops import Kind
 from rrto_ros.errors import ConfigError, ProtocolError
+from rrto_ros.robot.plan_store import StartUp
 from rrto_ros.robot.record.log import CallLog
-from rrto_ros.robot.replay.plan_store import StartUp
-from rrto_ros.robot.replay.shim_plans import expanded
 from rrto_ros.robot.search import SearchOptions, make_search
 from rrto_ros.robot.search.rounds import Lane
 from rrto_ros.robot.search.sequence import Sequence, plan_of
+from rrto_ros.wire.literal import literal_records
 from rrto_ros.wire.plan import MAX_PLAN_CALLS, Plan, Varying
 from rrto_ros.wire.templates import EFFECTS, CallTemplate
 
@@ -107,7 +107,7 @@ class Learner:
             return []
         data, plans = self._waiting.popleft()
         self._waiting_bytes -= len(data)
-        self._log.extend(data if plans is None else expanded(data, plans))
+        self._log.extend(data if plans is None else b"".join(literal_records(data, plans)))
         changed = self._search.update()
         # `statistics` may be asked by another thread, which must not search.
         self._seen = {

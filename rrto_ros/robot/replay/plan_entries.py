@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
-from rrto_ros.robot.replay.matcher import Matcher
+from rrto_ros.robot.matcher import Matcher
 from rrto_ros.wire.format import pad8
 from rrto_ros.wire.plan import MAX_PLANS, Plan
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rrto_ros.errors import ProtocolError
-from rrto_ros.robot.replay.matcher import Event, Events, Matched, Matcher
+from rrto_ros.robot.matcher import Event, Events, Matched, Matcher
 from rrto_ros.robot.replay.open_reference import OpenReference
 from rrto_ros.robot.replay.plan_entries import PlanEntries, PlanEntry
 from rrto_ros.robot.replay.shim_plans import Rewrite, ShimPlans

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from rrto_ros.api.choices import RUN_AHEAD
 from rrto_ros.errors import ConfigError
+from rrto_ros.robot.plan_store import PlanMemory, StartUp
 from rrto_ros.robot.replay.learner import SEARCH_MEMORY_BYTES, Learner, tracks
-from rrto_ros.robot.replay.plan_store import PlanMemory, StartUp
 from rrto_ros.robot.replay.reference_writer import Fed, ReferenceWriter, Rewrite
 from rrto_ros.robot.replay.speculative_results import SpeculativeResults
 from rrto_ros.robot.search import SearchOptions

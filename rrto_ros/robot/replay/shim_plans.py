@@ -11,89 +11,24 @@ be defined anew for the server.
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from enum import IntEnum
 
 from rrto_ros.errors import ProtocolError
 from rrto_ros.robot.replay.plan_entries import PlanEntry
 from rrto_ros.wire.codec import (
     FLAG_REPLY,
     FLAG_WAITED,
-    PLAN_REF_OP,
-    PLAN_TAKEN_OP,
-    RESULT_CONTROL,
-    RESULT_HEADER,
-    RESULTS_WANTED_OP,
     Buffer,
     CallHeader,
     decode_call,
     iter_headers,
     pad8,
 )
-from rrto_ros.wire.plan import Plan, Reference, literal, read_reference
+from rrto_ros.wire.control import Taken, pack_install, pack_remove, pack_settings
+from rrto_ros.wire.plan import Plan, Reference, read_reference
 
-PIECE_BYTES = 64 << 10
-"""A plan is told in pieces of so many bytes: any reply ring holds one."""
-_CONTROL = struct.Struct("<4I")
 _PROGRAM_FLAGS = FLAG_WAITED | FLAG_REPLY
-
-
-class Control(IntEnum):
-    """What a control record tells the shim."""
-
-    PLAN = 1
-    REMOVE = 2
-    SETTINGS = 3
-
-
-class Taken(IntEnum):
-    """What the shim says about a plan."""
-
-    INSTALLED = 1
-    REMOVED = 2
-    REFUSED = 3
-
-
-def pack_control(kind: Control, *numbers: int, content: Buffer = b"") -> bytes:
-    """A record for the reply ring that is no result.
-
-    Args:
-        kind: What it is.
-        *numbers: Up to four words: plan number, total bytes, offset; or 0, apart, microseconds.
-        content: Bytes of a plan.
-    """
-    words = _CONTROL.pack(*numbers, *[0] * (4 - len(numbers)))
-    length = len(words) + len(content)
-    header = RESULT_HEADER.pack(
-        RESULT_HEADER.size + pad8(length), int(kind), 0, length, RESULT_CONTROL
-    )
-    return b"".join((header, words, content, bytes(-length % 8)))
-
-
-def pack_install(number: int, data: Buffer, piece_bytes: int = PIECE_BYTES) -> list[bytes]:
-    """The records that bring a plan's canonical bytes to the shim."""
-    view = memoryview(data).cast("B")
-    return [
-        pack_control(Control.PLAN, number, len(view), at, content=view[at : at + piece_bytes])
-        for at in range(0, len(view), piece_bytes)
-    ]
-
-
-def pack_remove(number: int) -> bytes:
-    """The record after which the shim forgets a plan."""
-    return pack_control(Control.REMOVE, number)
-
-
-def pack_settings(*, apart: bool, flush_us: int = 0) -> bytes:
-    """The record that says how the shim matches.
-
-    Args:
-        apart: Each thread is matched on its own.
-        flush_us: After so many microseconds an open reference leaves, 0: the shim's choice.
-    """
-    return pack_control(Control.SETTINGS, 0, int(apart), flush_us)
 
 
 Rewrite = Callable[[bytes, CallHeader], bytes | None]
@@ -262,33 +197,3 @@ class ShimPlans:
 
     def _publish(self) -> None:
         self._plans = {number: told.plan for number, told in self._told.items()}
-
-
-def expanded(data: bytes, plans: Mapping[int, Plan]) -> bytes:
-    """Records out of the call ring as the program's calls: references replaced, no items.
-
-    Args:
-        data: Whole records, each already checked.
-        plans: What the references in it mean.
-
-    Raises:
-        ProtocolError: A reference does not fit its plan.
-    """
-    view = memoryview(data)
-    parts: list[Buffer] = []
-    start = 0
-    for header in iter_headers(view):
-        if header.op not in (PLAN_REF_OP, PLAN_TAKEN_OP, RESULTS_WANTED_OP):
-            continue
-        parts.append(view[start : header.offset])
-        start = header.offset + header.size
-        if header.op == PLAN_REF_OP:
-            ref = read_reference(view, header)
-            plan = plans.get(ref.plan)
-            if plan is None:
-                raise ProtocolError(f"reference to plan {ref.plan}, which nobody knows")
-            parts += literal(plan, ref)
-    if not start:
-        return data
-    parts.append(view[start:])
-    return b"".join(parts)

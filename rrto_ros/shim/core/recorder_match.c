@@ -30,7 +30,7 @@ struct rrto_matched {
 _Static_assert(sizeof(struct rrto_matched) == 48, "layout of rrto_matched");
 
 /* What the last call of rrto_rm_feed or rrto_rm_follow came to. It belongs to who asks:
- * robot/replay/matcher.py has the same. */
+ * robot/matcher.py has the same. */
 struct rrto_told {
     uint32_t count, events; /* how many of each */
     uint32_t inside;        /* a lane is in the middle of a plan */
