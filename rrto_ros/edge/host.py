@@ -321,8 +321,9 @@ class SessionHost:
     def _say(self, message: Message | None, now: float) -> None:
         self._said_full = self._full
         flags = (FLAG_BUSY if self.busy else 0) | (FLAG_FULL if self._said_full else 0)
+        data: Buffer = b""
         if message is None:
-            sequence, data = self._sender.newest, b""
+            sequence = self._sender.newest
             flags |= FLAG_ACK_ONLY
         else:
             sequence, data = message.sequence, message.data

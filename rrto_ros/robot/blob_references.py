@@ -18,6 +18,7 @@ from rrto_ros.wire.codec import (
     HEADER_BYTES,
     LAYOUTS,
     OP_BY_NAME,
+    Buffer,
     CallHeader,
     blob_tag,
     pack_blob_ref,
@@ -60,11 +61,11 @@ class BlobReferences:
         self._references = 0
         self._wanted = 0
 
-    def rewrite(self, data: bytes, header: CallHeader) -> bytes | None:
-        """The record to send instead of the one at `header`, None to leave it as it is.
+    def rewrite(self, data: Buffer, header: CallHeader) -> bytes | None:
+        """The record to send instead of the one at `header`, None to send that.
 
         Args:
-            data: Buffer of records.
+            data: Buffer of records. One that can be written is marked there, if that is all.
             header: Of one record in it, not yet a reference.
         """
         code, size = header.op, header.payload_bytes
@@ -98,6 +99,9 @@ class BlobReferences:
             return replace_payload(record, reference, set_flags=FLAG_BLOB_REF, clear_flags=0)
         self._known.add(digest)
         length, op, flags, index, thread, count = CALL_HEADER.unpack_from(record)
+        if not record.readonly:
+            CALL_HEADER.pack_into(record, 0, length, op, flags | FLAG_KEEP, index, thread, count)
+            return None
         head = CALL_HEADER.pack(length, op, flags | FLAG_KEEP, index, thread, count)
         return b"".join((head, record[HEADER_BYTES:]))
 

@@ -3,11 +3,17 @@
 `rpc` sends what it has at once, `batched` when somebody waits or after the linger time, `replay`
 the same, with references in place of the calls that a plan holds. Owns the batch that is being
 made, who waits for which call, and the record and replay of the session.
+
+In `rpc` and `batched` the ring's records are copied once, to the end of the buffer that leaves as
+the batch: an upload is not copied again on its way to the middleware, unless a record before or
+after it in the batch is left out or replaced by a reference.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from rrto_ros.errors import ProtocolError
 from rrto_ros.robot.blob_references import BlobReferences
@@ -29,9 +35,11 @@ from rrto_ros.wire.codec import (
     RESULT_UNDONE,
     RESULTS_WANTED_OP,
     Buffer,
+    CallHeader,
     ResultRecord,
     iter_headers,
 )
+from rrto_ros.wire.templates import EFFECTS
 
 MAX_TRACKED_WAITS = 1024
 MAX_BACKLOG_BYTES = 32 << 20
@@ -49,6 +57,18 @@ _SHIM_OPS = frozenset((PLAN_REF_OP, PLAN_TAKEN_OP))
 
 Totals = Callable[[], tuple[int, int, int]]
 """Gives bytes sent, bytes received and round trips of the session so far."""
+
+
+class Source(Protocol):
+    """Where a program's records come from: `RingConsumer`."""
+
+    def take(self) -> bytes:
+        """All whole records, copied; empty if there are none."""
+        ...
+
+    def take_into(self, buffer: array[int]) -> int:
+        """They are copied to the end of a buffer; returns how many bytes."""
+        ...
 
 
 class Outgoing:
@@ -83,6 +103,8 @@ class Outgoing:
         self._replays = False
         self._parts: list[Buffer] = []
         self._parts_bytes = 0
+        # The last part: nothing has a view of it while no record is looked at.
+        self._open = array("B")
         self._flush = False
         self._since = 0.0
         self._lone = 0
@@ -98,7 +120,7 @@ class Outgoing:
     @property
     def pending(self) -> bool:
         """Whether there is something to send."""
-        return bool(self._parts) or self._replayer.pending_bytes > 0
+        return self._made > 0 or self._replayer.pending_bytes > 0
 
     @property
     def flush_at(self) -> float:
@@ -106,7 +128,7 @@ class Outgoing:
         if self._flush or self.urgent:
             return 0.0
         linger = self._config.linger_s
-        if self._parts or self._replayer.carries:
+        if self._made or self._replayer.carries:
             return self._since + linger
         if not self._replayer.asks:
             return self._since + max(linger, AHEAD_LINGER_S)
@@ -139,34 +161,44 @@ class Outgoing:
         """Whether the search has too much to look at."""
         return self._replayer.backlog > MAX_BACKLOG_BYTES
 
-    def absorb(self, data: bytes, mode: str, now: float) -> list[Buffer]:
+    def absorb(self, source: Source, mode: str, now: float) -> list[Buffer] | None:
         """Take records out of the ring into the batch that is being made.
 
         Returns:
-            Result records for the program that are there already.
+            Result records for the program that are there already; None if the ring was empty.
 
         Raises:
             ProtocolError: A record does not fit the format, or has what no program may use.
         """
         answers: list[Buffer] = []
-        if not (self._parts or self._replayer.asks):
-            self._since = now
+        new = not (self._made or self._replayer.asks)
         if mode == "replay":
+            data = source.take()
+            if not data:
+                return None
+            self._since = now if new else self._since
             self._replays = True
             answers = self._replay(data, now)
         else:
             if self._replays:
+                self._end_open()
+            start = len(self._open)
+            if not source.take_into(self._open):
+                return None
+            self._since = now if new else self._since
+            if self._replays:
                 self._replays = False
-                self._add(self._replayer.pause())
+                self._put(self._replayer.pause())
                 self.meter.interrupt()
-            self._pass(data, now)
-        size = self._parts_bytes + self._replayer.pending_bytes
-        self._flush = self._flush or mode == "rpc" or size >= self._config.batch_bytes
+            self._pass(start, now)
+        size = self._made + self._replayer.pending_bytes
+        rpc = mode == "rpc" and size > 0
+        self._flush = self._flush or rpc or size >= self._config.batch_bytes
         return answers
 
     def take(self) -> Buffer:
-        """The whole batch; a new one begins."""
-        if not self._flush and not self._parts and not self._replayer.carries:
+        """The whole batch, which nobody changes from then on; a new one begins."""
+        if not self._flush and not self._made and not self._replayer.carries:
             self._lone += 1
         ahead = self._replayer.ahead
         if ahead is not None:
@@ -175,6 +207,7 @@ class Outgoing:
         self._add(self._replayer.close())
         if ahead is not None:
             ahead.asked = False
+        self._end_open()
         parts = self._parts
         self._parts, self._parts_bytes, self._flush = [], 0, False
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -249,11 +282,15 @@ class Outgoing:
             self.meter.end(index, now, self.waits)
         return fed.answers
 
-    def _pass(self, data: bytes, now: float) -> None:
-        start = 0
+    def _pass(self, start: int, now: float) -> None:
+        """Look at the records of the open part from `start` on; padding at the end is left out."""
         replayer, blobs = self._replayer, self._blobs
+        whole = memoryview(self._open)
+        data = whole[start:]
+        begin, end = 0, start
         for header in iter_headers(data):
             flags = header.flags
+            end = start + header.offset + header.size
             if flags & (FLAG_BLOB_REF | FLAG_KEEP) or header.op in _RECORDER_OPS:
                 raise ProtocolError(
                     f"call {header.index} has flags 0x{flags:x} and operation {header.op}, which "
@@ -261,28 +298,42 @@ class Outgoing:
                 )
             if header.op == RESULTS_WANTED_OP:
                 self._wanted()
-                self._add(memoryview(data)[start : header.offset])
-                start = header.offset + header.size
+                begin = self._replace(whole, begin, end, header, b"")
                 continue
             if header.op in _SHIM_OPS:
-                view = memoryview(data)
-                record, waited = replayer.pass_item(view, header)
-                self._add(view[start : header.offset])
-                self._add(record)
-                start = header.offset + header.size
+                record, waited = replayer.pass_item(data, header)
+                begin = self._replace(whole, begin, end, header, record)
                 for index in waited:
                     self._waited(index, FLAG_REPLY, now)
                 continue
             if flags & FLAG_WAITED:
                 self._waited(header.index, flags, now)
-            replayer.pass_by(header.op, data, header.offset, header.size)
+            if EFFECTS.get(header.op):
+                record = bytes(data[header.offset : header.offset + header.size])
+                replayer.pass_by(header.op, record, 0, len(record))
             if header.payload_bytes and blobs is not None:
                 changed = blobs.rewrite(data, header)
                 if changed is not None:
-                    self._add(memoryview(data)[start : header.offset])
-                    self._add(changed)
-                    start = header.offset + header.size
-        self._add(memoryview(data)[start:] if start else data)
+                    begin = self._replace(whole, begin, end, header, changed)
+        if begin:
+            self._open = array("B")
+            self._put(whole[begin:end])
+        elif end < len(whole):
+            data.release()
+            whole.release()
+            del self._open[end:]
+
+    def _replace(
+        self, whole: memoryview, begin: int, end: int, header: CallHeader, record: Buffer
+    ) -> int:
+        """What leaves in the place of a record that ends at `end`, after what is before it.
+
+        Returns:
+            Where what follows begins.
+        """
+        self._put(whole[begin : end - header.size])
+        self._put(record)
+        return end
 
     def _wanted(self) -> None:
         """Somebody waits for what the calls so far give."""
@@ -300,7 +351,23 @@ class Outgoing:
         if len(self.waits) < MAX_TRACKED_WAITS:
             self.waits[index] = now
 
+    @property
+    def _made(self) -> int:
+        """Bytes of the batch so far."""
+        return self._parts_bytes + len(self._open)
+
+    def _end_open(self) -> None:
+        """What comes next becomes another part."""
+        part, self._open = self._open, array("B")
+        self._put(memoryview(part))
+
     def _add(self, part: Buffer) -> None:
+        if len(part):
+            self._end_open()
+            self._put(part)
+
+    def _put(self, part: Buffer) -> None:
+        """Before what is in the open part."""
         if len(part):
             self._parts.append(part)
             self._parts_bytes += len(part)

@@ -13,6 +13,7 @@ import mmap
 import os
 import struct
 import threading
+from array import array
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -209,10 +210,32 @@ class RingConsumer:
         Raises:
             ProtocolError: The shim's position is impossible.
         """
+        start, size = self._filled()
+        data = bytes(self._ring.view[start : start + size])
+        self._free(size)
+        return data
+
+    def take_into(self, buffer: array[int]) -> int:
+        """Copy them to the end of a buffer instead; returns how many bytes.
+
+        Args:
+            buffer: Of unsigned bytes, without a view of it anywhere: it grows.
+
+        Raises:
+            ProtocolError: The shim's position is impossible.
+        """
+        start, size = self._filled()
+        if size:
+            buffer.frombytes(self._ring.view[start : start + size])
+            self._free(size)
+        return size
+
+    def _filled(self) -> tuple[int, int]:
+        """Where in the memory the oldest records begin, and the size of those to take now."""
         head = self._atomics.load_u64(self._head_address)
         tail = self._tail
         if head == tail:
-            return b""
+            return 0, 0
         filled = (head - tail) & _MASK64
         if filled > self._size or head & 7:
             raise ProtocolError(
@@ -224,14 +247,18 @@ class RingConsumer:
         start = self._at + offset
         if size > TAKE_BYTES:
             size = self._some(start, size)
-        data = bytes(self._ring.view[start : start + size])
-        self._tail = (tail + size) & _MASK64
+        return start, size
+
+    def _free(self, size: int) -> None:
+        """The oldest bytes were copied: the program may write there again."""
+        if not size:
+            return
+        self._tail = (self._tail + size) & _MASK64
         self._atomics.store_u64(self._tail_address, self._tail)
         if self._atomics.exchange_sleep(self._producer_address, 0):
             self._ring.wake_program()
         self._bytes += size
         self._takes += 1
-        return data
 
     @property
     def more(self) -> bool:

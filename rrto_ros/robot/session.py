@@ -240,9 +240,7 @@ class RobotSession:
             lingers, more = out.pending, False
             if open_:
                 consumer.announce(LINGERING if lingers else SLEEPING)
-                data = consumer.take()
-                if data:
-                    self._absorb(data)
+                if self._absorb():
                     # A program that waits for room has said so before, and wakes nobody again.
                     more = consumer.more
             news = out.shim_news()
@@ -277,14 +275,16 @@ class RobotSession:
         # After an error nothing is executed any more, so nothing would make room.
         return self._blobs is None or not self._blobs.full or bool(self._error)
 
-    def _absorb(self, data: bytes) -> None:
-        """Take records out of the ring into the batch that is being made."""
-        if self._phase != "lost":
-            answers = self._out.absorb(data, self._mode, time.monotonic())
-            if answers:
-                # The lock keeps them behind the results that came before them.
-                with self._lock:
-                    self._replies.write(answers)
+    def _absorb(self) -> bool:
+        """Take records out of the ring into the batch that is being made; whether it had any."""
+        if self._phase == "lost":
+            return bool(self._consumer.take())
+        answers = self._out.absorb(self._consumer, self._mode, time.monotonic())
+        if answers:
+            # The lock keeps them behind the results that came before them.
+            with self._lock:
+                self._replies.write(answers)
+        return answers is not None
 
     def _totals(self) -> tuple[int, int, int]:
         """Bytes sent and received, and round trips."""
@@ -303,7 +303,7 @@ class RobotSession:
             while self._blobs_wanted:
                 self._answer_wanted(self._blobs_wanted.popleft())
             if out.pending and now >= out.flush_at:
-                self._sender.push(out.take())
+                self._sender.push(out.take(), given=True)
             ack, full = self._receiver.ack, FLAG_FULL if self._replies.full else 0
             outgoing = [
                 CallsMessage(self.id, m.sequence, ack, full | (FLAG_MORE if m.more else 0), m.data)
@@ -342,12 +342,12 @@ class RobotSession:
         if record is None:
             self._lost = f"the server wants a blob of call {index}, which refers to none"
             return
-        self._sender.push(record)
+        self._sender.push(record, given=True)
 
     def _last_words(self) -> None:
         """Send what the program called before it ended: its effects are part of the recording."""
-        while self._phase != "lost" and self._room and (data := self._consumer.take()):
-            self._absorb(data)
+        while self._phase != "lost" and self._room and self._absorb():
+            pass
         self._out.flush()
         self._send(time.monotonic())
 

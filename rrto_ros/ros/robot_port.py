@@ -32,10 +32,10 @@ from rrto_ros.ros.server_port import (
     NO_SESSION,
     SpinThread,
     TakeThread,
-    byte_array,
     call_qos,
     id_array,
     listeners,
+    set_bytes,
     wait_delivered,
 )
 from rrto_ros.wire.port import CallsMessage, OpenAnswer, OpenRequest, ResultsMessage, topic
@@ -165,7 +165,7 @@ class RosRobotPort:
         out.sequence = message.sequence
         out.results_ack = message.results_ack
         out.flags = message.flags
-        out.data = byte_array(message.data)
+        set_bytes(out, "data", message.data)
         with self._lock:
             self._published += 1
             self._ends.calls.publish(out)

@@ -64,6 +64,18 @@ def announcement_qos(depth: int = ANNOUNCEMENT_DEPTH) -> QoSProfile:
     )
 
 
+def set_bytes(message: Any, field: str, data: Buffer) -> None:
+    """Give a message's uint8[] field its bytes, which must not change before it is published.
+
+    Publishing reads any buffer. The field's setter takes an array only, and copies it; making that
+    array is another copy: 0.5 ms for 600 KB.
+    """
+    if f"_{field}" in message.__slots__:
+        setattr(message, f"_{field}", data)
+    else:
+        setattr(message, field, byte_array(data))
+
+
 def byte_array(data: Buffer) -> array.array[int]:
     """Bytes as the array that a uint8[] field takes without looking at every item."""
     out = array.array("B")
@@ -250,7 +262,7 @@ class RosServerPort:
         if message.missing:
             out.missing = array.array("Q", message.missing)
         out.flags = message.flags
-        out.data = byte_array(message.data)
+        set_bytes(out, "data", message.data)
         with self._lock:
             self._published += 1
             self._results.publish(out)

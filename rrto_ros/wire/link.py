@@ -45,7 +45,7 @@ _SLOW_BYTES_PER_S = 2.5e6
 _SOON_PASSED_BYTES = 64 << 10
 
 Buffer = bytes | bytearray | memoryview
-"""Bytes to send; copied when they are cut, so the caller may reuse them after `push`."""
+"""Bytes to send; copied by `push` unless they are given to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,12 @@ class Message:
     Attributes:
         sequence: Number in its direction of its session, from 1.
         more: Whether the batch goes on in the next message.
-        data: At most `max_message_bytes` of records.
+        data: At most `max_message_bytes` of records; nobody changes them.
     """
 
     sequence: int
     more: bool
-    data: bytes
+    data: Buffer
 
 
 class _Sent:
@@ -164,8 +164,13 @@ class MessageSender:
         """Whether a message was named missing and waits for `due`."""
         return bool(self._urgent)
 
-    def push(self, batch: Buffer) -> None:
+    def push(self, batch: Buffer, *, given: bool = False) -> None:
         """Queue one batch of whole records, not empty.
+
+        Args:
+            batch: The records, whose memory the caller may use again.
+            given: The caller leaves them to the sender and never changes them again, so that
+                they are not copied (a small piece of a large buffer is, or it would keep all).
 
         Raises:
             ValueError: The batch is empty.
@@ -177,16 +182,16 @@ class MessageSender:
         limit = self.max_message_bytes
         if self._window_bytes < limit * _PARTS_OF_WINDOW and self._slow:
             limit = min(limit, self._window_bytes // _PARTS_OF_WINDOW)
+        if not given or _keeps_more(batch):
+            batch = bytes(batch)
         if size <= limit:
-            self._queue.append(Message(self._next, False, bytes(batch)))
+            self._queue.append(Message(self._next, False, batch))
             self._next += 1
         else:
             view = memoryview(batch)
             for start in range(0, size, limit):
                 last = start + limit >= size
-                self._queue.append(
-                    Message(self._next, not last, bytes(view[start : start + limit]))
-                )
+                self._queue.append(Message(self._next, not last, view[start : start + limit]))
                 self._next += 1
         self._queued_bytes += size
 
@@ -346,6 +351,11 @@ class MessageSender:
     def _refuse(self, text: str) -> ProtocolError:
         self._refused += 1
         return ProtocolError(f"acknowledgement refused: {text}")
+
+
+def _keeps_more(batch: Buffer) -> bool:
+    """Whether it is a piece of a buffer that would stay in memory for it, mostly for nothing."""
+    return isinstance(batch, memoryview) and memoryview(batch.obj).nbytes > 2 * batch.nbytes
 
 
 class MessageReceiver:

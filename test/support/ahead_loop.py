@@ -167,6 +167,22 @@ def plain(calls, fails=None):
     return {r.index: (r.status, bytes(r.payload)) for r in iter_results(results)}, memory(machine)
 
 
+class Records:
+    """Records as the ring gives them, all at once."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def take(self):
+        data, self.data = self.data, b""
+        return data
+
+    def take_into(self, buffer):
+        data = self.take()
+        buffer.frombytes(data)
+        return len(data)
+
+
 class Loop:
     """One session.
 
@@ -230,7 +246,7 @@ class Loop:
 
     def call(self, chunk, mode="replay"):
         """The program makes calls; only the last may be waited for."""
-        for record in self.out.absorb(b"".join(chunk), mode, self.now):
+        for record in self.out.absorb(Records(b"".join(chunk)), mode, self.now) or ():
             self.give(record)
         header = list(iter_headers(chunk[-1]))[-1]
         if header.flags & FLAG_WAITED:
