@@ -1,7 +1,7 @@
 /* References to the recorder's plans: a call that match.c finds in one becomes part of the open
  * reference and costs no record. What a reference means, and when it leaves, is in
  * docs/wire_format.md ("Plans in the shim"); why nothing can go wrong by it in
- * docs/recorder_replayer.md.
+ * docs/replay.md.
  *
  * All of this is under the producer lock of ring.c, and nothing on the way of a call allocates. */
 #include <stdlib.h>
