@@ -137,19 +137,19 @@ class Outgoing:
     @property
     def urgent(self) -> bool:
         """Whether a call that the server was to answer unasked has to be sent after all."""
-        ahead = self._replayer.ahead
+        ahead = self._replayer.speculative
         return ahead is not None and ahead.urgent
 
     @property
     def saved_waits(self) -> int:
         """How often the program waited, but not for an exchange."""
-        ahead = self._replayer.ahead
+        ahead = self._replayer.speculative
         return ahead.waits if ahead is not None else 0
 
     def measured(self, round_trip_s: float) -> None:
         """What an exchange takes at least, seconds."""
-        if self._replayer.ahead is not None:
-            self._replayer.ahead.round_trip_s = round_trip_s
+        if self._replayer.speculative is not None:
+            self._replayer.speculative.round_trip_s = round_trip_s
 
     @property
     def thinks(self) -> bool:
@@ -200,7 +200,7 @@ class Outgoing:
         """The whole batch, which nobody changes from then on; a new one begins."""
         if not self._flush and not self._made and not self._replayer.carries:
             self._lone += 1
-        ahead = self._replayer.ahead
+        ahead = self._replayer.speculative
         if ahead is not None:
             ahead.asked = ahead.asked or ahead.urgent
             ahead.urgent = False
@@ -248,7 +248,7 @@ class Outgoing:
         Raises:
             ProtocolError: It was pushed ahead, and nobody agreed on that.
         """
-        results = self._replayer.ahead
+        results = self._replayer.speculative
         if result.flags & RESULT_PRINTED:
             return record
         if result.flags & (RESULT_AHEAD | RESULT_UNDONE):
@@ -339,8 +339,8 @@ class Outgoing:
         """Somebody waits for what the calls so far give."""
         self._flush = True
         self._lone = 0
-        if self._replayer.ahead is not None:
-            self._replayer.ahead.asked = True
+        if self._replayer.speculative is not None:
+            self._replayer.speculative.asked = True
 
     def _waited(self, index: int, flags: int, now: float) -> None:
         self._wanted()

@@ -66,7 +66,7 @@ class ReplayState:
         hit_rate: Share of the calls that did not travel one by one.
         ahead_saved: Times that the program waited for a call whose result came without an
             exchange; `ahead_saved_ms`: round trips saved by that.
-        ahead_restores: Times that calls which the server executed ahead had to be undone.
+        ahead_restores: Times that calls which the server executed speculatively were rolled back.
         ahead_lost_ms: Time lost by that, and with copies of what calls may overwrite.
     """
 
@@ -103,11 +103,11 @@ class Replayer:
     ) -> None:
         if options.run_ahead not in RUN_AHEAD:
             raise ConfigError(f"run_ahead {options.run_ahead!r} is none of {', '.join(RUN_AHEAD)}")
-        self.ahead: SpeculativeResults | None = None
+        self.speculative: SpeculativeResults | None = None
         """Results that come before they are asked for."""
         if options.run_ahead != "off":
-            self.ahead = SpeculativeResults(writes=options.run_ahead == "auto")
-        self._writer = ReferenceWriter(rewrite, options.drop_after, self.ahead)
+            self.speculative = SpeculativeResults(writes=options.run_ahead == "auto")
+        self._writer = ReferenceWriter(rewrite, options.drop_after, self.speculative)
         self._learner = Learner(
             options.search,
             SearchOptions(options.min_repetitions, options.min_length, options.max_length),
@@ -300,11 +300,11 @@ class Replayer:
             plans.completed,
             self._writer.deviations,
             self._writer.hit_rate,
-            *self._ahead_state(),
+            *self._speculation_state(),
         )
 
-    def _ahead_state(self) -> tuple[int, float, int, float]:
-        ahead = self.ahead
+    def _speculation_state(self) -> tuple[int, float, int, float]:
+        ahead = self.speculative
         if ahead is None:
             return 0, 0.0, 0, 0.0
         cost = ahead.cost
@@ -315,7 +315,7 @@ class Replayer:
         """Counters of reference writer and learner, and the time that the search took."""
         return {
             **self._writer.statistics(),
-            **(self.ahead.statistics() if self.ahead is not None else {}),
+            **(self.speculative.statistics() if self.speculative is not None else {}),
             **self._learner.statistics(),
             **(self._memory.statistics() if self._memory is not None else {}),
             "think_s": round(self._think_s, 6),
