@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rrto_ros.api.info import DeviceInfo
+from rrto_ros.edge.refusals import refuse_calls
 from rrto_ros.edge.worker_process import WorkerDeath, WorkerProcess
 from rrto_ros.errors import ProtocolError
-from rrto_ros.execution.executor import refuse_calls
 from rrto_ros.execution.messages import Results
 from rrto_ros.wire.codec import pack_result
 from rrto_ros.wire.format import RESULT_STICKY, Buffer

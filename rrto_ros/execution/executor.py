@@ -1,4 +1,4 @@
-"""Executes batches of call records on a device: owns the session's order, errors and blobs.
+"""Executes batches of call records on a device: owns the session's order and its errors.
 
 CUDA's rules for errors: a call whose answer is sent (REPLY) fails with its own error and the
 session goes on; a call that nobody waits for, and any error that breaks a CUDA context, is sticky:
@@ -13,39 +13,28 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from hashlib import sha256
-from typing import Protocol
 
 from rrto_ros.api.info import ModuleInfo
 from rrto_ros.api.results import BREAKS_CONTEXT, CUresult
 from rrto_ros.devices.protocol import Device, PrintingDevice, SegmentDevice
 from rrto_ros.errors import CudaError, ProtocolError
-from rrto_ros.execution.ahead_runner import AheadRunner
-from rrto_ros.execution.chains import Run, parts_of
+from rrto_ros.execution.checkpoints import Checkpoints
 from rrto_ros.execution.dispatch import Handler, Prepared, bind, prepare
-from rrto_ros.execution.plan_runner import Parts, PlanRunner, Step
+from rrto_ros.execution.prepared_plan import Preparer, RowRun, Step
 from rrto_ros.execution.progress import Progress, describe
-from rrto_ros.execution.undo import Undo
+from rrto_ros.execution.references import BlobAwaited, BlobReferences, BlobSource, NoBlobs
+from rrto_ros.execution.session_plans import SessionPlans
+from rrto_ros.execution.speculation import Speculation
 from rrto_ros.execution.write_ranges import FOLLOWED, WriteRanges
-from rrto_ros.wire.codec import (
-    CallHeader,
-    CallRecord,
-    decode_call,
-    iter_headers,
-    pack_result,
-    unpack_blob_ref,
-)
+from rrto_ros.wire.codec import CallHeader, CallRecord, decode_call, iter_headers, pack_result
 from rrto_ros.wire.format import (
     BLOB_DATA_OP,
-    BLOB_REF,
     FLAG_BLOB_REF,
     FLAG_KEEP,
     FLAG_REPLY,
     FLAG_WAITED,
-    HEADER_BYTES,
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
-    RESULT_BLOB_WANTED,
     RESULT_ERRORS,
     RESULT_PRINTED,
     RESULT_STICKY,
@@ -62,29 +51,6 @@ FLUSH_BYTES = 1 << 20
 _LAUNCH_FIELDS = {20: 0, 52: 2, 56: 2, 62: 2}
 
 
-class BlobSource(Protocol):
-    """Where the contents of blob references come from."""
-
-    def get(self, digest: bytes, length: int) -> bytes | None: ...
-
-    def has(self, digest: bytes, length: int) -> bool: ...
-
-    def keep(self, data: Buffer) -> None: ...
-
-
-class NoBlobs:
-    """A blob source that keeps nothing."""
-
-    def get(self, digest: bytes, length: int) -> bytes | None:  # noqa: ARG002
-        return None
-
-    def has(self, digest: bytes, length: int) -> bool:  # noqa: ARG002
-        return False
-
-    def keep(self, data: Buffer) -> None:
-        """Forget `data`."""
-
-
 class _Pending:
     """A batch that is not done: its records from `header` (or the next) on."""
 
@@ -97,10 +63,6 @@ class _Pending:
         self.header: CallHeader | None = None
 
 
-class _BlobWanted(Exception):  # noqa: N818 not an error: the execution pauses
-    """A reference cannot be resolved yet."""
-
-
 class Executor:
     """Executes one session's calls on its device, one batch after another.
 
@@ -108,7 +70,7 @@ class Executor:
         device: The session's device; the caller closes it.
         blobs: Where blob references are looked up and kept uploads go.
         progress: Told of each call before it is executed.
-        interrupted: Whether another batch is there, so that nothing more is executed ahead.
+        interrupted: Whether another batch is there, so that nothing more is guessed.
         beside: What kernels may write is found in a thread of its own.
     """
 
@@ -121,29 +83,31 @@ class Executor:
         *,
         beside: bool = False,
     ) -> None:
-        self._blobs: BlobSource = blobs or NoBlobs()
         self._progress = progress
         self._handlers: dict[int, Handler] = bind(device, self._loaded)
-        parts: Parts = lambda _: []  # noqa: E731
         # By its class: a stand-in that answers to every name offers nothing by that.
+        rows = None
         if hasattr(type(device), "prepare_segment") and isinstance(device, SegmentDevice):
-            parts = partial(parts_of, device=device, note=self._note)
-        self._printing = (
-            device if hasattr(type(device), "take_output") and isinstance(device, PrintingDevice)
-            else None
-        )  # fmt: skip
-        self._ranges = ranges = WriteRanges(device.info.compute_capability, beside=beside)
-        self._plans = PlanRunner(
-            partial(prepare, device, self._handlers), Undo(device), lambda: ranges.layout, parts
+            rows = device
+        self._printing: PrintingDevice | None = None
+        if hasattr(type(device), "take_output") and isinstance(device, PrintingDevice):
+            self._printing = device
+        self._ranges = WriteRanges(device.info.compute_capability, beside=beside)
+        self._speculation = Speculation(
+            Checkpoints(device), self._ranges, self._begin, interrupted
         )
-        self._ahead = AheadRunner(self._plans, self._ranges, self._begin, interrupted)
+        self._plans = SessionPlans(
+            Preparer(partial(prepare, device, self._handlers), rows, self._note),
+            self._speculation,
+        )
         self._kernels: dict[int, tuple[bytes, ...]] = {}
         self._queue: deque[_Pending] = deque()
-        self._wanted: dict[bytes, tuple[int, int]] = {}
-        self._arrived: dict[bytes, bytes] = {}
         self._results: list[bytes] = []
         self._results_bytes = 0
         self._awaited = False
+        self._blobs = BlobReferences(
+            blobs or NoBlobs(), self._results, partial(self._break, status=CUresult.UNKNOWN)
+        )
         self._last_index = 0
         self._last_reply = 0
         self._sticky = 0
@@ -154,9 +118,6 @@ class Executor:
         self._errors = 0
         self._last_error = ""
         self._skipped = 0
-        self._blobs_used = 0
-        self._blobs_asked = 0
-        self._blobs_ignored = 0
         self._busy_s = 0.0
 
     @property
@@ -201,33 +162,32 @@ class Executor:
         """
         started = time.perf_counter()
         if self._queue:
-            self._take_blobs(batch)
+            self._blobs.take(batch)
         self._queue.append(_Pending(batch))
-        if self._wanted:
-            self._ask_ahead(self._queue[-1])
-        while self._queue and not self._wanted:
+        if self._blobs.awaited:
+            self._blobs.ask([self._queue[-1].view], self._last_index)
+        while self._queue and not self._blobs.awaited:
             pending = self._queue[0]
             try:
                 self._run(pending, flush)
-            except _BlobWanted:
-                for ahead in self._queue:
-                    self._ask_ahead(ahead)
+            except BlobAwaited:
+                self._blobs.ask((waiting.view for waiting in self._queue), self._last_index)
                 break
             except ProtocolError as error:
                 header = pending.header
                 index = header.index if header is not None else self._last_index
                 self._malformed = f"malformed call log: {error}"
-                self._break(index, CUresult.UNKNOWN, self._malformed)
+                self._break(index, self._malformed, CUresult.UNKNOWN)
             except CudaError as error:
                 # Calls catch their own.
-                self._broken_ahead(error)
+                self._not_rolled_back(error)
             self._queue.popleft()
             self._batches += 1
         if not self._queue and not self._sticky:
-            # Nothing that is executed ahead prints, but what is waited for may be answered there.
+            # Nothing speculative prints, but what is waited for may be answered there.
             self._print()
-            self._run_ahead(flush)
-        self._ahead.tell(self._results)
+            self._speculate(flush)
+        self._speculation.tell(self._results)
         if self._progress is not None:
             self._progress.idle()
         self._busy_s += time.perf_counter() - started
@@ -244,12 +204,10 @@ class Executor:
             "malformed": self._malformed,
             "sticky": self._sticky,
             "sticky_text": self._sticky_text.decode(errors="replace"),
-            "blobs_used": self._blobs_used,
-            "blobs_asked": self._blobs_asked,
-            "blobs_ignored": self._blobs_ignored,
             "busy_s": self._busy_s,
+            **self._blobs.statistics(),
             **self._plans.statistics(),
-            **self._ahead.statistics(),
+            **self._speculation.statistics(),
         }
 
     def _run(self, pending: _Pending, flush: Callable[[bytes], None] | None) -> None:
@@ -285,19 +243,19 @@ class Executor:
                 self._awaited = True
             step = None
 
-    def _run_ahead(self, flush: Callable[[bytes], None] | None) -> None:
+    def _speculate(self, flush: Callable[[bytes], None] | None) -> None:
         """Execute what the program will probably call next."""
         send = flush or self._results.append
         try:
-            self._ahead.run(self._results, lambda: send(self._take_results()))
+            self._speculation.run(self._results, lambda: send(self._take_results()))
         except CudaError as error:
-            self._broken_ahead(error)
+            self._not_rolled_back(error)
 
-    def _broken_ahead(self, error: CudaError) -> None:
-        """Something executed ahead failed and could not be undone."""
-        self._plans.ahead.undo.forget()
-        text = f"what was executed ahead after call #{self._last_index} cannot be undone: {error}"
-        self._break(self._last_index, error.result, text)
+    def _not_rolled_back(self, error: CudaError) -> None:
+        """Memory is not what the program made of it: the session is over."""
+        self._speculation.forget()
+        text = f"calls executed after #{self._last_index} cannot be rolled back: {error}"
+        self._break(self._last_index, text, error.result)
 
     def _steps(self, pending: _Pending) -> Iterator[Step]:
         """The calls of a batch in order, references to plans replaced by what they stand for."""
@@ -313,13 +271,13 @@ class Executor:
                 else:
                     yield from self._plans.expand(view, header)
             elif header.op != BLOB_DATA_OP:
-                if self._plans.ahead.plan is not None:
-                    self._plans.ahead.drop()
+                if self._speculation.plan is not None:
+                    self._speculation.drop()
                 yield Step(header)
 
     def _call(self, record: CallRecord, header: CallHeader, run: Prepared | None) -> None:
         if header.flags & FLAG_BLOB_REF:
-            record.payload = memoryview(self._resolve(header, record.payload or b""))
+            record.payload = memoryview(self._blobs.resolve(header, record.payload or b""))
         elif header.flags & FLAG_KEEP and record.payload is not None:
             self._blobs.keep(record.payload)
         kernel = self._begin(header.index, record)
@@ -348,7 +306,7 @@ class Executor:
             for at in range(0, len(text), PRINTED_BYTES):
                 self._results.append(pack_result(0, 0, text[at : at + PRINTED_BYTES], flags))
 
-    def _several(self, run: Run) -> CallHeader:
+    def _several(self, run: RowRun) -> CallHeader:
         """Execute calls that the device runs as one; returns the last one's header."""
         last = run.headers[-1]
         if self._sticky:
@@ -391,14 +349,14 @@ class Executor:
         named = f"{describe(header.index, header.op, kernel.decode(errors='replace'))}: {text}"
         own = bool(header.flags & FLAG_REPLY) and status not in BREAKS_CONTEXT
         if not own:
-            self._break(header.index, status, named)
+            self._break(header.index, named, status)
             return
         if status is not CUresult.NOT_READY:
             self._errors += 1
             self._last_error = named
         self._reply(header.index, status, detail.encode())
 
-    def _break(self, index: int, status: CUresult, text: str) -> None:
+    def _break(self, index: int, text: str, status: CUresult) -> None:
         """The session is in error from here on."""
         self._errors += 1
         self._last_error = text
@@ -437,95 +395,3 @@ class Executor:
     def _kernel_name(self, module: int, kernel: int) -> bytes:
         names = self._kernels.get(module, ())
         return names[kernel] if kernel < len(names) else b"?"
-
-    # Blobs: a reference that cannot be resolved pauses the execution until its content came.
-
-    def _resolve(self, header: CallHeader, payload: Buffer) -> bytes:
-        digest, length = unpack_blob_ref(payload)
-        data = self._arrived.pop(digest, None)
-        if data is None:
-            data = self._blobs.get(digest, length)
-        if data is None:
-            self._ask(header.index, digest, length)
-            raise _BlobWanted
-        self._blobs_used += 1
-        return data
-
-    def _ask(self, index: int, digest: bytes, length: int) -> None:
-        if digest in self._wanted or digest in self._arrived:
-            return
-        self._wanted[digest] = (index, length)
-        self._blobs_asked += 1
-        # Not through _reply: it does not answer the call.
-        self._results.append(pack_result(index, CUresult.NOT_FOUND, b"", RESULT_BLOB_WANTED))
-
-    def _ask_ahead(self, pending: _Pending) -> None:
-        """Ask for every unknown blob of a waiting batch, so that all cost one round trip."""
-        try:
-            for header in iter_headers(pending.view):
-                if not header.flags & FLAG_BLOB_REF or header.index <= self._last_index:
-                    continue
-                end = header.offset + header.size
-                digest, length = unpack_blob_ref(pending.view[end - BLOB_REF.size : end])
-                if not self._blobs.has(digest, length):
-                    self._ask(header.index, digest, length)
-        except ProtocolError:
-            return  # reported when the execution gets there
-
-    def _take_blobs(self, batch: Buffer) -> None:
-        """Take the contents that a batch brings for the awaited references."""
-        view = memoryview(batch).cast("B")
-        try:
-            for header in iter_headers(view):
-                if header.op == BLOB_DATA_OP:
-                    start = header.offset + HEADER_BYTES
-                    self._take_blob(header.index, view[start : start + header.payload_bytes])
-        except ProtocolError:
-            return  # reported when the execution gets there
-
-    def _take_blob(self, index: int, content: memoryview) -> None:
-        digest = sha256(content).digest()
-        length = self._wanted.get(digest, (0, -1))[1]
-        if length == len(content):
-            del self._wanted[digest]
-            self._arrived[digest] = bytes(content)
-            self._blobs.keep(content)
-            return
-        self._blobs_ignored += 1
-        for known, (asked, _) in list(self._wanted.items()):
-            if asked == index:
-                # Waiting on would hang the program: nothing else will come for this call.
-                self._wanted.clear()
-                self._break(
-                    index,
-                    CUresult.UNKNOWN,
-                    f"blob for call #{index}: content of {len(content)} bytes with SHA-256 "
-                    f"{digest.hex()[:16]}..., wanted {known.hex()[:16]}...",
-                )
-                return
-
-
-def refuse_calls(batch: Buffer, status: int, text: str, *, after: int = 0, but: int = 0) -> bytes:
-    """Result records for every REPLY in a batch that will not be executed.
-
-    Args:
-        batch: Whole call records; what comes after a malformed one is not answered.
-        status: CUresult for each.
-        text: Reason, the data of each record.
-        after: Only calls with a higher index.
-        but: A call that was answered already.
-    """
-    out: list[bytes] = []
-    data = text.encode()
-    try:
-        view = memoryview(batch).cast("B")
-        for item in iter_headers(view):
-            calls = marked_calls(view, item) if item.op == PLAN_REF_OP else (item,)
-            for header in calls:
-                if header.op in (BLOB_DATA_OP, PLAN_DEFINE_OP) or header.index == but:
-                    continue
-                if header.flags & FLAG_REPLY and header.index > after:
-                    out.append(pack_result(header.index, status, data))
-    except ProtocolError:
-        pass
-    return b"".join(out)

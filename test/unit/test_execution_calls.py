@@ -10,7 +10,8 @@ from support.memory_device import KERNELS, PTX, MemoryDevice
 
 from rrto_ros.api.ops import OPS
 from rrto_ros.api.results import CUresult
-from rrto_ros.execution.executor import Executor, refuse_calls
+from rrto_ros.edge.refusals import refuse_calls
+from rrto_ros.execution.executor import Executor
 from rrto_ros.wire.codec import (
     FLAG_BLOB_REF,
     FLAG_KEEP,

@@ -1,4 +1,4 @@
-"""Copies of what calls executed ahead overwrite: owns them until the program confirms the calls.
+"""Checkpoints: copies of what speculative calls overwrite, until the program makes the calls.
 
 Calls between two reads are a group: what one of them may overwrite is copied once, before the
 first that may. So memory can be brought back to where it was before a group; calls of it that the
@@ -19,7 +19,7 @@ from rrto_ros.devices.protocol import Device, KeepDevice, Kept
 from rrto_ros.errors import CudaError
 from rrto_ros.wire.accesses import Range
 
-MAX_UNDO_BYTES = 256 << 20
+MAX_CHECKPOINT_BYTES = 256 << 20
 """Copies that a session may hold."""
 _MEASURED_BYTES = 64 << 10
 _FIRST_RATE = 2e9
@@ -70,8 +70,8 @@ class _Group:
     confirmed: int = 0
 
 
-class Undo:
-    """The copies of one session. Not thread-safe.
+class Checkpoints:
+    """Those of one session. Not thread-safe.
 
     Args:
         device: Whose memory it is.
@@ -84,11 +84,11 @@ class Undo:
         self._sealed = True
         self._rate = _FIRST_RATE
         self._held = 0
-        self.saved_bytes = 0
-        self.save_s = 0.0
-        self.restores = 0
+        self.taken_bytes = 0
+        self.taken_s = 0.0
+        self.rollbacks = 0
         self.restored_bytes = 0
-        self.undone_calls = 0
+        self.rolled_back_calls = 0
         self.lost_s = 0.0
 
     @property
@@ -98,13 +98,13 @@ class Undo:
 
     def room(self, size: int) -> bool:
         """Whether so many bytes more may be copied."""
-        return self._held + size <= MAX_UNDO_BYTES
+        return self._held + size <= MAX_CHECKPOINT_BYTES
 
     def seconds(self, ranges: int, size: int) -> float:
         """How long copying so many ranges, of so many bytes in all, will take."""
         return ranges * _PER_RANGE_S + size / self._rate
 
-    def save(
+    def take(
         self, index: int, ranges: Sequence[Range], stream: int, run: Callable[[], object]
     ) -> None:
         """Copy what call `index` may overwrite; to be called before `run` executes it.
@@ -127,8 +127,8 @@ class Undo:
             self._held += size
         group.calls.append((index, run))
         seconds = time.perf_counter() - started
-        self.saved_bytes += size
-        self.save_s += seconds
+        self.taken_bytes += size
+        self.taken_s += seconds
         if size >= _MEASURED_BYTES:
             self._rate += (size / max(seconds, 1e-9) - self._rate) / 8
 
@@ -147,8 +147,8 @@ class Undo:
             self._groups.popleft()
             self._sealed = self._sealed or not self._groups
 
-    def take_back(self) -> int:
-        """Undo the newest call, which failed, and those of its group before it.
+    def roll_back_newest(self) -> int:
+        """Roll back the newest call, which failed, and those of its group before it.
 
         Returns:
             How many calls before it.
@@ -162,21 +162,21 @@ class Undo:
         self._write_back(group)
         return len(group.calls) - 1
 
-    def restore(self) -> None:
-        """Undo every call that was not confirmed.
+    def roll_back(self) -> None:
+        """Roll back every call that was not confirmed.
 
         Raises:
             CudaError: The device failed; memory is not what the program made of it.
         """
         if self.pending:
             began = self._groups[0].began
-            self.restores += 1
+            self.rollbacks += 1
             self.settle()
             while self._groups:
                 group = self._groups.pop()
                 self._write_back(group)
                 self._again(group, group.confirmed)
-                self.undone_calls += len(group.calls) - group.confirmed
+                self.rolled_back_calls += len(group.calls) - group.confirmed
             self.lost_s += time.perf_counter() - began
         self.forget()
 
@@ -219,3 +219,14 @@ class Undo:
             CudaError: The device failed.
         """
         self._device.ctx_synchronize()
+
+    def statistics(self) -> dict[str, int | float]:
+        """What was copied, and what had to be rolled back."""
+        return {
+            "ahead_saved_bytes": self.taken_bytes,
+            "ahead_save_s": round(self.taken_s, 6),
+            "ahead_restores": self.rollbacks,
+            "ahead_restored_bytes": self.restored_bytes,
+            "ahead_undone_calls": self.rolled_back_calls,
+            "ahead_lost_s": round(self.lost_s, 6),
+        }
