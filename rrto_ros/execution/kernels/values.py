@@ -2,6 +2,9 @@
 
 Every register is a sum of multiples of symbols (forms.py), or may hold anything. Comparisons
 become conditions: facts that hold where the predicate is true, and where it is false.
+
+The module is long because every instruction works on the same registers, symbols and bounds; apart
+from them each is a few lines.
 """
 
 from __future__ import annotations
