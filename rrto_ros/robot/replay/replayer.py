@@ -309,7 +309,7 @@ class Replayer:
             return 0, 0.0, 0, 0.0
         cost = ahead.cost
         lost_s = cost.lost_s + cost.copies_s
-        return ahead.waits, ahead.saved_s * 1000, cost.restores, lost_s * 1000
+        return ahead.waits, ahead.saved_s * 1000, cost.rollbacks, lost_s * 1000
 
     def statistics(self) -> Mapping[str, int | float | str]:
         """Counters of reference writer and learner, and the time that the search took."""

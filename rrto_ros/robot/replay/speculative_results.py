@@ -26,17 +26,17 @@ _NEVER = 1 << 64
 
 @dataclass(frozen=True)
 class SpeculationCost:
-    """What the server says that calls executed ahead cost since the session began.
+    """What the server says that speculative calls cost since the session began.
 
     Attributes:
-        restores: Times that the program did something else, and memory was put back.
-        undone: Calls undone by them.
+        rollbacks: Times that the program did something else, and memory was put back.
+        calls: Calls rolled back by them.
         lost_s: Time that was lost by them.
         copies_s: Time that copies of what may be overwritten took.
     """
 
-    restores: int = 0
-    undone: int = 0
+    rollbacks: int = 0
+    calls: int = 0
     lost_s: float = 0.0
     copies_s: float = 0.0
 
@@ -45,7 +45,7 @@ class SpeculativeResults:
     """The results ahead of one session. Thread-safe.
 
     Args:
-        writes: Whether the server may execute calls ahead that have to be undone.
+        writes: Whether the server may execute calls that have to be rolled back.
 
     Attributes:
         asked: Whether a thread waits for a call of what leaves next: that is its exchange.
@@ -188,8 +188,8 @@ class SpeculativeResults:
         """
         if result.status or len(result.payload) != COSTS.size:
             raise ProtocolError(f"costs of {len(result.payload)} bytes, they are {COSTS.size}")
-        restores, undone, lost_ns, copies_ns = COSTS.unpack(result.payload)
-        self.cost = SpeculationCost(restores, undone, lost_ns / 1e9, copies_ns / 1e9)
+        rollbacks, calls, lost_ns, copies_ns = COSTS.unpack(result.payload)
+        self.cost = SpeculationCost(rollbacks, calls, lost_ns / 1e9, copies_ns / 1e9)
 
     def plain(self, index: int) -> bool:
         """Whether a result without RESULT_AHEAD is for the program: not if it has one."""
@@ -220,8 +220,8 @@ class SpeculativeResults:
         return {
             "ahead_saved_exchanges": self._waits,
             "ahead_saved_s": round(self._saved_s, 6),
-            "ahead_restores": self.cost.restores,
-            "ahead_undone_calls": self.cost.undone,
+            "ahead_restores": self.cost.rollbacks,
+            "ahead_undone_calls": self.cost.calls,
             "ahead_lost_s": round(self.cost.lost_s, 6),
             "ahead_copies_s": round(self.cost.copies_s, 6),
             "ahead_calls": self._announced,
