@@ -1,4 +1,4 @@
-"""Checkpoints: copies of what speculative calls overwrite, until the program makes the calls.
+"""Checkpoints: copies of what speculative calls overwrite, kept until the program makes the calls.
 
 Calls between two reads are a group: what one of them may overwrite is copied once, before the
 first that may. So memory can be brought back to where it was before a group; calls of it that the
@@ -64,7 +64,7 @@ class _Group:
     """Calls that write, and no read among them."""
 
     began: float
-    kept: list[Kept] = field(default_factory=list)
+    checkpoints: list[Kept] = field(default_factory=list)
     have: set[Range] = field(default_factory=set)
     calls: list[tuple[int, Callable[[], object]]] = field(default_factory=list)
     confirmed: int = 0
@@ -120,10 +120,11 @@ class Checkpoints:
         new = [span for span in dict.fromkeys(ranges) if span not in group.have]
         size = 0
         if new:
-            kept: Kept = self._keeper.keep([(start, end - start) for start, end in new], stream)
-            group.kept.append(kept)
+            spans = [(start, end - start) for start, end in new]
+            checkpoint: Kept = self._keeper.keep(spans, stream)
+            group.checkpoints.append(checkpoint)
             group.have.update(new)
-            size = kept.bytes
+            size = checkpoint.bytes
             self._held += size
         group.calls.append((index, run))
         seconds = time.perf_counter() - started
@@ -188,15 +189,15 @@ class Checkpoints:
         self._held = 0
 
     def _release(self, group: _Group) -> None:
-        for kept in group.kept:
-            self._held -= kept.bytes
-            self._keeper.release(kept)
+        for checkpoint in group.checkpoints:
+            self._held -= checkpoint.bytes
+            self._keeper.release(checkpoint)
 
     def _write_back(self, group: _Group) -> None:
         # Ranges that overlap were copied one after the other.
-        for kept in reversed(group.kept):
-            size = kept.bytes
-            self._keeper.restore(kept)
+        for checkpoint in reversed(group.checkpoints):
+            size = checkpoint.bytes
+            self._keeper.restore(checkpoint)
             self._held -= size
             self.restored_bytes += size
         self.settle()
