@@ -1,7 +1,10 @@
 """Starts offload server and recorder, with `demo:=true` also camera and perception.
 
 `ros2 launch rrto_ros offload.launch.py --show-args` lists the arguments. What starts is described
-in `rrto_ros.bringup`, which `rrto up` reads too.
+in `rrto_ros.bringup`, which `rrto up` reads too. Where launch_ros is installed the recorder is a
+lifecycle node for launch too: a launch file that includes this one may ask for transitions
+(`ChangeState`) and act on them (`OnStateTransition`). It configures and activates itself at once,
+most likely before launch sees it.
 """
 
 from __future__ import annotations
@@ -24,12 +27,38 @@ from launch import LaunchContext, LaunchDescription
 from rrto_ros.bringup.options import Options
 from rrto_ros.bringup.processes import Process, processes
 
+try:
+    from launch_ros.actions import LifecycleNode
+except ImportError:  # launch alone starts the same processes
+    LifecycleNode = None
+
 
 def _ended(event: ProcessExited, process: Process) -> list[LaunchDescriptionEntity] | None:
     if event.returncode == 0 and not process.ends_all:
         return None
     reason = f"{process.name} ended with exit code {event.returncode}"
     return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]
+
+
+def _action(process: Process, robot: str) -> ExecuteProcess:
+    """What starts a process."""
+    program, *arguments = process.command
+    if process.lifecycle and LifecycleNode is not None:
+        return LifecycleNode(
+            name=process.name,
+            exec_name=process.name,
+            namespace=f"/{robot}",
+            executable=program,
+            arguments=arguments,
+            additional_env=dict(process.environment),
+            output="screen",
+        )
+    return ExecuteProcess(
+        name=process.name,
+        cmd=[program, *arguments],
+        additional_env=dict(process.environment),
+        output="screen",
+    )
 
 
 def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -39,12 +68,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     )
     out: list[LaunchDescriptionEntity] = []
     for process in processes(options):
-        action = ExecuteProcess(
-            name=process.name,
-            cmd=list(process.command),
-            additional_env=dict(process.environment),
-            output="screen",
-        )
+        action = _action(process, options.robot)
         # Processes that start late must not end before their handler is there.
         handler = OnProcessExit(
             target_action=action,

@@ -26,6 +26,7 @@ class Process:
         environment: Variables set in addition to those of the starter.
         ends_all: When this process ends, whatever its exit code, the bring-up ends.
         held: It waits, imports done, until the supervisor releases it (`bringup.held`).
+        lifecycle: It is a lifecycle node.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Process:
     environment: Mapping[str, str] = field(default_factory=dict)
     ends_all: bool = False
     held: bool = False
+    lifecycle: bool = False
 
 
 def config_folder() -> Path:
@@ -107,6 +109,7 @@ def recorder(options: Options, more: Mapping[str, Value] | None = None) -> Proce
         "recorder_replayer",
         node_command(options, "nodes.recorder_replayer", parameters),
         {**node_environment(), **options.environment()},
+        lifecycle=True,
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -45,7 +46,8 @@ APART = "RRTO_APART"
 """1: robot and edge are different machines, and meet over TCP. Bring-up of one side sets it."""
 _PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _DATA = Path(__file__).resolve().parents[1] / "data"
-_SHARED = "/dev/shm/fastdds"
+_SHARED = re.compile(r" (/dev/shm/(?:fastdds|fastrtps)\S+)$", re.MULTILINE)
+"""Of Fast DDS 3 (ROS 2 Kilted) and 2 (Jazzy), in the list of a process's mappings."""
 STUCK_S = 10.0
 """How long leaving the graph may take (usually some 10 ms)."""
 _abandoned: list[tuple[Context, tuple[Node, ...]]] = []
@@ -91,21 +93,23 @@ def keep_private() -> None:
     Calls and results lie there, and Fast DDS makes its files readable by all, whatever the umask.
     It writes into another's file to send, so nobody who could do so before cannot now.
     """
-    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
-        _, found, name = line.partition(f" {_SHARED}")
-        path = Path(_SHARED + name)
+    for name in set(_SHARED.findall(Path("/proc/self/maps").read_text(errors="replace"))):
+        path = Path(name)
         # One that is gone, or another user's, whose business it is.
         with contextlib.suppress(OSError):
-            if found and path.stat().st_uid == os.getuid():
+            if path.stat().st_uid == os.getuid():
                 path.chmod(0o600)
 
 
 def _profile() -> dict[str, str]:
-    """The variable that names this package's profiles, unless the user has some."""
+    """The variables that name this package's profiles, unless the user has some.
+
+    Fast DDS 3 (ROS 2 Kilted) looks at the first, 2.14 (Jazzy) at the second alone.
+    """
     if any(name in os.environ for name in _PROFILES):
         return {}
     apart = os.environ.get(APART) == "1" and TRANSPORTS not in os.environ
-    return {_PROFILES[0]: str(_DATA / f"fastdds_{'apart' if apart else 'nodes'}.xml")}
+    return dict.fromkeys(_PROFILES, str(_DATA / f"fastdds_{'apart' if apart else 'nodes'}.xml"))
 
 
 def own_context(domain: int | None = None) -> Context:

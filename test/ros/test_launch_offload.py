@@ -22,6 +22,7 @@ pytest.importorskip("launch_testing", reason="launch_testing is not installed (p
 SCENARIO = '''
 """Server and recorder come up, talk to each other, and end cleanly."""
 import os
+import threading
 import unittest
 
 import launch
@@ -29,7 +30,26 @@ import launch.launch_description_sources
 import launch_testing.actions
 import launch_testing.asserts
 
+from lifecycle_msgs.msg import Transition
+
 from rrto_ros.ros.client import RECORDER, RobotClient
+
+try:
+    from launch_ros.event_handlers import OnStateTransition
+    from launch_ros.events.lifecycle import ChangeState
+except ImportError:
+    OnStateTransition = None
+
+INACTIVE = threading.Event()
+
+
+def when_inactive():
+    """Notes the recorder's transition, as launch sees it."""
+    if OnStateTransition is None:
+        return []
+    noted = launch.actions.OpaqueFunction(function=lambda context: INACTIVE.set())
+    handler = OnStateTransition(goal_state="inactive", entities=[noted])
+    return [launch.actions.RegisterEventHandler(handler)]
 
 
 def generate_test_description():
@@ -39,6 +59,7 @@ def generate_test_description():
         "search": "data_dependency", "plan_cache_bytes": "0",
     }}.items()
     return launch.LaunchDescription([
+        *when_inactive(),
         launch.actions.IncludeLaunchDescription(source, launch_arguments=arguments),
         launch_testing.actions.ReadyToTest(),
     ])
@@ -55,6 +76,14 @@ class WhileRunning(unittest.TestCase):
             self.assertEqual(client.get_parameter("plan_cache_bytes"), 0)
             self.assertEqual(client.get_parameter("min_length"), 3)
             self.assertIn("comes later", client.set_parameter("mode", "partition"))
+
+    @unittest.skipIf(OnStateTransition is None, "launch_ros is not installed")
+    def test_then_launch_deactivates_it(self, launch_service):
+        deactivate = Transition.TRANSITION_DEACTIVATE
+        launch_service.emit_event(
+            ChangeState(lifecycle_node_matcher=lambda node: True, transition_id=deactivate)
+        )
+        self.assertTrue(INACTIVE.wait(20), "launch has seen no transition to inactive")
 
 
 @launch_testing.post_shutdown_test()

@@ -4,6 +4,7 @@ RRTO_PARTICIPANTS sets how many come and go (default 6, 500 take a quarter of an
 """
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from rclpy.node import Node
 
 from rrto_ros.errors import UnavailableError
 from rrto_ros.ros import robot_port as ros_robot_port
+from rrto_ros.ros.context import keep_private, use_profile
 from rrto_ros.ros.robot_port import APART_S, RosRobotPort
 from rrto_ros.ros.server_port import RosServerPort
 from rrto_ros.wire.port import OpenAnswer, OpenRequest
@@ -212,3 +214,26 @@ def test_a_server_that_answers_no_more_does_not_stay_reached(rig, monkeypatch):
         went_on.set()
         port.close()
         server.close()
+
+
+@pytest.mark.parametrize("name", ["fastdds", "fastrtps"])
+def test_what_either_version_of_fast_dds_shares_is_made_private(name):
+    path = Path(f"/dev/shm/{name}_rrto_test_{os.getpid()}")
+    try:
+        path.write_bytes(bytes(4096))
+        path.chmod(0o666)
+        with path.open("r+b") as file, mmap.mmap(file.fileno(), 4096):
+            keep_private()
+        assert path.stat().st_mode & 0o777 == 0o600
+    finally:
+        path.unlink()
+
+
+def test_either_version_of_fast_dds_is_told_the_profile(monkeypatch):
+    names = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+    monkeypatch.setattr(os, "environ", {})
+    use_profile()
+    assert {Path(os.environ[name]).name for name in names} == {"fastdds_nodes.xml"}
+    monkeypatch.setattr(os, "environ", {names[1]: "/the/users.xml"})
+    use_profile()
+    assert os.environ == {names[1]: "/the/users.xml"}
