@@ -20,13 +20,8 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.devices.protocol import Device
 from rrto_ros.errors import ProtocolError
 from rrto_ros.execution.executor import Executor
-from rrto_ros.robot.ring import (
-    SLEEPING,
-    ReplyWriter,
-    RingConsumer,
-    RingMemory,
-    drain_eventfd,
-)
+from rrto_ros.robot.reply_writer import ReplyWriter
+from rrto_ros.robot.ring import SLEEPING, RingConsumer, RingMemory, drain_eventfd
 from rrto_ros.robot.ring_socket import RingListener, read_hello, send_welcome
 from rrto_ros.wire.codec import Welcome, iter_results, pack_device_info
 

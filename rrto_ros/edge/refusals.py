@@ -5,7 +5,7 @@ from __future__ import annotations
 from rrto_ros.errors import ProtocolError
 from rrto_ros.wire.codec import iter_headers, pack_result
 from rrto_ros.wire.format import BLOB_DATA_OP, FLAG_REPLY, PLAN_DEFINE_OP, PLAN_REF_OP, Buffer
-from rrto_ros.wire.plan import marked_calls
+from rrto_ros.wire.reference import marked_calls
 
 
 def refuse_calls(batch: Buffer, status: int, text: str, *, after: int = 0, but: int = 0) -> bytes:

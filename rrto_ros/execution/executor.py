@@ -40,7 +40,7 @@ from rrto_ros.wire.format import (
     RESULT_STICKY,
     Buffer,
 )
-from rrto_ros.wire.plan import marked_calls
+from rrto_ros.wire.reference import marked_calls
 
 PRINTED_BYTES = 32 << 10
 """Of what kernels printed in one record."""

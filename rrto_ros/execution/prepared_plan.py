@@ -20,7 +20,8 @@ from rrto_ros.execution.dispatch import Prepared, fill_of, launch_of
 from rrto_ros.execution.write_ranges import FOLLOWED, Layout
 from rrto_ros.wire.codec import CallHeader, CallRecord, decode_call
 from rrto_ros.wire.format import ALL_FLAGS, FLAG_BLOB_REF, FLAG_KEEP, HEADER_BYTES
-from rrto_ros.wire.plan import Plan, Reference, pieces
+from rrto_ros.wire.plan import Plan
+from rrto_ros.wire.reference import Reference, pieces
 
 SHORTEST_ROW = 2
 _NO_HEADER = bytes(HEADER_BYTES)

@@ -6,7 +6,8 @@ from rrto_ros.errors import ProtocolError
 from rrto_ros.execution.prepared_plan import PreparedPlan, Preparer, Step
 from rrto_ros.execution.speculation import Speculation
 from rrto_ros.wire.codec import CallHeader
-from rrto_ros.wire.plan import read_define, read_reference
+from rrto_ros.wire.plan import read_define
+from rrto_ros.wire.reference import read_reference
 
 MAX_SESSION_BYTES = 64 << 20
 

@@ -21,7 +21,8 @@ from rrto_ros.execution.write_ranges import WriteRanges
 from rrto_ros.wire.accesses import Range
 from rrto_ros.wire.codec import CallRecord, pack_result
 from rrto_ros.wire.format import FLAG_AHEAD, FLAG_REPLY, RESULT_AHEAD, RESULT_UNDONE
-from rrto_ros.wire.plan import COSTS, Reference
+from rrto_ros.wire.plan import COSTS
+from rrto_ros.wire.reference import Reference
 
 TOGETHER_BYTES = 64 << 10
 """Results of this size in all travel together; more of them would delay the first."""

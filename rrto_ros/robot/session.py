@@ -4,6 +4,8 @@ Two threads work here. The session's own thread waits for the program (ring or h
 due times, and publishes calls. The port's take thread brings results (`on_results`) and puts them
 into the reply ring itself, so that an answer passes no queue. The link's state is guarded by one
 lock; nothing is published or waited for under it.
+
+Over 400 lines: ring, link and phases of one session change together, under one lock.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ from rrto_ros.robot.inferences import InferenceCost
 from rrto_ros.robot.outgoing import Outgoing
 from rrto_ros.robot.plan_store import PlanStore, memory_of
 from rrto_ros.robot.replay.replayer import ReplayState
+from rrto_ros.robot.reply_writer import ReplyWriter
 from rrto_ros.robot.ring import (
     LINGERING,
     SLEEPING,
     Counters,
-    ReplyWriter,
     RingConsumer,
     RingMemory,
     drain_eventfd,

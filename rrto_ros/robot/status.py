@@ -8,11 +8,8 @@ from pathlib import Path
 from rrto_ros.api import choices
 from rrto_ros.api.parameters import RECORDER
 from rrto_ros.robot.replay.replayer import ReplayOptions
-from rrto_ros.robot.ring import (
-    DEFAULT_CALL_BYTES,
-    DEFAULT_REPLY_BYTES,
-    MAX_UNTAKEN_BYTES,
-)
+from rrto_ros.robot.reply_writer import MAX_UNTAKEN_BYTES
+from rrto_ros.robot.ring import DEFAULT_CALL_BYTES, DEFAULT_REPLY_BYTES
 from rrto_ros.wire.link import MAX_MESSAGE_BYTES, WINDOW_BYTES
 
 MODES: dict[str, int] = {name: number for number, name in enumerate(choices.MODES)}

@@ -40,7 +40,7 @@ CFLAGS = (
     "-Wextra",
 )
 _RECORDER_ONLY = ("ring_atomics.c", "recorder_match.c")
-_RECORDER = (*_RECORDER_ONLY, "match.c", "plans.c")
+_RECORDER = (*_RECORDER_ONLY, "match.c", "lanes.c", "plans.c")
 """The sources of the recorder's library; some are the shim's too."""
 STAND_INS = {
     **{f"libnvJitLink.so.{major}": ("standins/nvjitlink.c",) for major in (12, 13)},

@@ -4,6 +4,8 @@ Everything that is read is checked before it is used: sizes, bounds, operation c
 does not fit the format raises `ProtocolError` with a text that names what was got. The layouts
 come from `ops.OPS`; nothing here knows a particular operation. Handshake and descriptions
 (`wire.descriptions`) and the shared numbers (`wire.format`) are re-exported here.
+
+Over 400 lines: a record's layout is read, checked and written in one place.
 """
 
 from __future__ import annotations

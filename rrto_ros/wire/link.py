@@ -11,6 +11,8 @@ the same two classes. docs/wire_format.md, "Messages", describes what they put o
     if receiver.ack_due(now): publish receiver.ack, receiver.missing()
 
 Neither class is thread-safe; a session guards its pair with its own lock.
+
+Over 400 lines: sender and receiver are the two halves of one protocol and are read together.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from rrto_ros.wire.format import (
     RESULTS_WANTED_OP,
     Buffer,
 )
-from rrto_ros.wire.plan import Plan, literal, read_define, read_reference
+from rrto_ros.wire.plan import Plan, read_define
+from rrto_ros.wire.reference import literal, read_reference
 
 _NO_CALLS = (PLAN_TAKEN_OP, RESULTS_WANTED_OP)
 

@@ -13,7 +13,7 @@ from support.fake_cuda_check import (
     checked,
 )
 
-from rrto_ros.devices.null import scan_ptx
+from rrto_ros.devices.ptx_scan import scan_ptx
 from rrto_ros.errors import PtxError
 
 

@@ -17,7 +17,8 @@ from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.execution.executor import Executor
 from rrto_ros.robot.replay.plan_entries import PlanEntry
 from rrto_ros.robot.replay.shim_plans import ShimPlans
-from rrto_ros.robot.ring import SLEEPING, ReplyWriter, RingConsumer, RingMemory, drain_eventfd
+from rrto_ros.robot.reply_writer import ReplyWriter
+from rrto_ros.robot.ring import SLEEPING, RingConsumer, RingMemory, drain_eventfd
 from rrto_ros.robot.ring_socket import RingListener, read_hello, send_welcome
 from rrto_ros.wire.codec import (
     Welcome,

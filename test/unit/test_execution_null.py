@@ -3,8 +3,9 @@
 import pytest
 
 from rrto_ros.api.results import CUresult
-from rrto_ros.devices.null import NullDevice, scan_ptx
+from rrto_ros.devices.null import NullDevice
 from rrto_ros.devices.protocol import Device, Launch, MemsetNode
+from rrto_ros.devices.ptx_scan import scan_ptx
 from rrto_ros.devices.registry import DeviceSettings, check_available, create_device
 from rrto_ros.errors import ConfigError, CudaError, PtxError
 

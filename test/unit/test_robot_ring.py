@@ -9,7 +9,8 @@ import pytest
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.robot import ring as layout
 from rrto_ros.robot.atomics import atomics
-from rrto_ros.robot.ring import ReplyWriter, RingConsumer, RingMemory, drain_eventfd
+from rrto_ros.robot.reply_writer import ReplyWriter
+from rrto_ros.robot.ring import RingConsumer, RingMemory, drain_eventfd
 from rrto_ros.robot.ring_socket import MAX_PATH_BYTES, RingListener
 from rrto_ros.runtime_files import held, hold, server_lock, socket_path
 from rrto_ros.wire.codec import iter_headers, iter_results, pack_call, pack_result

@@ -22,7 +22,8 @@ from rrto_ros.wire.codec import (
     pack_result,
 )
 from rrto_ros.wire.format import FLAG_AHEAD, RESULT_AHEAD, RESULT_UNDONE
-from rrto_ros.wire.plan import Plan, mark, pack_define, pack_reference
+from rrto_ros.wire.plan import Plan, pack_define
+from rrto_ros.wire.reference import mark, pack_reference
 from rrto_ros.wire.templates import CallTemplate
 
 HTOD = OP_BY_NAME["memcpy_htod"].code

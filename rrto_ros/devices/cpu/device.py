@@ -3,6 +3,8 @@
 Every operation is finished when its call returns, so streams and events need bookkeeping only.
 A kernel that touches an address outside live allocations faults, which ends this process; the
 parent reports it as ILLEGAL_ADDRESS.
+
+Over 400 lines: it is the device protocol, one short method for each operation.
 """
 
 from __future__ import annotations

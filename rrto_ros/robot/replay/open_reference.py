@@ -15,7 +15,8 @@ from rrto_ros.wire.format import (
     HEADER_BYTES,
     Buffer,
 )
-from rrto_ros.wire.plan import MAX_PLAN_CALLS, Reference, allowing, mark, pack_reference
+from rrto_ros.wire.plan import MAX_PLAN_CALLS
+from rrto_ros.wire.reference import Reference, allowing, mark, pack_reference
 
 MAX_REFERENCE_BYTES = 16 << 20
 _FIXED_BYTES = HEADER_BYTES + 32

@@ -29,7 +29,8 @@ from rrto_ros.wire.format import (
     RESULTS_WANTED_OP,
     Buffer,
 )
-from rrto_ros.wire.plan import Plan, Reference, pack_define
+from rrto_ros.wire.plan import Plan, pack_define
+from rrto_ros.wire.reference import Reference
 
 __all__ = ["Fed", "ReferenceWriter", "Rewrite"]
 _ITEMS = PLAN_REF_OP >> 8

@@ -26,7 +26,8 @@ from rrto_ros.wire.codec import (
     pad8,
 )
 from rrto_ros.wire.control import Taken, pack_install, pack_remove, pack_settings
-from rrto_ros.wire.plan import Plan, Reference, read_reference
+from rrto_ros.wire.plan import Plan
+from rrto_ros.wire.reference import Reference, read_reference
 
 _PROGRAM_FLAGS = FLAG_WAITED | FLAG_REPLY
 

@@ -14,7 +14,7 @@ from rrto_ros.robot.replay.open_reference import OpenReference
 from rrto_ros.robot.replay.plan_entries import PlanEntries, PlanEntry
 from rrto_ros.robot.replay.speculative_results import SpeculativeResults
 from rrto_ros.wire.format import FLAG_AHEAD, FLAG_REPLY, FLAG_WAITED, Buffer
-from rrto_ros.wire.plan import Reference
+from rrto_ros.wire.reference import Reference
 
 
 @dataclass(slots=True)

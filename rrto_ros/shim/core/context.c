@@ -1,6 +1,8 @@
 /* Contexts: the primary one and those the program makes, and each thread's stack of them.
  * All share the session's device; a context owns memory, streams, events and modules only so that
- * its end can free them. */
+ * its end can free them.
+ *
+ * Over 400 lines: CUDA has many short calls about contexts, and all of them need the stack. */
 #include <string.h>
 
 #include "shim.h"

@@ -1,5 +1,8 @@
 /* Graphs built node by node. The shim keeps the order of nodes and their kinds; the work itself is
- * the server's. An executable graph knows its graph, so that a node of another one is refused. */
+ * the server's. An executable graph knows its graph, so that a node of another one is refused.
+ *
+ * Over 400 lines: a node is read and checked by the same functions where it is added, changed and
+ * set in an executable graph. */
 #include "graph.h"
 
 #include <stdlib.h>

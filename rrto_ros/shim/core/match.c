@@ -1,5 +1,4 @@
-/* Matching calls with plans: owns where each lane of a session stands, and the rule for where it
- * goes on. A call that equals the expected one (operation, payload length, every byte of its fields
+/* Matching calls with plans: owns the rule for where a lane goes on. A call that equals the expected one (operation, payload length, every byte of its fields
  * but the varying words) is that one. Any other is looked for in variants of the plan, at the start
  * of plans, then further on in them; what is nowhere is none of a plan's. A wrong guess costs
  * bytes, never correctness: only what was compared is called a plan's. Nothing on the way of a call
@@ -94,11 +93,6 @@ static int likelier(const struct rrto_plan *plan, const struct rrto_plan *than)
     return !than || plan->used > than->used;
 }
 
-static void stand(struct rrto_lane *lane, struct rrto_plan *plan, uint32_t position)
-{
-    *lane = (struct rrto_lane){plan, plan, lane->thread, position, 0, 0};
-}
-
 /* The program left the plan; calls of no plan that follow each other count once. */
 static void diverge(struct rrto_matcher *m, struct rrto_lane *lane)
 {
@@ -175,7 +169,7 @@ static struct rrto_plan *begun(struct rrto_matcher *m, struct rrto_lane *lane,
     }
     best->used = ++m->entries;
     note(m, RRTO_BEGUN, best, 0);
-    stand(lane, best, 0);
+    rrto_lane_stand(lane, best, 0);
     return best;
 }
 
@@ -330,7 +324,7 @@ static void go(struct rrto_matcher *m, struct rrto_lane *lane, struct rrto_plan 
     if (!at) {
         plan->used = ++m->entries;
         note(m, RRTO_BEGUN, plan, 0);
-        stand(lane, plan, 0);
+        rrto_lane_stand(lane, plan, 0);
         return;
     }
     m->stray = 1;
@@ -345,80 +339,5 @@ void rrto_match_follow(struct rrto_matcher *m, struct rrto_lane *lane, struct rr
     lane->position = first_call;
     rrto_match_took(m, lane, calls);
     if (!plan->active)
-        stand(lane, NULL, 0); /* it was put to rest, and who matched did not know yet */
-}
-
-/* ---- lanes and plans come and go ---- */
-
-struct rrto_lane *rrto_match_lane(struct rrto_matcher *m, uint32_t thread)
-{
-    if (!m->apart)
-        thread = 0;
-    if (!thread && m->lane_count && !m->lanes[0].thread)
-        return &m->lanes[0];
-    uint32_t slot = thread * 0x9e3779b1u >> 21;
-    for (; m->slots[slot]; slot = (slot + 1) % (2 * RRTO_MAX_LANES))
-        if (m->lanes[m->slots[slot] - 1].thread == thread)
-            return &m->lanes[m->slots[slot] - 1];
-    if (m->lane_count == RRTO_MAX_LANES) {
-        rrto_match_reset(m);
-        slot = thread * 0x9e3779b1u >> 21;
-    }
-    struct rrto_lane *lane = &m->lanes[m->lane_count++];
-    *lane = (struct rrto_lane){.thread = thread};
-    m->slots[slot] = (uint16_t)m->lane_count;
-    return lane;
-}
-
-void rrto_match_reset(struct rrto_matcher *m)
-{
-    if (m->lane_count)
-        memset(m->slots, 0, sizeof m->slots);
-    m->lane_count = 0;
-}
-
-int rrto_match_add(struct rrto_matcher *m, struct rrto_plan *plan)
-{
-    if (!plan->number || plan->number > RRTO_MAX_PLANS || m->plans[plan->number])
-        return -1;
-    if (plan->scratch_bytes > m->scratch_bytes) {
-        unsigned char *larger = realloc(m->scratch, plan->scratch_bytes);
-        if (!larger)
-            return -1;
-        m->scratch = larger;
-        m->scratch_bytes = plan->scratch_bytes;
-    }
-    for (uint32_t n = 1; n <= RRTO_MAX_PLANS; n++)
-        if (m->plans[n] && !plan->start_up)
-            plan->shared[n] = m->plans[n]->shared[plan->number] =
-                rrto_plan_shared(plan, m->plans[n]);
-    m->plans[plan->number] = plan;
-    rrto_match_set_active(m, plan->number, !plan->start_up);
-    return 0;
-}
-
-void rrto_match_set_active(struct rrto_matcher *m, uint32_t number, int active)
-{
-    struct rrto_plan *plan = m->plans[number];
-    if (active && !plan->active)
-        plan->used = ++m->entries;
-    m->plan_count += (uint32_t)active - (uint32_t)plan->active;
-    plan->active = active;
-    /* No lane may stand in a plan whose number may come to mean another. */
-    for (uint32_t i = 0; !active && i < m->lane_count; i++) {
-        if (m->lanes[i].plan == plan)
-            stand(&m->lanes[i], NULL, 0);
-        if (m->lanes[i].begun == plan)
-            m->lanes[i].begun = m->lanes[i].plan;
-    }
-}
-
-void rrto_match_drop(struct rrto_matcher *m, uint32_t number)
-{
-    rrto_match_set_active(m, number, 0);
-    rrto_plan_free(m->plans[number]);
-    m->plans[number] = NULL;
-    for (uint32_t n = 1; n <= RRTO_MAX_PLANS; n++)
-        if (m->plans[n])
-            m->plans[n]->shared[number] = 0;
+        rrto_lane_stand(lane, NULL, 0); /* it was put to rest, and who matched did not know yet */
 }

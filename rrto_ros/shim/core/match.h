@@ -1,5 +1,5 @@
-/* match.c and plans.c: which plan's next call a call is. The shim and the recorder (by
- * librrto_recorder.so) use the same; neither file knows rings or references. */
+/* match.c, lanes.c and plans.c: which plan's next call a call is. The shim and the recorder (by
+ * librrto_recorder.so) use the same; none of them knows rings or references. */
 #ifndef RRTO_MATCH_H
 #define RRTO_MATCH_H
 #include "shim.h"
@@ -53,7 +53,7 @@ void rrto_plan_free(struct rrto_plan *plan);
 uint32_t rrto_plan_shared(const struct rrto_plan *a, const struct rrto_plan *b);
 uint32_t rrto_plan_hash(const struct rrto_record *record);
 
-/* ---- match.c: not thread-safe ---- */
+/* ---- match.c and lanes.c: not thread-safe ---- */
 
 /* Where the session, or one thread of it, stands: the plan, and the call that is expected next. */
 struct rrto_lane {
@@ -62,6 +62,12 @@ struct rrto_lane {
     uint32_t missing; /* calls of the plan that were left out */
     int diverged;     /* the last call was none of the plan's */
 };
+
+/* Before a call of this plan; NULL: in none. */
+static inline void rrto_lane_stand(struct rrto_lane *lane, struct rrto_plan *plan, uint32_t position)
+{
+    *lane = (struct rrto_lane){plan, plan, lane->thread, position, 0, 0};
+}
 
 /* What happened on the way, for the recorder's counts and its choice of plans. */
 enum {

@@ -1,86 +1,11 @@
-/* Modules: loading an image, the table of kernels and variables that the server answers with, and
- * functions. What a program asks about a kernel is answered from that table. */
+/* Modules: loading an image, and the table of kernels and variables that the server answers with.
+ * What a program asks about a kernel (function.c) is answered from that table. */
 #include "linked.h"
 #include "module.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-/* ---- JIT options: the logs and the time ---- */
-
-enum { MAX_REGISTERS = 0, WALL_TIME = 2, INFO = 3, INFO_BYTES = 4, ERROR = 5, ERROR_BYTES = 6, VERBOSE = 12 };
-
-/* The last value of an option. */
-static void **option_of(const struct rrto_jit *jit, int option)
-{
-    void **found = NULL;
-    for (unsigned i = 0; jit->options && jit->values && i < jit->count; i++)
-        if (jit->options[i] == option)
-            found = &jit->values[i];
-    return found;
-}
-
-/* What the program said. */
-static void *input_of(const struct rrto_jit *jit, int option)
-{
-    void **at = option_of(jit, option);
-    return !at ? NULL : jit->inputs ? jit->inputs[at - jit->values] : *at;
-}
-
-static void write_log(const struct rrto_jit *jit, int option, const char *text)
-{
-    char *buffer = input_of(jit, option);
-    void **size = option_of(jit, option + 1);
-    size_t room = size ? (size_t)(uintptr_t)*size & 0xFFFFFFFFu : 0, bytes = strlen(text);
-    if (!size)
-        return;
-    if (!buffer || !room)
-        bytes = 0;
-    else if (bytes >= room)
-        bytes = room - 1;
-    if (buffer && room) {
-        memcpy(buffer, text, bytes);
-        buffer[bytes] = 0;
-    }
-    *size = (void *)(uintptr_t)bytes; /* what was written, as CUDA says */
-}
-
-void rrto_jit_log(const struct rrto_jit *jit, const char *error)
-{
-    write_log(jit, ERROR, error);
-}
-
-/* A log's size is replaced by what was written: a link that writes more than once keeps it. */
-void rrto_jit_room(const struct rrto_jit *jit, void *room[2], int restore)
-{
-    void **info = option_of(jit, INFO_BYTES), **error = option_of(jit, ERROR_BYTES);
-    if (info)
-        *(restore ? info : &room[0]) = *(restore ? &room[0] : info);
-    if (error)
-        *(restore ? error : &room[1]) = *(restore ? &room[1] : error);
-}
-
-void rrto_jit_info(const struct rrto_jit *jit, const char *info)
-{
-    write_log(jit, INFO, input_of(jit, VERBOSE) ? info : "");
-}
-
-uint64_t rrto_jit_clock(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-void rrto_jit_time(const struct rrto_jit *jit, uint64_t nanoseconds)
-{
-    void **place = option_of(jit, WALL_TIME);
-    float milliseconds = (float)nanoseconds / 1e6f;
-    if (place)
-        memcpy(place, &milliseconds, sizeof milliseconds);
-}
 
 /* ---- the module description ---- */
 
@@ -214,11 +139,6 @@ static struct rrto_module *read_module(const unsigned char *data, size_t bytes,
     return module;
 }
 
-unsigned rrto_jit_registers(const struct rrto_jit *jit)
-{
-    return (unsigned)((uintptr_t)input_of(jit, MAX_REGISTERS) & 0xFFFF);
-}
-
 /* CU_JIT_MAX_REGISTERS, of the load or of the link that made the image. A virtual device can do
  * with any number; a GPU's compiler says itself how many it took. */
 static void limit_registers(unsigned limit, struct rrto_module *module)
@@ -239,7 +159,7 @@ static void tell(const struct rrto_jit *jit, const struct rrto_module *module)
 {
     enum { LINE = 160 };
     size_t room = (size_t)module->kernel_count * LINE + 1, used = 0;
-    char *text = option_of(jit, INFO) ? calloc(1, room) : NULL;
+    char *text = rrto_jit_wants_info(jit) ? calloc(1, room) : NULL;
     for (uint32_t i = 0; text && i < module->kernel_count; i++) {
         const struct rrto_kernel *k = &module->kernels[i];
         int wrote = snprintf(text + used, LINE, "info    : %.80s: %d registers, %d bytes smem\n",
@@ -440,150 +360,4 @@ CUresult rrto_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hm
     if (bytes)
         *bytes = global->bytes;
     return CUDA_SUCCESS;
-}
-
-/* ---- functions ---- */
-
-struct rrto_kernel *rrto_kernel_of(const void *function)
-{
-    struct rrto_object *object = rrto_find(RRTO_FUNCTION, function);
-    return object ? object->data : NULL;
-}
-
-int rrto_kernel_attribute(const struct rrto_kernel *kernel, int id)
-{
-    if (id == 8 && kernel->function)
-        return atomic_load(&((struct rrto_kernel *)(uintptr_t)kernel)->dynamic_limit);
-    if (id >= RRTO_SETTABLE && id < RRTO_SETTABLE_END && kernel->function)
-        return atomic_load(&((struct rrto_kernel *)(uintptr_t)kernel)->settable[id]);
-    for (uint32_t i = 0; i < kernel->attribute_count; i++)
-        if (kernel->attributes[i].id == id)
-            return kernel->attributes[i].value;
-    return id == 9 ? -1 : 0; /* the preferred carve-out has no value by default */
-}
-
-CUresult rrto_cuFuncGetAttribute(int *pi, CUfunction_attribute attrib, CUfunction hfunc)
-{
-    struct rrto_kernel *kernel = rrto_kernel_of(hfunc);
-    if (!pi || attrib < 0 || attrib > 15)
-        return CUDA_INVALID_VALUE;
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
-    *pi = rrto_kernel_attribute(kernel, attrib);
-    return CUDA_SUCCESS;
-}
-
-CUresult rrto_cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value)
-{
-    enum { MAX_DYNAMIC_SHARED = 8, CARVEOUT = 9, CLUSTER_WIDTH = 11, CLUSTER_DEPTH = 13,
-           NON_PORTABLE = 14, SCHEDULING = 15 };
-    struct rrto_kernel *kernel = rrto_kernel_of(hfunc);
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
-    if (attrib == MAX_DYNAMIC_SHARED) {
-        int most = rrto_attribute(97); /* shared bytes per block, opt-in */
-        if (!most)
-            most = rrto_attribute(8) ? rrto_attribute(8) : 49152;
-        if (value < 0 || value > most - kernel->static_shared)
-            return CUDA_INVALID_VALUE;
-        atomic_store(&kernel->dynamic_limit, value);
-    } else if (attrib == CARVEOUT) {
-        if (value < -1 || value > 100)
-            return CUDA_INVALID_VALUE;
-        atomic_store(&kernel->settable[attrib], value);
-    } else if (attrib >= CLUSTER_WIDTH && attrib <= CLUSTER_DEPTH) {
-        if (value > 1)
-            return rrto_refuse(CUDA_NOT_SUPPORTED, "cuFuncSetAttribute: clusters (attribute %d)",
-                               attrib);
-        if (value < 0)
-            return CUDA_INVALID_VALUE;
-        atomic_store(&kernel->settable[attrib], value);
-        return CUDA_SUCCESS;
-    } else if (attrib == NON_PORTABLE || attrib == SCHEDULING) {
-        /* What clusters of more than one block may do: there are none. */
-        if (value < 0 || value > attrib - NON_PORTABLE + 1)
-            return CUDA_INVALID_VALUE;
-        atomic_store(&kernel->settable[attrib], value);
-        return CUDA_SUCCESS;
-    } else {
-        return CUDA_INVALID_VALUE;
-    }
-    struct rrto_op_function_set_attribute op = {kernel->module, kernel->index, attrib, value};
-    return rrto_emit_function_set_attribute(&op, NULL);
-}
-
-CUresult rrto_cuFuncSetCacheConfig(CUfunction hfunc, CUfunc_cache config)
-{
-    if (!rrto_kernel_of(hfunc))
-        return CUDA_INVALID_HANDLE;
-    return config >= 0 && config <= 3 ? CUDA_SUCCESS : CUDA_INVALID_VALUE; /* a preference */
-}
-
-CUresult rrto_cuFuncSetSharedMemConfig(CUfunction hfunc, CUsharedconfig config)
-{
-    if (!rrto_kernel_of(hfunc))
-        return CUDA_INVALID_HANDLE;
-    return config >= 0 && config <= 2 ? CUDA_SUCCESS : CUDA_INVALID_VALUE; /* a preference */
-}
-
-CUresult rrto_cuFuncGetModule(CUmodule *hmod, CUfunction hfunc)
-{
-    struct rrto_kernel *kernel = rrto_kernel_of(hfunc);
-    if (!hmod)
-        return CUDA_INVALID_VALUE;
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
-    *hmod = kernel->owner->handle;
-    return CUDA_SUCCESS;
-}
-
-CUresult rrto_cuFuncGetName(const char **name, CUfunction hfunc)
-{
-    struct rrto_kernel *kernel = rrto_kernel_of(hfunc);
-    if (!name || !hfunc)
-        return CUDA_INVALID_VALUE;
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
-    *name = kernel->name;
-    return CUDA_SUCCESS;
-}
-
-CUresult rrto_cuFuncGetParamInfo(CUfunction func, size_t paramIndex, size_t *paramOffset,
-                                 size_t *paramSize)
-{
-    struct rrto_kernel *kernel = rrto_kernel_of(func);
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
-    if (!paramOffset || paramIndex >= kernel->param_count)
-        return CUDA_INVALID_VALUE;
-    *paramOffset = kernel->params[paramIndex].offset;
-    if (paramSize)
-        *paramSize = kernel->params[paramIndex].size;
-    return CUDA_SUCCESS;
-}
-
-CUresult rrto_cuFuncGetParamCount(CUfunction func, size_t *paramCount)
-{
-    struct rrto_kernel *kernel = rrto_kernel_of(func);
-    if (!paramCount)
-        return CUDA_INVALID_VALUE;
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
-    *paramCount = kernel->param_count;
-    return CUDA_SUCCESS;
-}
-
-CUresult rrto_cuFuncIsLoaded(CUfunctionLoadingState *state, CUfunction function)
-{
-    if (!state)
-        return CUDA_INVALID_VALUE;
-    if (!rrto_kernel_of(function))
-        return CUDA_INVALID_HANDLE;
-    *state = 1;
-    return CUDA_SUCCESS;
-}
-
-CUresult rrto_cuFuncLoad(CUfunction function)
-{
-    return rrto_kernel_of(function) ? CUDA_SUCCESS : CUDA_INVALID_HANDLE;
 }

@@ -28,8 +28,10 @@ CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
 CUresult rrto_unload(struct rrto_object *module);
 struct rrto_kernel *rrto_module_kernel(const struct rrto_object *module, const char *name);
 const struct rrto_global *rrto_module_global(const struct rrto_object *module, const char *name);
+/* ---- jit.c ---- */
 void rrto_jit_log(const struct rrto_jit *jit, const char *error);
 void rrto_jit_info(const struct rrto_jit *jit, const char *info); /* if it shall be verbose */
+int rrto_jit_wants_info(const struct rrto_jit *jit);
 void rrto_jit_room(const struct rrto_jit *jit, void *room[2], int restore);
 unsigned rrto_jit_registers(const struct rrto_jit *jit); /* most per kernel, 0: any */
 uint64_t rrto_jit_clock(void);

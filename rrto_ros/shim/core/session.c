@@ -1,4 +1,6 @@
-/* The connection to recorder_replayer: start, device description, errors, counters, fork. */
+/* The connection to recorder_replayer: start, device description, errors, counters, fork.
+ *
+ * Over 400 lines: the start of a session is one story, from the socket's path to the mapped rings. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>

@@ -216,7 +216,7 @@ int rrto_start_thread(void *(*run)(void *), size_t stack); /* detached; 0: as us
 /* ---- device.c ---- */
 int rrto_attribute(int id);
 
-/* ---- module.c, image.c ---- */
+/* ---- module.c, function.c, image.c ---- */
 struct rrto_param {
     uint32_t offset, size;
 };

@@ -1,4 +1,7 @@
-"""What every instruction emitter uses: registers, operands, guards and addresses."""
+"""What every instruction emitter uses: registers, operands, guards and addresses.
+
+Over 400 lines: it is all that the emitters of instructions know of the kernel around them.
+"""
 
 from __future__ import annotations
 

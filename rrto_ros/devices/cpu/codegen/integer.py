@@ -1,4 +1,7 @@
-"""Integer arithmetic, logic and bit manipulation. All of it wraps; none of it traps."""
+"""Integer arithmetic, logic and bit manipulation. All of it wraps; none of it traps.
+
+Over 400 lines: one short function for each family of instructions.
+"""
 
 from __future__ import annotations
 

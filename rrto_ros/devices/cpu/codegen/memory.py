@@ -1,4 +1,7 @@
-"""Loads, stores and address conversions."""
+"""Loads, stores and address conversions.
+
+Over 400 lines: loads and stores mirror each other, as scalars, rows and gathers.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ With vectors, a loop runs `lanes` threads at a time. Inside it lies a scalar cop
 for what does not go together: the last threads of a block that vectors do not divide, vectors
 whose lanes wait in different places, and lanes that part at a branch. The copy is entered at the
 region's start or, with the lanes' registers spilled to memory, behind that branch.
+
+Over 400 lines: the vector loop and its scalar copy are two views of the same code.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ the block combines has a buffer of its own, whose sides swap when the block goes
 Who takes part is read from the threads' states: those that wait at the same place. A thread that
 has exited does not (sm_70 and later: PTX manual, "Independent Thread Scheduling"), nor one that is
 elsewhere. A thread that names members waits until all of them that live have come (`gate`).
+
+Over 400 lines: all exchanges share the buffers and the rule of who takes part.
 """
 
 from __future__ import annotations

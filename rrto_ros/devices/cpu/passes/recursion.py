@@ -9,6 +9,8 @@ elsewhere, and threads may be at different depths.
 
 An activation has a frame: where it returns to, its parameters and results, its own variables, and
 room for the registers that a call inside may change and that are needed behind it.
+
+Over 400 lines: calls, returns and what is saved around them all depend on the frame's layout.
 """
 
 from __future__ import annotations
