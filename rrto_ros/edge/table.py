@@ -258,7 +258,6 @@ class SessionTable:
             wanted,
             lambda results: hosts[0].on_results(results),
             lambda text: hosts[0].on_malformed(text),
-            lambda death: self._died(hosts, death),
         )
         host = SessionHost(request, info, worker, self._publish, settings.limits, self._wake)
         hosts.append(host)
@@ -266,13 +265,14 @@ class SessionTable:
             self._hosts[request.session] = host
             self._told.pop(request.session, None)
             self._opened += 1
+        # Only now is there somebody to tell; a worker that has ended meanwhile says so at once.
+        worker.watch(lambda death: self._died(host, death))
         self._wake(host.deadline)
         return host
 
-    def _died(self, hosts: list[SessionHost], death: WorkerDeath) -> None:
-        for host in hosts:
-            self._log(f"session {host.session.hex()[:8]}: {death.text}")
-            host.on_death(death)
+    def _died(self, host: SessionHost, death: WorkerDeath) -> None:
+        self._log(f"session {host.session.hex()[:8]}: {death.text}")
+        host.on_death(death)
 
     def _end(self, host: SessionHost, reason: str) -> None:
         host.close(reason)

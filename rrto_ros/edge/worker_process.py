@@ -130,7 +130,8 @@ class WorkerProcess:
         self._log = log
         self._on_results: ResultsHandler = lambda _: None
         self._on_malformed: MalformedHandler = lambda _: None
-        self._on_death: DeathHandler = lambda _: None
+        self._on_death: DeathHandler | None = None
+        self._death: WorkerDeath | None = None
         self._lock = threading.Lock()
         self._outgoing: deque[Buffer] = deque()
         self._outgoing_bytes = 0
@@ -176,7 +177,6 @@ class WorkerProcess:
         wanted: Open,
         on_results: ResultsHandler,
         on_malformed: MalformedHandler,
-        on_death: DeathHandler,
         timeout_s: float = 30.0,
     ) -> DeviceInfo:
         """Make the session's device; waits for it.
@@ -185,7 +185,6 @@ class WorkerProcess:
             wanted: The device.
             on_results: Takes results.
             on_malformed: Told if a batch is no call log.
-            on_death: Told if the worker ends by itself after this call succeeded.
             timeout_s: How long making the device may take, in seconds.
 
         Raises:
@@ -200,9 +199,19 @@ class WorkerProcess:
         if self._info is None:
             self.close(0.0)
             raise UnavailableError(self._failure or "the session worker ended at its start")
+        return self._info
+
+    def watch(self, on_death: DeathHandler) -> None:
+        """Have its end told, once, if it ends by itself; at once if it has ended already.
+
+        Args:
+            on_death: Takes how it died, in this thread or one of the worker's.
+        """
         with self._lock:
             self._on_death = on_death
-        return self._info
+            death = self._death
+        if death is not None:
+            on_death(death)
 
     def send(self, batch: Buffer) -> None:
         """Hand over a batch; never waits. The buffer must not change afterwards."""
@@ -342,6 +351,9 @@ class WorkerProcess:
         if -code in _MEMORY_SIGNALS:
             status = CUresult.ILLEGAL_ADDRESS
         self._failure = self._failure or text
+        death = WorkerDeath(status, text, executing)
         with self._lock:
+            self._death = death
             on_death = self._on_death
-        on_death(WorkerDeath(status, text, executing))
+        if on_death is not None:
+            on_death(death)

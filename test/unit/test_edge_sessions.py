@@ -15,7 +15,7 @@ from support.robot_end import RobotEnd
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.registry import DeviceSettings
-from rrto_ros.edge.host import HostLimits
+from rrto_ros.edge.host import HostLimits, SessionHost
 from rrto_ros.edge.table import ServerSettings, SessionTable
 from rrto_ros.errors import UnavailableError
 from rrto_ros.wire.codec import (
@@ -238,6 +238,26 @@ def test_every_call_of_a_batch_that_crashes_is_answered_exactly_once(edge):
     robot.push(waited + launch(3, "segfault", flags=FLAG_REPLY) + synchronize(4))
     robot.answer(4)
     assert [r[:2] for r in robot.records] == [(1, 0), (2, 0), (3, 700), (4, 700)]
+
+
+def test_a_worker_that_dies_before_its_session_is_there_is_told_to_it(edge, monkeypatch):
+    class Late(SessionHost):
+        """Is made when the worker's end has been noticed already."""
+
+        def __init__(self, request, info, worker, *arguments):
+            os.kill(worker.pid, signal.SIGKILL)
+            name = f"worker {worker.pid} results"
+            for thread in threading.enumerate():
+                if thread.name == name:
+                    thread.join(10)
+            super().__init__(request, info, worker, *arguments)
+
+    monkeypatch.setattr("rrto_ros.edge.table.SessionHost", Late)
+    answer, robot = edge.open()
+    assert answer.accepted
+    robot.push(synchronize(1))
+    assert robot.answer(1)[1] == CUresult.LAUNCH_FAILED
+    assert any("SIGKILL" in line for line in edge.lines)
 
 
 def test_a_killed_worker_is_a_failed_launch_for_its_session(edge):

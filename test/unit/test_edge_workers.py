@@ -41,9 +41,8 @@ class Host:
         self._settings = settings
 
     def open(self):
-        self.info = self.worker.open(
-            self._settings, self._results, self.malformed.put, self.deaths.put
-        )
+        self.info = self.worker.open(self._settings, self._results, self.malformed.put)
+        self.worker.watch(self.deaths.put)
         return self.info.arena_base
 
     def _results(self, results):
@@ -255,7 +254,7 @@ import sys, threading
 from rrto_ros.edge.worker_process import WorkerProcess
 from unit_worker import OPEN, load, launch
 w = WorkerProcess("", "support.memory_device:make")
-w.open(OPEN, *[lambda _: None] * 3)
+w.open(OPEN, *[lambda _: None] * 2)
 w.send(load()); w.send(launch(2, "hang"))
 while w.executing.kernel != "hang": pass
 print(w.pid, flush=True)
