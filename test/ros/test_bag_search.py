@@ -44,8 +44,8 @@ def fed(log):
             piece.clear()
             while replayer.backlog:
                 replayer.think()
-    active = replayer._cursor.plans.active
-    return {known.plan.digest.hex() for known in active if known.completed}, replayer.state()
+    followed = {plan.digest.hex() for plan, times in replayer.plans if times}
+    return followed, replayer.state()
 
 
 def bag_of(rig, folder, program):

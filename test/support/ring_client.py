@@ -19,10 +19,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import final
 
+from rrto_ros.api import ring_layout as layout
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import CudaError, UnavailableError
-from rrto_ros.robot import ring as layout
+from rrto_ros.robot import ring
 from rrto_ros.robot.atomics import atomics
 from rrto_ros.robot.ring import drain_eventfd
 from rrto_ros.wire.codec import (
@@ -73,8 +74,8 @@ class RingClient:
         fds = self._welcome()
         self._fds = fds
         self.memory_fd, self.call_fd, self.reply_fd = fds
-        head = os.pread(self.memory_fd, layout.RING_HEAD.size, 0)
-        sizes: tuple[int, int, int, int] = layout.RING_HEAD.unpack(head)
+        head = os.pread(self.memory_fd, ring.RING_HEAD.size, 0)
+        sizes: tuple[int, int, int, int] = ring.RING_HEAD.unpack(head)
         self.call_bytes, self.reply_bytes = sizes[2:]
         total = layout.RINGS + self.call_bytes + self.reply_bytes
         self._map = mmap.mmap(self.memory_fd, total)
@@ -197,7 +198,7 @@ class RingClient:
         sleeping = a.load_u32(base + layout.CONSUMER_SLEEPING)
         filled = self.head - a.load_u64(base + layout.CALL_TAIL)
         half = filled > self.call_bytes // 2
-        if sleeping == layout.SLEEPING or (sleeping == layout.LINGERING and (waited or half)):
+        if sleeping == ring.SLEEPING or (sleeping == ring.LINGERING and (waited or half)):
             a.store_u32(base + layout.CONSUMER_SLEEPING, 0)
             self.signals += 1
             os.write(self.call_fd, _ONE)

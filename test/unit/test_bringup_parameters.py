@@ -19,7 +19,8 @@ from rrto_ros.demo.image_codec import CHANNELS
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.host import HostLimits
 from rrto_ros.errors import ConfigError
-from rrto_ros.robot.replay import learner, plan_store
+from rrto_ros.robot import plan_store
+from rrto_ros.robot.replay import learner
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire import blob_store, link, plan, port

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
+from rrto_ros.api import ring_layout as layout
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
-from rrto_ros.robot import ring as layout
 from rrto_ros.robot.atomics import atomics
 from rrto_ros.robot.reply_writer import ReplyWriter
 from rrto_ros.robot.ring import RingConsumer, RingMemory, drain_eventfd
@@ -150,7 +150,7 @@ def test_results_that_wait_make_the_writer_full_until_half_of_the_bound_is_left(
 
 
 def test_a_server_that_never_holds_back_is_refused_beyond_a_bound(ring, monkeypatch):
-    monkeypatch.setattr("rrto_ros.robot.ring.MOST_UNASKED_BYTES", 4096)
+    monkeypatch.setattr("rrto_ros.robot.reply_writer.MOST_UNASKED_BYTES", 4096)
     writer = ReplyWriter(ring, max_pending_bytes=10_000)
     writer.write([pack_result(i, 0, b"a" * 4000) for i in range(4)])
     assert writer.full

@@ -16,9 +16,9 @@ import pytest
 from support.echo_server import EchoServer
 from support.ring_client import RingClient
 
+from rrto_ros.api import ring_layout as layout
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import CudaError
-from rrto_ros.robot import ring as layout
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.codec import HELLO, Hello, blob_tag, pack_call, pack_hello, pack_result

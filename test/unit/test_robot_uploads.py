@@ -12,7 +12,7 @@ import pytest
 from rclpy.serialization import deserialize_message, serialize_message
 
 from rrto_msgs.msg import CallBatch
-from rrto_ros.robot import ring as layout
+from rrto_ros.api import ring_layout as layout
 from rrto_ros.robot.atomics import atomics
 from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.outgoing import Outgoing

@@ -150,6 +150,11 @@ class Replayer:
         """Whether `think` has something to do."""
         return self.backlog > 0 or bool(self._writer.plans.proven)
 
+    @property
+    def plans(self) -> list[tuple[Plan, int]]:
+        """Plans that calls are matched with now; how often each was followed to its end."""
+        return [(entry.plan, entry.completed) for entry in self._writer.plans.active]
+
     def recall(self) -> list[Buffer]:
         """Match with the plans of earlier starts from now on; before the first call that is fed.
 
