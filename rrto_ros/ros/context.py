@@ -102,14 +102,16 @@ def keep_private() -> None:
 
 
 def _profile() -> dict[str, str]:
-    """The variables that name this package's profiles, unless the user has some.
+    """The variable that names this package's profiles, unless the user has some.
 
-    Fast DDS 3 (ROS 2 Kilted) looks at the first, 2.14 (Jazzy) at the second alone.
+    Fast DDS 3 (ROS 2 Kilted) looks at the first and warns of the second, which is the one that
+    2.14 (Jazzy) looks at.
     """
     if any(name in os.environ for name in _PROFILES):
         return {}
     apart = os.environ.get(APART) == "1" and TRANSPORTS not in os.environ
-    return dict.fromkeys(_PROFILES, str(_DATA / f"fastdds_{'apart' if apart else 'nodes'}.xml"))
+    name = _PROFILES[os.environ.get("ROS_DISTRO") == "jazzy"]
+    return {name: str(_DATA / f"fastdds_{'apart' if apart else 'nodes'}.xml")}
 
 
 def own_context(domain: int | None = None) -> Context:

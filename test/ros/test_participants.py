@@ -229,11 +229,21 @@ def test_what_either_version_of_fast_dds_shares_is_made_private(name):
         path.unlink()
 
 
-def test_either_version_of_fast_dds_is_told_the_profile(monkeypatch):
-    names = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-    monkeypatch.setattr(os, "environ", {})
+@pytest.mark.parametrize(
+    ("distro", "name"),
+    [
+        ("kilted", "FASTDDS_DEFAULT_PROFILES_FILE"),
+        ("jazzy", "FASTRTPS_DEFAULT_PROFILES_FILE"),
+        ("", "FASTDDS_DEFAULT_PROFILES_FILE"),
+    ],
+)
+def test_either_version_of_fast_dds_is_told_the_profile(monkeypatch, distro, name):
+    monkeypatch.setattr(os, "environ", {"ROS_DISTRO": distro})
     use_profile()
-    assert {Path(os.environ[name]).name for name in names} == {"fastdds_nodes.xml"}
-    monkeypatch.setattr(os, "environ", {names[1]: "/the/users.xml"})
+    assert {key: Path(value).name for key, value in os.environ.items()} == {
+        "ROS_DISTRO": distro,
+        name: "fastdds_nodes.xml",
+    }
+    monkeypatch.setattr(os, "environ", {name: "/the/users.xml"})
     use_profile()
-    assert os.environ == {names[1]: "/the/users.xml"}
+    assert os.environ == {name: "/the/users.xml"}
