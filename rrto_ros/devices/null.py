@@ -18,7 +18,7 @@ from rrto_ros.api.info import DeviceInfo, KernelInfo, ModuleInfo
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.linked import ptx_source
 from rrto_ros.devices.protocol import GraphNode, Launch, MemcpyNode, MemsetNode
-from rrto_ros.devices.ptx_scan import scan_ptx
+from rrto_ros.devices.ptx_scan import MAX_THREADS, scan_ptx
 from rrto_ros.errors import CudaError
 
 _T = TypeVar("_T")
@@ -27,10 +27,9 @@ DEFAULT_ARENA_BASE = 0x7E00_0000_0000
 ARENA_ALIGNMENT = 2 << 20
 DEFAULT_LAUNCH_S = 5e-6
 DEFAULT_BYTES_PER_S = 10e9
-_MAX_THREADS = 1024
 # What tinygrad, Numba and cuda.core ask for before they launch anything.
 _ATTRIBUTES = {
-    1: _MAX_THREADS, 2: 1024, 3: 1024, 4: 64, 5: 2**31 - 1, 6: 65535, 7: 65535, 8: 49152,
+    1: MAX_THREADS, 2: 1024, 3: 1024, 4: 64, 5: 2**31 - 1, 6: 65535, 7: 65535, 8: 49152,
     10: 32, 12: 65536, 13: 1_500_000, 16: 16, 31: 1, 39: 1536, 40: 1, 41: 1, 81: 102400,
     97: 101376, 106: 16, 115: 1,
 }  # fmt: skip
@@ -301,7 +300,7 @@ class NullDevice:
         if isinstance(work, Launch):
             kernel = self._kernel(work.module, work.kernel)
             threads = work.block[0] * work.block[1] * work.block[2]
-            if not 0 < threads <= _MAX_THREADS or min(work.grid) < 1:
+            if not 0 < threads <= MAX_THREADS or min(work.grid) < 1:
                 raise CudaError(CUresult.INVALID_VALUE, f"grid {work.grid}, block {work.block}")
             if len(work.params) < kernel.param_bytes:
                 raise CudaError(

@@ -6,7 +6,7 @@ from rrto_ros.api.info import KernelInfo
 from rrto_ros.errors import PtxError
 
 _SIZES = {"8": 1, "16": 2, "32": 4, "64": 8}
-_MAX_THREADS = 1024
+MAX_THREADS = 1024
 
 
 def scan_ptx(text: str) -> tuple[KernelInfo, ...]:
@@ -31,7 +31,7 @@ def scan_ptx(text: str) -> tuple[KernelInfo, ...]:
                 raise PtxError(f"the parameter list of kernel {name!r} does not end")
             params = _scan_params(name, text[opened + 1 : closed])
             end = closed
-        kernels.append(KernelInfo(name, tuple(params), {0: _MAX_THREADS, 1: 0, 2: 0, 3: 0, 4: 32}))
+        kernels.append(KernelInfo(name, tuple(params), {0: MAX_THREADS, 1: 0, 2: 0, 3: 0, 4: 32}))
         at = end
     if not kernels:
         raise PtxError("the text declares no kernel (.entry)")

@@ -34,13 +34,24 @@ class Atomics:
 
 
 @lru_cache(maxsize=1)
-def atomics() -> Atomics:
-    """Load the helper, building it if need be.
+def recorder_library() -> ctypes.PyDLL:
+    """Load the C code that the recorder shares with the shim, building it if need be.
 
     Raises:
         UnavailableError: It cannot be built.
     """
-    library = ctypes.PyDLL(str(ensure_built() / "librrto_recorder.so"))
+    # Each call is short, and to give up the GIL would cost more.
+    return ctypes.PyDLL(str(ensure_built() / "librrto_recorder.so"))
+
+
+@lru_cache(maxsize=1)
+def atomics() -> Atomics:
+    """The functions of the helper.
+
+    Raises:
+        UnavailableError: It cannot be built.
+    """
+    library = recorder_library()
     library.rrto_load_u64.argtypes = [ctypes.c_void_p]
     library.rrto_load_u64.restype = ctypes.c_uint64
     library.rrto_store_u64.argtypes = [ctypes.c_void_p, ctypes.c_uint64]

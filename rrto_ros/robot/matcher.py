@@ -15,11 +15,8 @@ from collections.abc import Iterator
 from enum import IntEnum
 from functools import lru_cache
 
-import numpy as np
-
 from rrto_ros.api.ops import OPS
-from rrto_ros.shim.build import ensure_built
-from rrto_ros.wire.format import Buffer
+from rrto_ros.robot.atomics import recorder_library
 from rrto_ros.wire.plan import Plan
 
 _MATCHED = struct.Struct("<IIHHIQIIIII4x")
@@ -125,7 +122,7 @@ class Matcher:
         """The number of the plan in which the session's lane stands, 0 for none."""
         return int(self._library.rrto_rm_standing(self._c, 0))
 
-    def feed(self, data: Buffer, at: int) -> tuple[int, Iterator[Matched], Events]:
+    def feed(self, data: bytes, at: int) -> tuple[int, Iterator[Matched], Events]:
         """Match call records until one is none, or not whole, or there are very many.
 
         Args:
@@ -136,9 +133,7 @@ class Matcher:
             The offset up to which it came, the records up to there, to be looked at before the
             next call, and what happened.
         """
-        # An array's address takes longer to ask for than what is done with it.
-        where = data if isinstance(data, bytes) else np.frombuffer(data, np.uint8).ctypes.data
-        at = self._feed(self._c, where, at, len(data))
+        at = self._feed(self._c, data, at, len(data))
         count = self._told.count
         matched = _MATCHED.iter_unpack(self._matched[: count * _MATCHED.size])
         return at, matched, self._happened()
@@ -158,8 +153,7 @@ _IS_CALL = bytes(int(code in {op.code for op in OPS}) for code in range(256))
 
 @lru_cache(maxsize=1)
 def _library() -> ctypes.PyDLL:
-    # Each call is short, and to give up the GIL would cost more.
-    library = ctypes.PyDLL(str(ensure_built() / "librrto_recorder.so"))
+    library = recorder_library()
     pointer, u32, size = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_size_t
     for name, result, arguments in (
         ("new", pointer, [ctypes.c_char_p, pointer]),

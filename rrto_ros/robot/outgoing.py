@@ -39,7 +39,6 @@ from rrto_ros.wire.codec import (
     ResultRecord,
     iter_headers,
 )
-from rrto_ros.wire.templates import EFFECTS
 
 MAX_TRACKED_WAITS = 1024
 MAX_BACKLOG_BYTES = 32 << 20
@@ -308,9 +307,7 @@ class Outgoing:
                 continue
             if flags & FLAG_WAITED:
                 self._waited(header.index, flags, now)
-            if EFFECTS.get(header.op):
-                record = bytes(data[header.offset : header.offset + header.size])
-                replayer.pass_by(header.op, record, 0, len(record))
+            replayer.pass_by(header.op, data, header.offset, header.size)
             if header.payload_bytes and blobs is not None:
                 changed = blobs.rewrite(data, header)
                 if changed is not None:

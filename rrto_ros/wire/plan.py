@@ -43,7 +43,6 @@ _VERSION = 1
 _HEAD = struct.Struct("<II32sII")
 _CALL = struct.Struct("<HHII")
 _VARYING = struct.Struct("<III")
-_LENGTH = struct.Struct("<I")
 _CALLS = frozenset(op.code for op in OPS)
 _DTOH = OP_BY_NAME["memcpy_dtoh"].code
 _DTOH_SIZE = struct.Struct("<8xQ")
@@ -102,11 +101,6 @@ class Plan:
     def digest(self) -> bytes:
         """SHA-256 of the canonical bytes: the plan's name."""
         return hashlib.sha256(self.encoded).digest()
-
-    @cached_property
-    def keys(self) -> tuple[bytes, ...]:
-        """Of each call: payload length as u32, then the body (what a record must equal)."""
-        return tuple(_LENGTH.pack(call.payload_bytes) + call.body for call in self.calls)
 
     @cached_property
     def answers(self) -> tuple[int, ...]:

@@ -33,7 +33,6 @@ from rrto_ros.wire.plan import Plan, pack_define
 from rrto_ros.wire.reference import Reference
 
 __all__ = ["Fed", "ReferenceWriter", "Rewrite"]
-_ITEMS = PLAN_REF_OP >> 8
 _PROGRAM_FLAGS = FLAG_WAITED | FLAG_REPLY
 
 

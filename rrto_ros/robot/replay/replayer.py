@@ -201,10 +201,10 @@ class Replayer:
             self._learns_start = False
         return fed
 
-    def pass_by(self, op: int, data: bytes, offset: int, size: int) -> None:
+    def pass_by(self, op: int, data: memoryview, offset: int, size: int) -> None:
         """Another mode sends this record; the log follows what memory and graphs there are."""
         if EFFECTS.get(op) and not self._failure:
-            self._learner.take(data[offset : offset + size], clean=False, parted=True)
+            self._learner.take(bytes(data[offset : offset + size]), clean=False, parted=True)
 
     def pass_item(self, view: memoryview, header: CallHeader) -> tuple[Buffer, list[int]]:
         """Another mode is on, and the shim still had something to say.

@@ -38,22 +38,13 @@ static inline int same(const unsigned char *body, const unsigned char *data, siz
     return last == word_at(body + at);
 }
 
-static unsigned char *put(unsigned char *at, const void *data, size_t bytes)
-{
-    size_t padded = rrto_pad8(bytes);
-    if (bytes)
-        memcpy(at, data, bytes);
-    memset(at + bytes, 0, padded - bytes);
-    return at + padded;
-}
-
 /* The same for a call with varying words. Its body is in the scratch buffer afterwards. */
 static int same_but_varying(struct rrto_matcher *m, const struct rrto_plan *plan,
                             const struct rrto_plan_call *call, const struct rrto_record *record)
 {
-    unsigned char *end = put(m->scratch, record->fixed, record->fixed_bytes);
-    end = put(end, record->content[0].data, record->content[0].bytes);
-    put(end, record->content[1].data, record->content[1].bytes);
+    unsigned char *end = rrto_put(m->scratch, record->fixed, record->fixed_bytes);
+    end = rrto_put(end, record->content[0].data, record->content[0].bytes);
+    rrto_put(end, record->content[1].data, record->content[1].bytes);
     const struct rrto_varying *range = plan->varying + call->varying;
     uint32_t at = 0;
     for (unsigned i = 0; i < call->ranges; i++, range++) {

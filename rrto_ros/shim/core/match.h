@@ -2,6 +2,8 @@
  * librrto_recorder.so) use the same; none of them knows rings or references. */
 #ifndef RRTO_MATCH_H
 #define RRTO_MATCH_H
+#include <string.h>
+
 #include "shim.h"
 
 enum { RRTO_MAX_PLANS = 64, RRTO_MAX_LANES = 1024, RRTO_HEADER = 24 };
@@ -10,6 +12,24 @@ enum { RRTO_MOST_WORDS = 8192 /* varying words of one reference */ };
 static inline size_t rrto_pad8(size_t bytes)
 {
     return (bytes + 7) & ~(size_t)7;
+}
+
+/* Copy and pad with zeros to 8; returns what is after it. */
+static inline unsigned char *rrto_put(unsigned char *at, const void *data, size_t bytes)
+{
+    if (!bytes)
+        return at;
+    memcpy(at, data, bytes);
+    size_t padded = rrto_pad8(bytes);
+    memset(at + bytes, 0, padded - bytes);
+    return at + padded;
+}
+
+static inline uint32_t rrto_u32_at(const unsigned char *at)
+{
+    uint32_t value;
+    memcpy(&value, at, sizeof value);
+    return value;
 }
 
 /* ---- plans.c ---- */

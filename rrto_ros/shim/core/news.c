@@ -16,17 +16,10 @@ static struct {
     unsigned char *bytes;
 } coming;
 
-static uint32_t u32_at(const unsigned char *at)
-{
-    uint32_t value;
-    memcpy(&value, at, sizeof value);
-    return value;
-}
-
 /* Take a piece; 1 if the plan is whole, 0 if more is to come, -1 if the pieces do not fit. */
 static int take_piece(const unsigned char *data, size_t bytes)
 {
-    uint32_t number = u32_at(data), total = u32_at(data + 4), offset = u32_at(data + 8);
+    uint32_t number = rrto_u32_at(data), total = rrto_u32_at(data + 4), offset = rrto_u32_at(data + 8);
     size_t part = bytes - CONTROL;
     if (!offset) {
         free(coming.bytes);
@@ -51,7 +44,7 @@ struct rrto_news *rrto_news_read(uint32_t kind, const unsigned char *data, size_
 {
     if (bytes < CONTROL)
         return NULL;
-    struct rrto_news news = {.kind = kind, .number = u32_at(data)};
+    struct rrto_news news = {.kind = kind, .number = rrto_u32_at(data)};
     if (kind == RRTO_NEWS_PLAN) {
         int whole = take_piece(data, bytes);
         if (!whole)
@@ -65,8 +58,8 @@ struct rrto_news *rrto_news_read(uint32_t kind, const unsigned char *data, size_
                 free(all);
         }
     } else if (kind == RRTO_NEWS_SETTINGS) {
-        news.apart = u32_at(data + 4);
-        news.flush_us = u32_at(data + 8);
+        news.apart = rrto_u32_at(data + 4);
+        news.flush_us = rrto_u32_at(data + 8);
     } else if (kind != RRTO_NEWS_REMOVE) {
         return NULL;
     }

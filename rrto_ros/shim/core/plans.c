@@ -16,13 +16,6 @@ enum {
 #define MAGIC 0x50545252u
 #define VERSION 1u
 
-static uint32_t u32_at(const unsigned char *at)
-{
-    uint32_t value;
-    memcpy(&value, at, sizeof value);
-    return value;
-}
-
 void rrto_plan_free(struct rrto_plan *plan)
 {
     if (!plan)
@@ -43,8 +36,8 @@ static int read_calls(struct rrto_plan *plan, size_t *at)
             return -1;
         memcpy(words, plan->bytes + *at, 4);
         call->op = words[0];
-        call->payload_bytes = u32_at(plan->bytes + *at + 4);
-        call->body_bytes = u32_at(plan->bytes + *at + 8);
+        call->payload_bytes = rrto_u32_at(plan->bytes + *at + 4);
+        call->body_bytes = rrto_u32_at(plan->bytes + *at + 8);
         *at += CALL;
         if (!call->op || words[1] || call->body_bytes % 8 || call->body_bytes > plan->size - *at)
             return -1;
@@ -62,8 +55,8 @@ static int read_varying(struct rrto_plan *plan, uint32_t count, size_t at)
 {
     uint32_t last_call = 0, last_end = 0;
     for (uint32_t i = 0; i < count; i++, at += VARYING) {
-        uint32_t k = u32_at(plan->bytes + at), offset = u32_at(plan->bytes + at + 4);
-        uint32_t size = u32_at(plan->bytes + at + 8);
+        uint32_t k = rrto_u32_at(plan->bytes + at), offset = rrto_u32_at(plan->bytes + at + 4);
+        uint32_t size = rrto_u32_at(plan->bytes + at + 8);
         if (k >= plan->count || k < last_call || offset < RRTO_HEADER)
             return -1;
         struct rrto_plan_call *call = &plan->calls[k];
@@ -144,11 +137,11 @@ struct rrto_plan *rrto_plan_read(uint32_t number, unsigned char *bytes, size_t s
     plan->number = number;
     plan->bytes = bytes;
     plan->size = size;
-    if (size < HEAD || u32_at(bytes) != MAGIC || u32_at(bytes + 4) != VERSION ||
+    if (size < HEAD || rrto_u32_at(bytes) != MAGIC || rrto_u32_at(bytes + 4) != VERSION ||
         memcmp(bytes + 8, table, sizeof table))
         goto refused;
-    plan->count = u32_at(bytes + 40);
-    uint32_t varying = u32_at(bytes + 44);
+    plan->count = rrto_u32_at(bytes + 40);
+    uint32_t varying = rrto_u32_at(bytes + 44);
     if (!plan->count || plan->count > MAX_CALLS || varying > MAX_VARYING)
         goto refused;
     size_t at = HEAD;

@@ -34,7 +34,6 @@ extern _Atomic uint32_t rrto_referred;                /* calls in the open refer
 /* ---- ring.c, for references.c ---- */
 unsigned char *rrto_reserve(uint64_t size, int *status); /* room for one record, or NULL */
 void rrto_publish(uint64_t size);
-unsigned char *rrto_put(unsigned char *at, const void *data, size_t bytes);
 uint64_t rrto_now_ns(void);
 uint32_t rrto_thread_number(void);
 int rrto_flush_open(void); /* the open reference, if there is one; takes the lock itself */

@@ -114,16 +114,6 @@ static int make_room(uint64_t head, uint64_t size)
     return status;
 }
 
-unsigned char *rrto_put(unsigned char *at, const void *data, size_t bytes)
-{
-    if (!bytes)
-        return at;
-    memcpy(at, data, bytes);
-    size_t padded = rrto_pad8(bytes);
-    memset(at + bytes, 0, padded - bytes);
-    return at + padded;
-}
-
 unsigned char *rrto_reserve(uint64_t size, int *status)
 {
     uint64_t head = atomic_load_explicit(U64(CALL_HEAD), memory_order_relaxed);
