@@ -7,9 +7,9 @@ TEST_WORKERS ?= 2
 RUN := $(VENV)/bin
 
 # A variable named on make's command line would reach the programs too: tinygrad, say, reads PYTHON.
-unexport PYTHON VENV OUT PYTEST_ARGS TEST_WORKERS BENCH_ARGS
+unexport PYTHON VENV OUT PYTEST_ARGS TEST_WORKERS BENCH_ARGS CLIENTS_ARGS
 
-.PHONY: help setup-python setup-demo setup-test demo test check gen bench clean distclean
+.PHONY: help setup-python setup-demo setup-test demo test check gen bench clients clean distclean
 
 help: ## these lines
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -45,6 +45,9 @@ gen: setup-test ## make the generated files anew (fetches the CUDA headers from 
 
 bench: setup-test ## set up; measure the shim and the transport
 	@$(RUN)/python bench/run_all.py $(BENCH_ARGS)
+
+clients: setup-test ## set up; run CUDA programs of others from PyPI, write docs/clients.md
+	@$(RUN)/python bench/clients.py --work $(OUT)/clients $(CLIENTS_ARGS)
 
 clean: ## remove what was built and written, not the environment
 	rm -rf build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis rrto_ros.egg-info rrto_ros/shim/lib

@@ -174,6 +174,50 @@ def status(
             out.print(table)
 
 
+@app.command("doctor")
+def doctor_command(
+    python: Annotated[
+        Path | None, typer.Option(help="The interpreter whose packages to look at.")
+    ] = None,
+    venv: Annotated[Path | None, typer.Option(help="Or the folder of an environment.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or gpu; default: the server's.")] = "",
+    server: Annotated[
+        bool | None,
+        typer.Option("--server/--no-server", help="A server must be there / do not look."),
+    ] = None,
+    robot: Robot = "robot",
+    domain: Domain = -1,
+    seconds: Annotated[float, typer.Option(help="How long to look through libraries.")] = 30.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at machine, link and an environment's CUDA programs; say what runs, and what to do.
+
+    Exit code 0: all that is needed is there; 1: something is missing.
+    """
+    from rrto_ros.bringup.options import Options
+    from rrto_ros.cli.console import print_json
+
+    if python is not None and venv is not None:
+        raise ConfigError("--python and --venv name an environment each; give one")
+    if device not in ("", "cpu", "gpu"):
+        raise ConfigError(f"device {device!r} is none of cpu, gpu")
+    options = Options(robot=robot, domain=domain, device=device or "cpu")
+    options.domain_number()
+    from rrto_ros.cli import doctor
+    from rrto_ros.clients import environment
+
+    if venv is not None:
+        where = environment.of_venv(venv)
+    else:
+        where = environment.of_python(python) if python else environment.default()
+    found = doctor.examine(where, device, options, server, seconds)
+    if as_json:
+        print_json(doctor.as_json(found))
+    else:
+        doctor.show(found)
+    raise typer.Exit(FAILED if found.missing else 0)
+
+
 @app.command("top")
 def top_command(
     robot: Robot = "robot",

@@ -36,7 +36,7 @@ class _Entry:
     """One PTX or ELF of a fatbin, still packed."""
 
     kind: int
-    payload: bytes
+    payload: bytes | memoryview
     flags: int
     raw_bytes: int
     architecture: int
@@ -78,6 +78,26 @@ def contents(image: bytes) -> list[bytes]:
         with contextlib.suppress(PtxError):
             out.append(_decompress(entry.payload, entry.flags, entry.raw_bytes))
     return out
+
+
+def held(image: memoryview, position: int) -> tuple[set[int], set[int], int]:
+    """What the fatbin at a position holds; nothing is unpacked or copied.
+
+    Returns:
+        (architectures of its PTX, of its machine code, where it ends).
+
+    Raises:
+        PtxError: INVALID_IMAGE if no whole fatbin is there.
+    """
+    bounds = _bounds(image, position)
+    if bounds is None:
+        raise PtxError("no fatbin is there", CUresult.INVALID_IMAGE)
+    found = _entries(image, *bounds)
+    ptx, elf = (
+        {entry.architecture for entry in found if entry.kind == kind}
+        for kind in (_KIND_PTX, _KIND_ELF)
+    )
+    return ptx, elf, bounds[1]
 
 
 def is_binary(image: bytes) -> bool:
@@ -170,19 +190,26 @@ def _text(data: bytes) -> str:
 def _fatbin(image: bytes) -> list[_Entry]:
     entries: list[_Entry] = []
     position = 0
-    while len(image) - position >= 16:
-        magic, _, header, body = struct.unpack_from("<IHHQ", image, position)
-        if magic != _FATBIN:
-            break
-        end = position + header + body
-        if header < 16 or end > len(image):
-            raise PtxError("the fatbin is cut short", CUresult.INVALID_IMAGE)
-        entries += _entries(image, position + header, end)
-        position = end
+    while (bounds := _bounds(image, position)) is not None:
+        entries += _entries(image, *bounds)
+        position = bounds[1]
     return entries
 
 
-def _entries(image: bytes, position: int, end: int) -> list[_Entry]:
+def _bounds(image: bytes | memoryview, position: int) -> tuple[int, int] | None:
+    """Where the entries of the fatbin at a position begin and end; None if none is there."""
+    if len(image) - position < 16:
+        return None
+    magic, _, header, body = struct.unpack_from("<IHHQ", image, position)
+    if magic != _FATBIN:
+        return None
+    end = position + header + body
+    if header < 16 or end > len(image):
+        raise PtxError("the fatbin is cut short", CUresult.INVALID_IMAGE)
+    return position + header, end
+
+
+def _entries(image: bytes | memoryview, position: int, end: int) -> list[_Entry]:
     entries = []
     while position < end:
         if end - position < _ENTRY_HEADER_BYTES:
@@ -202,9 +229,9 @@ def _entries(image: bytes, position: int, end: int) -> list[_Entry]:
     return entries
 
 
-def _decompress(payload: bytes, flags: int, raw: int) -> bytes:
+def _decompress(payload: bytes | memoryview, flags: int, raw: int) -> bytes:
     if not flags & (_FLAG_COMPRESSED | _FLAG_ZSTD):
-        return payload
+        return bytes(payload)
     if raw > MAX_PTX_BYTES:
         raise PtxError(
             f"PTX of {raw} bytes, at most {MAX_PTX_BYTES} are read", CUresult.INVALID_IMAGE

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "rrto_ros"
 ROWS = (
     {"nodes", "cli", "evaluation", "bringup", "demo"},
     {"robot", "edge"},
-    {"schedule", "execution", "ros"},
+    {"schedule", "execution", "ros", "clients"},
     {"wire", "shim", "devices"},
     {"api"},
 )

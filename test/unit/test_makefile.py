@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-VARIABLES = ("PYTHON", "VENV", "OUT", "PYTEST_ARGS", "TEST_WORKERS", "BENCH_ARGS")
+VARIABLES = ("PYTHON", "VENV", "OUT", "PYTEST_ARGS", "TEST_WORKERS", "BENCH_ARGS", "CLIENTS_ARGS")
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

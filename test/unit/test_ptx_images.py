@@ -5,6 +5,7 @@ import struct
 import sys
 
 import pytest
+from support.installations import entry, fatbin
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.images import contents, ptx_text
@@ -13,20 +14,6 @@ from rrto_ros.errors import PtxError
 TEXT = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() { ret; }\n"
 TEXT += "// x\n" * 40
 HOST = (12, 1)
-
-
-def entry(kind, payload, flags=0, raw=0, compressed=0, arch=0):
-    padded = payload + bytes(-len(payload) % 8)
-    head = struct.pack("<HHIQI", kind, 0x101, 64, len(padded), compressed)
-    head += struct.pack("<IHHI", 0, 0, 8, arch)
-    head += bytes(40 - len(head)) + struct.pack("<QQQ", flags, 0, raw)
-    assert len(head) == 64
-    return head + padded
-
-
-def fatbin(*entries):
-    body = b"".join(entries)
-    return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body
 
 
 ELF = entry(2, b"\x7fELF" + bytes(60))

@@ -1,0 +1,1 @@
+"""The CUDA programs of others: which there are, what an environment holds of them, what runs."""

@@ -1,0 +1,73 @@
+"""What the programs of this folder share: cases that are compared, and one JSON line for all.
+
+A case that raises is told with its error and the others go on: so a table says how far a client
+gets.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+ABSENT = 77
+"""Exit code where the client is not installed."""
+
+
+class Cases:
+    """Cases of one client.
+
+    Args:
+        client: Its name.
+        version: Its version.
+        compared: With what results are compared, for example "NumPy".
+    """
+
+    def __init__(self, client: str, version: str, compared: str) -> None:
+        self._told: dict[str, Any] = {"client": client, "version": version, "compared": compared}
+        self.ran: list[str] = []
+        self.failed: dict[str, str] = {}
+
+    def check(
+        self, name: str, case: Callable[[], tuple[Any, Any]], tolerance: float = 1e-5
+    ) -> None:
+        """Run a case, which returns (what came out, what is right), and compare.
+
+        Args:
+            name: Of the case.
+            case: Runs it.
+            tolerance: Relative to the largest value that is right; 0 wants equal bits.
+        """
+        try:
+            got, wanted = (np.asarray(value) for value in case())
+            if got.shape != wanted.shape:
+                raise ValueError(f"shape {got.shape}, want {wanted.shape}")
+            if tolerance == 0:
+                worst = float(not np.array_equal(got, wanted))
+            else:
+                wide = wanted.astype(np.float64)
+                scale = float(np.abs(wide).max(initial=0.0)) or 1.0
+                worst = float(np.abs(got.astype(np.float64) - wide).max(initial=0.0)) / scale
+            # Not (worst > tolerance): that would let NaN pass.
+            if not worst <= tolerance:
+                raise ValueError(f"differs by {worst:.3g} of the largest value")
+            self.ran.append(name)
+        except Exception as error:
+            traceback.print_exc()
+            self.failed[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        print(f"{name}: {self.failed.get(name, 'right')}", file=sys.stderr, flush=True)
+
+    def end(self) -> int:
+        """Print the line; the exit code."""
+        print(json.dumps({**self._told, "ran": self.ran, "failed": self.failed}), flush=True)
+        return 1 if self.failed or not self.ran else 0
+
+
+def absent(error: ImportError, install: str) -> None:
+    """End because a client is not installed."""
+    print(f"skipped: {error}; pip install {install}", file=sys.stderr)
+    sys.exit(ABSENT)
