@@ -138,7 +138,8 @@ def _cell(text: str) -> str:
 
 def read_rows(page: str) -> list[dict[str, str]]:
     """The rows that a page has."""
-    lines = [one for one in _table_of(page).splitlines() if one.startswith("| ")][1:]
+    begin, end = _bounds(page)
+    lines = [one for one in page[begin:end].splitlines() if one.startswith("| ")][1:]
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", one)[1:-1]] for one in lines]
     return [dict(zip(COLUMNS, row, strict=True)) for row in cells if len(row) == len(COLUMNS)]
 
@@ -147,12 +148,14 @@ def with_rows(page: str, rows: Sequence[Mapping[str, str]]) -> str:
     """The page with other rows."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     lines += ["| " + " | ".join(row[name] for name in COLUMNS) + " |" for row in rows]
-    return page.replace(_table_of(page), "\n" + "\n".join(lines) + "\n")
+    begin, end = _bounds(page)
+    return page[:begin] + "\n" + "\n".join(lines) + "\n" + page[end:]
 
 
-def _table_of(page: str) -> str:
+def _bounds(page: str) -> tuple[int, int]:
+    """Where the table begins and ends in a page."""
     begin = page.index(BEGIN) + len(BEGIN)
-    return page[begin : page.index(END, begin)]
+    return begin, page.index(END, begin)
 
 
 def main() -> int:

@@ -211,17 +211,25 @@ def _library_table(found: Examination) -> Table:
         table.add_row(
             one.package.name,
             one.package.version,
-            ", ".join(sorted(inside.runtime)) or "-",
+            _runtimes(inside) or "-",
             _inside(inside),
         )
     return table
 
 
 def _interface(one: Found) -> str:
-    held = ", ".join(sorted(one.contents.runtime))
+    held = _runtimes(one.contents)
     if one.runtime:
-        return f"the CUDA runtime ({held or 'not seen which'})"
-    return "itself" + (f" (has {held} too)" if held else "")
+        return f"the CUDA runtime: {held or 'not seen which'}"
+    return "itself" + (f"; has {held}" if held else "")
+
+
+def _runtimes(inside: Contents) -> str:
+    """The copies of the CUDA runtime that libraries load or have in them."""
+    return ", ".join(
+        "a static copy of the runtime" if name == "static" else name
+        for name in sorted(inside.runtime)
+    )
 
 
 def _inside(inside: Contents) -> str:

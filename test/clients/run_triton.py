@@ -15,7 +15,6 @@ try:
     import triton
     import triton.language as tl
     from cuda.bindings import driver
-    from triton.backends.nvidia.driver import CudaDriver, CudaUtils
 except ImportError as error:
     absent(error, "triton cuda-bindings")
 
@@ -28,30 +27,6 @@ def check(answer):
     if error:
         raise RuntimeError(f"{error!r}")
     return values[0] if values else None
-
-
-class Driver(CudaDriver):
-    """Triton's driver for NVIDIA with what it takes from PyTorch taken from the driver API."""
-
-    def __init__(self):
-        self.utils = CudaUtils()
-        self.launcher_cls = __import__(
-            "triton.backends.nvidia.driver", fromlist=["CudaLauncher"]
-        ).CudaLauncher
-        self.get_current_stream = lambda _device=None: 0
-        self.get_current_device = lambda: 0
-        self.set_current_device = lambda _device: None
-
-        def capability(device=0):
-            attribute = driver.CUdevice_attribute
-            names = ("MAJOR", "MINOR")
-            return tuple(
-                check(driver.cuDeviceGetAttribute(
-                    attribute[f"CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{name}"], device))
-                for name in names
-            )  # fmt: skip
-
-        self.get_device_capability = capability
 
 
 class Array:
@@ -159,7 +134,6 @@ def product(kind, precision):
 def main():
     check(driver.cuInit(0))
     check(driver.cuCtxSetCurrent(check(driver.cuDevicePrimaryCtxRetain(0))))
-    triton.runtime.driver.set_active(Driver())
     cases = Cases("Triton", triton.__version__, "NumPy")
     cases.check("addition", lambda: rounds(addition), 0)
     cases.check("softmax", lambda: rounds(soft))

@@ -13,6 +13,7 @@ from support.rig import PROGRAMS
 from rrto_ros.bringup.stand_ins import with_stand_ins
 
 OPERATIONS_S = 170.0
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def stand_ins():
@@ -51,6 +52,27 @@ def test_numba_kernels_agree_with_numpy(rig):
     assert code == 0, program.text()
     found = json.loads(program.lines[-1])
     assert (len(found["kernels"]), found["failed"]) == (12, {})
+
+
+def test_a_controller_node_drives_a_robot_to_its_goal(rig):
+    nvvm = pytest.importorskip("cuda.bindings.nvvm", reason="cuda-bindings is not installed")
+    pytest.importorskip("numba.cuda", reason="numba-cuda is not installed")
+    try:
+        nvvm.version()
+    except RuntimeError as error:
+        pytest.skip(f"libNVVM is not installed: {error}")
+    rig.both(mode="replay")
+    node = rig.start(
+        "mppi_node",
+        [sys.executable, EXAMPLES / "mppi_node.py"],
+        rig.interposed(PYTHONWARNINGS="ignore", **stand_ins()),
+    )
+    node.wait_for("ready", OPERATIONS_S)
+    robot = rig.helper("driven_robot.py", "120", stdin=False)
+    assert robot.wait(OPERATIONS_S) == 0, robot.text() + node.text()
+    found = json.loads(robot.lines[-1])
+    assert found["distance"] <= 0.3, found
+    assert found["nearest"] > 0, found
 
 
 @pytest.mark.parametrize("kind", ["ptx", "cubin"])

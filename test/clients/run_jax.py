@@ -1,0 +1,90 @@
+"""JAX: functions under jit on the CUDA device, compared with JAX's own CPU device.
+
+Elementwise and reductions, a small MLP with its gradient, a scan, a convolution.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ.setdefault("JAX_PLATFORMS", "cuda,cpu")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+from agree import Cases, absent
+
+try:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+except ImportError as error:
+    absent(error, "jax[cuda13]")
+
+ROUNDS = 8
+
+
+def elementwise(x):
+    return jnp.tanh(x) * jnp.exp(-x * x) + jnp.where(x > 0, jnp.sqrt(jnp.abs(x)), 0.5 * x)
+
+
+def reductions(x):
+    return jnp.concatenate([x.sum(0), x.max(1), jnp.var(x, 0), jnp.argsort(x[0])])
+
+
+def mlp(w1, w2, x):
+    return jax.nn.softmax(jax.nn.gelu(x @ w1) @ w2)
+
+
+def gradient(w1, w2, x):
+    return jax.grad(lambda w: (mlp(w, w2, x)[:, 0] ** 2).sum())(w1)
+
+
+def scan(x):
+    def step(state, row):
+        state = 0.9 * state + 0.1 * jnp.sin(row)
+        return state, state
+
+    return jax.lax.scan(step, jnp.zeros(x.shape[1]), x)[1]
+
+
+def convolution(x, k):
+    return jax.nn.relu(jax.lax.conv(x, k, (1, 1), "SAME")).sum((2, 3))
+
+
+def on(device, function, inputs):
+    """What a function gives on a device, for each of some inputs."""
+    with jax.default_device(device):
+        compiled = jax.jit(function)
+        return np.stack([np.asarray(compiled(*map(jnp.asarray, one))) for one in inputs])
+
+
+def main():
+    version = jax.__version__
+    cases = Cases("JAX", version, "JAX on its CPU device")
+    cpu = jax.devices("cpu")[0]
+    rng = np.random.default_rng(3)
+
+    def arrays(*shapes):
+        return [
+            tuple(rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+            for _ in range(ROUNDS)
+        ]
+
+    for name, function, inputs, tolerance in (
+        ("elementwise", elementwise, arrays((64, 50)), 1e-5),
+        ("reductions", reductions, arrays((16, 16)), 1e-5),
+        ("scan", scan, arrays((20, 8)), 1e-5),
+        ("MLP", mlp, arrays((32, 64), (64, 10), (16, 32)), 1e-4),
+        ("MLP's gradient", gradient, arrays((32, 64), (64, 10), (16, 32)), 1e-3),
+        ("convolution", convolution, arrays((1, 3, 16, 16), (4, 3, 3, 3)), 1e-3),
+    ):
+        cases.check(
+            name,
+            lambda f=function, i=inputs: (on(jax.devices("cuda")[0], f, i), on(cpu, f, i)),
+            tolerance,
+        )
+    return cases.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
