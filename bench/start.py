@@ -47,6 +47,17 @@ def start(program: Path, environment: dict[str, str]) -> tuple[list[float], str]
     return [*times, end - begin], ""
 
 
+def _progress(done: int, wanted: int, begin: float) -> None:
+    """A line on stderr: rewritten on a terminal, every hundred starts elsewhere."""
+    terminal = sys.stderr.isatty()
+    if not terminal and done % 100:
+        return
+    left = (time.monotonic() - begin) / done * (wanted - done)
+    line = f"{done} of {wanted} starts, about {left / 60:.0f} min left"
+    sys.stderr.write(f"\r{line}  " if terminal and done < wanted else f"{line}\n")
+    sys.stderr.flush()
+
+
 def quantile(values: list[float], share: float) -> float:
     """A value of the sorted list."""
     return values[min(int(len(values) * share), len(values) - 1)]
@@ -78,6 +89,7 @@ def main() -> int:
                     sys.stderr.write(f"start {len(rows) + len(failures)} failed: {failure}\n")
                 else:
                     rows.append(times)
+                _progress(len(rows) + len(failures), chosen.starts, begin)
                 if time.monotonic() - begin > chosen.minutes * 60:
                     break
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())

@@ -1,7 +1,8 @@
 """Workers that wait for their session: owns the spares, so that a session opens without a start.
 
-A spare is a worker process with its device's modules imported and no device yet. Starting one
-takes about half a second; taking one takes none, and another is started in its place.
+A spare is a worker process with its device's modules imported, or about to import them, and no
+device yet. Starting one takes about half a second; taking one takes none, or what is left of its
+start, and another is started in its place.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class WorkerPool:
         self._closed = threading.Event()
         self._started = 0
         self._taken_warm = 0
+        self._taken_starting = 0
         self._filler = threading.Thread(target=self._fill, name="worker-pool", daemon=True)
         self._filler.start()
 
@@ -59,7 +61,9 @@ class WorkerPool:
             while self._waiting:
                 worker = self._waiting.popleft()
                 if worker.alive:
-                    self._taken_warm += worker.ready.is_set()
+                    warm = worker.ready.is_set()
+                    self._taken_warm += warm
+                    self._taken_starting += not warm
                     break
                 worker = None
             self._changed.notify()
@@ -83,11 +87,14 @@ class WorkerPool:
             self._waiting.popleft().close(0.5)
 
     def statistics(self) -> dict[str, int]:
-        """Workers started, waiting now, and sessions that found one waiting."""
+        """Workers started, waiting now, and sessions that found one ready, or starting."""
+        with self._changed:
+            waiting = sum(worker.ready.is_set() for worker in self._waiting)
         return {
             "started": self._started,
-            "waiting": len(self._waiting),
+            "waiting": waiting,
             "taken_warm": self._taken_warm,
+            "taken_starting": self._taken_starting,
         }
 
     def _start(self) -> WorkerProcess:
@@ -101,20 +108,16 @@ class WorkerPool:
                     self._changed.wait()
                 if self._closed.is_set():
                     return
-            try:
-                worker = self._start()
-            except UnavailableError as error:
-                self._log(str(error))
-                return
+                # A session that comes now waits for this one, rather than start another beside it.
+                try:
+                    worker = self._start()
+                except UnavailableError as error:
+                    self._log(str(error))
+                    return
+                self._waiting.append(worker)
             # One after another: a start takes a core, which the open sessions need.
             worker.ready.wait(self._start_timeout_s)
-            if not worker.alive:
+            if not worker.alive and not self._closed.is_set():
                 # Not again and again: the session that needs one tries once more, and is told.
                 self._log("a spare session worker ended at its start")
                 return
-            with self._changed:
-                if not self._closed.is_set():
-                    self._waiting.append(worker)
-                    continue
-            worker.close(0.5)
-            return

@@ -298,6 +298,20 @@ def test_a_waiting_worker_is_taken_at_once_and_replaced():
         pool.take()
 
 
+def test_a_session_that_comes_while_the_spare_starts_waits_for_it():
+    pool = WorkerPool(1, "null")
+    try:
+        end = time.monotonic() + 20
+        while not pool.statistics()["started"]:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        first = pool.take()
+        assert pool.statistics()["taken_starting"] == 1
+        first.close()
+    finally:
+        pool.close()
+
+
 def test_a_pool_whose_workers_do_not_start_says_so(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     lines = []
