@@ -1,9 +1,9 @@
 """Before a program computes: which device it may see, and what is answered before cuInit."""
 
 import pytest
-from support.shim_peer import Peer
+from support.shim_peer import ARENA_BASE, Peer
 
-NO_DEVICE, NOT_INITIALIZED = 100, 3
+NO_DEVICE, NOT_INITIALIZED, OPERATING_SYSTEM = 100, 3, 304
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,17 @@ def test_no_session_is_opened_for_a_program_that_may_not_see_the_device():
 
 def test_only_a_few_calls_are_answered_before_cuinit(peer):
     peer.case("not_started")
+
+
+def test_memory_of_the_program_where_the_device_has_its_addresses_is_said():
+    with Peer() as peer:
+        address = str(ARENA_BASE + (1 << 20))
+        assert peer.case("own_memory_in_the_arena", ADDRESS=address)["init"] == OPERATING_SYSTEM
+        assert "memory of the program lies where the device's addresses are" in peer.stderr
+
+
+def test_the_program_gets_no_memory_where_the_device_has_its_addresses(peer):
+    peer.case("arena_is_kept_free")
 
 
 def test_a_child_of_a_process_that_has_not_started_has_a_session_of_its_own():

@@ -411,6 +411,13 @@ static CUresult open_session(int fd, const char *path, int64_t deadline)
         status = hidden();
         goto failed;
     }
+    if (readable && rrto_keep_free(S.arena_base, S.arena_bytes)) {
+        status = CUDA_OPERATING_SYSTEM;
+        refuse(status, "memory of the program lies where the device's addresses are%s; start it "
+               "without what places memory there (a sanitizer, a runtime with a heap of its own)%s",
+               "", "");
+        goto failed;
+    }
     if (!readable || map_rings(fds)) {
         refuse(status, "%s sent a session this shim cannot use%s; are both of one version?", path,
                "");

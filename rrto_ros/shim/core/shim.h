@@ -177,6 +177,7 @@ struct rrto_range {
 };
 
 void rrto_arena_start(void);
+int rrto_keep_free(uint64_t base, uint64_t bytes);
 CUresult rrto_range_alloc(uint64_t bytes, void *context, void *pool, uint64_t *address);
 CUresult rrto_range_take(uint64_t address, uint64_t *reserved);
 void rrto_range_return(uint64_t address, uint64_t reserved);

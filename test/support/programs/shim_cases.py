@@ -4,6 +4,7 @@ They use ctypes only, and print what the test looks at as one JSON line.
 """
 
 import ctypes
+import errno
 import json
 import os
 import struct
@@ -54,6 +55,34 @@ def visible():
         ok("cuDeviceGetUuid_v2", uuid, 0)
         answer["uuid"] = uuid.raw.hex()
     print(json.dumps(answer))
+
+
+def _mmap_at(address, size=4096):
+    """The address that memory without access was mapped at, or minus errno."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    private_anonymous_noreplace = 0x100022
+    got = libc.mmap(
+        ctypes.c_void_p(address), ctypes.c_size_t(size), 0, private_anonymous_noreplace, -1,
+        ctypes.c_long(0),
+    )  # fmt: skip
+    return -ctypes.get_errno() if got == 2**64 - 1 else got
+
+
+def own_memory_in_the_arena():
+    """The program's own memory lies where the device's addresses would be."""
+    address = int(os.environ["ADDRESS"])
+    wants(_mmap_at(address), address, "mmap")
+    print(json.dumps({"init": call("cuInit", 0)}))
+
+
+def arena_is_kept_free():
+    """Once there is a session, nothing of the program can get an address of the device."""
+    start()
+    pointer = ctypes.c_uint64()
+    ok("cuMemAlloc_v2", ctypes.byref(pointer), 4096)
+    for address in (pointer.value, pointer.value + (1 << 20)):
+        wants(_mmap_at(address & ~4095), -errno.EEXIST, "mmap")
 
 
 def not_started():

@@ -1,0 +1,42 @@
+/* The device's addresses, kept free in the program.
+ *
+ * cuMemcpy, cuPointerGetAttribute and unified addressing tell host from device by address alone. The
+ * device's addresses belong to another process on another machine, so nothing would keep the program's
+ * own memory from getting the same ones. A reservation without access does, as the genuine driver's
+ * does, and a device pointer that the program reads by mistake faults as it would there. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "shim.h"
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+
+static void *reserved;
+static size_t reserved_bytes;
+
+/* -1 if memory of the program lies there. What cannot be reserved for another reason (the range is
+ * beyond this processor's addresses, or a limit on memory forbids it) stays unreserved. */
+int rrto_keep_free(uint64_t base, uint64_t bytes)
+{
+    if (reserved_bytes) { /* a session of the process that this one was forked from */
+        munmap(reserved, reserved_bytes);
+        reserved_bytes = 0;
+    }
+    if (!bytes || (size_t)bytes != bytes || (uintptr_t)base != base || base % 4096)
+        return 0;
+    void *wanted = (void *)(uintptr_t)base;
+    void *got = mmap(wanted, (size_t)bytes, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (got == MAP_FAILED)
+        return errno == EEXIST ? -1 : 0;
+    if (got != wanted) { /* kernels before 4.17 take the flag for a hint */
+        munmap(got, (size_t)bytes);
+        return -1;
+    }
+    reserved = got;
+    reserved_bytes = (size_t)bytes;
+    return 0;
+}
