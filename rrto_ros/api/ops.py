@@ -146,6 +146,8 @@ OPS: tuple[Op, ...] = (
         effect=Effect.LOAD),
     _op(2, "module_unload", "module:u64", Kind.CLOSE, effect=Effect.UNLOAD),
     _op(3, "function_set_attribute", "module:u64 kernel:u32 attribute:i32 value:i32", Kind.SETUP),
+    # Of an image that is too large for one record; module_load brings its last piece.
+    _op(4, "module_piece", "module:u64 payload:payload", Kind.SETUP),
     # Fresh memory has no content: whoever reads it depends on nothing before.
     _op(10, "mem_alloc", "address:u64 size:u64 stream:u64", Kind.SETUP, effect=Effect.ALLOCATE,
         writes=("address", "size")),

@@ -115,19 +115,19 @@ CALLS: tuple[Call, ...] = (
     # modules, libraries, kernels, linking
     *_core(
         "sync",
-        "module_load",
+        "module_piece module_load",
         "cuModuleLoad cuModuleLoadData cuModuleLoadDataEx cuModuleLoadFatBinary",
-        note="PTX text, fatbin or ELF; the server decides what it can run",
+        note="of a fatbin only what the device needs; machine code when it is first used",
     ),
     *_core(
         "sync",
-        "module_load",
+        "module_piece module_load",
         "cuLinkComplete",
         note="loads what was linked, and unloads it, to say what does not fit",
     ),
     *_core(
         "sync",
-        "module_load",
+        "module_piece module_load",
         "cuLibraryLoadData cuLibraryLoadFromFile",
         "session",
         "needs no context",

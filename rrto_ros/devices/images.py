@@ -1,4 +1,4 @@
-"""Module images: PTX text out of text, fatbins and fatbin wrappers.
+"""Module images: PTX text and machine code out of text, fatbins and fatbin wrappers.
 
 Formats: PTX is NUL-terminated text. A fatbin starts with 0xBA55ED50, u16 version, u16 header
 size, u64 body size; its entries carry a kind (1 PTX, 2 ELF), sizes and compression flags.
@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from rrto_ros.api.results import CUresult
-from rrto_ros.errors import PtxError
+from rrto_ros.devices.cubins import architecture
+from rrto_ros.errors import PtxError, UnavailableError
+from rrto_ros.zstd import unpack
 
 _FATBIN, _WRAPPER, _ELF = 0xBA55ED50, 0x466243B1, b"\x7fELF"
 _KIND_PTX, _KIND_ELF = 1, 2
-_CUDA_MACHINE, _ABI_WITH_SHIFT = 190, 8
-"""ELF: e_machine; the ABI version (CUDA 13) from which e_flags has the architecture higher up."""
+_ONLY_THIS, _FAMILY = 0x100000, 0x200000
+"""Flags of an entry, from CUDA 13 on: for its architecture (sm_90a) or family (sm_100f) alone."""
 _FLAG_COMPRESSED, _FLAG_ZSTD = 0x2000, 0x8000
-_ZSTD, _LZ4 = ("compression.zstd", "backports.zstd"), ("lz4.block",)
-"""What unpacks them. nvcc of CUDA 13 compresses with Zstandard unless told otherwise."""
 MAX_PTX_BYTES = 64 << 20
+MAX_CODE_BYTES = 1 << 30
 _ENTRY_HEADER_BYTES = 64
 _GAPS = re.compile(r"(?:\s|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
 """What may stand before PTX's first directive."""
@@ -42,7 +43,18 @@ class _Entry:
     architecture: int
 
     def text(self) -> str:
-        return _text(_decompress(self.payload, self.flags, self.raw_bytes))
+        return _text(self.content())
+
+    def content(self) -> bytes:
+        most = MAX_PTX_BYTES if self.kind == _KIND_PTX else MAX_CODE_BYTES
+        return _decompress(self.payload, self.flags, self.raw_bytes, most)
+
+    def fits(self, compute_capability: tuple[int, int]) -> bool:
+        """Whether a device of that capability runs this machine code."""
+        own, (major, minor) = divmod(self.architecture, 10), compute_capability
+        if self.flags & _ONLY_THIS:
+            return own == (major, minor)
+        return own[0] == major and own[1] <= minor
 
 
 def ptx_text(image: bytes, compute_capability: tuple[int, int]) -> str:
@@ -56,13 +68,42 @@ def ptx_text(image: bytes, compute_capability: tuple[int, int]) -> str:
             for a damaged or unknown image, INVALID_PTX for text that is no PTX.
     """
     if image[:4] == _ELF:
-        raise _machine_code({_elf_architecture(image)})
+        raise _machine_code({architecture(image)})
     magic = struct.unpack_from("<I", image)[0] if len(image) >= 4 else 0
     if magic == _WRAPPER:
         raise PtxError("a fatbin wrapper was sent instead of its contents", CUresult.INVALID_IMAGE)
     if magic == _FATBIN:
         return _best(_fatbin(image), compute_capability)
     return _text(image)
+
+
+def machine_code(image: bytes, compute_capability: tuple[int, int]) -> bytes | None:
+    """The machine code in an image that a device of that capability takes; None if none is for it.
+
+    Raises:
+        PtxError: NO_BINARY_FOR_GPU for a cubin of another architecture, INVALID_IMAGE for a
+            damaged fatbin.
+    """
+    if image[:4] == _ELF:
+        number = architecture(image)
+        if not _Entry(_KIND_ELF, image, 0, 0, number).fits(compute_capability):
+            own = compute_capability[0] * 10 + compute_capability[1]
+            raise PtxError(
+                f"machine code for sm_{number}; the device is sm_{own}",
+                CUresult.NO_BINARY_FOR_GPU,
+            )
+        return image
+    if len(image) < 4 or struct.unpack_from("<I", image)[0] != _FATBIN:
+        return None
+    fitting = [e for e in _fatbin(image) if e.kind == _KIND_ELF and e.fits(compute_capability)]
+    if not fitting:
+        return None
+    # Of one architecture, what is made for it alone, then the later entry.
+    best = max(
+        enumerate(fitting),
+        key=lambda e: (e[1].architecture, bool(e[1].flags & _ONLY_THIS), e[0]),
+    )
+    return best[1].content()
 
 
 def contents(image: bytes) -> list[bytes]:
@@ -76,7 +117,7 @@ def contents(image: bytes) -> list[bytes]:
     out: list[bytes] = []
     for entry in _fatbin(image):
         with contextlib.suppress(PtxError):
-            out.append(_decompress(entry.payload, entry.flags, entry.raw_bytes))
+            out.append(entry.content())
     return out
 
 
@@ -140,14 +181,6 @@ def _machine_code(architectures: set[int]) -> PtxError:
         f"it with PTX (nvcc -gencode arch=compute_{number},code=compute_{number})",
         CUresult.NO_BINARY_FOR_GPU,
     )
-
-
-def _elf_architecture(image: bytes) -> int:
-    """The number in sm_90 of a cubin, 0 if it says none."""
-    if len(image) < 52 or struct.unpack_from("<H", image, 18)[0] != _CUDA_MACHINE:
-        return 0
-    flags: int = struct.unpack_from("<I", image, 48)[0]
-    return (flags >> 8 if image[8] >= _ABI_WITH_SHIFT else flags) & 0xFF
 
 
 def _runs_on(text: str, compute_capability: tuple[int, int]) -> bool:
@@ -229,37 +262,30 @@ def _entries(image: bytes | memoryview, position: int, end: int) -> list[_Entry]
     return entries
 
 
-def _decompress(payload: bytes | memoryview, flags: int, raw: int) -> bytes:
+def _decompress(payload: bytes | memoryview, flags: int, raw: int, most: int) -> bytes:
     if not flags & (_FLAG_COMPRESSED | _FLAG_ZSTD):
         return bytes(payload)
-    if raw > MAX_PTX_BYTES:
+    if raw > most:
         raise PtxError(
-            f"PTX of {raw} bytes, at most {MAX_PTX_BYTES} are read", CUresult.INVALID_IMAGE
+            f"an image of {raw} bytes in a fatbin, at most {most} are read", CUresult.INVALID_IMAGE
         )
-    zstd = bool(flags & _FLAG_ZSTD)
-    codec = _codec(_ZSTD if zstd else _LZ4)
     try:
-        if not zstd:
-            return bytes(codec.decompress(payload, uncompressed_size=raw))
-        unpacking = codec.ZstdDecompressor()
-        out = bytes(unpacking.decompress(payload, max_length=raw))
-        if not unpacking.eof:
-            raise ValueError(f"it does not end within {raw} bytes")
+        if flags & _FLAG_ZSTD:
+            return unpack(payload, raw)
+        return bytes(_lz4().decompress(payload, uncompressed_size=raw))
+    except UnavailableError as error:
+        raise PtxError(
+            f"an image in the fatbin is compressed: {error}, where the server runs",
+            CUresult.INVALID_IMAGE,
+        ) from error
     except Exception as error:
         raise PtxError(
-            f"the fatbin's compressed PTX is damaged: {error}", CUresult.INVALID_IMAGE
+            f"a compressed image in the fatbin is damaged: {error}", CUresult.INVALID_IMAGE
         ) from error
-    return out
 
 
-def _codec(names: tuple[str, ...]) -> Any:
-    """The first of several modules that is there."""
-    for name in names:
-        with contextlib.suppress(ImportError):
-            return importlib.import_module(name)
-    raise PtxError(
-        "the fatbin's PTX is compressed and the Python package "
-        f"{names[-1].removesuffix('.block')} is not installed; install it where the "
-        "server runs",
-        CUresult.INVALID_IMAGE,
-    )
+def _lz4() -> Any:
+    try:
+        return importlib.import_module("lz4.block")
+    except ImportError as error:
+        raise UnavailableError("the Python package lz4 is not installed; install it") from error

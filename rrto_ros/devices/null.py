@@ -2,8 +2,8 @@
 
 It is for measurements of transport and scheduling only. Its name says so, copies to the host give
 zeros, and kernels take a modelled time. Handles, allocations and bounds are checked as a device
-does, so that a program takes the same path. Kernel names and parameter sizes come from a scan of
-the PTX text; binaries are refused.
+does, so that a program takes the same path. Kernels and variables are those that machine code for
+its architecture names, or else a scan of the PTX text.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import TypeVar
 
-from rrto_ros.api.info import DeviceInfo, KernelInfo, ModuleInfo
+from rrto_ros.api.info import DeviceInfo, GlobalInfo, KernelInfo, ModuleInfo
 from rrto_ros.api.results import CUresult
-from rrto_ros.devices.linked import ptx_source
+from rrto_ros.devices.cubins import Cubin, Variable
+from rrto_ros.devices.images import machine_code
+from rrto_ros.devices.linked import link_inputs, ptx_source
 from rrto_ros.devices.protocol import GraphNode, Launch, MemcpyNode, MemsetNode
 from rrto_ros.devices.ptx_scan import MAX_THREADS, scan_ptx
 from rrto_ros.errors import CudaError
@@ -25,6 +27,7 @@ _T = TypeVar("_T")
 
 DEFAULT_ARENA_BASE = 0x7E00_0000_0000
 ARENA_ALIGNMENT = 2 << 20
+_VARIABLE_ALIGNMENT = 256
 DEFAULT_LAUNCH_S = 5e-6
 DEFAULT_BYTES_PER_S = 10e9
 # What tinygrad, Numba and cuda.core ask for before they launch anything.
@@ -35,9 +38,16 @@ _ATTRIBUTES = {
 }  # fmt: skip
 
 
-def _scan(image: bytes, compute_capability: tuple[int, int]) -> tuple[KernelInfo, ...]:
+def _scan(
+    image: bytes, compute_capability: tuple[int, int]
+) -> tuple[tuple[KernelInfo, ...], tuple[Variable, ...]]:
+    code = None if link_inputs(image) else machine_code(image, compute_capability)
+    if code is not None:
+        cubin = Cubin(code)
+        return cubin.kernels(), cubin.variables()
     source = ptx_source(image, compute_capability)
-    return scan_ptx(source if isinstance(source, str) else "\n".join(s.text for s in source))
+    text = source if isinstance(source, str) else "\n".join(s.text for s in source)
+    return scan_ptx(text), ()
 
 
 class _Memory:
@@ -69,9 +79,22 @@ class _Memory:
         self.used += size
 
     def free(self, address: int) -> None:
-        if address not in self._sizes:
+        if address not in self._sizes or address >= self._end:
             raise CudaError(CUresult.INVALID_VALUE, f"0x{address:x} is not allocated")
-        self.used -= self._sizes.pop(address)
+        self.used -= self._sizes[address]
+        self.forget(address)
+
+    def place(self, size: int) -> int:
+        """Room for a module's variable, which lies behind the arena."""
+        address = max([self._end, *(s + self._sizes[s] for s in self._starts[-1:])])
+        address += -address % _VARIABLE_ALIGNMENT
+        self._starts.append(address)
+        self._sizes[address] = size
+        return address
+
+    def forget(self, address: int) -> None:
+        """Give a variable's room back."""
+        del self._sizes[address]
         del self._starts[bisect.bisect_left(self._starts, address)]
 
     def check(self, address: int, size: int) -> None:
@@ -115,6 +138,7 @@ class NullDevice:
         self._per_byte_s = 1 / bytes_per_s if bytes_per_s else 0.0
         self._memory = _Memory(base, base + size, limit_bytes)
         self._modules: dict[int, tuple[KernelInfo, ...]] = {}
+        self._variables: dict[int, tuple[GlobalInfo, ...]] = {}
         self._streams = {0, 1, 2}  # null, legacy and per-thread default stream
         self._events: dict[int, float | None] = {}
         self._graphs: dict[int, dict[int, GraphNode]] = {}
@@ -141,14 +165,18 @@ class NullDevice:
     # modules
 
     def module_load(self, module: int, image: bytes) -> ModuleInfo:
-        kernels = _scan(bytes(image), self._info.compute_capability)
         self._new(self._modules, module, "module")
+        kernels, variables = _scan(bytes(image), self._info.compute_capability)
+        placed = tuple(self._variable(one) for one in variables)
         self._modules[module] = kernels
-        return ModuleInfo(kernels)
+        self._variables[module] = placed
+        return ModuleInfo(kernels, placed)
 
     def module_unload(self, module: int) -> None:
         self._get(self._modules, module, "module")
         del self._modules[module]
+        for variable in self._variables.pop(module):
+            self._memory.forget(variable.address)
 
     def function_set_attribute(self, module: int, kernel: int, attribute: int, value: int) -> None:
         self._kernel(module, kernel)
@@ -334,6 +362,9 @@ class NullDevice:
     def _stream(self, stream: int) -> None:
         if stream not in self._streams:
             raise CudaError(CUresult.INVALID_HANDLE, f"stream {stream} does not exist")
+
+    def _variable(self, one: Variable) -> GlobalInfo:
+        return GlobalInfo(one.name, self._memory.place(max(one.bytes, 1)), one.bytes)
 
     @staticmethod
     def _get(table: Mapping[int, _T], handle: int, what: str) -> _T:

@@ -28,6 +28,7 @@ Prepared = Callable[[], Buffer]
 
 LAUNCH_COOPERATIVE = 1
 """Bit of a launch's `flags`: every block must be resident at once."""
+MOST_PIECES_BYTES = 2 << 30
 _F32 = struct.Struct("<f")
 _NOTHING = b""
 
@@ -94,9 +95,26 @@ def _query(method: Callable[[int], bool]) -> Handler:
 
 def _special(device: Device, loaded: Loaded) -> dict[str, Handler]:
     """The operations whose fields are not the device method's arguments."""
+    pieces: dict[int, bytearray] = {}
+
+    def module_piece(record: CallRecord) -> Buffer:
+        image = pieces.setdefault(record.values[0], bytearray())
+        size = sum(map(len, pieces.values())) + len(record.payload or b"")
+        if size > MOST_PIECES_BYTES:
+            pieces.clear()
+            raise CudaError(
+                CUresult.OUT_OF_MEMORY,
+                f"images of {size} bytes in pieces, at most {MOST_PIECES_BYTES} are kept",
+            )
+        image += record.payload or b""
+        return _NOTHING
 
     def module_load(record: CallRecord) -> Buffer:
         image = bytes(record.payload or b"")
+        if before := pieces.pop(record.values[0], None):
+            image = bytes(before + image)
+            # Whoever looks at the record next finds the whole image in it.
+            record.payload = memoryview(image)
         info = device.module_load(record.values[0], image)
         loaded(record.values[0], info, image)
         return pack_module_info(info)
@@ -133,6 +151,7 @@ def _special(device: Device, loaded: Loaded) -> dict[str, Handler]:
         return _F32.pack(device.event_elapsed_ms(*record.values))
 
     return {
+        "module_piece": module_piece,
         "module_load": module_load,
         "memcpy_htod": memcpy_htod,
         "memcpy_dtoh": memcpy_dtoh,

@@ -28,12 +28,14 @@ from rrto_ros.wire.codec import (
 
 CHANGES_UNTIL_INPUT = 2
 MAX_DESTINATIONS = 8192
+MIN_IMAGE_BYTES = 1 << 10
+"""A program has few images and loads them at every start: also small ones are named."""
 MAX_KEPT_BYTES = 192 << 20
 ENOUGH_KEPT_BYTES = 128 << 20
 """With so much kept, the program's next calls wait until the server has executed some."""
 _HTOD = OP_BY_NAME["memcpy_htod"].code
-_MODULE = OP_BY_NAME["module_load"].code
-_FIXED = {code: HEADER_BYTES + LAYOUTS[code].fixed.size for code in (_HTOD, _MODULE)}
+_IMAGES = (OP_BY_NAME["module_load"].code, OP_BY_NAME["module_piece"].code)
+_FIXED = {code: HEADER_BYTES + LAYOUTS[code].fixed.size for code in (_HTOD, *_IMAGES)}
 
 
 class BlobReferences:
@@ -52,6 +54,7 @@ class BlobReferences:
         self._tags = tags
         self._known: set[bytes] = set()
         self._min_bytes = min_bytes
+        self._min_image = min(min_bytes, MIN_IMAGE_BYTES)
         self._max_kept_bytes = max_kept_bytes
         self._seen: OrderedDict[tuple[int, int], tuple[bytes, int]] = OrderedDict()
         self._kept: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()
@@ -60,6 +63,7 @@ class BlobReferences:
         self._saved_bytes = 0
         self._references = 0
         self._wanted = 0
+        self._new = False
 
     def rewrite(self, data: Buffer, header: CallHeader) -> bytes | None:
         """The record to send instead of the one at `header`, None to send that.
@@ -69,7 +73,7 @@ class BlobReferences:
             header: Of one record in it, not yet a reference.
         """
         code, size = header.op, header.payload_bytes
-        if size < self._min_bytes or code not in _FIXED:
+        if code not in _FIXED or size < (self._min_bytes if code == _HTOD else self._min_image):
             return None
         start = header.offset + _FIXED[code]
         if start + size > header.offset + header.size:
@@ -98,6 +102,7 @@ class BlobReferences:
             reference = pack_blob_ref(digest, size)
             return replace_payload(record, reference, set_flags=FLAG_BLOB_REF, clear_flags=0)
         self._known.add(digest)
+        self._new = True
         length, op, flags, index, thread, count = CALL_HEADER.unpack_from(record)
         if not record.readonly:
             CALL_HEADER.pack_into(record, 0, length, op, flags | FLAG_KEEP, index, thread, count)
@@ -124,8 +129,14 @@ class BlobReferences:
         if found is None:
             return None
         self._wanted += 1
+        self._new = True
         self._saved_bytes -= len(found[1])
         return pack_call("blob_data", index, payload=found[1])
+
+    def take_new(self) -> bool:
+        """Whether contents that the server lacks were given out since this was asked last."""
+        new, self._new = self._new, False
+        return new
 
     def statistics(self) -> dict[str, int]:
         """Bytes hashed and saved, references made, blobs asked for, bytes kept now."""

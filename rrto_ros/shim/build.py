@@ -129,7 +129,7 @@ def build(target: Path, cflags: Sequence[str] = CFLAGS) -> None:
         if units:
             cuda = work / "libcuda.so.1"
             link = ["-shared", "-Wl,-soname,libcuda.so.1", "-Wl,-z,defs", "-o", str(cuda)]
-            _cc([*cflags, *include, *map(str, units), *link])
+            _cc([*cflags, *include, *map(str, units), *link, "-ldl"])
             # The name without a version, as a library that loads the other: a wheel holds no
             # links, and a copy would be a second shim in a program that loads both names.
             plain = work / "libcuda.so"

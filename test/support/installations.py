@@ -7,22 +7,6 @@ import struct
 PTX, ELF = 1, 2
 
 
-def entry(kind, payload, flags=0, raw=0, compressed=0, arch=0):
-    """One entry of a fatbin."""
-    padded = payload + bytes(-len(payload) % 8)
-    head = struct.pack("<HHIQI", kind, 0x101, 64, len(padded), compressed)
-    head += struct.pack("<IHHI", 0, 0, 8, arch)
-    head += bytes(40 - len(head)) + struct.pack("<QQQ", flags, 0, raw)
-    assert len(head) == 64
-    return head + padded
-
-
-def fatbin(*entries):
-    """A fatbin of entries."""
-    body = b"".join(entries)
-    return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body
-
-
 def library(**sections):
     """A 64-bit ELF file with nothing but these sections (`nv_fatbin` is .nv_fatbin)."""
     names = {f".{name}".encode(): data for name, data in sections.items()}

@@ -54,6 +54,7 @@ class Peer:
             b"" to say nothing, or None to execute it.
         plans: Number -> plan that the shim is told of before the program's first call.
         apart: Whether each thread walks on its own.
+        device: Makes the device of a session, as CpuDevice does.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Peer:
         on_call=None,
         plans=None,
         apart=False,
+        device=CpuDevice,
     ):
         self.folder = Path(tempfile.mkdtemp(prefix="rrto-shim-"))
         self.path = self.folder / "s.sock"
@@ -82,6 +84,7 @@ class Peer:
         self._entries = {}
         self._executing = threading.RLock()
         self._apart = apart
+        self._device = device
         self.hello = None
         self.stderr = ""
         self.closed_sessions = threading.Semaphore(0)
@@ -189,7 +192,7 @@ class Peer:
         with self._executing:
             place = next(n for n in range(64) if n not in self._places)
             self._places.add(place)
-        device = CpuDevice(
+        device = self._device(
             limit_bytes=self._memory_bytes, arena_base=ARENA_BASE + place * ARENA_STEP
         )
         ring = RingMemory(**self._settings)

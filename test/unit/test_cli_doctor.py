@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from support.installations import ELF, PTX, entry, fatbin, install, library
+from support.fatbins import entry, fatbin
+from support.installations import ELF, PTX, install, library
 
 from rrto_ros.cli import checks, doctor
 from rrto_ros.cli.checks import Check, State

@@ -3,7 +3,8 @@
 import struct
 
 import pytest
-from support.installations import ELF, PTX, entry, fatbin, library
+from support.fatbins import entry, fatbin
+from support.installations import ELF, PTX, library
 
 from rrto_ros.clients.libraries import Budget, Contents, contents
 

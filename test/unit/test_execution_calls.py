@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.memory_device import KERNELS, PTX, MemoryDevice
 
+from rrto_ros.api.info import ModuleInfo
 from rrto_ros.api.ops import OPS
 from rrto_ros.api.results import CUresult
 from rrto_ros.edge.refusals import refuse_calls
+from rrto_ros.execution import dispatch
 from rrto_ros.execution.executor import Executor
 from rrto_ros.wire.codec import (
     FLAG_BLOB_REF,
@@ -244,8 +246,32 @@ def _value(kind, number):
     return {"bytes": b"12345678", "u64[]": [3, 4], "f32": 1.0}.get(kind, number)
 
 
+def test_an_image_in_pieces_is_loaded_whole():
+    device = Recording()
+    executor = Executor(device)
+    device.module_load = lambda *loaded: device.calls.append(loaded) or ModuleInfo(())
+    pieces = [pack_call("module_piece", i + 1, module=m, payload=p) for i, (m, p) in
+              enumerate([(1, b"first "), (2, b"other "), (1, b"second ")])]  # fmt: skip
+    loads = [pack_call("module_load", 4, module=1, payload=b"third")]
+    loads += [pack_call("module_load", 5, module=2, payload=b"image")]
+    loads += [pack_call("module_load", 6, module=3, payload=b"alone")]
+    answers = results(executor.execute(b"".join(pieces + loads)))
+    assert [a[1] for a in answers] == [0, 0, 0]
+    assert device.calls == [(1, b"first second third"), (2, b"other image"), (3, b"alone")]
+
+
+def test_pieces_without_end_are_not_kept(monkeypatch):
+    monkeypatch.setattr(dispatch, "MOST_PIECES_BYTES", 20)
+    executor = Executor(Recording())
+    batch = [pack_call("module_piece", i + 1, module=i, payload=bytes(8)) for i in range(4)]
+    answers = results(executor.execute(b"".join(batch)))
+    assert answers[0][:3] == (3, CUresult.OUT_OF_MEMORY, RESULT_STICKY)
+
+
 @pytest.mark.parametrize(
-    "op", [op for op in OPS if op.name != "module_load"], ids=lambda o: o.name
+    "op",
+    [op for op in OPS if op.name not in ("module_piece", "module_load")],
+    ids=lambda o: o.name,
 )
 def test_every_operation_reaches_its_device_method(op):
     device = Recording()

@@ -1,14 +1,16 @@
 """PTX is found in text and in fatbins, plain or compressed; damaged images are refused."""
 
+import contextlib
 import importlib
 import struct
 import sys
 
 import pytest
-from support.installations import entry, fatbin
+from support.fatbins import FAMILY, ONLY_THIS, Kernel, cubin, entry, fatbin, machine
 
 from rrto_ros.api.results import CUresult
-from rrto_ros.devices.images import contents, ptx_text
+from rrto_ros.devices.cubins import Cubin
+from rrto_ros.devices.images import contents, machine_code, ptx_text
 from rrto_ros.errors import PtxError
 
 TEXT = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() { ret; }\n"
@@ -53,7 +55,7 @@ def test_ptx_as_nvcc_of_cuda_13_packs_it_is_unpacked():
         assert caught.value.result == CUresult.INVALID_IMAGE
 
 
-def cubin(abi, flags):
+def head_of(abi, flags):
     """The head of a cubin as NVRTC 12 (abi 7) and 13 (abi 8) write it."""
     head = b"\x7fELF\2\1\1" + bytes([0x41 if abi == 8 else 0x33, abi]) + bytes(7)
     return head + struct.pack("<HHIQQQIHHHHHH", 2, 190, 1, 0, 0, 0, flags, 64, 0, 0, 64, 0, 0)
@@ -62,9 +64,9 @@ def cubin(abi, flags):
 @pytest.mark.parametrize(
     ("image", "named"),
     [
-        (cubin(8, 0x6005A04), "machine code for sm_90 and"),
-        (cubin(7, 0x5A055A), "for sm_90 and"),
-        (cubin(8, 0x6007902), "for sm_121 and"),
+        (head_of(8, 0x6005A04), "machine code for sm_90 and"),
+        (head_of(7, 0x5A055A), "for sm_90 and"),
+        (head_of(8, 0x6007902), "for sm_121 and"),
         (b"\x7fELF" + bytes(60), "machine code and"),
         (b"\x7fELF", "machine code and"),
         (fatbin(ELF), "machine code and"),
@@ -126,3 +128,66 @@ def test_ptx_for_later_devices_only_is_no_binary_for_this_gpu():
 
 def test_plain_text_is_taken_whatever_its_target():
     assert ".target sm_121a" in ptx_text(TEXT.replace("sm_80", "sm_121a").encode(), (7, 5))
+
+
+CODES = [machine(a, (f"k{a}",), seed=a) for a in (75, 80, 86, 90)]
+
+
+@pytest.mark.parametrize(
+    ("entries", "capability", "kernel"),
+    [
+        (CODES, (8, 9), "k86"),
+        (CODES, (8, 0), "k80"),
+        (CODES, (7, 5), "k75"),
+        (CODES, (7, 0), None),
+        (CODES, (10, 0), None),
+        ([machine(90, ("a",), flags=ONLY_THIS), machine(90, ("plain",))], (9, 0), "a"),
+        (
+            [machine(100, ("a",), flags=ONLY_THIS), machine(100, ("f",), flags=FAMILY)],
+            (10, 3),
+            "f",
+        ),
+        ([machine(86, ("k86",), pack="zstd")], (8, 9), "k86"),
+        ([machine(86, ("k86",), pack="lz4")], (8, 9), "k86"),
+    ],
+)
+def test_of_machine_code_a_device_takes_the_best_of_its_major_version(entries, capability, kernel):
+    code = machine_code(fatbin(ptx_for("sm_50"), *entries), capability)
+    assert (code and [k.name for k in Cubin(code).kernels()]) == (kernel and [kernel])
+
+
+def test_a_cubin_of_another_architecture_is_no_binary_for_this_gpu():
+    assert machine_code(cubin(80, ["k"]), (8, 9)) == cubin(80, ["k"])
+    assert machine_code(TEXT.encode(), (8, 9)) is None
+    with pytest.raises(PtxError, match="machine code for sm_90; the device is sm_89") as caught:
+        machine_code(cubin(90, ["k"]), (8, 9))
+    assert caught.value.result == CUresult.NO_BINARY_FOR_GPU
+
+
+def test_kernels_and_variables_are_read_from_machine_code():
+    kernels = [Kernel("b", ((0, 8), (8, 200)), 40, 512, 128), Kernel("a", (), 16)]
+    found = Cubin(cubin(90, kernels, [("v", 4), ("table", 256)], filler=100))
+    assert [(k.name, k.params, k.param_bytes) for k in found.kernels()] == [
+        ("a", (), 0),
+        ("b", ((0, 8), (8, 200)), 208),
+    ]
+    assert [(k.attributes[0], k.attributes[1], k.attributes[4]) for k in found.kernels()] == [
+        (1024, 0, 16),
+        (128, 512, 40),
+    ]
+    assert [(v.name, v.bytes) for v in found.variables()] == [("v", 4), ("table", 256)]
+    assert found.architecture == 90
+
+
+def test_machine_code_that_was_damaged_is_refused_or_read_and_never_crashes():
+    whole = cubin(90, ["first", "second"], [("v", 4)], filler=50)
+    for cut in range(0, len(whole), 7):
+        with contextlib.suppress(PtxError):
+            Cubin(whole[:cut]).kernels()
+    for at in range(len(whole)):
+        image = bytearray(whole)
+        image[at] ^= 0xFF
+        with contextlib.suppress(PtxError):
+            damaged = Cubin(bytes(image))
+            damaged.kernels()
+            damaged.variables()

@@ -139,8 +139,8 @@ def test_a_full_call_ring_makes_the_program_wait_not_fail():
         assert peer.names().count("launch") == 3000
 
 
-def test_an_image_larger_than_the_ring_is_refused_with_the_next_step():
+def test_ptx_larger_than_the_ring_passes_it_in_pieces():
     with Peer(call_bytes=4096) as peer:
-        assert peer.case("large_image", 5000) == {"result": 2}
-        assert "raise the recorder's ring size" in peer.stderr
-        assert peer.case("large_image", 100) == {"result": 0}
+        assert peer.case("large_image", 5000) == {"result": 0}
+        assert peer.names().count("module_piece") > 1
+        assert peer.names().count("module_load") == 1

@@ -8,16 +8,14 @@ lie, the image is read here. The driver stays the judge: a name that it does not
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterator
 
+from rrto_ros.devices.cubins import Cubin
 from rrto_ros.devices.images import contents
 from rrto_ros.devices.linked import link_inputs
 from rrto_ros.errors import PtxError
 
 _ELF = b"\x7fELF"
-_SYMBOL_TABLE, _OBJECT = 2, 1
-_SECTION, _SYMBOL = struct.Struct("<IIQQQQIIQQ"), struct.Struct("<IBBHQQ")
 _MOST_NAMES = 1 << 16
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _ENTRY = re.compile(r"\.entry\s+([A-Za-z_$%][\w$]*)")
@@ -97,21 +95,9 @@ def _without_bodies(text: str) -> str:
     return "".join(out)
 
 
-def _elf_objects(image: bytes) -> Iterator[str]:
-    """Data symbols of a 64-bit ELF file; nothing of one that is damaged."""
-    if len(image) < 64 or image[4] != 2:
-        return
-    (at,) = struct.unpack_from("<Q", image, 0x28)
-    entry, count = struct.unpack_from("<HH", image, 0x3A)
-    if entry != _SECTION.size or at + entry * count > len(image):
-        return
-    sections = [_SECTION.unpack_from(image, at + entry * i) for i in range(count)]
-    for _, kind, _, _, offset, size, link, _, _, _ in sections:
-        if kind != _SYMBOL_TABLE or link >= count or offset + size > len(image):
-            continue
-        texts, text_bytes = sections[link][4:6]
-        strings = image[texts : texts + text_bytes]
-        for i in range(size // _SYMBOL.size):
-            name, info, _, section, _, _ = _SYMBOL.unpack_from(image, offset + _SYMBOL.size * i)
-            if info & 15 == _OBJECT and section and name < len(strings):
-                yield strings[name : strings.find(b"\0", name)].decode("utf-8", "replace")
+def _elf_objects(image: bytes) -> tuple[str, ...]:
+    """Data symbols of machine code; nothing of what is damaged."""
+    try:
+        return tuple(variable.name for variable in Cubin(image).variables())
+    except PtxError:
+        return ()

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "procs.h"
-#include "shim.h"
+#include "module.h"
 
 enum { DEFAULT_VERSION = 13000, LAST_ATTRIBUTE = 161 /* of CUDA 13.5 */ };
 
@@ -173,7 +173,7 @@ CUresult rrto_cuModuleGetLoadingMode(CUmoduleLoadingMode *mode)
 {
     if (!mode)
         return CUDA_INVALID_VALUE;
-    *mode = 1; /* eager */
+    *mode = rrto_loads_lazily() ? 2 : 1;
     return CUDA_SUCCESS;
 }
 

@@ -1,4 +1,5 @@
-/* Functions: what a program asks and sets of a kernel, answered from its module's table. */
+/* Functions: what a program asks and sets of a kernel, answered from its module's table, which is
+ * there once the server has the module. */
 #include "module.h"
 
 #include <string.h>
@@ -11,10 +12,15 @@ struct rrto_kernel *rrto_kernel_of(const void *function)
 
 int rrto_kernel_attribute(const struct rrto_kernel *kernel, int id)
 {
-    if (id == 8 && kernel->function)
+    if (id == 8)
         return atomic_load(&((struct rrto_kernel *)(uintptr_t)kernel)->dynamic_limit);
-    if (id >= RRTO_SETTABLE && id < RRTO_SETTABLE_END && kernel->function)
+    if (id >= RRTO_SETTABLE && id < RRTO_SETTABLE_END)
         return atomic_load(&((struct rrto_kernel *)(uintptr_t)kernel)->settable[id]);
+    return rrto_kernel_told(kernel, id);
+}
+
+int rrto_kernel_told(const struct rrto_kernel *kernel, int id)
+{
     for (uint32_t i = 0; i < kernel->attribute_count; i++)
         if (kernel->attributes[i].id == id)
             return kernel->attributes[i].value;
@@ -23,11 +29,12 @@ int rrto_kernel_attribute(const struct rrto_kernel *kernel, int id)
 
 CUresult rrto_cuFuncGetAttribute(int *pi, CUfunction_attribute attrib, CUfunction hfunc)
 {
-    struct rrto_kernel *kernel = rrto_kernel_of(hfunc);
+    struct rrto_kernel *kernel;
     if (!pi || attrib < 0 || attrib > 15)
         return CUDA_INVALID_VALUE;
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
+    CUresult result = rrto_use(hfunc, &kernel);
+    if (result)
+        return result;
     *pi = rrto_kernel_attribute(kernel, attrib);
     return CUDA_SUCCESS;
 }
@@ -36,9 +43,10 @@ CUresult rrto_cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, 
 {
     enum { MAX_DYNAMIC_SHARED = 8, CARVEOUT = 9, CLUSTER_WIDTH = 11, CLUSTER_DEPTH = 13,
            NON_PORTABLE = 14, SCHEDULING = 15 };
-    struct rrto_kernel *kernel = rrto_kernel_of(hfunc);
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
+    struct rrto_kernel *kernel;
+    CUresult result = rrto_use(hfunc, &kernel);
+    if (result)
+        return result;
     if (attrib == MAX_DYNAMIC_SHARED) {
         int most = rrto_attribute(97); /* shared bytes per block, opt-in */
         if (!most)
@@ -110,9 +118,10 @@ CUresult rrto_cuFuncGetName(const char **name, CUfunction hfunc)
 CUresult rrto_cuFuncGetParamInfo(CUfunction func, size_t paramIndex, size_t *paramOffset,
                                  size_t *paramSize)
 {
-    struct rrto_kernel *kernel = rrto_kernel_of(func);
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
+    struct rrto_kernel *kernel;
+    CUresult result = rrto_use(func, &kernel);
+    if (result)
+        return result;
     if (!paramOffset || paramIndex >= kernel->param_count)
         return CUDA_INVALID_VALUE;
     *paramOffset = kernel->params[paramIndex].offset;
@@ -123,26 +132,28 @@ CUresult rrto_cuFuncGetParamInfo(CUfunction func, size_t paramIndex, size_t *par
 
 CUresult rrto_cuFuncGetParamCount(CUfunction func, size_t *paramCount)
 {
-    struct rrto_kernel *kernel = rrto_kernel_of(func);
+    struct rrto_kernel *kernel;
     if (!paramCount)
         return CUDA_INVALID_VALUE;
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
-    *paramCount = kernel->param_count;
-    return CUDA_SUCCESS;
+    CUresult result = rrto_use(func, &kernel);
+    if (!result)
+        *paramCount = kernel->param_count;
+    return result;
 }
 
 CUresult rrto_cuFuncIsLoaded(CUfunctionLoadingState *state, CUfunction function)
 {
+    struct rrto_kernel *kernel = rrto_kernel_of(function);
     if (!state)
         return CUDA_INVALID_VALUE;
-    if (!rrto_kernel_of(function))
+    if (!kernel)
         return CUDA_INVALID_HANDLE;
-    *state = 1;
+    *state = atomic_load(&kernel->there);
     return CUDA_SUCCESS;
 }
 
 CUresult rrto_cuFuncLoad(CUfunction function)
 {
-    return rrto_kernel_of(function) ? CUDA_SUCCESS : CUDA_INVALID_HANDLE;
+    struct rrto_kernel *kernel;
+    return rrto_use(function, &kernel);
 }

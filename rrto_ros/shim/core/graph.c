@@ -135,9 +135,9 @@ static CUresult prepare(const CUDA_KERNEL_NODE_PARAMS_v1 *p, const void *other, 
     work->packed = work->small;
     if (!p)
         return CUDA_INVALID_VALUE;
-    work->kernel = rrto_kernel_of(p->func ? (const void *)p->func : other);
-    if (!work->kernel)
-        return CUDA_INVALID_HANDLE;
+    CUresult there = rrto_use(p->func ? (const void *)p->func : other, &work->kernel);
+    if (there)
+        return there;
     unsigned *sizes[6] = {&work->sent.gridDimX,  &work->sent.gridDimY,  &work->sent.gridDimZ,
                           &work->sent.blockDimX, &work->sent.blockDimY, &work->sent.blockDimZ};
     work->sent = *p;

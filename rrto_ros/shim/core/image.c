@@ -114,6 +114,6 @@ CUresult rrto_image_of_file(const char *path, struct rrto_image *out)
                                   : CUDA_OUT_OF_MEMORY;
     }
     text[got] = 0;
-    *out = (struct rrto_image){text, got, text};
+    *out = (struct rrto_image){.data = text, .bytes = got, .owned = text};
     return CUDA_SUCCESS;
 }

@@ -152,12 +152,12 @@ static CUresult check_cooperative(const struct rrto_kernel *kernel, const struct
 static CUresult launch(CUfunction f, const struct rrto_geometry *at, CUstream hStream,
                        uint32_t flags, void **params, void **extra)
 {
-    struct rrto_kernel *kernel = rrto_kernel_of(f);
+    struct rrto_kernel *kernel;
     unsigned char small[SMALL], *packed;
     uint64_t stream;
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
-    CUresult result = rrto_name_stream(hStream, &stream);
+    CUresult result = rrto_use(f, &kernel);
+    if (!result)
+        result = rrto_name_stream(hStream, &stream);
     if (!result)
         result = rrto_check_launch(kernel, at);
     if (!result && flags & COOPERATIVE)

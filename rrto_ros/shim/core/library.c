@@ -23,6 +23,17 @@ static CUresult load_library(CUlibrary *out, const struct rrto_image *image,
     return CUDA_SUCCESS;
 }
 
+/* CU_LIBRARY_BINARY_IS_PRESERVED; the other options are hints. */
+static int is_preserved(const CUlibraryOption *options, void *const *values, unsigned count)
+{
+    enum { PRESERVED = 1 };
+    int found = 0;
+    for (unsigned i = 0; options && values && i < count; i++)
+        if (options[i] == PRESERVED)
+            found = ((uintptr_t)values[i] & 0xFFFFFFFFu) != 0;
+    return found;
+}
+
 CUresult rrto_cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jitOptions,
                                 void **jitOptionsValues, unsigned int numJitOptions,
                                 CUlibraryOption *libraryOptions, void **libraryOptionValues,
@@ -30,10 +41,10 @@ CUresult rrto_cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_opti
 {
     struct rrto_image image;
     struct rrto_jit jit = {.count = numJitOptions, .options = jitOptions, .values = jitOptionsValues};
-    (void)libraryOptions, (void)libraryOptionValues, (void)numLibraryOptions; /* hints */
     if (!library || (numJitOptions && (!jitOptions || !jitOptionsValues)))
         return CUDA_INVALID_VALUE;
     CUresult result = rrto_image_of(code, &image);
+    image.stays = is_preserved(libraryOptions, libraryOptionValues, numLibraryOptions);
     return result ? result : load_library(library, &image, &jit);
 }
 
@@ -72,11 +83,11 @@ CUresult rrto_cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const cha
         return CUDA_INVALID_VALUE;
     if (!object)
         return CUDA_INVALID_HANDLE;
-    struct rrto_kernel *kernel = rrto_module_kernel(object->data, name);
-    if (!kernel)
-        return CUDA_NOT_FOUND;
-    *pKernel = kernel->function->handle;
-    return CUDA_SUCCESS;
+    struct rrto_kernel *kernel;
+    CUresult result = rrto_module_kernel(object->data, name, &kernel);
+    if (!result)
+        *pKernel = kernel->function->handle;
+    return result;
 }
 
 CUresult rrto_cuLibraryGetKernelCount(unsigned int *count, CUlibrary lib)

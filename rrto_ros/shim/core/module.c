@@ -1,143 +1,17 @@
-/* Modules: loading an image, and the table of kernels and variables that the server answers with.
- * What a program asks about a kernel (function.c) is answered from that table. */
-#include "linked.h"
+/* Modules: when an image goes to the server, and what a program finds in it.
+ *
+ * Machine code is loaded lazily, as CUDA does it: the server gets the image when the first of its
+ * kernels or variables is used. A program that only asks for kernels by name is answered from the
+ * image's own symbol table where that can be read here. Everything that is compiled (PTX, links)
+ * is sent at once, so that its errors come where CUDA gives them. */
 #include "module.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the module description ---- */
-
-struct reader {
-    const unsigned char *at, *end;
-    int broken;
-};
-
-static const unsigned char *take(struct reader *from, size_t bytes)
-{
-    static const unsigned char zeros[64];
-    const unsigned char *at = from->at;
-    if (from->broken || (size_t)(from->end - from->at) < bytes) {
-        from->broken = 1;
-        return bytes <= sizeof zeros ? zeros : NULL;
-    }
-    from->at += bytes;
-    return at;
-}
-
-static char *take_name(struct reader *from, size_t bytes, char **names)
-{
-    const unsigned char *at = take(from, bytes);
-    char *name = *names;
-    if (from->broken)
-        return name;
-    memcpy(name, at, bytes);
-    name[bytes] = 0;
-    *names += bytes + 1;
-    return name;
-}
-
-static void read_kernel(struct reader *from, struct rrto_kernel *kernel, char **names)
-{
-    uint16_t lengths[2];
-    uint32_t count;
-    const unsigned char *head = take(from, 8);
-    memcpy(lengths, head, 4);
-    memcpy(&count, head + 4, 4);
-    kernel->name = take_name(from, lengths[0], names);
-    size_t param_bytes = (size_t)lengths[1] * 8, attribute_bytes = (size_t)count * 8;
-    if (from->broken || param_bytes + attribute_bytes > (size_t)(from->end - from->at)) {
-        from->broken = 1;
-        return;
-    }
-    kernel->params = malloc(param_bytes + attribute_bytes + 1);
-    if (!kernel->params) {
-        from->broken = 1;
-        return;
-    }
-    kernel->attributes = (struct rrto_pair *)(kernel->params + lengths[1]);
-    kernel->param_count = lengths[1];
-    kernel->attribute_count = count;
-    memcpy(kernel->params, take(from, param_bytes), param_bytes);
-    memcpy(kernel->attributes, take(from, attribute_bytes), attribute_bytes);
-    for (unsigned i = 0; i < lengths[1]; i++) {
-        const struct rrto_param *p = &kernel->params[i];
-        if (p->offset > 65536 || p->size > 65536)
-            from->broken = 1;
-        else if (p->offset + p->size > kernel->param_bytes)
-            kernel->param_bytes = p->offset + p->size;
-    }
-}
-
-static void destroy(struct rrto_module *module)
-{
-    for (uint32_t i = 0; i < module->kernel_count; i++) {
-        if (module->kernels[i].function)
-            rrto_drop(RRTO_FUNCTION, module->kernels[i].function);
-        free(module->kernels[i].params);
-    }
-    free(module->kernels);
-    free(module->globals);
-    free(module->names);
-    free(module);
-}
-
-static struct rrto_module *read_module(const unsigned char *data, size_t bytes,
-                                       struct rrto_object *owner)
-{
-    struct reader from = {data, data + bytes, 0};
-    uint32_t counts[2];
-    memcpy(counts, take(&from, 8), 8);
-    struct rrto_module *module = calloc(1, sizeof *module);
-    if (!module || from.broken || counts[0] > bytes / 8 || counts[1] > bytes / 24) {
-        free(module);
-        return NULL;
-    }
-    module->kernels = calloc(counts[0] + 1, sizeof *module->kernels);
-    module->globals = calloc(counts[1] + 1, sizeof *module->globals);
-    module->names = malloc(bytes + counts[0] + counts[1] + 1);
-    char *names = module->names;
-    if (!module->kernels || !module->globals || !names) {
-        destroy(module);
-        return NULL;
-    }
-    for (uint32_t i = 0; i < counts[0] && !from.broken; i++) {
-        struct rrto_kernel *kernel = &module->kernels[i];
-        module->kernel_count = i + 1;
-        read_kernel(&from, kernel, &names);
-        kernel->module = owner->name;
-        kernel->owner = owner;
-        kernel->index = i;
-        kernel->max_threads = rrto_kernel_attribute(kernel, 0);
-        kernel->static_shared = rrto_kernel_attribute(kernel, 1);
-        int shared = rrto_attribute(8);
-        shared = (shared ? shared : 49152) - kernel->static_shared;
-        atomic_store(&kernel->dynamic_limit, shared > 0 ? shared : 0);
-        for (int id = RRTO_SETTABLE; id < RRTO_SETTABLE_END; id++)
-            atomic_store(&kernel->settable[id], rrto_kernel_attribute(kernel, id));
-        kernel->function = rrto_new(RRTO_FUNCTION);
-        if (!kernel->function)
-            from.broken = 1;
-        else
-            kernel->function->data = kernel;
-    }
-    for (uint32_t i = 0; i < counts[1] && !from.broken; i++) {
-        struct rrto_global *global = &module->globals[i];
-        uint16_t length;
-        const unsigned char *head = take(&from, 24);
-        memcpy(&length, head, 2);
-        memcpy(&global->address, head + 8, 8);
-        memcpy(&global->bytes, head + 16, 8);
-        global->name = take_name(&from, length, &names);
-        module->global_count = i + 1;
-    }
-    if (from.broken) {
-        destroy(module);
-        return NULL;
-    }
-    return module;
-}
+#include "fatbin.h"
+#include "linked.h"
 
 /* CU_JIT_MAX_REGISTERS, of the load or of the link that made the image. A virtual device can do
  * with any number; a GPU's compiler says itself how many it took. */
@@ -147,8 +21,8 @@ static void limit_registers(unsigned limit, struct rrto_module *module)
     if (!limit || rrto_session.kind == RRTO_GPU)
         return;
     for (uint32_t i = 0; i < module->kernel_count; i++)
-        for (uint32_t k = 0; k < module->kernels[i].attribute_count; k++) {
-            struct rrto_pair *pair = &module->kernels[i].attributes[k];
+        for (uint32_t k = 0; k < module->kernels[i]->attribute_count; k++) {
+            struct rrto_pair *pair = &module->kernels[i]->attributes[k];
             if (pair->id == NUM_REGS && pair->value > (int)limit)
                 pair->value = (int)limit;
         }
@@ -161,7 +35,7 @@ static void tell(const struct rrto_jit *jit, const struct rrto_module *module)
     size_t room = (size_t)module->kernel_count * LINE + 1, used = 0;
     char *text = rrto_jit_wants_info(jit) ? calloc(1, room) : NULL;
     for (uint32_t i = 0; text && i < module->kernel_count; i++) {
-        const struct rrto_kernel *k = &module->kernels[i];
+        const struct rrto_kernel *k = module->kernels[i];
         int wrote = snprintf(text + used, LINE, "info    : %.80s: %d registers, %d bytes smem\n",
                              k->name, rrto_kernel_attribute(k, 4), k->static_shared);
         used += wrote > 0 && wrote < LINE ? (size_t)wrote : 0;
@@ -177,51 +51,195 @@ static const char *compilers_words(const char *text)
     return end ? end + 3 : text;
 }
 
-CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
-                   struct rrto_object **out)
+static CUresult refused(int status, const char *text, const struct rrto_jit *jit)
 {
-    uint64_t began = jit->count ? rrto_jit_clock() : 0;
-    struct rrto_object *object = rrto_new(RRTO_MODULE);
+    const char *name = rrto_error_name(status);
+    rrto_jit_log(jit, compilers_words(text));
+    rrto_jit_info(jit, "");
+    rrto_say("module load failed: %s", text);
+    return rrto_refuse(status, "image: %s: %s", name ? name : "error", text);
+}
+
+/* The record of the load, after those of the pieces that do not fit into one with it. */
+static int emit(uint64_t name, const struct rrto_image *image, struct rrto_wait *wait)
+{
+    const char *data = image->data;
+    size_t left = image->bytes, piece = rrto_call_piece();
+    if (left > rrto_session.call_bytes / 2 - 256)
+        for (; left > piece; data += piece, left -= piece) {
+            struct rrto_op_module_piece op = {name};
+            CUresult result = rrto_emit_module_piece(&op, data, (uint32_t)piece, NULL);
+            if (result)
+                return result;
+        }
+    struct rrto_op_module_load op = {name};
+    return rrto_emit_module_load(&op, data, (uint32_t)left, wait);
+}
+
+/* Sends an image; the module gets what the server says of it. */
+static CUresult send(struct rrto_object *object, const struct rrto_image *image,
+                     const struct rrto_jit *jit)
+{
     struct rrto_wait wait = {.grow = 1};
-    if (!object)
-        return CUDA_OUT_OF_MEMORY;
-    struct rrto_op_module_load op = {object->name};
-    int status = rrto_emit_module_load(&op, image->data, (uint32_t)image->bytes, &wait);
-    if (status) {
-        char *text = wait.data;
-        if (text)
-            text[wait.got] = 0;
+    struct rrto_module *module = object->data;
+    int status = emit(object->name, image, &wait);
+    char *text = wait.data;
+    if (status && text)
+        text[wait.got] = 0;
+    if (status && text && wait.got && !atomic_load(&rrto_session.error)) {
+        refused(status, text, jit);
+    } else if (status) {
         rrto_jit_log(jit, text ? compilers_words(text) : "the module could not be loaded");
         rrto_jit_info(jit, "");
-        if (text && wait.got)
+        if (text && wait.got) /* else the session is lost */
             rrto_say("module load failed: %s", text);
-        const char *name = rrto_error_name(status);
-        if (text && wait.got && !atomic_load(&rrto_session.error)) /* else the session is lost */
-            rrto_refuse(status, "image: %s: %s", name ? name : "error", text);
     } else {
-        object->data = read_module(wait.data, wait.got, object);
-        if (!object->data) {
+        atomic_store(&module->loaded, 1);
+        if (rrto_module_read(object, wait.data, wait.got)) {
             rrto_say("the server's description of a module is damaged");
             status = CUDA_UNKNOWN;
         }
     }
     free(wait.data);
+    if (status)
+        return status;
+    limit_registers(rrto_linked_registers(image->data, image->bytes), module);
+    limit_registers(rrto_jit_registers(jit), module);
+    for (uint32_t i = 0; i < module->global_count; i++)
+        rrto_range_globals(object, module->globals[i].address, module->globals[i].bytes);
+    for (uint32_t i = 0; i < module->kernel_count; i++)
+        if (module->kernels[i]->params)
+            atomic_store_explicit(&module->kernels[i]->there, 1, memory_order_release);
+    return CUDA_SUCCESS;
+}
+
+int rrto_loads_lazily(void)
+{
+    const char *mode = getenv("CUDA_MODULE_LOADING");
+    return !mode || strcmp(mode, "EAGER");
+}
+
+/* Keeps an image of machine code for later: itself if the program says that it stays. */
+static CUresult keep(struct rrto_module *module, const struct rrto_image *image,
+                     struct rrto_choice *choice)
+{
+    if (image->stays) {
+        free(choice->image.owned);
+        module->source = *image;
+        module->source.owned = NULL;
+        return CUDA_SUCCESS;
+    }
+    module->source = choice->image;
+    if (choice->image.owned)
+        return CUDA_SUCCESS;
+    char *copy = malloc(choice->image.bytes);
+    if (!copy)
+        return CUDA_OUT_OF_MEMORY;
+    memcpy(copy, choice->image.data, choice->image.bytes);
+    module->source = (struct rrto_image){.data = copy, .bytes = choice->image.bytes, .owned = copy};
+    return CUDA_SUCCESS;
+}
+
+CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
+                   struct rrto_object **out)
+{
+    uint64_t began = jit->count ? rrto_jit_clock() : 0;
+    struct rrto_object *object = rrto_new(RRTO_MODULE);
+    struct rrto_module *module = object ? calloc(1, sizeof *module) : NULL;
+    struct rrto_choice choice;
+    if (!module) {
+        if (object)
+            rrto_drop(RRTO_MODULE, object);
+        return CUDA_OUT_OF_MEMORY;
+    }
+    pthread_mutex_init(&module->lock, NULL);
+    object->data = module;
+    CUresult status = rrto_choose(image, &choice);
+    if (status) {
+        if (choice.why[0])
+            refused(status, choice.why, jit);
+    } else if (choice.machine_code && rrto_loads_lazily()) {
+        status = keep(module, image, &choice);
+        rrto_jit_info(jit, "");
+    } else {
+        status = send(object, &choice.image, jit);
+        if (!status)
+            tell(jit, module);
+        free(choice.image.owned);
+    }
     if (jit->count)
         rrto_jit_time(jit, rrto_jit_clock() - began);
     if (status) {
         rrto_drop(RRTO_MODULE, object);
+        rrto_module_free(module);
         return status;
     }
     rrto_jit_log(jit, "");
     object->owner = rrto_current();
-    struct rrto_module *module = object->data;
-    limit_registers(rrto_linked_registers(image->data, image->bytes), module);
-    limit_registers(rrto_jit_registers(jit), module);
-    tell(jit, module);
-    for (uint32_t i = 0; i < module->global_count; i++)
-        rrto_range_globals(object, module->globals[i].address, module->globals[i].bytes);
     *out = object;
     return CUDA_SUCCESS;
+}
+
+/* The server has the module when this succeeds; the module's lock is held. */
+static CUresult need(struct rrto_object *object)
+{
+    static const struct rrto_jit none;
+    struct rrto_module *module = object->data;
+    struct rrto_choice choice;
+    if (atomic_load(&module->loaded) || module->failed)
+        return module->failed;
+    CUresult status = rrto_choose(&module->source, &choice);
+    if (!status)
+        status = send(object, &choice.image, &none);
+    if (choice.image.owned)
+        free(choice.image.owned);
+    if (status && status != CUDA_OUT_OF_MEMORY)
+        module->failed = status;
+    if (!status) {
+        free(module->source.owned);
+        module->source = (struct rrto_image){0};
+    }
+    return status;
+}
+
+/* A name of a kernel in machine code that was not sent yet. */
+static int name_kernel(void *arg, const char *name)
+{
+    struct rrto_object *object = arg;
+    return rrto_kernel_new(object->data, object, name, strlen(name)) ? 0 : -1;
+}
+
+/* The module's kernels have their names when this succeeds; the module's lock is held. */
+static CUresult need_names(struct rrto_object *object)
+{
+    struct rrto_module *module = object->data;
+    struct rrto_choice choice;
+    if (atomic_load(&module->loaded) || module->named || module->failed)
+        return module->failed;
+    if (!rrto_choose(&module->source, &choice)) {
+        int found = rrto_image_kernels(&choice.image, name_kernel, object);
+        free(choice.image.owned);
+        module->named = module->kernel_count > 0;
+        if (found >= 0) {
+            module->named = 1;
+            return CUDA_SUCCESS;
+        }
+    }
+    return need(object); /* what cannot be read here, the server reads */
+}
+
+CUresult rrto_use(const void *function, struct rrto_kernel **out)
+{
+    struct rrto_kernel *kernel = *out = rrto_kernel_of(function);
+    if (!kernel)
+        return CUDA_INVALID_HANDLE;
+    if (__builtin_expect(atomic_load_explicit(&kernel->there, memory_order_acquire), 1))
+        return CUDA_SUCCESS;
+    struct rrto_module *module = kernel->owner->data;
+    pthread_mutex_lock(&module->lock);
+    CUresult result = need(kernel->owner);
+    pthread_mutex_unlock(&module->lock);
+    return result || atomic_load(&kernel->there) ? result : CUDA_NOT_FOUND;
 }
 
 CUresult rrto_unload(struct rrto_object *object)
@@ -229,28 +247,36 @@ CUresult rrto_unload(struct rrto_object *object)
     struct rrto_op_module_unload op = {object->name};
     struct rrto_module *module = object->data;
     rrto_range_forget(object);
-    CUresult result = rrto_emit_module_unload(&op, NULL);
+    CUresult result = CUDA_SUCCESS;
+    if (atomic_load(&module->loaded))
+        result = rrto_emit_module_unload(&op, NULL);
     rrto_drop(RRTO_MODULE, object);
-    destroy(module);
+    rrto_module_free(module);
     return result;
 }
 
-struct rrto_kernel *rrto_module_kernel(const struct rrto_object *object, const char *name)
+CUresult rrto_module_kernel(struct rrto_object *object, const char *name, struct rrto_kernel **out)
 {
-    const struct rrto_module *module = object->data;
-    for (uint32_t i = 0; i < module->kernel_count; i++)
-        if (!strcmp(module->kernels[i].name, name))
-            return &module->kernels[i];
-    return NULL;
+    struct rrto_module *module = object->data;
+    pthread_mutex_lock(&module->lock);
+    CUresult result = need_names(object);
+    *out = result ? NULL : rrto_kernel_named(module, name, strlen(name), 0);
+    pthread_mutex_unlock(&module->lock);
+    return result || *out ? result : CUDA_NOT_FOUND;
 }
 
-const struct rrto_global *rrto_module_global(const struct rrto_object *object, const char *name)
+static CUresult global_of(struct rrto_object *object, const char *name,
+                          const struct rrto_global **out)
 {
-    const struct rrto_module *module = object->data;
-    for (uint32_t i = 0; i < module->global_count; i++)
+    struct rrto_module *module = object->data;
+    pthread_mutex_lock(&module->lock);
+    CUresult result = need(object);
+    pthread_mutex_unlock(&module->lock);
+    *out = NULL;
+    for (uint32_t i = 0; !result && i < module->global_count && !*out; i++)
         if (!strcmp(module->globals[i].name, name))
-            return &module->globals[i];
-    return NULL;
+            *out = &module->globals[i];
+    return result || *out ? result : CUDA_NOT_FOUND;
 }
 
 /* ---- the calls ---- */
@@ -312,11 +338,11 @@ CUresult rrto_cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *
         return CUDA_INVALID_VALUE;
     if (!object)
         return CUDA_INVALID_HANDLE;
-    struct rrto_kernel *kernel = rrto_module_kernel(object, name);
-    if (!kernel)
-        return CUDA_NOT_FOUND;
-    *hfunc = kernel->function->handle;
-    return CUDA_SUCCESS;
+    struct rrto_kernel *kernel;
+    CUresult result = rrto_module_kernel(object, name, &kernel);
+    if (!result)
+        *hfunc = kernel->function->handle;
+    return result;
 }
 
 CUresult rrto_cuModuleGetFunctionCount(unsigned int *count, CUmodule mod)
@@ -326,8 +352,13 @@ CUresult rrto_cuModuleGetFunctionCount(unsigned int *count, CUmodule mod)
         return CUDA_INVALID_VALUE;
     if (!object)
         return CUDA_INVALID_HANDLE;
-    *count = ((struct rrto_module *)object->data)->kernel_count;
-    return CUDA_SUCCESS;
+    struct rrto_module *module = object->data;
+    pthread_mutex_lock(&module->lock);
+    CUresult result = need_names(object);
+    if (!result)
+        *count = module->kernel_count;
+    pthread_mutex_unlock(&module->lock);
+    return result;
 }
 
 CUresult rrto_cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions,
@@ -339,9 +370,12 @@ CUresult rrto_cuModuleEnumerateFunctions(CUfunction *functions, unsigned int num
     if (!object)
         return CUDA_INVALID_HANDLE;
     struct rrto_module *module = object->data;
-    for (unsigned i = 0; i < numFunctions && i < module->kernel_count; i++)
-        functions[i] = module->kernels[i].function->handle;
-    return CUDA_SUCCESS;
+    pthread_mutex_lock(&module->lock);
+    CUresult result = need_names(object);
+    for (unsigned i = 0; !result && i < numFunctions && i < module->kernel_count; i++)
+        functions[i] = module->kernels[i]->function->handle;
+    pthread_mutex_unlock(&module->lock);
+    return result;
 }
 
 CUresult rrto_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
@@ -352,9 +386,10 @@ CUresult rrto_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hm
         return CUDA_INVALID_VALUE;
     if (!object)
         return CUDA_INVALID_HANDLE;
-    const struct rrto_global *global = rrto_module_global(object, name);
-    if (!global)
-        return CUDA_NOT_FOUND;
+    const struct rrto_global *global;
+    CUresult result = global_of(object, name, &global);
+    if (result)
+        return result;
     if (dptr)
         *dptr = global->address;
     if (bytes)

@@ -42,11 +42,12 @@ CUresult rrto_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlock
                                                                    size_t dynamicSMemSize,
                                                                    unsigned int flags)
 {
-    struct rrto_kernel *kernel = rrto_kernel_of(func);
+    struct rrto_kernel *kernel;
     if (!numBlocks || blockSize < 1 || flags > 1)
         return CUDA_INVALID_VALUE;
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
+    CUresult result = rrto_use(func, &kernel);
+    if (result)
+        return result;
     *numBlocks = blocks_that_fit(kernel, blockSize, dynamicSMemSize);
     return CUDA_SUCCESS;
 }
@@ -62,11 +63,12 @@ CUresult rrto_cuOccupancyMaxPotentialBlockSizeWithFlags(
     int *minGridSize, int *blockSize, CUfunction func, CUoccupancyB2DSize blockSizeToDynamicSMemSize,
     size_t dynamicSMemSize, int blockSizeLimit, unsigned int flags)
 {
-    struct rrto_kernel *kernel = rrto_kernel_of(func);
+    struct rrto_kernel *kernel;
     if (!minGridSize || !blockSize || flags > 1 || blockSizeLimit < 0)
         return CUDA_INVALID_VALUE;
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
+    CUresult result = rrto_use(func, &kernel);
+    if (result)
+        return result;
     int warp = attribute_or(10, 32), most = attribute_or(1, 1024);
     if (kernel->max_threads > 0 && kernel->max_threads < most)
         most = kernel->max_threads;
@@ -101,11 +103,12 @@ CUresult rrto_cuOccupancyMaxPotentialBlockSize(int *minGridSize, int *blockSize,
 CUresult rrto_cuOccupancyAvailableDynamicSMemPerBlock(size_t *dynamicSmemSize, CUfunction func,
                                                       int numBlocks, int blockSize)
 {
-    struct rrto_kernel *kernel = rrto_kernel_of(func);
+    struct rrto_kernel *kernel;
     if (!dynamicSmemSize || numBlocks < 1 || blockSize < 1)
         return CUDA_INVALID_VALUE;
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
+    CUresult result = rrto_use(func, &kernel);
+    if (result)
+        return result;
     int each = attribute_or(81, 102400) / numBlocks - kernel->static_shared;
     int limit = rrto_kernel_attribute(kernel, 8);
     each = each < limit ? each : limit;
@@ -138,13 +141,13 @@ CUresult rrto_cuOccupancyMaxActiveClusters(int *numClusters, CUfunction func,
                                            const CUlaunchConfig *config)
 {
     enum { REQUIRED_WIDTH = 11 };
-    struct rrto_kernel *kernel = rrto_kernel_of(func);
+    struct rrto_kernel *kernel;
     uint64_t blocks;
     CUresult result = numClusters ? cluster_of(config, &blocks) : CUDA_INVALID_VALUE;
+    if (!result)
+        result = rrto_use(func, &kernel);
     if (result)
         return result;
-    if (!kernel)
-        return CUDA_INVALID_HANDLE;
     int required = rrto_kernel_attribute(kernel, REQUIRED_WIDTH);
     if (!blocks && !required) /* CUDA wants it said, there or here */
         return CUDA_INVALID_CLUSTER_SIZE;

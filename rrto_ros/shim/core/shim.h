@@ -236,17 +236,22 @@ struct rrto_kernel {
     _Atomic int dynamic_limit; /* dynamic shared bytes that a launch may ask for */
     _Atomic int settable[RRTO_SETTABLE_END]; /* attributes that read back as they were set */
     struct rrto_object *function, *owner;
+    _Atomic int there; /* the server has it: everything above is known, not the name alone */
 };
 
 struct rrto_kernel *rrto_kernel_of(const void *function); /* NULL: not a function */
+/* The function's kernel, which the server has from then on: lazy loading happens here. */
+CUresult rrto_use(const void *function, struct rrto_kernel **out);
 struct rrto_image {
     const void *data;
     size_t bytes;
     char *owned; /* to free */
+    int stays;   /* the program does not change or free it before it unloads it */
 };
 CUresult rrto_image_of(const void *at, struct rrto_image *out);
 CUresult rrto_image_of_file(const char *path, struct rrto_image *out);
 int rrto_kernel_attribute(const struct rrto_kernel *kernel, int id);
+int rrto_kernel_told(const struct rrto_kernel *kernel, int id); /* what the server said of it */
 
 /* ---- host_calls.c ---- */
 extern _Atomic int rrto_host_calls; /* host functions in streams that have not returned */

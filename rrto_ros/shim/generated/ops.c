@@ -30,6 +30,15 @@ int rrto_emit_function_set_attribute(struct rrto_op_function_set_attribute *op, 
     return rrto_submit(&record, wait);
 }
 
+int rrto_emit_module_piece(struct rrto_op_module_piece *op, const void *payload, uint32_t payload_bytes, struct rrto_wait *wait)
+{
+    struct rrto_record record = {.op = RRTO_OP_MODULE_PIECE,
+        .fixed = op, .fixed_bytes = sizeof(*op),
+        .payload = payload, .payload_bytes = payload_bytes,
+        .flags = 0};
+    return rrto_submit(&record, wait);
+}
+
 int rrto_emit_mem_alloc(struct rrto_op_mem_alloc *op, struct rrto_wait *wait)
 {
     struct rrto_record record = {.op = RRTO_OP_MEM_ALLOC,
