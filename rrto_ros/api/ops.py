@@ -54,6 +54,8 @@ class Effect(Enum):
     NONE = "nothing"
     ALLOCATE = "memory comes"
     FREE = "memory goes"
+    ACCESS = "mapped memory may be used, or no longer"
+    UNMAP = "mapped memory goes"
     LOAD = "a module comes"
     UNLOAD = "a module goes"
     GRAPH_MAKE = "an empty graph comes"
@@ -68,6 +70,9 @@ GRAPH_EFFECTS = frozenset(
     (Effect.GRAPH_MAKE, Effect.GRAPH_DROP, Effect.GRAPH_NODE, Effect.EXEC_MAKE, Effect.EXEC_DROP,
      Effect.EXEC_NODE)
 )  # fmt: skip
+MEMORY_EFFECTS = frozenset((Effect.ALLOCATE, Effect.FREE, Effect.ACCESS, Effect.UNMAP))
+READ_WRITE = 3
+"""Flags of an access to mapped memory: reading and writing; 1 is reading, 0 none."""
 PAYLOAD, ROWS = "payload", "rows"
 """Instead of a field with a range's bytes: those of the payload; rows with a pitch (fills)."""
 
@@ -158,8 +163,14 @@ OPS: tuple[Op, ...] = (
         reads=("src", "size")),
     _op(14, "memcpy_dtod", f"{_COPY} stream:u64", Kind.WORK, **_COPIES),
     _op(15, "memset", f"{_FILL} stream:u64", Kind.OPEN, **_FILLS),
+    # Mapped memory keeps what it held, wherever it was mapped before.
+    _op(16, "mem_create", "handle:u64 size:u64", Kind.SETUP),
+    _op(17, "mem_release", "handle:u64", Kind.CLOSE),
+    _op(18, "mem_map", "address:u64 size:u64 handle:u64", Kind.SETUP),
+    _op(19, "mem_unmap", "address:u64 size:u64", Kind.CLOSE, effect=Effect.UNMAP),
     _op(20, "launch", f"{_LAUNCH} stream:u64 params:bytes", Kind.WORK, work=Work.LAUNCH),
     _op(21, "ctx_synchronize", "context:u64", Kind.SYNC, reply="status"),
+    _op(22, "mem_access", "address:u64 size:u64 flags:u32", Kind.SETUP, effect=Effect.ACCESS),
     _op(30, "stream_create", "stream:u64 flags:u32 priority:i32", Kind.SETUP),
     _op(31, "stream_destroy", "stream:u64", Kind.CLOSE),
     _op(32, "stream_synchronize", "stream:u64", Kind.SYNC, reply="status"),

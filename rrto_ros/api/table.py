@@ -170,6 +170,24 @@ CALLS: tuple[Call, ...] = (
     ),
     *_core("async", "mem_free", "cuMemFreeAsync=cuMemFreeAsync_ptsz"),
     *_locals(
+        "cuMemAddressReserve cuMemAddressFree cuMemGetAllocationGranularity "
+        "cuMemGetAllocationPropertiesFromHandle cuMemRetainAllocationHandle cuMemGetAccess",
+        "init",
+    ),
+    *_core(
+        "async",
+        "mem_create",
+        "cuMemCreate",
+        "session",
+        "on the device; may ask for a file descriptor, which nothing exports",
+    ),
+    *_core("async", "mem_release", "cuMemRelease", "init"),
+    *_core(
+        "async", "mem_map", "cuMemMap", "session", "in a reserved range, at multiples of 2 MiB"
+    ),
+    *_core("async", "mem_unmap mem_release", "cuMemUnmap", "session"),
+    *_core("async", "mem_access", "cuMemSetAccess", "session"),
+    *_locals(
         "cuMemGetInfo_v2 cuMemGetAddressRange_v2 cuMemAllocHost_v2 cuMemHostAlloc "
         "cuMemHostRegister_v2=cuMemHostRegister cuMemHostGetFlags "
         "cuPointerGetAttribute cuPointerGetAttributes cuPointerSetAttribute",
@@ -360,6 +378,8 @@ UNSUPPORTED_NOTES: dict[str, str] = {
     "cuMemAllocManaged": "memory is not shared between robot and server",
     "cuMemHostGetDevicePointer_v2": "memory is not shared between robot and server",
     "cuStreamBeginCapture_v2": "graphs are built node by node",
+    "cuMemExportToShareableHandle": "a session belongs to one process",
+    "cuMulticastCreate": "there is one device",
     "cuIpcGetMemHandle": "a session belongs to one process",
     "cuArrayCreate_v2": "arrays and textures are not offered yet",
     "cuTexObjectCreate": "arrays and textures are not offered yet",

@@ -15,10 +15,12 @@ from hashlib import sha256
 from typing import TypeVar
 
 from rrto_ros.api.info import DeviceInfo, GlobalInfo, KernelInfo, ModuleInfo
+from rrto_ros.api.ops import READ_WRITE
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cubins import Cubin, Variable
 from rrto_ros.devices.images import machine_code
 from rrto_ros.devices.linked import link_inputs, ptx_source
+from rrto_ros.devices.mappings import READ, Mappings, check_flags
 from rrto_ros.devices.protocol import GraphNode, Launch, MemcpyNode, MemsetNode
 from rrto_ros.devices.ptx_scan import MAX_THREADS, scan_ptx
 from rrto_ros.errors import CudaError
@@ -28,13 +30,14 @@ _T = TypeVar("_T")
 DEFAULT_ARENA_BASE = 0x7E00_0000_0000
 ARENA_ALIGNMENT = 2 << 20
 _VARIABLE_ALIGNMENT = 256
+MOST_ARENA_BYTES = 512 << 30
 DEFAULT_LAUNCH_S = 5e-6
 DEFAULT_BYTES_PER_S = 10e9
 # What tinygrad, Numba and cuda.core ask for before they launch anything.
 _ATTRIBUTES = {
     1: MAX_THREADS, 2: 1024, 3: 1024, 4: 64, 5: 2**31 - 1, 6: 65535, 7: 65535, 8: 49152,
     10: 32, 12: 65536, 13: 1_500_000, 16: 16, 31: 1, 39: 1536, 40: 1, 41: 1, 81: 102400,
-    97: 101376, 106: 16, 115: 1,
+    97: 101376, 102: 1, 106: 16, 115: 1,
 }  # fmt: skip
 
 
@@ -57,6 +60,7 @@ class _Memory:
         self._base, self._end, self._limit = base, end, limit
         self._starts: list[int] = []
         self._sizes: dict[int, int] = {}
+        self.mappings = Mappings(base, end - base)
         self.used = 0
 
     def allocate(self, address: int, size: int) -> None:
@@ -64,16 +68,9 @@ class _Memory:
             raise CudaError(
                 CUresult.INVALID_VALUE, f"{size} bytes at 0x{address:x} are outside the arena"
             )
-        if self.used + size > self._limit:
-            raise CudaError(
-                CUresult.OUT_OF_MEMORY,
-                f"{size} bytes wanted, {self._limit - self.used} of {self._limit} are free",
-            )
-        at = bisect.bisect_right(self._starts, address)
-        before = self._starts[at - 1] if at else -1
-        overlaps = at > 0 and before + self._sizes[before] > address
-        if overlaps or (at < len(self._starts) and self._starts[at] < address + size):
-            raise CudaError(CUresult.INVALID_VALUE, f"0x{address:x} is already allocated")
+        self._check_budget(size)
+        self.mappings.check_free(address, size)
+        at = self._gap(address, size)
         self._starts.insert(at, address)
         self._sizes[address] = size
         self.used += size
@@ -97,10 +94,38 @@ class _Memory:
         del self._sizes[address]
         del self._starts[bisect.bisect_left(self._starts, address)]
 
-    def check(self, address: int, size: int) -> None:
+    def create(self, handle: int, size: int) -> None:
+        self.mappings.check_new(handle, size)
+        self._check_budget(size)
+        self.mappings.create(handle, size)
+        self.used += size
+
+    def _check_budget(self, size: int) -> None:
+        if self.used + size > self._limit:
+            raise CudaError(
+                CUresult.OUT_OF_MEMORY,
+                f"{size} bytes wanted, {self._limit - self.used} of {self._limit} are free",
+            )
+
+    def map(self, address: int, size: int, handle: int) -> None:
+        self.mappings.check_map(address, size, handle)
+        self._gap(address, size)
+        self.mappings.map(address, size, handle)
+
+    def _gap(self, address: int, size: int) -> int:
+        at = bisect.bisect_right(self._starts, address)
+        before = self._starts[at - 1] if at else -1
+        overlaps = at > 0 and before + self._sizes[before] > address
+        if overlaps or (at < len(self._starts) and self._starts[at] < address + size):
+            raise CudaError(CUresult.INVALID_VALUE, f"0x{address:x} is already allocated")
+        return at
+
+    def check(self, address: int, size: int, flags: int = READ) -> None:
         at = bisect.bisect_right(self._starts, address)
         start = self._starts[at - 1] if at else 0
-        if not at or address + size > start + self._sizes[start]:
+        if (not at or address + size > start + self._sizes[start]) and not self.mappings.check(
+            address, size, flags
+        ):
             raise CudaError(
                 CUresult.INVALID_VALUE, f"{size} bytes at 0x{address:x} are not allocated"
             )
@@ -127,7 +152,9 @@ class NullDevice:
         bytes_per_s: float = DEFAULT_BYTES_PER_S,
     ) -> None:
         base = arena_base or DEFAULT_ARENA_BASE
-        size = -(-max(limit_bytes, 1) * 2 // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
+        # A program that reserves addresses reserves more of them than there is memory.
+        wanted = max(2 * limit_bytes, min(8 * limit_bytes, MOST_ARENA_BYTES), 1)
+        size = -(-wanted // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
         major, minor = compute_capability or (8, 9)
         self._info = DeviceInfo(
             "null", "RRTO null device: no results", sha256(b"rrto null device").digest()[:16],
@@ -193,9 +220,27 @@ class NullDevice:
         self._stream(stream)
         self._memory.free(address)
 
+    def mem_create(self, handle: int, size: int) -> None:
+        self._memory.create(handle, size)
+
+    def mem_release(self, handle: int) -> None:
+        self._memory.used -= self._memory.mappings.release(handle)
+
+    def mem_map(self, address: int, size: int, handle: int) -> None:
+        self._memory.map(address, size, handle)
+
+    def mem_unmap(self, address: int, size: int) -> None:
+        for piece in self._memory.mappings.whole(address, size):
+            self._memory.mappings.unmap(piece)
+
+    def mem_access(self, address: int, size: int, flags: int) -> None:
+        check_flags(flags)
+        for piece in self._memory.mappings.whole(address, size):
+            piece.flags = flags
+
     def memcpy_htod(self, dst: int, data: bytes | memoryview, stream: int) -> None:
         self._stream(stream)
-        self._memory.check(dst, len(data))
+        self._memory.check(dst, len(data), READ_WRITE)
         self._take(len(data) * self._per_byte_s)
 
     def memcpy_dtoh(self, src: int, size: int, stream: int) -> bytes:
@@ -207,7 +252,7 @@ class NullDevice:
 
     def memcpy_dtod(self, dst: int, src: int, size: int, stream: int) -> None:
         self._stream(stream)
-        self._memory.check(dst, size)
+        self._memory.check(dst, size, READ_WRITE)
         self._memory.check(src, size)
         self._take(size * self._per_byte_s)
 
@@ -339,13 +384,13 @@ class NullDevice:
             self._launches += 1
             self._take(self._launch_s)
         elif isinstance(work, MemcpyNode):
-            self._memory.check(work.dst, work.bytes)
+            self._memory.check(work.dst, work.bytes, READ_WRITE)
             self._memory.check(work.src, work.bytes)
             self._take(work.bytes * self._per_byte_s)
         elif isinstance(work, MemsetNode) and work.height and work.width:
             row = work.width * work.element_bytes
             size = (work.height - 1) * work.pitch + row
-            self._memory.check(work.dst, size)
+            self._memory.check(work.dst, size, READ_WRITE)
             self._take(row * work.height * self._per_byte_s)
 
     def _take(self, seconds: float) -> None:

@@ -54,7 +54,7 @@ def _cpu(settings: DeviceSettings) -> Device:
     module = importlib.import_module("rrto_ros.devices.cpu.device")
     options: dict[str, object] = {
         "limit_bytes": settings.limit_bytes,
-        "arena_bytes": max(_CPU_ARENA_BYTES, settings.limit_bytes),
+        "arena_bytes": max(_CPU_ARENA_BYTES, 8 * settings.limit_bytes),
         "cache_bytes": settings.cache_bytes,
         "launch_timeout_s": settings.launch_timeout_s,
         "memcheck": settings.memcheck,

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import Any
 
 from rrto_ros.api.info import ModuleInfo
-from rrto_ros.api.ops import GRAPH_EFFECTS, OPS, Effect, Work
+from rrto_ros.api.ops import GRAPH_EFFECTS, MEMORY_EFFECTS, OPS, Effect, Work
 from rrto_ros.execution.kernels.extents import Geometry, Span
 from rrto_ros.execution.kernels.writes import Writers, kernel_writes
 from rrto_ros.wire.accesses import Range, fill_bytes
@@ -30,7 +30,7 @@ MAX_EXTENTS = 1 << 14
 MAX_IMAGE_BYTES = 64 << 20
 """Images kept in all until it is known what their kernels write."""
 _WORD = struct.Struct("<Q")
-_FOLLOWED = GRAPH_EFFECTS | {Effect.ALLOCATE, Effect.FREE, Effect.UNLOAD}
+_FOLLOWED = GRAPH_EFFECTS | MEMORY_EFFECTS | {Effect.UNLOAD}
 FOLLOWED = frozenset(op.code for op in OPS if op.effect in _FOLLOWED)
 """Operations that `followed` must be told of."""
 Layout = tuple[int, int]
@@ -120,11 +120,7 @@ class WriteRanges:
     def followed(self, record: CallRecord) -> None:
         """A call of `FOLLOWED` was executed."""
         op, f = record.op, record.fields()
-        if op.effect is Effect.ALLOCATE:
-            self._memory.add(f["address"], f["size"])
-            return
-        if op.effect is Effect.FREE:
-            self._memory.remove(f["address"])
+        if self._memory.follow(op.effect, f):
             return
         if op.effect is Effect.UNLOAD:
             self._changes += 1

@@ -1,4 +1,8 @@
-"""Live device allocations of a session, as the call log shows them."""
+"""Live device allocations of a session, as the call log shows them.
+
+Memory that a program maps piece by piece (`Effect.ACCESS`) counts as one allocation where pieces
+lie beside each other: it uses them as one.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,9 @@ import struct
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from typing import Any
+
+from rrto_ros.api.ops import READ_WRITE, Effect
 
 _RANGE = struct.Struct("<QQ")
 
@@ -20,6 +27,7 @@ class Allocations:
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
         self._sizes: dict[int, int] = {}
         self._bases: list[int] = []
+        self._mapped: set[int] = set()
         self.signature = 0
         for base, size in ranges:
             self.add(base, size)
@@ -32,7 +40,23 @@ class Allocations:
         return ((base, self._sizes[base]) for base in self._bases)
 
     def copy(self) -> Allocations:
-        return Allocations(self)
+        out = Allocations(self)
+        out._mapped = set(self._mapped)
+        return out
+
+    def follow(self, effect: Effect, f: dict[str, Any]) -> bool:
+        """Apply an operation with its decoded fields; False if its effect is on something else."""
+        if effect is Effect.ALLOCATE:
+            self.add(f["address"], f["size"])
+        elif effect is Effect.FREE:
+            self.remove(f["address"])
+        elif effect is Effect.ACCESS and f["flags"] == READ_WRITE:
+            self._join(f["address"], f["size"])
+        elif effect in (Effect.ACCESS, Effect.UNMAP):
+            self._cut(f["address"], f["size"])
+        else:
+            return False
+        return True
 
     def add(self, base: int, size: int) -> None:
         """An allocation came; one at the same base is replaced."""
@@ -46,7 +70,40 @@ class Allocations:
         size = self._sizes.pop(base, None)
         if size is not None:
             del self._bases[bisect_right(self._bases, base) - 1]
+            self._mapped.discard(base)
             self.signature ^= _digest(base, size)
+
+    def _join(self, start: int, size: int) -> None:
+        """Mapped memory may be used: one allocation with that beside it."""
+        self._cut(start, size)
+        end = start + size
+        before, behind = self.find(start - 1), self.find(end)
+        if before is not None and before[0] in self._mapped:
+            start = before[0]
+        if behind is not None and behind[0] in self._mapped:
+            end = behind[0] + behind[1]
+            self.remove(behind[0])
+        self._add_mapped(start, end)
+
+    def _cut(self, start: int, size: int) -> None:
+        """Mapped memory may not be used any more."""
+        end = start + size
+        at = max(bisect_right(self._bases, start) - 1, 0)
+        touched = []
+        while at < len(self._bases) and self._bases[at] < end:
+            base = self._bases[at]
+            if base in self._mapped and base + self._sizes[base] > start:
+                touched.append((base, base + self._sizes[base]))
+            at += 1
+        for base, last in touched:
+            self.remove(base)
+            self._add_mapped(base, start)
+            self._add_mapped(end, last)
+
+    def _add_mapped(self, start: int, end: int) -> None:
+        if start < end:
+            self.add(start, end - start)
+            self._mapped.add(start)
 
     def find(self, address: int) -> tuple[int, int] | None:
         """(base, size) of the live allocation that holds `address`."""

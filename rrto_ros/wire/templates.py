@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rrto_ros.api.ops import GRAPH_EFFECTS, OPS, Effect, Kind, Op
+from rrto_ros.api.ops import GRAPH_EFFECTS, MEMORY_EFFECTS, OPS, Kind, Op
 from rrto_ros.errors import ProtocolError
 from rrto_ros.wire.codec import LAYOUTS, decode_call, iter_headers
 from rrto_ros.wire.format import BLOB_REF, CALL_HEADER, FLAG_BLOB_REF, HEADER_BYTES, Buffer, pad8
@@ -25,7 +25,7 @@ from rrto_ros.wire.format import BLOB_REF, CALL_HEADER, FLAG_BLOB_REF, HEADER_BY
 EFFECT = 8
 """Bit beside the kind: the call changes what the log tracks (allocations, graphs)."""
 
-_FOLLOWED = GRAPH_EFFECTS | {Effect.ALLOCATE, Effect.FREE}
+_FOLLOWED = GRAPH_EFFECTS | MEMORY_EFFECTS
 KINDS: dict[int, int] = {op.code: int(op.kind) for op in OPS}
 """Kind of every operation, by code."""
 EFFECTS: dict[int, int] = {op.code: EFFECT if op.effect in _FOLLOWED else 0 for op in OPS}
@@ -34,7 +34,7 @@ WRITES = frozenset(op.code for op in OPS if op.only_writes)
 
 VARYING_FIELDS = frozenset(
     ("address", "dst", "src", "stream", "event", "start", "end", "graph", "node", "graph_exec")
-) | {"context", "value"}
+) | {"context", "value", "handle"}
 """Fixed fields that are not part of the skeleton; the content of variable fields is not either."""
 _SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "i32": 4, "f32": 4, "u64[]": 4, "bytes": 4}
 _LENGTH = struct.Struct("<I")

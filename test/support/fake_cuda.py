@@ -237,11 +237,15 @@ class FakeCuda(ExecutionCalls, GraphCalls):
         assert not inside, "addresses freed while memory is mapped there"
         return OK
 
+    def _physical_bytes(self):
+        whole = [*self._handles.values(), *(data for _, data, _ in self._mapped.values())]
+        seen = sum(size for size, _, flags in self._mapped.values() if flags)
+        return sum({id(data): len(data) for data in whole}.values()) - seen
+
     @checked
     def cuMemCreate(self, size, prop, flags):
         assert size % GRANULE == 0
-        held = self.memory.total() + sum(map(len, self._handles.values()))
-        if held + size > self._bytes:
+        if self.memory.total() + self._physical_bytes() + size > self._bytes:
             return MEMORY, None
         handle = self._new("CUmemGenericAllocationHandle")
         self._handles[handle] = bytearray(b"\xee") * size
@@ -249,8 +253,7 @@ class FakeCuda(ExecutionCalls, GraphCalls):
 
     @checked
     def cuMemRelease(self, handle):
-        self._handles.pop(handle, None)
-        del self._alive[handle]
+        del self._handles[handle], self._alive[handle]
         return OK
 
     @checked
@@ -258,25 +261,36 @@ class FakeCuda(ExecutionCalls, GraphCalls):
         start = int(ptr)
         assert offset == 0
         assert any(b <= start and start + size <= b + s for b, s in self._reserved.items())
-        data = self._handles.pop(handle)
+        assert all(
+            start + size <= at or at + held[0] <= start for at, held in self._mapped.items()
+        ), "mapped over a mapping"
+        data = self._handles[handle]
         assert len(data) == size
-        self._mapped[start] = size
-        self._handles[start] = data  # not readable before cuMemSetAccess
+        self._mapped[start] = (size, data, 0)  # not readable before cuMemSetAccess
         return OK
 
     @checked
     def cuMemSetAccess(self, ptr, size, desc, count):
         assert count == len(desc) == 1
-        assert (desc[0].flags, desc[0].location.type, desc[0].location.id) == (3, 1, 0)
-        assert self._mapped[int(ptr)] == size
-        self.memory.add(int(ptr), self._handles.pop(int(ptr)))
+        assert (desc[0].location.type, desc[0].location.id) == (1, 0)
+        at = int(ptr)
+        while at < int(ptr) + size:
+            held, data, before = self._mapped[at]
+            if before:
+                self.memory.remove(at)
+            if desc[0].flags:
+                self.memory.add(at, data)
+            self._mapped[at] = (held, data, int(desc[0].flags))
+            at += held
+        assert at == int(ptr) + size
         return OK
 
     @checked
     def cuMemUnmap(self, ptr, size):
-        assert self._mapped.pop(int(ptr)) == size, "unmapped in part"
+        held, _, flags = self._mapped.pop(int(ptr))
+        assert held == size, "unmapped in part"
         assert self.queue.idle or self.broken, "unmapped while the GPU may use it"
-        if self._handles.pop(int(ptr), None) is None:
+        if flags:
             self.memory.remove(int(ptr))
         return OK
 

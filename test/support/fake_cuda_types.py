@@ -139,7 +139,11 @@ ENUMS = {
         "CUmemAllocationType", {"CU_MEM_ALLOCATION_TYPE_PINNED": 1}
     ),
     "CUmemLocationType": IntEnum("CUmemLocationType", {"CU_MEM_LOCATION_TYPE_DEVICE": 1}),
-    "CUmemAccess_flags": IntEnum("CUmemAccess_flags", {"CU_MEM_ACCESS_FLAGS_PROT_READWRITE": 3}),
+    "CUmemAccess_flags": IntEnum(
+        "CUmemAccess_flags",
+        {"CU_MEM_ACCESS_FLAGS_PROT_NONE": 0, "CU_MEM_ACCESS_FLAGS_PROT_READ": 1,
+         "CU_MEM_ACCESS_FLAGS_PROT_READWRITE": 3},
+    ),
     "CUmemAllocationGranularity_flags": IntEnum(
         "CUmemAllocationGranularity_flags",
         {"CU_MEM_ALLOC_GRANULARITY_MINIMUM": 0, "CU_MEM_ALLOC_GRANULARITY_RECOMMENDED": 1},

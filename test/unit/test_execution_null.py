@@ -3,6 +3,7 @@
 import pytest
 
 from rrto_ros.api.results import CUresult
+from rrto_ros.devices.mappings import GRANULE
 from rrto_ros.devices.null import NullDevice
 from rrto_ros.devices.protocol import Device, Launch, MemsetNode
 from rrto_ros.devices.ptx_scan import scan_ptx
@@ -106,3 +107,28 @@ def test_the_registry_makes_a_null_device_at_the_wanted_base():
     )
     assert device.info.arena_base == 1 << 40
     assert device.info.compute_capability == (7, 5)
+
+
+def test_memory_that_is_mapped_is_checked_as_a_device_does(device):
+    with pytest.raises(CudaError) as caught:
+        device.mem_create(1, GRANULE)
+    assert caught.value.result is CUresult.OUT_OF_MEMORY
+    device = NullDevice(limit_bytes=4 * GRANULE, bytes_per_s=0, launch_s=0)
+    at = device.info.arena_base + 5 * GRANULE
+    device.mem_create(1, 2 * GRANULE)
+    device.mem_map(at, 2 * GRANULE, 1)
+    for flags, result in ((0, CUresult.INVALID_VALUE), (1, CUresult.INVALID_VALUE), (3, None)):
+        device.mem_access(at, 2 * GRANULE, flags)
+        if result is None:
+            device.memcpy_htod(at + GRANULE - 4, b"12345678", 0)
+        else:
+            with pytest.raises(CudaError) as caught:
+                device.memcpy_htod(at + GRANULE - 4, b"12345678", 0)
+            assert caught.value.result is result
+    with pytest.raises(CudaError):
+        device.mem_release(1)
+    device.mem_unmap(at, 2 * GRANULE)
+    with pytest.raises(CudaError):
+        device.memcpy_dtoh(at, 4, 0)
+    device.mem_release(1)
+    assert device.statistics()["used_bytes"] == 0

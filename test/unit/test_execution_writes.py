@@ -290,3 +290,20 @@ def test_beside_the_session_a_kernel_is_unknown_until_it_was_looked_at():
         time.sleep(0.001)
     assert r.layout == before[0], "what the program did is known as before"
     assert r.of(launch(0x1000, 0x2000)) == ((0x2000, 0x2004),)
+
+
+def test_mapped_memory_is_one_across_its_pieces_while_it_may_be_written():
+    ranges = WriteRanges((8, 0))
+
+    def follow(name, **fields):
+        ranges.followed(next(iter_calls(pack_call(name, 1, **fields))))
+
+    follow("mem_access", address=A, size=64, flags=3)
+    before = ranges.layout
+    follow("mem_access", address=A + 64, size=64, flags=3)
+    assert ranges.layout != before
+    assert ranges.holds(A + 60, 8)
+    follow("mem_access", address=A + 64, size=64, flags=1)
+    assert (ranges.layout, ranges.holds(A + 60, 8)) == (before, False)
+    follow("mem_unmap", address=A, size=64)
+    assert not ranges.holds(A, 8)

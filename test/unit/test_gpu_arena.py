@@ -278,3 +278,70 @@ class TestReuse:
             device.stream_synchronize(7)
             device.ctx_synchronize()
             assert word(device, base) == 12
+
+
+class TestOwnMappings:
+    """What the program maps itself."""
+
+    def at(self, device):
+        return device.info.arena_base + device.info.arena_bytes // 2
+
+    def test_one_memory_at_two_addresses_is_one_and_is_given_back_once(self):
+        with gpu() as (device, cuda):
+            at = self.at(device)
+            device.mem_create(1, GRANULE)
+            for place in (at, at + GRANULE):
+                device.mem_map(place, GRANULE, 1)
+                device.mem_access(place, GRANULE, 3)
+            device.memcpy_htod(at + 8, b"same", 0)
+            assert bytes(device.memcpy_dtoh(at + GRANULE + 8, 4, 0)) == b"same"
+            device.mem_unmap(at, 2 * GRANULE)
+            assert cuda.count("cuMemRelease") == 0
+            device.mem_release(1)
+            assert cuda.count("cuMemRelease") == 1
+
+    def test_what_is_queued_runs_before_memory_is_unmapped(self):
+        with gpu() as (device, _):
+            at = self.at(device)
+            device.module_load(1, PTX)
+            device.stream_create(7, 1, 0)
+            device.mem_create(1, GRANULE)
+            device.mem_map(at, GRANULE, 1)
+            device.mem_access(at, GRANULE, 3)
+            device.launch(kernel(0, at=at, value=77), 7)
+            device.mem_unmap(at, GRANULE)
+            device.mem_map(at + GRANULE, GRANULE, 1)
+            device.mem_access(at + GRANULE, GRANULE, 1)
+            assert word(device, at + GRANULE) == 77
+
+    def test_freed_memory_that_stayed_mapped_makes_room(self):
+        with gpu() as (device, cuda):
+            at = self.at(device)
+            device.mem_alloc(at, 3 * GRANULE, 0)
+            device.mem_free(at, 0)
+            assert mapped(device) == 3 * GRANULE
+            device.mem_create(1, GRANULE)
+            device.mem_map(at + GRANULE, GRANULE, 1)
+            assert cuda.count("cuMemUnmap") > 0
+            device.mem_access(at + GRANULE, GRANULE, 3)
+            device.memcpy_htod(at + GRANULE, b"here", 0)
+            assert bytes(device.memcpy_dtoh(at + GRANULE, 4, 0)) == b"here"
+
+    def test_memory_in_use_gives_way_to_no_mapping(self):
+        with gpu() as (device, _):
+            at = self.at(device)
+            device.mem_alloc(at, 4 * GRANULE, 0)
+            device.mem_free(at, 0)
+            device.mem_alloc(at, 512, 0)
+            device.mem_create(1, GRANULE)
+            refused(CUresult.OUT_OF_MEMORY, device.mem_map, at + GRANULE, GRANULE, 1)
+
+    def test_a_session_that_ends_gives_everything_back(self):
+        with gpu() as (device, _):
+            device.mem_create(1, GRANULE)
+            device.mem_create(2, GRANULE)
+            device.mem_map(self.at(device), GRANULE, 2)
+
+    def test_a_gpu_without_virtual_memory_refuses_it(self):
+        with gpu(FakeCuda(virtual_memory=False)) as (device, _):
+            refused(CUresult.NOT_SUPPORTED, device.mem_create, 1, GRANULE)

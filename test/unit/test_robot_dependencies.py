@@ -5,6 +5,7 @@ import struct
 import pytest
 from support.synthetic import ARENA, Model, Program
 
+from rrto_ros.api.ops import Effect
 from rrto_ros.robot.record import CallLog, Dependencies
 from rrto_ros.wire.accesses import GraphTable, accesses
 from rrto_ros.wire.allocations import Allocations
@@ -142,3 +143,36 @@ def test_memory_for_writers_is_bounded(writes):
         p.upload(a + 16 * i, bytes(8))
     p.download(a, 1 << 16)
     assert len(edges(p)[-1]) <= 17
+
+
+def mapped(live, address, size, flags=3):
+    live.follow(Effect.ACCESS, {"address": address, "size": size, "flags": flags})
+
+
+def test_mapped_pieces_beside_each_other_are_one_allocation():
+    live = Allocations([(A - 4096, 4096)])
+    mapped(live, A, 4096)
+    before = live.signature
+    mapped(live, C, 4096)
+    assert (live.find(A), live.find(C), live.find(B)) == ((A, 4096), (C, 4096), None)
+    mapped(live, B, 4096)
+    assert list(live) == [(A - 4096, 4096), (A, 3 * 4096)]
+    assert list(live.copy()) == list(live)
+    live.follow(Effect.UNMAP, {"address": B, "size": 4096})
+    assert [live.find(a) for a in (A, B, C)] == [(A, 4096), None, (C, 4096)]
+    mapped(live, C, 4096, flags=1)  # may only be read: nobody's to write
+    assert (live.find(C), live.signature) == (None, before)
+    live.remove(A - 4096)
+    mapped(live, A, 4096)  # access that was there already
+    assert list(live) == [(A, 4096)]
+
+
+def test_who_wrote_to_mapped_memory_is_known_when_it_grows():
+    program = Program()
+    program.call("mem_create", handle=1, size=4096)
+    program.call("mem_map", address=A, size=4096, handle=1)
+    program.call("mem_access", address=A, size=4096, flags=3)
+    program.upload(A + 8, b"12345678")
+    program.call("mem_access", address=A - 4096, size=4096, flags=3)
+    program.download(A + 8, 8)
+    assert edges(program)[-1] == (3,)

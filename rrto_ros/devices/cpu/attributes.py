@@ -123,7 +123,7 @@ def device_attributes(
         99: 0,
         100: 0,
         101: 0,
-        102: 0,
+        102: 1,  # virtual memory management
         103: 0,
         104: 0,
         105: 0,

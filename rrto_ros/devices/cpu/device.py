@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rrto_ros.api.ops import READ_WRITE
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu import attributes as attr
 from rrto_ros.devices.cpu.chain import Link
@@ -239,6 +240,21 @@ class CpuDevice:
             raise CudaError(CUresult.INVALID_VALUE, "a module's variable cannot be freed")
         self._arena.free(address)
 
+    def mem_create(self, handle: int, size: int) -> None:
+        self._arena.create(handle, size)
+
+    def mem_release(self, handle: int) -> None:
+        self._arena.release(handle)
+
+    def mem_map(self, address: int, size: int, handle: int) -> None:
+        self._arena.map(address, size, handle)
+
+    def mem_unmap(self, address: int, size: int) -> None:
+        self._arena.unmap(address, size)
+
+    def mem_access(self, address: int, size: int, flags: int) -> None:
+        self._arena.access(address, size, flags)
+
     def memcpy_htod(self, dst: int, data: bytes | memoryview, stream: int) -> None:
         self._timeline.check_stream(stream)
         source = np.frombuffer(data, np.uint8)
@@ -258,7 +274,7 @@ class CpuDevice:
         self._timeline.check_stream(stream)
         self._count_copy(size)
         if size:
-            self._arena.check(dst, size)
+            self._arena.check(dst, size, READ_WRITE)
             self._arena.check(src, size)
             ctypes.memmove(dst, src, size)
 

@@ -2,8 +2,9 @@
 
 A range of virtual addresses is reserved at a fixed base. An allocation makes its pages
 accessible; freeing it makes pages that no other allocation uses inaccessible and gives their
-memory back, so a stray access faults instead of reading stale data. Behind the arena lies a
-second range for module variables.
+memory back, so a stray access faults instead of reading stale data. Memory that the program maps
+itself (`physical.py`) lies at other addresses of the range. Behind the arena lies a second range
+for module variables.
 """
 
 from __future__ import annotations
@@ -16,40 +17,15 @@ import os
 import numpy as np
 import numpy.typing as npt
 
+from rrto_ros.api.ops import READ_WRITE
 from rrto_ros.api.results import CUresult
+from rrto_ros.devices.cpu import pages
+from rrto_ros.devices.cpu.physical import PhysicalMemory
+from rrto_ros.devices.mappings import READ, Mappings
 from rrto_ros.errors import CudaError, UnavailableError
 
-_NONE, _READ_WRITE = 0, 3
-_FLAGS = 0x02 | 0x20 | 0x4000  # MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
-_FIXED_NOREPLACE = 0x100000
-_DONTNEED = 4
-_FAILED = ctypes.c_void_p(-1).value
 MODULE_BYTES = 8 << 30
 _ALIGNMENT = 2 << 20
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = (
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_long,
-)
-_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-_libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-
-
-def _reserve(base: int, size: int) -> int | None:
-    address = _libc.mmap(base, size, _NONE, _FLAGS | (_FIXED_NOREPLACE if base else 0), -1, 0)
-    if address == _FAILED or address is None:
-        return None
-    if base and address != base:  # an old kernel took the base as a hint
-        _libc.munmap(address, size)
-        return None
-    return int(address)
 
 
 class Arena:
@@ -59,7 +35,7 @@ class Arena:
         base: First address (2 MiB aligned); another than asked for if that was taken.
         size: Bytes of the range for allocations; MODULE_BYTES for modules follow it.
         limit: Bytes that may be allocated at once.
-        used: Bytes allocated, modules included.
+        used: Bytes allocated, modules and memory that has no address included.
     """
 
     def __init__(self, base: int, size: int, limit: int) -> None:
@@ -68,10 +44,10 @@ class Arena:
         self.used = 0
         self.peak = 0
         total = self.size + MODULE_BYTES
-        address = _reserve(base, total) if base % _ALIGNMENT == 0 else None
+        address = pages.reserve(base, total) if base % _ALIGNMENT == 0 else None
         self._mapping = (address or 0, total)
         if address is None:
-            address = _reserve(0, total + _ALIGNMENT)
+            address = pages.reserve(0, total + _ALIGNMENT)
             if address is None:
                 raise UnavailableError(
                     f"cannot reserve {total >> 20} MiB of addresses for the device arena "
@@ -83,12 +59,15 @@ class Arena:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._module_next = self.base + self.size
+        self._mappings = Mappings(self.base, self.size)
+        self._physical = PhysicalMemory(self._mappings)
 
     def close(self) -> None:
         """Gives everything back; addresses of the arena are invalid from now on."""
         address, size = self._mapping
         if address:
-            _libc.munmap(address, size)
+            pages.give_back(address, size)
+        self._physical.close()
         self._mapping = (0, 0)
         self._starts.clear()
         self._ends.clear()
@@ -106,6 +85,7 @@ class Arena:
                 CUresult.INVALID_VALUE,
                 f"allocation of {size} bytes at {address:#x} is outside the arena",
             )
+        self._mappings.check_free(address, size)
         self._map(address, size)
 
     def allocate_module(self, size: int, alignment: int = 1) -> int:
@@ -117,12 +97,44 @@ class Arena:
         self._module_next = -(-(address + size) // mmap.PAGESIZE) * mmap.PAGESIZE
         return address
 
-    def _map(self, address: int, size: int) -> None:
+    # memory that is mapped by the program
+    def create(self, handle: int, size: int) -> None:
+        """Makes memory without an address (see `PhysicalMemory`)."""
+        self._mappings.check_new(handle, size)
+        self._check_budget(size)
+        self._physical.create(handle, size)
+        self._take(size)
+
+    def release(self, handle: int) -> None:
+        """Gives memory without an address back."""
+        self.used -= self._physical.release(handle)
+
+    def map(self, address: int, size: int, handle: int) -> None:
+        """Maps memory where nothing is allocated."""
+        self._place(address, size)
+        self._physical.map(address, size, handle)
+
+    def unmap(self, address: int, size: int) -> None:
+        """Takes whole mappings away."""
+        self._physical.unmap(address, size)
+
+    def access(self, address: int, size: int, flags: int) -> None:
+        """Changes the access to whole mappings."""
+        self._physical.access(address, size, flags)
+
+    def _check_budget(self, size: int) -> None:
         if self.used + size > self.limit:
             raise CudaError(
                 CUresult.OUT_OF_MEMORY,
                 f"{size} bytes asked, {self.limit - self.used} of {self.limit} left",
             )
+
+    def _take(self, size: int) -> None:
+        self.used += size
+        self.peak = max(self.peak, self.used)
+
+    def _place(self, address: int, size: int) -> int:
+        """Among the allocations, where a new one belongs (INVALID_VALUE on top of one)."""
         index = bisect.bisect_left(self._starts, address)
         if (index and self._ends[index - 1] > address) or (
             index < len(self._starts) and self._starts[index] < address + size
@@ -130,13 +142,17 @@ class Arena:
             raise CudaError(
                 CUresult.INVALID_VALUE, f"allocation at {address:#x} overlaps another one"
             )
+        return index
+
+    def _map(self, address: int, size: int) -> None:
+        self._check_budget(size)
+        index = self._place(address, size)
         first, last = self._pages(address, size)
-        if _libc.mprotect(first, last - first, _READ_WRITE):
+        if not pages.protect(first, last - first, pages.READ_WRITE):
             raise CudaError(CUresult.OUT_OF_MEMORY, os.strerror(ctypes.get_errno()))
         self._starts.insert(index, address)
         self._ends.insert(index, address + size)
-        self.used += size
-        self.peak = max(self.peak, self.used)
+        self._take(size)
 
     @staticmethod
     def _pages(address: int, size: int) -> tuple[int, int]:
@@ -158,35 +174,47 @@ class Arena:
         if index < len(self._starts) and self._starts[index] < last:
             last = self._starts[index] // mmap.PAGESIZE * mmap.PAGESIZE
         if first < last:
-            _libc.madvise(first, last - first, _DONTNEED)
-            _libc.mprotect(first, last - first, _NONE)
+            pages.drop(first, last - first)
 
-    def check(self, address: int, size: int) -> None:
-        """INVALID_VALUE unless the range lies inside one live allocation."""
+    def check(self, address: int, size: int, flags: int = READ) -> None:
+        """INVALID_VALUE unless the range lies in one live allocation or in mapped memory.
+
+        Args:
+            address: First address.
+            size: Bytes.
+            flags: The access that is wanted where it is mapped memory.
+        """
         index = bisect.bisect_right(self._starts, address) - 1
-        if size < 0 or index < 0 or address + size > self._ends[index]:
+        if size < 0 or (
+            (index < 0 or address + size > self._ends[index])
+            and not self._mappings.check(address, size, flags)
+        ):
             raise CudaError(
                 CUresult.INVALID_VALUE,
                 f"{size} bytes at {address:#x} are not inside a live allocation",
             )
 
     def ranges(self) -> list[int]:
-        """First address and end of every live allocation, in order."""
-        return [bound for pair in zip(self._starts, self._ends, strict=True) for bound in pair]
+        """First address and end of every range that may be read, in order."""
+        return [bound for pair in self._live() for bound in pair]
+
+    def _live(self) -> list[tuple[int, int]]:
+        return sorted([*zip(self._starts, self._ends, strict=True), *self._mappings.ranges()])
 
     def describe(self, address: int) -> str:
         """Where an address lies relative to the nearest live allocation."""
-        index = bisect.bisect_right(self._starts, address) - 1
+        live = self._live()
+        index = bisect.bisect_right(live, (address, self.base << 1)) - 1
         near = [
             (abs(address - edge), i)
             for i in (index, index + 1)
-            if 0 <= i < len(self._starts)
-            for edge in (self._starts[i], self._ends[i] - 1)
+            if 0 <= i < len(live)
+            for edge in (live[i][0], live[i][1] - 1)
         ]
         if not near:
             return "and nothing is allocated"
         distance, index = min(near)
-        start, end = self._starts[index], self._ends[index]
+        start, end = live[index]
         what = f"the allocation of {end - start} bytes at {start:#x}"
         if start <= address < end:
             return f"{end - address} bytes before the end of {what}"
@@ -196,6 +224,6 @@ class Arena:
 
     def view(self, address: int, size: int) -> npt.NDArray[np.uint8]:
         """A checked, writable byte view of device memory."""
-        self.check(address, size)
+        self.check(address, size, READ_WRITE)
         array = (ctypes.c_uint8 * size).from_address(address)
         return np.ctypeslib.as_array(array)

@@ -6,6 +6,7 @@ import bisect
 from collections.abc import Iterable, Sequence
 
 from rrto_ros.api.results import CUresult
+from rrto_ros.devices.mappings import READ, Mappings, Piece
 from rrto_ros.errors import CudaError
 
 Range = tuple[int, int]
@@ -21,7 +22,8 @@ class Allocations:
         limit: Bytes that may be allocated at once.
 
     Attributes:
-        used: Bytes allocated (without module variables).
+        mappings: Memory that the program maps itself, at addresses without allocations.
+        used: Bytes allocated (without module variables), and of such memory.
         peak: Highest `used` so far.
         removals: Counts ranges that ceased to be valid; who checked before may compare it.
     """
@@ -31,6 +33,7 @@ class Allocations:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._fixed: set[int] = set()
+        self.mappings = Mappings(base, size)
         self.used = 0
         self.peak = 0
         self.removals = 0
@@ -42,17 +45,49 @@ class Allocations:
             CudaError: INVALID_VALUE outside the arena or on top of another range;
                 OUT_OF_MEMORY beyond the limit.
         """
-        if size > 0 and self.used + size > self._limit:
-            raise CudaError(
-                CUresult.OUT_OF_MEMORY,
-                f"{size} bytes asked, {self._limit - self.used} of {self._limit} left",
-            )
+        if size > 0:
+            self._check_budget(size)
         if size <= 0 or address < self._base or address + size > self._end:
             raise CudaError(
                 CUresult.INVALID_VALUE,
                 f"allocation of {size} bytes at {address:#x} is outside the arena",
             )
+        self.mappings.check_free(address, size)
         self._insert(address, size)
+        self._take(size)
+
+    def check_create(self, handle: int, size: int) -> None:
+        """INVALID_VALUE, INVALID_HANDLE or OUT_OF_MEMORY where memory cannot be made."""
+        self.mappings.check_new(handle, size)
+        self._check_budget(size)
+
+    def create(self, handle: int, size: int) -> None:
+        """Memory without an address was made."""
+        self.mappings.create(handle, size)
+        self._take(size)
+
+    def release(self, handle: int) -> None:
+        """It goes (see `Mappings.release`)."""
+        self.used -= self.mappings.release(handle)
+
+    def check_map(self, address: int, size: int, handle: int) -> None:
+        """INVALID_VALUE or INVALID_HANDLE where memory cannot be mapped so."""
+        self.mappings.check_map(address, size, handle)
+        self._place(address, size)
+
+    def unmap(self, piece: Piece) -> None:
+        """A mapping went."""
+        self.mappings.unmap(piece)
+        self.removals += 1
+
+    def _check_budget(self, size: int) -> None:
+        if self.used + size > self._limit:
+            raise CudaError(
+                CUresult.OUT_OF_MEMORY,
+                f"{size} bytes asked, {self._limit - self.used} of {self._limit} left",
+            )
+
+    def _take(self, size: int) -> None:
         self.used += size
         self.peak = max(self.peak, self.used)
 
@@ -76,10 +111,19 @@ class Allocations:
             self._fixed.remove(address)
             self._erase(address)
 
-    def check(self, address: int, size: int) -> None:
-        """INVALID_VALUE unless the range lies inside one live allocation or variable."""
+    def check(self, address: int, size: int, flags: int = READ) -> None:
+        """INVALID_VALUE unless the range lies in one live allocation, variable or mapped memory.
+
+        Args:
+            address: First address.
+            size: Bytes.
+            flags: The access that is wanted where it is mapped memory.
+        """
         index = bisect.bisect_right(self._starts, address) - 1
-        if size < 0 or index < 0 or address + size > self._ends[index]:
+        if size < 0 or (
+            (index < 0 or address + size > self._ends[index])
+            and not self.mappings.check(address, size, flags)
+        ):
             raise CudaError(
                 CUresult.INVALID_VALUE,
                 f"{size} bytes at {address:#x} are not inside a live allocation",
@@ -95,7 +139,7 @@ class Allocations:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def _insert(self, address: int, size: int) -> None:
+    def _place(self, address: int, size: int) -> int:
         index = bisect.bisect_left(self._starts, address)
         if (index and self._ends[index - 1] > address) or (
             index < len(self._starts) and self._starts[index] < address + size
@@ -103,6 +147,10 @@ class Allocations:
             raise CudaError(
                 CUresult.INVALID_VALUE, f"allocation at {address:#x} overlaps another one"
             )
+        return index
+
+    def _insert(self, address: int, size: int) -> None:
+        index = self._place(address, size)
         self._starts.insert(index, address)
         self._ends.insert(index, address + size)
 

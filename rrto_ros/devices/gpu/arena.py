@@ -3,8 +3,11 @@
 `MappedArena` reserves the address range and maps physical memory where allocations are: in
 pieces of whole granules (2 MiB on today's GPUs). What an allocation needs alone is one piece; a
 granule that it may share with a neighbour is a piece of its own, so that freeing a large
-allocation can give its memory back. `BlockArena` is for GPUs without virtual memory management:
-one block, held until the session ends.
+allocation can give its memory back. Memory that the program maps itself lies at addresses of its
+own, as pieces that stay until it unmaps them. `BlockArena` is for GPUs without virtual memory
+management: one block, held until the session ends.
+
+Over 400 lines: allocations and mappings share the pieces.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rrto_ros.api.ops import READ_WRITE
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.gpu.driver import Driver
+from rrto_ros.devices.mappings import GRANULE
 from rrto_ros.errors import CudaError, UnavailableError
 
 DEFAULT_BASE = 0x2000_0000_0000
@@ -45,6 +50,14 @@ class Arena(Protocol):
 
     def mapping(self, address: int, size: int) -> tuple[int, ...]: ...
 
+    def create(self, size: int) -> Any: ...
+
+    def map(self, address: int, size: int, memory: Any) -> None: ...
+
+    def unmap(self, address: int) -> None: ...
+
+    def access(self, address: int, size: int, flags: int) -> None: ...
+
     def counts(self) -> dict[str, int]: ...
 
     def close(self) -> None: ...
@@ -54,13 +67,15 @@ class Arena(Protocol):
 class _Piece:
     """Physical memory mapped at [start, end), and how many allocations lie in it.
 
-    `number` is that of its mapping, and never given again.
+    `number` is that of its mapping, and never given again. The program's own mappings are pieces
+    that nobody else uses.
     """
 
     start: int
     end: int
     number: int
     users: int = 0
+    own: bool = False
 
 
 class MappedArena:
@@ -89,8 +104,9 @@ class MappedArena:
         self._driver = driver
         self._quiesce = quiesce
         self._keep = keep_bytes
+        self._device = device
         self._property = _properties(driver, device)
-        self._access = _access(driver, device)
+        self._access = _access(driver, device, READ_WRITE)
         minimum = driver.module.CUmemAllocationGranularity_flags
         self._granule = int(
             driver.call(
@@ -168,6 +184,46 @@ class MappedArena:
         if self._idle_bytes > self._keep:
             self._trim(self._keep)
 
+    def create(self, size: int) -> Any:
+        """Physical memory that is mapped nowhere; the driver's handle of it.
+
+        Raises:
+            CudaError: OUT_OF_MEMORY; NOT_SUPPORTED where this GPU maps in other pieces than
+                programs are told.
+        """
+        if GRANULE % self._granule:
+            raise CudaError(
+                CUresult.NOT_SUPPORTED, f"this GPU maps memory in pieces of {self._granule} bytes"
+            )
+        return self._create(size)
+
+    def map(self, address: int, size: int, memory: Any) -> None:
+        """Map physical memory where no allocation is; it may not be used yet."""
+        idle = self._touched(address, address + size)
+        if any(piece.users for piece in idle):
+            raise CudaError(
+                CUresult.OUT_OF_MEMORY, "allocations are too scattered for a mapping among them"
+            )
+        if idle:
+            self._quiesce()
+        for piece in idle:
+            self._idle_bytes -= piece.end - piece.start
+            del self._idle[piece.start]
+            self._unmap(piece)
+        self._driver.call("cuMemMap", self._pointer(address), size, 0, memory, 0)
+        self._insert(_Piece(address, address + size, self._maps, 1, own=True))
+
+    def unmap(self, address: int) -> None:
+        """Take the program's mapping that begins there away, when nothing uses it any more."""
+        self._quiesce()
+        self._unmap(self._pieces[bisect.bisect_left(self._starts, address)])
+
+    def access(self, address: int, size: int, flags: int) -> None:
+        """Say how the program's mappings may be used."""
+        self._quiesce()
+        made = _access(self._driver, self._device, flags)
+        self._driver.call("cuMemSetAccess", self._pointer(address), size, [made], 1)
+
     def close(self) -> None:
         """Unmap everything and give the addresses back; errors of a dead context are passed by."""
         for piece in self._pieces:
@@ -199,7 +255,8 @@ class MappedArena:
 
         wanted = base if base % max(ALIGNMENT, self._granule) == 0 else 0
         refused: CudaError | None = None
-        sizes = dict.fromkeys((rounded(max(size, limit)), rounded(2 * limit), rounded(limit)))
+        # A program that reserves addresses reserves more of them than there is memory.
+        sizes = dict.fromkeys((rounded(max(size, 8 * limit)), rounded(2 * limit), rounded(limit)))
         for bytes_wanted in sizes:
             for hint in dict.fromkeys((wanted, 0)):
                 try:
@@ -259,13 +316,7 @@ class MappedArena:
                 "limit; its allocations are too scattered",
             )
         call = self._driver.call
-        try:
-            handle = call("cuMemCreate", size, self._property, 0)
-        except CudaError as error:
-            if error.result is not CUresult.OUT_OF_MEMORY or not self._idle:
-                raise
-            self._trim(0)
-            handle = call("cuMemCreate", size, self._property, 0)
+        handle = self._create(size)
         try:
             call("cuMemMap", self._pointer(start), size, 0, handle, 0)
         finally:
@@ -277,12 +328,25 @@ class MappedArena:
             self._driver.call_anyway("cuMemUnmap", self._pointer(start), size)
             raise
         piece = _Piece(start, end, self._maps)
-        index = bisect.bisect_left(self._starts, start)
-        self._starts.insert(index, start)
-        self._pieces.insert(index, piece)
+        self._insert(piece)
         self._mapped += size
-        self._maps += 1
         return piece
+
+    def _create(self, size: int) -> Any:
+        call = self._driver.call
+        try:
+            return call("cuMemCreate", size, self._property, 0)
+        except CudaError as error:
+            if error.result is not CUresult.OUT_OF_MEMORY or not self._idle:
+                raise
+            self._trim(0)
+            return call("cuMemCreate", size, self._property, 0)
+
+    def _insert(self, piece: _Piece) -> None:
+        index = bisect.bisect_left(self._starts, piece.start)
+        self._starts.insert(index, piece.start)
+        self._pieces.insert(index, piece)
+        self._maps += 1
 
     def _trim(self, keep: int) -> None:
         """Unmap idle pieces, the longest unused first, until at most `keep` bytes are left."""
@@ -297,7 +361,7 @@ class MappedArena:
         size = piece.end - piece.start
         index = bisect.bisect_left(self._starts, piece.start)
         del self._starts[index], self._pieces[index]
-        self._mapped -= size
+        self._mapped -= 0 if piece.own else size
         self._unmaps += 1
         self._driver.call("cuMemUnmap", self._pointer(piece.start), size)
 
@@ -350,6 +414,22 @@ class BlockArena:
     def release(self, address: int, size: int) -> None:
         """The block is kept whole."""
 
+    def create(self, size: int) -> Any:
+        """Not where the GPU maps no memory."""
+        raise CudaError(CUresult.NOT_SUPPORTED, f"{size} bytes: this GPU maps no memory")
+
+    def map(self, address: int, size: int, memory: Any) -> None:
+        """There is nothing to map."""
+        raise NotImplementedError
+
+    def unmap(self, address: int) -> None:
+        """There is nothing to unmap."""
+        raise NotImplementedError
+
+    def access(self, address: int, size: int, flags: int) -> None:
+        """There is no mapping."""
+        raise NotImplementedError
+
     def close(self) -> None:
         if self._block:
             self._driver.call_anyway("cuMemFree", self._driver.module.CUdeviceptr(self._block))
@@ -366,11 +446,11 @@ def _properties(driver: Driver, device: Any) -> Any:
     return made
 
 
-def _access(driver: Driver, device: Any) -> Any:
-    """Reading and writing by the GPU itself."""
+def _access(driver: Driver, device: Any, flags: int) -> Any:
+    """Access by the GPU itself: 0 none, 1 reading, 3 reading and writing."""
     cuda = driver.module
     made = cuda.CUmemAccessDesc()
     made.location.type = cuda.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
     made.location.id = int(device)
-    made.flags = cuda.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+    made.flags = cuda.CUmemAccess_flags(flags)
     return made

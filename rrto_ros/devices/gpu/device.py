@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rrto_ros.api.info import DeviceInfo, ModuleInfo
+from rrto_ros.api.ops import READ_WRITE
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices import protocol
 from rrto_ros.devices.gpu import properties
@@ -36,6 +37,7 @@ from rrto_ros.devices.gpu.segment_graphs import SegmentGraphs
 from rrto_ros.devices.gpu.staging import Downloads, Uploads
 from rrto_ros.devices.gpu.telemetry import DeviceClock, Nvml
 from rrto_ros.devices.gpu.waiting import Waiter
+from rrto_ros.devices.mappings import check_flags
 from rrto_ros.devices.protocol import GraphNode, Launch, MemsetNode, SegmentCall, check_fill
 from rrto_ros.errors import CudaError, UnavailableError
 
@@ -115,6 +117,7 @@ class GpuDevice:
         self._kept = KeptCopies(driver, self._streams, self._allocations)
         self._uploads = Uploads(driver, self._waiter)
         self._downloads = Downloads(driver, self._waiter)
+        self._memory: dict[int, Any] = {}
         self._counts = {"copies": 0, "copied_bytes": 0, "fills": 0}
         self._info = properties.device_info(
             driver, self._device, limit, self._arena.base, self._arena.size
@@ -146,6 +149,8 @@ class GpuDevice:
         ):  # fmt: skip
             with contextlib.suppress(CudaError):
                 part.close()
+        for memory in self._memory.values():
+            self._driver.call_anyway("cuMemRelease", memory)
         self._driver.call_anyway("cuDevicePrimaryCtxRelease", self._device)
 
     def statistics(self) -> Mapping[str, int | float | str]:
@@ -206,12 +211,44 @@ class GpuDevice:
             self._freed.add(address, size, stream)
         self._arena.release(address, size)
 
+    def mem_create(self, handle: int, size: int) -> None:
+        self._driver.check_sound()
+        self._allocations.check_create(handle, size)
+        self._memory[handle] = self._arena.create(size)
+        self._allocations.create(handle, size)
+
+    def mem_release(self, handle: int) -> None:
+        self._driver.check_sound()
+        self._allocations.release(handle)
+        self._driver.call("cuMemRelease", self._memory.pop(handle))
+
+    def mem_map(self, address: int, size: int, handle: int) -> None:
+        self._driver.check_sound()
+        self._allocations.check_map(address, size, handle)
+        self._arena.map(address, size, self._memory[handle])
+        self._allocations.mappings.map(address, size, handle)
+
+    def mem_unmap(self, address: int, size: int) -> None:
+        self._driver.check_sound()
+        for piece in self._allocations.mappings.whole(address, size):
+            self._arena.unmap(piece.start)
+            self._allocations.unmap(piece)
+
+    def mem_access(self, address: int, size: int, flags: int) -> None:
+        self._driver.check_sound()
+        check_flags(flags)
+        pieces = self._allocations.mappings.whole(address, size)
+        self._arena.access(address, size, flags)
+        self._allocations.removals += flags != READ_WRITE
+        for piece in pieces:
+            piece.flags = flags
+
     def memcpy_htod(self, dst: int, data: bytes | memoryview, stream: int) -> None:
         content = memoryview(data).cast("B")
         queue = self._streams.use(stream)
         self._count_copy(len(content))
         if len(content):
-            self._allocations.check(dst, len(content))
+            self._allocations.check(dst, len(content), READ_WRITE)
             self._uploads.copy(dst, content, queue)
 
     def memcpy_dtoh(self, src: int, size: int, stream: int) -> bytes | memoryview:
@@ -231,7 +268,7 @@ class GpuDevice:
         queue = self._streams.use(stream)
         self._count_copy(size)
         if size:
-            self._allocations.check(dst, size)
+            self._allocations.check(dst, size, READ_WRITE)
             self._allocations.check(src, size)
             pointer = self._driver.module.CUdeviceptr
             self._driver.call("cuMemcpyDtoDAsync", pointer(dst), pointer(src), size, queue)
@@ -242,7 +279,7 @@ class GpuDevice:
         self._counts["fills"] += 1
         if not size:
             return
-        self._allocations.check(fill.dst, size)
+        self._allocations.check(fill.dst, size, READ_WRITE)
         width = fill.element_bytes
         target = self._driver.module.CUdeviceptr(fill.dst)
         value = fill.value & (1 << 8 * width) - 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rrto_ros.api.info import KernelInfo
+from rrto_ros.api.ops import READ_WRITE
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.gpu.allocations import Allocations
 from rrto_ros.devices.gpu.driver import Driver, unknown_result
@@ -158,7 +159,7 @@ class Launcher:
         return made
 
     def _copy_node(self, work: MemcpyNode) -> Any:
-        self._allocations.check(work.dst, work.bytes)
+        self._allocations.check(work.dst, work.bytes, READ_WRITE)
         self._allocations.check(work.src, work.bytes)
         cuda = self._driver.module
         made = cuda.CUDA_MEMCPY3D()
@@ -171,7 +172,7 @@ class Launcher:
     def _fill_node(self, work: MemsetNode) -> Any:
         size = check_fill(work)
         if size:
-            self._allocations.check(work.dst, size)
+            self._allocations.check(work.dst, size, READ_WRITE)
         cuda = self._driver.module
         made = cuda.CUDA_MEMSET_NODE_PARAMS()
         made.dst = cuda.CUdeviceptr(work.dst)

@@ -24,7 +24,7 @@ ABSENT = frozenset(
         83, 88, 89, 90, 91, 100, 101,  # managed memory, access to pageable memory
         92, 93, 94, 122, 123,  # stream memory operations
         99, 113,  # registering host memory that the device reads in place
-        102, 103, 104, 105, 107,  # virtual memory management and its handles
+        103, 104, 105, 107,  # handles of memory for other processes
         110, 116, 117, 118, 119, 124, 125, 128, 132,  # GPUDirect, pools and events of others
         120,  # clusters
         112, 114, 121, 127,  # sparse and deferred arrays, semaphores of others, tensor maps

@@ -108,13 +108,23 @@ class Dependencies:
 
     def _apply(self, template: CallTemplate) -> None:
         op, f = template.op, template.fields()
-        if op.effect is Effect.ALLOCATE:
-            self.allocations.add(f["address"], f["size"])
-        elif op.effect is Effect.FREE:
-            self.allocations.remove(f["address"])
-            self._writers.pop(f["address"], None)
-        else:
+        if not self.allocations.follow(op.effect, f):
             self.graphs.apply(op, f, self.allocations)
+        elif op.effect is Effect.FREE:
+            self._writers.pop(f["address"], None)
+        elif op.effect in (Effect.ACCESS, Effect.UNMAP):
+            self._move(f["address"], f["size"])
+
+    def _move(self, start: int, size: int) -> None:
+        """What lies at and beside a range begins elsewhere now: who wrote there is kept anew."""
+        live = [self.allocations.find(a) for a in (start - 1, start, start + size)]
+        lo = min([start, *(hit[0] for hit in live if hit)])
+        hi = max([start + size, *(hit[0] + hit[1] for hit in live if hit)])
+        moved = [base for base in self._writers if lo <= base < hi]
+        for part in [part for base in moved for part in self._writers.pop(base)]:
+            hit = self.allocations.find(part[0])
+            if hit is not None:
+                self._writers.setdefault(hit[0], []).append(part)
 
     def _base(self, address: int) -> int:
         hit = self.allocations.find(address)

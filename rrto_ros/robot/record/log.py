@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import numpy.typing as npt
 
-from rrto_ros.api.ops import Effect
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.wire.accesses import GraphTable
 from rrto_ros.wire.allocations import Allocations
@@ -189,11 +188,7 @@ class CallLog:
 
     def _follow(self, template: CallTemplate) -> None:
         op, f = template.op, template.fields()
-        if op.effect is Effect.ALLOCATE:
-            self.allocations.add(f["address"], f["size"])
-        elif op.effect is Effect.FREE:
-            self.allocations.remove(f["address"])
-        else:
+        if not self.allocations.follow(op.effect, f):
             self.graphs.apply(op, f, self.allocations)
 
     def _trim(self) -> None:

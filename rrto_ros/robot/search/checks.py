@@ -10,6 +10,8 @@ from rrto_ros.wire.accesses import Accesses, GraphTable, Range, accesses
 from rrto_ros.wire.allocations import Allocations
 from rrto_ros.wire.templates import CallTemplate
 
+_COMES = (Effect.ALLOCATE, Effect.ACCESS)
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -53,11 +55,10 @@ def profile(
         op, kind = item.op, item.kind
         if op.effect is Effect.LOAD:
             verdict = "it loads a module"
-        elif op.effect is Effect.ALLOCATE:
+        elif op.effect in _COMES:
             if own is None:
                 own = allocations.copy()
-            f = item.fields()
-            own.add(f["address"], f["size"])
+            own.follow(op.effect, item.fields())
         live = own if own is not None else allocations
         got = accesses(item, live, graphs)
         touched.update(got.handles, got.needs)

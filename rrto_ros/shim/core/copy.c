@@ -7,7 +7,7 @@
 
 static CUresult to_device(CUdeviceptr dst, const void *src, size_t bytes, uint64_t stream)
 {
-    CUresult result = rrto_range_check(dst, bytes);
+    CUresult result = rrto_range_check_write(dst, bytes);
     if (result || !bytes)
         return result;
     if (!src)
@@ -80,7 +80,7 @@ static CUresult from_device_later(const struct rrto_host *dst, CUdeviceptr src, 
 static CUresult on_device(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t stream)
 {
     struct rrto_op_memcpy_dtod op = {dst, src, bytes, stream};
-    CUresult result = rrto_range_check(dst, bytes);
+    CUresult result = rrto_range_check_write(dst, bytes);
     if (!result)
         result = rrto_range_check(src, bytes);
     return result || !bytes ? result : rrto_emit_memcpy_dtod(&op, NULL);

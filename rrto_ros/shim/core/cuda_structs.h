@@ -139,6 +139,15 @@ struct rrto_CUmemAccessDesc_v1 {
     int flags;
 };
 
+struct rrto_CUmemAllocationProp_v1 {
+    int type, requestedHandleTypes;
+    struct rrto_CUmemLocation_v1 location;
+    void *win32HandleMetaData;
+    unsigned char compression, gpuDirectRDMACapable;
+    unsigned short usage;
+    unsigned char reserved[4];
+};
+
 struct rrto_CUdevprop_v1 {
     int maxThreadsPerBlock, maxThreadsDim[3], maxGridSize[3];
     int sharedMemPerBlock, totalConstantMemory, SIMDWidth, memPitch, regsPerBlock, clockRate;
@@ -168,6 +177,7 @@ RRTO_SIZE(CUlaunchConfig, 56);
 RRTO_SIZE(CUmemLocation, 8);
 RRTO_SIZE(CUmemPoolProps, 88);
 RRTO_SIZE(CUmemAccessDesc, 12);
+RRTO_SIZE(CUmemAllocationProp, 32);
 RRTO_SIZE(CUdevprop, 56);
 RRTO_SIZE(CUctxCreateParams, 24);
 RRTO_AT(CUDA_MEMCPY2D, dstMemoryType, 72);
@@ -185,6 +195,8 @@ RRTO_AT(struct rrto_launch_attribute, value, 8);
 RRTO_AT(CUmemPoolProps, location, 8);
 RRTO_AT(CUmemPoolProps, maxSize, 24);
 RRTO_AT(CUmemAccessDesc, flags, 8);
+RRTO_AT(CUmemAllocationProp, compression, 24);
+RRTO_AT(CUmemAllocationProp, usage, 26);
 RRTO_AT(CUdevprop, sharedMemPerBlock, 28);
 RRTO_AT(CUdevprop, textureAlign, 52);
 RRTO_AT(CUctxCreateParams, cigParams, 16);

@@ -47,7 +47,7 @@ static CUresult fill(const struct fill *f, uint64_t stream)
     if (bytes && !rrto_range_find(f->at, &range) &&
         rrto_host_pinned((const void *)(uintptr_t)f->at, bytes, &host))
         return on_host(f, bytes);
-    result = rrto_range_check(f->at, bytes);
+    result = rrto_range_check_write(f->at, bytes);
     struct rrto_op_memset op = {f->at, f->pitch, f->width, f->height, f->value, f->unit, stream};
     return result ? result : rrto_emit_memset(&op, NULL);
 }

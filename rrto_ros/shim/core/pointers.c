@@ -93,7 +93,7 @@ static CUresult pointer_attribute(void *data, int attribute, CUdeviceptr ptr, in
     case 14: /* ALLOWED_HANDLE_TYPES */
         break;
     case 16: /* ACCESS_FLAGS */
-        narrow = device ? 3 : 0;
+        narrow = device ? (range.memory ? (unsigned)range.access : 3) : 0;
         memcpy(data, &narrow, 4);
         return CUDA_SUCCESS;
     case 17: /* MEMPOOL_HANDLE */

@@ -1,4 +1,5 @@
-/* Device memory as the program sees it: the arena's free and used ranges, and module variables.
+/* Device memory as the program sees it: the arena's free and used ranges, mappings of memory in
+ * reserved ranges, and module variables.
  *
  * Addresses are given by best fit, lowest address first, at 512 bytes, so the same program gets
  * the same addresses at every start. Both lists are arrays sorted by address. */
@@ -211,16 +212,149 @@ int rrto_range_sync_memops(uint64_t address, int value)
     return found;
 }
 
-CUresult rrto_range_check(uint64_t address, uint64_t bytes)
+/* Memory that is mapped piece by piece is used across the pieces. */
+static CUresult check(uint64_t address, uint64_t bytes, int access)
 {
     if (!bytes)
         return CUDA_SUCCESS;
+    int fits = 0;
     pthread_mutex_lock(&lock);
-    ptrdiff_t at = below(address);
-    int fits = at >= 0 && address - ranges[at].address < ranges[at].bytes &&
-               bytes <= ranges[at].bytes - (address - ranges[at].address);
+    for (ptrdiff_t at = below(address); at >= 0; at++) {
+        const struct rrto_range *range = &ranges[at];
+        uint64_t place = address - range->address;
+        if (address < range->address || place >= range->bytes ||
+            (range->memory && (range->access & access) != access))
+            break;
+        fits = bytes <= range->bytes - place;
+        if (fits || !range->memory || at + 1 == (ptrdiff_t)range_count || !range[1].memory)
+            break;
+        address += range->bytes - place;
+        bytes -= range->bytes - place;
+    }
     pthread_mutex_unlock(&lock);
     return fits ? CUDA_SUCCESS : CUDA_INVALID_VALUE;
+}
+
+CUresult rrto_range_check(uint64_t address, uint64_t bytes)
+{
+    return check(address, bytes, 1);
+}
+
+CUresult rrto_range_check_write(uint64_t address, uint64_t bytes)
+{
+    return check(address, bytes, 3);
+}
+
+/* ---- reserved ranges and what is mapped there ---- */
+
+/* From the arena's end, away from allocations; `alignment` is a power of two. */
+CUresult rrto_arena_reserve(uint64_t bytes, uint64_t alignment, uint64_t hint, uint64_t *address)
+{
+    CUresult result = CUDA_OUT_OF_MEMORY;
+    pthread_mutex_lock(&lock);
+    for (int hinted = hint && hint % alignment == 0; hinted >= 0 && result; hinted--)
+        for (size_t i = gap_count; i-- > 0 && result;) {
+            uint64_t first = gaps[i].address, end = first + gaps[i].bytes;
+            if (gaps[i].bytes < bytes)
+                continue;
+            uint64_t at = hinted ? hint : (end - bytes) & ~(alignment - 1);
+            if (at < first || at > end - bytes)
+                continue;
+            if (at > first && at + bytes < end) { /* two gaps are left */
+                if (grow((void **)&gaps, &gap_room, gap_count, sizeof *gaps))
+                    break;
+                memmove(gaps + i + 1, gaps + i, (gap_count - i) * sizeof *gaps);
+                gap_count++;
+                gaps[i].bytes = at - first;
+                gaps[i + 1] = (struct gap){at + bytes, end - at - bytes};
+            } else if (at > first) {
+                gaps[i].bytes = at - first;
+            } else if (at + bytes < end) {
+                gaps[i] = (struct gap){at + bytes, end - at - bytes};
+            } else {
+                gap_count--;
+                memmove(gaps + i, gaps + i + 1, (gap_count - i) * sizeof *gaps);
+            }
+            *address = at;
+            result = CUDA_SUCCESS;
+        }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+void rrto_arena_unreserve(uint64_t address, uint64_t bytes)
+{
+    pthread_mutex_lock(&lock);
+    give_back(address, bytes);
+    pthread_mutex_unlock(&lock);
+}
+
+CUresult rrto_range_budget(int64_t bytes)
+{
+    pthread_mutex_lock(&lock);
+    int fits = bytes < 0 || (uint64_t)bytes <= rrto_session.total_bytes - used;
+    if (fits)
+        used += (uint64_t)bytes;
+    if (used > high)
+        high = used;
+    pthread_mutex_unlock(&lock);
+    return fits ? CUDA_SUCCESS : CUDA_OUT_OF_MEMORY;
+}
+
+/* INVALID_VALUE where something is mapped already. The range is reserved: nothing else is there. */
+CUresult rrto_range_map(uint64_t address, uint64_t bytes, struct rrto_object *memory)
+{
+    struct rrto_range piece = {.address = address, .bytes = bytes, .memory = memory};
+    CUresult result = CUDA_INVALID_VALUE;
+    if (rrto_range_pieces(address, bytes))
+        return result;
+    pthread_mutex_lock(&lock);
+    piece.id = next_id;
+    result = insert(&piece) ? CUDA_OUT_OF_MEMORY : CUDA_SUCCESS;
+    next_id += !result;
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+void rrto_range_unmap(uint64_t address)
+{
+    pthread_mutex_lock(&lock);
+    ptrdiff_t at = below(address);
+    if (at >= 0 && ranges[at].address == address && ranges[at].memory)
+        erase((size_t)at);
+    pthread_mutex_unlock(&lock);
+}
+
+void rrto_range_access(uint64_t address, uint64_t bytes, int access)
+{
+    pthread_mutex_lock(&lock);
+    for (ptrdiff_t at = below(address);
+         at >= 0 && at < (ptrdiff_t)range_count && ranges[at].address < address + bytes; at++)
+        ranges[at].access = access;
+    pthread_mutex_unlock(&lock);
+}
+
+int rrto_range_pieces(uint64_t address, uint64_t bytes)
+{
+    pthread_mutex_lock(&lock);
+    ptrdiff_t last = below(address + bytes - 1);
+    int found = last >= 0 && ranges[last].address + ranges[last].bytes > address;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+int rrto_range_whole_pieces(uint64_t address, uint64_t bytes)
+{
+    uint64_t end;
+    if (__builtin_add_overflow(address, bytes, &end))
+        return 0;
+    pthread_mutex_lock(&lock);
+    ptrdiff_t at = below(address);
+    while (at >= 0 && at < (ptrdiff_t)range_count && address < end &&
+           ranges[at].address == address && ranges[at].memory)
+        address += ranges[at++].bytes;
+    pthread_mutex_unlock(&lock);
+    return address == end;
 }
 
 void rrto_range_globals(void *module, uint64_t address, uint64_t bytes)
@@ -291,5 +425,5 @@ CUresult rrto_check_fill(uint64_t dst, size_t pitch, unsigned unit, size_t width
 {
     size_t bytes;
     CUresult result = rrto_fill_bytes(dst, pitch, unit, width, height, &bytes);
-    return result || !bytes ? result : rrto_range_check(dst, bytes);
+    return result || !bytes ? result : rrto_range_check_write(dst, bytes);
 }

@@ -137,6 +137,7 @@ enum rrto_kind {
     RRTO_EXEC,
     RRTO_POOL,
     RRTO_LINK,
+    RRTO_MEMORY,
     RRTO_KINDS
 };
 
@@ -174,7 +175,11 @@ struct rrto_range {
     void *context, *pool, *module;
     uint64_t id;
     int sync_memops; /* a pointer attribute that the program set */
+    struct rrto_object *memory; /* what is mapped there (virtual.c), NULL: it was allocated */
+    int access; /* of a mapping: 0 none, 1 read, 3 read and write */
 };
+
+enum { RRTO_MAP_GRANULE = 2 << 20 };
 
 void rrto_arena_start(void);
 int rrto_keep_free(uint64_t base, uint64_t bytes);
@@ -184,7 +189,16 @@ void rrto_range_return(uint64_t address, uint64_t reserved);
 int rrto_range_first_of(void *context, struct rrto_range *out);
 int rrto_range_find(uint64_t address, struct rrto_range *out);
 int rrto_range_sync_memops(uint64_t address, int value); /* 0: there is no such range */
-CUresult rrto_range_check(uint64_t address, uint64_t bytes);
+CUresult rrto_range_check(uint64_t address, uint64_t bytes); /* it may be read */
+CUresult rrto_range_check_write(uint64_t address, uint64_t bytes);
+CUresult rrto_arena_reserve(uint64_t bytes, uint64_t alignment, uint64_t hint, uint64_t *address);
+void rrto_arena_unreserve(uint64_t address, uint64_t bytes);
+CUresult rrto_range_budget(int64_t bytes); /* of memory that has no address; negative: it is freed */
+CUresult rrto_range_map(uint64_t address, uint64_t bytes, struct rrto_object *memory);
+void rrto_range_unmap(uint64_t address);
+void rrto_range_access(uint64_t address, uint64_t bytes, int access);
+int rrto_range_pieces(uint64_t address, uint64_t bytes); /* is something mapped there? */
+int rrto_range_whole_pieces(uint64_t address, uint64_t bytes); /* mappings and nothing else? */
 void rrto_range_globals(void *module, uint64_t address, uint64_t bytes);
 void rrto_range_forget(void *module);
 uint64_t rrto_range_used(void *pool, uint64_t *high); /* pool NULL: all */

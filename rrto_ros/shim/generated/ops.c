@@ -88,6 +88,38 @@ int rrto_emit_memset(struct rrto_op_memset *op, struct rrto_wait *wait)
     return rrto_submit(&record, wait);
 }
 
+int rrto_emit_mem_create(struct rrto_op_mem_create *op, struct rrto_wait *wait)
+{
+    struct rrto_record record = {.op = RRTO_OP_MEM_CREATE,
+        .fixed = op, .fixed_bytes = sizeof(*op),
+        .flags = 0};
+    return rrto_submit(&record, wait);
+}
+
+int rrto_emit_mem_release(struct rrto_op_mem_release *op, struct rrto_wait *wait)
+{
+    struct rrto_record record = {.op = RRTO_OP_MEM_RELEASE,
+        .fixed = op, .fixed_bytes = sizeof(*op),
+        .flags = 0};
+    return rrto_submit(&record, wait);
+}
+
+int rrto_emit_mem_map(struct rrto_op_mem_map *op, struct rrto_wait *wait)
+{
+    struct rrto_record record = {.op = RRTO_OP_MEM_MAP,
+        .fixed = op, .fixed_bytes = sizeof(*op),
+        .flags = 0};
+    return rrto_submit(&record, wait);
+}
+
+int rrto_emit_mem_unmap(struct rrto_op_mem_unmap *op, struct rrto_wait *wait)
+{
+    struct rrto_record record = {.op = RRTO_OP_MEM_UNMAP,
+        .fixed = op, .fixed_bytes = sizeof(*op),
+        .flags = 0};
+    return rrto_submit(&record, wait);
+}
+
 int rrto_emit_launch(struct rrto_op_launch *op, const void *params, struct rrto_wait *wait)
 {
     memset((char *)op + 44, 0, 4);
@@ -104,6 +136,15 @@ int rrto_emit_ctx_synchronize(struct rrto_op_ctx_synchronize *op, struct rrto_wa
     struct rrto_record record = {.op = RRTO_OP_CTX_SYNCHRONIZE,
         .fixed = op, .fixed_bytes = sizeof(*op),
         .flags = RRTO_REPLY};
+    return rrto_submit(&record, wait);
+}
+
+int rrto_emit_mem_access(struct rrto_op_mem_access *op, struct rrto_wait *wait)
+{
+    memset((char *)op + 20, 0, 4);
+    struct rrto_record record = {.op = RRTO_OP_MEM_ACCESS,
+        .fixed = op, .fixed_bytes = sizeof(*op),
+        .flags = 0};
     return rrto_submit(&record, wait);
 }
 

@@ -5,7 +5,7 @@
 
 struct rrto_wait;
 
-#define RRTO_TABLE_HASH {0xa7, 0x1a, 0x88, 0xd8, 0x80, 0xed, 0x80, 0xae, 0x02, 0x95, 0xa2, 0xff, 0xe0, 0x01, 0x31, 0x3e, 0x06, 0x1a, 0x77, 0x18, 0x15, 0x18, 0x31, 0x61, 0x6b, 0x58, 0xed, 0x0c, 0x8a, 0x94, 0xc2, 0xa5}
+#define RRTO_TABLE_HASH {0xc2, 0x92, 0x0a, 0x6f, 0x1b, 0x74, 0x01, 0xf1, 0x32, 0x42, 0x7e, 0xfa, 0xd8, 0xe1, 0x39, 0x8b, 0x5c, 0x8d, 0xab, 0x6f, 0xbb, 0x40, 0x4a, 0x41, 0x8d, 0xd4, 0x1f, 0xd7, 0x37, 0xb0, 0x5f, 0xd9}
 
 #define RRTO_OP_MODULE_LOAD 1
 struct rrto_op_module_load {
@@ -95,6 +95,38 @@ struct rrto_op_memset {
 _Static_assert((sizeof(struct rrto_op_memset) + 7) / 8 * 8 == 48, "layout of memset");
 int rrto_emit_memset(struct rrto_op_memset *op, struct rrto_wait *wait);
 
+#define RRTO_OP_MEM_CREATE 16
+struct rrto_op_mem_create {
+    uint64_t handle;
+    uint64_t size;
+};
+_Static_assert((sizeof(struct rrto_op_mem_create) + 7) / 8 * 8 == 16, "layout of mem_create");
+int rrto_emit_mem_create(struct rrto_op_mem_create *op, struct rrto_wait *wait);
+
+#define RRTO_OP_MEM_RELEASE 17
+struct rrto_op_mem_release {
+    uint64_t handle;
+};
+_Static_assert((sizeof(struct rrto_op_mem_release) + 7) / 8 * 8 == 8, "layout of mem_release");
+int rrto_emit_mem_release(struct rrto_op_mem_release *op, struct rrto_wait *wait);
+
+#define RRTO_OP_MEM_MAP 18
+struct rrto_op_mem_map {
+    uint64_t address;
+    uint64_t size;
+    uint64_t handle;
+};
+_Static_assert((sizeof(struct rrto_op_mem_map) + 7) / 8 * 8 == 24, "layout of mem_map");
+int rrto_emit_mem_map(struct rrto_op_mem_map *op, struct rrto_wait *wait);
+
+#define RRTO_OP_MEM_UNMAP 19
+struct rrto_op_mem_unmap {
+    uint64_t address;
+    uint64_t size;
+};
+_Static_assert((sizeof(struct rrto_op_mem_unmap) + 7) / 8 * 8 == 16, "layout of mem_unmap");
+int rrto_emit_mem_unmap(struct rrto_op_mem_unmap *op, struct rrto_wait *wait);
+
 #define RRTO_OP_LAUNCH 20
 struct rrto_op_launch {
     uint64_t module;
@@ -119,6 +151,15 @@ struct rrto_op_ctx_synchronize {
 };
 _Static_assert((sizeof(struct rrto_op_ctx_synchronize) + 7) / 8 * 8 == 8, "layout of ctx_synchronize");
 int rrto_emit_ctx_synchronize(struct rrto_op_ctx_synchronize *op, struct rrto_wait *wait);
+
+#define RRTO_OP_MEM_ACCESS 22
+struct rrto_op_mem_access {
+    uint64_t address;
+    uint64_t size;
+    uint32_t flags;
+};
+_Static_assert((sizeof(struct rrto_op_mem_access) + 7) / 8 * 8 == 24, "layout of mem_access");
+int rrto_emit_mem_access(struct rrto_op_mem_access *op, struct rrto_wait *wait);
 
 #define RRTO_OP_STREAM_CREATE 30
 struct rrto_op_stream_create {

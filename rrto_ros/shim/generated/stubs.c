@@ -2602,16 +2602,24 @@ CUresult cuLogsUnregisterCallback(void)
     return rrto_unsupported(326, "cuLogsUnregisterCallback");
 }
 
-EXPORT CUresult cuMemAddressFree(void);
-CUresult cuMemAddressFree(void)
+EXPORT CUresult cuMemAddressFree(CUdeviceptr ptr, size_t size);
+CUresult cuMemAddressFree(CUdeviceptr ptr, size_t size)
 {
-    return rrto_unsupported(327, "cuMemAddressFree");
+    CUresult result;
+    rrto_count(327);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuMemAddressFree(ptr, size);
 }
 
-EXPORT CUresult cuMemAddressReserve(void);
-CUresult cuMemAddressReserve(void)
+EXPORT CUresult cuMemAddressReserve(CUdeviceptr* ptr, size_t size, size_t alignment, CUdeviceptr addr, unsigned long long flags);
+CUresult cuMemAddressReserve(CUdeviceptr* ptr, size_t size, size_t alignment, CUdeviceptr addr, unsigned long long flags)
 {
-    return rrto_unsupported(328, "cuMemAddressReserve");
+    CUresult result;
+    rrto_count(328);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuMemAddressReserve(ptr, size, alignment, addr, flags);
 }
 
 EXPORT CUresult cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice device);
@@ -2740,10 +2748,14 @@ CUresult cuMemBatchDecompressAsync_ptsz(void)
     return rrto_unsupported(343, "cuMemBatchDecompressAsync_ptsz");
 }
 
-EXPORT CUresult cuMemCreate(void);
-CUresult cuMemCreate(void)
+EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t size, const CUmemAllocationProp* prop, unsigned long long flags);
+CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t size, const CUmemAllocationProp* prop, unsigned long long flags)
 {
-    return rrto_unsupported(344, "cuMemCreate");
+    CUresult result;
+    rrto_count(344);
+    if ((result = rrto_need_session()))
+        return result;
+    return rrto_cuMemCreate(handle, size, prop, flags);
 }
 
 EXPORT CUresult cuMemDiscardAndPrefetchBatchAsync(void);
@@ -2822,10 +2834,14 @@ CUresult cuMemFree_v2(CUdeviceptr dptr)
     return rrto_cuMemFree_v2(dptr);
 }
 
-EXPORT CUresult cuMemGetAccess(void);
-CUresult cuMemGetAccess(void)
+EXPORT CUresult cuMemGetAccess(unsigned long long* flags, const CUmemLocation* location, CUdeviceptr ptr);
+CUresult cuMemGetAccess(unsigned long long* flags, const CUmemLocation* location, CUdeviceptr ptr)
 {
-    return rrto_unsupported(355, "cuMemGetAccess");
+    CUresult result;
+    rrto_count(355);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuMemGetAccess(flags, location, ptr);
 }
 
 EXPORT CUresult cuMemGetAddressRange(void);
@@ -2844,16 +2860,24 @@ CUresult cuMemGetAddressRange_v2(CUdeviceptr* pbase, size_t* psize, CUdeviceptr 
     return rrto_cuMemGetAddressRange_v2(pbase, psize, dptr);
 }
 
-EXPORT CUresult cuMemGetAllocationGranularity(void);
-CUresult cuMemGetAllocationGranularity(void)
+EXPORT CUresult cuMemGetAllocationGranularity(size_t* granularity, const CUmemAllocationProp* prop, CUmemAllocationGranularity_flags option);
+CUresult cuMemGetAllocationGranularity(size_t* granularity, const CUmemAllocationProp* prop, CUmemAllocationGranularity_flags option)
 {
-    return rrto_unsupported(358, "cuMemGetAllocationGranularity");
+    CUresult result;
+    rrto_count(358);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuMemGetAllocationGranularity(granularity, prop, option);
 }
 
-EXPORT CUresult cuMemGetAllocationPropertiesFromHandle(void);
-CUresult cuMemGetAllocationPropertiesFromHandle(void)
+EXPORT CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp* prop, CUmemGenericAllocationHandle handle);
+CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp* prop, CUmemGenericAllocationHandle handle)
 {
-    return rrto_unsupported(359, "cuMemGetAllocationPropertiesFromHandle");
+    CUresult result;
+    rrto_count(359);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuMemGetAllocationPropertiesFromHandle(prop, handle);
 }
 
 EXPORT CUresult cuMemGetDefaultMemPool(CUmemoryPool* pool_out, CUmemLocation* location, CUmemAllocationType type);
@@ -2972,10 +2996,14 @@ CUresult cuMemImportFromShareableHandle(void)
     return rrto_unsupported(373, "cuMemImportFromShareableHandle");
 }
 
-EXPORT CUresult cuMemMap(void);
-CUresult cuMemMap(void)
+EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle, unsigned long long flags);
+CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle, unsigned long long flags)
 {
-    return rrto_unsupported(374, "cuMemMap");
+    CUresult result;
+    rrto_count(374);
+    if ((result = rrto_need_session()))
+        return result;
+    return rrto_cuMemMap(ptr, size, offset, handle, flags);
 }
 
 EXPORT CUresult cuMemMapArrayAsync(void);
@@ -3156,22 +3184,34 @@ CUresult cuMemRangeGetAttributes(void** data, size_t* dataSizes, CUmem_range_att
     return rrto_cuMemRangeGetAttributes(data, dataSizes, attributes, numAttributes, devPtr, count);
 }
 
-EXPORT CUresult cuMemRelease(void);
-CUresult cuMemRelease(void)
+EXPORT CUresult cuMemRelease(CUmemGenericAllocationHandle handle);
+CUresult cuMemRelease(CUmemGenericAllocationHandle handle)
 {
-    return rrto_unsupported(396, "cuMemRelease");
+    CUresult result;
+    rrto_count(396);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuMemRelease(handle);
 }
 
-EXPORT CUresult cuMemRetainAllocationHandle(void);
-CUresult cuMemRetainAllocationHandle(void)
+EXPORT CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle, void* addr);
+CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle, void* addr)
 {
-    return rrto_unsupported(397, "cuMemRetainAllocationHandle");
+    CUresult result;
+    rrto_count(397);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuMemRetainAllocationHandle(handle, addr);
 }
 
-EXPORT CUresult cuMemSetAccess(void);
-CUresult cuMemSetAccess(void)
+EXPORT CUresult cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc* desc, size_t count);
+CUresult cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc* desc, size_t count)
 {
-    return rrto_unsupported(398, "cuMemSetAccess");
+    CUresult result;
+    rrto_count(398);
+    if ((result = rrto_need_session()))
+        return result;
+    return rrto_cuMemSetAccess(ptr, size, desc, count);
 }
 
 EXPORT CUresult cuMemSetMemPool(CUmemLocation* location, CUmemAllocationType type, CUmemoryPool pool);
@@ -3184,10 +3224,14 @@ CUresult cuMemSetMemPool(CUmemLocation* location, CUmemAllocationType type, CUme
     return rrto_cuMemSetMemPool(location, type, pool);
 }
 
-EXPORT CUresult cuMemUnmap(void);
-CUresult cuMemUnmap(void)
+EXPORT CUresult cuMemUnmap(CUdeviceptr ptr, size_t size);
+CUresult cuMemUnmap(CUdeviceptr ptr, size_t size)
 {
-    return rrto_unsupported(400, "cuMemUnmap");
+    CUresult result;
+    rrto_count(400);
+    if ((result = rrto_need_session()))
+        return result;
+    return rrto_cuMemUnmap(ptr, size);
 }
 
 EXPORT CUresult cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount);
