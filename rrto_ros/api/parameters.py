@@ -248,6 +248,12 @@ RECORDER = by_name((
            "(RRTO_CONNECT_TIMEOUT_MS); more here wants more there.", (0.1, 600.0)),
     _later("limit_bytes", 0,
            "Device memory wanted per session, in bytes; 0 for the server's own limit.", (0, _TIB)),
+    _later("cuda_runtime", False,
+           "Answer, in the place of NVIDIA's driver, the check by which NVIDIA's CUDA runtime "
+           "library (in PyTorch, CuPy, Warp and most others) finds out whether the driver is one "
+           "that it takes; it is refused if not. That is for you to decide: NVIDIA's licence "
+           "terms apply (docs/cuda_runtime.md). A program's RRTO_CUDA_RUNTIME (0 or 1) comes "
+           "before it."),
     *REPLAY,
     Parameter("max_sessions", 32, "Programs served at once; others are refused.", (1, 256)),
     Parameter("ring_mib", 32,
@@ -364,6 +370,7 @@ OPTIONS = by_name((
               choices=("debug", "info", "warn", "error", "fatal")),
     dataclasses.replace(SERVER["limit_bytes"], default=0, unset=0),
     *(parameter.left_to_files() for parameter in REPLAY),
+    dataclasses.replace(RECORDER["cuda_runtime"], unset=False),
     Parameter("params_file", "", "ROS parameter file (YAML), read after the package's own."),
     Parameter("demo", False, "Also start the camera and the perception node."),
     _demo("input", CAMERA["source"]),

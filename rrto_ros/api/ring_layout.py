@@ -17,6 +17,8 @@ MODE = 512
 STATE = 516
 WAIT_TIMEOUT_MS = 520
 ALIVE = 524
+CUDA_RUNTIME = 528
+"""1: the CUDA runtime library's validity check is answered, unless a program's user says other."""
 COUNTERS = 576
 REFUSALS = 1024
 REFUSAL_BYTES = 128

@@ -105,6 +105,8 @@ def recorder(options: Options, more: Mapping[str, Value] | None = None) -> Proce
         **options.chosen_replay(),
         **(more or {}),
     }
+    if options.cuda_runtime:
+        parameters["cuda_runtime"] = True
     return Process(
         "recorder_replayer",
         node_command(options, "nodes.recorder_replayer", parameters),

@@ -107,6 +107,7 @@ def run(
     bag_folder: Annotated[
         Path | None, typer.Option("--bag", help="Record the driver calls into this folder.")
     ] = None,
+    cuda_runtime: Annotated[bool, option("cuda_runtime", show_default="as the recorder's")] = False,
     log_level: Annotated[str, option("log_level")] = "warn",
     replay: Given = _NONE,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table at the end.")] = False,
@@ -127,6 +128,7 @@ def run(
             domain=domain,
             log_level=log_level,
             limit_bytes=0 if limit is None else limit,
+            cuda_runtime=cuda_runtime,
             **replay,
         )
         chosen = tuple(options.chosen_replay())

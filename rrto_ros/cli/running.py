@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rrto_ros.api.runtime_tables import VALIDITY_VARIABLE
 from rrto_ros.bringup.environment import find_program, interposed_environment
 from rrto_ros.bringup.options import Options
 from rrto_ros.bringup.processes import recorder, server
@@ -257,6 +258,8 @@ def run_interposed(
     # Whatever is wrong with the command is said before anything starts.
     environment = interposed_environment(users_environment(), options.robot, label, foreign=True)
     environment.update(options.environment())
+    if options.cuda_runtime:  # for this program, whichever recorder serves it
+        environment[VALIDITY_VARIABLE] = "1"
     find_program(command[0], environment)
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(robot_up(options, wanted))

@@ -10,6 +10,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from rrto_ros.api.runtime_tables import VALIDITY_REFUSED, VALIDITY_VARIABLE
+
 Plain = dict[str, Any]
 
 _SUMS = (
@@ -18,6 +20,14 @@ _SUMS = (
     "bytes_received", "blob_bytes_saved", "wait_s",
 )  # fmt: skip
 MOST_CALLS = 8
+HINTS = {
+    VALIDITY_REFUSED: (
+        "This program uses NVIDIA's CUDA runtime library, whose check that the driver is NVIDIA's "
+        f"was not answered. To have it answered: rrto run --cuda-runtime, or {VALIDITY_VARIABLE}=1 "
+        "(docs/cuda_runtime.md). That is for you to decide; NVIDIA's licence terms apply."
+    ),
+}
+"""Refusal -> what a user can do."""
 
 
 def counts(entries: Iterable[Mapping[str, Any]]) -> dict[str, int]:
@@ -105,6 +115,9 @@ def summary_table(result: Plain) -> Table:
     table.add_row("time waiting", f"{total['wait_s']:.3f} s of {result['seconds']:.3f} s")
     bad = total["unsupported"]
     table.add_row("unsupported", "\n".join(map(escape, named(bad))) or "none")
+    for refusal, hint in HINTS.items():
+        if refusal in bad:
+            table.add_row("[yellow]hint[/yellow]", escape(hint))
     for session in sessions:
         if session["error"]:
             table.add_row("[red]error[/red]", str(session["error"]).replace("[", "\\["))

@@ -24,6 +24,7 @@ from rrto_ros.api.ring_layout import (
     CALLS_PER_EXPORT,
     CONSUMER_SLEEPING,
     COUNTERS,
+    CUDA_RUNTIME,
     MODE,
     MOST_REFUSALS,
     PRODUCER_WAITING,
@@ -79,6 +80,7 @@ class RingMemory:
         reply_bytes: Size of the reply ring, a power of two.
         mode: Value of the header's mode field.
         wait_timeout_ms: How long the shim waits without a sign of life.
+        cuda_runtime: Whether the CUDA runtime library's validity check is answered.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class RingMemory:
         reply_bytes: int = DEFAULT_REPLY_BYTES,
         mode: int = 0,
         wait_timeout_ms: int = 10_000,
+        cuda_runtime: bool = False,
     ) -> None:
         for size in (call_bytes, reply_bytes):
             if size < 4096 or size & (size - 1):
@@ -108,6 +111,7 @@ class RingMemory:
         RING_HEAD.pack_into(self.view, 0, MAGIC, PROTOCOL_VERSION, call_bytes, reply_bytes)
         self.set_mode(mode)
         self._atomics.store_u32(self.address + WAIT_TIMEOUT_MS, wait_timeout_ms)
+        self._atomics.store_u32(self.address + CUDA_RUNTIME, int(cuda_runtime))
         self._alive = 0
         self._closed = False
 

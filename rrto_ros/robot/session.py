@@ -195,6 +195,7 @@ class RobotSession:
                 mode=check_mode(self._mode),
                 # The recorder's own verdict, which says more, comes first.
                 wait_timeout_ms=int((config.server_timeout_s + 1.0) * 1000),
+                cuda_runtime=config.cuda_runtime,
             )
             self._consumer = RingConsumer(self._ring)
             self._replies = ReplyWriter(self._ring, config.untaken_bytes)

@@ -48,6 +48,7 @@ class SessionConfig:
         limit_bytes: Wanted device memory, 0 for the server's own limit.
         call_ring_bytes: Size of the call ring, a power of two.
         reply_ring_bytes: Size of the reply ring, a power of two.
+        cuda_runtime: Whether the CUDA runtime library's validity check is answered.
         replay: Of mode replay.
         plan_cache_bytes: Size limit of the plans kept on disk, 0 for none.
         plan_cache_directory: Where; None for the user's cache directory.
@@ -69,6 +70,7 @@ class SessionConfig:
     limit_bytes: int = 0
     call_ring_bytes: int = DEFAULT_CALL_BYTES
     reply_ring_bytes: int = DEFAULT_REPLY_BYTES
+    cuda_runtime: bool = False
     replay: ReplayOptions = field(default_factory=ReplayOptions)
     plan_cache_bytes: int = 0
     plan_cache_directory: Path | None = None

@@ -17,7 +17,7 @@ from pathlib import Path
 from rrto_ros.api.results import CUresult
 from rrto_ros.api.table import CALLS, UNSUPPORTED_NOTES
 from rrto_ros.errors import ConfigError, RrtoError
-from rrto_ros.shim import emit_c
+from rrto_ros.shim import emit_c, emit_tables
 from rrto_ros.shim.headers import Snapshot, download, snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,6 +106,7 @@ def _document(data: Snapshot) -> str:
         also = ", ".join(f"`{a}`" for a in call.aliases)
         ops = ", ".join(f"`{o}`" for o in call.ops)
         lines.append(f"| `{call.name}` | {call.kind} | {text} | {also} | {ops} | {call.note} |")
+    lines += emit_tables.tables_document()
     lines += ["", "## Not supported, and why", "", "| call | reason |", "|---|---|"]
     lines += [f"| `{name}` | {why} |" for name, why in sorted(UNSUPPORTED_NOTES.items())]
     return "\n".join(lines) + "\n"
@@ -130,6 +131,8 @@ def generate(data: Snapshot) -> dict[str, str]:
         f"{c}/ring_layout.h": emit_c.ring_header(),
         f"{c}/stubs.c": emit_c.stubs_source(data),
         f"{c}/procs.c": emit_c.proc_source(data),
+        f"{c}/runtime_tables.h": emit_tables.tables_header(),
+        f"{c}/runtime_tables.c": emit_tables.tables_source(),
         f"{c}/errors.c": emit_c.errors_source(data),
         "docs/driver_calls.md": _document(data),
     }

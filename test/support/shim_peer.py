@@ -55,6 +55,7 @@ class Peer:
         plans: Number -> plan that the shim is told of before the program's first call.
         apart: Whether each thread walks on its own.
         device: Makes the device of a session, as CpuDevice does.
+        cuda_runtime: Whether the CUDA runtime library's validity check is answered.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Peer:
         plans=None,
         apart=False,
         device=CpuDevice,
+        cuda_runtime=False,
     ):
         self.folder = Path(tempfile.mkdtemp(prefix="rrto-shim-"))
         self.path = self.folder / "s.sock"
@@ -90,7 +92,7 @@ class Peer:
         self.closed_sessions = threading.Semaphore(0)
         self._places = set()
         self._settings = {"mode": mode, "call_bytes": call_bytes, "reply_bytes": reply_bytes,
-                          "wait_timeout_ms": wait_timeout_ms}  # fmt: skip
+                          "wait_timeout_ms": wait_timeout_ms, "cuda_runtime": cuda_runtime}  # fmt: skip
         self._memory_bytes = memory_bytes
         self._welcome = welcome
         self._on_call = on_call

@@ -8,7 +8,7 @@ from rrto_ros.robot import ring as layout
 from rrto_ros.robot.ring import RingMemory
 
 PROGRAM = CASES.parent / "shim_refusals.py"
-TABLE = "cuGetExportTable: 6bd5fb6c-5bf4-e74a-8987-d93912fd9df9 (CUDART_INTERFACE)"
+TABLE = "cuGetExportTable: 195bcbf4-d67d-024a-acc5-1d29cea631ae (HEAP_ACCESS)"
 
 
 def refused(case):

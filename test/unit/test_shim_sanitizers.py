@@ -29,7 +29,7 @@ LEFT_OUT = (
     "test_with_a_copy_still_queued_a_program_sees_what_cuda_documents[exits]",  # itself a race
 )
 FILES = ("answers", "calls", "failures", "graphs", "host_calls", "landing", "references",
-         "refusals", "small", "start")  # fmt: skip
+         "refusals", "small", "start", "tables")  # fmt: skip
 SHORT = (
     "test_shim_calls.py::test_a_program_sees_what_cuda_documents",
     "test_shim_calls.py::test_calls_are_numbered_from_one_without_gaps_also_with_several_threads",
@@ -38,6 +38,7 @@ SHORT = (
     "test_shim_references.py::test_references_that_outgrow_the_rings_and_buffers_are_cut",
     "test_shim_references.py::test_a_variant_takes_over_where_it_parts_from_the_plan",
     "test_shim_landing.py",
+    "test_shim_tables.py",
 )
 PLANTED = {
     "address": "volatile int n = 8; volatile char *p = malloc(n); p[n] = 1; free((void *)p);",

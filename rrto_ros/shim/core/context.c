@@ -15,7 +15,7 @@ struct context {
     size_t limits[LIMITS];
 };
 
-static struct context pool[256];
+static struct context pool[RRTO_CONTEXTS];
 static struct rrto_object *primary;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static _Thread_local void *stack[DEPTH];
@@ -26,7 +26,7 @@ static _Thread_local int calls_back;
 
 static struct context *state_of(const struct rrto_object *object)
 {
-    return &pool[object->slot % 256];
+    return &pool[object->slot % RRTO_CONTEXTS];
 }
 
 static void set_up(struct rrto_object *object, unsigned flags)
@@ -69,6 +69,16 @@ static CUresult resolve(const void *handle, struct rrto_object **out)
         return CUDA_INVALID_CONTEXT;
     *out = object;
     return CUDA_SUCCESS;
+}
+
+CUresult rrto_context_of(CUcontext ctx, struct rrto_object **out)
+{
+    return resolve(ctx ? ctx : rrto_current(), out);
+}
+
+CUcontext rrto_primary(CUdevice dev)
+{
+    return primary && !dev ? (CUcontext)primary->handle : NULL;
 }
 
 static CUresult current(struct rrto_object **out)
@@ -127,6 +137,7 @@ static void free_all(void *owner)
     struct rrto_range range;
     struct rrto_object *object;
     uint32_t slot = 0;
+    rrto_storage_ends((CUcontext)owner);
     if (atomic_load(&S.dead))
         return;
     while ((object = rrto_next(RRTO_MODULE, &slot)))
@@ -214,7 +225,7 @@ CUresult rrto_cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
     struct rrto_object *object = rrto_new(RRTO_CONTEXT);
     if (!object)
         return CUDA_OUT_OF_MEMORY;
-    if (object->slot >= 256) {
+    if (object->slot >= RRTO_CONTEXTS) {
         rrto_drop(RRTO_CONTEXT, object);
         return CUDA_OUT_OF_MEMORY;
     }
@@ -303,7 +314,7 @@ CUresult rrto_cuCtxGetId(CUcontext ctx, unsigned long long *ctxId)
     struct rrto_object *object;
     if (!ctxId)
         return CUDA_INVALID_VALUE;
-    CUresult result = resolve(ctx ? ctx : rrto_current(), &object);
+    CUresult result = rrto_context_of(ctx, &object);
     if (!result)
         *ctxId = (uintptr_t)object->handle >> 4 & 0xFFFFFFFFFFFFull;
     return result;
@@ -314,7 +325,7 @@ CUresult rrto_cuCtxGetApiVersion(CUcontext ctx, unsigned int *version)
     struct rrto_object *object;
     if (!version)
         return CUDA_INVALID_VALUE;
-    CUresult result = resolve(ctx ? ctx : rrto_current(), &object);
+    CUresult result = rrto_context_of(ctx, &object);
     if (!result)
         *version = 3020;
     return result;

@@ -124,40 +124,6 @@ CUresult rrto_cuGetProcAddress(const char *symbol, void **pfn, int cudaVersion, 
     return rrto_cuGetProcAddress_v2(symbol, pfn, cudaVersion, flags, NULL);
 }
 
-/* Tables of functions that only NVIDIA's own libraries know: names by which others call them. */
-static const struct {
-    unsigned char id[16];
-    const char *name;
-} tables[] = {
-    {"\x6b\xd5\xfb\x6c\x5b\xf4\xe7\x4a\x89\x87\xd9\x39\x12\xfd\x9d\xf9", "CUDART_INTERFACE"},
-    {"\xa0\x94\x79\x8c\x2e\x74\x2e\x74\x93\xf2\x08\x00\x20\x0c\x0a\x66",
-     "TOOLS_RUNTIME_CALLBACK_HOOKS"},
-    {"\x42\xd8\x5a\x81\x23\xf6\xcb\x47\x82\x98\xf6\xe7\x8a\x3a\xec\xdc", "TOOLS_TLS"},
-    {"\xc6\x93\x33\x6e\x11\x21\xdf\x11\xa8\xc3\x68\xf3\x55\xd8\x95\x93",
-     "CONTEXT_LOCAL_STORAGE"},
-    {"\x26\x3e\x88\x60\x7c\xd2\x61\x43\x92\xf6\xbb\xd5\x00\x6d\xfa\x7e", "CONTEXT_CHECKS"},
-    {"\xd4\x08\x20\x55\xbd\xe6\x70\x4b\x8d\x34\xba\x12\x3c\x66\xe1\xf2", "INTEGRITY_CHECK"},
-    {"\x21\x31\x8c\x60\x97\x14\x32\x48\x8c\xa6\x41\xff\x73\x24\xc8\xf2", "TOOLS_CONTEXT"},
-};
-
-/* They are never made up: a program that needs one is told so, and the report names it. */
-CUresult rrto_cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId)
-{
-    if (!ppExportTable || !pExportTableId)
-        return CUDA_INVALID_VALUE;
-    *ppExportTable = NULL;
-    const unsigned char *id = pExportTableId->bytes;
-    const char *name = "unknown";
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        if (!memcmp(tables[i].id, id, 16))
-            name = tables[i].name;
-    return rrto_refuse(CUDA_INVALID_VALUE,
-                       "cuGetExportTable: %02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-"
-                       "%02x%02x%02x%02x%02x%02x (%s)",
-                       id[0], id[1], id[2], id[3], id[4], id[5], id[6], id[7], id[8], id[9], id[10],
-                       id[11], id[12], id[13], id[14], id[15], name);
-}
-
 /* No profiler can be attached, so starting and stopping one is nothing, as with CUDA itself. */
 CUresult rrto_cuProfilerStart(void)
 {

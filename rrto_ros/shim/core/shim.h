@@ -159,6 +159,7 @@ struct rrto_object *rrto_find(enum rrto_kind kind, const void *handle);
 struct rrto_object *rrto_next(enum rrto_kind kind, uint32_t *slot); /* live ones, by name */
 
 /* ---- context.c ---- */
+enum { RRTO_CONTEXTS = 256 };
 CUresult rrto_need_init(void);
 CUresult rrto_need_context(void);
 CUresult rrto_need_session(void);
@@ -167,6 +168,14 @@ CUcontext rrto_current(void);
 void rrto_enter_callbacks(void); /* this thread runs the program's host functions */
 int rrto_in_callback(void);
 void rrto_context_start(void); /* makes the primary context's object */
+CUresult rrto_context_of(CUcontext ctx, struct rrto_object **out); /* NULL, -1: the current one */
+CUcontext rrto_primary(CUdevice dev); /* NULL: there is no such device */
+
+/* ---- storage.c ---- */
+void rrto_storage_ends(CUcontext ctx); /* has everything given back */
+
+/* ---- validity.c ---- */
+void rrto_validity_digest(const void *message, size_t bytes, unsigned char *digest);
 
 /* ---- ranges.c: device memory ---- */
 struct rrto_range {

@@ -13,6 +13,7 @@ enum {
     STATE = 516,
     WAIT_TIMEOUT_MS = 520,
     ALIVE = 524,
+    CUDA_RUNTIME = 528,
     COUNTERS = 576,
     REFUSALS = 1024,
     REFUSAL_BYTES = 128,

@@ -10,20 +10,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from support.cuda_ctypes import PTX, call, function, load, ok, out, scale_params, start, wants
 
-RUNTIME_TABLE = bytes.fromhex("6bd5fb6c5bf4e74a8987d93912fd9df9")
+HEAP_TABLE = bytes.fromhex("195bcbf4d67d024aacc51d29cea631ae")
 
 
 def tables():
     """As the runtime library does: some of it before there is a session, some after."""
     table = ctypes.c_void_p(1)
     for _ in range(2):
-        wants(call("cuGetExportTable", ctypes.byref(table), RUNTIME_TABLE), 1, "a table")
+        wants(call("cuGetExportTable", ctypes.byref(table), HEAP_TABLE), 1, "a table")
         wants(table.value, None, "its pointer")
     pointer = ctypes.c_void_p()
     wants(call("cuGetProcAddress", b"cuLaunchKernelEx", ctypes.byref(pointer), 11000, 0), 500,
           "a version")  # fmt: skip
     start()
-    wants(call("cuGetExportTable", ctypes.byref(table), RUNTIME_TABLE), 1, "a table")
+    wants(call("cuGetExportTable", ctypes.byref(table), HEAP_TABLE), 1, "a table")
     wants(call("cuGetExportTable", ctypes.byref(table), bytes(range(16))), 1, "an unknown table")
     wants(call("cuGetProcAddress", b"cuNoSuchThing", ctypes.byref(pointer), 13000, 0), 500,
           "a name that no driver has")  # fmt: skip
@@ -62,7 +62,7 @@ def child():
     ok("cuCtxSynchronize")
     if (process := os.fork()) == 0:
         table = ctypes.c_void_p()
-        os._exit(call("cuGetExportTable", ctypes.byref(table), RUNTIME_TABLE) != 1)
+        os._exit(call("cuGetExportTable", ctypes.byref(table), HEAP_TABLE) != 1)
     wants(os.waitpid(process, 0)[1], 0, "the child's exit")
 
 
