@@ -1,7 +1,7 @@
 """The tables of functions that NVIDIA's CUDA runtime library asks a driver for by a number.
 
-`cuGetExportTable` gives a table of 8-byte words for a UUID. No header declares them; ids, names and
-slots are those that public sources name. From here come the shim's tables
+`cuGetExportTable` gives a table of 8-byte words for a UUID. No header declares them; ids, names
+and slots are those that public sources name. From here come the shim's tables
 (`rrto_ros.shim.emit_tables`) and the list in docs/driver_calls.md. A slot that is not described is
 a function that refuses by name; a table that is not described is refused itself.
 """
@@ -81,6 +81,8 @@ TABLES: tuple[Table, ...] = (
              (("const void*", "image"), ("CUmodule*", "module"), ("void*", "more"),
               ("void*", "most"), ("unsigned int", "flags")),
              "as slot 6", needs="operator"),
+        Slot(12, "load_compilers", (),
+             "nothing: the compilers of PTX are where the device is", needs="none"),
     )),
     Table("a094798c-2e74-2e74-93f2-0800200c0a66", "TOOLS_RUNTIME_CALLBACK_HOOKS", 7, (
         Slot(1, "nothing", (), "nothing", returns="void"),
@@ -123,7 +125,7 @@ TABLES: tuple[Table, ...] = (
 )  # fmt: skip
 
 VALIDITY_VARIABLE = "RRTO_CUDA_RUNTIME"
-"""1 in a program's environment: the validity check is answered; 0: not, whatever the recorder says."""
+"""In a program's environment. 1: the validity check is answered; 0: not; else as the recorder."""
 VALIDITY_REFUSED = "CUDA runtime: validity check of the driver"
 """How the report names the check where it was not answered."""
 VALIDITY_KEY = bytes.fromhex("146addae53a9a752aa0841360bf55a9f")

@@ -107,7 +107,9 @@ def run(
     bag_folder: Annotated[
         Path | None, typer.Option("--bag", help="Record the driver calls into this folder.")
     ] = None,
-    cuda_runtime: Annotated[bool, option("cuda_runtime", show_default="as the recorder's")] = False,
+    cuda_runtime: Annotated[
+        bool, option("cuda_runtime", show_default="as the recorder's")
+    ] = False,
     log_level: Annotated[str, option("log_level")] = "warn",
     replay: Given = _NONE,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table at the end.")] = False,

@@ -23,8 +23,8 @@ MOST_CALLS = 8
 HINTS = {
     VALIDITY_REFUSED: (
         "This program uses NVIDIA's CUDA runtime library, whose check that the driver is NVIDIA's "
-        f"was not answered. To have it answered: rrto run --cuda-runtime, or {VALIDITY_VARIABLE}=1 "
-        "(docs/cuda_runtime.md). That is for you to decide; NVIDIA's licence terms apply."
+        f"was not answered. To have it answered: rrto run --cuda-runtime, or {VALIDITY_VARIABLE}=1"
+        " (docs/cuda_runtime.md). That is for you to decide; NVIDIA's licence terms apply."
     ),
 }
 """Refusal -> what a user can do."""

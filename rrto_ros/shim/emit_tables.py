@@ -173,6 +173,8 @@ def tables_document() -> list[str]:
     for table in TABLES:
         if not table.words:
             lines.append(f"| {table.name} | | | not served |")
-        for slot in table.slots:
-            lines.append(f"| {table.name} | {table.words} | {slot.number} | {slot.text} |")
+        lines += [
+            f"| {table.name} | {table.words} | {slot.number} | {slot.text} |"
+            for slot in table.slots
+        ]
     return lines

@@ -5,6 +5,7 @@ import signal
 import sys
 
 import pytest
+from support import cuda_runtimes
 from support.domains import domain_lock
 from support.rig import PROGRAMS, START_S
 
@@ -60,6 +61,38 @@ def test_what_was_refused_is_in_the_report_with_its_count(rig, tmp_path):
     assert found["sessions"][0]["unsupported"] == found["totals"]["unsupported"]
     assert found["totals"]["calls_unsupported"] == sum(found["totals"]["unsupported"].values())
     assert "cuMemAllocManaged 1" in process.text()
+
+
+@pytest.fixture
+def runtime_program(tmp_path):
+    """A program linked with the CUDA runtime library, and its arguments."""
+    files = [tmp_path / "scale.fatbin", tmp_path / "scale.ptx"]
+    for file, image in zip(files, (cuda_runtimes.FATBIN, cuda_runtimes.PTX), strict=True):
+        file.write_bytes(image)
+    return [str(cuda_runtimes.build("13", tmp_path)), *map(str, files)]
+
+
+def test_the_cuda_runtime_runs_where_the_user_says_so_and_else_the_summary_says_how(
+    rig, runtime_program
+):
+    process = run(rig, "--cuda-runtime", "--", *runtime_program)
+    assert process.wait() == 0, process.text()
+    assert "done" in process.lines
+    assert "--cuda-runtime" not in process.text()
+    process = run(rig, "--", *runtime_program)
+    assert process.wait() == 1, process.text()
+    text = " ".join(process.text().split())
+    assert "103 cudaErrorSoftwareValidityNotEstablished" in text
+    assert "hint" in text
+    assert text.count("rrto run --cuda-runtime") == 2  # the program's line, and the table's
+
+
+def test_the_recorders_parameter_lets_every_program_of_a_robot_use_the_cuda_runtime(
+    rig, runtime_program
+):
+    rig.both(recorder={"cuda_runtime": True})
+    process = run(rig, "--", *runtime_program)
+    assert process.wait() == 0, process.text()
 
 
 def test_a_running_robot_is_used_and_left_running(rig, cuda_program):

@@ -92,7 +92,8 @@ class Peer:
         self.closed_sessions = threading.Semaphore(0)
         self._places = set()
         self._settings = {"mode": mode, "call_bytes": call_bytes, "reply_bytes": reply_bytes,
-                          "wait_timeout_ms": wait_timeout_ms, "cuda_runtime": cuda_runtime}  # fmt: skip
+                          "wait_timeout_ms": wait_timeout_ms,
+                          "cuda_runtime": cuda_runtime}  # fmt: skip
         self._memory_bytes = memory_bytes
         self._welcome = welcome
         self._on_call = on_call

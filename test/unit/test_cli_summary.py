@@ -4,6 +4,7 @@ import io
 
 from rich.console import Console
 
+from rrto_ros.api.runtime_tables import VALIDITY_REFUSED
 from rrto_ros.cli.summary import counts, human_bytes, report, summary_table
 
 SESSION = {
@@ -28,6 +29,15 @@ def test_totals_are_sums_and_calls_are_counted_by_name():
     assert total["unsupported"] == {"cuFoo": 1}
     assert total["sessions"] == 2
     assert result["sessions"][0]["calls"] == {"cuLaunchKernel": 5, "cuInit": 1}
+
+
+def test_what_can_be_done_about_a_refusal_is_said_where_it_came_up():
+    refused = {**SESSION, "unsupported": [{"name": VALIDITY_REFUSED, "count": 3}]}
+    text = " ".join(text_of(report(["prog"], 1, 2.0, [refused], True)).split())
+    assert f"{VALIDITY_REFUSED} (3 x)" in text
+    assert "rrto run --cuda-runtime" in text
+    assert "licence terms" in text
+    assert "--cuda-runtime" not in text_of(report(["prog"], 1, 2.0, [SESSION], True))
 
 
 def text_of(result):

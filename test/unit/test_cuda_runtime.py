@@ -1,6 +1,4 @@
-"""Programs on NVIDIA's CUDA runtime library: with the user's consent they run, else they are told."""
-
-import struct
+"""Programs on NVIDIA's CUDA runtime library: they run if the user says so, and say why if not."""
 
 import pytest
 from support import cuda_runtimes
@@ -9,38 +7,7 @@ from support.shim_peer import BATCHED, RPC, Peer
 
 from rrto_ros.api.runtime_tables import VALIDITY_REFUSED, VALIDITY_VARIABLE
 
-PTX = b"""
-.version 7.0
-.target sm_70
-.address_size 64
-.visible .global .align 4 .f32 offset[4] = {1.0, 2.0, 3.0, 4.0};
-.visible .entry scale(.param .u64 p, .param .f32 k, .param .u32 n)
-{
-  .reg .pred %q; .reg .b32 %r<6>; .reg .b64 %rd<4>; .reg .f32 %f<3>;
-  ld.param.u64 %rd1, [p]; ld.param.f32 %f1, [k]; ld.param.u32 %r1, [n];
-  mov.u32 %r2, %ctaid.x; mov.u32 %r3, %ntid.x; mov.u32 %r4, %tid.x;
-  mad.lo.s32 %r5, %r2, %r3, %r4;
-  setp.ge.u32 %q, %r5, %r1;
-  @%q bra DONE;
-  cvta.to.global.u64 %rd1, %rd1;
-  mul.wide.u32 %rd2, %r5, 4;
-  add.s64 %rd3, %rd1, %rd2;
-  ld.global.f32 %f2, [%rd3];
-  mul.f32 %f2, %f2, %f1;
-  st.global.f32 [%rd3], %f2;
-DONE:
-  ret;
-}
-"""
 NOT_ESTABLISHED = "103 cudaErrorSoftwareValidityNotEstablished"
-
-
-def fatbin(ptx):
-    """A fatbin with one PTX for sm_70, as nvcc has it."""
-    body = ptx + bytes(8 - len(ptx) % 8)
-    entry = struct.pack("<HHIQIIHHI", 1, 0x101, 64, len(body), 0, 0, 0, 8, 70).ljust(40, b"\0")
-    entry += struct.pack("<QQQ", 0, 0, 0) + body
-    return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(entry)) + entry
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +15,8 @@ def programs(tmp_path_factory):
     """Builds the program with a copy once; gives it with its two arguments."""
     folder = tmp_path_factory.mktemp("runtime")
     files = [folder / "scale.fatbin", folder / "scale.ptx"]
-    files[0].write_bytes(fatbin(PTX))
-    files[1].write_bytes(PTX)
+    files[0].write_bytes(cuda_runtimes.FATBIN)
+    files[1].write_bytes(cuda_runtimes.PTX)
     made = {}
 
     def program(name):

@@ -34,6 +34,11 @@ void rrto_table_nothing(void)
 {
 }
 
+CUresult rrto_table_load_compilers(void)
+{
+    return CUDA_SUCCESS; /* the server's device has its own */
+}
+
 CUresult rrto_table_primary_context(CUcontext *pctx, CUdevice dev)
 {
     if (!pctx)

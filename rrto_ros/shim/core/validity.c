@@ -14,6 +14,9 @@
 
 enum { BLOCK = 16, ROUNDS = 18, INNER = 0x36, OUTER = 0x5C };
 
+/* cudaErrorSoftwareValidityNotEstablished: the runtime hands on what it gets here. */
+enum { NOT_ESTABLISHED = 103 };
+
 #define S rrto_session
 
 struct md2 {
@@ -104,12 +107,12 @@ static CUresult refused(void)
     static _Atomic int told;
     if (!atomic_exchange(&told, 1))
         rrto_say("this program uses NVIDIA's CUDA runtime library, which asks whether the driver is "
-                 "NVIDIA's; the question was not answered, and the program most likely ends with "
+                 "NVIDIA's; the question was refused, and its calls fail with "
                  "cudaErrorSoftwareValidityNotEstablished (103). To have it answered in NVIDIA's "
                  "driver's place use `rrto run --cuda-runtime`, set " RRTO_VALIDITY_VARIABLE "=1 for "
                  "the program, or cuda_runtime:=true at the recorder's start. That is for you to "
                  "decide: NVIDIA's licence terms apply (docs/cuda_runtime.md)");
-    return rrto_refuse(CUDA_NOT_SUPPORTED, RRTO_VALIDITY_REFUSED);
+    return rrto_refuse(NOT_ESTABLISHED, RRTO_VALIDITY_REFUSED);
 }
 
 CUresult rrto_table_validity(unsigned int version, unsigned long long seconds,

@@ -52,7 +52,11 @@ static CUresult CUDART_INTERFACE_8(const void* image, CUmodule* module, void* mo
 REFUSED(CUDART_INTERFACE, 9)
 REFUSED(CUDART_INTERFACE, 10)
 REFUSED(CUDART_INTERFACE, 11)
-REFUSED(CUDART_INTERFACE, 12)
+static CUresult CUDART_INTERFACE_12(void)
+{
+    return rrto_table_load_compilers();
+}
+
 
 const union rrto_word rrto_words_CUDART_INTERFACE[13] = {
     {.bytes = 104},

@@ -31,6 +31,7 @@ CUresult rrto_table_primary_context(CUcontext* pctx, CUdevice dev);
 CUresult rrto_table_load_module_with(CUmodule* module, const void* image, void* more, void* most, unsigned int flags);
 void rrto_table_nothing(void);
 CUresult rrto_table_load_image_with(const void* image, CUmodule* module, void* more, void* most, unsigned int flags);
+CUresult rrto_table_load_compilers(void);
 void rrto_table_hooks(void** buffer, size_t* count);
 void rrto_table_more_hooks(void** buffer, size_t* count);
 CUresult rrto_table_current_context(CUcontext* pctx);

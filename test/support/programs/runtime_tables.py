@@ -17,6 +17,7 @@ NAMED = {table.name: table for table in TABLES}
 CURRENT = 2**64 - 1
 END = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 INVALID_VALUE, INVALID_CONTEXT, INVALID_HANDLE, NOT_SUPPORTED = 1, 201, 400, 801
+VALIDITY_NOT_ESTABLISHED = 103
 
 
 def words(name):
@@ -85,6 +86,7 @@ def plain():
         place = (ctypes.c_uint64 * entries).from_address(value.value)
         wants(bytes(place), bytes(8 * entries), "the buffer")
         place[entries - 1] = 5
+    wants(slot("CUDART_INTERFACE", 12)(), 0, "compilers")
     for name, nothing in (("TOOLS_RUNTIME_CALLBACK_HOOKS", (1, 4)), ("CUDART_INTERFACE", (7,))):
         for each in nothing:
             slot(name, each, None)()
@@ -241,7 +243,7 @@ def refused_check():
     check = slot("INTEGRITY_CHECK", 1)
     wants(call("cuInit", 0), 0, "cuInit")
     for _ in range(2):
-        wants(check(13002, 1, answer), NOT_SUPPORTED, "the check")
+        wants(check(13002, 1, answer), VALIDITY_NOT_ESTABLISHED, "the check")
     wants(check(13002, 1, None), INVALID_VALUE, "to nowhere")
     wants(list(answer), [1, 2], "the answer")
 
