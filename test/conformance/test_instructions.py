@@ -835,3 +835,46 @@ def test_instruction_matches_the_reference(harness, op):
     assert (exact | (error <= allowed)).all(), float(
         np.nanmax(np.where(exact, 0, error / allowed))
     )
+
+
+PAIRS = [(op, mode) for op in ("add", "sub", "mul", "fma") for mode in ("rn", "rz", "rm", "rp")]
+PAIRS += [("fma", "rn.ftz"), ("add", "rz.ftz")]
+
+
+@pytest.mark.parametrize(("op", "mode"), PAIRS, ids=lambda part: part)
+def test_a_pair_of_floats_gives_the_bits_of_two_single_ones(harness, op, mode):
+    names = "abc" if op == "fma" else "ab"
+    take = "".join(
+        f"ld.param.u64 base, [p{n}]; mad.wide.u32 at, i, 8, base; ld.global.b64 {n}, [at]; "
+        f"mov.b64 {{{n}0, {n}1}}, {n};"
+        for n in names
+    )
+    single = "".join(
+        f"{op}.{mode}.f32 d{half}, {', '.join(n + half for n in names)};" for half in "01"
+    )
+    text = f"""
+.version 8.6
+.target sm_100
+.address_size 64
+.visible .entry k({", ".join(f".param .u64 p{n}" for n in (*names, "d", "e"))})
+{{
+.reg .b32 i; .reg .b64 base, at, a, b, c, d, e; .reg .f32 a0, a1, b0, b1, c0, c1, d0, d1;
+mov.u32 i, %tid.x; {take}
+{op}.{mode}.f32x2 d, {", ".join(names)};
+{single} mov.b64 e, {{d0, d1}};
+ld.param.u64 base, [pd]; mad.wide.u32 at, i, 8, base; st.global.b64 [at], d;
+ld.param.u64 base, [pe]; mad.wide.u32 at, i, 8, base; st.global.b64 [at], e;
+ret;
+}}
+"""
+    rng = np.random.default_rng(11)
+    data = []
+    for _ in names:
+        edges = np.tile(np.array(FLOATS, np.float32), 8)
+        usual = (rng.standard_normal(256 - edges.size % 256)).astype(np.float32)
+        data.append(rng.permutation(np.concatenate([edges, usual]))[:256])
+    out = [np.zeros(256, np.float32) for _ in range(2)]
+    done = harness.launch(harness.load(text), "k", (1, 1, 1), (128, 1, 1), [*data, *out])
+    together, apart = (x.view(np.uint32) for x in done[-2:])
+    assert together.any()
+    np.testing.assert_array_equal(together, apart)

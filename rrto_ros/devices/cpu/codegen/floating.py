@@ -14,6 +14,9 @@ from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
 
 Operation = Callable[[Emitter, list[Val], PtxType], Val]
+_F32_PAIR = PtxType("f32x2", 64, "x2")
+"""Of add, sub, mul and fma alone; so other instructions do not know this type."""
+_F32_PAIR_FORMS = {"f32x2", "rn", "rz", "rm", "rp", "ftz"}
 
 
 def apply(e: Emitter, instr: ast.Instr, kind: PtxType, operation: Operation) -> None:
@@ -23,19 +26,19 @@ def apply(e: Emitter, instr: ast.Instr, kind: PtxType, operation: Operation) -> 
         e.write(instr.args[0], _modified(e, instr, values, kind, operation), kind)
         return
     b = e.b
-    half = TYPES["f16" if kind.name == "f16x2" else "bf16"]
-    parts = []
-    for shift in (0, 16):
+    half = TYPES[kind.name[:-2]]
+    result = const(0, kind.llvm)
+    for shift in (0, half.bits):
         piece = [_unpack(e, v, shift, half) for v in values]
-        result = b.as_int(_modified(e, instr, piece, half, operation))
-        parts.append(b.resize(result, "i32", False))
-    high = b.binary("shl", parts[1], const(16, "i32"))
-    e.write(instr.args[0], b.binary("or", parts[0], high), kind)
+        bits = b.as_int(_modified(e, instr, piece, half, operation))
+        wide = b.resize(bits, kind.llvm, False)
+        result = b.binary("or", result, b.binary("shl", wide, const(shift, kind.llvm)))
+    e.write(instr.args[0], result, kind)
 
 
 def _unpack(e: Emitter, pair: Val, shift: int, half: PtxType) -> Val:
     b = e.b
-    part = b.resize(b.binary("lshr", pair, const(shift, "i32")), "i16", False)
+    part = b.resize(b.binary("lshr", pair, const(shift, pair.type)), half.llvm_int, False)
     return b.bitcast(part, half.llvm)
 
 
@@ -62,6 +65,15 @@ def _relu(e: Emitter, value: Val, kind: PtxType) -> Val:
         return e.b.select(negative, const(0, "i16"), value)
     negative = e.b.compare("fcmp olt", value, rnd.zero(value.type))
     return e.b.select(negative, rnd.zero(value.type), value)
+
+
+def _arithmetic_type(instr: ast.Instr) -> PtxType:
+    """The last type in the opcode of add, sub, mul or fma."""
+    if "f32x2" not in instr.mods:
+        return type_of(instr)
+    if not set(instr.mods) <= _F32_PAIR_FORMS:
+        raise unsupported(instr)
+    return _F32_PAIR
 
 
 def _rounding(instr: ast.Instr) -> str:
@@ -113,12 +125,12 @@ def _fma(mode: str) -> Operation:
 @emits(
     "add",
     "sub",
-    forms="integers (.sat.s32, .cc, add of pairs), f16, bf16, pairs, f32, "
+    forms="integers (.sat.s32, .cc, add of pairs), f16, bf16, f32, pairs of these, "
     "f64; .ftz .sat; directed rounding for f32 and f64",
 )
 def add(e: Emitter, instr: ast.Instr) -> None:
     """Emits add and sub."""
-    kind = type_of(instr)
+    kind = _arithmetic_type(instr)
     if kind.kind in "us":
         add_sub(e, instr, kind)
     elif kind.kind == "i2":
@@ -130,17 +142,17 @@ def add(e: Emitter, instr: ast.Instr) -> None:
 @emits("mul", forms="integers .lo .hi .wide, floats as add")
 def mul(e: Emitter, instr: ast.Instr) -> None:
     """Emits mul."""
-    kind = type_of(instr)
+    kind = _arithmetic_type(instr)
     if kind.kind in "us":
         multiply(e, instr, kind)
     else:
         apply(e, instr, kind, _arith("fmul", _rounding(instr)))
 
 
-@emits("mad", "fma", forms="integers .lo .hi .wide .cc; floats: one rounding")
+@emits("mad", "fma", forms="integers .lo .hi .wide .cc; floats as add: one rounding")
 def mad(e: Emitter, instr: ast.Instr) -> None:
     """Emits mad and fma."""
-    kind = type_of(instr)
+    kind = _arithmetic_type(instr)
     if kind.kind in "us":
         multiply(e, instr, kind)
     else:
