@@ -9,7 +9,7 @@ RUN := $(VENV)/bin
 # A variable named on make's command line would reach the programs too: tinygrad, say, reads PYTHON.
 unexport PYTHON VENV OUT PYTEST_ARGS TEST_WORKERS BENCH_ARGS CLIENTS_ARGS
 
-.PHONY: help setup-python setup-demo setup-test demo test check gen bench clients clean distclean
+.PHONY: help setup-python setup-demo setup-test demo test pythons check gen bench clients clean distclean
 
 help: ## these lines
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,6 +28,9 @@ demo: setup-demo ## set up; run the detector on an image through an offload serv
 
 test: setup-test ## set up; run the tests
 	@$(RUN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+pythons: setup-python ## set up each Python 3.10 to 3.13 that is there (.venvs); run the unit tests in each
+	@$(PYTHON) scripts/pythons.py -- $(PYTEST_ARGS)
 
 check: setup-test ## set up; ruff (rules and format), mypy, generated code, import order
 	@$(RUN)/ruff check .
@@ -54,4 +57,4 @@ clean: ## remove what was built and written, not the environment
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too
-	rm -rf $(VENV) .ci/venv
+	rm -rf $(VENV) .venvs .ci/venv

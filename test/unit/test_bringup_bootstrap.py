@@ -109,3 +109,24 @@ def test_every_requirement_is_pinned():
     pinned = names(root / "requirements-lock.txt")
     for path in root.glob("requirements*.txt"):
         assert names(path) <= pinned, path.name
+
+
+def test_a_python_that_is_named_on_the_path_but_does_not_start_is_passed_over(
+    tmp_path, monkeypatch
+):
+    spec = importlib.util.spec_from_file_location("pythons", SCRIPT.with_name("pythons.py"))
+    pythons = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pythons)
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    path, kept = tmp_path / "bin", tmp_path / "versions" / f"{own}.99" / "bin"
+    for folder in (path, kept):
+        folder.mkdir(parents=True)
+    broken = path / f"python{own}"
+    broken.write_text("#!/bin/sh\nexit 127\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(path), prepend=os.pathsep)
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    assert pythons.found(own) is None
+    (kept / f"python{own}").symlink_to(sys.executable)
+    assert pythons.found(own) is not None
+    assert pythons.found("3.99") is None

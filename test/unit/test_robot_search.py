@@ -218,6 +218,20 @@ def test_the_benchmark_runs():
     assert all(r["found"] == 1 for n, r in rows.items() if n.startswith(("loop", "offline")))
 
 
+def test_every_part_that_the_benchmark_cuts_out_is_still_there():
+    bench = Path(__file__).resolve().parents[2] / "bench"
+    words = (
+        "import ast, sys; sys.path.insert(0, sys.argv[1]); import search_parts, search_without\n"
+    )
+    words += "from pathlib import Path\nfor part in search_parts.PARTS:\n"
+    words += "    text = Path(*part.module.split('.')).with_suffix('.py').read_text()\n"
+    words += "    ast.parse(search_without.edited(text, part.edits, part.name))"
+    done = subprocess.run(
+        [sys.executable, "-c", words, str(bench)], cwd=bench.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_program_that_never_uploads_is_followed_however_long_it_runs():
     p = Program()
     m = Model(p, "net", 1, kernels=6)
