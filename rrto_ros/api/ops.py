@@ -192,8 +192,7 @@ OPS: tuple[Op, ...] = (
     _op(54, "graph_add_memset_node", f"{_NODE} {_FILL} dependencies:u64[]", Kind.SETUP,
         **_FILLS, **_NODES),
     _op(55, "graph_add_empty_node", f"{_NODE} dependencies:u64[]", Kind.SETUP, **_NODES),
-    _op(56, "graph_kernel_node_set", f"{_NODE} {_LAUNCH} params:bytes", Kind.SETUP,
-        work=Work.LAUNCH, **_NODES),
+    # 56 changed a node of a graph; graphs that are not instantiated are the shim's alone.
     _op(60, "graph_instantiate", "graph_exec:u64 graph:u64", Kind.SETUP, effect=Effect.EXEC_MAKE),
     _op(61, "graph_exec_destroy", "graph_exec:u64", Kind.CLOSE, effect=Effect.EXEC_DROP),
     _op(62, "graph_exec_kernel_node_set", f"{_EXEC} {_LAUNCH} params:bytes", Kind.OPEN,

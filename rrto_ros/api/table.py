@@ -1,9 +1,9 @@
 """The table of driver calls: each supported call of the CUDA driver API described once.
 
-From it come the stubs of the shim, the emitters that need no hand-written code, and
-docs/driver_calls.md. Prototypes, the versions that brought a symbol and what cuGetProcAddress
-answers come from the header snapshot (`_generated/prototypes.json`). An export that is not named
-here returns CUDA_ERROR_NOT_SUPPORTED and is counted.
+From it come the stubs of the shim and docs/driver_calls.md. Prototypes, the versions that brought
+a symbol and what cuGetProcAddress answers come from the header snapshot
+(`_generated/prototypes.json`). An export that is not named here returns CUDA_ERROR_NOT_SUPPORTED
+and is counted.
 
 A call is one of three classes: "local" is answered in the shim, "async" is recorded and returns
 at once, "sync" waits for the server (in mode rpc an async call waits as well).
@@ -11,7 +11,7 @@ at once, "sync" waits for the server (in mode rpc an async call waits as well).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,11 @@ class Call:
     Attributes:
         name: The export whose prototype the shim's core function `rrto_<name>` has.
         kind: "local", "async" or "sync".
-        ops: Wire operations that it may record, for the documentation; the generated emitter
-            uses the only one.
+        ops: Wire operations that it may record, for the documentation.
         aliases: Other exports with the same arguments that do the same.
         needs: What is checked before: "none", "init" (cuInit succeeded), "session" (and the
             session is not in error), "context" (cuInit, and a context is current), "operator"
             (a context, and the session is not in error).
-        fields: For calls without hand-written code: operation field -> C expression over the
-            arguments. `stream(x)`, `event(x)` and `graph_exec(x)` turn a handle into its name on
-            the wire, and fail as CUDA does where it is not one.
-        checks: C expressions that give a CUresult; checked in order before the operation.
         note: What a reader of docs/driver_calls.md should know.
     """
 
@@ -39,8 +34,6 @@ class Call:
     ops: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     needs: str = "init"
-    fields: dict[str, str] = field(default_factory=dict)
-    checks: tuple[str, ...] = ()
     note: str = ""
 
     @property
@@ -245,15 +238,11 @@ CALLS: tuple[Call, ...] = (
         "cuStreamSynchronize=cuStreamSynchronize_ptsz",
     ),
     *_core("sync", "stream_query", "cuStreamQuery=cuStreamQuery_ptsz"),
-    Call(
-        "cuStreamWaitEvent",
+    *_core(
         "async",
-        ("stream_wait_event",),
-        ("cuStreamWaitEvent_ptsz",),
-        "operator",
-        {"stream": "stream(hStream)", "event": "event(hEvent)", "flags": "Flags"},
-        ("Flags ? CUDA_INVALID_VALUE : 0",),
-        note="flag 1 (external) means something only while capturing",
+        "stream_wait_event",
+        "cuStreamWaitEvent=cuStreamWaitEvent_ptsz",
+        note="flag 1 (external): a node of the graph that is captured",
     ),
     *_locals(
         "cuStreamGetPriority=cuStreamGetPriority_ptsz cuStreamGetFlags=cuStreamGetFlags_ptsz "
@@ -262,6 +251,12 @@ CALLS: tuple[Call, ...] = (
         "cuStreamSetAttribute=cuStreamSetAttribute_ptsz "
         "cuStreamCopyAttributes=cuStreamCopyAttributes_ptsz "
         "cuStreamGetCtx_v2=cuStreamGetCtx_v2_ptsz cuStreamGetDevice=cuStreamGetDevice_ptsz "
+        "cuStreamBeginCapture=cuStreamBeginCapture_ptsz "
+        "cuStreamBeginCapture_v2=cuStreamBeginCapture_v2_ptsz "
+        "cuStreamBeginCaptureToGraph=cuStreamBeginCaptureToGraph_ptsz "
+        "cuStreamEndCapture=cuStreamEndCapture_ptsz "
+        "cuStreamUpdateCaptureDependencies=cuStreamUpdateCaptureDependencies_ptsz "
+        "cuStreamUpdateCaptureDependencies_v2=cuStreamUpdateCaptureDependencies_v2_ptsz "
         "cuStreamIsCapturing=cuStreamIsCapturing_ptsz "
         "cuStreamGetCaptureInfo=cuStreamGetCaptureInfo_ptsz "
         "cuStreamGetCaptureInfo_v2=cuStreamGetCaptureInfo_v2_ptsz "
@@ -292,32 +287,78 @@ CALLS: tuple[Call, ...] = (
     *_core(
         "async",
         "launch",
-        "cuLaunchKernel=cuLaunchKernel_ptsz cuLaunchKernelEx=cuLaunchKernelEx_ptsz "
+        "cuLaunchKernel=cuLaunchKernel_ptsz cuLaunchKernelEx cuLaunchKernelEx_ptsz "
         "cuLaunchCooperativeKernel=cuLaunchCooperativeKernel_ptsz",
         note="no clusters",
     ),
-    # graphs
-    *_core("async", "graph_create", "cuGraphCreate", "session"),
-    *_core("async", "graph_destroy", "cuGraphDestroy", "session"),
+    # graphs: templates that the shim keeps; the server has what was instantiated
+    *_locals("cuGraphCreate cuGraphDestroy cuGraphClone cuGraphDestroyNode", "session"),
     *_core(
-        "async",
-        "graph_add_kernel_node",
+        "local",
+        "",
         "cuGraphAddKernelNode_v2 cuGraphAddKernelNode",
         note="a grid or block of 0 may be set later; such a graph is not instantiated",
     ),
-    *_core("async", "graph_add_memcpy_node", "cuGraphAddMemcpyNode", note="device to device"),
-    *_core("async", "graph_add_memset_node", "cuGraphAddMemsetNode"),
-    *_core("async", "graph_add_empty_node", "cuGraphAddEmptyNode", "session"),
     *_core(
-        "async",
-        "graph_kernel_node_set",
-        "cuGraphKernelNodeSetParams_v2 cuGraphKernelNodeSetParams",
+        "local",
+        "",
+        "cuGraphAddMemcpyNode",
+        note="from and to host memory the shim copies, when the graph is launched; no arrays",
+    ),
+    *_locals(
+        "cuGraphAddMemsetNode cuGraphAddChildGraphNode cuGraphAddEventRecordNode "
+        "cuGraphAddEventWaitNode cuGraphKernelNodeSetParams_v2 cuGraphKernelNodeSetParams "
+        "cuGraphMemcpyNodeSetParams cuGraphMemsetNodeSetParams",
+        "operator",
+    ),
+    *_core(
+        "local",
+        "",
+        "cuGraphAddHostNode",
+        note="called by a thread of the shim, as cuLaunchHostFunc's, when the graph is launched",
+    ),
+    *_locals("cuGraphAddEmptyNode", "session"),
+    *_core(
+        "local",
+        "",
+        "cuGraphAddNode cuGraphAddNode_v2=cuGraphAddNode_v3",
+        note="kernels, copies, fills, host functions, child graphs, events and empty nodes; "
+        "edges without data",
+    ),
+    *_core(
+        "local",
+        "",
+        "cuGraphNodeSetParams=cuGraphNodeSetParams_v2",
+        note="kernels, copies, fills, host functions and events",
+    ),
+    *_locals(
+        "cuGraphAddDependencies cuGraphAddDependencies_v2 cuGraphRemoveDependencies "
+        "cuGraphRemoveDependencies_v2 cuGraphNodeFindInClone cuGraphNodeGetContainingGraph "
+        "cuGraphGetNodes cuGraphGetRootNodes cuGraphGetEdges cuGraphGetEdges_v2 "
+        "cuGraphNodeGetDependencies cuGraphNodeGetDependencies_v2 cuGraphNodeGetDependentNodes "
+        "cuGraphNodeGetDependentNodes_v2 cuGraphNodeGetType cuGraphNodeGetParams "
+        "cuGraphKernelNodeGetParams cuGraphKernelNodeGetParams_v2 cuGraphMemcpyNodeGetParams "
+        "cuGraphMemsetNodeGetParams cuGraphHostNodeGetParams cuGraphHostNodeSetParams "
+        "cuGraphChildGraphNodeGetGraph cuGraphEventRecordNodeGetEvent "
+        "cuGraphEventRecordNodeSetEvent cuGraphEventWaitNodeGetEvent cuGraphEventWaitNodeSetEvent "
+        "cuGraphKernelNodeGetAttribute cuGraphKernelNodeSetAttribute "
+        "cuGraphKernelNodeCopyAttributes cuGraphGetId cuGraphNodeGetLocalId "
+        "cuGraphNodeGetToolsId cuGraphExecGetId cuGraphExecGetFlags cuGraphNodeGetEnabled "
+        "cuGraphDebugDotPrint",
+        "init",
+    ),
+    *_locals(
+        "cuUserObjectCreate cuUserObjectRetain cuUserObjectRelease cuGraphRetainUserObject "
+        "cuGraphReleaseUserObject",
+        "init",
     ),
     *_core(
         "async",
-        "graph_instantiate",
+        "graph_create graph_add_kernel_node graph_add_memcpy_node graph_add_memset_node "
+        "graph_add_empty_node graph_instantiate graph_destroy",
         "cuGraphInstantiate_v2=cuGraphInstantiate cuGraphInstantiateWithFlags "
         "cuGraphInstantiateWithParams=cuGraphInstantiateWithParams_ptsz",
+        note="a graph for the server for each stretch of nodes that need no robot",
     ),
     *_core("async", "graph_exec_destroy", "cuGraphExecDestroy", "session"),
     *_core(
@@ -327,45 +368,50 @@ CALLS: tuple[Call, ...] = (
     ),
     *_core("async", "graph_exec_memcpy_node_set", "cuGraphExecMemcpyNodeSetParams"),
     *_core("async", "graph_exec_memset_node_set", "cuGraphExecMemsetNodeSetParams"),
-    Call(
-        "cuGraphLaunch",
-        "async",
-        ("graph_launch",),
-        ("cuGraphLaunch_ptsz",),
-        "operator",
-        {"graph_exec": "graph_exec(hGraph)", "stream": "stream(hStream)"},
-    ),
-    *_locals(
-        "cuGraphUpload=cuGraphUpload_ptsz",
-        "context",
-    ),
-    *_locals(
-        "cuGraphGetNodes cuGraphGetRootNodes cuGraphGetEdges cuGraphGetEdges_v2 "
-        "cuGraphNodeGetDependencies cuGraphNodeGetDependencies_v2 cuGraphNodeGetDependentNodes "
-        "cuGraphNodeGetDependentNodes_v2 cuGraphNodeGetType cuGraphKernelNodeGetParams "
-        "cuGraphKernelNodeGetParams_v2 cuGraphMemcpyNodeGetParams cuGraphMemsetNodeGetParams "
-        "cuGraphExecGetFlags",
-        "init",
-    ),
-    *_core(
-        "async",
-        "graph_add_kernel_node graph_add_memcpy_node graph_add_memset_node graph_add_empty_node",
-        "cuGraphAddNode cuGraphAddNode_v2=cuGraphAddNode_v3",
-        note="kernels, copies, fills and empty nodes; edges without data",
-    ),
-    *_core(
-        "async",
-        "graph_kernel_node_set",
-        "cuGraphNodeSetParams=cuGraphNodeSetParams_v2",
-        note="kernel nodes",
-    ),
     *_core(
         "async",
         "graph_exec_kernel_node_set graph_exec_memcpy_node_set graph_exec_memset_node_set",
-        "cuGraphExecNodeSetParams",
+        "cuGraphExecNodeSetParams cuGraphExecChildGraphNodeSetParams cuGraphExecUpdate "
+        "cuGraphExecUpdate_v2",
     ),
+    *_locals(
+        "cuGraphExecHostNodeSetParams cuGraphExecEventRecordNodeSetEvent "
+        "cuGraphExecEventWaitNodeSetEvent",
+        "operator",
+    ),
+    *_core(
+        "local",
+        "",
+        "cuGraphNodeSetEnabled",
+        "operator",
+        "the graph is made anew at its next launch",
+    ),
+    *_core(
+        "async",
+        "graph_launch memcpy_htod memcpy_dtoh launch event_record stream_wait_event",
+        "cuGraphLaunch=cuGraphLaunch_ptsz",
+        note="one graph_launch, unless nodes need the robot",
+    ),
+    *_locals("cuGraphUpload=cuGraphUpload_ptsz", "context"),
 )
 """Every supported call. What frees or destroys needs no current context, as with CUDA itself."""
+
+WHILE_CAPTURING: dict[str, tuple[str, ...]] = {
+    "unsafe": (
+        "cuMemAlloc_v2", "cuMemAllocPitch_v2", "cuMemFree_v2", "cuMemAllocHost_v2",
+        "cuMemHostAlloc", "cuMemFreeHost", "cuMemHostRegister_v2", "cuMemHostUnregister",
+        "cuStreamSynchronize", "cuStreamQuery",
+    ),
+    "legacy": (
+        "cuMemcpyHtoD_v2", "cuMemcpyDtoH_v2", "cuMemcpyDtoD_v2", "cuMemcpy", "cuMemcpy2D_v2",
+        "cuMemcpy2DUnaligned_v2", "cuMemcpy3D_v2",
+        *(f"cuMemset{d}{bits}_v2" for d in ("D", "D2D") for bits in (8, 16, 32)),
+    ),
+    "capture": ("cuCtxSynchronize", "cuCtxSynchronize_v2"),
+}  # fmt: skip
+"""Calls that may not be made while a stream is captured, by what they break: sequences that
+their mode protects ("unsafe"), those of blocking streams, by using the legacy stream ("legacy";
+not the `_ptds` exports, whose default stream is the thread's), any ("capture")."""
 
 EXTRA_EXPORTS: dict[str, tuple[tuple[str, str], ...]] = {
     "cuProfilerInitialize": (),
@@ -377,13 +423,13 @@ EXTRA_EXPORTS: dict[str, tuple[tuple[str, str], ...]] = {
 UNSUPPORTED_NOTES: dict[str, str] = {
     "cuMemAllocManaged": "memory is not shared between robot and server",
     "cuMemHostGetDevicePointer_v2": "memory is not shared between robot and server",
-    "cuStreamBeginCapture_v2": "graphs are built node by node",
     "cuMemExportToShareableHandle": "a session belongs to one process",
     "cuMulticastCreate": "there is one device",
     "cuIpcGetMemHandle": "a session belongs to one process",
     "cuArrayCreate_v2": "arrays and textures are not offered yet",
     "cuTexObjectCreate": "arrays and textures are not offered yet",
-    "cuGraphAddHostNode": "a graph runs whole on the server; streams have host functions",
+    "cuGraphAddMemAllocNode": "allocate before the graph is made, from a pool or not",
+    "cuGraphConditionalHandleCreate": "a graph's nodes do not depend on what others compute",
     "cuMemAlloc": "the 32-bit interface of CUDA 2; programs get cuMemAlloc_v2",
 }
 """Why a call that a reader may look for is not supported."""

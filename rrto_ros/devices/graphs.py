@@ -87,10 +87,6 @@ class Graphs:
         found.work[node] = work
         found.waits_for[node] = waits
 
-    def set_node(self, graph: int, node: int, work: GraphNode) -> None:
-        """Changes what a node does; its kind must stay."""
-        _replace(self._graph(graph).work, node, work)
-
     def instantiate(self, graph_exec: int, graph: int) -> GraphExec:
         if graph_exec in self._execs:
             raise CudaError(CUresult.INVALID_HANDLE, f"graph exec {graph_exec} exists already")

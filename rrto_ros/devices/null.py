@@ -343,11 +343,6 @@ class NullDevice:
             self._get(nodes, dependency, "graph node")
         nodes[node] = work
 
-    def graph_node_set(self, graph: int, node: int, work: GraphNode) -> None:
-        nodes = self._get(self._graphs, graph, "graph")
-        self._get(nodes, node, "graph node")
-        nodes[node] = work
-
     def graph_instantiate(self, graph_exec: int, graph: int) -> None:
         nodes = self._get(self._graphs, graph, "graph")
         self._new(self._execs, graph_exec, "executable graph")

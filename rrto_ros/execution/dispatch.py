@@ -166,7 +166,7 @@ def _special(device: Device, loaded: Loaded) -> dict[str, Handler]:
 
 
 def _graph_nodes(device: Device) -> dict[str, Handler]:
-    """Operations that add a node to a graph or change one."""
+    """Operations that add a node to a graph or change one of an executable graph."""
 
     def add_kernel(record: CallRecord) -> Buffer:
         graph, node, *work = record.values
@@ -186,11 +186,6 @@ def _graph_nodes(device: Device) -> dict[str, Handler]:
     def add_empty(record: CallRecord) -> Buffer:
         graph, node, dependencies = record.values
         device.graph_add_node(graph, node, dependencies, None)
-        return _NOTHING
-
-    def set_kernel(record: CallRecord) -> Buffer:
-        graph, node, *work = record.values
-        device.graph_node_set(graph, node, launch_of(tuple(work), work[10]))
         return _NOTHING
 
     def exec_set_kernel(record: CallRecord) -> Buffer:
@@ -213,7 +208,6 @@ def _graph_nodes(device: Device) -> dict[str, Handler]:
         "graph_add_memcpy_node": add_memcpy,
         "graph_add_memset_node": add_memset,
         "graph_add_empty_node": add_empty,
-        "graph_kernel_node_set": set_kernel,
         "graph_exec_kernel_node_set": exec_set_kernel,
         "graph_exec_memcpy_node_set": exec_set_memcpy,
         "graph_exec_memset_node_set": exec_set_memset,

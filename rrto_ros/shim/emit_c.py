@@ -10,7 +10,7 @@ from rrto_ros.api.ops import CONTROL, OPS, Op
 from rrto_ros.api.result_texts import RESULT_TEXTS
 from rrto_ros.api.results import CUresult
 from rrto_ros.api.ring_layout import LAYOUT
-from rrto_ros.api.table import CALLS, EXTRA_EXPORTS, Call
+from rrto_ros.api.table import CALLS, EXTRA_EXPORTS, WHILE_CAPTURING, Call
 from rrto_ros.shim.headers import Snapshot
 from rrto_ros.wire.codec import LAYOUTS, TABLE_HASH
 
@@ -23,7 +23,6 @@ NEEDS = {
     "operator": "rrto_need_operator()",
 }
 """What must be there before a call, and the C that checks it."""
-_HANDLE = re.compile(r"\b(stream|event|graph_exec)\((\w+)\)")
 _C_TYPES = {
     "u8": "uint8_t",
     "u16": "uint16_t",
@@ -235,9 +234,7 @@ def api_header(data: Snapshot) -> str:
         "",
     ]
     lines += [
-        f"CUresult rrto_{call.name}({_c_arguments(arguments(data, call.name))});"
-        for call in CALLS
-        if not call.fields
+        f"CUresult rrto_{call.name}({_c_arguments(arguments(data, call.name))});" for call in CALLS
     ]
     lines += ["", "#endif", ""]
     return "\n".join(lines)
@@ -250,20 +247,20 @@ def _check(expression: str) -> list[str]:
     ]
 
 
-def _mapped(call: Call) -> list[str]:
-    """Body of a call that needs no hand-written code."""
-    op = call.ops[0]
-    lines = [f"    struct rrto_op_{op} op = {{0}};"]
-    for check in call.checks:
-        lines += _check(check)
-    for name, expression in call.fields.items():
-        handle = _HANDLE.fullmatch(expression)
-        if handle:
-            lines += _check(f"rrto_name_{handle[1]}({handle[2]}, &op.{name})")
-        else:
-            lines.append(f"    op.{name} = {expression};")
-    lines.append(f"    return rrto_emit_{op}(&op, 0);")
-    return lines
+def _while_capturing(call: Call, export: str) -> list[str]:
+    """The check of a call that may not be made while a stream is captured."""
+    rules = [rule for rule, names in WHILE_CAPTURING.items() if call.name in names]
+    if export.endswith("_ptds"):  # its default stream is the thread's own
+        rules = [rule for rule in rules if rule != "legacy"]
+    return [line for rule in rules for line in _check(f"rrto_no_{rule}()")]
+
+
+def _passed(args: list[tuple[str, str]], export: str) -> str:
+    """The arguments as the core gets them: `_ptsz` exports mean the thread's default stream."""
+    own = export.endswith("_ptsz")
+    return ", ".join(
+        f"rrto_per_thread({name})" if own and kind == "CUstream" else name for kind, name in args
+    )
 
 
 def stubs_source(data: Snapshot) -> str:
@@ -273,7 +270,7 @@ def stubs_source(data: Snapshot) -> str:
     lines = [
         f"/* {MARK}",
         " * Every export of libcuda.so.1: counts the call, checks what it needs, and goes to the",
-        " * core or straight to an operation. */",
+        " * core. */",
         '#include "driver_api.h"',
         '#include "ops.h"',
         '#include "shim.h"',
@@ -297,17 +294,11 @@ def stubs_source(data: Snapshot) -> str:
         head = f"CUresult {name}({_c_arguments(args)})"
         lines += [f"EXPORT {head};", head, "{"]
         need = NEEDS[call.needs]
-        if need or call.fields:
+        checks = [*(_check(need) if need else []), *_while_capturing(call, name)]
+        if checks:
             lines.append("    CUresult result;")
         lines.append(f"    rrto_count({number});")
-        if need:
-            lines += _check(need)
-        if call.fields:
-            lines += _mapped(call)
-        else:
-            passed = ", ".join(argument for _, argument in args)
-            lines.append(f"    return rrto_{call.name}({passed});")
-        lines += ["}", ""]
+        lines += [*checks, f"    return rrto_{call.name}({_passed(args, name)});", "}", ""]
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ OK, VALUE, MEMORY, NOT_STARTED = 0, 1, 2, 3
 DEVICE, IMAGE, CONTEXT, NO_BINARY, LIMIT, NO_PEER, PTX_BAD = 101, 200, 201, 209, 215, 217, 218
 LATER, NO_FILE, HANDLE, MISSING, PEER_OFF = 222, 301, 400, 500, 705
 TOO_LARGE, NOT_PERMITTED, UNSUPPORTED, CLUSTER = 720, 800, 801, 912
+SYSTEM, ILLEGAL, NO_CAPTURE = 304, 401, 900
 BAD = 0xDEAD0
 
 
@@ -52,6 +53,11 @@ def kernel_node(e, grid=(1, 1, 1), block=(64, 1, 1), kernel=None):
     raw = struct.pack("<Q7I4x4Q", e.fn if kernel is None else kernel, *grid, *block, 0, args,
                       0, 0, 0)  # fmt: skip
     return ctypes.create_string_buffer(raw, len(raw))
+
+
+def child_node(graph, ownership=0):
+    """A CUgraphNodeParams of a child graph."""
+    return ctypes.create_string_buffer(struct.pack("<4iQi", 4, 0, 0, 0, graph, ownership), 256)
 
 
 def fill_node(address, size=4, width=1, height=1, pitch=0):
@@ -418,6 +424,20 @@ STREAMS = [
     Row("cuStreamWaitEvent", "external", lambda e: (e.stream, e.event, 1), VALUE),
     Row("cuStreamIsCapturing", "NULL", lambda e: (e.stream, 0), VALUE),
     Row("cuThreadExchangeStreamCaptureMode", "9", lambda e: (u64(9),), VALUE),
+    Row("cuStreamBeginCapture_v2", "mode 3", lambda e: (e.stream, 3), VALUE),
+    Row("cuStreamBeginCapture_v2", "no stream", lambda e: (BAD, 0), HANDLE),
+    Row("cuStreamBeginCapture_v2", "legacy", lambda e: (0, 0), NO_CAPTURE),
+    Row("cuStreamBeginCaptureToGraph", "NULL", lambda e: (e.stream, 0, 0, 0, 0, 0), VALUE),
+    Row("cuStreamBeginCaptureToGraph", "another graph's",
+        lambda e: (e.stream, e.graph, nodes(e.stranger), 0, 1, 0), VALUE),
+    Row("cuStreamEndCapture", "NULL", lambda e: (e.stream, 0), VALUE),
+    Row("cuStreamEndCapture", "not capturing", lambda e: (e.stream, u64()), ILLEGAL),
+    Row("cuStreamGetCaptureInfo_v3", "NULL", lambda e: (e.stream, 0, 0, 0, 0, 0, 0), VALUE),
+    Row("cuStreamGetCaptureInfo_v3", "no stream", lambda e: (BAD, u64(), 0, 0, 0, 0, 0), HANDLE),
+    Row("cuStreamGetCaptureInfo_v3", "data alone",
+        lambda e: (e.stream, u64(), 0, 0, 0, u64(), 0), VALUE),
+    Row("cuStreamUpdateCaptureDependencies_v2", "flags",
+        lambda e: (e.stream, nodes(e.node), 0, 1, 2), VALUE),
     Row("cuEventCreate", "NULL", lambda e: (0, 0), VALUE),
     Row("cuEventCreate", "flags", lambda e: (u64(), 16), VALUE),
     Row("cuEventCreate", "shared and timed", lambda e: (u64(), 4), VALUE),
@@ -481,12 +501,53 @@ GRAPHS = [
         lambda e: (e.exec, e.empty, kernel_node(e)), VALUE),
     Row("cuGraphExecKernelNodeSetParams_v2", "another graph's",
         lambda e: (e.exec, e.stranger_kernel, kernel_node(e)), VALUE),
+    Row("cuGraphClone", "NULL", lambda e: (0, e.graph), VALUE),
+    Row("cuGraphClone", "NULL graph", lambda e: (u64(), 0), VALUE),
+    Row("cuGraphNodeFindInClone", "no clone", lambda e: (u64(), e.node, e.graph), VALUE),
+    Row("cuGraphDestroyNode", "NULL", lambda e: (0,), VALUE),
+    Row("cuGraphAddDependencies", "there already",
+        lambda e: (e.graph, nodes(e.node), nodes(e.empty), 1), VALUE),
+    Row("cuGraphAddDependencies", "on itself",
+        lambda e: (e.graph, nodes(e.node), nodes(e.node), 1), VALUE),
+    Row("cuGraphAddDependencies", "another graph's",
+        lambda e: (e.graph, nodes(e.stranger), nodes(e.node), 1), VALUE),
+    Row("cuGraphAddDependencies", "NULL", lambda e: (e.graph, 0, 0, 1), VALUE),
+    Row("cuGraphAddDependencies", "none", lambda e: (e.graph, 0, 0, 0), OK),
+    Row("cuGraphRemoveDependencies", "not there",
+        lambda e: (e.graph, nodes(e.empty), nodes(e.node), 1), VALUE),
+    Row("cuGraphAddHostNode", "NULL", lambda e: (u64(), e.graph, 0, 0, 0), VALUE),
+    Row("cuGraphAddHostNode", "no function",
+        lambda e: (u64(), e.graph, 0, 0, image(bytes(16))), VALUE),
+    Row("cuGraphAddChildGraphNode", "NULL", lambda e: (u64(), e.graph, 0, 0, 0), VALUE),
+    Row("cuGraphAddEventRecordNode", "no event", lambda e: (u64(), e.graph, 0, 0, BAD), HANDLE),
+    Row("cuGraphAddEventWaitNode", "no event", lambda e: (u64(), e.graph, 0, 0, BAD), HANDLE),
+    Row("cuGraphAddMemcpyNode", "no bytes",
+        lambda e: (u64(), e.graph, 0, 0, image(bytes(200)), e.ctx), VALUE),
+    Row("cuGraphNodeGetParams", "NULL", lambda e: (e.node, 0), VALUE),
+    Row("cuGraphNodeGetContainingGraph", "NULL", lambda e: (e.node, 0), VALUE),
+    Row("cuGraphGetId", "NULL", lambda e: (e.graph, 0), VALUE),
+    Row("cuGraphKernelNodeGetAttribute", "kind", lambda e: (e.empty, 2, image(bytes(64))), VALUE),
+    Row("cuGraphKernelNodeSetAttribute", "NULL", lambda e: (e.node, 2, 0), VALUE),
+    Row("cuGraphKernelNodeSetAttribute", "attribute 99",
+        lambda e: (e.node, 99, image(bytes(64))), VALUE),
+    Row("cuGraphNodeSetEnabled", "kind", lambda e: (e.exec, e.empty, 0), VALUE),
+    Row("cuGraphNodeSetEnabled", "another graph's",
+        lambda e: (e.exec, e.stranger_kernel, 0), VALUE),
+    Row("cuGraphNodeGetEnabled", "NULL", lambda e: (e.exec, e.node, 0), VALUE),
+    Row("cuGraphExecUpdate_v2", "NULL", lambda e: (e.exec, e.graph, 0), VALUE),
+    Row("cuGraphExecUpdate_v2", "no graph", lambda e: (BAD, e.graph, image(bytes(24))), HANDLE),
+    Row("cuGraphDebugDotPrint", "NULL", lambda e: (e.graph, 0, 0), VALUE),
+    Row("cuGraphDebugDotPrint", "no folder",
+        lambda e: (e.graph, image(b"/no/folder/g.dot"), 0), SYSTEM),
+    Row("cuUserObjectCreate", "NULL", lambda e: (0, 0, 1, 1, 1), VALUE),
+    Row("cuUserObjectCreate", "flags", lambda e: (u64(), 0, 1, 1, 0), VALUE),
+    Row("cuUserObjectRetain", "no object", lambda e: (BAD, 1), VALUE),
+    Row("cuGraphRetainUserObject", "no object", lambda e: (e.graph, BAD, 1, 0), VALUE),
     Row("cuGraphExecGetFlags", "NULL", lambda e: (e.exec, 0), VALUE),
 ]  # fmt: skip
 
 SOFT = [
     Row("cuMemAllocManaged", "any", lambda e: (u64(), 4, 1), UNSUPPORTED),
-    Row("cuStreamBeginCapture_v2", "any", lambda e: (e.stream, 0), UNSUPPORTED),
     Row("cuIpcGetMemHandle", "any", lambda e: (image(bytes(64)), e.memory), UNSUPPORTED),
     Row("cuArrayCreate_v2", "any", lambda e: (u64(), image(bytes(64))), UNSUPPORTED),
     Row("cuTexObjectCreate", "any", lambda e: (u64(), 0, 0, 0), UNSUPPORTED),
@@ -497,8 +558,10 @@ SOFT = [
         lambda e: (config(e, cluster(2, 1, 1)), e.fn, e.args, 0), UNSUPPORTED),
     Row("cuLaunchKernelEx", "event",
         lambda e: (config(e, (7, bytes(64))), e.fn, e.args, 0), UNSUPPORTED),
-    Row("cuGraphAddNode_v2", "a host function",
-        lambda e: (u64(), e.graph, 0, 0, 0, image(b"\x03" + bytes(255))), UNSUPPORTED),
+    Row("cuGraphAddNode_v2", "an allocation",
+        lambda e: (u64(), e.graph, 0, 0, 0, image(b"\x0a" + bytes(255))), UNSUPPORTED),
+    Row("cuGraphAddNode_v2", "a moved graph",
+        lambda e: (u64(), e.graph, 0, 0, 0, child_node(e.graph, 1)), UNSUPPORTED),
     Row("cuGraphInstantiateWithFlags", "device", lambda e: (u64(), e.graph, 4), UNSUPPORTED),
 ]  # fmt: skip
 

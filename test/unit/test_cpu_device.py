@@ -249,7 +249,8 @@ def test_graphs_refuse_unknown_nodes(loaded):
     loaded.graph_add_node(1, 1, [], None)
     refused(CUresult.INVALID_VALUE, loaded.graph_add_node, 1, 1, [], None)
     refused(CUresult.INVALID_VALUE, loaded.graph_add_node, 1, 2, [3], None)
-    refused(CUresult.INVALID_VALUE, loaded.graph_node_set, 1, 9, None)
+    loaded.graph_instantiate(2, 1)
+    refused(CUresult.INVALID_VALUE, loaded.graph_exec_node_set, 2, 9, None)
     refused(CUresult.INVALID_HANDLE, loaded.graph_add_node, 5, 1, [], None)
 
 

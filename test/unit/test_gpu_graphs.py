@@ -51,8 +51,8 @@ class TestProgramsGraphs:
     def test_an_executable_keeps_what_it_was_made_of_and_changes_by_itself(self, loaded):
         device, _, base = loaded
         self.build(device, base)
-        device.graph_node_set(1, 10, kernel(WRITE, base, 100))
         device.graph_instantiate(3, 1)
+        device.graph_exec_node_set(3, 10, kernel(WRITE, base, 100))
         device.graph_launch(2, 0)
         assert word(device, base + 512) == 16
         device.graph_launch(3, 0)
@@ -86,7 +86,7 @@ class TestProgramsGraphs:
             (CUresult.INVALID_VALUE, device.graph_add_node, 1, 20, [], MemcpyNode(far, base, 4)),
             (CUresult.INVALID_VALUE, device.graph_exec_node_set, 2, 10, MemcpyNode(base, base, 4)),
             (CUresult.INVALID_HANDLE, device.graph_instantiate, 2, 1),
-            (CUresult.NOT_SUPPORTED, device.graph_node_set, 1, 10,
+            (CUresult.NOT_SUPPORTED, device.graph_add_node, 1, 21, [],
              kernel(WRITE, base, cooperative=True)),
         ):  # fmt: skip
             refused(result, call, *arguments)

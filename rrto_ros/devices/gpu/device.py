@@ -356,9 +356,6 @@ class GpuDevice:
     ) -> None:
         self._graphs.add_node(graph, node, dependencies, work)
 
-    def graph_node_set(self, graph: int, node: int, work: GraphNode) -> None:
-        self._graphs.set_node(graph, node, work)
-
     def graph_instantiate(self, graph_exec: int, graph: int) -> None:
         self._graphs.instantiate(graph_exec, graph)
 

@@ -67,10 +67,6 @@ class GpuGraphs:
         waits = [found.nodes[d] for d in dict.fromkeys(dependencies)]
         found.nodes[node] = self._launcher.add_node(found.handle, waits, work)
 
-    def set_node(self, graph: int, node: int, work: GraphNode) -> None:
-        self._known.set_node(graph, node, work)
-        self._launcher.set_node(self._graphs[graph].nodes[node], work)
-
     def instantiate(self, executable: int, graph: int) -> None:
         self._known.instantiate(executable, graph)
         source = self._graphs[graph]

@@ -121,15 +121,6 @@ class Launcher:
             return call("cuGraphAddMemsetNode", graph, waits, count, node, self._context)
         return call("cuGraphAddEmptyNode", graph, waits, count)
 
-    def set_node(self, node: Any, work: GraphNode) -> None:
-        """Change what a node of a graph will do in executables that are made later."""
-        if isinstance(work, Launch):
-            self._driver.call("cuGraphKernelNodeSetParams", node, self._kernel_node(work))
-        elif isinstance(work, MemcpyNode):
-            self._driver.call("cuGraphMemcpyNodeSetParams", node, self._copy_node(work))
-        elif isinstance(work, MemsetNode):
-            self._driver.call("cuGraphMemsetNodeSetParams", node, self._fill_node(work))
-
     def set_exec_node(self, executable: Any, node: Any, work: GraphNode) -> None:
         """Change what a node does in the next launches of an executable graph."""
         call = self._driver.call

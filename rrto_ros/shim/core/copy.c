@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shim.h"
+#include "capture.h"
 
 static CUresult to_device(CUdeviceptr dst, const void *src, size_t bytes, uint64_t stream)
 {
@@ -86,6 +86,30 @@ static CUresult on_device(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64
     return result || !bytes ? result : rrto_emit_memcpy_dtod(&op, NULL);
 }
 
+/* A copy of one row, as a graph's node does it. */
+static CUresult capture_row(int to, CUdeviceptr dst, int from, CUdeviceptr src, size_t bytes,
+                            CUstream stream)
+{
+    CUDA_MEMCPY3D copy = {.srcMemoryType = from, .srcHost = (const void *)(uintptr_t)src,
+                          .srcDevice = src, .dstMemoryType = to, .dstHost = (void *)(uintptr_t)dst,
+                          .dstDevice = dst, .WidthInBytes = bytes, .Height = 1, .Depth = 1};
+    return rrto_capture_copy(stream, &copy);
+}
+
+static CUresult capture_2d(const CUDA_MEMCPY2D *c, CUstream stream)
+{
+    if (!c)
+        return rrto_capture_copy(stream, NULL);
+    CUDA_MEMCPY3D copy = {
+        .srcXInBytes = c->srcXInBytes, .srcY = c->srcY, .srcMemoryType = c->srcMemoryType,
+        .srcHost = c->srcHost, .srcDevice = c->srcDevice, .srcArray = c->srcArray,
+        .srcPitch = c->srcPitch, .dstXInBytes = c->dstXInBytes, .dstY = c->dstY,
+        .dstMemoryType = c->dstMemoryType, .dstHost = c->dstHost, .dstDevice = c->dstDevice,
+        .dstArray = c->dstArray, .dstPitch = c->dstPitch, .WidthInBytes = c->WidthInBytes,
+        .Height = c->Height, .Depth = 1};
+    return rrto_capture_copy(stream, &copy);
+}
+
 CUresult rrto_cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
 {
     return to_device(dstDevice, srcHost, ByteCount, 0);
@@ -94,6 +118,8 @@ CUresult rrto_cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void *srcHost, size_t
 CUresult rrto_cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount,
                                    CUstream hStream)
 {
+    RRTO_CAPTURE(hStream, capture_row(RRTO_MEMORY_DEVICE, dstDevice, RRTO_MEMORY_HOST,
+                                      (uintptr_t)srcHost, ByteCount, hStream));
     uint64_t stream;
     CUresult result = rrto_name_stream(hStream, &stream);
     return result ? result : to_device(dstDevice, srcHost, ByteCount, stream);
@@ -107,6 +133,8 @@ CUresult rrto_cuMemcpyDtoH_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteC
 CUresult rrto_cuMemcpyDtoHAsync_v2(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount,
                                    CUstream hStream)
 {
+    RRTO_CAPTURE(hStream, capture_row(RRTO_MEMORY_HOST, (uintptr_t)dstHost, RRTO_MEMORY_DEVICE,
+                                      srcDevice, ByteCount, hStream));
     uint64_t stream;
     struct rrto_host host;
     CUresult result = rrto_name_stream(hStream, &stream);
@@ -144,6 +172,8 @@ CUresult rrto_cuMemcpyDtoD_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size
 CUresult rrto_cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount,
                                    CUstream hStream)
 {
+    RRTO_CAPTURE(hStream, capture_row(RRTO_MEMORY_DEVICE, dstDevice, RRTO_MEMORY_DEVICE, srcDevice,
+                                      ByteCount, hStream));
     uint64_t stream;
     CUresult result = rrto_name_stream(hStream, &stream);
     return result ? result : device_to_device(dstDevice, srcDevice, ByteCount, stream);
@@ -184,6 +214,8 @@ CUresult rrto_cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 
 CUresult rrto_cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
 {
+    RRTO_CAPTURE(hStream, capture_row(RRTO_MEMORY_UNIFIED, dst, RRTO_MEMORY_UNIFIED, src, ByteCount,
+                                      hStream));
     uint64_t stream;
     CUresult result = rrto_name_stream(hStream, &stream);
     if (result)
@@ -284,6 +316,7 @@ CUresult rrto_cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *pCopy)
 
 CUresult rrto_cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
 {
+    RRTO_CAPTURE(hStream, capture_2d(pCopy, hStream));
     uint64_t stream;
     CUresult result = rrto_name_stream(hStream, &stream);
     return result ? result : copy_2d(pCopy, stream);
@@ -296,6 +329,7 @@ CUresult rrto_cuMemcpy3D_v2(const CUDA_MEMCPY3D *pCopy)
 
 CUresult rrto_cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D *pCopy, CUstream hStream)
 {
+    RRTO_CAPTURE(hStream, rrto_capture_copy(hStream, pCopy));
     uint64_t stream;
     CUresult result = rrto_name_stream(hStream, &stream);
     return result ? result : copy_3d(pCopy, stream);

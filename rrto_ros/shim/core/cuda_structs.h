@@ -63,6 +63,23 @@ struct rrto_CUDA_MEMSET_NODE_PARAMS_v1 {
     size_t width, height;
 };
 
+struct rrto_CUDA_HOST_NODE_PARAMS_v1 {
+    CUhostFn fn;
+    void *userData;
+};
+
+typedef struct rrto_CUDA_HOST_NODE_PARAMS_v2 {
+    CUhostFn fn;
+    void *userData;
+    unsigned syncMode;
+    CUcontext ctx;
+} CUDA_HOST_NODE_PARAMS_v2;
+
+struct rrto_CUgraphExecUpdateResultInfo_v1 {
+    int result;
+    CUgraphNode errorNode, errorFromNode;
+};
+
 struct rrto_CUgraphEdgeData {
     unsigned char from_port, to_port, type, reserved[5];
 };
@@ -81,6 +98,15 @@ struct rrto_CUgraphNodeParams {
             struct rrto_CUDA_MEMSET_NODE_PARAMS_v1 params;
             CUcontext context;
         } fill;
+        CUDA_HOST_NODE_PARAMS_v2 host;
+        struct {
+            CUgraph graph;
+            int ownership;
+        } child;
+        struct {
+            CUevent event;
+            CUcontext context; /* of a record */
+        } event;
     };
     long long reserved2;
 };
@@ -168,6 +194,9 @@ RRTO_SIZE(CUDA_MEMCPY3D, 200);
 RRTO_SIZE(CUDA_KERNEL_NODE_PARAMS_v1, 56);
 RRTO_SIZE(CUDA_KERNEL_NODE_PARAMS_v2, 72);
 RRTO_SIZE(CUDA_MEMSET_NODE_PARAMS, 40);
+RRTO_SIZE(CUDA_HOST_NODE_PARAMS, 16);
+RRTO_SIZE(CUDA_HOST_NODE_PARAMS_v2, 32);
+RRTO_SIZE(CUgraphExecUpdateResultInfo, 24);
 RRTO_SIZE(CUgraphEdgeData, 8);
 RRTO_SIZE(CUgraphNodeParams, 256);
 RRTO_SIZE(CUDA_GRAPH_INSTANTIATE_PARAMS, 32);

@@ -2,7 +2,7 @@
  * the program is filled here, at once, after what was queued into it. */
 #include <stdint.h>
 
-#include "shim.h"
+#include "capture.h"
 
 struct fill {
     CUdeviceptr at;
@@ -52,9 +52,16 @@ static CUresult fill(const struct fill *f, uint64_t stream)
     return result ? result : rrto_emit_memset(&op, NULL);
 }
 
+static CUresult capture(const struct fill *f, CUstream hStream)
+{
+    return rrto_capture_fill(hStream, &(CUDA_MEMSET_NODE_PARAMS){f->at, f->pitch, f->value, f->unit,
+                                                                 f->width, f->height});
+}
+
 static CUresult fill_async(const struct fill *f, CUstream hStream)
 {
     uint64_t stream;
+    RRTO_CAPTURE(hStream, capture(f, hStream));
     CUresult result = rrto_name_stream(hStream, &stream);
     return result ? result : fill(f, stream);
 }

@@ -1,65 +1,7 @@
-/* Questions about graphs and their nodes: which there are, what waits for what, what they do. */
+/* Questions about graphs and their nodes: which there are, what waits for what. */
 #include "graph.h"
 
-#include <stdlib.h>
 #include <string.h>
-
-struct rrto_node *rrto_node_new(const CUgraphNode *dependencies, size_t count)
-{
-    struct rrto_node *node = calloc(1, sizeof *node);
-    if (!node)
-        return NULL;
-    node->dependencies = malloc(count * sizeof *dependencies + 1);
-    if (!node->dependencies) {
-        free(node);
-        return NULL;
-    }
-    if (count)
-        memcpy(node->dependencies, dependencies, count * sizeof *dependencies);
-    node->count = count;
-    return node;
-}
-
-void rrto_node_free(struct rrto_node *node)
-{
-    if (!node)
-        return;
-    free(node->dependencies);
-    free(node->arguments);
-    free(node);
-}
-
-CUresult rrto_node_keep(struct rrto_node *node, const CUDA_KERNEL_NODE_PARAMS_v1 *p,
-                        const void *other, const struct rrto_kernel *kernel,
-                        const unsigned char *packed)
-{
-    enum { END = 0, POINTER = 1, SIZE = 2 };
-    size_t table = kernel->param_count * sizeof(void *), bytes = kernel->param_bytes;
-    /* The same kernel's table stays where it is: a program may still look at it. */
-    CUfunction before = node->kernel.func ? node->kernel.func : (CUfunction)node->kernel.kern;
-    if (before != kernel->function->handle || !node->arguments) {
-        void *arguments = calloc(1, table + bytes + 1);
-        if (!arguments)
-            return CUDA_OUT_OF_MEMORY;
-        free(node->arguments);
-        node->arguments = arguments;
-    }
-    void **pointers = node->arguments;
-    unsigned char *values = (unsigned char *)node->arguments + table;
-    memcpy(values, packed, bytes);
-    for (uint32_t i = 0; i < kernel->param_count; i++)
-        pointers[i] = values + kernel->params[i].offset;
-    node->extra_bytes = bytes;
-    void *extra[5] = {(void *)POINTER, values, (void *)SIZE, &node->extra_bytes, (void *)END};
-    memcpy(node->extra, extra, sizeof extra);
-    memset(&node->kernel, 0, sizeof node->kernel);
-    memcpy(&node->kernel, p, sizeof *p);
-    node->kernel.kern = p->func ? NULL : (CUkernel)(uintptr_t)other;
-    node->kernel.ctx = rrto_current();
-    node->kernel.kernelParams = p->extra ? NULL : pointers;
-    node->kernel.extra = p->extra ? node->extra : NULL;
-    return CUDA_SUCCESS;
-}
 
 /* ---- lists ---- */
 
@@ -94,35 +36,16 @@ static CUresult end(struct list *list, size_t *number)
     return CUDA_SUCCESS;
 }
 
-/* The next node of a graph. */
-static struct rrto_object *next_of(const void *graph, uint32_t *slot)
+static CUresult nodes_of(CUgraph handle, CUgraphNode *nodes, size_t *number, int roots)
 {
-    struct rrto_object *node;
-    while ((node = rrto_next(RRTO_NODE, slot)))
-        if (node->owner == graph)
-            return node;
-    return NULL;
-}
-
-static CUresult handle_of(enum rrto_kind kind, const void *handle, struct rrto_object **object)
-{
-    *object = rrto_find(kind, handle);
-    return *object ? CUDA_SUCCESS : handle ? CUDA_INVALID_HANDLE : CUDA_INVALID_VALUE;
-}
-
-static CUresult nodes_of(CUgraph graph, CUgraphNode *nodes, size_t *number, int roots)
-{
-    struct rrto_object *object, *node;
-    uint32_t slot = 0;
-    if (!number)
-        return CUDA_INVALID_VALUE;
-    CUresult result = handle_of(RRTO_GRAPH, graph, &object);
+    struct rrto_graph *graph;
+    CUresult result = number ? rrto_graph_of(handle, &graph) : CUDA_INVALID_VALUE;
     if (result)
         return result;
     struct list list = {nodes, NULL, nodes ? *number : 0, 0};
-    while ((node = next_of(graph, &slot)))
-        if (!roots || !((struct rrto_node *)node->data)->count)
-            put(&list, node->handle, NULL);
+    for (const struct rrto_node *node = graph->first; node; node = node->next)
+        if (!roots || !node->count)
+            put(&list, node->object->handle, NULL);
     return end(&list, number);
 }
 
@@ -138,19 +61,16 @@ CUresult rrto_cuGraphGetRootNodes(CUgraph hGraph, CUgraphNode *rootNodes, size_t
 
 CUresult rrto_cuGraphGetEdges(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, size_t *numEdges)
 {
-    struct rrto_object *object, *node;
-    uint32_t slot = 0;
+    struct rrto_graph *graph;
     if (!numEdges || !from != !to)
         return CUDA_INVALID_VALUE;
-    CUresult result = handle_of(RRTO_GRAPH, hGraph, &object);
+    CUresult result = rrto_graph_of(hGraph, &graph);
     if (result)
         return result;
     struct list list = {from, to, from ? *numEdges : 0, 0};
-    while ((node = next_of(hGraph, &slot))) {
-        const struct rrto_node *kept = node->data;
-        for (size_t i = 0; i < kept->count; i++)
-            put(&list, kept->dependencies[i], node->handle);
-    }
+    for (const struct rrto_node *node = graph->first; node; node = node->next)
+        for (size_t i = 0; i < node->count; i++)
+            put(&list, node->dependencies[i]->object->handle, node->object->handle);
     return end(&list, numEdges);
 }
 
@@ -174,16 +94,13 @@ CUresult rrto_cuGraphGetEdges_v2(CUgraph hGraph, CUgraphNode *from, CUgraphNode 
 CUresult rrto_cuGraphNodeGetDependencies(CUgraphNode hNode, CUgraphNode *dependencies,
                                          size_t *numDependencies)
 {
-    struct rrto_object *node;
-    if (!numDependencies)
-        return CUDA_INVALID_VALUE;
-    CUresult result = handle_of(RRTO_NODE, hNode, &node);
+    struct rrto_node *node;
+    CUresult result = numDependencies ? rrto_node_of(hNode, &node) : CUDA_INVALID_VALUE;
     if (result)
         return result;
-    const struct rrto_node *kept = node->data;
     struct list list = {dependencies, NULL, dependencies ? *numDependencies : 0, 0};
-    for (size_t i = 0; i < kept->count; i++)
-        put(&list, kept->dependencies[i], NULL);
+    for (size_t i = 0; i < node->count; i++)
+        put(&list, node->dependencies[i]->object->handle, NULL);
     return end(&list, numDependencies);
 }
 
@@ -200,20 +117,15 @@ CUresult rrto_cuGraphNodeGetDependencies_v2(CUgraphNode hNode, CUgraphNode *depe
 CUresult rrto_cuGraphNodeGetDependentNodes(CUgraphNode hNode, CUgraphNode *dependentNodes,
                                            size_t *numDependentNodes)
 {
-    struct rrto_object *node, *other;
-    uint32_t slot = 0;
-    if (!numDependentNodes)
-        return CUDA_INVALID_VALUE;
-    CUresult result = handle_of(RRTO_NODE, hNode, &node);
+    struct rrto_node *node;
+    CUresult result = numDependentNodes ? rrto_node_of(hNode, &node) : CUDA_INVALID_VALUE;
     if (result)
         return result;
     struct list list = {dependentNodes, NULL, dependentNodes ? *numDependentNodes : 0, 0};
-    while ((other = next_of(node->owner, &slot))) {
-        const struct rrto_node *kept = other->data;
-        for (size_t i = 0; i < kept->count; i++)
-            if (kept->dependencies[i] == hNode)
-                put(&list, other->handle, NULL);
-    }
+    for (const struct rrto_node *other = node->graph->first; other; other = other->next)
+        for (size_t i = 0; i < other->count; i++)
+            if (other->dependencies[i] == node)
+                put(&list, other->object->handle, NULL);
     return end(&list, numDependentNodes);
 }
 
@@ -228,166 +140,49 @@ CUresult rrto_cuGraphNodeGetDependentNodes_v2(CUgraphNode hNode, CUgraphNode *de
                  edgeData, room);
 }
 
-/* ---- what a node does ---- */
-
-static CUresult kept_of(CUgraphNode handle, int kind, const void *out, struct rrto_node **kept)
-{
-    struct rrto_object *node;
-    if (!out)
-        return CUDA_INVALID_VALUE;
-    CUresult result = handle_of(RRTO_NODE, handle, &node);
-    if (result)
-        return result;
-    *kept = node->data;
-    return node->number == kind ? CUDA_SUCCESS : CUDA_INVALID_VALUE;
-}
-
-CUresult rrto_cuGraphKernelNodeGetParams_v2(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS *nodeParams)
-{
-    struct rrto_node *kept;
-    CUresult result = kept_of(hNode, RRTO_KERNEL_NODE, nodeParams, &kept);
-    if (!result)
-        *nodeParams = kept->kernel;
-    return result;
-}
-
-CUresult rrto_cuGraphKernelNodeGetParams(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
-{
-    struct rrto_node *kept;
-    CUresult result = kept_of(hNode, RRTO_KERNEL_NODE, nodeParams, &kept);
-    if (result)
-        return result;
-    memcpy(nodeParams, &kept->kernel, sizeof *nodeParams);
-    if (!nodeParams->func)
-        nodeParams->func = (CUfunction)kept->kernel.kern;
-    return CUDA_SUCCESS;
-}
-
-CUresult rrto_cuGraphMemcpyNodeGetParams(CUgraphNode hNode, CUDA_MEMCPY3D *nodeParams)
-{
-    struct rrto_node *kept;
-    CUresult result = kept_of(hNode, RRTO_MEMCPY_NODE, nodeParams, &kept);
-    if (!result)
-        *nodeParams = kept->copy;
-    return result;
-}
-
-CUresult rrto_cuGraphMemsetNodeGetParams(CUgraphNode hNode, CUDA_MEMSET_NODE_PARAMS *nodeParams)
-{
-    struct rrto_node *kept;
-    CUresult result = kept_of(hNode, RRTO_MEMSET_NODE, nodeParams, &kept);
-    if (!result)
-        *nodeParams = kept->fill;
-    return result;
-}
+/* ---- what else there is to know ---- */
 
 CUresult rrto_cuGraphNodeGetType(CUgraphNode hNode, CUgraphNodeType *type)
 {
-    struct rrto_object *node;
-    CUresult result = type ? handle_of(RRTO_NODE, hNode, &node) : CUDA_INVALID_VALUE;
+    struct rrto_node *node;
+    CUresult result = type ? rrto_node_of(hNode, &node) : CUDA_INVALID_VALUE;
     if (!result)
-        *type = node->number;
+        *type = node->work.kind;
     return result;
 }
 
-/* ---- nodes of any kind ---- */
-
-/* Data of edges that say more than "after it" are refused. */
-static CUresult check_edges(const CUgraphEdgeData *data, size_t count)
+CUresult rrto_cuGraphNodeGetContainingGraph(CUgraphNode hNode, CUgraph *phGraph)
 {
-    static const CUgraphEdgeData zero;
-    for (size_t i = 0; data && i < count; i++)
-        if (memcmp(&data[i], &zero, sizeof zero))
-            return rrto_refuse(CUDA_NOT_SUPPORTED, "cuGraphAddNode: edges with data");
-    return CUDA_SUCCESS;
-}
-
-static CUresult check_rest(const CUgraphNodeParams *p)
-{
-    return p && !p->reserved0[0] && !p->reserved0[1] && !p->reserved0[2] && !p->reserved2
-               ? CUDA_SUCCESS
-               : CUDA_INVALID_VALUE;
-}
-
-static CUresult refuse_kind(const char *call, int kind)
-{
-    static const char *const names[] = {
-        "kernel", "copy", "fill", "host function", "child graph", "empty", "event wait",
-        "event record", "semaphore signal", "semaphore wait", "allocation", "free", "memory op",
-        "conditional"};
-    if (kind < 0 || kind >= (int)(sizeof names / sizeof *names))
-        return CUDA_INVALID_VALUE;
-    return rrto_refuse(CUDA_NOT_SUPPORTED, "%s: %s node", call, names[kind]);
-}
-
-CUresult rrto_cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
-                                const CUgraphNode *dependencies,
-                                const CUgraphEdgeData *dependencyData, size_t numDependencies,
-                                CUgraphNodeParams *nodeParams)
-{
-    CUgraphNodeParams *p = nodeParams;
-    CUresult result = check_rest(p);
+    struct rrto_node *node;
+    CUresult result = phGraph ? rrto_node_of(hNode, &node) : CUDA_INVALID_VALUE;
     if (!result)
-        result = check_edges(dependencyData, numDependencies);
-    if (result)
-        return result;
-    switch (p->type) {
-    case RRTO_KERNEL_NODE:
-        return rrto_cuGraphAddKernelNode_v2(phGraphNode, hGraph, dependencies, numDependencies,
-                                            &p->kernel);
-    case RRTO_MEMCPY_NODE:
-        return rrto_cuGraphAddMemcpyNode(phGraphNode, hGraph, dependencies, numDependencies,
-                                         &p->copy.params, p->copy.context);
-    case RRTO_MEMSET_NODE:
-        return rrto_cuGraphAddMemsetNode(phGraphNode, hGraph, dependencies, numDependencies,
-                                         &p->fill.params, p->fill.context);
-    case RRTO_EMPTY_NODE:
-        return rrto_cuGraphAddEmptyNode(phGraphNode, hGraph, dependencies, numDependencies);
-    default:
-        return refuse_kind("cuGraphAddNode", p->type);
-    }
+        *phGraph = node->graph->object->handle;
+    return result;
 }
 
-CUresult rrto_cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph,
-                             const CUgraphNode *dependencies, size_t numDependencies,
-                             CUgraphNodeParams *nodeParams)
+CUresult rrto_cuGraphGetId(CUgraph hGraph, unsigned int *graphId)
 {
-    return rrto_cuGraphAddNode_v2(phGraphNode, hGraph, dependencies, NULL, numDependencies,
-                                  nodeParams);
-}
-
-CUresult rrto_cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams *nodeParams)
-{
-    struct rrto_object *node;
-    CUresult result = check_rest(nodeParams);
+    struct rrto_graph *graph;
+    CUresult result = graphId ? rrto_graph_of(hGraph, &graph) : CUDA_INVALID_VALUE;
     if (!result)
-        result = handle_of(RRTO_NODE, hNode, &node);
-    if (result)
-        return result;
-    if (node->number != nodeParams->type)
-        return CUDA_INVALID_VALUE;
-    return nodeParams->type == RRTO_KERNEL_NODE
-               ? rrto_cuGraphKernelNodeSetParams_v2(hNode, &nodeParams->kernel)
-               : refuse_kind("cuGraphNodeSetParams", nodeParams->type);
+        *graphId = graph->id;
+    return result;
 }
 
-CUresult rrto_cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                                       CUgraphNodeParams *nodeParams)
+CUresult rrto_cuGraphNodeGetLocalId(CUgraphNode hNode, unsigned int *nodeId)
 {
-    CUgraphNodeParams *p = nodeParams;
-    CUresult result = check_rest(p);
-    if (result)
-        return result;
-    switch (p->type) {
-    case RRTO_KERNEL_NODE:
-        return rrto_cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, &p->kernel);
-    case RRTO_MEMCPY_NODE:
-        return rrto_cuGraphExecMemcpyNodeSetParams(hGraphExec, hNode, &p->copy.params,
-                                                   p->copy.context);
-    case RRTO_MEMSET_NODE:
-        return rrto_cuGraphExecMemsetNodeSetParams(hGraphExec, hNode, &p->fill.params,
-                                                   p->fill.context);
-    default:
-        return refuse_kind("cuGraphExecNodeSetParams", p->type);
-    }
+    struct rrto_node *node;
+    CUresult result = nodeId ? rrto_node_of(hNode, &node) : CUDA_INVALID_VALUE;
+    if (!result)
+        *nodeId = node->id;
+    return result;
+}
+
+CUresult rrto_cuGraphNodeGetToolsId(CUgraphNode hNode, unsigned long long *toolsNodeId)
+{
+    struct rrto_node *node;
+    CUresult result = toolsNodeId ? rrto_node_of(hNode, &node) : CUDA_INVALID_VALUE;
+    if (!result)
+        *toolsNodeId = (unsigned long long)node->graph->id << 32 | node->id;
+    return result;
 }

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "shim.h"
+#include "capture.h"
 
 enum { PATIENCE_S = 10 };
 
@@ -103,9 +103,21 @@ CUresult rrto_claim(const void *at, size_t bytes)
     return result ? result : rrto_settle(at, bytes);
 }
 
+CUresult rrto_call_later(CUhostFn fn, void *data)
+{
+    return enqueue(&(struct task){.fn = fn, .data = data});
+}
+
+static CUresult capture(CUstream stream, CUhostFn fn, void *data)
+{
+    struct rrto_work work;
+    return rrto_capture_work(stream, rrto_work_host(fn, data, 0, &work), &work);
+}
+
 CUresult rrto_cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData)
 {
     struct task task = {.fn = fn, .data = userData};
+    RRTO_CAPTURE(hStream, capture(hStream, fn, userData));
     if (!fn)
         return CUDA_INVALID_VALUE;
     CUresult result = rrto_cuStreamSynchronize(hStream);

@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shim.h"
+#include "capture.h"
 
-enum { COOPERATIVE = 1, SMALL = 4096 };
+enum { SMALL = 4096 };
 
 static unsigned limit_of(int attribute, unsigned otherwise)
 {
@@ -149,18 +149,34 @@ static CUresult check_cooperative(const struct rrto_kernel *kernel, const struct
     return blocks > most ? CUDA_COOPERATIVE_LAUNCH_TOO_LARGE : CUDA_SUCCESS;
 }
 
+static CUresult capture(CUfunction f, const struct rrto_geometry *at, CUstream hStream,
+                        uint32_t flags, void **params, void **extra)
+{
+    const CUDA_KERNEL_NODE_PARAMS_v1 p = {f,           at->grid[0],  at->grid[1],
+                                          at->grid[2], at->block[0], at->block[1],
+                                          at->block[2], at->shared,   params,
+                                          extra};
+    struct rrto_work work;
+    CUresult result = rrto_work_kernel(&p, NULL, 0, &work);
+    if (!result && flags & RRTO_COOPERATIVE)
+        result = check_cooperative(rrto_kernel_of(f), at);
+    work.cooperative = work.on_robot = flags & RRTO_COOPERATIVE;
+    return rrto_capture_work(hStream, result, &work);
+}
+
 static CUresult launch(CUfunction f, const struct rrto_geometry *at, CUstream hStream,
                        uint32_t flags, void **params, void **extra)
 {
     struct rrto_kernel *kernel;
     unsigned char small[SMALL], *packed;
     uint64_t stream;
+    RRTO_CAPTURE(hStream, capture(f, at, hStream, flags, params, extra));
     CUresult result = rrto_use(f, &kernel);
     if (!result)
         result = rrto_name_stream(hStream, &stream);
     if (!result)
         result = rrto_check_launch(kernel, at);
-    if (!result && flags & COOPERATIVE)
+    if (!result && flags & RRTO_COOPERATIVE)
         result = check_cooperative(kernel, at);
     if (!result)
         result = rrto_pack(kernel, params, extra, small, sizeof small, &packed);
@@ -195,51 +211,51 @@ CUresult rrto_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, uns
     struct rrto_geometry at = {{gridDimX, gridDimY, gridDimZ},
                                {blockDimX, blockDimY, blockDimZ},
                                sharedMemBytes};
-    return launch(f, &at, hStream, COOPERATIVE, kernelParams, NULL);
+    return launch(f, &at, hStream, RRTO_COOPERATIVE, kernelParams, NULL);
 }
 
 /* Attributes that only advise are accepted; those that change what the kernel means are refused. */
+CUresult rrto_check_launch_attribute(const char *call, int id, const CUlaunchAttributeValue *value,
+                                     uint32_t *flags)
+{
+    enum { COOPERATE = 2, CLUSTER = 4, DEVICE_UPDATABLE = 13 };
+    switch (id) {
+    case 0:  /* ignore */
+    case 1:  /* access policy window */
+    case 3:  /* synchronization policy */
+    case 5:  /* cluster scheduling preference */
+    case 6:  /* programmatic stream serialization: may start early, need not */
+    case 8:  /* priority */
+    case 9:  /* memory synchronization domain map */
+    case 10: /* memory synchronization domain */
+    case 11: /* preferred cluster dimension */
+    case 14: /* preferred shared memory carve-out */
+        return CUDA_SUCCESS;
+    case COOPERATE:
+        *flags |= value->number ? RRTO_COOPERATIVE : 0;
+        return CUDA_SUCCESS;
+    case CLUSTER:
+        if (!value->dim.x || !value->dim.y || !value->dim.z)
+            return CUDA_INVALID_VALUE;
+        if (value->dim.x > 1 || value->dim.y > 1 || value->dim.z > 1)
+            return rrto_refuse(CUDA_NOT_SUPPORTED, "%s: cluster of %ux%ux%u", call, value->dim.x,
+                               value->dim.y, value->dim.z);
+        return CUDA_SUCCESS;
+    case DEVICE_UPDATABLE:
+        return value->number ? rrto_refuse(CUDA_NOT_SUPPORTED, "%s: node updated by the device", call)
+                             : CUDA_SUCCESS;
+    default: /* events of a launch among them */
+        return rrto_refuse(CUDA_NOT_SUPPORTED, "%s: attribute %d", call, id);
+    }
+}
+
 static CUresult read_attributes(const CUlaunchConfig *config, uint32_t *flags)
 {
-    enum { COOPERATE = 2, CLUSTER = 4, EVENT = 7, COMPLETION_EVENT = 12, DEVICE_UPDATABLE = 13 };
-    if (config->numAttrs && !config->attrs)
-        return CUDA_INVALID_VALUE;
-    for (unsigned i = 0; i < config->numAttrs; i++) {
-        const struct rrto_launch_attribute *a = &config->attrs[i];
-        switch (a->id) {
-        case 0:  /* ignore */
-        case 1:  /* access policy window */
-        case 3:  /* synchronization policy */
-        case 5:  /* cluster scheduling preference */
-        case 6:  /* programmatic stream serialization: may start early, need not */
-        case 8:  /* priority */
-        case 9:  /* memory synchronization domain map */
-        case 10: /* memory synchronization domain */
-        case 11: /* preferred cluster dimension */
-        case 14: /* preferred shared memory carve-out */
-            break;
-        case COOPERATE:
-            *flags |= a->value.number ? COOPERATIVE : 0;
-            break;
-        case CLUSTER:
-            if (!a->value.dim.x || !a->value.dim.y || !a->value.dim.z)
-                return CUDA_INVALID_VALUE;
-            if (a->value.dim.x > 1 || a->value.dim.y > 1 || a->value.dim.z > 1)
-                return rrto_refuse(CUDA_NOT_SUPPORTED, "cuLaunchKernelEx: cluster of %ux%ux%u",
-                                   a->value.dim.x, a->value.dim.y, a->value.dim.z);
-            break;
-        case DEVICE_UPDATABLE:
-            if (a->value.number)
-                return rrto_refuse(CUDA_NOT_SUPPORTED,
-                                   "cuLaunchKernelEx: node updated by the device");
-            break;
-        case EVENT:
-        case COMPLETION_EVENT:
-        default:
-            return rrto_refuse(CUDA_NOT_SUPPORTED, "cuLaunchKernelEx: attribute %d", a->id);
-        }
-    }
-    return CUDA_SUCCESS;
+    CUresult result = config->numAttrs && !config->attrs ? CUDA_INVALID_VALUE : CUDA_SUCCESS;
+    for (unsigned i = 0; i < config->numAttrs && !result; i++)
+        result = rrto_check_launch_attribute("cuLaunchKernelEx", config->attrs[i].id,
+                                             &config->attrs[i].value, flags);
+    return result;
 }
 
 CUresult rrto_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **kernelParams,
@@ -255,4 +271,15 @@ CUresult rrto_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void 
                                {config->blockDimX, config->blockDimY, config->blockDimZ},
                                config->sharedMemBytes};
     return launch(f, &at, config->hStream, flags, kernelParams, extra);
+}
+
+/* Its default stream is the thread's own, whose name is not among the arguments. */
+CUresult rrto_cuLaunchKernelEx_ptsz(const CUlaunchConfig *config, CUfunction f, void **kernelParams,
+                                    void **extra)
+{
+    if (!config)
+        return CUDA_INVALID_VALUE;
+    CUlaunchConfig own = *config;
+    own.hStream = rrto_per_thread(own.hStream);
+    return rrto_cuLaunchKernelEx(&own, f, kernelParams, extra);
 }

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shim.h"
+#include "capture.h"
 
 #define S rrto_session
 
@@ -102,6 +102,7 @@ CUresult rrto_cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemo
                                       CUstream hStream)
 {
     uint64_t stream;
+    RRTO_CAPTURE(hStream, rrto_capture_refuse(hStream, "allocation"));
     CUresult result = rrto_name_stream(hStream, &stream);
     if (result)
         return result;
@@ -120,6 +121,7 @@ CUresult rrto_cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStre
 CUresult rrto_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 {
     uint64_t stream;
+    RRTO_CAPTURE(hStream, rrto_capture_refuse(hStream, "free"));
     CUresult result = rrto_name_stream(hStream, &stream);
     return result ? result : dptr ? rrto_memory_release(dptr, stream) : CUDA_INVALID_VALUE;
 }

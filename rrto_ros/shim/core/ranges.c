@@ -420,10 +420,3 @@ CUresult rrto_fill_bytes(uint64_t dst, size_t pitch, unsigned unit, size_t width
         return CUDA_INVALID_VALUE;
     return CUDA_SUCCESS;
 }
-
-CUresult rrto_check_fill(uint64_t dst, size_t pitch, unsigned unit, size_t width, size_t height)
-{
-    size_t bytes;
-    CUresult result = rrto_fill_bytes(dst, pitch, unit, width, height, &bytes);
-    return result || !bytes ? result : rrto_range_check_write(dst, bytes);
-}

@@ -138,6 +138,8 @@ enum rrto_kind {
     RRTO_POOL,
     RRTO_LINK,
     RRTO_MEMORY,
+    RRTO_SEGMENT,
+    RRTO_USER_OBJECT,
     RRTO_KINDS
 };
 
@@ -214,7 +216,6 @@ uint64_t rrto_range_used(void *pool, uint64_t *high); /* pool NULL: all */
 void rrto_range_reset_high(void *pool);
 CUresult rrto_fill_bytes(uint64_t dst, size_t pitch, unsigned unit, size_t width, size_t height,
                          size_t *bytes);
-CUresult rrto_check_fill(uint64_t dst, size_t pitch, unsigned unit, size_t width, size_t height);
 
 CUresult rrto_memory_release(CUdeviceptr address, uint64_t stream); /* memory.c */
 
@@ -282,21 +283,60 @@ CUresult rrto_wait_for_host_calls(void) __attribute__((cold));
 /* Before the shim itself does a stream's work on host memory, which makes no record that would wait:
  * host functions have returned and what was queued into the memory has landed. */
 CUresult rrto_claim(const void *at, size_t bytes);
+/* Has the thread of host functions call one, after those that are in streams by now. */
+CUresult rrto_call_later(CUhostFn fn, void *data);
 
 /* ---- stream.c ---- */
+/* For calls that are executed: fails for a stream that is being captured. */
 CUresult rrto_name_stream(CUstream stream, uint64_t *name);
 CUresult rrto_name_event(CUevent event, uint64_t *name);
-CUresult rrto_name_graph_exec(CUgraphExec exec, uint64_t *name);
+
+/* ---- capture.c ---- */
+extern _Atomic uint32_t rrto_captures; /* sequences of calls that are being captured */
+static inline int rrto_capturing(void)
+{
+    return __builtin_expect(atomic_load_explicit(&rrto_captures, memory_order_relaxed) != 0, 0);
+}
+CUresult rrto_capture_forbid(CUstream stream) __attribute__((cold));
+CUresult rrto_capture_unsafe(void) __attribute__((cold));
+CUresult rrto_capture_legacy(void) __attribute__((cold));
+CUresult rrto_capture_everywhere(void) __attribute__((cold));
+
+/* What may not be called while something is captured: by a thread that may break a sequence, with
+ * the legacy stream beside a blocking one, and at all. */
+static inline CUresult rrto_no_unsafe(void)
+{
+    return rrto_capturing() ? rrto_capture_unsafe() : CUDA_SUCCESS;
+}
+static inline CUresult rrto_no_legacy(void)
+{
+    return rrto_capturing() ? rrto_capture_legacy() : CUDA_SUCCESS;
+}
+static inline CUresult rrto_no_capture(void)
+{
+    return rrto_capturing() ? rrto_capture_everywhere() : CUDA_SUCCESS;
+}
+
+/* The default stream of exports whose default is a stream for each thread. */
+static inline CUstream rrto_per_thread(CUstream stream)
+{
+    return stream ? stream : (CUstream)(uintptr_t)2;
+}
 
 /* ---- occupancy.c ---- */
 uint64_t rrto_blocks_at_once(const struct rrto_kernel *kernel, uint64_t threads, size_t shared);
 
 /* ---- launch.c ---- */
+enum { RRTO_COOPERATIVE = 1 }; /* of a launch's flags */
+
 struct rrto_geometry {
     unsigned grid[3], block[3], shared;
 };
 CUresult rrto_check_launch(const struct rrto_kernel *kernel, const struct rrto_geometry *at);
 CUresult rrto_pack(const struct rrto_kernel *kernel, void **params, void **extra,
                    unsigned char *small, size_t small_bytes, unsigned char **packed);
+/* Whether a launch, or a graph's kernel node, may have an attribute. */
+CUresult rrto_check_launch_attribute(const char *call, int id, const CUlaunchAttributeValue *value,
+                                     uint32_t *flags);
 
 #endif

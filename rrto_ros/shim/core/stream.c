@@ -2,9 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shim.h"
+#include "capture.h"
 
-enum { NON_BLOCKING = 1, DISABLE_TIMING = 2, RECORDED = 1u << 16 };
+enum { NON_BLOCKING = 1, DISABLE_TIMING = 2, EXTERNAL = 1, RECORDED = 1u << 16 };
 
 /* The legacy stream, its explicit names and the per-thread one are one stream: 0. All that CUDA
  * orders stays ordered. */
@@ -13,7 +13,7 @@ static int is_default(CUstream stream)
     return (uintptr_t)stream <= 2;
 }
 
-CUresult rrto_name_stream(CUstream stream, uint64_t *name)
+static CUresult name_of(CUstream stream, uint64_t *name)
 {
     if (is_default(stream)) {
         *name = 0;
@@ -24,6 +24,12 @@ CUresult rrto_name_stream(CUstream stream, uint64_t *name)
         return CUDA_INVALID_HANDLE;
     *name = object->name;
     return CUDA_SUCCESS;
+}
+
+CUresult rrto_name_stream(CUstream stream, uint64_t *name)
+{
+    CUresult result = name_of(stream, name);
+    return result || !rrto_capturing() ? result : rrto_capture_forbid(stream);
 }
 
 CUresult rrto_name_event(CUevent event, uint64_t *name)
@@ -65,6 +71,8 @@ CUresult rrto_cuStreamDestroy_v2(CUstream hStream)
     struct rrto_object *object = rrto_find(RRTO_STREAM, hStream);
     if (!object)
         return CUDA_INVALID_HANDLE;
+    if (rrto_capturing())
+        rrto_capture_forget_stream(hStream);
     struct rrto_op_stream_destroy op = {object->name};
     CUresult result = rrto_emit_stream_destroy(&op, NULL);
     free(object->data); /* its hints */
@@ -86,6 +94,26 @@ CUresult rrto_cuStreamQuery(CUstream hStream)
     if (!result && atomic_load(&rrto_host_calls))
         return CUDA_NOT_READY;
     return result ? result : rrto_emit_stream_query(&op, NULL);
+}
+
+CUresult rrto_cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
+{
+    struct rrto_object *event = rrto_find(RRTO_EVENT, hEvent);
+    struct rrto_op_stream_wait_event op = {0};
+    CUresult result = Flags & ~(unsigned)EXTERNAL ? CUDA_INVALID_VALUE : name_of(hStream, &op.stream);
+    if (!result && !event)
+        result = CUDA_INVALID_HANDLE;
+    if (result)
+        return result;
+    if (Flags || event->data || rrto_capturing()) {
+        int captured;
+        result = rrto_capture_wait(event, hStream, Flags & EXTERNAL, (event->flags & RECORDED) != 0,
+                                   &captured);
+        if (result || captured)
+            return result;
+    }
+    op.event = event->name;
+    return rrto_emit_stream_wait_event(&op, NULL);
 }
 
 CUresult rrto_cuStreamGetPriority(CUstream hStream, int *priority)
@@ -113,7 +141,7 @@ CUresult rrto_cuStreamGetFlags(CUstream hStream, unsigned int *flags)
 CUresult rrto_cuStreamGetId(CUstream hStream, unsigned long long *streamId)
 {
     uint64_t name;
-    CUresult result = streamId ? rrto_name_stream(hStream, &name) : CUDA_INVALID_VALUE;
+    CUresult result = streamId ? name_of(hStream, &name) : CUDA_INVALID_VALUE;
     if (!result) /* 1 legacy, 2 per-thread: created streams have names from 3 on */
         *streamId = name ? name : (uintptr_t)hStream == 2 ? 2 : 1;
     return result;
@@ -140,65 +168,10 @@ CUresult rrto_cuStreamGetCtx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *p
 CUresult rrto_cuStreamGetDevice(CUstream hStream, CUdevice *device)
 {
     uint64_t name;
-    CUresult result = device ? rrto_name_stream(hStream, &name) : CUDA_INVALID_VALUE;
+    CUresult result = device ? name_of(hStream, &name) : CUDA_INVALID_VALUE;
     if (!result)
         *device = 0;
     return result;
-}
-
-/* Nothing is ever being captured: cuStreamBeginCapture is not supported. */
-CUresult rrto_cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus *captureStatus)
-{
-    uint64_t name;
-    CUresult result = captureStatus ? rrto_name_stream(hStream, &name) : CUDA_INVALID_VALUE;
-    if (!result)
-        *captureStatus = 0;
-    return result;
-}
-
-CUresult rrto_cuStreamGetCaptureInfo(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
-                                     cuuint64_t *id_out)
-{
-    if (id_out)
-        *id_out = 0;
-    return rrto_cuStreamIsCapturing(hStream, captureStatus_out);
-}
-
-CUresult rrto_cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
-                                        cuuint64_t *id_out, CUgraph *graph_out,
-                                        const CUgraphNode **dependencies_out,
-                                        size_t *numDependencies_out)
-{
-    if (graph_out)
-        *graph_out = NULL;
-    if (dependencies_out)
-        *dependencies_out = NULL;
-    if (numDependencies_out)
-        *numDependencies_out = 0;
-    return rrto_cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out);
-}
-
-CUresult rrto_cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
-                                        cuuint64_t *id_out, CUgraph *graph_out,
-                                        const CUgraphNode **dependencies_out,
-                                        const CUgraphEdgeData **edgeData_out,
-                                        size_t *numDependencies_out)
-{
-    if (edgeData_out)
-        *edgeData_out = NULL;
-    return rrto_cuStreamGetCaptureInfo_v2(hStream, captureStatus_out, id_out, graph_out,
-                                          dependencies_out, numDependencies_out);
-}
-
-CUresult rrto_cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)
-{
-    static _Thread_local int current;
-    if (!mode || *mode < 0 || *mode > 2)
-        return CUDA_INVALID_VALUE;
-    int old = current;
-    current = *mode;
-    *mode = old;
-    return CUDA_SUCCESS;
 }
 
 /* ---- events ---- */
@@ -231,30 +204,42 @@ CUresult rrto_cuEventDestroy_v2(CUevent hEvent)
     struct rrto_object *object = rrto_find(RRTO_EVENT, hEvent);
     if (!object)
         return CUDA_INVALID_HANDLE;
+    if (object->data)
+        rrto_capture_forget_event(object);
     struct rrto_op_event_destroy op = {object->name};
     CUresult result = rrto_emit_event_destroy(&op, NULL);
     rrto_drop(RRTO_EVENT, object);
     return result;
 }
 
-CUresult rrto_cuEventRecord(CUevent hEvent, CUstream hStream)
+static CUresult record(CUevent hEvent, CUstream hStream, int external)
 {
     struct rrto_object *object = rrto_find(RRTO_EVENT, hEvent);
     struct rrto_op_event_record op;
     if (!object)
         return CUDA_INVALID_HANDLE;
     op.event = object->name;
-    CUresult result = rrto_name_stream(hStream, &op.stream);
+    CUresult result = name_of(hStream, &op.stream);
     if (result)
         return result;
+    if (external || object->data || rrto_capturing()) {
+        int captured;
+        result = rrto_capture_record(object, hStream, external, &captured);
+        if (result || captured)
+            return result;
+    }
     object->flags |= RECORDED;
     return rrto_emit_event_record(&op, NULL);
 }
 
+CUresult rrto_cuEventRecord(CUevent hEvent, CUstream hStream)
+{
+    return record(hEvent, hStream, 0);
+}
+
 CUresult rrto_cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int flags)
 {
-    /* Flag 1 (external) means something only while capturing. */
-    return flags ? CUDA_INVALID_VALUE : rrto_cuEventRecord(hEvent, hStream);
+    return flags & ~(unsigned)EXTERNAL ? CUDA_INVALID_VALUE : record(hEvent, hStream, flags != 0);
 }
 
 CUresult rrto_cuEventSynchronize(CUevent hEvent)
@@ -262,6 +247,11 @@ CUresult rrto_cuEventSynchronize(CUevent hEvent)
     struct rrto_object *object = rrto_find(RRTO_EVENT, hEvent);
     if (!object)
         return CUDA_INVALID_HANDLE;
+    if (object->data)
+        return rrto_capture_event(object);
+    CUresult result = rrto_no_unsafe();
+    if (result)
+        return result;
     struct rrto_op_event_synchronize op = {object->name};
     return object->flags & RECORDED ? rrto_emit_event_synchronize(&op, NULL) : CUDA_SUCCESS;
 }
@@ -271,6 +261,11 @@ CUresult rrto_cuEventQuery(CUevent hEvent)
     struct rrto_object *object = rrto_find(RRTO_EVENT, hEvent);
     if (!object)
         return CUDA_INVALID_HANDLE;
+    if (object->data)
+        return rrto_capture_event(object);
+    CUresult result = rrto_no_unsafe();
+    if (result)
+        return result;
     struct rrto_op_event_query op = {object->name};
     if (object->flags & RECORDED && atomic_load(&rrto_host_calls))
         return CUDA_NOT_READY;
@@ -282,6 +277,10 @@ CUresult rrto_cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUeven
     struct rrto_object *start = rrto_find(RRTO_EVENT, hStart), *end = rrto_find(RRTO_EVENT, hEnd);
     if (!pMilliseconds)
         return CUDA_INVALID_VALUE;
+    if (start && end && (start->data || end->data)) {
+        CUresult result = rrto_capture_event(start);
+        return result ? result : rrto_capture_event(end);
+    }
     if (!start || !end || (start->flags | end->flags) & DISABLE_TIMING ||
         !(start->flags & end->flags & RECORDED))
         return CUDA_INVALID_HANDLE;

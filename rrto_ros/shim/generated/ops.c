@@ -294,15 +294,6 @@ int rrto_emit_graph_add_empty_node(struct rrto_op_graph_add_empty_node *op, cons
     return rrto_submit(&record, wait);
 }
 
-int rrto_emit_graph_kernel_node_set(struct rrto_op_graph_kernel_node_set *op, const void *params, struct rrto_wait *wait)
-{
-    struct rrto_record record = {.op = RRTO_OP_GRAPH_KERNEL_NODE_SET,
-        .fixed = op, .fixed_bytes = sizeof(*op),
-        .content = {{params, (size_t)op->params_length * 1}},
-        .flags = 0};
-    return rrto_submit(&record, wait);
-}
-
 int rrto_emit_graph_instantiate(struct rrto_op_graph_instantiate *op, struct rrto_wait *wait)
 {
     struct rrto_record record = {.op = RRTO_OP_GRAPH_INSTANTIATE,

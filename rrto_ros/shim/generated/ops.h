@@ -5,7 +5,7 @@
 
 struct rrto_wait;
 
-#define RRTO_TABLE_HASH {0x7c, 0xca, 0x82, 0xeb, 0xa1, 0x7c, 0x53, 0x39, 0x02, 0xbe, 0xfc, 0x87, 0xae, 0x09, 0x81, 0xfc, 0xef, 0xff, 0xdf, 0xa9, 0xa7, 0xde, 0x3c, 0x59, 0xce, 0x54, 0x78, 0x9d, 0xb3, 0x62, 0x72, 0x2c}
+#define RRTO_TABLE_HASH {0x5c, 0x5d, 0x95, 0x7d, 0x5a, 0x15, 0x4e, 0x90, 0xf2, 0x73, 0x81, 0xf3, 0xfa, 0x00, 0x67, 0x3d, 0xaf, 0xc3, 0xf2, 0xbf, 0xfd, 0xf4, 0x7c, 0x54, 0x54, 0xc0, 0xe2, 0xe7, 0xbb, 0x61, 0xc9, 0xd9}
 
 #define RRTO_OP_MODULE_LOAD 1
 struct rrto_op_module_load {
@@ -314,25 +314,6 @@ struct rrto_op_graph_add_empty_node {
 };
 _Static_assert((sizeof(struct rrto_op_graph_add_empty_node) + 7) / 8 * 8 == 24, "layout of graph_add_empty_node");
 int rrto_emit_graph_add_empty_node(struct rrto_op_graph_add_empty_node *op, const void *dependencies, struct rrto_wait *wait);
-
-#define RRTO_OP_GRAPH_KERNEL_NODE_SET 56
-struct rrto_op_graph_kernel_node_set {
-    uint64_t graph;
-    uint64_t node;
-    uint64_t module;
-    uint32_t kernel;
-    uint32_t flags;
-    uint32_t grid_x;
-    uint32_t grid_y;
-    uint32_t grid_z;
-    uint32_t block_x;
-    uint32_t block_y;
-    uint32_t block_z;
-    uint32_t shared_bytes;
-    uint32_t params_length;
-};
-_Static_assert((sizeof(struct rrto_op_graph_kernel_node_set) + 7) / 8 * 8 == 64, "layout of graph_kernel_node_set");
-int rrto_emit_graph_kernel_node_set(struct rrto_op_graph_kernel_node_set *op, const void *params, struct rrto_wait *wait);
 
 #define RRTO_OP_GRAPH_INSTANTIATE 60
 struct rrto_op_graph_instantiate {

@@ -1,0 +1,37 @@
+"""Streams are captured into graphs by CUDA's rules."""
+
+import pytest
+from support.shim_peer import BATCHED, CASES, RPC, Peer
+
+PROGRAM = CASES.parent / "shim_capture.py"
+CASES_HERE = (
+    "simple",
+    "empty_launch",
+    "forks",
+    "robots",
+    "rows",
+    "nested",
+    "into",
+    "rules",
+    "modes",
+    "per_thread",
+    "cooperative",
+)
+
+
+@pytest.mark.parametrize("mode", [BATCHED, RPC], ids=["batched", "rpc"])
+@pytest.mark.parametrize("case", CASES_HERE)
+def test_a_captured_stream_is_a_graph(case, mode):
+    with Peer(mode=mode) as peer:
+        peer.case(case, program=PROGRAM)
+
+
+def test_a_launch_of_a_captured_graph_is_one_record_between_its_copies():
+    with Peer() as peer:
+        peer.case("repeated", 5, program=PROGRAM)
+        names = peer.names()
+    once = ["memcpy_htod", "graph_launch", "memcpy_dtoh", "stream_synchronize"]
+    first = names.index("graph_launch") - 1
+    assert names[first : first + 20] == once * 5
+    assert names.count("graph_add_kernel_node") == 3
+    assert names.count("launch") == 0
