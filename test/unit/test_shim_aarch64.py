@@ -25,7 +25,7 @@ SHORT = (
     "test_shim_references.py::test_a_round_that_equals_the_plan_is_one_reference",
     "test_shim_references.py::test_references_that_outgrow_the_rings_and_buffers_are_cut",
 )
-WHOLE = ("calls", "references", "graphs", "landing", "refusals", "small", "tables",
+WHOLE = ("calls", "references", "graphs", "capture", "landing", "refusals", "small", "tables",
          "host_calls", "answers")  # fmt: skip
 LEFT_OUT = {
     # A C program of this machine.

@@ -28,15 +28,17 @@ LEFT_OUT = (
     "test_a_replayed_call_allocates_nothing",  # counts in a malloc of its own
     "test_with_a_copy_still_queued_a_program_sees_what_cuda_documents[exits]",  # itself a race
 )
-FILES = ("answers", "calls", "failures", "graphs", "host_calls", "landing", "references",
-         "refusals", "small", "start", "tables")  # fmt: skip
+FILES = ("answers", "calls", "capture", "failures", "graphs", "host_calls", "landing",
+         "references", "refusals", "small", "start", "tables")  # fmt: skip
 SHORT = (
     "test_shim_calls.py::test_a_program_sees_what_cuda_documents",
     "test_shim_calls.py::test_calls_are_numbered_from_one_without_gaps_also_with_several_threads",
+    "test_shim_capture.py::test_a_captured_stream_is_a_graph",
     "test_shim_calls.py::test_copies_of_any_size_pass_rings_of_any_size",
     "test_shim_references.py::test_a_round_that_equals_the_plan_is_one_reference",
     "test_shim_references.py::test_references_that_outgrow_the_rings_and_buffers_are_cut",
     "test_shim_references.py::test_a_variant_takes_over_where_it_parts_from_the_plan",
+    "test_shim_graphs.py",
     "test_shim_landing.py",
     "test_shim_tables.py",
 )
