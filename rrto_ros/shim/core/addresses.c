@@ -4,7 +4,6 @@
  * device's addresses belong to another process on another machine, so nothing would keep the program's
  * own memory from getting the same ones. A reservation without access does, as the genuine driver's
  * does, and a device pointer that the program reads by mistake faults as it would there. */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <sys/mman.h>
 
