@@ -29,12 +29,14 @@ from rrto_ros.wire.link import (
     MessageReceiver,
     MessageSender,
 )
+from rrto_ros.wire.packing import unpacked
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
     FLAG_BUSY,
     FLAG_CLOSED,
     FLAG_FULL,
     FLAG_MORE,
+    FLAG_PACKED,
     FLAG_PROBE,
     CallsMessage,
     OpenRequest,
@@ -171,7 +173,10 @@ class SessionHost:
                     self._deferred += 1
                 else:
                     more = bool(message.flags & FLAG_MORE)
-                    for batch in self._receiver.receive(message.sequence, more, message.data, now):
+                    data = message.data
+                    if message.flags & FLAG_PACKED:
+                        data = unpacked(data, self._limits.max_message_bytes)
+                    for batch in self._receiver.receive(message.sequence, more, data, now):
                         self._feed(batch)
             except ProtocolError as error:
                 self._refused += 1

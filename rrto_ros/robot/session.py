@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from dataclasses import replace
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError, UnavailableError
@@ -47,11 +48,13 @@ from rrto_ros.wire.codec import (
     pack_device_info,
 )
 from rrto_ros.wire.link import MessageReceiver, MessageSender
+from rrto_ros.wire.packing import Packer
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
     FLAG_CLOSED,
     FLAG_FULL,
     FLAG_MORE,
+    FLAG_PACKED,
     FLAG_PROBE,
     CallsMessage,
     OpenRequest,
@@ -113,6 +116,8 @@ class RobotSession:
         self._receiver = MessageReceiver()
         self._blobs: BlobReferences | None = None
         self._blobs_wanted: deque[int] = deque()
+        self._packer = Packer()
+        self._packs_to = 0
         self._heard = 0.0
         self._spoke = 0.0
         self._refused = 0
@@ -294,7 +299,7 @@ class RobotSession:
         assert self._ring is not None
         sent, received = self._sender.statistics(), self._receiver.statistics()
         trips = self._ring.waits() - self._out.saved_waits
-        return int(sent["bytes"]), int(received["bytes"]), trips
+        return int(sent["bytes"]) - self._packer.saved_bytes, int(received["bytes"]), trips
 
     def _send(self, now: float) -> float:
         """Publish what is due; returns for how long nothing else will be (seconds)."""
@@ -303,10 +308,14 @@ class RobotSession:
             return 3600.0
         out = self._out
         with self._lock:
+            pushed = bool(self._blobs_wanted)
             while self._blobs_wanted:
                 self._answer_wanted(self._blobs_wanted.popleft())
             if out.pending and now >= out.flush_at:
                 self._sender.push(out.take(), given=True)
+                pushed = True
+            if pushed and self._blobs is not None and self._blobs.take_new():
+                self._packs_to = self._sender.last
             ack, full = self._receiver.ack, FLAG_FULL if self._replies.full else 0
             outgoing = [
                 CallsMessage(self.id, m.sequence, ack, full | (FLAG_MORE if m.more else 0), m.data)
@@ -336,9 +345,23 @@ class RobotSession:
             self._sleeps_until = now if self._lost else min(due)
             self._blocked = not self._room
             timeout = max(self._sleeps_until - now, 0.0)
+            rate = self._sender.bytes_per_s
         for message in outgoing:
-            self._port.publish_calls(message)
+            self._port.publish_calls(self._packed(message, rate))
         return timeout
+
+    def _packed(self, message: CallsMessage, bytes_per_s: float) -> CallsMessage:
+        """The message as it leaves.
+
+        Inputs of inferences, which are new each time, stay as they are: what packing saves of
+        them is little, and it costs every time.
+        """
+        if message.flags & FLAG_ACK_ONLY or message.sequence > self._packs_to:
+            return message
+        data = self._packer.pack(message.data, bytes_per_s)
+        if data is None:
+            return message
+        return replace(message, flags=message.flags | FLAG_PACKED, data=data)
 
     def _answer_wanted(self, index: int) -> None:
         record = self._blobs.wanted(index) if self._blobs is not None else None
@@ -464,6 +487,7 @@ class RobotSession:
                 ("sender", self._sender.statistics()),
                 ("receiver", self._receiver.statistics()),
                 ("blobs", self._blobs.statistics() if self._blobs is not None else {}),
+                ("packed", self._packer.statistics()),
                 ("ring", self._consumer.statistics() if self._ring is not None else {}),
                 ("replies", self._replies.statistics() if self._ring is not None else {}),
                 ("replay", self._out.statistics() if self._ring is not None else {}),
@@ -503,7 +527,7 @@ class RobotSession:
             messages_received=int(received["messages"]),
             messages_resent=int(sent["resent"]),
             messages_refused=self._refused,
-            bytes_sent=int(sent["bytes"]),
+            bytes_sent=int(sent["bytes"]) - self._packer.saved_bytes,
             bytes_received=int(received["bytes"]),
             blob_bytes_saved=self._blobs.statistics()["saved_bytes"] if self._blobs else 0,
             wait_s=counters.wait_ns / 1e9,

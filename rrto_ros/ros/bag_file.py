@@ -23,11 +23,13 @@ from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.wire.codec import FLAG_BLOB_REF, FLAG_REPLY, iter_headers, iter_results
 from rrto_ros.wire.link import MAX_MESSAGE_BYTES, MessageReceiver
 from rrto_ros.wire.literal import LiteralReader
-from rrto_ros.wire.port import FLAG_ACK_ONLY, FLAG_MORE, topic
+from rrto_ros.wire.packing import unpacked
+from rrto_ros.wire.port import FLAG_ACK_ONLY, FLAG_MORE, FLAG_PACKED, topic
 
 NAMES = ("sessions", "call_batches", "call_results")
 _TYPES = ("SessionEvent", "CallBatch", "CallResult")
 _OPENED = 1
+_MAX_MESSAGE_BYTES = max(MAX_MESSAGE_BYTES, 64 << 20)
 _OP_NAMES = {op.code: op.name for op in OPS}
 _TIMINGS = frozenset(op.code for op in OPS if op.name == "event_elapsed_ms")
 
@@ -146,7 +148,7 @@ class _Streams:
 
     def __init__(self, session: RecordedSession) -> None:
         self.session = session
-        limit = {"max_message_bytes": max(MAX_MESSAGE_BYTES, 64 << 20)}
+        limit = {"max_message_bytes": _MAX_MESSAGE_BYTES}
         self._calls = MessageReceiver(**limit)
         self._results = MessageReceiver(**limit)
         self._parts: list[bytes] = []
@@ -158,9 +160,12 @@ class _Streams:
         data = message.data.tobytes()
         receiver = self._calls if calls else self._results
         more = bool(message.flags & FLAG_MORE)
+        size = len(data)
+        if calls and message.flags & FLAG_PACKED:
+            data = unpacked(data, _MAX_MESSAGE_BYTES)
         whole = receiver.receive(int(message.sequence), more, data, 0.0)
         if calls:
-            self.session.bytes_sent += len(data)
+            self.session.bytes_sent += size
             self.session.batches += [bytes(batch) for batch in whole]
         else:
             self.session.bytes_received += len(data)

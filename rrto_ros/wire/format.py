@@ -63,13 +63,14 @@ BLOB_REF = struct.Struct("<32sQ")
 
 
 def _table_text() -> str:
-    """Canonical text of the records and of the ring: one line each, in order."""
+    """Canonical text of records, ring and messages: one line each, in order."""
     lines = [f"rrto ops {PROTOCOL_VERSION}"]
     lines += [
         f"{op.code} {op.name} {' '.join(f'{n}:{t}' for n, t in op.fields)} -> {op.reply}"
         for op in (*OPS, *CONTROL)
     ]
     lines += [f"{name} {value}" for name, value in LAYOUT.items()]
+    lines += ["packed messages: zstd"]
     return "\n".join(lines) + "\n"
 
 

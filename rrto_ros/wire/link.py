@@ -39,6 +39,9 @@ QUEUE_S = 0.5
 """On a slow link no more is on its way than passes in this time: what comes later, signs of life
 among it, waits no longer than that."""
 _GROW_BELOW_S = QUEUE_S / 2
+_RATE_OF_BYTES = 64 << 10
+"""With so much on its way, the time that it takes says what the link can do."""
+_RATE_FADES = 0.95
 _LEAST_OF_S = 60.0
 """Seconds among which the round trip without a queue is found."""
 _PARTS_OF_WINDOW = 4
@@ -120,6 +123,7 @@ class MessageSender:
         self._fastest_s = self._fastest_before_s = 0.0
         self._samples = 0
         self._rttvar_s = 0.0
+        self._bytes_per_s = 0.0
         self._backoff = 1
         self._next = 1
         self._queue: deque[Message] = deque()
@@ -160,6 +164,16 @@ class MessageSender:
     def fastest_s(self) -> float:
         """The shortest round trip that was measured lately, seconds; 0 before the first."""
         return min(self._fastest_s, self._fastest_before_s)
+
+    @property
+    def bytes_per_s(self) -> float:
+        """What the link has been seen to take lately, at least; 0 while nothing long was sent."""
+        return self._bytes_per_s
+
+    @property
+    def last(self) -> int:
+        """Sequence of the last message that was queued, 0 if none was."""
+        return self._next - 1
 
     @property
     def urgent(self) -> bool:
@@ -281,6 +295,7 @@ class MessageSender:
             "window_bytes": self._window_bytes,
             "round_trip_s": self._srtt_s,
             "retransmission_s": self._rto_s * self._backoff,
+            "bytes_per_s": self._bytes_per_s,
         }
 
     def _open(self) -> bool:
@@ -304,6 +319,8 @@ class MessageSender:
         If it was sent twice it may have taken less; a window that is too small grows again.
         """
         took = now - kept.first_at
+        if kept.flight >= _RATE_OF_BYTES and not kept.resent:
+            self._bytes_per_s = max(kept.flight / max(took, 1e-6), _RATE_FADES * self._bytes_per_s)
         if now - self._least_at > _LEAST_OF_S:
             self._least_before_s, self._least_s, self._least_at = self._least_s, took, now
         self._least_s = min(self._least_s, took)

@@ -28,6 +28,8 @@ FLAG_CLOSED = 8
 FLAG_FULL = 16
 """Who says this has no room: the other end goes on with what it has queued, and takes nothing more
 (from the program, from the worker) until a message comes without it."""
+FLAG_PACKED = 32
+"""Calls only: the data is packed (`wire/packing.py`)."""
 
 _ROBOT = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 RECORDER = "recorder_replayer"

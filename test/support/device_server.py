@@ -12,7 +12,8 @@ from rrto_ros.robot.host import RobotHost
 from rrto_ros.shim.build import ensure_built
 from rrto_ros.wire.codec import iter_headers
 from rrto_ros.wire.literal import LiteralReader
-from rrto_ros.wire.port import FLAG_MORE, OpenAnswer
+from rrto_ros.wire.packing import unpacked
+from rrto_ros.wire.port import FLAG_MORE, FLAG_PACKED, OpenAnswer
 
 
 class DeviceServer(EchoServer):
@@ -50,7 +51,10 @@ class DeviceServer(EchoServer):
         time.sleep(self.round_trip_s)
         now = time.monotonic()
         sender.acknowledged(message.results_ack, (), now)
-        for batch in receiver.receive(message.sequence, more, message.data, now):
+        data = message.data
+        if message.flags & FLAG_PACKED:
+            data = unpacked(data, self.max_message_bytes)
+        for batch in receiver.receive(message.sequence, more, data, now):
             batch = bytes(batch)
             self.batches.append([h.op for h in iter_headers(batch)])
             for record in self.reader.read(batch):

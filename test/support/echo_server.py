@@ -17,10 +17,12 @@ from rrto_ros.wire.codec import BLOB_DATA_OP, iter_calls, pack_result, unpack_bl
 from rrto_ros.wire.format import FLAG_BLOB_REF, FLAG_KEEP, FLAG_REPLY, RESULT_BLOB_WANTED
 from rrto_ros.wire.link import MessageReceiver, MessageSender
 from rrto_ros.wire.literal import LiteralReader
+from rrto_ros.wire.packing import unpacked
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
     FLAG_CLOSED,
     FLAG_MORE,
+    FLAG_PACKED,
     OpenAnswer,
     ResultsMessage,
 )
@@ -125,7 +127,10 @@ class EchoServer:
             self.say(message.session, None)
             return
         more = bool(message.flags & FLAG_MORE)
-        for batch in receiver.receive(message.sequence, more, message.data, now):
+        data = message.data
+        if message.flags & FLAG_PACKED:
+            data = unpacked(data, self.max_message_bytes)
+        for batch in receiver.receive(message.sequence, more, data, now):
             # Plans and references as a reader that is not the executor sees them.
             for record in self.readers.setdefault(message.session, LiteralReader()).read(batch):
                 for call in iter_calls(bytes(record)):

@@ -1,5 +1,6 @@
 """Sessions on the server's end: message order, loss, limits, crashes and ends."""
 
+import dataclasses
 import os
 import random
 import signal
@@ -29,7 +30,15 @@ from rrto_ros.wire.codec import (
     pack_blob_ref,
     pack_call,
 )
-from rrto_ros.wire.port import FLAG_BUSY, FLAG_CLOSED, CallsMessage, OpenRequest
+from rrto_ros.wire.port import (
+    FLAG_ACK_ONLY,
+    FLAG_BUSY,
+    FLAG_CLOSED,
+    FLAG_PACKED,
+    CallsMessage,
+    OpenRequest,
+)
+from rrto_ros.zstd import codec
 
 TEST_FOLDER = Path(next(iter(support.__path__))).parent
 
@@ -394,6 +403,9 @@ def test_messages_out_of_bounds_are_refused_counted_and_named(make_edge):
         CallsMessage(session, 0, 0, 0, b"x" * 24),
         CallsMessage(session, 1 << 63, 0, 0, b"x" * 24),
         CallsMessage(session, 1, 0, 0, b""),
+        CallsMessage(session, 1, 0, FLAG_PACKED, b"no frame at all"),
+        CallsMessage(session, 1, 0, FLAG_PACKED, codec().compress(bytes(4097))),
+        CallsMessage(session, 1, 0, FLAG_PACKED, codec().compress(bytes(400))[:-3]),
         CallsMessage(session, 1, 99, 0, b"x" * 24),
     ]
     for number, message in enumerate(bad, 1):
@@ -405,6 +417,21 @@ def test_messages_out_of_bounds_are_refused_counted_and_named(make_edge):
     assert any(m.session == b"z" * 16 and m.flags & FLAG_CLOSED for m in edge.raw)
     refusals = [line for line in edge.lines if line.startswith("refused")]
     assert 1 <= len(refusals) < len(bad)
+
+
+def test_packed_messages_are_executed(edge):
+    def packing(message):
+        if message.flags & FLAG_ACK_ONLY:
+            edge.table.receive(message)
+            return
+        flags, data = message.flags | FLAG_PACKED, codec().compress(bytes(message.data))
+        edge.table.receive(dataclasses.replace(message, flags=flags, data=data))
+
+    answer, robot = edge.open(send=packing)
+    base = answer.info.arena_base
+    robot.push(load(1) + alloc(2, base, 8) + write(3, base, bytes(8)))
+    robot.push(launch(4, "add_one", struct.pack("<QI", base, 1)) + read(5, base, 4))
+    assert robot.answer(5)[3] == struct.pack("<I", 1)
 
 
 def test_a_replayed_message_is_not_executed_again(edge):

@@ -22,6 +22,7 @@ from rrto_ros.errors import CudaError
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.codec import HELLO, Hello, blob_tag, pack_call, pack_hello, pack_result
+from rrto_ros.wire.port import FLAG_ACK_ONLY, FLAG_PACKED
 
 CONFIG = SessionConfig(server_timeout_s=1.0, connect_timeout_s=0.2)
 
@@ -231,7 +232,8 @@ def test_the_same_upload_twice_is_sent_once(world):
     client.put(sync(3))
     client.wait(3)
     assert [c[2] for c in w.server.calls[:2]] == [b"w" * 50_000] * 2
-    assert sum(len(m.data) for m in w.server.messages) < 60_000
+    assert sum(len(m.data) for m in w.server.messages) < 1000
+    assert w.host.sessions[0].statistics()["blobs_references"] == 1
     client.close()
 
 
@@ -243,6 +245,58 @@ def test_inputs_that_change_every_time_are_soon_not_hashed_any_more(world):
     client.put(sync(21))
     client.wait(21)
     assert w.host.sessions[0].statistics()["blobs_hashed_bytes"] == 3 * 50_000
+    client.close()
+
+
+def packed(server):
+    """Bytes of each data message that left, those that were packed apart."""
+    out = {True: [], False: []}
+    for message in server.messages:
+        if not message.flags & FLAG_ACK_ONLY:
+            out[bool(message.flags & FLAG_PACKED)].append(len(message.data))
+    return out[True], out[False]
+
+
+def test_what_the_server_lacks_travels_packed_where_it_shrinks(world):
+    w = world()
+    client = w.client()
+    text, noise = b"machine code " * 40_000, random.Random(1).randbytes(400_000)
+    client.put(pack_call("module_load", 1, module=1, payload=text))
+    client.wait(1)
+    small, whole = packed(w.server)
+    assert whole == []
+    assert 0 < sum(small) < len(text) / 20
+    client.put(pack_call("module_load", 2, module=2, payload=noise))
+    client.wait(2)
+    client.close()
+    assert w.next_report().bytes_sent == sum(map(sum, packed(w.server)))
+    assert packed(w.server)[0] == small
+    assert [c[2] for c in w.server.calls] == [text, noise]
+
+
+def test_inputs_of_inferences_are_not_packed(world):
+    w = world()
+    client = w.client()
+    for index in range(1, 21, 2):
+        client.put(htod(index, bytes([index]) * 50_000, dst=1))
+        client.put(sync(index + 1))
+        client.wait(index + 1)
+    small, whole = packed(w.server)
+    assert len(small) == 3
+    assert sum(size > 50_000 for size in whole) == 7
+    client.close()
+
+
+def test_a_lost_blob_travels_packed(world):
+    content = bytes(range(256)) * 2000
+    w = world(known=[blob_tag(hashlib.sha256(content).digest())])
+    client = w.client()
+    client.put(htod(1, content))
+    until(lambda: w.server.calls)
+    client.put(sync(2))
+    client.wait(2)
+    assert w.server.calls[0] == ("memcpy_htod", 1, content)
+    assert sum(map(sum, packed(w.server))) < 20_000
     client.close()
 
 
@@ -258,6 +312,7 @@ def test_without_blob_references_every_upload_is_literal(world):
     client.put(sync(3))
     client.wait(3)
     assert w.server.flags[:2] == [0, 0]
+    assert packed(w.server)[0] == []
     client.close()
 
 
