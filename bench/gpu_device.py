@@ -1,4 +1,4 @@
-"""What the device `gpu` costs by itself, in one process: mapping, launches, graphs, kept copies.
+"""What the device `gpu` costs by itself, in one process: mapping, launches, graphs, checkpoints.
 
 python bench/gpu_device.py [--smoke]     # one JSON line, medians
 
@@ -144,19 +144,19 @@ def mixed(device: GpuDevice, repeats: int) -> dict[str, float]:
     return out
 
 
-def keeping(device: GpuDevice, repeats: int) -> dict[str, float]:
-    """Copies for run-ahead: kept and put back, to the end of the work."""
+def checkpoints(device: GpuDevice, repeats: int) -> dict[str, float]:
+    """Checkpoints: taken and restored, to the end of the work."""
     base = device.info.arena_base
     device.mem_alloc(base, 256 * MIB, 0)
     out = {}
     for size in (1, 16, 64):
 
         def there_and_back(count: int = size * MIB) -> None:
-            device.restore(device.keep([(base, count)], 0))
+            device.restore(device.checkpoint([(base, count)], 0))
             device.stream_synchronize(0)
 
         there_and_back()
-        out[f"keep and restore {size} MiB"] = median_us(there_and_back, repeats)
+        out[f"take and restore a checkpoint of {size} MiB"] = median_us(there_and_back, repeats)
     device.mem_free(base, 0)
     return out
 
@@ -182,7 +182,7 @@ def measure(repeats: int) -> dict[str, Any]:
     try:
         device.module_load(1, PTX)
         rows: dict[str, float] = {}
-        for part in (launching, mixed, copies, keeping, mapping):
+        for part in (launching, mixed, copies, checkpoints, mapping):
             rows |= part(device, min(repeats, 20) if part is mapping else repeats)
         told = device.statistics()
         refused = {key: told[key] for key in ("segments_declined", "segment_refusal")}

@@ -18,7 +18,7 @@ PARTS = {
     "native": "NanoDet by tinygrad, with its own CUDA graph on the GPU and replayed on loopback;\n"
     "          target: at most 5 % above native plus one loopback exchange",
     "calls": "one driver call in modes rpc, batched and replay on loopback",
-    "device": "mapping, launches, graphs, copies kept and restored, in one process",
+    "device": "mapping, launches, graphs, checkpoints, in one process",
 }
 """Name -> what it tries, in this order."""
 

@@ -46,7 +46,7 @@ class Cost:
     calls: int = 0
     output_bytes: int = 0
     hit_rate: float = 0.0
-    deviations: int = 0
+    divergences: int = 0
 
     @property
     def latency_ms(self) -> float:
@@ -83,7 +83,7 @@ class Cost:
             "name": self.name, "inferences": self.inferences, "latency_ms": self.latency_ms,
             "latencies_ms": self.latencies_ms, "compute_ms": self.compute_ms,
             "output_bytes": self.output_bytes, "hit_rate": self.hit_rate,
-            "deviations": self.deviations, "robot_ms": self.robot_ms,
+            "divergences": self.divergences, "robot_ms": self.robot_ms,
             **{name: self.per(getattr(self, name)) for name in sums},
         }  # fmt: skip
 

@@ -105,7 +105,7 @@ class Way:
         cost.round_trips += sign * session["round_trips"]
         cost.calls += sign * (session["calls_async"] + session["calls_sync"])
         if sign > 0:
-            cost.hit_rate, cost.deviations = session["hit_rate"], session["deviations"]
+            cost.hit_rate, cost.divergences = session["hit_rate"], session["divergences"]
 
 
 @contextmanager

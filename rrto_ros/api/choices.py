@@ -10,4 +10,4 @@ DEVICES = ("cpu", "gpu", "null")
 SEARCHES = ("operator_sequence", "data_dependency")
 RUN_AHEAD = ("off", "reads", "auto")
 """What the server may execute before the program calls it: nothing, calls that only read, or calls
-that write as well, where undoing them is cheaper than the exchanges that are saved."""
+that write as well, where rolling them back is cheaper than the exchanges that are saved."""

@@ -9,7 +9,7 @@ order given. `u64[]` and `bytes` are variable: the fixed part holds their u32 le
 bytes), and their content follows the fixed part in order, each aligned to 8. `payload` is the
 bulk data of the record; it is last, at most one, and may be replaced by a blob reference.
 
-Whoever wants to know what an operation does (the search, the undoing, who depends on whom) asks
+Whoever wants to know what an operation does (the search, the rollback, who depends on whom) asks
 its meaning here and not its name.
 """
 
@@ -124,7 +124,7 @@ class Op:
 
     @property
     def only_writes(self) -> bool:
-        """It changes memory and nothing else: executed before its turn, it can be undone."""
+        """It changes memory and nothing else: executed speculatively, it can be rolled back."""
         return self.work is not Work.NONE and self.effect is Effect.NONE
 
 
@@ -208,7 +208,7 @@ CONTROL: tuple[Op, ...] = (
     Op(0xFF01, "plan_define", (("plan", "u32"), ("digest", "bytes"), ("payload", "payload"))),
     Op(0xFF02, "plan_ref",
        (("plan", "u32"), ("first", "u32"), ("count", "u32"), ("marks", "u64[]"),
-        ("words", "u64[]"), ("ahead", "u32"), ("payload", "payload"))),
+        ("words", "u64[]"), ("speculative", "u32"), ("payload", "payload"))),
     Op(0xFF03, "plan_taken", (("plan", "u32"), ("state", "u32"))),
     Op(0xFF04, "results_wanted", ()),
 )  # fmt: skip

@@ -110,15 +110,15 @@ def replay_table(statuses: list[dict[str, Any]]) -> Table | None:
             "repetitions": f"{s['sequence_repetitions']:,}",
             "inferences": f"{s['inferences']:,} of all sequences",
             "hit rate": f"{s['hit_rate']:.1%}",
-            "deviations": f"{s['deviations']:,}",
+            "divergences": f"{s['divergences']:,}",
             "per inference": f"{human_bytes(s['inference_bytes_sent'])} sent, "
             f"{human_bytes(s['inference_bytes_received'])} received, "
             f"{s['inference_round_trips']:.3g} round trips",
             "latency": f"{s['last_inference_ms']:.2f} ms last, "
             f"{s['median_inference_ms']:.2f} ms median",
-            "run-ahead": f"{s['ahead_exchanges_saved']:,} exchanges saved "
-            f"({s['ahead_saved_ms']:,.0f} ms), {s['ahead_restores']:,} restores "
-            f"({s['ahead_lost_ms']:,.0f} ms lost)",
+            "speculation": f"{s['speculation_exchanges_saved']:,} exchanges saved "
+            f"({s['speculation_saved_ms']:,.0f} ms), {s['speculation_rollbacks']:,} rollbacks "
+            f"({s['speculation_lost_ms']:,.0f} ms lost)",
         }
         for name, cell in cells.items():
             rows.setdefault(name, []).append(cell)

@@ -157,13 +157,14 @@ def _replayed(s: Plain, rate: tuple[float, float] | None) -> dict[str, str]:
     often = f", {rate[0]:.1f}/s" if rate else ""
     sent, received = (human_bytes(s[f"inference_bytes_{way}"]) for way in ("sent", "received"))
     trips = f"{s['inference_round_trips']:.3g} round trips"
-    if s["ahead_exchanges_saved"] or s["ahead_restores"]:
-        trips += f"\n{s['ahead_exchanges_saved']:,} saved, {s['ahead_restores']:,} restores"
+    saved, rollbacks = s["speculation_exchanges_saved"], s["speculation_rollbacks"]
+    if saved or rollbacks:
+        trips += f"\n{saved:,} saved, {rollbacks:,} rollbacks"
     last, median = s["last_inference_ms"], s["median_inference_ms"]
     return {
         "sequence": f"{s['sequence_calls']:,} calls, of {s['plans']} known\n"
         f"{s['sequence_repetitions']:,} times{often}",
-        "hits": f"{s['hit_rate']:.1%}\n{s['deviations']:,} deviations",
+        "hits": f"{s['hit_rate']:.1%}\n{s['divergences']:,} divergences",
         "per inference": f"{sent} sent, {received} received\n{trips}",
         "latency": f"{last:.2f} ms last\n{median:.2f} ms median",
     }

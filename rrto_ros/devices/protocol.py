@@ -140,7 +140,7 @@ class PrintingDevice(Protocol):
         """What they printed since the last time, for the program's output and error output."""
 
 
-class Kept(Protocol):
+class Checkpoint(Protocol):
     """Copies of memory that a device holds."""
 
     @property
@@ -149,24 +149,24 @@ class Kept(Protocol):
 
 
 @runtime_checkable
-class KeepDevice(Protocol):
-    """What a device may offer besides: copies of its memory that never leave it."""
+class CheckpointDevice(Protocol):
+    """What a device may offer besides: checkpoints of its memory that never leave it."""
 
-    def keep(self, ranges: Iterable[tuple[int, int]], stream: int) -> Kept:
+    def checkpoint(self, ranges: Iterable[tuple[int, int]], stream: int) -> Checkpoint:
         """Copy ranges (first address, bytes) as they are after everything so far.
 
         Raises:
             CudaError: A range is not allocated, or there is no memory for the copies.
         """
 
-    def restore(self, kept: Kept) -> None:
-        """Put memory back as it was when it was kept, behind everything so far; frees the copies.
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put memory back as it was, behind everything so far, and free the copies.
 
         Raises:
             CudaError: The device failed.
         """
 
-    def release(self, kept: Kept) -> None:
+    def release(self, checkpoint: Checkpoint) -> None:
         """Free the copies."""
 
 

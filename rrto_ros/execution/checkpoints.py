@@ -3,7 +3,7 @@
 Calls between two reads are a group: what one of them may overwrite is copied once, before the
 first that may. So memory can be brought back to where it was before a group; calls of it that the
 program did make are then executed again, and nobody has read anything in between. A device that
-can keep copies itself does; of another they are taken to the host, which every device can.
+can take checkpoints itself does; of another they are taken to the host, which every device can.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rrto_ros.api.results import CUresult
-from rrto_ros.devices.protocol import Device, KeepDevice, Kept
+from rrto_ros.devices.protocol import Checkpoint, CheckpointDevice, Device
 from rrto_ros.errors import CudaError
 from rrto_ros.wire.accesses import Range
 
@@ -27,7 +27,7 @@ _PER_RANGE_S = 20e-6
 
 
 class _OnHost:
-    """Copies in this process's memory, for a device that keeps none itself.
+    """Checkpoints in this process's memory, for a device that takes none itself.
 
     Args:
         device: Whose memory it is.
@@ -46,16 +46,16 @@ class _OnHost:
     def __init__(self, device: Device) -> None:
         self._device = device
 
-    def keep(self, ranges: Iterable[tuple[int, int]], stream: int) -> Copies:
+    def checkpoint(self, ranges: Iterable[tuple[int, int]], stream: int) -> Copies:
         read = self._device.memcpy_dtoh
         return self.Copies(tuple((at, bytes(read(at, size, stream))) for at, size in ranges))
 
-    def restore(self, kept: Copies) -> None:
-        for start, content in kept.contents:
+    def restore(self, checkpoint: Copies) -> None:
+        for start, content in checkpoint.contents:
             if content:
                 self._device.memcpy_htod(start, content, 0)
 
-    def release(self, kept: Copies) -> None:
+    def release(self, checkpoint: Copies) -> None:
         """They are gone when nothing refers to them."""
 
 
@@ -64,7 +64,7 @@ class _Group:
     """Calls that write, and no read among them."""
 
     began: float
-    checkpoints: list[Kept] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
     have: set[Range] = field(default_factory=set)
     calls: list[tuple[int, Callable[[], object]]] = field(default_factory=list)
     confirmed: int = 0
@@ -79,7 +79,7 @@ class Checkpoints:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._keeper: Any = device if isinstance(device, KeepDevice) else _OnHost(device)
+        self._memory: Any = device if isinstance(device, CheckpointDevice) else _OnHost(device)
         self._groups: deque[_Group] = deque()
         self._sealed = True
         self._rate = _FIRST_RATE
@@ -121,7 +121,7 @@ class Checkpoints:
         size = 0
         if new:
             spans = [(start, end - start) for start, end in new]
-            checkpoint: Kept = self._keeper.keep(spans, stream)
+            checkpoint: Checkpoint = self._memory.checkpoint(spans, stream)
             group.checkpoints.append(checkpoint)
             group.have.update(new)
             size = checkpoint.bytes
@@ -182,7 +182,7 @@ class Checkpoints:
         self.forget()
 
     def forget(self) -> None:
-        """Keep what was done; the session is over."""
+        """Drop all checkpoints: what was done stays, the session is over."""
         while self._groups:
             self._release(self._groups.pop())
         self._sealed = True
@@ -191,13 +191,13 @@ class Checkpoints:
     def _release(self, group: _Group) -> None:
         for checkpoint in group.checkpoints:
             self._held -= checkpoint.bytes
-            self._keeper.release(checkpoint)
+            self._memory.release(checkpoint)
 
     def _write_back(self, group: _Group) -> None:
         # Ranges that overlap were copied one after the other.
         for checkpoint in reversed(group.checkpoints):
             size = checkpoint.bytes
-            self._keeper.restore(checkpoint)
+            self._memory.restore(checkpoint)
             self._held -= size
             self.restored_bytes += size
         self.settle()
@@ -224,10 +224,10 @@ class Checkpoints:
     def statistics(self) -> dict[str, int | float]:
         """What was copied, and what had to be rolled back."""
         return {
-            "ahead_saved_bytes": self.taken_bytes,
-            "ahead_save_s": round(self.taken_s, 6),
-            "ahead_restores": self.rollbacks,
-            "ahead_restored_bytes": self.restored_bytes,
-            "ahead_undone_calls": self.rolled_back_calls,
-            "ahead_lost_s": round(self.lost_s, 6),
+            "speculation_checkpoint_bytes": self.taken_bytes,
+            "speculation_checkpoint_s": round(self.taken_s, 6),
+            "speculation_rollbacks": self.rollbacks,
+            "speculation_restored_bytes": self.restored_bytes,
+            "speculation_rolled_back_calls": self.rolled_back_calls,
+            "speculation_lost_s": round(self.lost_s, 6),
         }

@@ -107,9 +107,9 @@ class Prospects:
     def statistics(self) -> dict[str, int]:
         """Stretches that were executed, that would not pay, and of which too little is known."""
         return {
-            "ahead_chosen": self.chosen,
-            "ahead_refused": self._refused,
-            "ahead_unknown": self._unknown,
+            "speculation_chosen": self.chosen,
+            "speculation_refused": self._refused,
+            "speculation_unknown": self._unknown,
         }
 
     def _known(self, plan: PreparedPlan, position: int) -> _Experience:
@@ -141,7 +141,7 @@ class Prospects:
         writes_since = False
         stream: int | None = None
         best: Stretch | None = None
-        end = position + plan.plan.ahead(position, writes=True)
+        end = position + plan.plan.speculative(position, writes=True)
         following = [
             record if run is not None else None
             for record, run in zip(

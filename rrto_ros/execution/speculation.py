@@ -20,7 +20,12 @@ from rrto_ros.execution.prospects import Prospects, Stretch
 from rrto_ros.execution.write_ranges import WriteRanges
 from rrto_ros.wire.accesses import Range
 from rrto_ros.wire.codec import CallRecord, pack_result
-from rrto_ros.wire.format import FLAG_AHEAD, FLAG_REPLY, RESULT_AHEAD, RESULT_UNDONE
+from rrto_ros.wire.format import (
+    FLAG_REPLY,
+    FLAG_SPECULATIVE,
+    RESULT_ROLLED_BACK,
+    RESULT_SPECULATIVE,
+)
 from rrto_ros.wire.plan import COSTS
 from rrto_ros.wire.reference import Reference
 
@@ -90,7 +95,11 @@ class Speculation:
         used = min(self._done, ref.count)
         self._used += used
         self._done -= used
-        self.plan, self._wanted, self._worth_us = plan, max(ref.ahead, self._done), ref.worth_us
+        self.plan, self._wanted, self._worth_us = (
+            plan,
+            max(ref.speculative, self._done),
+            ref.worth_us,
+        )
         end = ref.first + ref.count
         self._position, self._index, self._thread = end, ref.index + ref.count, ref.thread
         self._checkpoints.confirm(self._index)
@@ -144,7 +153,7 @@ class Speculation:
         if self._done < wanted:
             # The robot waits for what was announced until it hears this.
             index = self._index + self._done
-            results.append(pack_result(index, CUresult.NOT_READY, b"", RESULT_AHEAD))
+            results.append(pack_result(index, CUresult.NOT_READY, b"", RESULT_SPECULATIVE))
 
     def _run(self, results: list[bytes], flush: Callable[[], None]) -> None:
         stretch: Stretch | None = None
@@ -170,7 +179,7 @@ class Speculation:
                 break
             self._begin(index, record)
             try:
-                result = pack_result(index, 0, run(), RESULT_AHEAD)
+                result = pack_result(index, 0, run(), RESULT_SPECULATIVE)
             except Exception:
                 # It happens again, and is told then, when the program makes the call.
                 if writes:
@@ -191,14 +200,14 @@ class Speculation:
         self._wanted = self._done
 
     def _next(self) -> tuple[CallRecord, Prepared, int] | None:
-        """The call that may be executed now, if any, and its `Plan.answers`."""
+        """The call that may be executed now, if any, and its `Plan.result_bytes`."""
         if self.plan is None or self._done >= self._wanted:
             return None
         position = self._position + self._done
         record, run = self.plan.records[position], self.plan.runs[position]
         if record is None or run is None:
             return None
-        return record, run, self.plan.plan.answers[position]
+        return record, run, self.plan.plan.result_bytes[position]
 
     def _choose(self) -> Stretch | None:
         """The stretch from the next call on, if executing it is expected to pay."""
@@ -247,16 +256,16 @@ class Speculation:
         self._told = rollbacks, chosen
         lost_ns, taken_ns = int(copies.lost_s * 1e9), int(copies.taken_s * 1e9)
         costs = COSTS.pack(rollbacks, copies.rolled_back_calls, lost_ns, taken_ns)
-        results.append(pack_result(0, 0, costs, RESULT_UNDONE))
+        results.append(pack_result(0, 0, costs, RESULT_ROLLED_BACK))
 
     def statistics(self) -> dict[str, int | float]:
         """What was executed speculatively, what of it the program made, and what it cost."""
         return {
-            "ahead_calls": self._executed,
-            "ahead_used": self._used,
-            "ahead_dropped": self._dropped,
-            "ahead_repeated": self._repeated,
-            "ahead_interrupted": self._stopped,
+            "speculation_calls": self._executed,
+            "speculation_used": self._used,
+            "speculation_dropped": self._dropped,
+            "speculation_repeated": self._repeated,
+            "speculation_interrupted": self._stopped,
             **self._ranges.statistics(),
             **self._prospects.statistics(),
             **self._checkpoints.statistics(),
@@ -265,4 +274,4 @@ class Speculation:
 
 def _wants_result(flags: int) -> bool:
     """Whether a call's result is to be sent although it was, or may have been, already."""
-    return flags & (FLAG_REPLY | FLAG_AHEAD) == FLAG_REPLY
+    return flags & (FLAG_REPLY | FLAG_SPECULATIVE) == FLAG_REPLY

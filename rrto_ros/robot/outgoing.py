@@ -30,9 +30,9 @@ from rrto_ros.wire.codec import (
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
     PLAN_TAKEN_OP,
-    RESULT_AHEAD,
     RESULT_PRINTED,
-    RESULT_UNDONE,
+    RESULT_ROLLED_BACK,
+    RESULT_SPECULATIVE,
     RESULTS_WANTED_OP,
     Buffer,
     CallHeader,
@@ -49,8 +49,8 @@ the server little, a message costs the robot more."""
 MOST_LONGER = 4
 """Each further one, while nobody waits, lingers twice as long as the one before, so many times:
 the server has as much to do as was sent, and a long plan costs few messages."""
-AHEAD_LINGER_S = 1.0
-"""References to calls that the server has executed ahead can wait for company so long."""
+SPECULATIVE_LINGER_S = 1.0
+"""References to calls that the server has executed speculatively can wait for company so long."""
 _RECORDER_OPS = frozenset((BLOB_DATA_OP, PLAN_DEFINE_OP))
 _SHIM_OPS = frozenset((PLAN_REF_OP, PLAN_TAKEN_OP))
 
@@ -130,20 +130,20 @@ class Outgoing:
         if self._made or self._replayer.carries:
             return self._since + linger
         if not self._replayer.asks:
-            return self._since + max(linger, AHEAD_LINGER_S)
+            return self._since + max(linger, SPECULATIVE_LINGER_S)
         return self._since + linger * (LONG_LINGER << min(self._lone, MOST_LONGER))
 
     @property
     def urgent(self) -> bool:
         """Whether a call that the server was to answer unasked has to be sent after all."""
-        ahead = self._replayer.speculative
-        return ahead is not None and ahead.urgent
+        speculative = self._replayer.speculative
+        return speculative is not None and speculative.urgent
 
     @property
     def saved_waits(self) -> int:
         """How often the program waited, but not for an exchange."""
-        ahead = self._replayer.speculative
-        return ahead.waits if ahead is not None else 0
+        speculative = self._replayer.speculative
+        return speculative.waits if speculative is not None else 0
 
     def measured(self, round_trip_s: float) -> None:
         """What an exchange takes at least, seconds."""
@@ -199,13 +199,13 @@ class Outgoing:
         """The whole batch, which nobody changes from then on; a new one begins."""
         if not self._flush and not self._made and not self._replayer.carries:
             self._lone += 1
-        ahead = self._replayer.speculative
-        if ahead is not None:
-            ahead.asked = ahead.asked or ahead.urgent
-            ahead.urgent = False
+        speculative = self._replayer.speculative
+        if speculative is not None:
+            speculative.asked = speculative.asked or speculative.urgent
+            speculative.urgent = False
         self._add(self._replayer.close())
-        if ahead is not None:
-            ahead.asked = False
+        if speculative is not None:
+            speculative.asked = False
         self._end_open()
         parts = self._parts
         self._parts, self._parts_bytes, self._flush = [], 0, False
@@ -245,15 +245,15 @@ class Outgoing:
         """A result came; returns what the program is to get of it now.
 
         Raises:
-            ProtocolError: It was pushed ahead, and nobody agreed on that.
+            ProtocolError: It was pushed unasked, and nobody agreed on that.
         """
         results = self._replayer.speculative
         if result.flags & RESULT_PRINTED:
             return record
-        if result.flags & (RESULT_AHEAD | RESULT_UNDONE):
+        if result.flags & (RESULT_SPECULATIVE | RESULT_ROLLED_BACK):
             if results is None:
-                raise ProtocolError(f"result ahead of call {result.index}, without run_ahead")
-            if result.flags & RESULT_AHEAD:
+                raise ProtocolError(f"pushed result of call {result.index}, without run_ahead")
+            if result.flags & RESULT_SPECULATIVE:
                 return results.arrived(result, record)
             results.told(result)
             return None

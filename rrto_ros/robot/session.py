@@ -500,10 +500,10 @@ class RobotSession:
         counters = ring.counters() if ring is not None else Counters(0, 0, 0, 0, 0, 0, 0)
         sent, received = self._sender.statistics(), self._receiver.statistics()
         samples = self._wait_samples
-        replay, cost, ahead_waits = ReplayState(""), InferenceCost(), 0
+        replay, cost, saved_waits = ReplayState(""), InferenceCost(), 0
         if ring is not None:
             replay, cost = self._out.replayer.state(), self._out.meter.cost()
-            ahead_waits = self._out.saved_waits
+            saved_waits = self._out.saved_waits
         served = self._phase == "open"
         return SessionSnapshot(
             session=self.id,
@@ -521,7 +521,7 @@ class RobotSession:
             calls_unsupported=counters.unsupported,
             export_counts=tuple(ring.export_counts()) if ring is not None else (),
             refusals=tuple(ring.refusals().items()) if ring is not None else (),
-            round_trips=counters.waits - ahead_waits,
+            round_trips=counters.waits - saved_waits,
             batches=int(sent["batches"]),
             messages_sent=int(sent["messages"]),
             messages_received=int(received["messages"]),
@@ -537,16 +537,16 @@ class RobotSession:
             sequence_calls=replay.sequence_calls,
             sequence_repetitions=replay.sequence_repetitions,
             inferences=replay.inferences,
-            deviations=replay.deviations,
+            divergences=replay.divergences,
             hit_rate=replay.hit_rate,
             inference_bytes_sent=cost.bytes_sent,
             inference_bytes_received=cost.bytes_received,
             inference_round_trips=cost.round_trips,
             last_inference_ms=cost.last_ms,
             median_inference_ms=cost.median_ms,
-            ahead_exchanges_saved=replay.ahead_saved,
-            ahead_saved_ms=replay.ahead_saved_ms,
-            ahead_restores=replay.ahead_restores,
-            ahead_lost_ms=replay.ahead_lost_ms,
+            speculation_exchanges_saved=replay.speculation_saved,
+            speculation_saved_ms=replay.speculation_saved_ms,
+            speculation_rollbacks=replay.speculation_rollbacks,
+            speculation_lost_ms=replay.speculation_lost_ms,
             last_refusal=self._last_refusal,
         )

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from rrto_ros.errors import UnavailableError
 from rrto_ros.ros.bag_file import RecordedSession
 from rrto_ros.wire.codec import (
-    RESULT_AHEAD,
     RESULT_BLOB_WANTED,
     RESULT_PRINTED,
-    RESULT_UNDONE,
+    RESULT_ROLLED_BACK,
+    RESULT_SPECULATIVE,
     ResultRecord,
     iter_results,
 )
@@ -33,7 +33,7 @@ from rrto_ros.wire.port import (
 OPEN_TIMEOUT_S = 30.0
 SILENCE_S = 30.0
 PROBE_S = 1.0
-_NO_ANSWER = RESULT_BLOB_WANTED | RESULT_UNDONE | RESULT_PRINTED
+_NO_ANSWER = RESULT_BLOB_WANTED | RESULT_ROLLED_BACK | RESULT_PRINTED
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ class Answers:
             ProtocolError: They do not fit the format.
         """
         for record in iter_results(stream):
-            ahead = record.flags & RESULT_AHEAD
-            if record.flags & _NO_ANSWER or (ahead and record.status):
+            pushed = record.flags & RESULT_SPECULATIVE
+            if record.flags & _NO_ANSWER or (pushed and record.status):
                 continue
             key = (record.index, record.sticky)
             # One that came unasked may be of a call that was then not made.
-            if record.sticky or (record.index in self._answered and not ahead):
+            if record.sticky or (record.index in self._answered and not pushed):
                 self._records[key] = record
             elif record.index in self._answered:
                 self._records.setdefault(key, record)

@@ -23,8 +23,8 @@ FLAG_BLOB_REF = 4
 FLAG_KEEP = 8
 """Keep the payload as a blob under its SHA-256."""
 ALL_FLAGS = FLAG_WAITED | FLAG_REPLY | FLAG_BLOB_REF | FLAG_KEEP
-FLAG_AHEAD = 16
-"""In a reference's marks only: the result is wanted unless it was pushed ahead."""
+FLAG_SPECULATIVE = 16
+"""In a reference's marks only: the result is wanted unless it was pushed already."""
 
 RESULT_STICKY = 1
 """An asynchronous call failed; every later call fails with this status."""
@@ -32,11 +32,11 @@ RESULT_BLOB_WANTED = 2
 """The server lacks the blob that the call refers to; never given to the program."""
 RESULT_CONTROL = 4
 """No result: recorder_replayer tells the shim about plans. Only in the reply ring."""
-RESULT_AHEAD = 8
+RESULT_SPECULATIVE = 8
 """The result that a call will have if the program goes on as its plan does; not given to the
 program before it makes that call."""
-RESULT_UNDONE = 16
-"""No result: what calls executed ahead have cost so far; never given to the program."""
+RESULT_ROLLED_BACK = 16
+"""No result: what speculation has cost so far; never given to the program."""
 RESULT_PRINTED = 32
 """No result: what kernels printed, for the program's standard output."""
 RESULT_ERRORS = 64
@@ -44,8 +44,8 @@ RESULT_ERRORS = 64
 ALL_RESULT_FLAGS = (
     RESULT_STICKY
     | RESULT_BLOB_WANTED
-    | RESULT_AHEAD
-    | RESULT_UNDONE
+    | RESULT_SPECULATIVE
+    | RESULT_ROLLED_BACK
     | RESULT_PRINTED
     | RESULT_ERRORS
 )

@@ -31,13 +31,13 @@ MAX_PLANS = 64
 MAX_PLAN_CALLS = 32768
 MAX_PLAN_BYTES = 16 << 20
 MAX_PLAN_VARYING = 4096
-MAX_AHEAD_CALLS = 256
-"""Calls that only read which may be executed before the program makes them."""
-MAX_AHEAD_BYTES = 4 << 20
+MAX_SPECULATIVE_CALLS = 256
+"""Calls that only read which may be executed speculatively."""
+MAX_SPECULATIVE_BYTES = 4 << 20
 """Results that may be under way before the program asked for them."""
 COSTS = struct.Struct("<4Q")
-"""Of a RESULT_UNDONE record, since the session began: restores, calls undone, nanoseconds that
-were lost by them, nanoseconds spent on copies."""
+"""Of a RESULT_ROLLED_BACK record, since the session began: rollbacks, calls rolled back,
+nanoseconds lost by them, nanoseconds spent on checkpoints."""
 _MAGIC = 0x50545252
 _VERSION = 1
 _HEAD = struct.Struct("<II32sII")
@@ -103,10 +103,10 @@ class Plan:
         return hashlib.sha256(self.encoded).digest()
 
     @cached_property
-    def answers(self) -> tuple[int, ...]:
-        """Of each call: bytes of its result if it only reads, -2 if what it does can be undone.
+    def result_bytes(self) -> tuple[int, ...]:
+        """Of each call: bytes of its result if it only reads, -2 if it can be rolled back.
 
-        Else -1: it must not be executed before the program makes it.
+        Else -1: it must not be executed speculatively.
         """
         return tuple(
             -1 if call.payload_bytes or k in self.ranges
@@ -118,32 +118,32 @@ class Plan:
         )  # fmt: skip
 
     @cached_property
-    def _ahead(self) -> dict[tuple[int, bool], int]:
+    def _speculative(self) -> dict[tuple[int, bool], int]:
         return {}
 
-    def ahead(self, position: int, *, writes: bool) -> int:
-        """How many calls from `position` on may be executed before the program makes them.
+    def speculative(self, position: int, *, writes: bool) -> int:
+        """How many calls from `position` on may be executed speculatively.
 
         Args:
             position: The first of them.
-            writes: Whether there may be calls among them that have to be undone; the last one is
-                a call that reads in any case.
+            writes: Whether there may be calls that write among them; the last one reads in any
+                case.
         """
-        count = self._ahead.get((position, writes))
+        count = self._speculative.get((position, writes))
         if count is not None:
             return count
         count, size = 0, 0
-        limit = len(self) if writes else min(len(self), position + MAX_AHEAD_CALLS)
+        limit = len(self) if writes else min(len(self), position + MAX_SPECULATIVE_CALLS)
         for k in range(position, limit):
-            answer = self.answers[k]
-            if answer == -1 or (answer < 0 and not writes):
+            result = self.result_bytes[k]
+            if result == -1 or (result < 0 and not writes):
                 break
-            size += max(answer, 0)
-            if size > MAX_AHEAD_BYTES:
+            size += max(result, 0)
+            if size > MAX_SPECULATIVE_BYTES:
                 break
-            if answer >= 0:
+            if result >= 0:
                 count = k + 1 - position
-        self._ahead[position, writes] = count
+        self._speculative[position, writes] = count
         return count
 
 

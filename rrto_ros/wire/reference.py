@@ -14,9 +14,9 @@ from rrto_ros.errors import ProtocolError
 from rrto_ros.wire.codec import (
     ALL_FLAGS,
     BLOB_REF,
-    FLAG_AHEAD,
     FLAG_BLOB_REF,
     FLAG_REPLY,
+    FLAG_SPECULATIVE,
     HEADER_BYTES,
     LAYOUTS,
     OP_BY_NAME,
@@ -33,10 +33,10 @@ WORTH_UNIT_US = 10
 """Of what a saved exchange is worth, in a reference; at most 65,535 of them."""
 _FIELDS = LAYOUTS[OP_BY_NAME["plan_ref"].code].fixed
 _WORD = struct.Struct("<I")
-_AHEAD_AT = HEADER_BYTES + _FIELDS.size - _WORD.size
+_SPECULATIVE_AT = HEADER_BYTES + _FIELDS.size - _WORD.size
 _FLAGS_AT = 32
 _WORTH_AT = 16
-_WANTED = FLAG_AHEAD | FLAG_REPLY
+_WANTED = FLAG_SPECULATIVE | FLAG_REPLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Reference:
         flags: Call, relative to `first` -> flags of its record, where they are not 0.
         words: Varying words of these calls, in order.
         payload: Payloads of these calls in order, each padded to 8.
-        ahead: How many of the plan's next calls may be executed before the program makes them.
+        speculative: How many of the plan's next calls may be executed speculatively.
         worth_us: What a saved exchange is worth; 0: calls that write are not among them.
     """
 
@@ -64,7 +64,7 @@ class Reference:
     flags: dict[int, int]
     words: tuple[int, ...]
     payload: memoryview
-    ahead: int = 0
+    speculative: int = 0
     worth_us: int = 0
 
 
@@ -77,7 +77,7 @@ def pack_reference(
     marks: list[int],
     words: list[int],
     payload: Buffer,
-    ahead: int = 0,
+    speculative: int = 0,
     worth_us: int = 0,
 ) -> bytes:
     """A reference's record.
@@ -91,7 +91,7 @@ def pack_reference(
         marks: `mark` of each call with flags, ascending.
         words: Values of the varying words.
         payload: Payloads, each padded to 8.
-        ahead: How many of the plan's next calls may be executed ahead.
+        speculative: How many of the plan's next calls may be executed speculatively.
         worth_us: What a saved exchange is worth, if some of these calls write.
     """
     return pack_call(
@@ -104,22 +104,22 @@ def pack_reference(
         count=count,
         marks=marks,
         words=words,
-        ahead=_ahead_word(ahead, worth_us),
+        speculative=_speculative_word(speculative, worth_us),
     )
 
 
-def allowing(record: Buffer, ahead: int, worth_us: int) -> Buffer:
-    """A reference's record that allows nothing yet, with these calls to be executed ahead."""
-    word = _ahead_word(ahead, worth_us)
+def allowing(record: Buffer, speculative: int, worth_us: int) -> Buffer:
+    """A reference's record that allows nothing yet, with these calls to be speculated."""
+    word = _speculative_word(speculative, worth_us)
     if not word:
         return record
     changed = bytearray(record)
-    _WORD.pack_into(changed, _AHEAD_AT, word)
+    _WORD.pack_into(changed, _SPECULATIVE_AT, word)
     return changed
 
 
-def _ahead_word(ahead: int, worth_us: int) -> int:
-    return ahead | min(-(-worth_us // WORTH_UNIT_US), 0xFFFF) << _WORTH_AT
+def _speculative_word(calls: int, worth_us: int) -> int:
+    return calls | min(-(-worth_us // WORTH_UNIT_US), 0xFFFF) << _WORTH_AT
 
 
 def mark(call: int, flags: int) -> int:
@@ -137,7 +137,7 @@ def read_reference(view: memoryview, header: CallHeader) -> Reference:
     begin = offset + HEADER_BYTES + _FIELDS.size
     if begin > offset + size:
         decode_call(view, header)  # says what is wrong
-    plan, first, count, marked, varied, ahead = _FIELDS.unpack_from(view, begin - _FIELDS.size)
+    plan, first, count, marked, varied, word = _FIELDS.unpack_from(view, begin - _FIELDS.size)
     after = begin + 8 * (marked + varied)
     end = after + header.payload_bytes
     if after + pad8(header.payload_bytes) != offset + size:
@@ -151,14 +151,14 @@ def read_reference(view: memoryview, header: CallHeader) -> Reference:
     last = -1
     for word in marks:
         call, bits = word & 0xFFFFFFFF, word >> _FLAGS_AT
-        known = bits and not bits & ~(ALL_FLAGS | FLAG_AHEAD)
-        if not last < call < count or not known or bits & _WANTED == FLAG_AHEAD:
+        known = bits and not bits & ~(ALL_FLAGS | FLAG_SPECULATIVE)
+        if not last < call < count or not known or bits & _WANTED == FLAG_SPECULATIVE:
             raise ProtocolError(f"reference marks call {call} of {count} with flags 0x{bits:x}")
         flags[call] = bits
         last = call
     return Reference(
         plan, first, count, header.index, header.thread, flags, words, view[after:end],
-        ahead & 0xFFFF, (ahead >> _WORTH_AT) * WORTH_UNIT_US,
+        word & 0xFFFF, (word >> _WORTH_AT) * WORTH_UNIT_US,
     )  # fmt: skip
 
 
@@ -192,18 +192,18 @@ def pieces(
         raise ProtocolError(
             f"reference to calls {ref.first} to {last - 1} of a plan of {len(plan)} calls"
         )
-    if ref.ahead > plan.ahead(last, writes=ref.worth_us > 0):
+    if ref.speculative > plan.speculative(last, writes=ref.worth_us > 0):
         raise ProtocolError(
-            f"reference lets {ref.ahead} calls from {last} on be executed ahead, which is more "
-            "than the plan has"
+            f"reference lets {ref.speculative} calls from {last} on be executed speculatively, "
+            "which is more than the plan has"
         )
     ranges, at, word = plan.ranges, 0, 0
     for k in range(ref.first, last):
         call = plan.calls[k]
         flags = ref.flags.get(k - ref.first, 0)
         body: bytes | None = None
-        if flags & FLAG_AHEAD and call.code not in READS:
-            raise ProtocolError(f"reference marks call {k} as executed ahead, but it writes")
+        if flags & FLAG_SPECULATIVE and call.code not in READS:
+            raise ProtocolError(f"reference marks call {k} as executed already, but it writes")
         if k in ranges:
             patched = bytearray(call.body)
             for start, end in ranges[k]:

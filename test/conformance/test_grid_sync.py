@@ -532,7 +532,7 @@ def test_other_libraries_and_other_functions_are_refused_by_name(tmp_path):
         run(tmp_path, LINKED.encode(), "reversed", 1, 32, ())
 
 
-def test_nothing_is_executed_ahead_that_waits_for_the_grid():
+def test_nothing_is_executed_speculatively_that_waits_for_the_grid():
     assert kernel_writes(linked(LINKED), (12, 1)) == {"reversed": None}
     assert set(kernel_writes(BY_HAND.encode(), (12, 1)).values()) == {None}
     assert set(kernel_writes(compiled("compute_80"), (12, 1)).values()) == {None}

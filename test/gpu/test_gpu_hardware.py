@@ -221,14 +221,14 @@ class TestGraphs:
             want = burnt(want, 20_000)
         assert words(device, base, 1) == [want]
 
-    def test_kept_memory_comes_back_as_it_was(self, device):
+    def test_a_checkpoint_brings_memory_back_as_it_was(self, device):
         base, size = device.info.arena_base, 5 << 20
         device.mem_alloc(base, size, 0)
         data = bytes(range(256)) * (size // 256)
         device.memcpy_htod(base, data, 0)
-        kept = device.keep([(base + 1000, size - 2000), (base + 2000, 4096)], 0)
+        taken = device.checkpoint([(base + 1000, size - 2000), (base + 2000, 4096)], 0)
         device.memset(MemsetNode(base, 0, 0, 1, size, 1), 0)
-        device.restore(kept)
+        device.restore(taken)
         got = bytes(device.memcpy_dtoh(base, size, 0))
         assert got == bytes(1000) + data[1000 : size - 1000] + bytes(1000)
 

@@ -26,7 +26,7 @@ def kept(folder):
 
 
 def fed(log):
-    """Digests of the plans that record and replay walks in these calls, and its state.
+    """Digests of the plans that record and replay matches in these calls, and its state.
 
     The recorder takes calls in pieces and searches when the program waits; here a piece ends
     where the program waits.

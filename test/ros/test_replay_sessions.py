@@ -53,7 +53,7 @@ def test_from_the_fourth_inference_on_only_input_and_output_travel(rig):
     assert report["inferences"] >= rounds - 3
     assert report["sequence_calls"] == LAUNCHES + 2
     assert report["sequence_repetitions"] == report["inferences"]
-    assert report["deviations"] == 0
+    assert report["divergences"] == 0
     assert report["inference_round_trips"] == 1
     assert INPUT_BYTES < report["inference_bytes_sent"] < INPUT_BYTES + 256
     assert INPUT_BYTES < report["inference_bytes_received"] < INPUT_BYTES + 256
@@ -76,7 +76,7 @@ def test_two_hundred_inferences_cost_one_exchange_each_and_give_equal_bits(rig):
     few, many = 100, 200
     replayed, report = robot.run("infer.py", many, "--launches", LAUNCHES, "--seed", 9)
     assert report["inferences"] >= many - 3
-    assert report["deviations"] == 0
+    assert report["divergences"] == 0
     _, shorter = robot.run("infer.py", few, "--launches", LAUNCHES, "--seed", 9)
     # Start and end cost the same in both runs.
     assert report["round_trips"] - shorter["round_trips"] == many - few
@@ -121,15 +121,15 @@ def test_whatever_deviates_results_are_those_of_plain_execution(rig, run_ahead, 
     robot = Robot(rig, recorder={"run_ahead": run_ahead})
     replayed, report = robot.run("wander.py", 200, *program)
     assert len(replayed["odd"]) == 9
-    assert report["deviations"] >= 10
+    assert report["divergences"] >= 10
     # How many are replayed depends on when the search had time; every fifth deviates.
     assert report["inferences"] > 40
     assert report["error"] == ""
     robot.mode("batched")
     assert robot.run("wander.py", 200, *program)[0]["digest"] == replayed["digest"]
     if program and run_ahead != "off":
-        assert report["ahead_exchanges_saved"] > 30
-        assert report["ahead_saved_ms"] > 0
+        assert report["speculation_exchanges_saved"] > 30
+        assert report["speculation_saved_ms"] > 0
 
 
 @pytest.mark.parametrize(("run_ahead", "exchanges"), [("off", 5), ("reads", 2), ("auto", 1)])
@@ -147,9 +147,9 @@ def test_what_an_inference_costs_that_reads_and_goes_on(rig, run_ahead, exchange
     assert said(program, 120, done=True)["digest"] == expected["digest"]
     report = watch.report(program.pid)
     assert report["inference_round_trips"] == exchanges
-    assert report["deviations"] == 0
-    assert report["ahead_restores"] == 0
-    saved = report["ahead_exchanges_saved"]
+    assert report["divergences"] == 0
+    assert report["speculation_rollbacks"] == 0
+    saved = report["speculation_exchanges_saved"]
     assert saved == 0 if run_ahead == "off" else saved >= (5 - exchanges) * 50
     relay.close_input()
 
@@ -187,10 +187,10 @@ def test_a_network_of_tinygrad_is_replayed_with_equal_bits(rig, jit):
     robot.mode("batched")
     batched, before = robot.run("cnn_loop.py", rounds, *jit, timeout_s=170)
     assert replayed["digest"] == batched["digest"]
-    # It waits twice, synchronises and then reads; the server reads ahead.
+    # It waits twice, synchronises and then reads; the server reads speculatively.
     assert report["inference_round_trips"] == 1
     assert before["round_trips"] >= 2 * rounds
-    assert report["ahead_exchanges_saved"] >= rounds - 4
+    assert report["speculation_exchanges_saved"] >= rounds - 4
     assert report["bytes_sent"] < before["bytes_sent"]
 
 
@@ -274,13 +274,13 @@ def test_a_second_start_is_replayed_from_its_first_inference(rig):
     again, report = robot.run(*program)
     assert again["digest"] == learnt["digest"]
     assert report["inferences"] == 12
-    assert report["deviations"] == 0
+    assert report["divergences"] == 0
     # A new recorder, as after the robot was switched off; other inputs.
     robot.recorder.kill()
     rig.recorder("replay", **LITERAL)
     other, third = robot.run("infer.py", 12, "--launches", LAUNCHES, "--seed", 5)
     assert third["inferences"] == 12
-    assert third["deviations"] == 0
+    assert third["divergences"] == 0
     robot.mode("batched")
     plain, _ = robot.run("infer.py", 12, "--launches", LAUNCHES, "--seed", 5)
     assert plain["digest"] == other["digest"] != learnt["digest"]
@@ -296,7 +296,7 @@ def test_a_network_that_starts_again_is_replayed_from_its_first_inference(rig, j
     assert again["digest"] == learnt["digest"]
     assert before["inferences"] < report["inferences"]
     assert report["inferences"] == rounds
-    assert report["deviations"] == 0
+    assert report["divergences"] == 0
     assert report["hit_rate"] > 0.8, "a call alone is literal where naming it is not shorter"
     # What is known is defined first, which costs what the literal calls of the start would.
     assert report["bytes_sent"] < 1.01 * before["bytes_sent"]

@@ -77,7 +77,7 @@ def test_the_live_view_follows_a_program_and_ctrl_c_restores_the_terminal(rig):
         for part in (
             f"/{rig.robot}/recorder_replayer: active, mode replay, server connected, 1 sessions",
             "offload_server: running, device cpu, 1 sessions",
-            f"{LAUNCHES + 2} calls, of 1 known", "0 deviations", "1 round trips", "ms median",
+            f"{LAUNCHES + 2} calls, of 1 known", "0 divergences", "1 round trips", "ms median",
             f"pid {program.pid}",
         ):  # fmt: skip
             assert part in once.text(), once.text()

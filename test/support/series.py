@@ -37,7 +37,8 @@ def run(folder, program, mode, run_ahead, inferences, seed):
     print(json.dumps({"seed": seed, "status": done.returncode, "said": done.stderr[-3000:],
                       "recorder": lines,
                       **{name: counters[name] for name in (
-                          "references", "ahead_used", "ahead_chosen", "ahead_restores")}}),
+                          "references", "speculation_used", "speculation_chosen",
+                          "speculation_rollbacks")}}),
           flush=True)  # fmt: skip
 
 

@@ -53,7 +53,7 @@ class Peer:
         on_call: Told of each decoded call; returns result bytes to send instead of executing it,
             b"" to say nothing, or None to execute it.
         plans: Number -> plan that the shim is told of before the program's first call.
-        apart: Whether each thread walks on its own.
+        apart: Whether each thread is matched on its own.
         device: Makes the device of a session, as CpuDevice does.
         cuda_runtime: Whether the CUDA runtime library's validity check is answered.
     """

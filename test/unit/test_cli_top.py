@@ -14,10 +14,10 @@ SESSION = {
     "unsupported": [{"name": "cuTexRefCreate", "count": 3}], "calls": [],
     "round_trips": 1300, "bytes_sent": 5_000_000, "bytes_received": 100_000,
     "last_wait_ms": 1.5, "median_wait_ms": 2.5, "plans": 2, "sequence_calls": 1234,
-    "sequence_repetitions": 1009, "inferences": 1010, "deviations": 4, "hit_rate": 0.987,
+    "sequence_repetitions": 1009, "inferences": 1010, "divergences": 4, "hit_rate": 0.987,
     "inference_bytes_sent": 12_496.0, "inference_bytes_received": 88.0,
     "inference_round_trips": 1.0, "last_inference_ms": 15.25, "median_inference_ms": 17.75,
-    "ahead_exchanges_saved": 2021, "ahead_restores": 6,
+    "speculation_exchanges_saved": 2021, "speculation_rollbacks": 6,
 }  # fmt: skip
 RECORDER = {
     "node": "/robot/recorder_replayer", "kind": "recorder_replayer", "state": "active",
@@ -43,9 +43,9 @@ def test_a_replayed_session_is_shown_with_all_that_matters():
         "/robot/recorder_replayer: active, mode replay, server connected, 1 sessions",
         "/robot/offload_server: running, device cpu",
         "python3 node.py --rate 3", "pid 77, 1:02:05", "replaying", "replay on cpu",
-        "1,234 calls, of 2 known", "1,009 times", "98.7%", "4 deviations",
+        "1,234 calls, of 2 known", "1,009 times", "98.7%", "4 divergences",
         "12.5 kB sent, 88 B received", "1 round trips", "15.25 ms last", "17.75 ms median",
-        "cuTexRefCreate 3", "2,021 saved, 6 restores",
+        "cuTexRefCreate 3", "2,021 saved, 6 rollbacks",
     ):  # fmt: skip
         assert part in text, part
     assert "on the server" not in text, "a session is shown once, as the recorder knows it"

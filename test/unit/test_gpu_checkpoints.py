@@ -4,7 +4,7 @@ import pytest
 from support.gpu import MIB, gpu
 from support.memory_device import MemoryDevice
 
-from rrto_ros.devices.protocol import KeepDevice
+from rrto_ros.devices.protocol import CheckpointDevice
 from rrto_ros.errors import CudaError
 from rrto_ros.execution.checkpoints import Checkpoints
 
@@ -98,9 +98,9 @@ def test_what_is_confirmed_or_forgotten_holds_no_memory(device):
     assert not checkpoints.pending
     assert checkpoints.room(256 << 20)
     if reads:
-        assert isinstance(device, KeepDevice)
+        assert isinstance(device, CheckpointDevice)
         found = device.statistics()
-        assert (found["kept_copies"], found["kept_memory_bytes"]) == (0, 4096)
+        assert (found["checkpoints"], found["checkpoints_memory_bytes"]) == (0, 4096)
 
 
 def test_a_range_that_is_not_there_is_refused_and_nothing_is_kept(device):

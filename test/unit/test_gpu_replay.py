@@ -1,4 +1,4 @@
-"""The device `gpu`: calls of a plan as graphs, several streams, copies for run-ahead."""
+"""The device `gpu`: calls of a plan as graphs, several streams, checkpoints."""
 
 import itertools
 import random
@@ -243,24 +243,24 @@ class TestSegmentsOfSeveralStreams:
         assert results[0] == results[1]
 
 
-class TestKeptCopies:
+class TestCheckpoints:
     def test_what_was_overwritten_is_put_back(self, loaded):
         device, _, base = loaded
         device.memcpy_htod(base, b"before--" * 64, 0)
-        kept = device.keep([(base, 512), (base + 256, 512)], 0)
-        assert kept.bytes == 768
+        taken = device.checkpoint([(base, 512), (base + 256, 512)], 0)
+        assert taken.bytes == 768
         device.memset(MemsetNode(base, 0, 0, 1, 768, 1), 0)
-        device.restore(kept)
+        device.restore(taken)
         assert bytes(device.memcpy_dtoh(base, 512, 0)) == b"before--" * 64
 
     def test_released_copies_leave_what_was_written(self, loaded):
         device, _, base = loaded
         device.memcpy_htod(base, b"before", 0)
-        kept = device.keep([(base, 6)], 0)
+        taken = device.checkpoint([(base, 6)], 0)
         device.memcpy_htod(base, b"behind", 0)
-        device.release(kept)
+        device.release(taken)
         assert bytes(device.memcpy_dtoh(base, 6, 0)) == b"behind"
-        refused(CUresult.INVALID_HANDLE, device.restore, kept)
+        refused(CUresult.INVALID_HANDLE, device.restore, taken)
 
     def test_copies_keep_their_place_among_all_streams(self, loaded):
         device, _, base = loaded
@@ -268,10 +268,10 @@ class TestKeptCopies:
             device.stream_create(stream, 1, 0)
         device.launch(kernel(WRITE, base, 1), 5)
         device.launch(kernel(WRITE, base + 4, 2), 6)
-        kept = device.keep([(base, 8)], 5)
+        taken = device.checkpoint([(base, 8)], 5)
         device.launch(kernel(WRITE, base, 10), 5)
         device.launch(kernel(WRITE, base + 4, 20), 6)
-        device.restore(kept)
+        device.restore(taken)
         device.launch(kernel(ADD, base + 4, 0), 6)
         assert word(device, base + 4, stream=6) == 6
         assert word(device, base, stream=5) == 1
@@ -280,20 +280,24 @@ class TestKeptCopies:
         device, cuda, base = loaded
         for number in range(20):
             device.memcpy_htod(base, bytes([number]) * 4096, 0)
-            kept = device.keep([(base, 4096)], 0)
+            taken = device.checkpoint([(base, 4096)], 0)
             device.memset(MemsetNode(base, 0, 0xFF, 1, 4096, 1), 0)
-            device.restore(kept)
+            device.restore(taken)
             assert bytes(device.memcpy_dtoh(base, 4096, 0)) == bytes([number]) * 4096
         assert cuda.count("cuMemAlloc") == 1
         found = device.statistics()
-        assert (found["keeps"], found["restores"], found["kept_copies"]) == (20, 20, 0)
+        assert (
+            found["checkpoints_taken"],
+            found["checkpoints_restored"],
+            found["checkpoints"],
+        ) == (20, 20, 0)
 
     def test_two_at_once_do_not_share_memory(self, loaded):
         device, _, base = loaded
         device.memcpy_htod(base, b"one", 0)
-        one = device.keep([(base, 3)], 0)
+        one = device.checkpoint([(base, 3)], 0)
         device.memcpy_htod(base, b"two", 0)
-        two = device.keep([(base, 3)], 0)
+        two = device.checkpoint([(base, 3)], 0)
         device.memcpy_htod(base, b"six", 0)
         device.restore(two)
         assert bytes(device.memcpy_dtoh(base, 3, 0)) == b"two"
@@ -303,14 +307,14 @@ class TestKeptCopies:
     def test_too_much_to_keep_is_refused_and_spare_memory_goes_first(self):
         with gpu() as (device, _):
             base = device.info.arena_base
-            device._kept._most = 5 * MIB
+            device._checkpoints._most = 5 * MIB
             device.mem_alloc(base, 7 * MIB, 0)
-            device.release(device.keep([(base, 3 * MIB)], 0))
-            kept = device.keep([(base, 4 * MIB)], 0)
-            assert device.statistics()["kept_memory_bytes"] == 4 * MIB
+            device.release(device.checkpoint([(base, 3 * MIB)], 0))
+            taken = device.checkpoint([(base, 4 * MIB)], 0)
+            assert device.statistics()["checkpoints_memory_bytes"] == 4 * MIB
             text = refused(CUresult.OUT_OF_MEMORY, device.keep, [(base, 3 * MIB)], 0)
             assert "at most" in text
-            device.release(kept)
+            device.release(taken)
 
     def test_ranges_outside_what_is_allocated_are_refused(self, loaded):
         device, cuda, base = loaded
@@ -319,7 +323,7 @@ class TestKeptCopies:
 
     def test_nothing_to_keep_is_nothing(self, loaded):
         device, _, _ = loaded
-        device.restore(device.keep([], 0))
+        device.restore(device.checkpoint([], 0))
 
     def test_ranges_are_merged(self):
         assert merged([(10, 5), (0, 4), (12, 10), (4, 1), (50, 0)]) == [(0, 5), (10, 12)]

@@ -20,7 +20,9 @@ def test_programs_with_other_memory_are_right_whatever_plans_were_left(
 ):
     count = COUNT or programs
     found = runs(sockets, "strangers.py", "replay", run_ahead, 40, range(FIRST, FIRST + count))
-    assert sum(run["references"] for run in found) > 20 * count, "the plans are walked"
+    assert sum(run["references"] for run in found) > 20 * count, "the plans are matched"
     if run_ahead == "auto":
-        assert sum(run["ahead_chosen"] for run in found) > 2 * count, "and launches are guessed"
-        assert sum(run["ahead_restores"] for run in found) > 0, "sometimes wrongly"
+        assert sum(run["speculation_chosen"] for run in found) > 2 * count, (
+            "and launches are guessed"
+        )
+        assert sum(run["speculation_rollbacks"] for run in found) > 0, "sometimes wrongly"

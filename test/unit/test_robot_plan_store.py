@@ -225,7 +225,7 @@ def test_a_plan_that_sessions_no_longer_walk_is_forgotten(tmp_path):
         memory.close()
     assert store.recall(NAMES).plans == (PLANS[0],)
     for _ in range(MAX_UNUSED):
-        # It walked nothing (it was only asked for its help, for example): that says nothing.
+        # It matched nothing (it was only asked for its help, for example): that says nothing.
         idle = PlanMemory(store, NAMES)
         idle.recall()
         idle.close()

@@ -59,7 +59,7 @@ class Replayed:
 
     def __init__(self, rng, **options):
         self.rng = rng
-        # What is executed is compared here; test_robot_run_ahead.py has the server's guesses.
+        # What is executed is compared here; test_robot_speculation.py has the server's guesses.
         self.replayer = Replayer(ReplayOptions(run_ahead="off", **options))
         self.batches = []
         self.on = True
@@ -260,7 +260,7 @@ def test_a_steady_program_is_one_reference_an_inference_from_the_fourth_on(model
     batches = sent.run(records, at_waits=True)
     counts = sent.replayer.statistics()
     assert counts["plans_followed"] >= rounds - 3 * models
-    assert counts["deviations"] == 0
+    assert counts["divergences"] == 0
     last = references(batches)[-models * 10 :]
     assert len({plan for plan, _, _ in last}) == models
     if not allocates:  # there the frees of the inference before travel with the next
@@ -325,7 +325,7 @@ def test_a_variant_is_learnt_and_followed_without_a_deviation():
     before = sent.replayer.statistics()
     assert before["plans"] == 2
     assert before["plans_followed"] >= 60 - 6
-    assert before["deviations"] <= 2
+    assert before["divergences"] <= 2
     # Each inference is one reference to the plan that it turned out to be.
     last = references(batches)[-20:]
     assert {(plan, first) for plan, first, _ in last} == {(1, 0), (2, 0)}
@@ -387,7 +387,7 @@ def test_a_new_plan_that_fits_worse_is_tried_once():
         for k, call in enumerate(calls, number * len(calls) + 1):
             writer.feed(call.record(k, 1, 0, None))
     counts = writer.statistics()
-    assert counts["deviations"] <= 2
+    assert counts["divergences"] <= 2
     assert counts["plans_followed"] == 39
 
 
@@ -438,8 +438,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("joins", ["alone", "with the next", "in a variant"])
-@pytest.mark.parametrize(("ahead", "worth_us"), [(0, 0), (3, 0), (2, 250)])
-def test_a_reference_that_is_passed_on_is_what_would_be_written(joins, ahead, worth_us):
+@pytest.mark.parametrize(("speculative", "worth_us"), [(0, 0), (3, 0), (2, 250)])
+def test_a_reference_that_is_passed_on_is_what_would_be_written(joins, speculative, worth_us):
     plan = Plan(tuple(CallTemplate(1, 0, bytes(8)) for _ in range(6)))
     numbered, variant = PlanEntry(7, plan), PlanEntry(8, plan)
     records = [
@@ -455,11 +455,11 @@ def test_a_reference_that_is_passed_on_is_what_would_be_written(joins, ahead, wo
             open_.join(ref, pieces, ref.flags, 100, record if passed else None)
         if joins == "in a variant":
             open_.entry = variant
-        open_.ahead, open_.worth_us = ahead, worth_us
+        open_.speculative, open_.worth_us = speculative, worth_us
         made.append(bytes(open_.record()))
     assert made[0] == made[1]
     read = read_reference(memoryview(made[0]), next(iter_headers(made[0])))
-    assert (read.ahead, read.worth_us) == (ahead, worth_us)
+    assert (read.speculative, read.worth_us) == (speculative, worth_us)
     assert read.plan == (8 if joins == "in a variant" else 7)
 
 

@@ -108,7 +108,7 @@ def test_the_server_reads_the_same_calls_in_fewer_bytes(world, loss):
     assert report.inferences >= 9
     assert report.sequence_calls == CALLS
     assert report.plans == 1
-    assert report.deviations == 0
+    assert report.divergences == 0
     assert report.hit_rate > 0.6
     last = [m for m in w.server.messages if len(m.data)][-1].data
     assert [h.op for h in iter_headers(bytes(last))] == [PLAN_REF_OP]
@@ -136,7 +136,7 @@ def test_a_second_start_is_replayed_from_its_first_inference(world, sockets):
     statistics = second.session.statistics()
     report = second.close()
     assert second.server.calls == second.expected()
-    assert (report.inferences, report.deviations, report.plans) == (4, 0, 1)
+    assert (report.inferences, report.divergences, report.plans) == (4, 0, 1)
     assert report.inference_bytes_sent < 256 + 56 + 16
     assert statistics["replay_plans_recalled"] == 1
     assert statistics["replay_plans_recalled_unused"] == 0
@@ -180,7 +180,7 @@ def test_a_start_that_differs_from_what_follows_is_replayed_the_next_time(world,
     second = world(kept(sockets))
     report = capture(second, 8)
     assert second.server.calls == second.expected()
-    assert (report.inferences, report.deviations) == (8, 0)
+    assert (report.inferences, report.divergences) == (8, 0)
     assert report.hit_rate == 1.0
     assert report.sequence_calls == 5
     assert report.sequence_repetitions == 6
@@ -191,7 +191,7 @@ def test_a_start_with_a_call_more_is_replayed_around_it(world, sockets):
     other = world(kept(sockets))
     report = capture(other, 8, extra=7)
     assert other.server.calls == other.expected()
-    assert (report.inferences, report.deviations) == (8, 1)
+    assert (report.inferences, report.divergences) == (8, 1)
     assert report.hit_rate > 0.98
 
 
@@ -203,7 +203,7 @@ def test_a_start_that_goes_another_way_is_learnt_anew(world, sockets):
         report = capture(other, 8)
         assert other.server.calls == other.expected()
         assert report.inferences >= wanted
-    assert (report.inferences, report.deviations, report.hit_rate) == (8, 0, 1.0)
+    assert (report.inferences, report.divergences, report.hit_rate) == (8, 0, 1.0)
 
 
 def test_a_program_that_begins_in_another_mode_does_not_wait_for_its_start(world, sockets):

@@ -91,7 +91,7 @@ def test_the_recorder_teaches_the_shim_what_it_found(sockets, by_shim):
     assert run.printed == plain.printed
     assert calls(run.records) == calls(plain.records)
     assert run.report.inferences >= rounds - 4
-    assert run.report.deviations == 0
+    assert run.report.divergences == 0
     of_shim = run.statistics["replay_shim_referenced_calls"]
     assert (of_shim >= (rounds - 5) * len(inference(0))) == by_shim
     # In one or, where the recorder looked in between, in several.
@@ -107,8 +107,8 @@ def test_a_mode_switched_in_the_middle_of_a_walk_loses_nothing(sockets):
     count = [0]
     steps = []
     for k in range(20):
-        walk = inference(k)
-        steps += [*walk[: k % 9], ["wait"], *walk[k % 9 :]]
+        calls = inference(k)
+        steps += [*calls[: k % 9], ["wait"], *calls[k % 9 :]]
     plain = Run(sockets, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
     run = Run(sockets, steps, CONFIG, during)
     assert run.report.error == ""
@@ -198,11 +198,11 @@ def test_a_real_program_that_deviates_reads_what_plain_execution_gives(
     assert calls(run.records) == calls(plain.records)
     assert run.report.inferences > 80
     if run_ahead != "off":
-        assert run.report.ahead_exchanges_saved > 80
+        assert run.report.speculation_exchanges_saved > 80
     if run_ahead == "auto":
-        assert run.executor["ahead_chosen"] > 20
-        # On a busy machine the next batch is often there before anything has to be undone.
-        assert run.report.ahead_restores <= run.executor["ahead_restores"]
+        assert run.executor["speculation_chosen"] > 20
+        # On a busy machine the next batch is often there before anything has to be rolled back.
+        assert run.report.speculation_rollbacks <= run.executor["speculation_rollbacks"]
 
 
 @pytest.mark.parametrize(("run_ahead", "exchanges"), [("off", 6), ("reads", 3), ("auto", 1)])
@@ -213,9 +213,9 @@ def test_how_many_exchanges_an_inference_with_several_waits_costs(sockets, run_a
     config = dataclasses.replace(CONFIG, replay=replay)
     run = Run(sockets, steps, config, thought, round_trip_s=0.02)
     assert run.report.inferences >= rounds - 4
-    assert run.report.deviations == 0
+    assert run.report.divergences == 0
     assert run.report.inference_round_trips == exchanges
-    assert run.report.ahead_exchanges_saved >= (6 - exchanges) * (rounds - 8)
+    assert run.report.speculation_exchanges_saved >= (6 - exchanges) * (rounds - 8)
     assert run.report.round_trips <= exchanges * rounds + 6 * 6
 
 

@@ -239,15 +239,15 @@ def test_a_plan_that_ends_with_work_leaves_without_another_call():
 
 def test_a_slow_walk_leaves_in_parts(plan):
     # Longer than the time after which a reference leaves, and enough calls to look at the clock.
-    walk = [["launch", 0, 2.0]] * 200 + [["read", 0, 64]]
-    plan = plan_of(*cut(walk, 201))
-    wanted, _ = played(walk)
+    steps = [["launch", 0, 2.0]] * 200 + [["read", 0, 64]]
+    plan = plan_of(*cut(steps, 201))
+    wanted, _ = played(steps)
 
     def parts(flush_us):
         def during(peer):
             peer.writers[0].write([pack_settings(apart=False, flush_us=flush_us)])
 
-        peer, _ = played([["wait"], *walk], during, mode=REPLAY, plans={1: plan})
+        peer, _ = played([["wait"], *steps], during, mode=REPLAY, plans={1: plan})
         assert peer.calls == wanted.calls
         return len(peer.references)
 
@@ -447,15 +447,15 @@ def test_bytes_that_are_no_plan_are_refused_and_the_program_goes_on():
 
 
 def test_references_that_outgrow_the_rings_and_buffers_are_cut():
-    walk = [["launch", 0, 1.0 + k % 7] for k in range(300)]
-    walk += [["upload", 1, 1000, float(k)] for k in range(100)] + [["read", 0, 64]]
-    other = [["launch", 0, 9.0 - k % 5] for k in range(300)] + walk[300:]
-    plan = plan_of(*cut(walk + other, 401, 401))
+    steps = [["launch", 0, 1.0 + k % 7] for k in range(300)]
+    steps += [["upload", 1, 1000, float(k)] for k in range(100)] + [["read", 0, 64]]
+    other = [["launch", 0, 9.0 - k % 5] for k in range(300)] + steps[300:]
+    plan = plan_of(*cut(steps + other, 401, 401))
     assert len(plan.varying) > 250
     for call_bytes in (1 << 14, 1 << 22):
         rings = {"call_bytes": call_bytes, "reply_bytes": 1 << 18}
-        plain, wanted = played(walk + other, **rings)
-        peer, got = played(walk + other, mode=REPLAY, plans={1: plan}, **rings)
+        plain, wanted = played(steps + other, **rings)
+        peer, got = played(steps + other, mode=REPLAY, plans={1: plan}, **rings)
         assert got == wanted
         assert peer.calls == plain.calls
         assert sum(r.count for r in peer.references) == 802

@@ -199,7 +199,7 @@ def test_the_meaning_of_an_operation_names_its_own_fields():
         if op.only_writes:
             assert op.reply == "none", op.name
             assert fields["stream"] == "u64", op.name
-        # What is executed ahead answers, or there would be nothing to gain.
+        # What is executed speculatively answers, or there would be nothing to gain.
         assert not op.only_reads or op.reply != "none", op.name
         assert not (op.only_reads and op.only_writes), op.name
     assert {op.name for op in OPS if op.only_writes} == {

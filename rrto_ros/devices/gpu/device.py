@@ -26,10 +26,10 @@ from rrto_ros.devices.gpu.arena import (
     BlockArena,
     MappedArena,
 )
+from rrto_ros.devices.gpu.checkpoints import GpuCheckpoint, GpuCheckpoints
 from rrto_ros.devices.gpu.driver import Driver, check_available, load
 from rrto_ros.devices.gpu.graphs import GpuGraphs
 from rrto_ros.devices.gpu.handles import Events, Streams
-from rrto_ros.devices.gpu.kept import Kept, KeptCopies
 from rrto_ros.devices.gpu.launching import Launcher
 from rrto_ros.devices.gpu.modules import Modules
 from rrto_ros.devices.gpu.replayed import ReplayedCalls
@@ -114,7 +114,7 @@ class GpuDevice:
             driver, self._launcher, self._streams, self._events, self._modules,
             self._allocations, self._arena, self._clock.work,
         )  # fmt: skip
-        self._kept = KeptCopies(driver, self._streams, self._allocations)
+        self._checkpoints = GpuCheckpoints(driver, self._streams, self._allocations)
         self._uploads = Uploads(driver, self._waiter)
         self._downloads = Downloads(driver, self._waiter)
         self._memory: dict[int, Any] = {}
@@ -144,8 +144,8 @@ class GpuDevice:
         with contextlib.suppress(CudaError):
             self._streams.wait_all()
         for part in (
-            self._segments, self._graphs, self._kept, self._uploads, self._downloads, self._clock,
-            self._events, self._streams, self._modules, self._arena,
+            self._segments, self._graphs, self._checkpoints, self._uploads, self._downloads,
+            self._clock, self._events, self._streams, self._modules, self._arena,
         ):  # fmt: skip
             with contextlib.suppress(CudaError):
                 part.close()
@@ -161,7 +161,7 @@ class GpuDevice:
             **self._counts,
             **self._graphs.counts(),
             **self._segments.counts(),
-            **self._kept.counts(),
+            **self._checkpoints.counts(),
             **self._arena.counts(),
             "streams": len(self._streams), "events": len(self._events),
             "modules": len(self._modules), "memory_bytes": self._allocations.used,
@@ -376,17 +376,17 @@ class GpuDevice:
         """Calls of a plan that run as CUDA graphs (see `protocol.SegmentDevice`)."""
         return ReplayedCalls(self, self._segments, calls)
 
-    def keep(self, ranges: Iterable[Range], stream: int) -> Kept:
-        """Copies of memory that run-ahead may overwrite (see `kept.KeptCopies.keep`)."""
-        return self._kept.keep(ranges, stream)
+    def checkpoint(self, ranges: Iterable[Range], stream: int) -> GpuCheckpoint:
+        """Copies of memory that may be overwritten (see `GpuCheckpoints.checkpoint`)."""
+        return self._checkpoints.checkpoint(ranges, stream)
 
-    def restore(self, kept: protocol.Kept) -> None:
+    def restore(self, checkpoint: protocol.Checkpoint) -> None:
         """Put kept memory back as it was."""
-        self._kept.restore(kept)
+        self._checkpoints.restore(checkpoint)
 
-    def release(self, kept: protocol.Kept) -> None:
+    def release(self, checkpoint: protocol.Checkpoint) -> None:
         """Forget kept memory."""
-        self._kept.release(kept)
+        self._checkpoints.release(checkpoint)
 
     # what they share
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from rrto_ros.robot.replay.plan_entries import PlanEntry
 from rrto_ros.wire.format import (
     CALL_HEADER,
-    FLAG_AHEAD,
     FLAG_BLOB_REF,
     FLAG_KEEP,
+    FLAG_SPECULATIVE,
     HEADER_BYTES,
     Buffer,
 )
@@ -35,10 +35,11 @@ class OpenReference:
         size: Bytes of the record so far.
         carries: Whether it has a payload.
         replaced: Bytes of the records that it stands for.
-        asks: Whether it has calls that the server was not to execute ahead.
+        asks: Whether it has calls that the server was not to execute speculatively.
         guessed: Whether it is not known of the others that it has.
-        bound: Whether it has calls that the server was to execute ahead, in just this plan.
-        ahead: How many calls after it the server may execute.
+        bound: Whether it has calls that the server was to execute speculatively, in just this
+            plan.
+        speculative: How many calls after it the server may execute speculatively.
         worth_us: What a saved exchange is worth, if some of these calls write.
     """
 
@@ -51,7 +52,7 @@ class OpenReference:
     carries: bool = False
     replaced: int = 0
     asks: bool = field(default=False, init=False)
-    ahead: int = 0
+    speculative: int = 0
     worth_us: int = 0
     guessed: bool = field(default=False, init=False)
     bound: bool = field(default=False, init=False)
@@ -96,11 +97,11 @@ class OpenReference:
 
         Args:
             record: As the program made it.
-            flags: Of the record; FLAG_AHEAD if its result may have been pushed.
+            flags: Of the record; FLAG_SPECULATIVE if its result may have been pushed.
             payload: Padded bytes of its payload.
             changed: The record to send instead (an upload by reference, or to be kept).
         """
-        if not self.count and changed is None and not flags & FLAG_AHEAD:
+        if not self.count and changed is None and not flags & FLAG_SPECULATIVE:
             self._only = record
         self._whole = None
         if changed is not None:
@@ -152,14 +153,14 @@ class OpenReference:
         self.count += ref.count
         self.replaced += replaced
 
-    def expect(self, *, ahead: bool, answered: bool) -> None:
+    def expect(self, *, speculative: bool, answered: bool) -> None:
         """Note of the call that joined whether the server has executed it.
 
         Args:
-            ahead: It may have.
+            speculative: It may have.
             answered: Its result is here, so it has, and what came before.
         """
-        if not ahead:
+        if not speculative:
             self.asks = True
             return
         self.bound = True
@@ -175,12 +176,12 @@ class OpenReference:
         """The record itself where naming it would not be shorter."""
         only = self._only
         shorter = only is not None and self.count == 1 and len(only) <= self.size
-        return only if shorter and not self.ahead else None
+        return only if shorter and not self.speculative else None
 
     def record(self) -> Buffer:
         """The PLAN_REF record."""
         if self._whole is not None and self._whole[0] == self.entry.number:
-            return allowing(self._whole[1], self.ahead, self.worth_us)
+            return allowing(self._whole[1], self.speculative, self.worth_us)
         pieces = self._pieces
         payload: Buffer = b""
         if pieces:
@@ -194,6 +195,6 @@ class OpenReference:
             self._marks,
             self._words,
             payload,
-            self.ahead,
+            self.speculative,
             self.worth_us,
         )

@@ -50,7 +50,7 @@ class Fed:
         begun: Plans that lanes began in.
         ended: For each plan that was followed to its end, the index of the last call before it
             whose result a thread waits for; 0 for none.
-        answers: Result records that the server pushed ahead, for calls that now came.
+        answers: Result records that the server pushed, for calls that now came.
         wanted: Whether the program looks at host memory that some of the calls fill.
     """
 
@@ -78,7 +78,7 @@ class ReferenceWriter:
         shim: The plans that the shim has.
         plans: The plans that calls are matched with.
         apart: Whether each thread is matched on its own.
-        deviations: How often a program left a plan before its end.
+        divergences: How often a program left a plan before its end.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class ReferenceWriter:
         self._rewrite = rewrite
         self.shim = ShimPlans()
         self.apart = False
-        self.deviations = 0
+        self.divergences = 0
         self._matcher = Matcher()
         self._open: OpenReference | None = None
         self._speculation = Speculation(results)
@@ -135,7 +135,7 @@ class ReferenceWriter:
             **self.plans.statistics(),
             "lanes": self._lanes,
             "calls": self._calls,
-            "deviations": self.deviations,
+            "divergences": self.divergences,
             **self.shim.statistics(),
             "referenced_calls": self._hits,
             "hit_rate": round(self.hit_rate, 4),
@@ -205,7 +205,7 @@ class ReferenceWriter:
         """End the open reference; returns what to send for it (nothing if there is none).
 
         Args:
-            last: Nothing follows it for now, so that the server may go ahead.
+            last: Nothing follows it for now, so that the server may speculate.
         """
         open_, self._open = self._open, None
         if open_ is None:
@@ -242,10 +242,10 @@ class ReferenceWriter:
             answered = False
             if flags & FLAG_WAITED:
                 self._waited = index
-            ahead = self._speculation.plan(entry, position, thread, index)
-            if ahead is not None:
+            predicted = self._speculation.plan(entry, position, thread, index)
+            if predicted is not None:
                 flags, answered = self._speculation.answer(index, flags)
-            if ahead is not None and flags & FLAG_WAITED:
+            if predicted is not None and flags & FLAG_WAITED:
                 if not answered:
                     fed.quiet.append(index)
             elif flags & FLAG_WAITED:
@@ -269,12 +269,12 @@ class ReferenceWriter:
                     parts.append(view[literal:offset])
                     literal = -1
                 self._hits += 1
-                expected = int(ahead is not None)
+                expected = int(predicted is not None)
                 open_ = self._opened(
-                    ahead or entry, position, thread, index, payload, fed, expected=expected
+                    predicted or entry, position, thread, index, payload, fed, expected=expected
                 )
                 open_.add(view[offset:after], flags, size - fields, changed)
-                open_.expect(ahead=ahead is not None, answered=answered)
+                open_.expect(speculative=predicted is not None, answered=answered)
             if so_far != happened:
                 self._happened(events[happened:so_far], fed)
                 happened = so_far
@@ -300,7 +300,7 @@ class ReferenceWriter:
         for kind, number, calls in events:
             entry = plans.numbered[number]
             if kind == Event.DIVERGED:
-                self.deviations += 1
+                self.divergences += 1
             elif kind == Event.BEGUN:
                 fed.begun += 1
                 plans.begin(entry)
@@ -370,9 +370,9 @@ class ReferenceWriter:
         replaced = sums[ref.first + ref.count] - sums[ref.first]
         open_.join(ref, pieces, flagged, replaced, record if same else None)
         for call in range(expected):
-            open_.expect(ahead=True, answered=call in answered)
+            open_.expect(speculative=True, answered=call in answered)
         if expected < ref.count:
-            open_.expect(ahead=False, answered=False)
+            open_.expect(speculative=False, answered=False)
         self._happened(events, fed)
         if not entry.active:
             self._speculation.leave(entry)

@@ -62,12 +62,12 @@ class ReplayState:
         plans: Sequences that are replayed.
         sequence_calls, sequence_repetitions: Of the one that was replayed last.
         inferences: Sequences replayed from end to end.
-        deviations: How often the program left one.
+        divergences: How often the program left one.
         hit_rate: Share of the calls that did not travel one by one.
-        ahead_saved: Times that the program waited for a call whose result came without an
-            exchange; `ahead_saved_ms`: round trips saved by that.
-        ahead_restores: Times that calls which the server executed speculatively were rolled back.
-        ahead_lost_ms: Time lost by that, and with copies of what calls may overwrite.
+        speculation_saved: Times that the program waited for a call whose result came without an
+            exchange; `speculation_saved_ms`: round trips saved by that.
+        speculation_rollbacks: Times that speculative calls were rolled back.
+        speculation_lost_ms: Time lost by that, and with checkpoints.
     """
 
     phase: str
@@ -75,12 +75,12 @@ class ReplayState:
     sequence_calls: int = 0
     sequence_repetitions: int = 0
     inferences: int = 0
-    deviations: int = 0
+    divergences: int = 0
     hit_rate: float = 0.0
-    ahead_saved: int = 0
-    ahead_saved_ms: float = 0.0
-    ahead_restores: int = 0
-    ahead_lost_ms: float = 0.0
+    speculation_saved: int = 0
+    speculation_saved_ms: float = 0.0
+    speculation_rollbacks: int = 0
+    speculation_lost_ms: float = 0.0
 
 
 class Replayer:
@@ -137,7 +137,7 @@ class Replayer:
 
     @property
     def asks(self) -> bool:
-        """Whether they have calls that the server has not executed ahead."""
+        """Whether they have calls that the server has not executed."""
         return self._writer.asks
 
     @property
@@ -182,7 +182,7 @@ class Replayer:
         Raises:
             ProtocolError: A record does not fit the format.
         """
-        before, starts = self._writer.deviations, self._writer.starts_up
+        before, starts = self._writer.divergences, self._writer.starts_up
         # A plan may be given back further on in the same buffer.
         plans = self._writer.shim.plans
         fed = self._writer.feed(data)
@@ -195,7 +195,7 @@ class Replayer:
             )
         if fed.ended or (starts and fed.clean):
             self._phase = REPLAYING
-        elif self._writer.deviations != before:
+        elif self._writer.divergences != before:
             self._phase = SEARCHING
         if starts and self._writer.plans.started:
             self._learns_start = False
@@ -303,18 +303,18 @@ class Replayer:
             len(last.plan) if last is not None else 0,
             last.completed if last is not None else 0,
             plans.completed,
-            self._writer.deviations,
+            self._writer.divergences,
             self._writer.hit_rate,
             *self._speculation_state(),
         )
 
     def _speculation_state(self) -> tuple[int, float, int, float]:
-        ahead = self.speculative
-        if ahead is None:
+        results = self.speculative
+        if results is None:
             return 0, 0.0, 0, 0.0
-        cost = ahead.cost
+        cost = results.cost
         lost_s = cost.lost_s + cost.copies_s
-        return ahead.waits, ahead.saved_s * 1000, cost.rollbacks, lost_s * 1000
+        return results.waits, results.saved_s * 1000, cost.rollbacks, lost_s * 1000
 
     def statistics(self) -> Mapping[str, int | float | str]:
         """Counters of reference writer and learner, and the time that the search took."""

@@ -142,7 +142,7 @@ class ShimPlans:
                 f"the program's reference brings {len(ref.words)} words and {len(ref.payload)} "
                 f"bytes; its calls take {words} and {payload}"
             )
-        if ref.ahead or any(flags & ~_PROGRAM_FLAGS for flags in ref.flags.values()):
+        if ref.speculative or any(flags & ~_PROGRAM_FLAGS for flags in ref.flags.values()):
             raise ProtocolError("the program's reference has flags that only the recorder may use")
         self._references += 1
         self._calls += ref.count

@@ -1,8 +1,8 @@
 """Speculative execution, the robot's half: owns what the server may execute, and if it is called.
 
 After a reference the server may execute the plan's next calls. As long as the session's next call
-is the one that it expects, its results are the program's; after any other call nothing is ahead
-(docs/replay.md, "Run-ahead").
+is the one that it expects, its results are the program's; any other call ends the
+speculation (docs/replay.md, "Speculative execution").
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rrto_ros.robot.replay.open_reference import OpenReference
 from rrto_ros.robot.replay.plan_entries import PlanEntries, PlanEntry
 from rrto_ros.robot.replay.speculative_results import SpeculativeResults
-from rrto_ros.wire.format import FLAG_AHEAD, FLAG_REPLY, FLAG_WAITED, Buffer
+from rrto_ros.wire.format import FLAG_REPLY, FLAG_SPECULATIVE, FLAG_WAITED, Buffer
 from rrto_ros.wire.reference import Reference
 
 
@@ -32,7 +32,7 @@ class _Run:
 
 
 class Speculation:
-    """What the server executes ahead in one session. Not thread-safe.
+    """What the server executes speculatively in one session. Not thread-safe.
 
     Args:
         results: What it pushes; None if it is not to.
@@ -54,17 +54,17 @@ class Speculation:
             return
         worth_us = results.worth_us
         entry = plans.longest(open_.entry, position)
-        count = entry.plan.ahead(position, writes=worth_us > 0)
+        count = entry.plan.speculative(position, writes=worth_us > 0)
         if count:
             # The calls up to here are the same in both.
-            open_.entry, open_.ahead, open_.worth_us = entry, count, worth_us
+            open_.entry, open_.speculative, open_.worth_us = entry, count, worth_us
             results.announce(index, count)
             self._run = _Run(entry, position, index, open_.thread, index + count)
 
     def plan(
         self, entry: PlanEntry | None, position: int, thread: int, index: int
     ) -> PlanEntry | None:
-        """The plan in which the server expects a call; None, and nothing is ahead, if it does not.
+        """The plan in which the server expects a call; None, and the speculation ends, if not.
 
         Args:
             entry: The plan in which the call was found; None for none.
@@ -100,7 +100,7 @@ class Speculation:
         record = self._results.take(index, waited=bool(flags & FLAG_WAITED))
         if record is not None:
             self.answers.append(record)
-        return flags | FLAG_AHEAD, record is not None
+        return flags | FLAG_SPECULATIVE, record is not None
 
     def referred(
         self, entry: PlanEntry, ref: Reference, flags: Mapping[int, int]
@@ -147,7 +147,7 @@ class Speculation:
             self.drop()
 
     def drop(self) -> None:
-        """The program goes on in another way, or it is no longer entry how."""
+        """The program goes on in another way, or it is no longer known how."""
         self._run = None
         if self._results is not None:
             self._results.drop()

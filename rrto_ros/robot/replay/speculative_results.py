@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError
-from rrto_ros.wire.format import RESULT_AHEAD, Buffer
-from rrto_ros.wire.plan import COSTS, MAX_AHEAD_BYTES
+from rrto_ros.wire.format import RESULT_SPECULATIVE, Buffer
+from rrto_ros.wire.plan import COSTS, MAX_SPECULATIVE_BYTES
 from rrto_ros.wire.result_codec import ResultRecord
 
 MAX_REMEMBERED = 4096
@@ -42,7 +42,7 @@ class SpeculationCost:
 
 
 class SpeculativeResults:
-    """The results ahead of one session. Thread-safe.
+    """The pushed results of one session. Thread-safe.
 
     Args:
         writes: Whether the server may execute calls that have to be rolled back.
@@ -82,7 +82,7 @@ class SpeculativeResults:
 
     @property
     def worth_us(self) -> int:
-        """What a saved exchange is worth; 0: the server executes ahead only what reads."""
+        """What a saved exchange is worth; 0: the server speculates only on what reads."""
         return int(self.round_trip_s * 1e6) if self._writes else 0
 
     def comes(self, index: int) -> bool:
@@ -139,7 +139,7 @@ class SpeculativeResults:
     # ---- the thread of the results
 
     def arrived(self, result: ResultRecord, record: Buffer) -> bytes | None:
-        """A result with RESULT_AHEAD came.
+        """A result with RESULT_SPECULATIVE came.
 
         Returns:
             The record to hand to the program now, if it waits for it.
@@ -149,8 +149,8 @@ class SpeculativeResults:
         """
         index = result.index
         ends = result.status == CUresult.NOT_READY and not len(result.payload)
-        if (result.status and not ends) or result.flags != RESULT_AHEAD:
-            raise ProtocolError(f"result ahead of call {index} with status {result.status}")
+        if (result.status and not ends) or result.flags != RESULT_SPECULATIVE:
+            raise ProtocolError(f"pushed result of call {index} with status {result.status}")
         with self._lock:
             if ends:
                 self._stopped = index
@@ -167,8 +167,8 @@ class SpeculativeResults:
                 self._remember(index, self._late.pop(index))
                 return bytes(plain)
             size = self._kept_bytes + len(plain)
-            if index in self._kept or size > MAX_AHEAD_BYTES + _OVERHEAD:
-                raise ProtocolError(f"result ahead of call {index}: {size} bytes, or twice")
+            if index in self._kept or size > MAX_SPECULATIVE_BYTES + _OVERHEAD:
+                raise ProtocolError(f"pushed result of call {index}: {size} bytes, or twice")
             self._kept[index] = bytes(plain)
             self._kept_bytes = size
             return None
@@ -181,7 +181,7 @@ class SpeculativeResults:
             self.urgent = any(self._late.values())
 
     def told(self, result: ResultRecord) -> None:
-        """A record with RESULT_UNDONE came.
+        """A record with RESULT_ROLLED_BACK came.
 
         Raises:
             ProtocolError: It does not fit the format.
@@ -192,7 +192,7 @@ class SpeculativeResults:
         self.cost = SpeculationCost(rollbacks, calls, lost_ns / 1e9, copies_ns / 1e9)
 
     def plain(self, index: int) -> bool:
-        """Whether a result without RESULT_AHEAD is for the program: not if it has one."""
+        """Whether a result without RESULT_SPECULATIVE is for the program: not if it has one."""
         with self._lock:
             self._late.pop(index, None)
             if index not in self._answered:
@@ -218,17 +218,17 @@ class SpeculativeResults:
     def statistics(self) -> dict[str, int | float]:
         """Calls announced, and what became of their results."""
         return {
-            "ahead_saved_exchanges": self._waits,
-            "ahead_saved_s": round(self._saved_s, 6),
-            "ahead_restores": self.cost.rollbacks,
-            "ahead_undone_calls": self.cost.calls,
-            "ahead_lost_s": round(self.cost.lost_s, 6),
-            "ahead_copies_s": round(self.cost.copies_s, 6),
-            "ahead_calls": self._announced,
-            "ahead_used": self._at_once,
-            "ahead_late": self._came_late,
-            "ahead_dropped": self._unused,
-            "ahead_doubled": self._doubled,
+            "speculation_exchanges_saved": self._waits,
+            "speculation_saved_s": round(self._saved_s, 6),
+            "speculation_rollbacks": self.cost.rollbacks,
+            "speculation_rolled_back_calls": self.cost.calls,
+            "speculation_lost_s": round(self.cost.lost_s, 6),
+            "speculation_checkpoint_s": round(self.cost.copies_s, 6),
+            "speculation_calls": self._announced,
+            "speculation_used": self._at_once,
+            "speculation_late": self._came_late,
+            "speculation_dropped": self._unused,
+            "speculation_doubled": self._doubled,
         }
 
     def _remember(self, index: int, waited: bool) -> None:

@@ -137,9 +137,9 @@ def segments(device, base):
     device.graphs.forget(segment)
 
 
-def kept(device, base):
+def checkpoints(device, base):
     device.memcpy_htod(base, b"before" * 100, 0)
-    held = device.keep([(base, 300), (base + 200, 400)], 0)
+    held = device.checkpoint([(base, 300), (base + 200, 400)], 0)
     device.memset(MemsetNode(base, 0, 0, 1, 600, 1), 0)
     device.restore(held)
     assert bytes(device.memcpy_dtoh(base, 600, 0)) == b"before" * 100
@@ -164,7 +164,7 @@ def main():
     base = device.info.arena_base
     device.mem_alloc(base, 32 << 20, 0)
     device.module_load(1, PTX)
-    parts = (copies, launches, streams_and_events, graphs, segments, kept, modules)
+    parts = (copies, launches, streams_and_events, graphs, segments, checkpoints, modules)
     for part in parts:
         part(device, base)
         device.ctx_synchronize()

@@ -16,7 +16,7 @@ from rrto_ros.api.info import KernelInfo, ModuleInfo
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import CudaError
 from rrto_ros.execution.executor import Executor
-from rrto_ros.robot.outgoing import AHEAD_LINGER_S, Outgoing
+from rrto_ros.robot.outgoing import SPECULATIVE_LINGER_S, Outgoing
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.codec import iter_headers, iter_results, pack_call
@@ -129,8 +129,8 @@ class Machine:
         return Row(self, calls)
 
     def __getattr__(self, name):
-        if name in ("keep", "restore", "release"):
-            raise AttributeError(name)  # it keeps no copies itself
+        if name in ("checkpoint", "restore", "release"):
+            raise AttributeError(name)  # it takes no checkpoints itself
         return lambda *arguments: None
 
 
@@ -142,8 +142,8 @@ def memory(machine):
 def records(program):
     """The calls of a synthetic program as the shim writes them.
 
-    The last one is in no plan: what was executed ahead of it has to be undone, and memory can be
-    compared.
+    The last one is in no plan: what was executed speculatively is rolled back before it, and
+    memory can be compared.
     """
     out = []
     program.call("event_create", event=77, flags=0)
@@ -190,7 +190,7 @@ class Loop:
         rng: Chooses when things arrive.
         run_ahead: The option.
         round_trip_s: What the robot believes that an exchange takes.
-        busy: How probably the server sees the next batch before it executes ahead.
+        busy: How probably the server sees the next batch before it speculates.
         **options: Of record and replay.
     """
 
@@ -290,5 +290,5 @@ class Loop:
         self.out.flush()
         while self.out.pending or self.up or self.down:
             self.step()
-        assert self.slowest < AHEAD_LINGER_S, "nobody waits for what only time would send"
+        assert self.slowest < SPECULATIVE_LINGER_S, "nobody waits for what only time would send"
         return self.given, memory(self.machine)

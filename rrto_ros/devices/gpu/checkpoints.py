@@ -1,8 +1,8 @@
-"""Copies, on the GPU, of memory that run-ahead may overwrite, until the program's calls confirm.
+"""Checkpoints on the GPU: copies of memory that speculative calls may overwrite.
 
-`keep` copies ranges before work that the program has not asked for yet; `restore` puts them back
-when it asks for something else; `release` forgets them when it asked for just that. All of it is
-work in stream order: nothing waits.
+`checkpoint` copies ranges before work that the program has not asked for yet; `restore` puts them
+back when it asks for something else; `release` frees the copies when it asked for just that. All
+of it is work in stream order: nothing waits.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class _Copy:
 
 
 @dataclass(eq=False)
-class Kept:
-    """What one `keep` holds."""
+class GpuCheckpoint:
+    """One checkpoint."""
 
     copies: tuple[_Copy, ...]
     blocks: tuple[int, ...]
@@ -45,8 +45,8 @@ class Kept:
         return sum(copy.size for copy in self.copies)
 
 
-class KeptCopies:
-    """Keeps and restores ranges of device memory.
+class GpuCheckpoints:
+    """Those of one device.
 
     Args:
         driver: With a current context.
@@ -55,9 +55,9 @@ class KeptCopies:
         most_bytes: Memory for copies, beside the session's limit.
 
     Attributes:
-        keeps: How often ranges were kept.
-        restores: How often they were put back.
-        kept_bytes: Bytes copied by `keep` so far.
+        taken: How many there were so far.
+        restored: How many of them were restored.
+        taken_bytes: Bytes copied for them.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class KeptCopies:
         self._most = most_bytes
         self._sizes: dict[int, int] = {}
         self._spare: set[int] = set()
-        self._live: set[Kept] = set()
-        self.keeps = self.restores = self.kept_bytes = 0
+        self._live: set[GpuCheckpoint] = set()
+        self.taken = self.restored = self.taken_bytes = 0
 
-    def keep(self, ranges: Iterable[Range], stream: int) -> Kept:
+    def checkpoint(self, ranges: Iterable[Range], stream: int) -> GpuCheckpoint:
         """Copy ranges as they are after everything that the session's streams have got.
 
         Args:
@@ -82,7 +82,7 @@ class KeptCopies:
 
         Raises:
             CudaError: INVALID_VALUE for what is not allocated; OUT_OF_MEMORY if the copies
-                would take too much: then do not run ahead.
+                would take too much: then nothing is to be executed speculatively.
         """
         asked = list(ranges)
         for address, size in asked:
@@ -99,38 +99,38 @@ class KeptCopies:
             at += -(-size // _ALIGNMENT) * _ALIGNMENT
         # Nothing may overtake the copies.
         self._streams.fork(stream, self._streams.dirty - {stream})
-        kept = Kept(tuple(copies), (block,) if block else (), stream)
-        self._live.add(kept)
-        self.keeps += 1
-        self.kept_bytes += kept.bytes
-        return kept
+        taken = GpuCheckpoint(tuple(copies), (block,) if block else (), stream)
+        self._live.add(taken)
+        self.taken += 1
+        self.taken_bytes += taken.bytes
+        return taken
 
-    def restore(self, kept: protocol.Kept) -> None:
-        """Put everything back as it was, behind all work so far, and release it."""
-        if not isinstance(kept, Kept) or kept not in self._live:
-            raise CudaError(CUresult.INVALID_HANDLE, "these copies were released before")
-        stream = kept.stream
+    def restore(self, checkpoint: protocol.Checkpoint) -> None:
+        """Put memory back as it was, behind all work so far, and release the checkpoint."""
+        if not isinstance(checkpoint, GpuCheckpoint) or checkpoint not in self._live:
+            raise CudaError(CUresult.INVALID_HANDLE, "this checkpoint was released before")
+        stream = checkpoint.stream
         others = self._streams.dirty - {stream}
         self._streams.join(stream, others)
-        for copy in kept.copies:
+        for copy in checkpoint.copies:
             self._copy(copy.address, copy.copy, copy.size, self._streams.use(stream))
         self._streams.fork(stream, others)
-        self.restores += 1
-        self.release(kept)
+        self.restored += 1
+        self.release(checkpoint)
 
-    def release(self, kept: protocol.Kept) -> None:
-        """Forget copies; their memory is used again, behind what still reads it."""
-        if isinstance(kept, Kept) and kept in self._live:
-            self._live.discard(kept)
-            self._spare.update(kept.blocks)
+    def release(self, checkpoint: protocol.Checkpoint) -> None:
+        """Free the copies; their memory is used again, behind what still reads it."""
+        if isinstance(checkpoint, GpuCheckpoint) and checkpoint in self._live:
+            self._live.discard(checkpoint)
+            self._spare.update(checkpoint.blocks)
 
     def counts(self) -> dict[str, int]:
         return {
-            "kept_copies": len(self._live),
-            "kept_memory_bytes": sum(self._sizes.values()),
-            "keeps": self.keeps,
-            "restores": self.restores,
-            "kept_bytes": self.kept_bytes,
+            "checkpoints": len(self._live),
+            "checkpoints_memory_bytes": sum(self._sizes.values()),
+            "checkpoints_taken": self.taken,
+            "checkpoints_restored": self.restored,
+            "checkpoints_bytes": self.taken_bytes,
         }
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class KeptCopies:
         if held + size > self._most:
             raise CudaError(
                 CUresult.OUT_OF_MEMORY,
-                f"copies of {size} bytes beside {held}, at most {self._most} are kept",
+                f"checkpoints of {size} bytes beside {held}, at most {self._most} are allowed",
             )
         block = int(self._driver.call("cuMemAlloc", size))
         self._sizes[block] = size

@@ -1,4 +1,4 @@
-"""Run-ahead: the program gets what plain execution gives, from fewer exchanges."""
+"""Speculative execution: the program gets what plain execution gives, from fewer exchanges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.ahead_loop import PTX, Loop, Machine, plain, records
+from support.speculation_loop import PTX, Loop, Machine, plain, records
 from support.synthetic import Call, Program, interleave
 
 from rrto_ros.api.results import CUresult
@@ -21,7 +21,7 @@ from rrto_ros.wire.codec import (
     pack_call,
     pack_result,
 )
-from rrto_ros.wire.format import FLAG_AHEAD, RESULT_AHEAD, RESULT_UNDONE
+from rrto_ros.wire.format import FLAG_SPECULATIVE, RESULT_ROLLED_BACK, RESULT_SPECULATIVE
 from rrto_ros.wire.plan import Plan, pack_define
 from rrto_ros.wire.reference import mark, pack_reference
 from rrto_ros.wire.templates import CallTemplate
@@ -200,7 +200,7 @@ def test_an_inference_with_several_reads_costs_one_exchange(reads):
         loop = Loop(random.Random(1), run_ahead)
         assert steady_exchanges(loop, calls, reads + 1) == [exchanges] * 5, run_ahead
         counts = loop.out.statistics()
-        assert (counts.get("ahead_saved_exchanges", 0) > 6 * reads) == (run_ahead != "off")
+        assert (counts.get("speculation_exchanges_saved", 0) > 6 * reads) == (run_ahead != "off")
         assert loop.machine.launches == 12 * 6
 
 
@@ -211,10 +211,10 @@ def test_an_inference_that_goes_on_after_it_has_read_costs_one_exchange_in_auto(
         loop = Loop(random.Random(1), run_ahead)
         assert steady_exchanges(loop, calls, 3 * groups) == [exchanges] * 5, run_ahead
         assert loop.machine.launches == 12 * 6 * groups, "nothing was executed twice"
-        assert loop.executor.statistics()["ahead_restores"] == 0
+        assert loop.executor.statistics()["speculation_rollbacks"] == 0
 
 
-def test_a_longer_variant_that_was_walked_last_is_gone_on_with():
+def test_a_longer_variant_that_was_matched_last_is_gone_on_with():
     p = Program()
     p.load_module(10, PTX)
     a, b, x = (p.alloc(4096) for _ in range(3))
@@ -240,8 +240,8 @@ def test_calls_that_write_are_left_where_an_exchange_costs_less_than_copies():
     loop = Loop(random.Random(1), "auto", round_trip_s=20e-6)
     assert steady_exchanges(loop, cascade(12, groups=3), 6) == [3] * 5
     counts = loop.executor.statistics()
-    assert counts["ahead_refused"] > 5
-    assert counts["ahead_saved_bytes"] == 0
+    assert counts["speculation_refused"] > 5
+    assert counts["speculation_checkpoint_bytes"] == 0
 
 
 def test_a_program_that_often_does_something_else_is_no_longer_guessed():
@@ -259,14 +259,16 @@ def test_a_program_that_often_does_something_else_is_no_longer_guessed():
     loop = Loop(random.Random(1), "auto", round_trip_s=0.02)
     assert loop.run(calls) == plain(calls)
     counts = loop.executor.statistics()
-    assert 1 <= counts["ahead_restores"] <= 20
-    assert counts["ahead_restored_bytes"] == 64 * counts["ahead_restores"], "what it writes"
+    assert 1 <= counts["speculation_rollbacks"] <= 20
+    assert counts["speculation_restored_bytes"] == 64 * counts["speculation_rollbacks"], (
+        "what it writes"
+    )
     told = loop.out.statistics()
-    assert told["ahead_restores"] == counts["ahead_restores"], "the robot knows"
-    assert told["ahead_lost_s"] > 0
+    assert told["speculation_rollbacks"] == counts["speculation_rollbacks"], "the robot knows"
+    assert told["speculation_lost_s"] > 0
 
 
-def test_a_kernel_that_may_write_anywhere_is_not_executed_ahead():
+def test_a_kernel_that_may_write_anywhere_is_not_executed_speculatively():
     wild = PTX.replace(b"ld.global.u32 %r1, [%d1];", b"ld.global.u64 %d2, [%d1];")
     calls = [
         call.replace(PTX, wild.ljust(len(PTX)), 1) if PTX in call else call
@@ -275,10 +277,10 @@ def test_a_kernel_that_may_write_anywhere_is_not_executed_ahead():
     assert calls[0] != cascade(12, groups=3)[0]
     loop = Loop(random.Random(1), "auto")
     assert steady_exchanges(loop, calls, 6) == [3] * 5
-    assert loop.executor.statistics()["ahead_unknown"] > 5
+    assert loop.executor.statistics()["speculation_unknown"] > 5
 
 
-def test_a_kernel_that_fails_ahead_is_undone_and_fails_when_it_is_called():
+def test_a_kernel_that_fails_speculatively_is_rolled_back_and_fails_when_it_is_called():
     calls = cascade(12, groups=3)
     seen = []
     for failing in range(40, 12 * 18, 7):
@@ -318,14 +320,14 @@ def taught(busy=False):
     return executor, machine, plan, first + 1
 
 
-def until_wait(plan, index, ahead, worth_us=10_000):
+def until_wait(plan, index, speculative, worth_us=10_000):
     """A reference to the first calls of the plan of `taught`, the last is waited for."""
     return pack_reference(
-        1, 0, 4, index, 1, [mark(3, 3)], [], bytes(64), ahead=ahead, worth_us=worth_us
+        1, 0, 4, index, 1, [mark(3, 3)], [], bytes(64), speculative=speculative, worth_us=worth_us
     )
 
 
-def walked(executor, machine, plan, index):
+def matched(executor, machine, plan, index):
     """The program makes all calls of the plan of `taught`; gives the number of the next call."""
     marks = [mark(k, 3) for k in (3, 4, 7, 8)]
     executor.batch(pack_reference(1, 0, len(plan), index, 1, marks, [], bytes(64)))
@@ -335,27 +337,27 @@ def walked(executor, machine, plan, index):
 
 
 def guessed(executor, machine, plan, index):
-    """How many launches are executed ahead when the program waits for the first time."""
+    """How many launches are executed speculatively when the program waits for the first time."""
     before = machine.launches
-    executor.batch(until_wait(plan, index, plan.ahead(4, writes=True)))
+    executor.batch(until_wait(plan, index, plan.speculative(4, writes=True)))
     return machine.launches - before - 2
 
 
-def test_only_what_the_program_did_itself_is_executed_ahead():
+def test_only_what_the_program_did_itself_is_executed_speculatively():
     """A plan that another program left says nothing of this one's memory."""
     executor, machine, plan, index = taught()
     assert guessed(executor, machine, plan, index) == 0
     executor, machine, plan, index = taught()
-    index = walked(executor, machine, plan, index)
+    index = matched(executor, machine, plan, index)
     assert guessed(executor, machine, plan, index) == 2
 
 
 @pytest.mark.parametrize("change", ["alloc", "free", "module"])
-def test_what_the_program_did_in_another_layout_of_memory_is_not_executed_ahead(change):
+def test_what_the_program_did_in_another_layout_of_memory_is_not_executed_speculatively(change):
     executor, machine, plan, index = taught()
     spare = 1 << 50
     executor.execute(pack_call("mem_alloc", index, address=spare, size=64, stream=0))
-    index = walked(executor, machine, plan, index + 1)
+    index = matched(executor, machine, plan, index + 1)
     if change == "alloc":
         other = pack_call("mem_alloc", index, address=spare + 64, size=64, stream=0)
         back = pack_call("mem_free", index + 11, address=spare + 64, stream=0)
@@ -377,17 +379,17 @@ def test_what_the_program_did_in_another_layout_of_memory_is_not_executed_ahead(
 def test_a_result_that_is_wanted_again_is_that_of_its_place_in_the_order():
     """As after a switch of the mode: the robot no longer knows what was pushed."""
     executor, machine, plan, index = taught()
-    index = walked(executor, machine, plan, index)
-    ahead = plan.ahead(4, writes=True)
-    assert ahead == len(plan) - 4
-    pushed = executor.batch(until_wait(plan, index, ahead))
-    before = {r.index: bytes(r.payload) for r in pushed if r.flags == RESULT_AHEAD}
+    index = matched(executor, machine, plan, index)
+    count = plan.speculative(4, writes=True)
+    assert count == len(plan) - 4
+    pushed = executor.batch(until_wait(plan, index, count))
+    before = {r.index: bytes(r.payload) for r in pushed if r.flags == RESULT_SPECULATIVE}
     assert set(before) == {index + 4, index + 7, index + 8}
     assert machine.launches == 4
     again, told = executor.batch(pack_reference(1, 4, 1, index + 4, 1, [mark(0, 3)], [], b""))
-    assert told.flags == RESULT_UNDONE
+    assert told.flags == RESULT_ROLLED_BACK
     assert (again.index, again.flags, bytes(again.payload)) == (index + 4, 0, before[index + 4])
-    assert executor.statistics()["ahead_restores"] == 1
+    assert executor.statistics()["speculation_rollbacks"] == 1
     rest = executor.batch(pack_reference(1, 5, 4, index + 5, 1, [mark(2, 3), mark(3, 3)], [], b""))
     assert {r.index: bytes(r.payload) for r in rest} == {
         index + 7: before[index + 7], index + 8: before[index + 8]
@@ -400,38 +402,41 @@ def test_a_batch_that_is_there_stops_the_guessing_and_the_robot_is_told():
     results = executor.batch(until_wait(plan, index, len(plan) - 4))
     assert [(r.index, r.status, r.flags) for r in results] == [
         (index + 3, 0, 0),
-        (index + 4, 0, RESULT_AHEAD),
-        (index + 5, int(CUresult.NOT_READY), RESULT_AHEAD),
+        (index + 4, 0, RESULT_SPECULATIVE),
+        (index + 5, int(CUresult.NOT_READY), RESULT_SPECULATIVE),
     ]
     assert machine.launches == 2
 
 
 @pytest.mark.parametrize(
-    ("ahead", "worth_us", "fits"),
+    ("speculative", "worth_us", "fits"),
     [(1, 0, True), (2, 0, False), (5, 0, False), (5, 10, True), (6, 10, False), (65535, 9, False)],
 )
-def test_more_ahead_than_the_plan_allows_is_refused_whole(ahead, worth_us, fits):
+def test_more_speculation_than_the_plan_allows_is_refused_whole(speculative, worth_us, fits):
     executor, machine, plan, index = taught()
-    executor.batch(until_wait(plan, index, ahead, worth_us))
+    executor.batch(until_wait(plan, index, speculative, worth_us))
     assert (executor.sticky == 0) == fits
     assert (machine.launches > 0) == fits
     if not fits:
-        assert "executed ahead" in executor.malformed
+        assert "executed speculatively" in executor.malformed
 
 
 def test_a_mark_says_of_calls_that_read_alone_that_they_may_have_been_answered():
     executor, machine, _, index = taught()
-    executor.batch(pack_reference(1, 0, 4, index, 1, [mark(1, 2 | FLAG_AHEAD)], [], bytes(64)))
+    executor.batch(
+        pack_reference(1, 0, 4, index, 1, [mark(1, 2 | FLAG_SPECULATIVE)], [], bytes(64))
+    )
     assert "but it writes" in executor.malformed
     assert machine.launches == 0
 
 
 @pytest.mark.parametrize(
     ("flags", "status", "payload"),
-    [(RESULT_AHEAD, 1, b""), (RESULT_AHEAD | 1, 0, b""), (RESULT_UNDONE, 0, b"1234567"),
-     (RESULT_AHEAD, int(CUresult.NOT_READY), b"12345678")],
+    [(RESULT_SPECULATIVE, 1, b""), (RESULT_SPECULATIVE | 1, 0, b""),
+     (RESULT_ROLLED_BACK, 0, b"1234567"),
+     (RESULT_SPECULATIVE, int(CUresult.NOT_READY), b"12345678")],
 )  # fmt: skip
-def test_results_ahead_that_no_server_sends_are_refused(flags, status, payload):
+def test_pushed_results_that_no_server_sends_are_refused(flags, status, payload):
     loop = Loop(random.Random(1), "reads")
     loop.down.append(pack_result(5, status, payload, flags))
     with pytest.raises(ProtocolError):
@@ -440,7 +445,7 @@ def test_results_ahead_that_no_server_sends_are_refused(flags, status, payload):
 
 def test_a_server_that_pushes_unasked_is_refused():
     loop = Loop(random.Random(1), "off")
-    loop.down.append(pack_result(5, 0, b"", RESULT_AHEAD))
+    loop.down.append(pack_result(5, 0, b"", RESULT_SPECULATIVE))
     with pytest.raises(ProtocolError, match="without run_ahead"):
         loop.deliver()
 
@@ -450,7 +455,7 @@ def test_a_result_that_nobody_expects_any_more_is_dropped():
     results.announce(10, 3)
     assert results.take(10, waited=True) is None
     results.drop()
-    late, early = (pack_result(i, 0, b"x" * 8, RESULT_AHEAD) for i in (10, 11))
+    late, early = (pack_result(i, 0, b"x" * 8, RESULT_SPECULATIVE) for i in (10, 11))
     record = results.arrived(next(iter_results(late)), late)
     assert next(iter_results(record)).flags == 0, "it was called before the program turned away"
     assert results.arrived(next(iter_results(early)), early) is None
