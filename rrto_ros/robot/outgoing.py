@@ -136,19 +136,16 @@ class Outgoing:
     @property
     def urgent(self) -> bool:
         """Whether a call that the server was to answer unasked has to be sent after all."""
-        speculative = self._replayer.speculative
-        return speculative is not None and speculative.urgent
+        return self._replayer.speculation.urgent
 
     @property
     def saved_waits(self) -> int:
         """How often the program waited, but not for an exchange."""
-        speculative = self._replayer.speculative
-        return speculative.waits if speculative is not None else 0
+        return self._replayer.speculation.waits
 
     def measured(self, round_trip_s: float) -> None:
         """What an exchange takes at least, seconds."""
-        if self._replayer.speculative is not None:
-            self._replayer.speculative.round_trip_s = round_trip_s
+        self._replayer.speculation.round_trip_s = round_trip_s
 
     @property
     def thinks(self) -> bool:
@@ -199,13 +196,8 @@ class Outgoing:
         """The whole batch, which nobody changes from then on; a new one begins."""
         if not self._flush and not self._made and not self._replayer.carries:
             self._lone += 1
-        speculative = self._replayer.speculative
-        if speculative is not None:
-            speculative.asked = speculative.asked or speculative.urgent
-            speculative.urgent = False
         self._add(self._replayer.close())
-        if speculative is not None:
-            speculative.asked = False
+        self._replayer.speculation.left()
         self._end_open()
         parts = self._parts
         self._parts, self._parts_bytes, self._flush = [], 0, False
@@ -245,23 +237,19 @@ class Outgoing:
         """A result came; returns what the program is to get of it now.
 
         Raises:
-            ProtocolError: It was pushed unasked, and nobody agreed on that.
+            ProtocolError: No server sends it, or nobody agreed on its being pushed.
         """
-        results = self._replayer.speculative
+        speculation = self._replayer.speculation
         if result.flags & RESULT_PRINTED:
             return record
-        if result.flags & (RESULT_SPECULATIVE | RESULT_ROLLED_BACK):
-            if results is None:
-                raise ProtocolError(f"pushed result of call {result.index}, without run_ahead")
-            if result.flags & RESULT_SPECULATIVE:
-                return results.arrived(result, record)
-            results.told(result)
+        if result.flags & RESULT_SPECULATIVE:
+            return speculation.arrived(result, record)
+        if result.flags & RESULT_ROLLED_BACK:
+            speculation.told(result)
             return None
-        if results is None:
-            return record
         if result.sticky:
-            results.over()
-        return record if results.plain(result.index) or result.sticky else None
+            speculation.over()
+        return record if speculation.plain(result.index) or result.sticky else None
 
     def _replay(self, data: bytes, now: float) -> list[Buffer]:
         for part in self._replayer.recall():
@@ -336,8 +324,7 @@ class Outgoing:
         """Somebody waits for what the calls so far give."""
         self._flush = True
         self._lone = 0
-        if self._replayer.speculative is not None:
-            self._replayer.speculative.asked = True
+        self._replayer.speculation.asked = True
 
     def _waited(self, index: int, flags: int, now: float) -> None:
         self._wanted()

@@ -13,7 +13,10 @@ from support.synthetic import Call, Program, interleave
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError
 from rrto_ros.execution.executor import Executor
-from rrto_ros.robot.replay.speculative_results import SpeculativeResults
+from rrto_ros.robot.matcher import Matcher
+from rrto_ros.robot.replay.open_reference import OpenReference
+from rrto_ros.robot.replay.plan_entries import PlanEntries
+from rrto_ros.robot.replay.speculation import Speculation
 from rrto_ros.wire.codec import (
     OP_BY_NAME,
     iter_headers,
@@ -21,7 +24,13 @@ from rrto_ros.wire.codec import (
     pack_call,
     pack_result,
 )
-from rrto_ros.wire.format import FLAG_SPECULATIVE, RESULT_ROLLED_BACK, RESULT_SPECULATIVE
+from rrto_ros.wire.format import (
+    FLAG_REPLY,
+    FLAG_SPECULATIVE,
+    FLAG_WAITED,
+    RESULT_ROLLED_BACK,
+    RESULT_SPECULATIVE,
+)
 from rrto_ros.wire.plan import Plan, pack_define
 from rrto_ros.wire.reference import mark, pack_reference
 from rrto_ros.wire.templates import CallTemplate
@@ -451,13 +460,23 @@ def test_a_server_that_pushes_unasked_is_refused():
 
 
 def test_a_result_that_nobody_expects_any_more_is_dropped():
-    results = SpeculativeResults(writes=False)
-    results.announce(10, 3)
-    assert results.take(10, waited=True) is None
-    results.drop()
+    speculation = Speculation("reads")
+    plans = PlanEntries(Matcher(), speculation.leave, 16)
+    read = pack_call("memcpy_dtoh", 0, src=4096, stream=0, size=8)
+    entry = plans.add(Plan((CallTemplate(next(iter_headers(read)).op, 0, read[24:]),) * 9))
+
+    def announced(position, index):
+        open_ = OpenReference(entry, position - 1, index - 1, 1, count=1)
+        speculation.announce(open_, plans)
+        return open_.speculative
+
+    assert announced(6, 10) == 3
+    assert speculation.expected(entry, 6, 1, 10) is entry
+    assert speculation.answer(10, FLAG_WAITED | FLAG_REPLY)[1] is False
+    speculation.drop()
     late, early = (pack_result(i, 0, b"x" * 8, RESULT_SPECULATIVE) for i in (10, 11))
-    record = results.arrived(next(iter_results(late)), late)
+    record = speculation.arrived(next(iter_results(late)), late)
     assert next(iter_results(record)).flags == 0, "it was called before the program turned away"
-    assert results.arrived(next(iter_results(early)), early) is None
-    assert not results.may(12), "no number is announced twice"
-    assert results.may(13)
+    assert speculation.arrived(next(iter_results(early)), early) is None
+    assert not announced(5, 12), "no number is announced twice"
+    assert announced(5, 13) == 4

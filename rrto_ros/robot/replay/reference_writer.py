@@ -17,7 +17,6 @@ from rrto_ros.robot.replay.open_reference import OpenReference
 from rrto_ros.robot.replay.plan_entries import PlanEntries, PlanEntry
 from rrto_ros.robot.replay.shim_plans import Rewrite, ShimPlans
 from rrto_ros.robot.replay.speculation import Speculation
-from rrto_ros.robot.replay.speculative_results import SpeculativeResults
 from rrto_ros.wire.codec import CallHeader, check_header, iter_headers
 from rrto_ros.wire.format import (
     CALL_HEADER,
@@ -72,11 +71,12 @@ class ReferenceWriter:
     Args:
         rewrite: What to do with uploads; None to leave them.
         drop_after: A plan that failed so often in a row rests for a while.
-        results: Results that the server pushes before they are asked for; None if it is not to.
+        run_ahead: What the server may execute speculatively.
 
     Attributes:
         shim: The plans that the shim has.
         plans: The plans that calls are matched with.
+        speculation: What the server executes speculatively.
         apart: Whether each thread is matched on its own.
         divergences: How often a program left a plan before its end.
     """
@@ -85,7 +85,7 @@ class ReferenceWriter:
         self,
         rewrite: Rewrite | None = None,
         drop_after: int = 16,
-        results: SpeculativeResults | None = None,
+        run_ahead: str = "off",
     ) -> None:
         self._rewrite = rewrite
         self.shim = ShimPlans()
@@ -93,9 +93,9 @@ class ReferenceWriter:
         self.divergences = 0
         self._matcher = Matcher()
         self._open: OpenReference | None = None
-        self._speculation = Speculation(results)
+        self.speculation = Speculation(run_ahead)
         self.plans = PlanEntries(
-            self._matcher, self._speculation.leave, drop_after, self.shim.holds
+            self._matcher, self.speculation.leave, drop_after, self.shim.holds
         )
         self._starting: PlanEntry | None = None
         self._calls = 0
@@ -122,7 +122,7 @@ class ReferenceWriter:
         if open_ is None or open_.asks:
             return open_ is not None
         # Of what was announced, too, if it said that it stops.
-        return open_.guessed and not self._speculation.comes(open_)
+        return open_.guessed and not self.speculation.comes(open_)
 
     @property
     def hit_rate(self) -> float:
@@ -197,7 +197,7 @@ class ReferenceWriter:
             else:
                 after = self._no_call(view, offset, fed)
             offset = after
-        fed.answers = self._speculation.take_answers()
+        fed.answers = self.speculation.take_answers()
         fed.parted, self._lanes = matcher.parted, matcher.lanes
         return fed
 
@@ -211,7 +211,7 @@ class ReferenceWriter:
         if open_ is None:
             return b""
         if last:
-            self._speculation.announce(open_, self.plans)
+            self.speculation.announce(open_, self.plans)
         literal = open_.literal
         if literal is not None:
             self._hits -= 1
@@ -224,7 +224,7 @@ class ReferenceWriter:
     def reset(self) -> None:
         """Forget where the lanes stand (after calls that were not fed); plans stay."""
         self._matcher.set_apart(self.apart)
-        self._speculation.drop()
+        self.speculation.drop()
 
     def _take(
         self, data: bytes, view: memoryview, matched: Iterable[Matched], events: Events, fed: Fed
@@ -242,9 +242,9 @@ class ReferenceWriter:
             answered = False
             if flags & FLAG_WAITED:
                 self._waited = index
-            predicted = self._speculation.plan(entry, position, thread, index)
+            predicted = self.speculation.expected(entry, position, thread, index)
             if predicted is not None:
-                flags, answered = self._speculation.answer(index, flags)
+                flags, answered = self.speculation.answer(index, flags)
             if predicted is not None and flags & FLAG_WAITED:
                 if not answered:
                     fed.quiet.append(index)
@@ -352,7 +352,7 @@ class ReferenceWriter:
         self._calls += ref.count
         self._hits += ref.count
         pieces, flagged = self.shim.payloads(ref, self._rewrite)
-        named, flagged, expected, answered = self._speculation.referred(entry, ref, flagged)
+        named, flagged, expected, answered = self.speculation.referred(entry, ref, flagged)
         for call, flags in ref.flags.items():
             if flags & FLAG_WAITED:
                 self._waited = ref.index + call
@@ -375,7 +375,7 @@ class ReferenceWriter:
             open_.expect(speculative=False, answered=False)
         self._happened(events, fed)
         if not entry.active:
-            self._speculation.leave(entry)
+            self.speculation.leave(entry)
 
 
 def _skip(view: memoryview, offset: int) -> int:

@@ -16,7 +16,6 @@ from rrto_ros.errors import ConfigError
 from rrto_ros.robot.plan_store import PlanMemory, StartUp
 from rrto_ros.robot.replay.learner import SEARCH_MEMORY_BYTES, Learner, tracks
 from rrto_ros.robot.replay.reference_writer import Fed, ReferenceWriter, Rewrite
-from rrto_ros.robot.replay.speculative_results import SpeculativeResults
 from rrto_ros.robot.search import SearchOptions
 from rrto_ros.wire.codec import CallHeader
 from rrto_ros.wire.format import FLAG_WAITED, PLAN_TAKEN_OP, Buffer
@@ -103,11 +102,8 @@ class Replayer:
     ) -> None:
         if options.run_ahead not in RUN_AHEAD:
             raise ConfigError(f"run_ahead {options.run_ahead!r} is none of {', '.join(RUN_AHEAD)}")
-        self.speculative: SpeculativeResults | None = None
-        """Results that come before they are asked for."""
-        if options.run_ahead != "off":
-            self.speculative = SpeculativeResults(writes=options.run_ahead == "auto")
-        self._writer = ReferenceWriter(rewrite, options.drop_after, self.speculative)
+        self._writer = ReferenceWriter(rewrite, options.drop_after, options.run_ahead)
+        self.speculation = self._writer.speculation
         self._learner = Learner(
             options.search,
             SearchOptions(options.min_repetitions, options.min_length, options.max_length),
@@ -297,6 +293,7 @@ class Replayer:
         """What the status shows."""
         plans = self._writer.plans
         last = plans.last
+        speculation, cost = self.speculation, self.speculation.cost
         return ReplayState(
             self._phase,
             len(plans.active),
@@ -305,22 +302,17 @@ class Replayer:
             plans.completed,
             self._writer.divergences,
             self._writer.hit_rate,
-            *self._speculation_state(),
+            speculation.waits,
+            speculation.saved_s * 1000,
+            cost.rollbacks,
+            (cost.lost_s + cost.copies_s) * 1000,
         )
-
-    def _speculation_state(self) -> tuple[int, float, int, float]:
-        results = self.speculative
-        if results is None:
-            return 0, 0.0, 0, 0.0
-        cost = results.cost
-        lost_s = cost.lost_s + cost.copies_s
-        return results.waits, results.saved_s * 1000, cost.rollbacks, lost_s * 1000
 
     def statistics(self) -> Mapping[str, int | float | str]:
         """Counters of reference writer and learner, and the time that the search took."""
         return {
             **self._writer.statistics(),
-            **(self.speculative.statistics() if self.speculative is not None else {}),
+            **self.speculation.statistics(),
             **self._learner.statistics(),
             **(self._memory.statistics() if self._memory is not None else {}),
             "think_s": round(self._think_s, 6),
