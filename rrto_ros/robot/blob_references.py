@@ -8,11 +8,11 @@ behind the references that the server has not executed yet.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections import OrderedDict
 
 from rrto_ros.wire.codec import (
     BLOB_DATA_OP,
-    CALL_HEADER,
     FLAG_BLOB_REF,
     FLAG_KEEP,
     HEADER_BYTES,
@@ -23,6 +23,7 @@ from rrto_ros.wire.codec import (
     blob_tag,
     pack_blob_ref,
     pack_call,
+    pad8,
     replace_payload,
 )
 
@@ -35,7 +36,9 @@ ENOUGH_KEPT_BYTES = 128 << 20
 """With so much kept, the program's next calls wait until the server has executed some."""
 _HTOD = OP_BY_NAME["memcpy_htod"].code
 _IMAGES = (OP_BY_NAME["module_load"].code, OP_BY_NAME["module_piece"].code)
-_FIXED = {code: HEADER_BYTES + LAYOUTS[code].fixed.size for code in (_HTOD, *_IMAGES)}
+_BODY = {code: LAYOUTS[code].fixed.size for code in (_HTOD, *_IMAGES)}
+_FLAGS = struct.Struct("<H")
+_FLAGS_AT = 6
 
 
 class BlobReferences:
@@ -65,50 +68,57 @@ class BlobReferences:
         self._wanted = 0
         self._new = False
 
-    def rewrite(self, data: Buffer, header: CallHeader) -> bytes | None:
-        """The record to send instead of the one at `header`, None to send that.
+    def rewrite(self, data: memoryview, header: CallHeader) -> bytes | None:
+        """The record to send instead of the one at `header`; None to send that one.
 
         Args:
-            data: Buffer of records. One that can be written is marked there, if that is all.
+            data: Records, where one whose content is to be kept is marked.
             header: Of one record in it, not yet a reference.
         """
-        code, size = header.op, header.payload_bytes
-        if code not in _FIXED or size < (self._min_bytes if code == _HTOD else self._min_image):
-            return None
-        start = header.offset + _FIXED[code]
-        if start + size > header.offset + header.size:
-            return None
+        record = data[header.offset : header.offset + header.size]
+        fields = header.size - pad8(header.payload_bytes)
+        payload = record[fields : fields + header.payload_bytes]
+        bits, reference = self.name(header.op, header.index, record[HEADER_BYTES:fields], payload)
+        if reference:
+            return replace_payload(record, reference, set_flags=bits, clear_flags=0)
+        _FLAGS.pack_into(record, _FLAGS_AT, header.flags | bits)
+        return None
+
+    def name(self, code: int, index: int, body: Buffer, payload: memoryview) -> tuple[int, bytes]:
+        """How a payload leaves: its flag, and the reference that takes its place, if one does.
+
+        Args:
+            code: Operation of the call.
+            index: Its number.
+            body: Its fields.
+            payload: What it uploads.
+        """
+        size = len(payload)
+        least = self._min_bytes if code == _HTOD else self._min_image
+        if size < least or len(body) != _BODY.get(code):
+            return 0, b""
         key = (0, 0)
         changes = 0
         if code == _HTOD:
-            fixed = header.offset + HEADER_BYTES
-            key = (int.from_bytes(data[fixed : fixed + 8], "little"), size)
+            key = (int.from_bytes(body[:8], "little"), size)
             changes = self._seen.get(key, (b"", 0))[1]
             if changes >= CHANGES_UNTIL_INPUT:
-                return None
-        payload = memoryview(data)[start : start + size]
+                return 0, b""
         digest = hashlib.sha256(payload).digest()
         self._hashed_bytes += size
         if code == _HTOD:
             self._remember(key, digest, changes)
-        record = memoryview(data)[header.offset : header.offset + header.size]
         if digest not in self._known and blob_tag(digest) in self._tags:
             self._known.add(digest)
         if digest in self._known and self._kept_bytes + size <= self._max_kept_bytes:
-            self._kept[header.index] = (digest, bytes(payload))
+            self._kept[index] = (digest, bytes(payload))
             self._kept_bytes += size
             self._saved_bytes += size
             self._references += 1
-            reference = pack_blob_ref(digest, size)
-            return replace_payload(record, reference, set_flags=FLAG_BLOB_REF, clear_flags=0)
+            return FLAG_BLOB_REF, pack_blob_ref(digest, size)
         self._known.add(digest)
         self._new = True
-        length, op, flags, index, thread, count = CALL_HEADER.unpack_from(record)
-        if not record.readonly:
-            CALL_HEADER.pack_into(record, 0, length, op, flags | FLAG_KEEP, index, thread, count)
-            return None
-        head = CALL_HEADER.pack(length, op, flags | FLAG_KEEP, index, thread, count)
-        return b"".join((head, record[HEADER_BYTES:]))
+        return FLAG_KEEP, b""
 
     @property
     def full(self) -> bool:

@@ -122,18 +122,19 @@ class Matcher:
         """The number of the plan in which the session's lane stands, 0 for none."""
         return int(self._library.rrto_rm_standing(self._c, 0))
 
-    def feed(self, data: bytes, at: int) -> tuple[int, Iterator[Matched], Events]:
+    def feed(self, data: memoryview, at: int) -> tuple[int, Iterator[Matched], Events]:
         """Match call records until one is none, or not whole, or there are very many.
 
         Args:
-            data: Records out of the call ring.
+            data: Records out of the call ring, in memory that can be written.
             at: Offset of the first.
 
         Returns:
             The offset up to which it came, the records up to there, to be looked at before the
             next call, and what happened.
         """
-        at = self._feed(self._c, data, at, len(data))
+        address = ctypes.addressof(ctypes.c_char.from_buffer(data))
+        at = self._feed(self._c, address, at, len(data))
         count = self._told.count
         matched = _MATCHED.iter_unpack(self._matched[: count * _MATCHED.size])
         return at, matched, self._happened()

@@ -4,9 +4,11 @@
 the same, with references in place of the calls that a plan holds. Owns the batch that is being
 made, who waits for which call, and the record and replay of the session.
 
-In `rpc` and `batched` the ring's records are copied once, to the end of the buffer that leaves as
-the batch: an upload is not copied again on its way to the middleware, unless a record before or
-after it in the batch is left out or replaced by a reference.
+An upload is copied once, out of the ring, and not again on its way to the middleware. In `rpc` and
+`batched` records are copied to the end of the buffer that leaves as the batch; an upload is copied
+again if a record before or after it in the batch is left out or replaced by a reference. In
+`replay` the batch is made around its largest upload (`batch.py`); another one that is not beside
+it is copied again.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from rrto_ros.errors import ProtocolError
+from rrto_ros.robot.batch import LARGE_BYTES, ROOM, joined
 from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.inferences import InferenceMeter
 from rrto_ros.robot.plan_store import PlanMemory
@@ -61,12 +64,8 @@ Totals = Callable[[], tuple[int, int, int]]
 class Source(Protocol):
     """Where a program's records come from: `RingConsumer`."""
 
-    def take(self) -> bytes:
-        """All whole records, copied; empty if there are none."""
-        ...
-
     def take_into(self, buffer: array[int]) -> int:
-        """They are copied to the end of a buffer; returns how many bytes."""
+        """Copy all whole records to the end of a buffer; returns how many bytes."""
         ...
 
 
@@ -96,9 +95,7 @@ class Outgoing:
         self._config = config
         self._blobs = blobs
         self._totals = totals
-        self._replayer = Replayer(
-            config.replay, blobs.rewrite if blobs is not None else None, memory
-        )
+        self._replayer = Replayer(config.replay, blobs, memory)
         self._replays = False
         self._parts: list[Buffer] = []
         self._parts_bytes = 0
@@ -169,12 +166,15 @@ class Outgoing:
         answers: list[Buffer] = []
         new = not (self._made or self._replayer.asks)
         if mode == "replay":
-            data = source.take()
-            if not data:
+            data = array("B", ROOM)
+            size = source.take_into(data)
+            if not size:
                 return None
+            if size >= LARGE_BYTES:
+                data.frombytes(ROOM)
             self._since = now if new else self._since
             self._replays = True
-            answers = self._replay(data, now)
+            answers = self._replay(memoryview(data)[len(ROOM) : len(ROOM) + size], now)
         else:
             if self._replays:
                 self._end_open()
@@ -184,7 +184,8 @@ class Outgoing:
             self._since = now if new else self._since
             if self._replays:
                 self._replays = False
-                self._put(self._replayer.pause())
+                for part in self._replayer.pause():
+                    self._put(part)
                 self.meter.interrupt()
             self._pass(start, now)
         size = self._made + self._replayer.pending_bytes
@@ -196,12 +197,13 @@ class Outgoing:
         """The whole batch, which nobody changes from then on; a new one begins."""
         if not self._flush and not self._made and not self._replayer.carries:
             self._lone += 1
-        self._add(self._replayer.close())
+        for part in self._replayer.close():
+            self._add(part)
         self._replayer.speculation.left()
         self._end_open()
         parts = self._parts
         self._parts, self._parts_bytes, self._flush = [], 0, False
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return joined(parts)
 
     def flush(self) -> None:
         """What is pending leaves with the next `take`, which is due at once."""
@@ -251,7 +253,7 @@ class Outgoing:
             speculation.over()
         return record if speculation.plain(result.index) or result.sticky else None
 
-    def _replay(self, data: bytes, now: float) -> list[Buffer]:
+    def _replay(self, data: memoryview, now: float) -> list[Buffer]:
         for part in self._replayer.recall():
             self._add(part)
         fed = self._replayer.feed(data)

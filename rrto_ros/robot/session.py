@@ -18,6 +18,7 @@ import statistics
 import threading
 import time
 import uuid
+from array import array
 from collections import deque
 from dataclasses import replace
 
@@ -286,7 +287,7 @@ class RobotSession:
     def _absorb(self) -> bool:
         """Take records out of the ring into the batch that is being made; whether it had any."""
         if self._phase == "lost":
-            return bool(self._consumer.take())
+            return bool(self._consumer.take_into(array("B")))
         answers = self._out.absorb(self._consumer, self._mode, time.monotonic())
         if answers:
             # The lock keeps them behind the results that came before them.

@@ -379,6 +379,7 @@ def pack_call(
     thread: int = 1,
     record_flags: int = 0,
     payload: Buffer = b"",
+    apart: int = 0,
     **fields: Any,
 ) -> bytes:
     """One call record.
@@ -390,6 +391,8 @@ def pack_call(
         record_flags: FLAG_* bits of the record (`flags` is a field of some operations); REPLY is
             added for operations with a reply.
         payload: Bulk data, for operations that have it.
+        apart: So many bytes more belong to the payload and are put behind the record by whoever
+            sends it: what is here must be a multiple of 8, and so must they.
         **fields: Every field of the operation but the payload: int, float, bytes (`bytes`) or a
             sequence of int (`u64[]`).
 
@@ -414,7 +417,7 @@ def pack_call(
         data = bytes(value) if item_bytes == 1 else struct.pack(f"<{len(value)}Q", *value)
         values[position] = len(value)
         content += data + bytes(-len(data) % 8)
-    length = len(payload)
+    length = len(payload) + apart
     size = HEADER_BYTES + layout.fixed.size + len(content) + pad8(length)
     try:
         header = CALL_HEADER.pack(size, op.code, record_flags, index, thread, length)

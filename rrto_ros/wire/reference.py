@@ -79,6 +79,7 @@ def pack_reference(
     payload: Buffer,
     speculative: int = 0,
     worth_us: int = 0,
+    apart: int = 0,
 ) -> bytes:
     """A reference's record.
 
@@ -93,12 +94,14 @@ def pack_reference(
         payload: Payloads, each padded to 8.
         speculative: How many of the plan's next calls may be executed speculatively.
         worth_us: What a saved exchange is worth, if some of these calls write.
+        apart: Bytes of the last payload, padded, if it is not in `payload` but put behind.
     """
     return pack_call(
         "plan_ref",
         index,
         thread=thread,
         payload=payload,
+        apart=apart,
         plan=number,
         first=first,
         count=count,
@@ -108,14 +111,9 @@ def pack_reference(
     )
 
 
-def allowing(record: Buffer, speculative: int, worth_us: int) -> Buffer:
-    """A reference's record that allows nothing yet, with these calls to be speculated."""
-    word = _speculative_word(speculative, worth_us)
-    if not word:
-        return record
-    changed = bytearray(record)
-    _WORD.pack_into(changed, _SPECULATIVE_AT, word)
-    return changed
+def allow(record: memoryview, speculative: int, worth_us: int) -> None:
+    """Write into a reference's record, which allows nothing, what may be executed after it."""
+    _WORD.pack_into(record, _SPECULATIVE_AT, _speculative_word(speculative, worth_us))
 
 
 def _speculative_word(calls: int, worth_us: int) -> int:

@@ -40,7 +40,7 @@ def fed(log):
         )  # fmt: skip
         piece += record
         if log.templates[log.exact[position]].op.name in ("memcpy_dtoh", "ctx_synchronize"):
-            replayer.feed(bytes(piece))
+            replayer.feed(memoryview(piece[:]))
             piece.clear()
             while replayer.backlog:
                 replayer.think()

@@ -173,12 +173,8 @@ class Records:
     def __init__(self, data):
         self.data = data
 
-    def take(self):
-        data, self.data = self.data, b""
-        return data
-
     def take_into(self, buffer):
-        data = self.take()
+        data, self.data = self.data, b""
         buffer.frombytes(data)
         return len(data)
 

@@ -23,6 +23,11 @@ def template(letter, word=0):
     return CallTemplate(1 + letter % 3, 0, bytes([letter]) * 16 + word.to_bytes(8, "little"))
 
 
+def records(some):
+    """Records as they come out of the ring, in memory that can be written."""
+    return memoryview(bytearray(b"".join(some)))
+
+
 def plan_of(letters, varies=()):
     """Calls by letter; the last word varies in those at the places of `varies`."""
     calls = [template(letter, 0 if k in varies else 7) for k, letter in enumerate(letters)]
@@ -312,7 +317,7 @@ def test_it_says_what_a_plain_matcher_says(seed):
             plain.stray = False
         some = calls[at : at + rng.randint(1, 20)]
         threads = [rng.randint(1, 3) for _ in some]
-        data = b"".join(
+        data = records(
             call.record(at + k + 1, thread, 0, None)
             for k, (call, thread) in enumerate(zip(some, threads, strict=True))
         )
@@ -358,11 +363,11 @@ def test_it_stops_at_what_is_no_call_and_goes_on_after_it():
     damaged = bytearray(two)
     damaged[0:4] = (len(two) + 4).to_bytes(4, "little")
     for other in (item, bytes(24), damaged, two[:-8], two[:20], b"1234"):
-        data = one + bytes(other)
+        data = records([one, other])
         end, matched, _ = matcher.feed(data, 0)
         assert (end, [m[8:10] for m in matched]) == (len(one), [(1, 0)])
         assert matcher.feed(data, end)[0] == end
-    data = item + two
+    data = records([item, two])
     end, matched, events = matcher.feed(data, len(item))
     assert (end, [m[8:10] for m in matched]) == (len(data), [(1, 1)])
     assert events == [(Event.COMPLETED, 1, 0)]
@@ -372,7 +377,7 @@ def test_more_calls_than_it_has_room_for_are_matched_in_turns():
     matcher = Matcher()
     plan = plan_of([1, 2])
     matcher.add(1, plan)
-    data = b"".join(call.record(k, 1, 0, None) for k in range(9000) for call in plan.calls)
+    data = records(call.record(k, 1, 0, None) for k in range(9000) for call in plan.calls)
     at = found = completed = 0
     while at < len(data):
         at, matched, events = matcher.feed(data, at)
@@ -388,7 +393,7 @@ def test_more_threads_than_it_has_lanes_for_begin_anew():
     matcher.add(1, plan)
     for position in range(3):
         for thread in range(1, 1500):
-            matcher.feed(plan.calls[position].record(1, thread, 0, None), 0)
+            matcher.feed(records([plan.calls[position].record(1, thread, 0, None)]), 0)
             assert matcher.lanes <= 1024
 
 

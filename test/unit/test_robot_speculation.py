@@ -13,7 +13,9 @@ from support.synthetic import Call, Program, interleave
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError
 from rrto_ros.execution.executor import Executor
+from rrto_ros.robot import batch, outgoing
 from rrto_ros.robot.matcher import Matcher
+from rrto_ros.robot.replay import open_reference, reference_writer
 from rrto_ros.robot.replay.open_reference import OpenReference
 from rrto_ros.robot.replay.plan_entries import PlanEntries
 from rrto_ros.robot.replay.speculation import Speculation
@@ -167,6 +169,20 @@ def test_whatever_the_program_does_it_gets_the_results_of_plain_execution(run_ah
     loop = Loop(rng, run_ahead, busy=rng.choice([0.0, 0.3]), drop_after=rng.choice([1, 16]))
     modes = ("replay",) if rng.random() < 0.7 else ("replay", "batched", "rpc")
     assert loop.run(calls, rng.choice([1, 20]), modes) == plain(calls)
+
+
+@SETTINGS
+@given(st.integers(0, 2**32 - 1))
+def test_results_do_not_depend_on_which_uploads_stay_where_they_came_out_of_the_ring(seed):
+    rng = random.Random(seed)
+    calls = records(interleave([wandering(rng, 8, k) for k in range(rng.randint(1, 2))], rng))
+    large, room = rng.choice([8, 64, 256]), bytes(rng.choice([0, 64, 4096]))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (batch, open_reference, outgoing, reference_writer):
+            patch.setattr(module, "LARGE_BYTES", large)
+        patch.setattr(outgoing, "ROOM", room)
+        loop = Loop(rng, rng.choice(["off", "reads", "auto"]))
+        assert loop.run(calls, rng.choice([1, 20]), ("replay", "batched")) == plain(calls)
 
 
 @SETTING

@@ -23,12 +23,19 @@ from rrto_ros.wire.codec import (
     FLAG_BLOB_REF,
     FLAG_KEEP,
     FLAG_REPLY,
+    FLAG_WAITED,
+    HEADER_BYTES,
     RESULTS_WANTED_OP,
     blob_tag,
     iter_headers,
     pack_call,
+    pad8,
 )
 from rrto_ros.wire.link import MessageSender
+from rrto_ros.wire.literal import literal_records
+from rrto_ros.wire.plan import Plan
+from rrto_ros.wire.reference import mark, pack_reference
+from rrto_ros.wire.templates import CallTemplate
 
 KNOWN = random.Random(0).randbytes(3000)
 
@@ -37,18 +44,35 @@ def upload(index, payload, dst=4096, flags=0):
     return pack_call("memcpy_htod", index, dst=dst, stream=0, payload=payload, record_flags=flags)
 
 
-def read(index):
-    return pack_call("memcpy_dtoh", index, src=4096, stream=0, size=400, record_flags=FLAG_REPLY)
+def read(index, flags=FLAG_REPLY):
+    return pack_call("memcpy_dtoh", index, src=4096, stream=0, size=400, record_flags=flags)
+
+
+class Recalled:
+    """What the program did at an earlier start: these plans."""
+
+    def __init__(self, plans):
+        self.plans, self.apart, self.start = plans, False, None
+
+    def recall(self):
+        return self
+
+    def keep(self, *_, **__):
+        """Nowhere."""
+
+    def statistics(self):
+        return {}
 
 
 class Way:
     """What an upload passes in the recorder, without threads and network."""
 
-    def __init__(self, blobs=None, mode="batched", ring_bytes=8 << 20):
+    def __init__(self, blobs=None, mode="batched", ring_bytes=8 << 20, plans=()):
         self.ring = RingMemory(call_bytes=ring_bytes, reply_bytes=4096)
         self.ring_bytes = ring_bytes
         self.consumer = RingConsumer(self.ring)
-        self.out = Outgoing(SessionConfig(mode=mode), blobs, lambda: (0, 0, 0))
+        memory = Recalled(plans) if plans else None
+        self.out = Outgoing(SessionConfig(mode=mode), blobs, lambda: (0, 0, 0), memory)
         self.sender = MessageSender()
         self.mode = mode
         self.head = 0
@@ -121,6 +145,116 @@ def test_an_upload_is_copied_once_on_its_way_into_messages(way, mode, size):
     one = way(mode=mode)
     one.program(upload(1, bytes(size)))
     assert copies(one, size) == 1
+
+
+def inference(index, *payloads):
+    """Calls of an inference: uploads, some work, two reads; the first of these is waited for."""
+    out = [upload(index + k, data, dst=k << 24) for k, data in enumerate(payloads)]
+    for value in range(3):
+        out.append(
+            pack_call(
+                "memset", index + len(out), dst=0, value=value, element_bytes=1, width=64,
+                height=1, pitch=64, stream=0,
+            )
+        )  # fmt: skip
+    return [*out, read(index + len(out), FLAG_WAITED | FLAG_REPLY), read(index + len(out) + 1)]
+
+
+def plan_of(records):
+    calls = []
+    for record in records:
+        header = next(iter_headers(record))
+        body = record[HEADER_BYTES : header.size - pad8(header.payload_bytes)]
+        calls.append(CallTemplate(header.op, header.payload_bytes, body))
+    return Plan(tuple(calls))
+
+
+def by_shim(records):
+    """The same calls as the shim refers to them: a large upload or a wait ends a reference."""
+    out, first = [], 0
+    headers = [next(iter_headers(record)) for record in records]
+    for k, (record, header) in enumerate(zip(records, headers, strict=True)):
+        if header.payload_bytes or header.flags & FLAG_WAITED or k + 1 == len(records):
+            marks = [mark(k - first, header.flags)] if header.flags else []
+            payload = record[header.size - pad8(header.payload_bytes) :]
+            begin = headers[first].index
+            out.append(pack_reference(1, first, k + 1 - first, begin, 1, marks, [], payload))
+            first = k + 1
+    return out
+
+
+def steady(way, sizes, rng, **options):
+    """A recorder in mode replay whose shim has the plan of an inference that was made once."""
+    rounds = [inference(2 + 10 * k, *map(rng.randbytes, sizes)) for k in range(2)]
+    one = way(mode="replay", plans=[plan_of(rounds[0])], **options)
+    one.program(upload(1, b"before it", dst=1))
+    one.absorb()
+    one.messages()
+    assert one.out.shim_news()
+    one.program(pack_call("plan_taken", 0, plan=1, state=1), *rounds[0])
+    one.absorb()
+    one.messages()
+    return one, rounds[1]
+
+
+UNTIL = pytest.mark.parametrize("until", [None, -1], ids=["the end", "a wait"])
+
+
+@UNTIL
+@pytest.mark.parametrize("size", [600_000, 3 << 20])
+@pytest.mark.parametrize("who", [by_shim, list])
+def test_an_upload_in_a_reference_is_copied_once_whoever_matched_it(way, who, size, until):
+    one, records = steady(way, [size], random.Random(1))
+    before = one.out.statistics()["references"]
+    one.program(*who(records[:until]))
+    assert copies(one, size) == 1
+    assert one.out.statistics()["references"] == before + 2, "the call was named, not sent"
+
+
+def test_uploads_in_the_references_of_the_shim_are_copied_once_each(way):
+    one, records = steady(way, [600_000, 700_000], random.Random(1))
+    one.program(*by_shim(records))
+    assert copies(one, 1_300_000) == 1
+
+
+@UNTIL
+@pytest.mark.parametrize("blobs", [False, True])
+@pytest.mark.parametrize("sizes", [[600_000], [300_000, 5, 600_000], [500_000, 500_000, 900]])
+@pytest.mark.parametrize("who", [by_shim, list])
+def test_references_with_uploads_mean_the_calls_that_the_program_made(
+    way, who, sizes, blobs, until
+):
+    """However they came, and were taken out of the ring."""
+    for seed in range(6):
+        rng = random.Random(seed)
+        one, records = steady(
+            way, sizes, rng, blobs=BlobReferences(frozenset(), 1024) if blobs else None
+        )
+        made, got = who(records[:until]), []
+        while made:
+            some = rng.randint(1, len(made))
+            one.program(*made[:some])
+            del made[:some]
+            one.absorb()
+            if rng.random() < 0.3 or not made:
+                got.append(b"".join(bytes(message.data) for message in one.messages()))
+        plan = plan_of(records)
+        sent = [bytes(r) for batch in got for r in literal_records(batch, {1: plan})]
+        assert [plainly(r) for r in sent] == [plainly(r) for r in records[:until]]
+        assert any(next(iter_headers(r)).flags & FLAG_KEEP for r in sent) is blobs
+
+
+def plainly(record):
+    """A call without what the recorder says of its upload."""
+    header = next(iter_headers(record))
+    return header.index, header.flags & ~FLAG_KEEP, bytes(record[8:])
+
+
+def test_one_more_copy_of_what_a_reference_brings_would_be_noticed(way, monkeypatch):
+    monkeypatch.setattr("rrto_ros.robot.outgoing.joined", b"".join)
+    one, records = steady(way, [600_000], random.Random(1))
+    one.program(*by_shim(records))
+    assert copies(one, 600_000) == 2
 
 
 def test_an_upload_is_copied_once_where_other_calls_share_its_batch_and_the_server_keeps_it(way):
@@ -214,7 +348,7 @@ def test_what_leaves_does_not_depend_on_how_the_records_were_taken(way, seed):
     reference = BlobReferences(tags, 1024)
     wanted = [
         reference.rewrite(record, next(iter_headers(record))) or record
-        for record in records
+        for record in (memoryview(bytearray(record)) for record in records)
         if next(iter_headers(record)).op != RESULTS_WANTED_OP
     ]
     assert any(h.flags & FLAG_KEEP for h in iter_headers(b"".join(wanted)))

@@ -7,7 +7,7 @@ is clear that nothing deviated, then dropped unseen, so that steady state costs 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from rrto_ros.api.ops import Kind
@@ -28,6 +28,8 @@ MAX_OFFERS = 32
 MAX_START_UP_BYTES = 4 << 20
 _MADE = 64
 Plans = Mapping[int, Plan] | None
+_Held = tuple[list[bytes | int], int, Plans]
+"""Records, with the length of a large payload in its place; their bytes without it; the plans."""
 
 
 class Learner:
@@ -57,9 +59,9 @@ class Learner:
         options = replace(options or SearchOptions(), memory_limit_bytes=third)
         self._log = CallLog(memory_limit_bytes=memory_bytes - third)
         self._search = make_search(search, self._log, options)
-        self._held: list[tuple[bytes, Plans]] = []
+        self._held: list[_Held] = []
         self._held_bytes = 0
-        self._waiting: deque[tuple[bytes, Plans]] = deque()
+        self._waiting: deque[_Held] = deque()
         self._waiting_bytes = 0
         self._made: OrderedDict[
             tuple[int, tuple[Varying, ...]], tuple[tuple[CallTemplate, ...], Plan | None]
@@ -76,7 +78,15 @@ class Learner:
         """Bytes of records that `think` has not looked at."""
         return self._waiting_bytes
 
-    def take(self, data: bytes, *, clean: bool, parted: bool, plans: Plans = None) -> None:
+    def take(
+        self,
+        data: memoryview,
+        *,
+        clean: bool,
+        parted: bool,
+        plans: Plans = None,
+        large: Iterable[tuple[int, int]] = (),
+    ) -> None:
         """Take records that were sent.
 
         Args:
@@ -84,16 +94,23 @@ class Learner:
             clean: Every call was the expected one of a plan.
             parted: After them no lane is in the middle of a plan.
             plans: What references of the shim in them mean; None if there are none.
+            large: (first, end) of payloads whose content need not be held.
         """
-        self._held.append((data, plans))
-        self._held_bytes += len(data)
-        if not clean or self._held_bytes > MAX_HELD_BYTES:
+        if clean and parted and self._held_bytes <= MAX_HELD_BYTES:
+            self._unseen += self._held_bytes + len(data)
+        else:
+            held, at = list[bytes | int](), 0
+            for first, end in large:
+                held += [bytes(data[at:first]), end - first]
+                at = end
+            held.append(bytes(data[at:]))
+            size = sum(len(part) for part in held if isinstance(part, bytes))
+            self._held.append((held, size, plans))
+            self._held_bytes += size
+            if clean and self._held_bytes <= MAX_HELD_BYTES:
+                return
             self._waiting += self._held
             self._waiting_bytes += self._held_bytes
-        elif not parted:
-            return
-        else:
-            self._unseen += self._held_bytes
         self._held.clear()
         self._held_bytes = 0
 
@@ -105,8 +122,10 @@ class Learner:
         """
         if not self._waiting:
             return []
-        data, plans = self._waiting.popleft()
-        self._waiting_bytes -= len(data)
+        held, size, plans = self._waiting.popleft()
+        self._waiting_bytes -= size
+        # The log looks at no payload.
+        data = b"".join(bytes(part) for part in held)
         self._log.extend(data if plans is None else b"".join(literal_records(data, plans)))
         changed = self._search.update()
         # `statistics` may be asked by another thread, which must not search.

@@ -1,4 +1,7 @@
-"""The reference that is being made: owns the rule for what may join it, and its record."""
+"""The reference that is being made: owns the rule for what may join it, and its record.
+
+A large payload is the last of its reference, so that it need not be copied for it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rrto_ros.robot.batch import LARGE_BYTES
 from rrto_ros.robot.replay.plan_entries import PlanEntry
 from rrto_ros.wire.format import (
-    CALL_HEADER,
     FLAG_BLOB_REF,
     FLAG_KEEP,
     FLAG_SPECULATIVE,
@@ -16,7 +19,7 @@ from rrto_ros.wire.format import (
     Buffer,
 )
 from rrto_ros.wire.plan import MAX_PLAN_CALLS
-from rrto_ros.wire.reference import Reference, allowing, mark, pack_reference
+from rrto_ros.wire.reference import Reference, allow, mark, pack_reference
 
 MAX_REFERENCE_BYTES = 16 << 20
 _FIXED_BYTES = HEADER_BYTES + 32
@@ -60,7 +63,7 @@ class OpenReference:
     _words: list[int] = field(default_factory=list)
     _pieces: list[Buffer] = field(default_factory=list)
     _only: Buffer | None = None
-    _whole: tuple[int, Buffer] | None = None
+    _whole: tuple[int, memoryview] | None = None
 
     def fits(
         self,
@@ -79,6 +82,7 @@ class OpenReference:
             and index == self.index + self.count
             and self.size + payload <= MAX_REFERENCE_BYTES
             and self.count + count <= MAX_PLAN_CALLS
+            and not (self._pieces and len(self._pieces[-1]) >= LARGE_BYTES)
         )
 
     def turn(self, entry: PlanEntry, position: int) -> None:
@@ -92,28 +96,21 @@ class OpenReference:
         if not self.bound and position == end <= entry.shared.get(self.entry.number, 0):
             self.entry = entry
 
-    def add(self, record: memoryview, flags: int, payload: int, changed: bytes | None) -> None:
+    def add(self, record: memoryview, flags: int, payload: Buffer) -> None:
         """Take the next call.
 
         Args:
             record: As the program made it.
-            flags: Of the record; FLAG_SPECULATIVE if its result may have been pushed.
-            payload: Padded bytes of its payload.
-            changed: The record to send instead (an upload by reference, or to be kept).
+            flags: As they leave; FLAG_SPECULATIVE if its result may have been pushed.
+            payload: Its payload as it leaves, padded to 8.
         """
-        if not self.count and changed is None and not flags & FLAG_SPECULATIVE:
+        named = flags & (FLAG_SPECULATIVE | FLAG_BLOB_REF | FLAG_KEEP)
+        if not self.count and not named and len(payload) < LARGE_BYTES:
             self._only = record
         self._whole = None
-        if changed is not None:
-            whole, _, made, _, _, length = CALL_HEADER.unpack_from(changed)
-            padded = (length + 7) & ~7
-            self._pieces.append(memoryview(changed)[whole - padded :])
-            self.size += padded
-            self.carries = True
-            flags |= made & (FLAG_BLOB_REF | FLAG_KEEP)
-        elif payload:
-            self._pieces.append(record[len(record) - payload :])
-            self.size += payload
+        if payload:
+            self._pieces.append(payload)
+            self.size += len(payload)
             self.carries = True
         if flags:
             self._marks.append(mark(self.count, flags))
@@ -133,7 +130,7 @@ class OpenReference:
         pieces: list[Buffer],
         flags: Mapping[int, int],
         replaced: int,
-        record: Buffer | None = None,
+        record: memoryview | None = None,
     ) -> None:
         """Take a reference whose calls follow.
 
@@ -142,7 +139,7 @@ class OpenReference:
             pieces: Its payloads, each padded to 8.
             flags: Of its calls, where they are not 0.
             replaced: Bytes of the records that it stands for.
-            record: Its own record, if that has just these pieces and flags.
+            record: Its own record, which may be changed, if that has just these pieces and flags.
         """
         self._whole = None if self.count or record is None else (ref.plan, record)
         self._marks += [mark(self.count + call, bits) for call, bits in flags.items()]
@@ -178,23 +175,26 @@ class OpenReference:
         shorter = only is not None and self.count == 1 and len(only) <= self.size
         return only if shorter and not self.speculative else None
 
-    def record(self) -> Buffer:
-        """The PLAN_REF record."""
+    def record(self) -> list[Buffer]:
+        """The PLAN_REF record; a large payload is a part of its own, where it was."""
         if self._whole is not None and self._whole[0] == self.entry.number:
-            return allowing(self._whole[1], self.speculative, self.worth_us)
+            allow(self._whole[1], self.speculative, self.worth_us)
+            return [self._whole[1]]
         pieces = self._pieces
-        payload: Buffer = b""
-        if pieces:
-            payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return pack_reference(
-            self.entry.number,
-            self.first,
-            self.count,
-            self.index,
-            self.thread,
-            self._marks,
-            self._words,
-            payload,
-            self.speculative,
-            self.worth_us,
-        )
+        large = pieces[-1:] if pieces and len(pieces[-1]) >= LARGE_BYTES else []
+        return [
+            pack_reference(
+                self.entry.number,
+                self.first,
+                self.count,
+                self.index,
+                self.thread,
+                self._marks,
+                self._words,
+                b"".join(pieces[: len(pieces) - len(large)]),
+                self.speculative,
+                self.worth_us,
+                sum(map(len, large)),
+            ),
+            *large,
+        ]

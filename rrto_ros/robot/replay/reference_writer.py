@@ -12,10 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rrto_ros.errors import ProtocolError
+from rrto_ros.robot.batch import LARGE_BYTES
+from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.matcher import Event, Events, Matched, Matcher
 from rrto_ros.robot.replay.open_reference import OpenReference
 from rrto_ros.robot.replay.plan_entries import PlanEntries, PlanEntry
-from rrto_ros.robot.replay.shim_plans import Rewrite, ShimPlans
+from rrto_ros.robot.replay.shim_plans import ShimPlans
 from rrto_ros.robot.replay.speculation import Speculation
 from rrto_ros.wire.codec import CallHeader, check_header, iter_headers
 from rrto_ros.wire.format import (
@@ -31,7 +33,6 @@ from rrto_ros.wire.format import (
 from rrto_ros.wire.plan import Plan, pack_define
 from rrto_ros.wire.reference import Reference
 
-__all__ = ["Fed", "ReferenceWriter", "Rewrite"]
 _PROGRAM_FLAGS = FLAG_WAITED | FLAG_REPLY
 
 
@@ -51,6 +52,7 @@ class Fed:
             whose result a thread waits for; 0 for none.
         answers: Result records that the server pushed, for calls that now came.
         wanted: Whether the program looks at host memory that some of the calls fill.
+        large: (first, end) of each large payload in the records.
     """
 
     parts: list[Buffer] = field(default_factory=list)
@@ -63,13 +65,14 @@ class Fed:
     ended: list[int] = field(default_factory=list)
     answers: list[Buffer] = field(default_factory=list)
     wanted: bool = False
+    large: list[tuple[int, int]] = field(default_factory=list)
 
 
 class ReferenceWriter:
     """The references of one session. Not thread-safe.
 
     Args:
-        rewrite: What to do with uploads; None to leave them.
+        blobs: What to do with uploads; None to leave them.
         drop_after: A plan that failed so often in a row rests for a while.
         run_ahead: What the server may execute speculatively.
 
@@ -83,11 +86,11 @@ class ReferenceWriter:
 
     def __init__(
         self,
-        rewrite: Rewrite | None = None,
+        blobs: BlobReferences | None = None,
         drop_after: int = 16,
         run_ahead: str = "off",
     ) -> None:
-        self._rewrite = rewrite
+        self._blobs = blobs
         self.shim = ShimPlans()
         self.apart = False
         self.divergences = 0
@@ -175,25 +178,26 @@ class ReferenceWriter:
         if start_up is not None:
             self._starting = entry
         # The number may have meant another plan.
-        open_ = [self.close()] if self._open is not None else []
-        return [*open_, pack_define(entry.number, plan)]
+        return [*self.close(), pack_define(entry.number, plan)]
 
-    def feed(self, data: bytes) -> Fed:
+    def feed(self, view: memoryview) -> Fed:
         """Take whole records, as they come out of the ring.
+
+        Args:
+            view: The records; changed where that is all that it takes to send them.
 
         Raises:
             ProtocolError: A record does not fit the format, or has what no program may use.
         """
-        view = memoryview(data)
         fed = Fed()
         if self.plans.resting:
             self.plans.wake(self._calls)
-        matcher, offset, limit = self._matcher, 0, len(data)
+        matcher, offset, limit = self._matcher, 0, len(view)
         while offset < limit:
-            after, matched, events = matcher.feed(data, offset)
+            after, matched, events = matcher.feed(view, offset)
             fed.clean = fed.clean and matcher.clean
             if after > offset:
-                self._take(data, view, matched, events, fed)
+                self._take(view, matched, events, fed)
             else:
                 after = self._no_call(view, offset, fed)
             offset = after
@@ -201,24 +205,24 @@ class ReferenceWriter:
         fed.parted, self._lanes = matcher.parted, matcher.lanes
         return fed
 
-    def close(self, *, last: bool = False) -> Buffer:
-        """End the open reference; returns what to send for it (nothing if there is none).
+    def close(self, *, last: bool = False) -> list[Buffer]:
+        """End the open reference; returns the parts of what to send for it, if there is one.
 
         Args:
             last: Nothing follows it for now, so that the server may speculate.
         """
         open_, self._open = self._open, None
         if open_ is None:
-            return b""
+            return []
         if last:
             self.speculation.announce(open_, self.plans)
         literal = open_.literal
         if literal is not None:
             self._hits -= 1
-            return literal
+            return [literal]
         record = open_.record()
         self._references += 1
-        self._saved_bytes += open_.replaced - len(record)
+        self._saved_bytes += open_.replaced - sum(map(len, record))
         return record
 
     def reset(self) -> None:
@@ -227,7 +231,7 @@ class ReferenceWriter:
         self.speculation.drop()
 
     def _take(
-        self, data: bytes, view: memoryview, matched: Iterable[Matched], events: Events, fed: Fed
+        self, view: memoryview, matched: Iterable[Matched], events: Events, fed: Fed
     ) -> None:
         """Take call records that follow each other."""
         numbered, parts, happened = self.plans.numbered, fed.parts, 0
@@ -250,15 +254,17 @@ class ReferenceWriter:
                     fed.quiet.append(index)
             elif flags & FLAG_WAITED:
                 fed.waited.append((index, flags & _PROGRAM_FLAGS))
-            changed: bytes | None = None
-            if payload and self._rewrite is not None:
-                header = CallHeader(offset, size, code, flags, index, thread, payload)
-                changed = self._rewrite(data, header)
+            blobs = self._blobs if payload else None
+            if size - fields >= LARGE_BYTES:
+                fed.large.append((offset + fields, after))
             if entry is None:
                 if literal < 0:
-                    if self._open is not None:
-                        parts.append(self.close())
+                    parts += self.close()
                     literal = offset
+                changed: bytes | None = None
+                if blobs is not None:
+                    header = CallHeader(offset, size, code, flags, index, thread, payload)
+                    changed = blobs.rewrite(view, header)
                 if changed is not None:
                     if offset > literal:
                         parts.append(view[literal:offset])
@@ -273,7 +279,13 @@ class ReferenceWriter:
                 open_ = self._opened(
                     predicted or entry, position, thread, index, payload, fed, expected=expected
                 )
-                open_.add(view[offset:after], flags, size - fields, changed)
+                record, piece = view[offset:after], view[offset + fields : after]
+                bits, reference = 0, b""
+                if blobs is not None:
+                    bits, reference = blobs.name(
+                        code, index, record[HEADER_BYTES:fields], piece[:payload]
+                    )
+                open_.add(record, flags | bits, reference or piece)
                 open_.expect(speculative=predicted is not None, answered=answered)
             if so_far != happened:
                 self._happened(events[happened:so_far], fed)
@@ -290,8 +302,7 @@ class ReferenceWriter:
         if open_ is not None and open_.entry is not named and not expected:
             open_.turn(named, position)
         if open_ is None or not open_.fits(named, position, thread, index, payload, count):
-            if open_ is not None:
-                fed.parts.append(self.close())
+            fed.parts += self.close()
             open_ = self._open = OpenReference(named, position, index, thread)
         return open_
 
@@ -333,7 +344,10 @@ class ReferenceWriter:
             fed.wanted = True
         elif header.op == PLAN_REF_OP:
             record = view[offset : offset + header.size]
-            self._refers(self.shim.reference(view, header), record, fed)
+            ref = self.shim.reference(view, header)
+            if len(ref.payload) >= LARGE_BYTES:
+                fed.large.append((offset + header.size - len(ref.payload), offset + header.size))
+            self._refers(ref, record, fed)
         else:
             raise ProtocolError(
                 f"call {header.index} has flags 0x{header.flags:x} and operation {header.op}, "
@@ -351,7 +365,7 @@ class ReferenceWriter:
         fed.clean = fed.clean and self._matcher.clean
         self._calls += ref.count
         self._hits += ref.count
-        pieces, flagged = self.shim.payloads(ref, self._rewrite)
+        pieces, flagged = self.shim.payloads(ref, self._blobs)
         named, flagged, expected, answered = self.speculation.referred(entry, ref, flagged)
         for call, flags in ref.flags.items():
             if flags & FLAG_WAITED:

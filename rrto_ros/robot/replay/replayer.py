@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from rrto_ros.api.choices import RUN_AHEAD
 from rrto_ros.errors import ConfigError
+from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.plan_store import PlanMemory, StartUp
 from rrto_ros.robot.replay.learner import SEARCH_MEMORY_BYTES, Learner, tracks
-from rrto_ros.robot.replay.reference_writer import Fed, ReferenceWriter, Rewrite
+from rrto_ros.robot.replay.reference_writer import Fed, ReferenceWriter
 from rrto_ros.robot.search import SearchOptions
 from rrto_ros.wire.codec import CallHeader
 from rrto_ros.wire.format import FLAG_WAITED, PLAN_TAKEN_OP, Buffer
@@ -87,7 +88,7 @@ class Replayer:
 
     Args:
         options: Parameters.
-        rewrite: What to do with uploads; None to leave them.
+        blobs: What to do with uploads; None to leave them.
         memory: Plans of earlier starts; None for none.
 
     Raises:
@@ -97,12 +98,12 @@ class Replayer:
     def __init__(
         self,
         options: ReplayOptions,
-        rewrite: Rewrite | None = None,
+        blobs: BlobReferences | None = None,
         memory: PlanMemory | None = None,
     ) -> None:
         if options.run_ahead not in RUN_AHEAD:
             raise ConfigError(f"run_ahead {options.run_ahead!r} is none of {', '.join(RUN_AHEAD)}")
-        self._writer = ReferenceWriter(rewrite, options.drop_after, options.run_ahead)
+        self._writer = ReferenceWriter(blobs, options.drop_after, options.run_ahead)
         self.speculation = self._writer.speculation
         self._learner = Learner(
             options.search,
@@ -172,7 +173,7 @@ class Replayer:
             self._keep()
             self._memory.close()
 
-    def feed(self, data: bytes) -> Fed:
+    def feed(self, data: memoryview) -> Fed:
         """Take whole records from the program; see `ReferenceWriter.feed`.
 
         Raises:
@@ -188,6 +189,7 @@ class Replayer:
                 clean=fed.clean and not (self._follow or starts or self._learns_start),
                 parted=fed.parted,
                 plans=plans if fed.items else None,
+                large=fed.large,
             )
         if fed.ended or (starts and fed.clean):
             self._phase = REPLAYING
@@ -200,7 +202,7 @@ class Replayer:
     def pass_by(self, op: int, data: memoryview, offset: int, size: int) -> None:
         """Another mode sends this record; the log follows what memory and graphs there are."""
         if EFFECTS.get(op) and not self._failure:
-            self._learner.take(bytes(data[offset : offset + size]), clean=False, parted=True)
+            self._learner.take(data[offset : offset + size], clean=False, parted=True)
 
     def pass_item(self, view: memoryview, header: CallHeader) -> tuple[Buffer, list[int]]:
         """Another mode is on, and the shim still had something to say.
@@ -218,7 +220,7 @@ class Replayer:
         ref = shim.reference(view, header)
         record = view[header.offset : header.offset + header.size]
         if tracks(shim.plans[ref.plan]) and not self._failure:
-            self._learner.take(bytes(record), clean=False, parted=True, plans=shim.plans)
+            self._learner.take(record, clean=False, parted=True, plans=shim.plans)
         return record, [ref.index + k for k, bits in ref.flags.items() if bits & FLAG_WAITED]
 
     def shim_news(self) -> list[Buffer]:
@@ -235,7 +237,7 @@ class Replayer:
         wanted = {entry.number: entry for entry in plans.active}
         return shim.tell(wanted, apart=self._writer.apart)
 
-    def close(self) -> Buffer:
+    def close(self) -> list[Buffer]:
         """End the open reference; returns what to send for it at last, maybe nothing."""
         return self._writer.close(last=True)
 
@@ -282,7 +284,7 @@ class Replayer:
             self._start = None
         plans.proven.clear()
 
-    def pause(self) -> Buffer:
+    def pause(self) -> list[Buffer]:
         """Calls will pass by for a while (another mode); returns what to send first."""
         out = self._writer.close()
         self._writer.reset()

@@ -12,9 +12,10 @@ be defined anew for the server.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from rrto_ros.errors import ProtocolError
+from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.replay.plan_entries import PlanEntry
 from rrto_ros.wire.codec import (
     FLAG_REPLY,
@@ -22,7 +23,6 @@ from rrto_ros.wire.codec import (
     Buffer,
     CallHeader,
     decode_call,
-    iter_headers,
     pad8,
 )
 from rrto_ros.wire.control import Taken, pack_install, pack_remove, pack_settings
@@ -30,10 +30,6 @@ from rrto_ros.wire.plan import Plan
 from rrto_ros.wire.reference import Reference, read_reference
 
 _PROGRAM_FLAGS = FLAG_WAITED | FLAG_REPLY
-
-
-Rewrite = Callable[[bytes, CallHeader], bytes | None]
-"""Gives the record to send instead of an upload, or None (see `BlobReferences.rewrite`)."""
 
 
 class ShimPlans:
@@ -149,18 +145,18 @@ class ShimPlans:
         return ref
 
     def payloads(
-        self, ref: Reference, rewrite: Rewrite | None
+        self, ref: Reference, blobs: BlobReferences | None
     ) -> tuple[list[Buffer], Mapping[int, int]]:
         """The payloads of a checked reference, padded, and the flags of its calls.
 
-        An upload that `rewrite` once leaves as it is stays so: its content is an input.
+        An upload that once leaves as it is stays so: its content is an input.
         """
         if not ref.payload:
             return [], ref.flags
         told = self._told[ref.plan]
         first, last = (bisect_left(told.uploads, k) for k in (ref.first, ref.first + ref.count))
         uploads, inputs = told.uploads[first:last], self._inputs[ref.plan]
-        if rewrite is None or inputs.issuperset(uploads):
+        if blobs is None or inputs.issuperset(uploads):
             return [ref.payload], ref.flags
         flags = dict(ref.flags)
         pieces: list[Buffer] = []
@@ -171,17 +167,15 @@ class ShimPlans:
             piece: Buffer = ref.payload[at : at + padded]
             at += padded
             if k not in inputs:
-                bits = flags.get(k - ref.first, 0)
-                literal_ = call.record(
-                    ref.index + k - ref.first, ref.thread, bits, piece[: call.payload_bytes]
+                at_call = k - ref.first
+                bits, reference = blobs.name(
+                    call.code, ref.index + at_call, call.body, piece[: call.payload_bytes]
                 )
-                changed = rewrite(literal_, next(iter_headers(literal_)))
-                if changed is None:
-                    inputs.add(k)
+                if bits:
+                    flags[at_call] = flags.get(at_call, 0) | bits
                 else:
-                    header = next(iter_headers(changed))
-                    piece = memoryview(changed)[header.size - pad8(header.payload_bytes) :]
-                    flags[k - ref.first] = header.flags
+                    inputs.add(k)
+                piece = reference or piece
             pieces.append(piece)
         return pieces, dict(sorted(flags.items()))
 
