@@ -85,13 +85,8 @@ class Executor:
     ) -> None:
         self._progress = progress
         self._handlers: dict[int, Handler] = bind(device, self._loaded)
-        # By its class: a stand-in that answers to every name offers nothing by that.
-        rows = None
-        if hasattr(type(device), "prepare_segment") and isinstance(device, SegmentDevice):
-            rows = device
-        self._printing: PrintingDevice | None = None
-        if hasattr(type(device), "take_output") and isinstance(device, PrintingDevice):
-            self._printing = device
+        rows = device if isinstance(device, SegmentDevice) else None
+        self._printing = device if isinstance(device, PrintingDevice) else None
         self._ranges = WriteRanges(device.info.compute_capability, beside=beside)
         self._speculation = Speculation(
             Checkpoints(device), self._ranges, self._begin, interrupted

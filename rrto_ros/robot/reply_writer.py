@@ -18,14 +18,12 @@ from rrto_ros.api.ring_layout import (
 )
 from rrto_ros.errors import ProtocolError
 from rrto_ros.robot.atomics import atomics
-from rrto_ros.robot.ring import RingMemory
+from rrto_ros.robot.ring import MASK64, RingMemory
 from rrto_ros.wire.format import PADDING_STATUS, Buffer
 
 MAX_UNTAKEN_BYTES = 32 << 20
 MOST_UNASKED_BYTES = 256 << 20
 """What a server may still send after it was asked for no more: far more than is on its way."""
-_MASK64 = (1 << 64) - 1
-_SIZE = struct.Struct("<I")
 
 
 class ReplyWriter:
@@ -129,7 +127,7 @@ class ReplyWriter:
             self._bytes += len(record)
         self._full = self._pending_bytes > self._max_pending_bytes >> self._full
         if head != self._head:
-            self._head = head & _MASK64
+            self._head = head & MASK64
             self._atomics.store_u64(self._ring.address + REPLY_HEAD, self._head)
             self._ring.wake_program()
 
@@ -138,7 +136,7 @@ class ReplyWriter:
             return True
         # Publish what is there first, or the shim could wait for us while we wait for it.
         if head != self._head:
-            self._head = head & _MASK64
+            self._head = head & MASK64
             self._atomics.store_u64(self._ring.address + REPLY_HEAD, self._head)
             self._ring.wake_program()
         self._stalls += 1
@@ -150,7 +148,7 @@ class ReplyWriter:
 
     def _free(self, head: int) -> int:
         tail = self._atomics.load_u64(self._ring.address + REPLY_TAIL)
-        filled = (head - tail) & _MASK64
+        filled = (head - tail) & MASK64
         if filled > self._size or tail & 7:
             raise ProtocolError(
                 f"reply ring: the program's position {tail} is impossible before {head} in a "

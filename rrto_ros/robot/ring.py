@@ -56,7 +56,8 @@ _WAITS = 4
 _KINDS = ("local", "async", "sync", "unsupported")
 _CLASS_OF = tuple(_KINDS.index(CALL_CLASSES.get(name, "unsupported")) for name in CALL_NAMES)
 _ONE = (1).to_bytes(8, "little")
-_MASK64 = (1 << 64) - 1
+MASK64 = (1 << 64) - 1
+"""Positions in a ring are u64 that wrap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,7 @@ class RingConsumer:
         tail = self._tail
         if head == tail:
             return 0, 0
-        filled = (head - tail) & _MASK64
+        filled = (head - tail) & MASK64
         if filled > self._size or head & 7:
             raise ProtocolError(
                 f"call ring: the program's position {head} is impossible after {tail} in a ring "
@@ -248,7 +249,7 @@ class RingConsumer:
         """The oldest bytes were copied: the program may write there again."""
         if not size:
             return
-        self._tail = (self._tail + size) & _MASK64
+        self._tail = (self._tail + size) & MASK64
         self._atomics.store_u64(self._tail_address, self._tail)
         if self._atomics.exchange_sleep(self._producer_address, 0):
             self._ring.wake_program()

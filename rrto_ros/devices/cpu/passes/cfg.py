@@ -13,6 +13,10 @@ ENDS_BADLY = frozenset({"trap", "brkpt"})
 """The thread ends there, and the launch fails."""
 YIELD = "$yield"
 """What `passes/yields` adds: the thread goes on when all others have had their turn."""
+_ARITHMETIC = frozenset(
+    ("mov", "cvt", "cvta", "add", "sub", "mul", "mad", "shl", "shr", "and", "or", "xor", "not",
+     "setp", "selp", "min", "max", "neg", "abs", "fma", "div", "rem")
+)  # fmt: skip
 _STORES = frozenset(
     {
         "st",
@@ -76,6 +80,14 @@ def is_barrier(instr: ast.Instr) -> bool:
 def is_warp_wide(instr: ast.Instr) -> bool:
     """Whether the wait concerns the warp only, or the thread alone."""
     return instr.op in WARP_OPS or instr.op == YIELD or "warp" in instr.mods
+
+
+def is_arithmetic(instr: ast.Instr) -> bool:
+    """Whether it gives the same whenever it is computed from the same registers."""
+    clock = any(
+        isinstance(a, ast.Special) and ("clock" in a.name or "timer" in a.name) for a in instr.args
+    )
+    return instr.op in _ARITHMETIC and "cc" not in instr.mods and not clock
 
 
 def gives_result(instr: ast.Instr) -> bool:

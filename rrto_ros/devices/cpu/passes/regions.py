@@ -12,37 +12,12 @@ from dataclasses import dataclass
 from rrto_ros.devices.cpu.passes.cfg import (
     Block,
     destinations,
+    is_arithmetic,
     is_warp_wide,
     live_in,
     sources,
 )
 from rrto_ros.devices.cpu.ptx import ast
-
-_PURE = frozenset(
-    {
-        "mov",
-        "cvt",
-        "add",
-        "sub",
-        "mul",
-        "mad",
-        "shl",
-        "shr",
-        "and",
-        "or",
-        "xor",
-        "not",
-        "setp",
-        "selp",
-        "cvta",
-        "min",
-        "max",
-        "div",
-        "rem",
-        "neg",
-        "fma",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -148,9 +123,7 @@ def _repeatable(blocks: list[Block], kernel_params: frozenset[str]) -> dict[str,
 
 
 def _is_pure(instr: ast.Instr, kernel_params: frozenset[str]) -> bool:
-    if instr.guard is not None or "cc" in instr.mods:
-        return False
-    if any(isinstance(a, ast.Special) and "clock" in a.name for a in instr.args):
+    if instr.guard is not None:
         return False
     if instr.op == "ld" and instr.mods[0] == "param" and isinstance(instr.args[1], ast.Addr):
         base = instr.args[1].base
@@ -159,4 +132,4 @@ def _is_pure(instr: ast.Instr, kernel_params: frozenset[str]) -> bool:
             and base.name in kernel_params
             and (isinstance(instr.args[0], ast.Reg))
         )
-    return instr.op in _PURE
+    return is_arithmetic(instr)

@@ -7,35 +7,8 @@ together (see columns).
 
 from __future__ import annotations
 
-from rrto_ros.devices.cpu.passes.cfg import Block, destinations, sources
+from rrto_ros.devices.cpu.passes.cfg import Block, destinations, is_arithmetic, sources
 from rrto_ros.devices.cpu.ptx import ast
-
-_PURE = frozenset(
-    {
-        "mov",
-        "cvt",
-        "cvta",
-        "add",
-        "sub",
-        "mul",
-        "mad",
-        "shl",
-        "shr",
-        "and",
-        "or",
-        "xor",
-        "not",
-        "setp",
-        "selp",
-        "min",
-        "max",
-        "neg",
-        "abs",
-        "fma",
-        "div",
-        "rem",
-    }
-)
 
 
 def loads_last(blocks: list[Block]) -> None:
@@ -44,7 +17,7 @@ def loads_last(blocks: list[Block]) -> None:
         result: list[ast.Instr] = []
         stretch: list[ast.Instr] = []
         for instr in block.instrs:
-            if is_plain_load(instr) or _is_pure(instr):
+            if is_plain_load(instr) or is_arithmetic(instr):
                 stretch.append(instr)
             else:
                 result += _reordered(stretch)
@@ -56,17 +29,6 @@ def loads_last(blocks: list[Block]) -> None:
 def is_plain_load(instr: ast.Instr) -> bool:
     """Whether it is a load that may come a little later, as no store is between."""
     return instr.op == "ld" and not {"volatile", "mmio", "acquire", "relaxed"} & set(instr.mods)
-
-
-def _is_pure(instr: ast.Instr) -> bool:
-    return (
-        instr.op in _PURE
-        and "cc" not in instr.mods
-        and not any(
-            isinstance(a, ast.Special) and ("clock" in a.name or "timer" in a.name)
-            for a in instr.args
-        )
-    )
 
 
 def _reordered(stretch: list[ast.Instr]) -> list[ast.Instr]:
