@@ -23,7 +23,8 @@ from rrto_ros.execution.executor import Executor
 from rrto_ros.robot.reply_writer import ReplyWriter
 from rrto_ros.robot.ring import SLEEPING, RingConsumer, RingMemory, drain_eventfd
 from rrto_ros.robot.ring_socket import RingListener, read_hello, send_welcome
-from rrto_ros.wire.codec import Welcome, iter_results, pack_device_info
+from rrto_ros.wire.descriptions import Welcome, pack_device_info
+from rrto_ros.wire.result_codec import iter_results
 
 _BATCHED = 1
 

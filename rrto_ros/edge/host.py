@@ -20,7 +20,6 @@ from rrto_ros.edge.refusals import refuse_calls
 from rrto_ros.edge.worker_process import WorkerDeath, WorkerProcess
 from rrto_ros.errors import ProtocolError
 from rrto_ros.execution.messages import Results
-from rrto_ros.wire.codec import pack_result
 from rrto_ros.wire.format import RESULT_STICKY, Buffer
 from rrto_ros.wire.link import (
     MAX_MESSAGE_BYTES,
@@ -42,6 +41,7 @@ from rrto_ros.wire.port import (
     OpenRequest,
     ResultsMessage,
 )
+from rrto_ros.wire.result_codec import pack_result
 
 KEEPALIVE_S = 0.25
 MAX_UNEXECUTED_BYTES = 32 << 20

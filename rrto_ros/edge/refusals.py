@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from rrto_ros.errors import ProtocolError
-from rrto_ros.wire.codec import iter_headers, pack_result
+from rrto_ros.wire.codec import iter_headers
 from rrto_ros.wire.format import BLOB_DATA_OP, FLAG_REPLY, PLAN_DEFINE_OP, PLAN_REF_OP, Buffer
 from rrto_ros.wire.reference import marked_calls
+from rrto_ros.wire.result_codec import pack_result
 
 
 def refuse_calls(batch: Buffer, status: int, text: str, *, after: int = 0, but: int = 0) -> bytes:

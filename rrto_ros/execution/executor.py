@@ -26,7 +26,7 @@ from rrto_ros.execution.references import BlobAwaited, BlobReferences, BlobSourc
 from rrto_ros.execution.session_plans import SessionPlans
 from rrto_ros.execution.speculation import Speculation
 from rrto_ros.execution.write_ranges import FOLLOWED, WriteRanges
-from rrto_ros.wire.codec import CallHeader, CallRecord, decode_call, iter_headers, pack_result
+from rrto_ros.wire.codec import CallHeader, CallRecord, decode_call, iter_headers
 from rrto_ros.wire.format import (
     BLOB_DATA_OP,
     FLAG_BLOB_REF,
@@ -41,6 +41,7 @@ from rrto_ros.wire.format import (
     Buffer,
 )
 from rrto_ros.wire.reference import marked_calls
+from rrto_ros.wire.result_codec import pack_result
 
 PRINTED_BYTES = 32 << 10
 """Of what kernels printed in one record."""

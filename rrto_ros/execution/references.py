@@ -12,7 +12,7 @@ from typing import Protocol
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError
-from rrto_ros.wire.codec import CallHeader, iter_headers, pack_result, unpack_blob_ref
+from rrto_ros.wire.codec import CallHeader, iter_headers, unpack_blob_ref
 from rrto_ros.wire.format import (
     BLOB_DATA_OP,
     BLOB_REF,
@@ -21,6 +21,7 @@ from rrto_ros.wire.format import (
     RESULT_BLOB_WANTED,
     Buffer,
 )
+from rrto_ros.wire.result_codec import pack_result
 
 
 class BlobSource(Protocol):

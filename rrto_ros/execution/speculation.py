@@ -19,7 +19,7 @@ from rrto_ros.execution.prepared_plan import PreparedPlan
 from rrto_ros.execution.prospects import Prospects, Stretch
 from rrto_ros.execution.write_ranges import WriteRanges
 from rrto_ros.wire.accesses import Range
-from rrto_ros.wire.codec import CallRecord, pack_result
+from rrto_ros.wire.codec import CallRecord
 from rrto_ros.wire.format import (
     FLAG_REPLY,
     FLAG_SPECULATIVE,
@@ -28,6 +28,7 @@ from rrto_ros.wire.format import (
 )
 from rrto_ros.wire.plan import COSTS
 from rrto_ros.wire.reference import Reference
+from rrto_ros.wire.result_codec import pack_result
 
 TOGETHER_BYTES = 64 << 10
 """Results of this size in all travel together; more of them would delay the first."""

@@ -12,20 +12,15 @@ import struct
 from collections import OrderedDict
 
 from rrto_ros.wire.codec import (
-    BLOB_DATA_OP,
-    FLAG_BLOB_REF,
-    FLAG_KEEP,
-    HEADER_BYTES,
     LAYOUTS,
     OP_BY_NAME,
-    Buffer,
     CallHeader,
     blob_tag,
     pack_blob_ref,
     pack_call,
-    pad8,
     replace_payload,
 )
+from rrto_ros.wire.format import FLAG_BLOB_REF, FLAG_KEEP, HEADER_BYTES, Buffer, pad8
 
 CHANGES_UNTIL_INPUT = 2
 MAX_DESTINATIONS = 8192
@@ -164,6 +159,3 @@ class BlobReferences:
         self._seen[key] = (digest, changes + (old != digest))
         if len(self._seen) > MAX_DESTINATIONS:
             self._seen.popitem(last=False)
-
-
-__all__ = ["BLOB_DATA_OP", "BlobReferences"]

@@ -22,7 +22,7 @@ from rrto_ros.robot.plan_store import PlanStore
 from rrto_ros.robot.ring_socket import RingListener, read_hello, send_welcome
 from rrto_ros.robot.session import RobotSession
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
-from rrto_ros.wire.codec import Welcome
+from rrto_ros.wire.descriptions import Welcome
 from rrto_ros.wire.port import ResultsMessage, RobotPort
 
 CLOSE_TIMEOUT_S = 5.0

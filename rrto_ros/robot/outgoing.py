@@ -24,7 +24,8 @@ from rrto_ros.robot.inferences import InferenceMeter
 from rrto_ros.robot.plan_store import PlanMemory
 from rrto_ros.robot.replay.replayer import Replayer
 from rrto_ros.robot.status import SessionConfig
-from rrto_ros.wire.codec import (
+from rrto_ros.wire.codec import CallHeader, iter_headers
+from rrto_ros.wire.format import (
     BLOB_DATA_OP,
     FLAG_BLOB_REF,
     FLAG_KEEP,
@@ -38,10 +39,8 @@ from rrto_ros.wire.codec import (
     RESULT_SPECULATIVE,
     RESULTS_WANTED_OP,
     Buffer,
-    CallHeader,
-    ResultRecord,
-    iter_headers,
 )
+from rrto_ros.wire.result_codec import ResultRecord
 
 MAX_TRACKED_WAITS = 1024
 MAX_BACKLOG_BYTES = 32 << 20

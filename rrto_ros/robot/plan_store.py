@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rrto_ros.disk_store import DiskStore
 from rrto_ros.errors import ProtocolError
-from rrto_ros.wire.codec import TABLE_HASH
+from rrto_ros.wire.format import TABLE_HASH
 from rrto_ros.wire.plan import MAX_PLAN_BYTES, Plan, decode_plan
 
 DEFAULT_LIMIT_BYTES = 256 << 20

@@ -54,11 +54,6 @@ class ReplyWriter:
         self._stalls = 0
 
     @property
-    def max_record_bytes(self) -> int:
-        """The largest record that the reply ring can carry."""
-        return self._size
-
-    @property
     def full(self) -> bool:
         """Whether the program has so much to take that nothing more should come."""
         return self._full

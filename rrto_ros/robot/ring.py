@@ -55,7 +55,6 @@ _REFUSAL = struct.Struct(f"<I{REFUSAL_BYTES - 4}s")
 _WAITS = 4
 _KINDS = ("local", "async", "sync", "unsupported")
 _CLASS_OF = tuple(_KINDS.index(CALL_CLASSES.get(name, "unsupported")) for name in CALL_NAMES)
-_ONE = (1).to_bytes(8, "little")
 MASK64 = (1 << 64) - 1
 """Positions in a ring are u64 that wrap."""
 
@@ -133,10 +132,6 @@ class RingMemory:
     def wake_program(self) -> None:
         """Write the reply eventfd."""
         _signal(self.reply_fd)
-
-    def wake_recorder(self) -> None:
-        """Write the call eventfd, as the shim does."""
-        _signal(self.call_fd)
 
     def counters(self) -> Counters:
         """Read the shim's counters; each is exact, together they may be a call apart."""
@@ -293,14 +288,14 @@ class RingConsumer:
 def drain_eventfd(fd: int) -> int:
     """Take an eventfd's count, 0 if nothing was written."""
     try:
-        return int.from_bytes(os.read(fd, 8), "little")
+        return os.eventfd_read(fd)
     except BlockingIOError:
         return 0
 
 
 def _signal(fd: int) -> None:
     try:
-        os.write(fd, _ONE)
+        os.eventfd_write(fd, 1)
     except BlockingIOError:
         # The count is at its maximum: the other side has more than enough to read.
         return

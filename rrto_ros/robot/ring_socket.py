@@ -16,16 +16,15 @@ from pathlib import Path
 
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.runtime_files import hold, socket_lock
-from rrto_ros.wire.codec import (
+from rrto_ros.wire.descriptions import (
     HELLO,
-    PROTOCOL_VERSION,
-    TABLE_HASH,
     Hello,
     Welcome,
     hello_bytes,
     pack_welcome,
     unpack_hello,
 )
+from rrto_ros.wire.format import PROTOCOL_VERSION, TABLE_HASH
 
 MAX_PATH_BYTES = 107
 HELLO_TIMEOUT_S = 5.0

@@ -40,14 +40,8 @@ from rrto_ros.robot.ring import (
 )
 from rrto_ros.robot.ring_socket import hung_up, send_welcome
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
-from rrto_ros.wire.codec import (
-    RESULT_BLOB_WANTED,
-    Buffer,
-    Hello,
-    Welcome,
-    iter_results,
-    pack_device_info,
-)
+from rrto_ros.wire.descriptions import Hello, Welcome, pack_device_info
+from rrto_ros.wire.format import RESULT_BLOB_WANTED, Buffer
 from rrto_ros.wire.link import MessageReceiver, MessageSender
 from rrto_ros.wire.packing import Packer
 from rrto_ros.wire.port import (
@@ -62,6 +56,7 @@ from rrto_ros.wire.port import (
     ResultsMessage,
     RobotPort,
 )
+from rrto_ros.wire.result_codec import iter_results
 
 ALIVE_PERIOD_S = 1.0
 ACK_SLACK_S = 0.04

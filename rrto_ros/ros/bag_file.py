@@ -20,11 +20,13 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from rrto_ros.api.ops import OPS
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
-from rrto_ros.wire.codec import FLAG_BLOB_REF, FLAG_REPLY, iter_headers, iter_results
+from rrto_ros.wire.codec import iter_headers
+from rrto_ros.wire.format import FLAG_BLOB_REF, FLAG_REPLY
 from rrto_ros.wire.link import MAX_MESSAGE_BYTES, MessageReceiver
 from rrto_ros.wire.literal import LiteralReader
 from rrto_ros.wire.packing import unpacked
 from rrto_ros.wire.port import FLAG_ACK_ONLY, FLAG_MORE, FLAG_PACKED, topic
+from rrto_ros.wire.result_codec import iter_results
 
 NAMES = ("sessions", "call_batches", "call_results")
 _TYPES = ("SessionEvent", "CallBatch", "CallResult")

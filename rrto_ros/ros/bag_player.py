@@ -9,13 +9,11 @@ from dataclasses import dataclass
 
 from rrto_ros.errors import UnavailableError
 from rrto_ros.ros.bag_file import RecordedSession
-from rrto_ros.wire.codec import (
+from rrto_ros.wire.format import (
     RESULT_BLOB_WANTED,
     RESULT_PRINTED,
     RESULT_ROLLED_BACK,
     RESULT_SPECULATIVE,
-    ResultRecord,
-    iter_results,
 )
 from rrto_ros.wire.link import Message, MessageReceiver, MessageSender
 from rrto_ros.wire.port import (
@@ -29,6 +27,7 @@ from rrto_ros.wire.port import (
     ResultsMessage,
     RobotPort,
 )
+from rrto_ros.wire.result_codec import ResultRecord, iter_results
 
 OPEN_TIMEOUT_S = 30.0
 SILENCE_S = 30.0

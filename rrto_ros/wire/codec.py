@@ -1,11 +1,9 @@
-"""Bytes to call records and result records, and back (docs/wire_format.md).
+"""Bytes to call records, and back (docs/wire_format.md).
 
 Everything that is read is checked before it is used: sizes, bounds, operation codes, flags. What
 does not fit the format raises `ProtocolError` with a text that names what was got. The layouts
-come from `ops.OPS`; nothing here knows a particular operation. Handshake and descriptions
-(`wire.descriptions`) and the shared numbers (`wire.format`) are re-exported here.
-
-Over 400 lines: a record's layout is read, checked and written in one place.
+come from `ops.OPS`; nothing here knows a particular operation. Handshake and descriptions are in
+`wire.descriptions`, results in `wire.result_codec`, the shared numbers in `wire.format`.
 """
 
 from __future__ import annotations
@@ -18,122 +16,20 @@ from typing import Any
 
 from rrto_ros.api.ops import CONTROL, OPS, Op
 from rrto_ros.errors import ProtocolError
-from rrto_ros.wire.descriptions import (
-    HELLO,
-    MAGIC,
-    MAX_INFO_BYTES,
-    MAX_TEXT_BYTES,
-    WELCOME,
-    Hello,
-    Welcome,
-    hello_bytes,
-    pack_device_info,
-    pack_hello,
-    pack_module_info,
-    pack_welcome,
-    unpack_device_info,
-    unpack_hello,
-    unpack_module_info,
-    unpack_welcome,
-)
 from rrto_ros.wire.format import (
     ALL_FLAGS,
-    ALL_RESULT_FLAGS,
-    BLOB_DATA_OP,
     BLOB_REF,
     CALL_HEADER,
     FLAG_BLOB_REF,
     FLAG_KEEP,
     FLAG_REPLY,
-    FLAG_SPECULATIVE,
     FLAG_WAITED,
     HEADER_BYTES,
     PADDING_OP,
-    PADDING_STATUS,
-    PLAN_DEFINE_OP,
-    PLAN_REF_OP,
-    PLAN_TAKEN_OP,
-    PROTOCOL_VERSION,
-    RESULT_BLOB_WANTED,
-    RESULT_CONTROL,
-    RESULT_ERRORS,
-    RESULT_HEADER,
-    RESULT_PRINTED,
-    RESULT_ROLLED_BACK,
-    RESULT_SPECULATIVE,
-    RESULT_STICKY,
-    RESULTS_WANTED_OP,
-    TABLE_HASH,
     Buffer,
     check_padding,
     pad8,
 )
-from rrto_ros.wire.result_codec import ResultRecord, iter_results, pack_result
-
-__all__ = [
-    "ALL_FLAGS",
-    "ALL_RESULT_FLAGS",
-    "BLOB_DATA_OP",
-    "BLOB_REF",
-    "Buffer",
-    "CALL_HEADER",
-    "CallHeader",
-    "CallRecord",
-    "FLAG_SPECULATIVE",
-    "FLAG_BLOB_REF",
-    "FLAG_KEEP",
-    "FLAG_REPLY",
-    "FLAG_WAITED",
-    "HEADER_BYTES",
-    "HELLO",
-    "Hello",
-    "LAYOUTS",
-    "Layout",
-    "MAGIC",
-    "MAX_INFO_BYTES",
-    "MAX_TEXT_BYTES",
-    "OP_BY_CODE",
-    "OP_BY_NAME",
-    "PADDING_OP",
-    "PADDING_STATUS",
-    "PLAN_DEFINE_OP",
-    "PLAN_REF_OP",
-    "PLAN_TAKEN_OP",
-    "PROTOCOL_VERSION",
-    "RESULT_SPECULATIVE",
-    "RESULT_BLOB_WANTED",
-    "RESULT_CONTROL",
-    "RESULT_HEADER",
-    "RESULT_ERRORS",
-    "RESULT_PRINTED",
-    "RESULTS_WANTED_OP",
-    "RESULT_ROLLED_BACK",
-    "RESULT_STICKY",
-    "ResultRecord",
-    "TABLE_HASH",
-    "WELCOME",
-    "Welcome",
-    "decode_call",
-    "hello_bytes",
-    "iter_calls",
-    "iter_headers",
-    "iter_results",
-    "blob_tag",
-    "pack_blob_ref",
-    "pack_call",
-    "pack_device_info",
-    "pack_hello",
-    "pack_module_info",
-    "pack_result",
-    "pack_welcome",
-    "pad8",
-    "replace_payload",
-    "unpack_blob_ref",
-    "unpack_device_info",
-    "unpack_hello",
-    "unpack_module_info",
-    "unpack_welcome",
-]
 
 _SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "i32": 4, "f32": 4, "u64[]": 4, "bytes": 4}
 _CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i32": "i", "f32": "f"}

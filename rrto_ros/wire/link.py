@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rrto_ros.errors import ProtocolError
+from rrto_ros.wire.format import Buffer
 
 MAX_MESSAGE_BYTES = 1 << 20
 RECEIVE_WINDOW = 1024
@@ -48,9 +49,6 @@ _PARTS_OF_WINDOW = 4
 _SLOW_BYTES_PER_S = 2.5e6
 """A link of this rate has not lost what is still passing."""
 _SOON_PASSED_BYTES = 64 << 10
-
-Buffer = bytes | bytearray | memoryview
-"""Bytes to send; copied by `push` unless they are given to it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,16 +14,8 @@ from functools import cached_property
 
 from rrto_ros.api.ops import OPS
 from rrto_ros.errors import ProtocolError
-from rrto_ros.wire.codec import (
-    HEADER_BYTES,
-    LAYOUTS,
-    OP_BY_NAME,
-    TABLE_HASH,
-    Buffer,
-    CallHeader,
-    decode_call,
-    pack_call,
-)
+from rrto_ros.wire.codec import LAYOUTS, OP_BY_NAME, CallHeader, decode_call, pack_call
+from rrto_ros.wire.format import HEADER_BYTES, TABLE_HASH, Buffer
 from rrto_ros.wire.templates import READS, WRITES, CallTemplate
 
 MAX_PLANS = 64

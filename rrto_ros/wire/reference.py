@@ -11,19 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rrto_ros.errors import ProtocolError
-from rrto_ros.wire.codec import (
+from rrto_ros.wire.codec import LAYOUTS, OP_BY_NAME, CallHeader, decode_call, pack_call
+from rrto_ros.wire.format import (
     ALL_FLAGS,
     BLOB_REF,
     FLAG_BLOB_REF,
     FLAG_REPLY,
     FLAG_SPECULATIVE,
     HEADER_BYTES,
-    LAYOUTS,
-    OP_BY_NAME,
     Buffer,
-    CallHeader,
-    decode_call,
-    pack_call,
     pad8,
 )
 from rrto_ros.wire.plan import MAX_PLAN_CALLS, Plan

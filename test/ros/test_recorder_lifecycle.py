@@ -27,7 +27,8 @@ from rrto_ros.ros.client import RobotClient
 from rrto_ros.ros.context import leave, own_context
 from rrto_ros.ros.server_port import SpinThread, quiet_node
 from rrto_ros.ros.services import ask
-from rrto_ros.wire.codec import Hello, pack_call
+from rrto_ros.wire.codec import pack_call
+from rrto_ros.wire.descriptions import Hello
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE

@@ -13,8 +13,14 @@ import time
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.errors import UnavailableError
-from rrto_ros.wire.codec import BLOB_DATA_OP, iter_calls, pack_result, unpack_blob_ref
-from rrto_ros.wire.format import FLAG_BLOB_REF, FLAG_KEEP, FLAG_REPLY, RESULT_BLOB_WANTED
+from rrto_ros.wire.codec import iter_calls, unpack_blob_ref
+from rrto_ros.wire.format import (
+    BLOB_DATA_OP,
+    FLAG_BLOB_REF,
+    FLAG_KEEP,
+    FLAG_REPLY,
+    RESULT_BLOB_WANTED,
+)
 from rrto_ros.wire.link import MessageReceiver, MessageSender
 from rrto_ros.wire.literal import LiteralReader
 from rrto_ros.wire.packing import unpacked
@@ -26,6 +32,7 @@ from rrto_ros.wire.port import (
     OpenAnswer,
     ResultsMessage,
 )
+from rrto_ros.wire.result_codec import pack_result
 
 INFO = DeviceInfo("cpu", "echo", b"u" * 16, (8, 0), 12080, 1 << 30, 1 << 40, 1 << 30, {1: 1024})
 

@@ -26,22 +26,23 @@ from rrto_ros.errors import CudaError, UnavailableError
 from rrto_ros.robot import ring
 from rrto_ros.robot.atomics import atomics
 from rrto_ros.robot.ring import drain_eventfd
-from rrto_ros.wire.codec import (
-    CALL_HEADER,
-    FLAG_WAITED,
+from rrto_ros.wire.descriptions import (
     MAGIC,
-    PADDING_STATUS,
-    RESULT_CONTROL,
-    RESULT_HEADER,
     WELCOME,
-    Buffer,
     Hello,
-    ResultRecord,
-    iter_results,
     pack_hello,
     unpack_device_info,
     unpack_welcome,
 )
+from rrto_ros.wire.format import (
+    CALL_HEADER,
+    FLAG_WAITED,
+    PADDING_STATUS,
+    RESULT_CONTROL,
+    RESULT_HEADER,
+    Buffer,
+)
+from rrto_ros.wire.result_codec import ResultRecord, iter_results
 
 _PADDING_BYTES = 8
 _ONE = (1).to_bytes(8, "little")

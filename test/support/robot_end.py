@@ -3,7 +3,6 @@
 import threading
 import time
 
-from rrto_ros.wire.codec import iter_results
 from rrto_ros.wire.link import MessageReceiver, MessageSender
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
@@ -12,6 +11,7 @@ from rrto_ros.wire.port import (
     FLAG_PROBE,
     CallsMessage,
 )
+from rrto_ros.wire.result_codec import iter_results
 
 
 class RobotEnd:

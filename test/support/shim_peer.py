@@ -20,16 +20,11 @@ from rrto_ros.robot.replay.shim_plans import ShimPlans
 from rrto_ros.robot.reply_writer import ReplyWriter
 from rrto_ros.robot.ring import SLEEPING, RingConsumer, RingMemory, drain_eventfd
 from rrto_ros.robot.ring_socket import RingListener, read_hello, send_welcome
-from rrto_ros.wire.codec import (
-    Welcome,
-    iter_calls,
-    iter_headers,
-    iter_results,
-    pack_device_info,
-    pack_result,
-)
+from rrto_ros.wire.codec import iter_calls, iter_headers
+from rrto_ros.wire.descriptions import Welcome, pack_device_info
 from rrto_ros.wire.literal import literal_records
 from rrto_ros.wire.plan import pack_define
+from rrto_ros.wire.result_codec import iter_results, pack_result
 
 RPC, BATCHED, REPLAY = 0, 1, 2
 CASES = Path(__file__).resolve().parent / "programs" / "shim_cases.py"

@@ -19,8 +19,9 @@ from rrto_ros.execution.executor import Executor
 from rrto_ros.robot.outgoing import SPECULATIVE_LINGER_S, Outgoing
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
-from rrto_ros.wire.codec import iter_headers, iter_results, pack_call
+from rrto_ros.wire.codec import iter_headers, pack_call
 from rrto_ros.wire.format import FLAG_REPLY, FLAG_WAITED
+from rrto_ros.wire.result_codec import iter_results
 
 KERNELS = 16
 _KERNEL = """

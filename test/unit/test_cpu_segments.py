@@ -19,9 +19,10 @@ from rrto_ros.devices.protocol import (
 from rrto_ros.errors import CudaError
 from rrto_ros.execution.executor import Executor
 from rrto_ros.execution.progress import PAGE_BYTES, Progress
-from rrto_ros.wire.codec import iter_results, pack_call
+from rrto_ros.wire.codec import pack_call
 from rrto_ros.wire.plan import Plan, Varying, pack_define
 from rrto_ros.wire.reference import mark, pack_reference
+from rrto_ros.wire.result_codec import iter_results
 from rrto_ros.wire.templates import CallTemplate
 
 HEAD = ".version 7.0\n.target sm_70\n.address_size 64\n"

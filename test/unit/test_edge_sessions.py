@@ -19,16 +19,14 @@ from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.host import HostLimits, SessionHost
 from rrto_ros.edge.table import ServerSettings, SessionTable
 from rrto_ros.errors import UnavailableError
-from rrto_ros.wire.codec import (
+from rrto_ros.wire.codec import blob_tag, pack_blob_ref, pack_call
+from rrto_ros.wire.format import (
     FLAG_BLOB_REF,
     FLAG_KEEP,
     FLAG_REPLY,
     FLAG_WAITED,
     RESULT_BLOB_WANTED,
     RESULT_STICKY,
-    blob_tag,
-    pack_blob_ref,
-    pack_call,
 )
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,

@@ -21,7 +21,9 @@ from rrto_ros.edge.worker_process import WorkerProcess, worker_environment
 from rrto_ros.errors import UnavailableError
 from rrto_ros.execution.messages import Open
 from rrto_ros.shim.build import ensure_built
-from rrto_ros.wire.codec import FLAG_BLOB_REF, FLAG_KEEP, iter_results, pack_call
+from rrto_ros.wire.codec import pack_call
+from rrto_ros.wire.format import FLAG_BLOB_REF, FLAG_KEEP
+from rrto_ros.wire.result_codec import iter_results
 
 TEST_FOLDER = Path(next(iter(support.__path__))).parent
 MEMORY = "support.memory_device:make"

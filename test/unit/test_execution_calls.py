@@ -14,18 +14,17 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.edge.refusals import refuse_calls
 from rrto_ros.execution import dispatch
 from rrto_ros.execution.executor import Executor
-from rrto_ros.wire.codec import (
+from rrto_ros.wire.codec import pack_blob_ref, pack_call
+from rrto_ros.wire.descriptions import unpack_module_info
+from rrto_ros.wire.format import (
     FLAG_BLOB_REF,
     FLAG_KEEP,
     FLAG_REPLY,
     FLAG_WAITED,
     RESULT_BLOB_WANTED,
     RESULT_STICKY,
-    iter_results,
-    pack_blob_ref,
-    pack_call,
-    unpack_module_info,
 )
+from rrto_ros.wire.result_codec import iter_results
 
 LIMIT = 1 << 20
 

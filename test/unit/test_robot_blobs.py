@@ -3,16 +3,8 @@ from __future__ import annotations
 import hashlib
 
 from rrto_ros.robot.blob_references import BlobReferences
-from rrto_ros.wire.codec import (
-    FLAG_BLOB_REF,
-    FLAG_KEEP,
-    FLAG_REPLY,
-    blob_tag,
-    iter_calls,
-    iter_headers,
-    pack_call,
-    unpack_blob_ref,
-)
+from rrto_ros.wire.codec import blob_tag, iter_calls, iter_headers, pack_call, unpack_blob_ref
+from rrto_ros.wire.format import FLAG_BLOB_REF, FLAG_KEEP, FLAG_REPLY
 
 BIG = bytes(range(256)) * 100
 

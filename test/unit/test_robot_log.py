@@ -9,14 +9,8 @@ from support.synthetic import ARENA, Model, Program, repeat_records
 from rrto_ros.api.ops import Kind
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.robot.record import CallLog, dump, load
-from rrto_ros.wire.codec import (
-    FLAG_BLOB_REF,
-    FLAG_REPLY,
-    FLAG_WAITED,
-    iter_calls,
-    pack_blob_ref,
-    pack_call,
-)
+from rrto_ros.wire.codec import iter_calls, pack_blob_ref, pack_call
+from rrto_ros.wire.format import FLAG_BLOB_REF, FLAG_REPLY, FLAG_WAITED
 from rrto_ros.wire.templates import KINDS
 
 

@@ -18,10 +18,12 @@ from rrto_ros.robot.replay.open_reference import OpenReference
 from rrto_ros.robot.replay.plan_entries import PlanEntry
 from rrto_ros.robot.replay.reference_writer import ReferenceWriter
 from rrto_ros.robot.replay.replayer import Replayer, ReplayOptions
-from rrto_ros.wire.codec import PLAN_REF_OP, iter_calls, iter_headers, iter_results, pack_call
+from rrto_ros.wire.codec import iter_calls, iter_headers, pack_call
+from rrto_ros.wire.format import PLAN_REF_OP
 from rrto_ros.wire.literal import LiteralReader
 from rrto_ros.wire.plan import MAX_PLANS, Plan, Varying, decode_plan, pack_define
 from rrto_ros.wire.reference import mark, pack_reference, read_reference
+from rrto_ros.wire.result_codec import iter_results
 from rrto_ros.wire.templates import CallTemplate
 
 SETTINGS = settings(

@@ -19,7 +19,9 @@ from rrto_ros.robot.inferences import SAMPLES, InferenceCost, InferenceMeter
 from rrto_ros.robot.replay.learner import Learner
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig, check_mode
-from rrto_ros.wire.codec import PLAN_REF_OP, Hello, iter_headers, pack_call
+from rrto_ros.wire.codec import iter_headers, pack_call
+from rrto_ros.wire.descriptions import Hello
+from rrto_ros.wire.format import PLAN_REF_OP
 
 CONFIG = SessionConfig(mode="replay", server_timeout_s=5.0, linger_s=0.02)
 KERNELS = 6

@@ -13,8 +13,9 @@ from rrto_ros.robot.reply_writer import ReplyWriter
 from rrto_ros.robot.ring import RingConsumer, RingMemory, drain_eventfd
 from rrto_ros.robot.ring_socket import MAX_PATH_BYTES, RingListener
 from rrto_ros.runtime_files import held, hold, server_lock, socket_path
-from rrto_ros.wire.codec import iter_headers, iter_results, pack_call, pack_result
+from rrto_ros.wire.codec import iter_headers, pack_call
 from rrto_ros.wire.port import HIGHEST_DOMAIN, MAX_ROBOT, topic
+from rrto_ros.wire.result_codec import iter_results, pack_result
 
 
 @pytest.fixture

@@ -21,8 +21,10 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.errors import CudaError
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.status import SessionConfig
-from rrto_ros.wire.codec import HELLO, Hello, blob_tag, pack_call, pack_hello, pack_result
+from rrto_ros.wire.codec import blob_tag, pack_call
+from rrto_ros.wire.descriptions import HELLO, Hello, pack_hello
 from rrto_ros.wire.port import FLAG_ACK_ONLY, FLAG_PACKED
+from rrto_ros.wire.result_codec import pack_result
 
 CONFIG = SessionConfig(server_timeout_s=1.0, connect_timeout_s=0.2)
 

@@ -19,13 +19,7 @@ from rrto_ros.robot.replay import open_reference, reference_writer
 from rrto_ros.robot.replay.open_reference import OpenReference
 from rrto_ros.robot.replay.plan_entries import PlanEntries
 from rrto_ros.robot.replay.speculation import Speculation
-from rrto_ros.wire.codec import (
-    OP_BY_NAME,
-    iter_headers,
-    iter_results,
-    pack_call,
-    pack_result,
-)
+from rrto_ros.wire.codec import OP_BY_NAME, iter_headers, pack_call
 from rrto_ros.wire.format import (
     FLAG_REPLY,
     FLAG_SPECULATIVE,
@@ -35,6 +29,7 @@ from rrto_ros.wire.format import (
 )
 from rrto_ros.wire.plan import Plan, pack_define
 from rrto_ros.wire.reference import mark, pack_reference
+from rrto_ros.wire.result_codec import iter_results, pack_result
 from rrto_ros.wire.templates import CallTemplate
 
 HTOD = OP_BY_NAME["memcpy_htod"].code

@@ -19,16 +19,14 @@ from rrto_ros.robot.outgoing import Outgoing
 from rrto_ros.robot.ring import RingConsumer, RingMemory
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.ros.server_port import set_bytes
-from rrto_ros.wire.codec import (
+from rrto_ros.wire.codec import blob_tag, iter_headers, pack_call
+from rrto_ros.wire.format import (
     FLAG_BLOB_REF,
     FLAG_KEEP,
     FLAG_REPLY,
     FLAG_WAITED,
     HEADER_BYTES,
     RESULTS_WANTED_OP,
-    blob_tag,
-    iter_headers,
-    pack_call,
     pad8,
 )
 from rrto_ros.wire.link import MessageSender

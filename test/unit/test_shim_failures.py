@@ -17,7 +17,8 @@ from support.shim_under_test import python, shim_environment
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.robot.ring_socket import RingListener, read_hello
 from rrto_ros.runtime_files import socket_path
-from rrto_ros.wire.codec import RESULT_STICKY, Welcome
+from rrto_ros.wire.descriptions import Welcome
+from rrto_ros.wire.format import RESULT_STICKY
 from rrto_ros.wire.port import domain_number
 
 DEVICE_UNAVAILABLE, SYSTEM_NOT_READY, ILLEGAL_ADDRESS = 46, 802, 700

@@ -13,7 +13,8 @@ from support.shim_peer import CASES
 
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
-from rrto_ros.wire.codec import HEADER_BYTES, PLAN_REF_OP, iter_headers, pad8
+from rrto_ros.wire.codec import iter_headers
+from rrto_ros.wire.format import HEADER_BYTES, PLAN_REF_OP, pad8
 
 STEPS = CASES.parent / "steps.py"
 CONFIG = SessionConfig(connect_timeout_s=2.0, mode="replay")

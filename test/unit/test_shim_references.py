@@ -12,8 +12,9 @@ from support.shim_under_test import python
 
 from rrto_ros.evaluation.stack import compile_c
 from rrto_ros.robot.replay.plan_entries import PlanEntry
-from rrto_ros.wire.codec import HEADER_BYTES, RESULT_STICKY, iter_headers, pad8
+from rrto_ros.wire.codec import iter_headers
 from rrto_ros.wire.control import pack_control, pack_install, pack_settings
+from rrto_ros.wire.format import HEADER_BYTES, RESULT_STICKY, pad8
 from rrto_ros.wire.plan import Plan, Varying
 from rrto_ros.wire.templates import CallTemplate
 

@@ -11,23 +11,24 @@ from rrto_ros.api.ops import CONTROL, OPS
 from rrto_ros.errors import ProtocolError
 from rrto_ros.wire import format as wire_format
 from rrto_ros.wire.codec import (
+    OP_BY_NAME,
+    iter_calls,
+    iter_headers,
+    pack_blob_ref,
+    pack_call,
+    replace_payload,
+    unpack_blob_ref,
+)
+from rrto_ros.wire.format import (
     BLOB_DATA_OP,
     CALL_HEADER,
     FLAG_BLOB_REF,
     FLAG_KEEP,
     FLAG_REPLY,
     FLAG_WAITED,
-    OP_BY_NAME,
     RESULT_STICKY,
-    iter_calls,
-    iter_headers,
-    iter_results,
-    pack_blob_ref,
-    pack_call,
-    pack_result,
-    replace_payload,
-    unpack_blob_ref,
 )
+from rrto_ros.wire.result_codec import iter_results, pack_result
 
 VALUES = {
     "u8": st.integers(0, 255),

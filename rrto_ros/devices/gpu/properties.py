@@ -18,7 +18,6 @@ NEWEST_VERSION = 13000
 _MOST_ATTRIBUTES = 512
 _LAST_ATTRIBUTE = 180
 COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76
-VIRTUAL_MEMORY = 102
 ABSENT = frozenset(
     {
         83, 88, 89, 90, 91, 100, 101,  # managed memory, access to pageable memory

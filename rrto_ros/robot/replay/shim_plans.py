@@ -17,15 +17,9 @@ from collections.abc import Mapping
 from rrto_ros.errors import ProtocolError
 from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.replay.plan_entries import PlanEntry
-from rrto_ros.wire.codec import (
-    FLAG_REPLY,
-    FLAG_WAITED,
-    Buffer,
-    CallHeader,
-    decode_call,
-    pad8,
-)
+from rrto_ros.wire.codec import CallHeader, decode_call
 from rrto_ros.wire.control import Taken, pack_install, pack_remove, pack_settings
+from rrto_ros.wire.format import FLAG_REPLY, FLAG_WAITED, Buffer, pad8
 from rrto_ros.wire.plan import Plan
 from rrto_ros.wire.reference import Reference, read_reference
 
