@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from common import HERE, Row, main
+from stack import stack
 
 from rrto_ros.errors import UnavailableError
-from rrto_ros.evaluation.stack import stack
 
 PROGRAM = HERE.parent / "examples" / "cascade_cuda_bindings.py"
 ALLOWED = 1.05

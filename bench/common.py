@@ -15,8 +15,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from stack import Stack, compile_c  # noqa: E402
+
 from rrto_ros.errors import RrtoError  # noqa: E402
-from rrto_ros.evaluation.stack import Stack, compile_c  # noqa: E402
 
 
 @dataclass(frozen=True)

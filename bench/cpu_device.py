@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 from common import HERE, machine
+from stack import Stack
 
 from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.devices.protocol import Launch
 from rrto_ros.errors import RrtoError
-from rrto_ros.evaluation.stack import Stack
 
 PROGRAM = HERE / "onnx_model.py"
 NANODET = HERE.parent / "rrto_ros" / "data" / "nanodet_416_fp16.onnx"

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from common import HERE, machine
+from stack import Stack, stack
 
 from rrto_ros.evaluation.link_emulator import joined_by_link
 from rrto_ros.evaluation.link_queue import LinkSettings
-from rrto_ros.evaluation.stack import Stack, stack
 
 PERIOD_S = 0.1
 PART = 256 << 10

@@ -27,12 +27,12 @@ from typing import IO, Any
 
 import gpu_proof_arguments
 from common import HERE, compiled, driver_calls, machine, temporary
+from stack import stack
 
 from rrto_ros.devices.gpu.driver import Driver, check_available, load
 from rrto_ros.devices.gpu.properties import device_uuid
 from rrto_ros.devices.gpu.telemetry import Nvml
 from rrto_ros.errors import RrtoError, UnavailableError
-from rrto_ros.evaluation.stack import stack
 
 ROOT = HERE.parent
 NANODET = ROOT / "rrto_ros" / "data" / "nanodet_416_fp16.onnx"

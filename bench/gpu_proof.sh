@@ -77,7 +77,7 @@ if [ -z "${RRTO_PROOF_NO_SETUP:-}" ]; then
 fi
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH
-"$PYTHON" -c 'import rrto_ros.evaluation.stack' 2>/dev/null ||
+"$PYTHON" -c 'import rrto_ros.evaluation.netns' 2>/dev/null ||
     fail 2 "$PYTHON cannot import rrto_ros; run this without RRTO_PROOF_NO_SETUP, or set PYTHON" \
         "to the Python of an environment that has it"
 trap - INT TERM

@@ -29,6 +29,7 @@ from typing import Any
 from common import HERE, machine
 from link_models import NETWORKS, Network
 from link_report import Cost, judge, show
+from stack import Stack, measuring_domain
 from talker import Talker, started
 
 from rrto_ros.bringup.environment import interposed_environment, node_environment
@@ -36,7 +37,6 @@ from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.evaluation.link_emulator import LinkedMachines, joined_by_link
 from rrto_ros.evaluation.link_queue import LinkSettings
 from rrto_ros.evaluation.netns import Namespace
-from rrto_ros.evaluation.stack import Stack, measuring_domain
 
 MODES = ("rpc", "batched", "replay")
 WARM_UP = {"rpc": 4, "batched": 6, "replay": 10, "direct": 6}

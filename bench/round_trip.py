@@ -11,8 +11,7 @@ import sys
 
 from common import Row, compiled, driver_calls, main, row, temporary
 from dds_echo import dds_alone
-
-from rrto_ros.evaluation.stack import stack
+from stack import stack
 
 UPLOAD_BYTES = 600_000
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import sys
 
 from common import Row, compiled, driver_calls, main, row, temporary
-
-from rrto_ros.evaluation.stack import stack
+from stack import stack
 
 
 def shim_calls(smoke: bool) -> list[Row]:

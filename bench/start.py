@@ -22,7 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from rrto_ros.evaluation.stack import compile_c  # noqa: E402
+from stack import compile_c  # noqa: E402
 
 RRTO = [sys.executable, "-m", "rrto_ros.cli.main", "run", "--quiet", "--"]
 PATIENCE_S = 120.0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.compiling import compile_c
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = sorted((ROOT / "examples").glob("*.py"))
@@ -64,14 +65,7 @@ def test_tinygrad_examples_agree_with_numpy_on_tinygrads_cpu_device(name: str, o
 
 
 def test_c_example_compiles_without_a_warning(tmp_path: Path):
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    done = run(
-        compiler, "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-c",
-        ROOT / "examples" / "vector_add.c", "-o", tmp_path / "vector_add.o",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    compile_c(ROOT / "examples" / "vector_add.c", tmp_path / "vector_add.o", "-c")
 
 
 def test_shrinking_a_model_keeps_every_weight_exact(tmp_path: Path):

@@ -5,12 +5,12 @@ bindings into a small libcuda.so.1 that writes down the C arguments and structur
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.compiling import compile_c
 
 from rrto_ros.devices.gpu.arena import DEFAULT_BASE
 
@@ -49,13 +49,8 @@ print(written().decode())
 def said(tmp_path_factory):
     """Lines that `PROGRAM` and the library under it wrote."""
     pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
     folder = tmp_path_factory.mktemp("libcuda")
-    warnings = ["-std=c11", "-Wall", "-Wextra", "-Werror"]
-    library = folder / "libcuda.so.1"
-    subprocess.run([compiler, *warnings, "-shared", "-fPIC", "-o", library, SOURCE], check=True)
+    compile_c(SOURCE, folder / "libcuda.so.1", "-shared", "-fPIC")
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
     env = {**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": path}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True,

@@ -7,10 +7,10 @@ import threading
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.compiling import compile_c
 from support.shim_peer import BATCHED, CASES, REPLAY, RPC, Peer, refuse
 from support.shim_under_test import python
 
-from rrto_ros.evaluation.stack import compile_c
 from rrto_ros.robot.replay.plan_entries import PlanEntry
 from rrto_ros.wire.codec import iter_headers
 from rrto_ros.wire.control import pack_control, pack_install, pack_settings
@@ -546,7 +546,7 @@ def test_any_program_means_the_same_with_any_plans(sequences, data):
 
 
 def test_a_replayed_call_allocates_nothing(tmp_path):
-    program = compile_c(CASES.parent / "allocations.c", tmp_path)
+    program = compile_c(CASES.parent / "allocations.c", tmp_path / "allocations")
     rounds = 4
 
     def run(**settings):

@@ -24,6 +24,7 @@ from rrto_ros.bringup.processes import Process, recorder, server
 from rrto_ros.bringup.supervisor import Child
 from rrto_ros.errors import UnavailableError
 from rrto_ros.evaluation.netns import Machines
+from rrto_ros.shim.build import compiler
 
 START_TIMEOUT_S = 60.0
 _READY = {"offload_server": r"ready on", "recorder_replayer": r"\bactive\b"}
@@ -90,8 +91,6 @@ class Stack:
         extra = dict(parameters or {})
         blobs = {"blob_directory": f"{self._folder.name}/blobs"}
         extra["offload_server"] = {**blobs, **extra.get("offload_server", {})}
-        plans = {"plan_cache_directory": f"{self._folder.name}/plans"}
-        extra["recorder_replayer"] = {**plans, **extra.get("recorder_replayer", {})}
         plans = {"plan_cache_directory": f"{self._folder.name}/plans"}
         extra["recorder_replayer"] = {**plans, **extra.get("recorder_replayer", {})}
         self._children: list[Child] = []
@@ -173,7 +172,7 @@ class Stack:
         for name, value in parameters.items():
             command[at:at] = ["-p", f"{name}:={json.dumps(value)}"]
         if self._machines is not None:
-            side = self._machines.edge if process.name in "offload_server" else None
+            side = self._machines.edge if process.name == "offload_server" else None
             command = (side or self._machines.robot).command(command)
         started = Process(process.name, tuple(command), process.environment)
         self._children.append(Child(started, self._said, self._over, self._base))
@@ -215,20 +214,9 @@ def compile_c(source: Path, folder: Path) -> Path:
     Raises:
         UnavailableError: No compiler, or it refused.
     """
-    from rrto_ros.shim.build import compiler
-
     out = folder / source.stem
-    command = [
-        compiler(),
-        "-std=c11",
-        "-O2",
-        "-Wall",
-        "-Wextra",
-        "-o",
-        str(out),
-        str(source),
-        "-ldl",
-    ]
+    flags = ["-std=c11", "-O2", "-Wall", "-Wextra"]
+    command = [compiler(), *flags, "-o", str(out), str(source), "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UnavailableError(f"{source.name} cannot be compiled: {done.stderr.strip()[-2000:]}")
