@@ -79,7 +79,7 @@ class BlobReferences:
         _FLAGS.pack_into(record, _FLAGS_AT, header.flags | bits)
         return None
 
-    def name(self, code: int, index: int, body: Buffer, payload: memoryview) -> tuple[int, bytes]:
+    def name(self, code: int, index: int, body: Buffer, payload: Buffer) -> tuple[int, bytes]:
         """How a payload leaves: its flag, and the reference that takes its place, if one does.
 
         Args:

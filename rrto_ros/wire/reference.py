@@ -131,7 +131,7 @@ def read_reference(view: memoryview, header: CallHeader) -> Reference:
     begin = offset + HEADER_BYTES + _FIELDS.size
     if begin > offset + size:
         decode_call(view, header)  # says what is wrong
-    plan, first, count, marked, varied, word = _FIELDS.unpack_from(view, begin - _FIELDS.size)
+    plan, first, count, marked, varied, allowed = _FIELDS.unpack_from(view, begin - _FIELDS.size)
     after = begin + 8 * (marked + varied)
     end = after + header.payload_bytes
     if after + pad8(header.payload_bytes) != offset + size:
@@ -152,7 +152,7 @@ def read_reference(view: memoryview, header: CallHeader) -> Reference:
         last = call
     return Reference(
         plan, first, count, header.index, header.thread, flags, words, view[after:end],
-        word & 0xFFFF, (word >> _WORTH_AT) * WORTH_UNIT_US,
+        allowed & 0xFFFF, (allowed >> _WORTH_AT) * WORTH_UNIT_US,
     )  # fmt: skip
 
 

@@ -312,13 +312,13 @@ class TestCheckpoints:
             device.release(device.checkpoint([(base, 3 * MIB)], 0))
             taken = device.checkpoint([(base, 4 * MIB)], 0)
             assert device.statistics()["checkpoints_memory_bytes"] == 4 * MIB
-            text = refused(CUresult.OUT_OF_MEMORY, device.keep, [(base, 3 * MIB)], 0)
+            text = refused(CUresult.OUT_OF_MEMORY, device.checkpoint, [(base, 3 * MIB)], 0)
             assert "at most" in text
             device.release(taken)
 
     def test_ranges_outside_what_is_allocated_are_refused(self, loaded):
         device, cuda, base = loaded
-        refused(CUresult.INVALID_VALUE, device.keep, [(base + 2 * MIB, 4)], 0)
+        refused(CUresult.INVALID_VALUE, device.checkpoint, [(base + 2 * MIB, 4)], 0)
         assert cuda.count("cuMemAlloc") == 0
 
     def test_nothing_to_keep_is_nothing(self, loaded):

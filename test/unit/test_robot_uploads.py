@@ -192,6 +192,7 @@ def steady(way, sizes, rng, **options):
     one.program(pack_call("plan_taken", 0, plan=1, state=1), *rounds[0])
     one.absorb()
     one.messages()
+    one.sender.acknowledged(one.sender.newest, (), 0.0)
     return one, rounds[1]
 
 
