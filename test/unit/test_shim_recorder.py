@@ -99,7 +99,7 @@ def test_the_recorder_teaches_the_shim_what_it_found(sockets, by_shim):
     assert set(run.batches[-1]) == {PLAN_REF_OP}
 
 
-def test_a_mode_switched_in_the_middle_of_a_walk_loses_nothing(sockets):
+def test_a_mode_switched_in_the_middle_of_a_plan_loses_nothing(sockets):
     def during(host):
         thought(host)
         count[0] += 1
@@ -108,8 +108,8 @@ def test_a_mode_switched_in_the_middle_of_a_walk_loses_nothing(sockets):
     count = [0]
     steps = []
     for k in range(20):
-        calls = inference(k)
-        steps += [*calls[: k % 9], ["wait"], *calls[k % 9 :]]
+        made = inference(k)
+        steps += [*made[: k % 9], ["wait"], *made[k % 9 :]]
     plain = Run(sockets, steps, dataclasses.replace(CONFIG, mode="batched"), lambda _: None)
     run = Run(sockets, steps, CONFIG, during)
     assert run.report.error == ""

@@ -271,7 +271,7 @@ def test_a_program_that_is_killed_keeps_what_it_had_waited_for():
     assert len(peer.calls) == SET_UP + 3
 
 
-def test_a_forked_child_sends_nothing_of_its_parents_walk(plan):
+def test_a_forked_child_sends_nothing_of_its_parents_reference(plan):
     steps = [*INFERENCE, *INFERENCE[:3], ["fork"], *INFERENCE[3:]]
     peer, _ = played(steps, mode=REPLAY, plans={1: plan})
     assert spans(peer) == [(1, 0, 6)] * 2
@@ -319,7 +319,7 @@ def test_threads_with_places_of_their_own_do_not_disturb_each_other():
 # ---- plans come and go
 
 
-def test_a_plan_that_is_removed_in_the_middle_of_a_walk_is_not_referred_to_again(plan):
+def test_a_plan_that_is_removed_in_the_middle_of_it_is_not_referred_to_again(plan):
     index = SET_UP + 2 * 7 + 4  # in the third round
 
     def on_call(call):
