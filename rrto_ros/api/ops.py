@@ -54,6 +54,8 @@ class Effect(Enum):
     NONE = "nothing"
     ALLOCATE = "memory comes"
     FREE = "memory goes"
+    TEXTURE_MAKE = "kernels may read a range by a number that is no address"
+    TEXTURE_DROP = "they may not any more"
     ACCESS = "mapped memory may be used, or no longer"
     UNMAP = "mapped memory goes"
     LOAD = "a module comes"
@@ -70,7 +72,10 @@ GRAPH_EFFECTS = frozenset(
     (Effect.GRAPH_MAKE, Effect.GRAPH_DROP, Effect.GRAPH_NODE, Effect.EXEC_MAKE, Effect.EXEC_DROP,
      Effect.EXEC_NODE)
 )  # fmt: skip
-MEMORY_EFFECTS = frozenset((Effect.ALLOCATE, Effect.FREE, Effect.ACCESS, Effect.UNMAP))
+MEMORY_EFFECTS = frozenset(
+    (Effect.ALLOCATE, Effect.FREE, Effect.ACCESS, Effect.UNMAP, Effect.TEXTURE_MAKE,
+     Effect.TEXTURE_DROP)
+)  # fmt: skip
 READ_WRITE = 3
 """Flags of an access to mapped memory: reading and writing; 1 is reading, 0 none."""
 PAYLOAD, ROWS = "payload", "rows"
@@ -145,6 +150,11 @@ _FILLS = {"work": Work.FILL, "writes": ("dst", ROWS)}
 _NODES = {"effect": Effect.GRAPH_NODE}
 _EXECS = {"effect": Effect.EXEC_NODE, "sets": (("graph", "graph_exec"),)}
 _EVENT = (("event", "event"),)
+_TEXTURE = (
+    "texture:u64 address:u64 size:u64 width:u64 height:u64 pitch:u64 kind:u32 format:u32 "
+    "channels:u32 filter:u32 flags:u32 mode_x:u32 mode_y:u32 border_r:f32 border_g:f32 "
+    "border_b:f32 border_a:f32"
+)
 
 OPS: tuple[Op, ...] = (
     _op(1, "module_load", "module:u64 payload:payload", Kind.SETUP, reply="bytes",
@@ -171,6 +181,9 @@ OPS: tuple[Op, ...] = (
     _op(20, "launch", f"{_LAUNCH} stream:u64 params:bytes", Kind.WORK, work=Work.LAUNCH),
     _op(21, "ctx_synchronize", "context:u64", Kind.SYNC, reply="status"),
     _op(22, "mem_access", "address:u64 size:u64 flags:u32", Kind.SETUP, effect=Effect.ACCESS),
+    # The result is the number by which kernels know the texture.
+    _op(23, "texture_create", _TEXTURE, Kind.SETUP, reply="bytes", effect=Effect.TEXTURE_MAKE),
+    _op(24, "texture_destroy", "texture:u64", Kind.CLOSE, effect=Effect.TEXTURE_DROP),
     _op(30, "stream_create", "stream:u64 flags:u32 priority:i32", Kind.SETUP),
     _op(31, "stream_destroy", "stream:u64", Kind.CLOSE),
     _op(32, "stream_synchronize", "stream:u64", Kind.SYNC, reply="status"),

@@ -82,6 +82,22 @@ CALLS: tuple[Call, ...] = (
         "cuDevicePrimaryCtxGetState",
         "init",
     ),
+    *_core("local", "", "cuDeviceGetLuid", "init", "NOT_SUPPORTED: LUIDs are Windows' own"),
+    *_core(
+        "local",
+        "",
+        "cuDeviceGetHostAtomicCapabilities cuDeviceGetP2PAtomicCapabilities",
+        "init",
+        "none: kernels reach no other memory",
+    ),
+    *_core(
+        "local",
+        "",
+        "cuDeviceGetGraphMemAttribute cuDeviceSetGraphMemAttribute cuDeviceGraphMemTrim",
+        "init",
+        "graphs allocate nothing",
+    ),
+    *_locals("cuDeviceGetTexture1DLinearMaxWidth", "init"),
     *_core(
         "async",
         "mem_free stream_destroy event_destroy module_unload",
@@ -197,6 +213,9 @@ CALLS: tuple[Call, ...] = (
         "",
         "cuMemAdvise cuMemAdvise_v2 cuMemPrefetchAsync=cuMemPrefetchAsync_ptsz "
         "cuMemPrefetchAsync_v2=cuMemPrefetchAsync_v2_ptsz cuMemRangeGetAttribute "
+        "cuMemPrefetchBatchAsync=cuMemPrefetchBatchAsync_ptsz "
+        "cuMemDiscardBatchAsync=cuMemDiscardBatchAsync_ptsz "
+        "cuMemDiscardAndPrefetchBatchAsync=cuMemDiscardAndPrefetchBatchAsync_ptsz "
         "cuMemRangeGetAttributes cuStreamAttachMemAsync=cuStreamAttachMemAsync_ptsz",
         "context",
         "INVALID_VALUE: no memory is managed",
@@ -226,10 +245,83 @@ CALLS: tuple[Call, ...] = (
         "cuMemcpy2D_v2=cuMemcpy2D_v2_ptds cuMemcpy2DUnaligned_v2=cuMemcpy2DUnaligned_v2_ptds "
         "cuMemcpy2DAsync_v2=cuMemcpy2DAsync_v2_ptsz cuMemcpy3D_v2=cuMemcpy3D_v2_ptds "
         "cuMemcpy3DAsync_v2=cuMemcpy3DAsync_v2_ptsz",
-        note="waits only where data comes to the host; no arrays",
+        note="waits only where data comes to the host",
     ),
     *_memsets(),
+    *_core(
+        "sync",
+        "memcpy_htod memcpy_dtoh memcpy_dtod",
+        "cuMemcpyBatchAsync=cuMemcpyBatchAsync_ptsz "
+        "cuMemcpyBatchAsync_v2=cuMemcpyBatchAsync_v2_ptsz "
+        "cuMemcpyWithAttributesAsync=cuMemcpyWithAttributesAsync_ptsz "
+        "cuMemcpy3DBatchAsync=cuMemcpy3DBatchAsync_ptsz "
+        "cuMemcpy3DBatchAsync_v2=cuMemcpy3DBatchAsync_v2_ptsz "
+        "cuMemcpy3DWithAttributesAsync=cuMemcpy3DWithAttributesAsync_ptsz",
+        note="as one copy after the other",
+    ),
+    # arrays and textures
+    *_core(
+        "async",
+        "mem_alloc",
+        "cuArrayCreate_v2 cuArray3DCreate_v2",
+        note="rows with a pitch in device memory; no layers, cube maps, sparse arrays; formats of "
+        "8, 16 and 32 bits",
+    ),
+    *_core("async", "mem_free", "cuArrayDestroy", "init"),
+    *_locals("cuArrayGetDescriptor_v2 cuArray3DGetDescriptor_v2", "init"),
+    *_core(
+        "async",
+        "memcpy_htod",
+        "cuMemcpyHtoA_v2=cuMemcpyHtoA_v2_ptds cuMemcpyHtoAAsync_v2=cuMemcpyHtoAAsync_v2_ptsz",
+    ),
+    *_core(
+        "sync",
+        "memcpy_dtoh",
+        "cuMemcpyAtoH_v2=cuMemcpyAtoH_v2_ptds cuMemcpyAtoHAsync_v2=cuMemcpyAtoHAsync_v2_ptsz",
+    ),
+    *_core(
+        "async",
+        "memcpy_dtod",
+        "cuMemcpyDtoA_v2=cuMemcpyDtoA_v2_ptds cuMemcpyAtoD_v2=cuMemcpyAtoD_v2_ptds "
+        "cuMemcpyAtoA_v2=cuMemcpyAtoA_v2_ptds",
+    ),
+    *_core(
+        "sync",
+        "texture_create",
+        "cuTexObjectCreate",
+        note="1D and 2D arrays (the device gpu: 2D), linear memory, rows with a pitch; no sRGB",
+    ),
+    *_core("async", "texture_destroy", "cuTexObjectDestroy"),
+    *_locals(
+        "cuTexObjectGetResourceDesc cuTexObjectGetTextureDesc cuTexObjectGetResourceViewDesc",
+        "init",
+    ),
     # streams
+    *_core(
+        "async",
+        "memset memcpy_htod",
+        "cuStreamWriteValue32_v2=cuStreamWriteValue32=cuStreamWriteValue32_ptsz="
+        "cuStreamWriteValue32_v2_ptsz "
+        "cuStreamWriteValue64_v2=cuStreamWriteValue64=cuStreamWriteValue64_ptsz="
+        "cuStreamWriteValue64_v2_ptsz",
+        note="to page-locked memory: when the stream's work is done, which is waited for",
+    ),
+    *_core(
+        "sync",
+        "ctx_synchronize memcpy_dtoh",
+        "cuStreamWaitValue32_v2=cuStreamWaitValue32=cuStreamWaitValue32_ptsz="
+        "cuStreamWaitValue32_v2_ptsz "
+        "cuStreamWaitValue64_v2=cuStreamWaitValue64=cuStreamWaitValue64_ptsz="
+        "cuStreamWaitValue64_v2_ptsz",
+        note="for what the calls before it bring; NOT_SUPPORTED where it takes a later call",
+    ),
+    *_core(
+        "sync",
+        "memset memcpy_htod ctx_synchronize memcpy_dtoh",
+        "cuStreamBatchMemOp_v2=cuStreamBatchMemOp=cuStreamBatchMemOp_ptsz="
+        "cuStreamBatchMemOp_v2_ptsz",
+        note="values written and waited for, barriers",
+    ),
     *_core("async", "stream_create", "cuStreamCreate cuStreamCreateWithPriority"),
     *_core("async", "stream_destroy", "cuStreamDestroy_v2=cuStreamDestroy", "init"),
     *_core(
@@ -280,6 +372,8 @@ CALLS: tuple[Call, ...] = (
         "event_record",
         "cuEventRecord=cuEventRecord_ptsz cuEventRecordWithFlags=cuEventRecordWithFlags_ptsz",
     ),
+    *_core("sync", "ctx_synchronize event_record", "cuCtxRecordEvent"),
+    *_core("sync", "event_synchronize", "cuCtxWaitEvent"),
     *_core("sync", "event_synchronize", "cuEventSynchronize"),
     *_core("sync", "event_query", "cuEventQuery"),
     *_core("sync", "event_elapsed_ms", "cuEventElapsedTime_v2=cuEventElapsedTime"),
@@ -400,14 +494,18 @@ WHILE_CAPTURING: dict[str, tuple[str, ...]] = {
     "unsafe": (
         "cuMemAlloc_v2", "cuMemAllocPitch_v2", "cuMemFree_v2", "cuMemAllocHost_v2",
         "cuMemHostAlloc", "cuMemFreeHost", "cuMemHostRegister_v2", "cuMemHostUnregister",
-        "cuStreamSynchronize", "cuStreamQuery",
+        "cuStreamSynchronize", "cuStreamQuery", "cuArrayCreate_v2", "cuArray3DCreate_v2",
+        "cuArrayDestroy",
     ),
     "legacy": (
         "cuMemcpyHtoD_v2", "cuMemcpyDtoH_v2", "cuMemcpyDtoD_v2", "cuMemcpy", "cuMemcpy2D_v2",
-        "cuMemcpy2DUnaligned_v2", "cuMemcpy3D_v2",
+        "cuMemcpy2DUnaligned_v2", "cuMemcpy3D_v2", "cuMemcpyHtoA_v2", "cuMemcpyAtoH_v2",
+        "cuMemcpyDtoA_v2", "cuMemcpyAtoD_v2", "cuMemcpyAtoA_v2",
         *(f"cuMemset{d}{bits}_v2" for d in ("D", "D2D") for bits in (8, 16, 32)),
     ),
-    "capture": ("cuCtxSynchronize", "cuCtxSynchronize_v2"),
+    "capture": (
+        "cuCtxSynchronize", "cuCtxSynchronize_v2", "cuCtxRecordEvent", "cuCtxWaitEvent",
+    ),
 }  # fmt: skip
 """Calls that may not be made while a stream is captured, by what they break: sequences that
 their mode protects ("unsafe"), those of blocking streams, by using the legacy stream ("legacy";
@@ -424,12 +522,19 @@ UNSUPPORTED_NOTES: dict[str, str] = {
     "cuMemAllocManaged": "memory is not shared between robot and server",
     "cuMemHostGetDevicePointer_v2": "memory is not shared between robot and server",
     "cuMemExportToShareableHandle": "a session belongs to one process",
+    "cuMemPoolExportToShareableHandle": "a session belongs to one process",
     "cuMulticastCreate": "there is one device",
     "cuIpcGetMemHandle": "a session belongs to one process",
-    "cuArrayCreate_v2": "arrays and textures are not offered yet",
-    "cuTexObjectCreate": "arrays and textures are not offered yet",
     "cuGraphAddMemAllocNode": "allocate before the graph is made, from a pool or not",
     "cuGraphConditionalHandleCreate": "a graph's nodes do not depend on what others compute",
-    "cuMemAlloc": "the 32-bit interface of CUDA 2; programs get cuMemAlloc_v2",
+    "cuMemGetLocationInfo": "memory does not move",
+    "cuMipmappedArrayCreate": "arrays have one level",
+    "cuSurfObjectCreate": "arrays are read by textures and written by copies",
+    "cuTexRefCreate": "texture references are gone from CUDA 12; there are texture objects",
+    "cuLogsRegisterCallback": "what the shim has to say goes to stderr and the session's report",
+    "cuCoredumpSetAttribute": "a kernel's memory is the server's",
+    "cuFlushGPUDirectRDMAWrites": "nothing but the driver writes to the device's memory",
+    "cuMemAlloc": "the 32-bit interface of CUDA 2 (sizes and addresses of 32 bits), as cuMemFree, "
+    "cuMemcpyHtoD, cuMemsetD8, cuArrayCreate and others without _v2; programs get those with it",
 }
 """Why a call that a reader may look for is not supported."""

@@ -4,6 +4,8 @@ It is for measurements of transport and scheduling only. Its name says so, copie
 zeros, and kernels take a modelled time. Handles, allocations and bounds are checked as a device
 does, so that a program takes the same path. Kernels and variables are those that machine code for
 its architecture names, or else a scan of the PTX text.
+
+Over 400 lines: it is the device protocol, one short method for each operation.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from rrto_ros.devices.linked import link_inputs, ptx_source
 from rrto_ros.devices.mappings import READ, Mappings, check_flags
 from rrto_ros.devices.protocol import GraphNode, Launch, MemcpyNode, MemsetNode
 from rrto_ros.devices.ptx_scan import MAX_THREADS, scan_ptx
+from rrto_ros.devices.textures import Texture, check_texture
 from rrto_ros.errors import CudaError
 
 _T = TypeVar("_T")
@@ -36,7 +39,9 @@ DEFAULT_BYTES_PER_S = 10e9
 # What tinygrad, Numba and cuda.core ask for before they launch anything.
 _ATTRIBUTES = {
     1: MAX_THREADS, 2: 1024, 3: 1024, 4: 64, 5: 2**31 - 1, 6: 65535, 7: 65535, 8: 49152,
-    10: 32, 12: 65536, 13: 1_500_000, 16: 16, 31: 1, 39: 1536, 40: 1, 41: 1, 81: 102400,
+    10: 32, 12: 65536, 14: 512, 13: 1_500_000, 16: 16, 31: 1, 39: 1536, 40: 1, 41: 1, 81: 102400,
+    21: 131072, 22: 131072, 23: 65536, 24: 16384, 25: 16384, 26: 16384, 51: 32,
+    69: 1 << 28, 70: 131072, 71: 65000, 72: 2097120,
     97: 101376, 102: 1, 106: 16, 115: 1,
 }  # fmt: skip
 
@@ -166,6 +171,7 @@ class NullDevice:
         self._memory = _Memory(base, base + size, limit_bytes)
         self._modules: dict[int, tuple[KernelInfo, ...]] = {}
         self._variables: dict[int, tuple[GlobalInfo, ...]] = {}
+        self._textures: dict[int, Texture] = {}
         self._streams = {0, 1, 2}  # null, legacy and per-thread default stream
         self._events: dict[int, float | None] = {}
         self._graphs: dict[int, dict[int, GraphNode]] = {}
@@ -259,6 +265,19 @@ class NullDevice:
     def memset(self, fill: MemsetNode, stream: int) -> None:
         self._stream(stream)
         self._work(fill)
+
+    # textures
+
+    def texture_create(self, texture: int, what: Texture) -> int:
+        self._new(self._textures, texture, "texture")
+        check_texture(what)
+        self._memory.check(what.address, what.size)
+        self._textures[texture] = what
+        return texture
+
+    def texture_destroy(self, texture: int) -> None:
+        self._get(self._textures, texture, "texture")
+        del self._textures[texture]
 
     # execution
 

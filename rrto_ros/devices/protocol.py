@@ -19,6 +19,7 @@ from rrto_ros.api.info import GlobalInfo as GlobalInfo
 from rrto_ros.api.info import KernelInfo as KernelInfo
 from rrto_ros.api.info import ModuleInfo as ModuleInfo
 from rrto_ros.api.results import CUresult
+from rrto_ros.devices.textures import Texture
 from rrto_ros.errors import CudaError
 
 
@@ -213,6 +214,11 @@ class Device(Protocol):
     def memcpy_dtod(self, dst: int, src: int, size: int, stream: int) -> None: ...
 
     def memset(self, fill: MemsetNode, stream: int) -> None: ...
+
+    # textures: what kernels read by a number that is no address; the device says which
+    def texture_create(self, texture: int, what: Texture) -> int: ...
+
+    def texture_destroy(self, texture: int) -> None: ...
 
     # execution
     def launch(self, launch: Launch, stream: int) -> None: ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from rrto_ros.api.info import ModuleInfo
 from rrto_ros.api.ops import OPS
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.protocol import Device, Launch, MemcpyNode, MemsetNode
+from rrto_ros.devices.textures import Texture
 from rrto_ros.errors import CudaError
 from rrto_ros.wire.codec import CallRecord
 from rrto_ros.wire.descriptions import pack_module_info
@@ -30,7 +32,9 @@ LAUNCH_COOPERATIVE = 1
 """Bit of a launch's `flags`: every block must be resident at once."""
 MOST_PIECES_BYTES = 2 << 30
 _F32 = struct.Struct("<f")
+_U64 = struct.Struct("<Q")
 _NOTHING = b""
+_TEXTURE = tuple(f.name for f in fields(Texture) if f.name != "border")
 
 
 def launch_of(values: tuple[Any, ...], params: Buffer) -> Launch:
@@ -44,6 +48,12 @@ def fill_of(values: tuple[Any, ...]) -> MemsetNode:
     """The fill whose six wire fields begin `values`."""
     dst, pitch, width, height, value, element_bytes = values[:6]
     return MemsetNode(dst, pitch, value, element_bytes, width, height)
+
+
+def texture_of(values: tuple[Any, ...]) -> Texture:
+    """The texture whose sixteen wire fields are `values`."""
+    named: dict[str, Any] = dict(zip(_TEXTURE, values[:12], strict=True))
+    return Texture(**named, border=values[12:16])
 
 
 Loaded = Callable[[int, ModuleInfo, bytes], None]
@@ -138,6 +148,10 @@ def _special(device: Device, loaded: Loaded) -> dict[str, Handler]:
         device.memset(fill_of(record.values), record.values[6])
         return _NOTHING
 
+    def texture_create(record: CallRecord) -> Buffer:
+        texture, *what = record.values
+        return _U64.pack(device.texture_create(texture, texture_of(tuple(what))))
+
     def launch(record: CallRecord) -> Buffer:
         values = record.values
         device.launch(launch_of(values, values[11]), values[10])
@@ -156,6 +170,7 @@ def _special(device: Device, loaded: Loaded) -> dict[str, Handler]:
         "memcpy_htod": memcpy_htod,
         "memcpy_dtoh": memcpy_dtoh,
         "memset": memset,
+        "texture_create": texture_create,
         "launch": launch,
         "ctx_synchronize": ctx_synchronize,
         "stream_query": _query(device.stream_query),

@@ -2,7 +2,8 @@
 
 Copies and fills name their ranges. A kernel launch does not: every 8-byte aligned word of its
 arguments that falls in a live allocation is a *possible* access of that whole allocation, for
-reading and for writing. A graph launch has the accesses of its nodes.
+reading and for writing; and any launch may read what a live texture reads. A graph launch has the
+accesses of its nodes.
 """
 
 from __future__ import annotations
@@ -69,6 +70,10 @@ def fill_bytes(f: dict[str, Any]) -> int:
     return (f["height"] - 1) * f["pitch"] + row if f["height"] else 0
 
 
+def _launched(params: Any, allocations: Allocations) -> Accesses:
+    return Accesses(reads=allocations.textures, possible=pointers(params, allocations))
+
+
 class GraphTable:
     """Accesses of graph nodes, so that a graph launch has those of its nodes."""
 
@@ -113,7 +118,7 @@ def _range(named: tuple[str, str], f: dict[str, Any], payload_bytes: int) -> tup
 def _node_accesses(op: Op, f: dict[str, Any], allocations: Allocations) -> Accesses:
     """Accesses that a graph node will have when it runs."""
     if op.work is Work.LAUNCH:
-        return Accesses(possible=pointers(f["params"], allocations))
+        return _launched(f["params"], allocations)
     return _named(op, f, 0)
 
 
@@ -134,7 +139,7 @@ def accesses(
     if op.effect in GRAPH_EFFECTS:  # what its node will do, it does not do
         return Accesses(handles=_handles(op.sets, template.fields())) if op.sets else NOTHING
     if op.work is Work.LAUNCH:  # by far the most frequent: without decoding all fields
-        return Accesses(possible=pointers(template.last_field(), allocations))
+        return _launched(template.last_field(), allocations)
     if not (op.reads or op.writes or op.sets or op.needs):
         return NOTHING
     f = template.fields()

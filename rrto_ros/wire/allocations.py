@@ -1,7 +1,8 @@
 """Live device allocations of a session, as the call log shows them.
 
 Memory that a program maps piece by piece (`Effect.ACCESS`) counts as one allocation where pieces
-lie beside each other: it uses them as one.
+lie beside each other: it uses them as one. What textures read is known, too: a launch that reads a
+texture has no pointer to its memory among its arguments.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from rrto_ros.api.ops import READ_WRITE, Effect
 
 _RANGE = struct.Struct("<QQ")
+_MOST = (1 << 64) - 1
 
 
 class Allocations:
@@ -28,6 +30,7 @@ class Allocations:
         self._sizes: dict[int, int] = {}
         self._bases: list[int] = []
         self._mapped: set[int] = set()
+        self._textures: dict[int, tuple[int, int]] = {}
         self.signature = 0
         for base, size in ranges:
             self.add(base, size)
@@ -42,7 +45,14 @@ class Allocations:
     def copy(self) -> Allocations:
         out = Allocations(self)
         out._mapped = set(self._mapped)
+        out._textures = dict(self._textures)
+        out.signature = self.signature
         return out
+
+    @property
+    def textures(self) -> tuple[tuple[int, int], ...]:
+        """What any kernel may read by a texture: first address and that after the last."""
+        return tuple(self._textures.values())
 
     def follow(self, effect: Effect, f: dict[str, Any]) -> bool:
         """Apply an operation with its decoded fields; False if its effect is on something else."""
@@ -54,6 +64,12 @@ class Allocations:
             self._join(f["address"], f["size"])
         elif effect in (Effect.ACCESS, Effect.UNMAP):
             self._cut(f["address"], f["size"])
+        elif effect is Effect.TEXTURE_MAKE:
+            self._drop_texture(f["texture"])
+            self._textures[f["texture"]] = f["address"], f["address"] + f["size"]
+            self.signature ^= _digest(~f["texture"] & _MOST, f["address"] ^ f["size"])
+        elif effect is Effect.TEXTURE_DROP:
+            self._drop_texture(f["texture"])
         else:
             return False
         return True
@@ -72,6 +88,12 @@ class Allocations:
             del self._bases[bisect_right(self._bases, base) - 1]
             self._mapped.discard(base)
             self.signature ^= _digest(base, size)
+
+    def _drop_texture(self, texture: int) -> None:
+        known = self._textures.pop(texture, None)
+        if known is not None:
+            start, end = known
+            self.signature ^= _digest(~texture & _MOST, start ^ (end - start))
 
     def _join(self, start: int, size: int) -> None:
         """Mapped memory may be used: one allocation with that beside it."""

@@ -34,7 +34,7 @@ WRITES = frozenset(op.code for op in OPS if op.only_writes)
 
 VARYING_FIELDS = frozenset(
     ("address", "dst", "src", "stream", "event", "start", "end", "graph", "node", "graph_exec")
-) | {"context", "value", "handle"}
+) | {"context", "value", "handle", "texture"}
 """Fixed fields that are not part of the skeleton; the content of variable fields is not either."""
 _SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "i32": 4, "f32": 4, "u64[]": 4, "bytes": 4}
 _LENGTH = struct.Struct("<I")

@@ -8,6 +8,7 @@ from rrto_ros.devices.null import NullDevice
 from rrto_ros.devices.protocol import Device, Launch, MemsetNode
 from rrto_ros.devices.ptx_scan import scan_ptx
 from rrto_ros.devices.registry import DeviceSettings, check_available, create_device
+from rrto_ros.devices.textures import Texture
 from rrto_ros.errors import ConfigError, CudaError, PtxError
 
 PTX = """
@@ -132,3 +133,17 @@ def test_memory_that_is_mapped_is_checked_as_a_device_does(device):
         device.memcpy_dtoh(at, 4, 0)
     device.mem_release(1)
     assert device.statistics()["used_bytes"] == 0
+
+
+def test_textures_need_their_memory(device):
+    base = device.info.arena_base
+    texture = Texture(base, 40, 10, 1, 40, 1, 0x20, 1, 0, 0, 1, 1, (0.0,) * 4)
+    with pytest.raises(CudaError):
+        device.texture_create(1, texture)
+    device.mem_alloc(base, 40, 0)
+    device.texture_create(1, texture)
+    with pytest.raises(CudaError):
+        device.texture_create(1, texture)
+    device.texture_destroy(1)
+    with pytest.raises(CudaError):
+        device.texture_destroy(1)

@@ -1,7 +1,7 @@
 """The device `gpu` on the real cuda-bindings, down to C: what no shim of the project answers.
 
-Memory by address (cuMemAddressReserve, cuMemMap, ...) and event record nodes go through the
-bindings into a small libcuda.so.1 that writes down the C arguments and structures.
+Memory by address (cuMemAddressReserve, cuMemMap, ...), textures and event record nodes go
+through the bindings into a small libcuda.so.1 that writes down the C arguments and structures.
 """
 
 import os
@@ -21,7 +21,10 @@ PROGRAM = """
 import ctypes
 
 from rrto_ros.devices.gpu.arena import DEFAULT_BASE, MappedArena
+from rrto_ros.devices.gpu.allocations import Allocations
 from rrto_ros.devices.gpu.driver import Driver, load
+from rrto_ros.devices.gpu.textures import Textures
+from rrto_ros.devices.textures import OVER_BYTES, OVER_ROWS, Texture
 from rrto_ros.errors import CudaError
 
 cuda = load()
@@ -31,6 +34,16 @@ device = driver.call("cuDeviceGet", 0)
 arena = MappedArena(driver, device, DEFAULT_BASE, 64 << 30, 1 << 30, lambda: None)
 arena.back(arena.base + 4096, 5 << 20)
 arena.close()
+textures = Textures(driver, Allocations(DEFAULT_BASE, 1 << 30, 1 << 30), lambda: None)
+textures._allocations.add(DEFAULT_BASE, 1 << 20)
+for kind, height in ((OVER_ROWS, 3), (OVER_BYTES, 1)):
+    size = 512 * (height - 1) + 40
+    border = (0.0, 0.25, 0.5, 1.0)
+    number = textures.create(kind, Texture(DEFAULT_BASE, size, 10, height, 512, kind, 1, 4, 0, 0,
+                                           1, 3, border))
+    assert number == 0x55
+textures.destroy(OVER_ROWS)
+textures.close()
 node = driver.call("cuGraphAddEventRecordNode", cuda.CUgraph(0x11),
                    [cuda.CUgraphNode(0x21), cuda.CUgraphNode(0x22)], 2, cuda.CUevent(0x31))
 assert int(node) == 0x99
@@ -85,6 +98,18 @@ def test_everything_is_unmapped_whole_before_the_addresses_go(said):
         *(f"unmap at={DEFAULT_BASE + at * MIB:x} size={2 * MIB:x}" for at in (0, 2, 4)),
         f"free at={DEFAULT_BASE:x} size={64 << 30:x}",
     ]
+
+
+def test_textures_have_the_resource_and_the_sampling_that_cuda_wants(said):
+    base = DEFAULT_BASE
+    how = "filter=0 flags=0 border=0,0.25,0.5,1 view=0"
+    (rows, linear), gone = (
+        [line for line in said if line.startswith(start)]
+        for start in ("texture type", "texture g")
+    )
+    assert rows == f"texture type=3 at={base:x} format=1 channels=4 sizes=10,3,512 modes=1,3 {how}"
+    assert linear == f"texture type=2 at={base:x} format=1 channels=4 sizes=40,0,0 modes=1,3 {how}"
+    assert gone == ["texture gone 55"] * 2
 
 
 def test_an_event_record_node_gets_its_graph_waits_and_event(said):

@@ -176,3 +176,30 @@ def test_who_wrote_to_mapped_memory_is_known_when_it_grows():
     program.call("mem_access", address=A - 4096, size=4096, flags=3)
     program.download(A + 8, 8)
     assert edges(program)[-1] == (3,)
+
+
+def test_a_launch_may_read_what_a_live_texture_reads():
+    sizes = dict.fromkeys(("width", "height", "pitch", "kind", "format", "channels", "filter",
+                           "flags", "mode_x", "mode_y"), 1)  # fmt: skip
+    border = dict.fromkeys(("border_r", "border_g", "border_b", "border_a"), 0.0)
+    program = Program()
+    image, out = program.alloc(), program.alloc()
+    program.call("texture_create", texture=1, address=image, size=64, **sizes, **border)
+    program.upload(image, b"12345678")
+    program.launch(1, 0, 0x7777, out)
+    program.call("texture_destroy", texture=1)
+    program.launch(1, 0, 0x7777, out)
+    got = edges(program)
+    assert got[4] == (0, 1, 3)
+    assert got[6] == (4,)
+
+
+def test_textures_are_part_of_what_is_live():
+    live = Allocations([(A, 4096)])
+    before = live.signature
+    live.follow(Effect.TEXTURE_MAKE, {"texture": 3, "address": A, "size": 64})
+    assert live.signature != before
+    assert live.copy().textures == live.textures == ((A, A + 64),)
+    assert live.copy().signature == live.signature
+    live.follow(Effect.TEXTURE_DROP, {"texture": 3})
+    assert (live.signature, live.textures) == (before, ())

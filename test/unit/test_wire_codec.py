@@ -36,6 +36,7 @@ VALUES = {
     "u32": st.integers(0, 2**32 - 1),
     "u64": st.integers(0, 2**64 - 1),
     "i32": st.integers(-(2**31), 2**31 - 1),
+    "f32": st.floats(width=32, allow_nan=False),
     "u64[]": st.lists(st.integers(0, 2**64 - 1), max_size=9).map(tuple),
     "bytes": st.binary(max_size=70),
 }

@@ -28,6 +28,7 @@ from rrto_ros.devices.cpu.memory import Arena
 from rrto_ros.devices.cpu.modules import Compiler, LoadedModule
 from rrto_ros.devices.cpu.passes.layout import align_up
 from rrto_ros.devices.cpu.segment import CpuSegment, short
+from rrto_ros.devices.cpu.textures import Textures
 from rrto_ros.devices.graphs import GraphExec, Graphs
 from rrto_ros.devices.linked import ptx_source
 from rrto_ros.devices.protocol import (
@@ -41,6 +42,7 @@ from rrto_ros.devices.protocol import (
     SegmentCall,
     check_fill,
 )
+from rrto_ros.devices.textures import Texture
 from rrto_ros.devices.timeline import Timeline
 from rrto_ros.errors import ConfigError, CudaError
 
@@ -107,6 +109,7 @@ class CpuDevice:
         )
         self._arena = Arena(arena_base, arena_bytes, limit_bytes)
         self.launcher = Launcher(cores, launch_timeout_s, self._arena if memcheck else None)
+        self._textures = Textures(self._arena)
         self._timeline = Timeline()
         self._graphs = Graphs()
         self._modules: dict[int, LoadedModule] = {}
@@ -299,6 +302,13 @@ class CpuDevice:
             raise CudaError(CUresult.INVALID_VALUE, f"a copy of {size} bytes")
         self._counts["copies"] += 1
         self._counts["copied_bytes"] += size
+
+    # textures
+    def texture_create(self, texture: int, what: Texture) -> int:
+        return self._textures.create(texture, what)
+
+    def texture_destroy(self, texture: int) -> None:
+        self._textures.destroy(texture)
 
     # execution
     def launch(self, launch: Launch, stream: int) -> None:

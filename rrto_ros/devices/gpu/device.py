@@ -4,6 +4,8 @@ The session has a process of its own, and in it the GPU's primary context, curre
 that made the device. Calls are given to the driver as they come; it orders them by their streams.
 What the driver refuses, and what it finds wrong later, is raised with its CUresult. After an
 error that ends the context every call gets that error.
+
+Over 400 lines: it is the device protocol, one short method for each operation.
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ from rrto_ros.devices.gpu.replayed import ReplayedCalls
 from rrto_ros.devices.gpu.segment_graphs import SegmentGraphs
 from rrto_ros.devices.gpu.staging import Downloads, Uploads
 from rrto_ros.devices.gpu.telemetry import DeviceClock, Nvml
+from rrto_ros.devices.gpu.textures import Textures
 from rrto_ros.devices.gpu.waiting import Waiter
 from rrto_ros.devices.mappings import check_flags
 from rrto_ros.devices.protocol import GraphNode, Launch, MemsetNode, SegmentCall, check_fill
+from rrto_ros.devices.textures import Texture
 from rrto_ros.errors import CudaError, UnavailableError
 
 _LEAST_BYTES = 16 << 20
@@ -107,6 +111,7 @@ class GpuDevice:
             self._arena = BlockArena(driver, limit)
         self._allocations = Allocations(self._arena.base, self._arena.size, limit)
         self._modules = Modules(driver, self._allocations)
+        self._textures = Textures(driver, self._allocations, self._settle)
         self._clock = DeviceClock(driver)
         self._launcher = Launcher(driver, self._context, self._modules, self._allocations)
         self._graphs = GpuGraphs(driver, self._launcher)
@@ -144,8 +149,8 @@ class GpuDevice:
         with contextlib.suppress(CudaError):
             self._streams.wait_all()
         for part in (
-            self._segments, self._graphs, self._checkpoints, self._uploads, self._downloads,
-            self._clock, self._events, self._streams, self._modules, self._arena,
+            self._segments, self._graphs, self._textures, self._checkpoints, self._uploads,
+            self._downloads, self._clock, self._events, self._streams, self._modules, self._arena,
         ):  # fmt: skip
             with contextlib.suppress(CudaError):
                 part.close()
@@ -289,6 +294,16 @@ class GpuDevice:
             self._driver.call(
                 _FILLS_2D[width], target, fill.pitch, value, fill.width, fill.height, queue
             )
+
+    # textures
+
+    def texture_create(self, texture: int, what: Texture) -> int:
+        self._driver.check_sound()
+        return self._textures.create(texture, what)
+
+    def texture_destroy(self, texture: int) -> None:
+        self._driver.check_sound()
+        self._textures.destroy(texture)
 
     # execution
 

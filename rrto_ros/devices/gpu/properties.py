@@ -1,7 +1,7 @@
 """What a program is told about the GPU: owns which of its abilities the shim can pass on.
 
 The attributes are the GPU's own, so that programs choose kernels that fit it. An ability whose
-driver calls do not travel (managed memory, IPC, arrays, clusters, ...) is reported as absent,
+driver calls do not travel (managed memory, IPC, clusters, ...) is reported as absent,
 as the cpu device does: a program that believed in it would fail later.
 """
 

@@ -174,6 +174,100 @@ struct rrto_CUmemAllocationProp_v1 {
     unsigned char reserved[4];
 };
 
+struct rrto_CUmemcpyAttributes_v1 {
+    int srcAccessOrder;
+    struct rrto_CUmemLocation_v1 srcLocHint, dstLocHint;
+    unsigned flags;
+};
+
+enum { RRTO_OPERAND_POINTER = 1, RRTO_OPERAND_ARRAY = 2 };
+
+struct rrto_operand {
+    int type;
+    union {
+        struct {
+            CUdeviceptr address;
+            size_t row_length, layer_height;
+            struct rrto_CUmemLocation_v1 hint;
+        } pointer;
+        struct {
+            CUarray array;
+            size_t offset[3];
+        } array;
+    };
+};
+
+struct rrto_CUDA_MEMCPY3D_BATCH_OP_v1 {
+    struct rrto_operand src, dst;
+    size_t extent[3];
+    int order;
+    unsigned flags;
+};
+
+struct rrto_CUstreamBatchMemOpParams_v1 {
+    union {
+        int operation;
+        struct {
+            int operation;
+            CUdeviceptr address;
+            cuuint64_t value; /* its first half, where 32 bits are meant */
+            unsigned flags;
+        } value;
+        struct {
+            int operation;
+            unsigned flags;
+        } barrier;
+        cuuint64_t whole[6];
+    };
+};
+
+struct rrto_CUDA_ARRAY_DESCRIPTOR_v2 {
+    size_t Width, Height;
+    int Format;
+    unsigned NumChannels;
+};
+
+struct rrto_CUDA_ARRAY3D_DESCRIPTOR_v2 {
+    size_t Width, Height, Depth;
+    int Format;
+    unsigned NumChannels, Flags;
+};
+
+struct rrto_CUDA_RESOURCE_DESC_v1 {
+    int type;
+    union {
+        CUarray array;
+        struct {
+            CUdeviceptr address;
+            int format;
+            unsigned channels;
+            size_t bytes;
+        } linear;
+        struct {
+            CUdeviceptr address;
+            int format;
+            unsigned channels;
+            size_t width, height, pitch;
+        } rows;
+        int reserved[32];
+    };
+    unsigned flags;
+};
+
+struct rrto_CUDA_TEXTURE_DESC_v1 {
+    int mode[3], filter;
+    unsigned flags, anisotropy;
+    int mipmap_filter;
+    float bias, least, most, border[4];
+    int reserved[12];
+};
+
+struct rrto_CUDA_RESOURCE_VIEW_DESC_v1 {
+    int format;
+    size_t width, height, depth;
+    unsigned first_level, last_level, first_layer, last_layer, reserved[16];
+};
+
 struct rrto_CUdevprop_v1 {
     int maxThreadsPerBlock, maxThreadsDim[3], maxGridSize[3];
     int sharedMemPerBlock, totalConstantMemory, SIMDWidth, memPitch, regsPerBlock, clockRate;
@@ -207,6 +301,14 @@ RRTO_SIZE(CUmemLocation, 8);
 RRTO_SIZE(CUmemPoolProps, 88);
 RRTO_SIZE(CUmemAccessDesc, 12);
 RRTO_SIZE(CUmemAllocationProp, 32);
+RRTO_SIZE(CUmemcpyAttributes, 24);
+RRTO_SIZE(CUDA_MEMCPY3D_BATCH_OP, 112);
+RRTO_SIZE(CUstreamBatchMemOpParams, 48);
+RRTO_SIZE(CUDA_ARRAY_DESCRIPTOR, 24);
+RRTO_SIZE(CUDA_ARRAY3D_DESCRIPTOR, 40);
+RRTO_SIZE(CUDA_RESOURCE_DESC, 144);
+RRTO_SIZE(CUDA_TEXTURE_DESC, 104);
+RRTO_SIZE(CUDA_RESOURCE_VIEW_DESC, 112);
 RRTO_SIZE(CUdevprop, 56);
 RRTO_SIZE(CUctxCreateParams, 24);
 RRTO_AT(CUDA_MEMCPY2D, dstMemoryType, 72);
@@ -226,6 +328,15 @@ RRTO_AT(CUmemPoolProps, maxSize, 24);
 RRTO_AT(CUmemAccessDesc, flags, 8);
 RRTO_AT(CUmemAllocationProp, compression, 24);
 RRTO_AT(CUmemAllocationProp, usage, 26);
+RRTO_AT(CUmemcpyAttributes, flags, 20);
+RRTO_AT(CUDA_MEMCPY3D_BATCH_OP, dst, 40);
+RRTO_AT(CUDA_MEMCPY3D_BATCH_OP, order, 104);
+RRTO_AT(CUstreamBatchMemOpParams, value.flags, 24);
+RRTO_AT(CUDA_RESOURCE_DESC, array, 8);
+RRTO_AT(CUDA_RESOURCE_DESC, rows.pitch, 40);
+RRTO_AT(CUDA_RESOURCE_DESC, flags, 136);
+RRTO_AT(CUDA_TEXTURE_DESC, border, 40);
+RRTO_AT(CUDA_RESOURCE_VIEW_DESC, first_level, 32);
 RRTO_AT(CUdevprop, sharedMemPerBlock, 28);
 RRTO_AT(CUdevprop, textureAlign, 52);
 RRTO_AT(CUctxCreateParams, cigParams, 16);

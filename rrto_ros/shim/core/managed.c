@@ -57,3 +57,30 @@ CUresult rrto_cuMemRangeGetAttributes(void **data, size_t *dataSizes,
     (void)data, (void)dataSizes, (void)attributes, (void)numAttributes, (void)devPtr, (void)count;
     return CUDA_INVALID_VALUE;
 }
+
+CUresult rrto_cuMemPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count,
+                                      CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs,
+                                      size_t numPrefetchLocs, unsigned long long flags,
+                                      CUstream hStream)
+{
+    (void)dptrs, (void)sizes, (void)count, (void)prefetchLocs, (void)prefetchLocIdxs;
+    (void)numPrefetchLocs, (void)flags;
+    return on_stream(hStream);
+}
+
+CUresult rrto_cuMemDiscardBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count,
+                                     unsigned long long flags, CUstream hStream)
+{
+    (void)dptrs, (void)sizes, (void)count, (void)flags;
+    return on_stream(hStream);
+}
+
+CUresult rrto_cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count,
+                                                CUmemLocation *prefetchLocs,
+                                                size_t *prefetchLocIdxs, size_t numPrefetchLocs,
+                                                unsigned long long flags, CUstream hStream)
+{
+    (void)dptrs, (void)sizes, (void)count, (void)prefetchLocs, (void)prefetchLocIdxs;
+    (void)numPrefetchLocs, (void)flags;
+    return on_stream(hStream);
+}

@@ -9,7 +9,7 @@
 
 struct pool_state {
     int reuse[4];
-    uint64_t threshold;
+    uint64_t threshold, most; /* most 0: what the device has */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -106,8 +106,13 @@ CUresult rrto_cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemo
     CUresult result = rrto_name_stream(hStream, &stream);
     if (result)
         return result;
-    if (!rrto_find(RRTO_POOL, pool))
+    struct rrto_object *object = rrto_find(RRTO_POOL, pool);
+    if (!object)
         return CUDA_INVALID_VALUE;
+    const struct pool_state *state = object->data;
+    uint64_t used = state->most ? rrto_range_used(pool, NULL) : 0;
+    if (state->most && (used > state->most || bytesize > state->most - used))
+        return CUDA_OUT_OF_MEMORY;
     return allocate(dptr, bytesize, pool, stream);
 }
 
@@ -202,6 +207,7 @@ CUresult rrto_cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProp
     struct rrto_object *object = new_pool();
     if (!object)
         return CUDA_OUT_OF_MEMORY;
+    ((struct pool_state *)object->data)->most = poolProps->maxSize;
     *pool = object->handle;
     return CUDA_SUCCESS;
 }
@@ -214,6 +220,7 @@ CUresult rrto_cuMemPoolDestroy(CUmemoryPool pool)
     if (current_pool == object)
         current_pool = default_pool;
     rrto_drop(RRTO_POOL, object);
+    rrto_range_forget_pool(pool);
     free(object->data);
     return CUDA_SUCCESS;
 }
@@ -233,6 +240,10 @@ CUresult rrto_cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr,
         memcpy(value, &now, 8);
     else if (attr == 6 || attr == 8)
         memcpy(value, &high, 8);
+    else if (attr == 13) /* the largest size */
+        memcpy(value, &state->most, 8);
+    else if (attr >= 9 && attr <= 14) /* pinned, no shared handles, device 0, on it; 14: no */
+        memcpy(value, &(const int[]){1, 0, 0, 1, 0, 0}[attr - 9], 4);
     else
         return CUDA_INVALID_VALUE;
     return CUDA_SUCCESS;

@@ -8,7 +8,7 @@
 
 #include "shim.h"
 
-enum { GRANULE = 512, POOLS = 64 };
+enum { GRANULE = 512 };
 
 struct gap {
     uint64_t address, bytes;
@@ -20,10 +20,12 @@ static size_t range_count, range_room;
 static struct gap *gaps;
 static size_t gap_count, gap_room;
 static uint64_t used, high, next_id = 1;
-static struct {
+static struct pool_use {
     void *pool;
     uint64_t used, high;
-} pools[POOLS];
+    int gone; /* destroyed; what was allocated from it lives on */
+} *pools;
+static size_t pool_count, pool_room;
 
 static int grow(void **array, size_t *room, size_t count, size_t item)
 {
@@ -78,17 +80,43 @@ static void erase(size_t at)
     memmove(ranges + at, ranges + at + 1, (range_count - at) * sizeof *ranges);
 }
 
-static void pool_add(void *pool, int64_t bytes)
+/* Under the lock. NULL: nothing was allocated from it. */
+static struct pool_use *pool_use(void *pool)
 {
-    for (int i = 0; pool && i < POOLS; i++) {
-        if (pools[i].pool && pools[i].pool != pool)
-            continue;
-        pools[i].pool = pool;
-        pools[i].used += (uint64_t)bytes;
-        if (pools[i].used > pools[i].high)
-            pools[i].high = pools[i].used;
-        return;
+    for (size_t i = 0; pool && i < pool_count; i++)
+        if (pools[i].pool == pool)
+            return &pools[i];
+    return NULL;
+}
+
+static int pool_add(void *pool, int64_t bytes)
+{
+    struct pool_use *use = pool_use(pool);
+    if (!pool)
+        return 0;
+    if (!use) {
+        if (grow((void **)&pools, &pool_room, pool_count, sizeof *pools))
+            return -1;
+        use = &pools[pool_count++];
+        *use = (struct pool_use){.pool = pool};
     }
+    use->used += (uint64_t)bytes;
+    if (use->used > use->high)
+        use->high = use->used;
+    if (use->gone && !use->used)
+        *use = pools[--pool_count];
+    return 0;
+}
+
+void rrto_range_forget_pool(void *pool)
+{
+    pthread_mutex_lock(&lock);
+    struct pool_use *use = pool_use(pool);
+    if (use && use->used)
+        use->gone = 1;
+    else if (use)
+        *use = pools[--pool_count];
+    pthread_mutex_unlock(&lock);
 }
 
 CUresult rrto_range_alloc(uint64_t bytes, void *context, void *pool, uint64_t *address)
@@ -109,7 +137,7 @@ CUresult rrto_range_alloc(uint64_t bytes, void *context, void *pool, uint64_t *a
         struct rrto_range range = {.address = gaps[best].address, .bytes = bytes,
                                    .reserved = wanted, .context = context, .pool = pool,
                                    .id = next_id};
-        if (!insert(&range)) {
+        if (!pool_add(pool, (int64_t)wanted) && !insert(&range)) {
             next_id++;
             gaps[best].address += wanted;
             gaps[best].bytes -= wanted;
@@ -120,7 +148,6 @@ CUresult rrto_range_alloc(uint64_t bytes, void *context, void *pool, uint64_t *a
             used += wanted;
             if (used > high)
                 high = used;
-            pool_add(pool, (int64_t)wanted);
             *address = range.address;
             result = CUDA_SUCCESS;
         }
@@ -383,11 +410,11 @@ uint64_t rrto_range_used(void *pool, uint64_t *highest)
         now = used;
         top = high;
     }
-    for (int i = 0; pool && i < POOLS; i++)
-        if (pools[i].pool == pool) {
-            now = pools[i].used;
-            top = pools[i].high;
-        }
+    struct pool_use *use = pool_use(pool);
+    if (use) {
+        now = use->used;
+        top = use->high;
+    }
     pthread_mutex_unlock(&lock);
     if (highest)
         *highest = top;
@@ -397,9 +424,9 @@ uint64_t rrto_range_used(void *pool, uint64_t *highest)
 void rrto_range_reset_high(void *pool)
 {
     pthread_mutex_lock(&lock);
-    for (int i = 0; i < POOLS; i++)
-        if (pool && pools[i].pool == pool)
-            pools[i].high = pools[i].used;
+    struct pool_use *use = pool_use(pool);
+    if (use)
+        use->high = use->used;
     pthread_mutex_unlock(&lock);
 }
 

@@ -140,6 +140,8 @@ enum rrto_kind {
     RRTO_MEMORY,
     RRTO_SEGMENT,
     RRTO_USER_OBJECT,
+    RRTO_ARRAY,
+    RRTO_TEXTURE,
     RRTO_KINDS
 };
 
@@ -214,10 +216,38 @@ void rrto_range_globals(void *module, uint64_t address, uint64_t bytes);
 void rrto_range_forget(void *module);
 uint64_t rrto_range_used(void *pool, uint64_t *high); /* pool NULL: all */
 void rrto_range_reset_high(void *pool);
+void rrto_range_forget_pool(void *pool);
 CUresult rrto_fill_bytes(uint64_t dst, size_t pitch, unsigned unit, size_t width, size_t height,
                          size_t *bytes);
 
 CUresult rrto_memory_release(CUdeviceptr address, uint64_t stream); /* memory.c */
+
+/* ---- copy.c ---- */
+int rrto_is_device(CUdeviceptr at);
+int rrto_is_page_locked(CUdeviceptr at, size_t bytes);
+CUresult rrto_copy(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t stream); /* by address */
+
+/* ---- rows.c: copies of rows and planes ---- */
+struct rrto_side {
+    CUdeviceptr base; /* of the first byte; host addresses as well */
+    size_t pitch, plane;
+};
+CUresult rrto_copy_rows(const struct rrto_side *to, const struct rrto_side *from, size_t width,
+                        size_t height, size_t depth, uint64_t stream);
+
+/* ---- arrays.c ---- */
+struct rrto_array {
+    CUdeviceptr address; /* its memory: rows with a pitch */
+    size_t width, height, depth, pitch; /* elements, rows, planes (0 as in the descriptor), bytes */
+    size_t element; /* bytes */
+    int format;
+    unsigned channels, flags;
+};
+size_t rrto_element_bytes(int format, unsigned channels); /* 0: there is no such element */
+const struct rrto_array *rrto_array_of(CUarray array); /* NULL: it is none */
+/* The part of an array from byte `x` of row `y` of plane `z` on, of so many bytes, rows and planes. */
+CUresult rrto_array_side(CUarray array, size_t x, size_t y, size_t z, size_t width, size_t height,
+                         size_t depth, struct rrto_side *out);
 
 /* ---- host.c: page-locked memory ---- */
 #define RRTO_ANY_OBJECT UINT64_MAX

@@ -148,6 +148,23 @@ int rrto_emit_mem_access(struct rrto_op_mem_access *op, struct rrto_wait *wait)
     return rrto_submit(&record, wait);
 }
 
+int rrto_emit_texture_create(struct rrto_op_texture_create *op, struct rrto_wait *wait)
+{
+    memset((char *)op + 92, 0, 4);
+    struct rrto_record record = {.op = RRTO_OP_TEXTURE_CREATE,
+        .fixed = op, .fixed_bytes = sizeof(*op),
+        .flags = RRTO_REPLY};
+    return rrto_submit(&record, wait);
+}
+
+int rrto_emit_texture_destroy(struct rrto_op_texture_destroy *op, struct rrto_wait *wait)
+{
+    struct rrto_record record = {.op = RRTO_OP_TEXTURE_DESTROY,
+        .fixed = op, .fixed_bytes = sizeof(*op),
+        .flags = 0};
+    return rrto_submit(&record, wait);
+}
+
 int rrto_emit_stream_create(struct rrto_op_stream_create *op, struct rrto_wait *wait)
 {
     struct rrto_record record = {.op = RRTO_OP_STREAM_CREATE,

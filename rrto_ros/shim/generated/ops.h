@@ -5,7 +5,7 @@
 
 struct rrto_wait;
 
-#define RRTO_TABLE_HASH {0xb2, 0xb0, 0x11, 0xbf, 0xa4, 0x79, 0x0b, 0xf2, 0xa3, 0xf0, 0xfd, 0xb0, 0x5d, 0x7b, 0x55, 0x18, 0x62, 0x73, 0x12, 0xe6, 0x01, 0xdc, 0xed, 0xc1, 0x91, 0x98, 0xd7, 0x09, 0x85, 0x32, 0x55, 0x24}
+#define RRTO_TABLE_HASH {0x38, 0x3b, 0x1d, 0x35, 0x62, 0xc9, 0xe0, 0xd7, 0x0a, 0x87, 0x01, 0x14, 0x16, 0x09, 0x62, 0xfa, 0xe9, 0xa7, 0x8d, 0x22, 0xd9, 0xc5, 0xc6, 0xd3, 0xe6, 0x90, 0xfb, 0xa9, 0x8f, 0x90, 0x19, 0x8e}
 
 #define RRTO_OP_MODULE_LOAD 1
 struct rrto_op_module_load {
@@ -160,6 +160,36 @@ struct rrto_op_mem_access {
 };
 _Static_assert((sizeof(struct rrto_op_mem_access) + 7) / 8 * 8 == 24, "layout of mem_access");
 int rrto_emit_mem_access(struct rrto_op_mem_access *op, struct rrto_wait *wait);
+
+#define RRTO_OP_TEXTURE_CREATE 23
+struct rrto_op_texture_create {
+    uint64_t texture;
+    uint64_t address;
+    uint64_t size;
+    uint64_t width;
+    uint64_t height;
+    uint64_t pitch;
+    uint32_t kind;
+    uint32_t format;
+    uint32_t channels;
+    uint32_t filter;
+    uint32_t flags;
+    uint32_t mode_x;
+    uint32_t mode_y;
+    float border_r;
+    float border_g;
+    float border_b;
+    float border_a;
+};
+_Static_assert((sizeof(struct rrto_op_texture_create) + 7) / 8 * 8 == 96, "layout of texture_create");
+int rrto_emit_texture_create(struct rrto_op_texture_create *op, struct rrto_wait *wait);
+
+#define RRTO_OP_TEXTURE_DESTROY 24
+struct rrto_op_texture_destroy {
+    uint64_t texture;
+};
+_Static_assert((sizeof(struct rrto_op_texture_destroy) + 7) / 8 * 8 == 8, "layout of texture_destroy");
+int rrto_emit_texture_destroy(struct rrto_op_texture_destroy *op, struct rrto_wait *wait);
 
 #define RRTO_OP_STREAM_CREATE 30
 struct rrto_op_stream_create {

@@ -13,10 +13,16 @@ CUresult cuArray3DCreate(void)
     return rrto_unsupported(0, "cuArray3DCreate");
 }
 
-EXPORT CUresult cuArray3DCreate_v2(void);
-CUresult cuArray3DCreate_v2(void)
+EXPORT CUresult cuArray3DCreate_v2(CUarray* pHandle, const CUDA_ARRAY3D_DESCRIPTOR* pAllocateArray);
+CUresult cuArray3DCreate_v2(CUarray* pHandle, const CUDA_ARRAY3D_DESCRIPTOR* pAllocateArray)
 {
-    return rrto_unsupported(1, "cuArray3DCreate_v2");
+    CUresult result;
+    rrto_count(1);
+    if ((result = rrto_need_operator()))
+        return result;
+    if ((result = rrto_no_unsafe()))
+        return result;
+    return rrto_cuArray3DCreate_v2(pHandle, pAllocateArray);
 }
 
 EXPORT CUresult cuArray3DGetDescriptor(void);
@@ -25,10 +31,14 @@ CUresult cuArray3DGetDescriptor(void)
     return rrto_unsupported(2, "cuArray3DGetDescriptor");
 }
 
-EXPORT CUresult cuArray3DGetDescriptor_v2(void);
-CUresult cuArray3DGetDescriptor_v2(void)
+EXPORT CUresult cuArray3DGetDescriptor_v2(CUDA_ARRAY3D_DESCRIPTOR* pArrayDescriptor, CUarray hArray);
+CUresult cuArray3DGetDescriptor_v2(CUDA_ARRAY3D_DESCRIPTOR* pArrayDescriptor, CUarray hArray)
 {
-    return rrto_unsupported(3, "cuArray3DGetDescriptor_v2");
+    CUresult result;
+    rrto_count(3);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuArray3DGetDescriptor_v2(pArrayDescriptor, hArray);
 }
 
 EXPORT CUresult cuArrayCreate(void);
@@ -37,16 +47,28 @@ CUresult cuArrayCreate(void)
     return rrto_unsupported(4, "cuArrayCreate");
 }
 
-EXPORT CUresult cuArrayCreate_v2(void);
-CUresult cuArrayCreate_v2(void)
+EXPORT CUresult cuArrayCreate_v2(CUarray* pHandle, const CUDA_ARRAY_DESCRIPTOR* pAllocateArray);
+CUresult cuArrayCreate_v2(CUarray* pHandle, const CUDA_ARRAY_DESCRIPTOR* pAllocateArray)
 {
-    return rrto_unsupported(5, "cuArrayCreate_v2");
+    CUresult result;
+    rrto_count(5);
+    if ((result = rrto_need_operator()))
+        return result;
+    if ((result = rrto_no_unsafe()))
+        return result;
+    return rrto_cuArrayCreate_v2(pHandle, pAllocateArray);
 }
 
-EXPORT CUresult cuArrayDestroy(void);
-CUresult cuArrayDestroy(void)
+EXPORT CUresult cuArrayDestroy(CUarray hArray);
+CUresult cuArrayDestroy(CUarray hArray)
 {
-    return rrto_unsupported(6, "cuArrayDestroy");
+    CUresult result;
+    rrto_count(6);
+    if ((result = rrto_need_init()))
+        return result;
+    if ((result = rrto_no_unsafe()))
+        return result;
+    return rrto_cuArrayDestroy(hArray);
 }
 
 EXPORT CUresult cuArrayGetDescriptor(void);
@@ -55,10 +77,14 @@ CUresult cuArrayGetDescriptor(void)
     return rrto_unsupported(7, "cuArrayGetDescriptor");
 }
 
-EXPORT CUresult cuArrayGetDescriptor_v2(void);
-CUresult cuArrayGetDescriptor_v2(void)
+EXPORT CUresult cuArrayGetDescriptor_v2(CUDA_ARRAY_DESCRIPTOR* pArrayDescriptor, CUarray hArray);
+CUresult cuArrayGetDescriptor_v2(CUDA_ARRAY_DESCRIPTOR* pArrayDescriptor, CUarray hArray)
 {
-    return rrto_unsupported(8, "cuArrayGetDescriptor_v2");
+    CUresult result;
+    rrto_count(8);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuArrayGetDescriptor_v2(pArrayDescriptor, hArray);
 }
 
 EXPORT CUresult cuArrayGetMemoryRequirements(void);
@@ -419,10 +445,16 @@ CUresult cuCtxPushCurrent_v2(CUcontext ctx)
     return rrto_cuCtxPushCurrent_v2(ctx);
 }
 
-EXPORT CUresult cuCtxRecordEvent(void);
-CUresult cuCtxRecordEvent(void)
+EXPORT CUresult cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent);
+CUresult cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent)
 {
-    return rrto_unsupported(54, "cuCtxRecordEvent");
+    CUresult result;
+    rrto_count(54);
+    if ((result = rrto_need_operator()))
+        return result;
+    if ((result = rrto_no_capture()))
+        return result;
+    return rrto_cuCtxRecordEvent(hCtx, hEvent);
 }
 
 EXPORT CUresult cuCtxResetPersistingL2Cache(void);
@@ -509,10 +541,16 @@ CUresult cuCtxSynchronize_v2(CUcontext ctx)
     return rrto_cuCtxSynchronize_v2(ctx);
 }
 
-EXPORT CUresult cuCtxWaitEvent(void);
-CUresult cuCtxWaitEvent(void)
+EXPORT CUresult cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent);
+CUresult cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent)
 {
-    return rrto_unsupported(63, "cuCtxWaitEvent");
+    CUresult result;
+    rrto_count(63);
+    if ((result = rrto_need_operator()))
+        return result;
+    if ((result = rrto_no_capture()))
+        return result;
+    return rrto_cuCtxWaitEvent(hCtx, hEvent);
 }
 
 EXPORT CUresult cuDestroyExternalMemory(void);
@@ -649,22 +687,34 @@ CUresult cuDeviceGetFabricClusterUuid(void)
     return rrto_unsupported(80, "cuDeviceGetFabricClusterUuid");
 }
 
-EXPORT CUresult cuDeviceGetGraphMemAttribute(void);
-CUresult cuDeviceGetGraphMemAttribute(void)
+EXPORT CUresult cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void* value);
+CUresult cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void* value)
 {
-    return rrto_unsupported(81, "cuDeviceGetGraphMemAttribute");
+    CUresult result;
+    rrto_count(81);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuDeviceGetGraphMemAttribute(device, attr, value);
 }
 
-EXPORT CUresult cuDeviceGetHostAtomicCapabilities(void);
-CUresult cuDeviceGetHostAtomicCapabilities(void)
+EXPORT CUresult cuDeviceGetHostAtomicCapabilities(unsigned int* capabilities, const CUatomicOperation* operations, unsigned int count, CUdevice dev);
+CUresult cuDeviceGetHostAtomicCapabilities(unsigned int* capabilities, const CUatomicOperation* operations, unsigned int count, CUdevice dev)
 {
-    return rrto_unsupported(82, "cuDeviceGetHostAtomicCapabilities");
+    CUresult result;
+    rrto_count(82);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuDeviceGetHostAtomicCapabilities(capabilities, operations, count, dev);
 }
 
-EXPORT CUresult cuDeviceGetLuid(void);
-CUresult cuDeviceGetLuid(void)
+EXPORT CUresult cuDeviceGetLuid(char* luid, unsigned int* deviceNodeMask, CUdevice dev);
+CUresult cuDeviceGetLuid(char* luid, unsigned int* deviceNodeMask, CUdevice dev)
 {
-    return rrto_unsupported(83, "cuDeviceGetLuid");
+    CUresult result;
+    rrto_count(83);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuDeviceGetLuid(luid, deviceNodeMask, dev);
 }
 
 EXPORT CUresult cuDeviceGetMemPool(CUmemoryPool* pool, CUdevice dev);
@@ -693,10 +743,14 @@ CUresult cuDeviceGetNvSciSyncAttributes(void)
     return rrto_unsupported(86, "cuDeviceGetNvSciSyncAttributes");
 }
 
-EXPORT CUresult cuDeviceGetP2PAtomicCapabilities(void);
-CUresult cuDeviceGetP2PAtomicCapabilities(void)
+EXPORT CUresult cuDeviceGetP2PAtomicCapabilities(unsigned int* capabilities, const CUatomicOperation* operations, unsigned int count, CUdevice srcDevice, CUdevice dstDevice);
+CUresult cuDeviceGetP2PAtomicCapabilities(unsigned int* capabilities, const CUatomicOperation* operations, unsigned int count, CUdevice srcDevice, CUdevice dstDevice)
 {
-    return rrto_unsupported(87, "cuDeviceGetP2PAtomicCapabilities");
+    CUresult result;
+    rrto_count(87);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuDeviceGetP2PAtomicCapabilities(capabilities, operations, count, srcDevice, dstDevice);
 }
 
 EXPORT CUresult cuDeviceGetP2PAttribute(int* value, CUdevice_P2PAttribute attrib, CUdevice srcDevice, CUdevice dstDevice);
@@ -729,10 +783,14 @@ CUresult cuDeviceGetProperties(CUdevprop* prop, CUdevice dev)
     return rrto_cuDeviceGetProperties(prop, dev);
 }
 
-EXPORT CUresult cuDeviceGetTexture1DLinearMaxWidth(void);
-CUresult cuDeviceGetTexture1DLinearMaxWidth(void)
+EXPORT CUresult cuDeviceGetTexture1DLinearMaxWidth(size_t* maxWidthInElements, CUarray_format format, unsigned numChannels, CUdevice dev);
+CUresult cuDeviceGetTexture1DLinearMaxWidth(size_t* maxWidthInElements, CUarray_format format, unsigned numChannels, CUdevice dev)
 {
-    return rrto_unsupported(91, "cuDeviceGetTexture1DLinearMaxWidth");
+    CUresult result;
+    rrto_count(91);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuDeviceGetTexture1DLinearMaxWidth(maxWidthInElements, format, numChannels, dev);
 }
 
 EXPORT CUresult cuDeviceGetUuid(CUuuid* uuid, CUdevice dev);
@@ -755,10 +813,14 @@ CUresult cuDeviceGetUuid_v2(CUuuid* uuid, CUdevice dev)
     return rrto_cuDeviceGetUuid_v2(uuid, dev);
 }
 
-EXPORT CUresult cuDeviceGraphMemTrim(void);
-CUresult cuDeviceGraphMemTrim(void)
+EXPORT CUresult cuDeviceGraphMemTrim(CUdevice device);
+CUresult cuDeviceGraphMemTrim(CUdevice device)
 {
-    return rrto_unsupported(94, "cuDeviceGraphMemTrim");
+    CUresult result;
+    rrto_count(94);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuDeviceGraphMemTrim(device);
 }
 
 EXPORT CUresult cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int* flags, int* active);
@@ -847,10 +909,14 @@ CUresult cuDeviceRegisterAsyncNotification(void)
     return rrto_unsupported(103, "cuDeviceRegisterAsyncNotification");
 }
 
-EXPORT CUresult cuDeviceSetGraphMemAttribute(void);
-CUresult cuDeviceSetGraphMemAttribute(void)
+EXPORT CUresult cuDeviceSetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void* value);
+CUresult cuDeviceSetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void* value)
 {
-    return rrto_unsupported(104, "cuDeviceSetGraphMemAttribute");
+    CUresult result;
+    rrto_count(104);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuDeviceSetGraphMemAttribute(device, attr, value);
 }
 
 EXPORT CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool);
@@ -2918,28 +2984,44 @@ CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t size, const CU
     return rrto_cuMemCreate(handle, size, prop, flags);
 }
 
-EXPORT CUresult cuMemDiscardAndPrefetchBatchAsync(void);
-CUresult cuMemDiscardAndPrefetchBatchAsync(void)
+EXPORT CUresult cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr* dptrs, size_t* sizes, size_t count, CUmemLocation* prefetchLocs, size_t* prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream);
+CUresult cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr* dptrs, size_t* sizes, size_t count, CUmemLocation* prefetchLocs, size_t* prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream)
 {
-    return rrto_unsupported(345, "cuMemDiscardAndPrefetchBatchAsync");
+    CUresult result;
+    rrto_count(345);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuMemDiscardAndPrefetchBatchAsync(dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream);
 }
 
-EXPORT CUresult cuMemDiscardAndPrefetchBatchAsync_ptsz(void);
-CUresult cuMemDiscardAndPrefetchBatchAsync_ptsz(void)
+EXPORT CUresult cuMemDiscardAndPrefetchBatchAsync_ptsz(CUdeviceptr* dptrs, size_t* sizes, size_t count, CUmemLocation* prefetchLocs, size_t* prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream);
+CUresult cuMemDiscardAndPrefetchBatchAsync_ptsz(CUdeviceptr* dptrs, size_t* sizes, size_t count, CUmemLocation* prefetchLocs, size_t* prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream)
 {
-    return rrto_unsupported(346, "cuMemDiscardAndPrefetchBatchAsync_ptsz");
+    CUresult result;
+    rrto_count(346);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuMemDiscardAndPrefetchBatchAsync(dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, rrto_per_thread(hStream));
 }
 
-EXPORT CUresult cuMemDiscardBatchAsync(void);
-CUresult cuMemDiscardBatchAsync(void)
+EXPORT CUresult cuMemDiscardBatchAsync(CUdeviceptr* dptrs, size_t* sizes, size_t count, unsigned long long flags, CUstream hStream);
+CUresult cuMemDiscardBatchAsync(CUdeviceptr* dptrs, size_t* sizes, size_t count, unsigned long long flags, CUstream hStream)
 {
-    return rrto_unsupported(347, "cuMemDiscardBatchAsync");
+    CUresult result;
+    rrto_count(347);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuMemDiscardBatchAsync(dptrs, sizes, count, flags, hStream);
 }
 
-EXPORT CUresult cuMemDiscardBatchAsync_ptsz(void);
-CUresult cuMemDiscardBatchAsync_ptsz(void)
+EXPORT CUresult cuMemDiscardBatchAsync_ptsz(CUdeviceptr* dptrs, size_t* sizes, size_t count, unsigned long long flags, CUstream hStream);
+CUresult cuMemDiscardBatchAsync_ptsz(CUdeviceptr* dptrs, size_t* sizes, size_t count, unsigned long long flags, CUstream hStream)
 {
-    return rrto_unsupported(348, "cuMemDiscardBatchAsync_ptsz");
+    CUresult result;
+    rrto_count(348);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuMemDiscardBatchAsync(dptrs, sizes, count, flags, rrto_per_thread(hStream));
 }
 
 EXPORT CUresult cuMemExportToShareableHandle(void);
@@ -3324,16 +3406,24 @@ CUresult cuMemPrefetchAsync_v2_ptsz(CUdeviceptr devPtr, size_t count, CUmemLocat
     return rrto_cuMemPrefetchAsync_v2(devPtr, count, location, flags, rrto_per_thread(hStream));
 }
 
-EXPORT CUresult cuMemPrefetchBatchAsync(void);
-CUresult cuMemPrefetchBatchAsync(void)
+EXPORT CUresult cuMemPrefetchBatchAsync(CUdeviceptr* dptrs, size_t* sizes, size_t count, CUmemLocation* prefetchLocs, size_t* prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream);
+CUresult cuMemPrefetchBatchAsync(CUdeviceptr* dptrs, size_t* sizes, size_t count, CUmemLocation* prefetchLocs, size_t* prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream)
 {
-    return rrto_unsupported(392, "cuMemPrefetchBatchAsync");
+    CUresult result;
+    rrto_count(392);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuMemPrefetchBatchAsync(dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream);
 }
 
-EXPORT CUresult cuMemPrefetchBatchAsync_ptsz(void);
-CUresult cuMemPrefetchBatchAsync_ptsz(void)
+EXPORT CUresult cuMemPrefetchBatchAsync_ptsz(CUdeviceptr* dptrs, size_t* sizes, size_t count, CUmemLocation* prefetchLocs, size_t* prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream);
+CUresult cuMemPrefetchBatchAsync_ptsz(CUdeviceptr* dptrs, size_t* sizes, size_t count, CUmemLocation* prefetchLocs, size_t* prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream)
 {
-    return rrto_unsupported(393, "cuMemPrefetchBatchAsync_ptsz");
+    CUresult result;
+    rrto_count(393);
+    if ((result = rrto_need_context()))
+        return result;
+    return rrto_cuMemPrefetchBatchAsync(dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, rrto_per_thread(hStream));
 }
 
 EXPORT CUresult cuMemRangeGetAttribute(void* data, size_t dataSize, CUmem_range_attribute attribute, CUdeviceptr devPtr, size_t count);
@@ -3532,28 +3622,44 @@ CUresult cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D* pCopy, CUstream hStream)
     return rrto_cuMemcpy3DAsync_v2(pCopy, rrto_per_thread(hStream));
 }
 
-EXPORT CUresult cuMemcpy3DBatchAsync(void);
-CUresult cuMemcpy3DBatchAsync(void)
+EXPORT CUresult cuMemcpy3DBatchAsync(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, size_t* failIdx, unsigned long long flags, CUstream hStream);
+CUresult cuMemcpy3DBatchAsync(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, size_t* failIdx, unsigned long long flags, CUstream hStream)
 {
-    return rrto_unsupported(415, "cuMemcpy3DBatchAsync");
+    CUresult result;
+    rrto_count(415);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpy3DBatchAsync(numOps, opList, failIdx, flags, hStream);
 }
 
-EXPORT CUresult cuMemcpy3DBatchAsync_ptsz(void);
-CUresult cuMemcpy3DBatchAsync_ptsz(void)
+EXPORT CUresult cuMemcpy3DBatchAsync_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, size_t* failIdx, unsigned long long flags, CUstream hStream);
+CUresult cuMemcpy3DBatchAsync_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, size_t* failIdx, unsigned long long flags, CUstream hStream)
 {
-    return rrto_unsupported(416, "cuMemcpy3DBatchAsync_ptsz");
+    CUresult result;
+    rrto_count(416);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpy3DBatchAsync(numOps, opList, failIdx, flags, rrto_per_thread(hStream));
 }
 
-EXPORT CUresult cuMemcpy3DBatchAsync_v2(void);
-CUresult cuMemcpy3DBatchAsync_v2(void)
+EXPORT CUresult cuMemcpy3DBatchAsync_v2(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, unsigned long long flags, CUstream hStream);
+CUresult cuMemcpy3DBatchAsync_v2(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, unsigned long long flags, CUstream hStream)
 {
-    return rrto_unsupported(417, "cuMemcpy3DBatchAsync_v2");
+    CUresult result;
+    rrto_count(417);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpy3DBatchAsync_v2(numOps, opList, flags, hStream);
 }
 
-EXPORT CUresult cuMemcpy3DBatchAsync_v2_ptsz(void);
-CUresult cuMemcpy3DBatchAsync_v2_ptsz(void)
+EXPORT CUresult cuMemcpy3DBatchAsync_v2_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, unsigned long long flags, CUstream hStream);
+CUresult cuMemcpy3DBatchAsync_v2_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, unsigned long long flags, CUstream hStream)
 {
-    return rrto_unsupported(418, "cuMemcpy3DBatchAsync_v2_ptsz");
+    CUresult result;
+    rrto_count(418);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpy3DBatchAsync_v2(numOps, opList, flags, rrto_per_thread(hStream));
 }
 
 EXPORT CUresult cuMemcpy3DPeer(void);
@@ -3580,16 +3686,24 @@ CUresult cuMemcpy3DPeer_ptds(void)
     return rrto_unsupported(422, "cuMemcpy3DPeer_ptds");
 }
 
-EXPORT CUresult cuMemcpy3DWithAttributesAsync(void);
-CUresult cuMemcpy3DWithAttributesAsync(void)
+EXPORT CUresult cuMemcpy3DWithAttributesAsync(CUDA_MEMCPY3D_BATCH_OP* op, unsigned long long flags, CUstream hStream);
+CUresult cuMemcpy3DWithAttributesAsync(CUDA_MEMCPY3D_BATCH_OP* op, unsigned long long flags, CUstream hStream)
 {
-    return rrto_unsupported(423, "cuMemcpy3DWithAttributesAsync");
+    CUresult result;
+    rrto_count(423);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpy3DWithAttributesAsync(op, flags, hStream);
 }
 
-EXPORT CUresult cuMemcpy3DWithAttributesAsync_ptsz(void);
-CUresult cuMemcpy3DWithAttributesAsync_ptsz(void)
+EXPORT CUresult cuMemcpy3DWithAttributesAsync_ptsz(CUDA_MEMCPY3D_BATCH_OP* op, unsigned long long flags, CUstream hStream);
+CUresult cuMemcpy3DWithAttributesAsync_ptsz(CUDA_MEMCPY3D_BATCH_OP* op, unsigned long long flags, CUstream hStream)
 {
-    return rrto_unsupported(424, "cuMemcpy3DWithAttributesAsync_ptsz");
+    CUresult result;
+    rrto_count(424);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpy3DWithAttributesAsync(op, flags, rrto_per_thread(hStream));
 }
 
 EXPORT CUresult cuMemcpy3D_v2(const CUDA_MEMCPY3D* pCopy);
@@ -3640,16 +3754,26 @@ CUresult cuMemcpyAtoA(void)
     return rrto_unsupported(429, "cuMemcpyAtoA");
 }
 
-EXPORT CUresult cuMemcpyAtoA_v2(void);
-CUresult cuMemcpyAtoA_v2(void)
+EXPORT CUresult cuMemcpyAtoA_v2(CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset, size_t ByteCount);
+CUresult cuMemcpyAtoA_v2(CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset, size_t ByteCount)
 {
-    return rrto_unsupported(430, "cuMemcpyAtoA_v2");
+    CUresult result;
+    rrto_count(430);
+    if ((result = rrto_need_operator()))
+        return result;
+    if ((result = rrto_no_legacy()))
+        return result;
+    return rrto_cuMemcpyAtoA_v2(dstArray, dstOffset, srcArray, srcOffset, ByteCount);
 }
 
-EXPORT CUresult cuMemcpyAtoA_v2_ptds(void);
-CUresult cuMemcpyAtoA_v2_ptds(void)
+EXPORT CUresult cuMemcpyAtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset, size_t ByteCount);
+CUresult cuMemcpyAtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset, size_t ByteCount)
 {
-    return rrto_unsupported(431, "cuMemcpyAtoA_v2_ptds");
+    CUresult result;
+    rrto_count(431);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyAtoA_v2(dstArray, dstOffset, srcArray, srcOffset, ByteCount);
 }
 
 EXPORT CUresult cuMemcpyAtoD(void);
@@ -3658,16 +3782,26 @@ CUresult cuMemcpyAtoD(void)
     return rrto_unsupported(432, "cuMemcpyAtoD");
 }
 
-EXPORT CUresult cuMemcpyAtoD_v2(void);
-CUresult cuMemcpyAtoD_v2(void)
+EXPORT CUresult cuMemcpyAtoD_v2(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount);
+CUresult cuMemcpyAtoD_v2(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount)
 {
-    return rrto_unsupported(433, "cuMemcpyAtoD_v2");
+    CUresult result;
+    rrto_count(433);
+    if ((result = rrto_need_operator()))
+        return result;
+    if ((result = rrto_no_legacy()))
+        return result;
+    return rrto_cuMemcpyAtoD_v2(dstDevice, srcArray, srcOffset, ByteCount);
 }
 
-EXPORT CUresult cuMemcpyAtoD_v2_ptds(void);
-CUresult cuMemcpyAtoD_v2_ptds(void)
+EXPORT CUresult cuMemcpyAtoD_v2_ptds(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount);
+CUresult cuMemcpyAtoD_v2_ptds(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount)
 {
-    return rrto_unsupported(434, "cuMemcpyAtoD_v2_ptds");
+    CUresult result;
+    rrto_count(434);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyAtoD_v2(dstDevice, srcArray, srcOffset, ByteCount);
 }
 
 EXPORT CUresult cuMemcpyAtoH(void);
@@ -3682,52 +3816,86 @@ CUresult cuMemcpyAtoHAsync(void)
     return rrto_unsupported(436, "cuMemcpyAtoHAsync");
 }
 
-EXPORT CUresult cuMemcpyAtoHAsync_v2(void);
-CUresult cuMemcpyAtoHAsync_v2(void)
+EXPORT CUresult cuMemcpyAtoHAsync_v2(void* dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount, CUstream hStream);
+CUresult cuMemcpyAtoHAsync_v2(void* dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount, CUstream hStream)
 {
-    return rrto_unsupported(437, "cuMemcpyAtoHAsync_v2");
+    CUresult result;
+    rrto_count(437);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyAtoHAsync_v2(dstHost, srcArray, srcOffset, ByteCount, hStream);
 }
 
-EXPORT CUresult cuMemcpyAtoHAsync_v2_ptsz(void);
-CUresult cuMemcpyAtoHAsync_v2_ptsz(void)
+EXPORT CUresult cuMemcpyAtoHAsync_v2_ptsz(void* dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount, CUstream hStream);
+CUresult cuMemcpyAtoHAsync_v2_ptsz(void* dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount, CUstream hStream)
 {
-    return rrto_unsupported(438, "cuMemcpyAtoHAsync_v2_ptsz");
+    CUresult result;
+    rrto_count(438);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyAtoHAsync_v2(dstHost, srcArray, srcOffset, ByteCount, rrto_per_thread(hStream));
 }
 
-EXPORT CUresult cuMemcpyAtoH_v2(void);
-CUresult cuMemcpyAtoH_v2(void)
+EXPORT CUresult cuMemcpyAtoH_v2(void* dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount);
+CUresult cuMemcpyAtoH_v2(void* dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount)
 {
-    return rrto_unsupported(439, "cuMemcpyAtoH_v2");
+    CUresult result;
+    rrto_count(439);
+    if ((result = rrto_need_operator()))
+        return result;
+    if ((result = rrto_no_legacy()))
+        return result;
+    return rrto_cuMemcpyAtoH_v2(dstHost, srcArray, srcOffset, ByteCount);
 }
 
-EXPORT CUresult cuMemcpyAtoH_v2_ptds(void);
-CUresult cuMemcpyAtoH_v2_ptds(void)
+EXPORT CUresult cuMemcpyAtoH_v2_ptds(void* dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount);
+CUresult cuMemcpyAtoH_v2_ptds(void* dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount)
 {
-    return rrto_unsupported(440, "cuMemcpyAtoH_v2_ptds");
+    CUresult result;
+    rrto_count(440);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyAtoH_v2(dstHost, srcArray, srcOffset, ByteCount);
 }
 
-EXPORT CUresult cuMemcpyBatchAsync(void);
-CUresult cuMemcpyBatchAsync(void)
+EXPORT CUresult cuMemcpyBatchAsync(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count, CUmemcpyAttributes* attrs, size_t* attrsIdxs, size_t numAttrs, size_t* failIdx, CUstream hStream);
+CUresult cuMemcpyBatchAsync(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count, CUmemcpyAttributes* attrs, size_t* attrsIdxs, size_t numAttrs, size_t* failIdx, CUstream hStream)
 {
-    return rrto_unsupported(441, "cuMemcpyBatchAsync");
+    CUresult result;
+    rrto_count(441);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyBatchAsync(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, failIdx, hStream);
 }
 
-EXPORT CUresult cuMemcpyBatchAsync_ptsz(void);
-CUresult cuMemcpyBatchAsync_ptsz(void)
+EXPORT CUresult cuMemcpyBatchAsync_ptsz(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count, CUmemcpyAttributes* attrs, size_t* attrsIdxs, size_t numAttrs, size_t* failIdx, CUstream hStream);
+CUresult cuMemcpyBatchAsync_ptsz(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count, CUmemcpyAttributes* attrs, size_t* attrsIdxs, size_t numAttrs, size_t* failIdx, CUstream hStream)
 {
-    return rrto_unsupported(442, "cuMemcpyBatchAsync_ptsz");
+    CUresult result;
+    rrto_count(442);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyBatchAsync(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, failIdx, rrto_per_thread(hStream));
 }
 
-EXPORT CUresult cuMemcpyBatchAsync_v2(void);
-CUresult cuMemcpyBatchAsync_v2(void)
+EXPORT CUresult cuMemcpyBatchAsync_v2(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count, CUmemcpyAttributes* attrs, size_t* attrsIdxs, size_t numAttrs, CUstream hStream);
+CUresult cuMemcpyBatchAsync_v2(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count, CUmemcpyAttributes* attrs, size_t* attrsIdxs, size_t numAttrs, CUstream hStream)
 {
-    return rrto_unsupported(443, "cuMemcpyBatchAsync_v2");
+    CUresult result;
+    rrto_count(443);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyBatchAsync_v2(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, hStream);
 }
 
-EXPORT CUresult cuMemcpyBatchAsync_v2_ptsz(void);
-CUresult cuMemcpyBatchAsync_v2_ptsz(void)
+EXPORT CUresult cuMemcpyBatchAsync_v2_ptsz(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count, CUmemcpyAttributes* attrs, size_t* attrsIdxs, size_t numAttrs, CUstream hStream);
+CUresult cuMemcpyBatchAsync_v2_ptsz(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count, CUmemcpyAttributes* attrs, size_t* attrsIdxs, size_t numAttrs, CUstream hStream)
 {
-    return rrto_unsupported(444, "cuMemcpyBatchAsync_v2_ptsz");
+    CUresult result;
+    rrto_count(444);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyBatchAsync_v2(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, rrto_per_thread(hStream));
 }
 
 EXPORT CUresult cuMemcpyDtoA(void);
@@ -3736,16 +3904,26 @@ CUresult cuMemcpyDtoA(void)
     return rrto_unsupported(445, "cuMemcpyDtoA");
 }
 
-EXPORT CUresult cuMemcpyDtoA_v2(void);
-CUresult cuMemcpyDtoA_v2(void)
+EXPORT CUresult cuMemcpyDtoA_v2(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount);
+CUresult cuMemcpyDtoA_v2(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount)
 {
-    return rrto_unsupported(446, "cuMemcpyDtoA_v2");
+    CUresult result;
+    rrto_count(446);
+    if ((result = rrto_need_operator()))
+        return result;
+    if ((result = rrto_no_legacy()))
+        return result;
+    return rrto_cuMemcpyDtoA_v2(dstArray, dstOffset, srcDevice, ByteCount);
 }
 
-EXPORT CUresult cuMemcpyDtoA_v2_ptds(void);
-CUresult cuMemcpyDtoA_v2_ptds(void)
+EXPORT CUresult cuMemcpyDtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount);
+CUresult cuMemcpyDtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount)
 {
-    return rrto_unsupported(447, "cuMemcpyDtoA_v2_ptds");
+    CUresult result;
+    rrto_count(447);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyDtoA_v2(dstArray, dstOffset, srcDevice, ByteCount);
 }
 
 EXPORT CUresult cuMemcpyDtoD(void);
@@ -3868,28 +4046,46 @@ CUresult cuMemcpyHtoAAsync(void)
     return rrto_unsupported(461, "cuMemcpyHtoAAsync");
 }
 
-EXPORT CUresult cuMemcpyHtoAAsync_v2(void);
-CUresult cuMemcpyHtoAAsync_v2(void)
+EXPORT CUresult cuMemcpyHtoAAsync_v2(CUarray dstArray, size_t dstOffset, const void* srcHost, size_t ByteCount, CUstream hStream);
+CUresult cuMemcpyHtoAAsync_v2(CUarray dstArray, size_t dstOffset, const void* srcHost, size_t ByteCount, CUstream hStream)
 {
-    return rrto_unsupported(462, "cuMemcpyHtoAAsync_v2");
+    CUresult result;
+    rrto_count(462);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyHtoAAsync_v2(dstArray, dstOffset, srcHost, ByteCount, hStream);
 }
 
-EXPORT CUresult cuMemcpyHtoAAsync_v2_ptsz(void);
-CUresult cuMemcpyHtoAAsync_v2_ptsz(void)
+EXPORT CUresult cuMemcpyHtoAAsync_v2_ptsz(CUarray dstArray, size_t dstOffset, const void* srcHost, size_t ByteCount, CUstream hStream);
+CUresult cuMemcpyHtoAAsync_v2_ptsz(CUarray dstArray, size_t dstOffset, const void* srcHost, size_t ByteCount, CUstream hStream)
 {
-    return rrto_unsupported(463, "cuMemcpyHtoAAsync_v2_ptsz");
+    CUresult result;
+    rrto_count(463);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyHtoAAsync_v2(dstArray, dstOffset, srcHost, ByteCount, rrto_per_thread(hStream));
 }
 
-EXPORT CUresult cuMemcpyHtoA_v2(void);
-CUresult cuMemcpyHtoA_v2(void)
+EXPORT CUresult cuMemcpyHtoA_v2(CUarray dstArray, size_t dstOffset, const void* srcHost, size_t ByteCount);
+CUresult cuMemcpyHtoA_v2(CUarray dstArray, size_t dstOffset, const void* srcHost, size_t ByteCount)
 {
-    return rrto_unsupported(464, "cuMemcpyHtoA_v2");
+    CUresult result;
+    rrto_count(464);
+    if ((result = rrto_need_operator()))
+        return result;
+    if ((result = rrto_no_legacy()))
+        return result;
+    return rrto_cuMemcpyHtoA_v2(dstArray, dstOffset, srcHost, ByteCount);
 }
 
-EXPORT CUresult cuMemcpyHtoA_v2_ptds(void);
-CUresult cuMemcpyHtoA_v2_ptds(void)
+EXPORT CUresult cuMemcpyHtoA_v2_ptds(CUarray dstArray, size_t dstOffset, const void* srcHost, size_t ByteCount);
+CUresult cuMemcpyHtoA_v2_ptds(CUarray dstArray, size_t dstOffset, const void* srcHost, size_t ByteCount)
 {
-    return rrto_unsupported(465, "cuMemcpyHtoA_v2_ptds");
+    CUresult result;
+    rrto_count(465);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyHtoA_v2(dstArray, dstOffset, srcHost, ByteCount);
 }
 
 EXPORT CUresult cuMemcpyHtoD(void);
@@ -3970,16 +4166,24 @@ CUresult cuMemcpyPeer_ptds(void)
     return rrto_unsupported(475, "cuMemcpyPeer_ptds");
 }
 
-EXPORT CUresult cuMemcpyWithAttributesAsync(void);
-CUresult cuMemcpyWithAttributesAsync(void)
+EXPORT CUresult cuMemcpyWithAttributesAsync(CUdeviceptr dst, CUdeviceptr src, size_t size, CUmemcpyAttributes* attr, CUstream hStream);
+CUresult cuMemcpyWithAttributesAsync(CUdeviceptr dst, CUdeviceptr src, size_t size, CUmemcpyAttributes* attr, CUstream hStream)
 {
-    return rrto_unsupported(476, "cuMemcpyWithAttributesAsync");
+    CUresult result;
+    rrto_count(476);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyWithAttributesAsync(dst, src, size, attr, hStream);
 }
 
-EXPORT CUresult cuMemcpyWithAttributesAsync_ptsz(void);
-CUresult cuMemcpyWithAttributesAsync_ptsz(void)
+EXPORT CUresult cuMemcpyWithAttributesAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t size, CUmemcpyAttributes* attr, CUstream hStream);
+CUresult cuMemcpyWithAttributesAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t size, CUmemcpyAttributes* attr, CUstream hStream)
 {
-    return rrto_unsupported(477, "cuMemcpyWithAttributesAsync_ptsz");
+    CUresult result;
+    rrto_count(477);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuMemcpyWithAttributesAsync(dst, src, size, attr, rrto_per_thread(hStream));
 }
 
 EXPORT CUresult cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount);
@@ -4684,28 +4888,44 @@ CUresult cuStreamAttachMemAsync_ptsz(CUstream hStream, CUdeviceptr dptr, size_t 
     return rrto_cuStreamAttachMemAsync(rrto_per_thread(hStream), dptr, length, flags);
 }
 
-EXPORT CUresult cuStreamBatchMemOp(void);
-CUresult cuStreamBatchMemOp(void)
+EXPORT CUresult cuStreamBatchMemOp(CUstream stream, unsigned int count, CUstreamBatchMemOpParams* paramArray, unsigned int flags);
+CUresult cuStreamBatchMemOp(CUstream stream, unsigned int count, CUstreamBatchMemOpParams* paramArray, unsigned int flags)
 {
-    return rrto_unsupported(559, "cuStreamBatchMemOp");
+    CUresult result;
+    rrto_count(559);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamBatchMemOp_v2(stream, count, paramArray, flags);
 }
 
-EXPORT CUresult cuStreamBatchMemOp_ptsz(void);
-CUresult cuStreamBatchMemOp_ptsz(void)
+EXPORT CUresult cuStreamBatchMemOp_ptsz(CUstream stream, unsigned int count, CUstreamBatchMemOpParams* paramArray, unsigned int flags);
+CUresult cuStreamBatchMemOp_ptsz(CUstream stream, unsigned int count, CUstreamBatchMemOpParams* paramArray, unsigned int flags)
 {
-    return rrto_unsupported(560, "cuStreamBatchMemOp_ptsz");
+    CUresult result;
+    rrto_count(560);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamBatchMemOp_v2(rrto_per_thread(stream), count, paramArray, flags);
 }
 
-EXPORT CUresult cuStreamBatchMemOp_v2(void);
-CUresult cuStreamBatchMemOp_v2(void)
+EXPORT CUresult cuStreamBatchMemOp_v2(CUstream stream, unsigned int count, CUstreamBatchMemOpParams* paramArray, unsigned int flags);
+CUresult cuStreamBatchMemOp_v2(CUstream stream, unsigned int count, CUstreamBatchMemOpParams* paramArray, unsigned int flags)
 {
-    return rrto_unsupported(561, "cuStreamBatchMemOp_v2");
+    CUresult result;
+    rrto_count(561);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamBatchMemOp_v2(stream, count, paramArray, flags);
 }
 
-EXPORT CUresult cuStreamBatchMemOp_v2_ptsz(void);
-CUresult cuStreamBatchMemOp_v2_ptsz(void)
+EXPORT CUresult cuStreamBatchMemOp_v2_ptsz(CUstream stream, unsigned int count, CUstreamBatchMemOpParams* paramArray, unsigned int flags);
+CUresult cuStreamBatchMemOp_v2_ptsz(CUstream stream, unsigned int count, CUstreamBatchMemOpParams* paramArray, unsigned int flags)
 {
-    return rrto_unsupported(562, "cuStreamBatchMemOp_v2_ptsz");
+    CUresult result;
+    rrto_count(562);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamBatchMemOp_v2(rrto_per_thread(stream), count, paramArray, flags);
 }
 
 EXPORT CUresult cuStreamBeginCapture(CUstream hStream);
@@ -5250,100 +5470,164 @@ CUresult cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned int F
     return rrto_cuStreamWaitEvent(rrto_per_thread(hStream), hEvent, Flags);
 }
 
-EXPORT CUresult cuStreamWaitValue32(void);
-CUresult cuStreamWaitValue32(void)
+EXPORT CUresult cuStreamWaitValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags);
+CUresult cuStreamWaitValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
-    return rrto_unsupported(620, "cuStreamWaitValue32");
+    CUresult result;
+    rrto_count(620);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWaitValue32_v2(stream, addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWaitValue32_ptsz(void);
-CUresult cuStreamWaitValue32_ptsz(void)
+EXPORT CUresult cuStreamWaitValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags);
+CUresult cuStreamWaitValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
-    return rrto_unsupported(621, "cuStreamWaitValue32_ptsz");
+    CUresult result;
+    rrto_count(621);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWaitValue32_v2(rrto_per_thread(stream), addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWaitValue32_v2(void);
-CUresult cuStreamWaitValue32_v2(void)
+EXPORT CUresult cuStreamWaitValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags);
+CUresult cuStreamWaitValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
-    return rrto_unsupported(622, "cuStreamWaitValue32_v2");
+    CUresult result;
+    rrto_count(622);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWaitValue32_v2(stream, addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWaitValue32_v2_ptsz(void);
-CUresult cuStreamWaitValue32_v2_ptsz(void)
+EXPORT CUresult cuStreamWaitValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags);
+CUresult cuStreamWaitValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
-    return rrto_unsupported(623, "cuStreamWaitValue32_v2_ptsz");
+    CUresult result;
+    rrto_count(623);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWaitValue32_v2(rrto_per_thread(stream), addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWaitValue64(void);
-CUresult cuStreamWaitValue64(void)
+EXPORT CUresult cuStreamWaitValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags);
+CUresult cuStreamWaitValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
-    return rrto_unsupported(624, "cuStreamWaitValue64");
+    CUresult result;
+    rrto_count(624);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWaitValue64_v2(stream, addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWaitValue64_ptsz(void);
-CUresult cuStreamWaitValue64_ptsz(void)
+EXPORT CUresult cuStreamWaitValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags);
+CUresult cuStreamWaitValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
-    return rrto_unsupported(625, "cuStreamWaitValue64_ptsz");
+    CUresult result;
+    rrto_count(625);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWaitValue64_v2(rrto_per_thread(stream), addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWaitValue64_v2(void);
-CUresult cuStreamWaitValue64_v2(void)
+EXPORT CUresult cuStreamWaitValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags);
+CUresult cuStreamWaitValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
-    return rrto_unsupported(626, "cuStreamWaitValue64_v2");
+    CUresult result;
+    rrto_count(626);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWaitValue64_v2(stream, addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWaitValue64_v2_ptsz(void);
-CUresult cuStreamWaitValue64_v2_ptsz(void)
+EXPORT CUresult cuStreamWaitValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags);
+CUresult cuStreamWaitValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
-    return rrto_unsupported(627, "cuStreamWaitValue64_v2_ptsz");
+    CUresult result;
+    rrto_count(627);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWaitValue64_v2(rrto_per_thread(stream), addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWriteValue32(void);
-CUresult cuStreamWriteValue32(void)
+EXPORT CUresult cuStreamWriteValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags);
+CUresult cuStreamWriteValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
-    return rrto_unsupported(628, "cuStreamWriteValue32");
+    CUresult result;
+    rrto_count(628);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWriteValue32_v2(stream, addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWriteValue32_ptsz(void);
-CUresult cuStreamWriteValue32_ptsz(void)
+EXPORT CUresult cuStreamWriteValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags);
+CUresult cuStreamWriteValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
-    return rrto_unsupported(629, "cuStreamWriteValue32_ptsz");
+    CUresult result;
+    rrto_count(629);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWriteValue32_v2(rrto_per_thread(stream), addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWriteValue32_v2(void);
-CUresult cuStreamWriteValue32_v2(void)
+EXPORT CUresult cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags);
+CUresult cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
-    return rrto_unsupported(630, "cuStreamWriteValue32_v2");
+    CUresult result;
+    rrto_count(630);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWriteValue32_v2(stream, addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWriteValue32_v2_ptsz(void);
-CUresult cuStreamWriteValue32_v2_ptsz(void)
+EXPORT CUresult cuStreamWriteValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags);
+CUresult cuStreamWriteValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
-    return rrto_unsupported(631, "cuStreamWriteValue32_v2_ptsz");
+    CUresult result;
+    rrto_count(631);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWriteValue32_v2(rrto_per_thread(stream), addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWriteValue64(void);
-CUresult cuStreamWriteValue64(void)
+EXPORT CUresult cuStreamWriteValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags);
+CUresult cuStreamWriteValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
-    return rrto_unsupported(632, "cuStreamWriteValue64");
+    CUresult result;
+    rrto_count(632);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWriteValue64_v2(stream, addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWriteValue64_ptsz(void);
-CUresult cuStreamWriteValue64_ptsz(void)
+EXPORT CUresult cuStreamWriteValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags);
+CUresult cuStreamWriteValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
-    return rrto_unsupported(633, "cuStreamWriteValue64_ptsz");
+    CUresult result;
+    rrto_count(633);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWriteValue64_v2(rrto_per_thread(stream), addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWriteValue64_v2(void);
-CUresult cuStreamWriteValue64_v2(void)
+EXPORT CUresult cuStreamWriteValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags);
+CUresult cuStreamWriteValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
-    return rrto_unsupported(634, "cuStreamWriteValue64_v2");
+    CUresult result;
+    rrto_count(634);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWriteValue64_v2(stream, addr, value, flags);
 }
 
-EXPORT CUresult cuStreamWriteValue64_v2_ptsz(void);
-CUresult cuStreamWriteValue64_v2_ptsz(void)
+EXPORT CUresult cuStreamWriteValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags);
+CUresult cuStreamWriteValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
-    return rrto_unsupported(635, "cuStreamWriteValue64_v2_ptsz");
+    CUresult result;
+    rrto_count(635);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuStreamWriteValue64_v2(rrto_per_thread(stream), addr, value, flags);
 }
 
 EXPORT CUresult cuSurfObjectCreate(void);
@@ -5406,34 +5690,54 @@ CUresult cuTensorMapSetAllocationClass(void)
     return rrto_unsupported(645, "cuTensorMapSetAllocationClass");
 }
 
-EXPORT CUresult cuTexObjectCreate(void);
-CUresult cuTexObjectCreate(void)
+EXPORT CUresult cuTexObjectCreate(CUtexObject* pTexObject, const CUDA_RESOURCE_DESC* pResDesc, const CUDA_TEXTURE_DESC* pTexDesc, const CUDA_RESOURCE_VIEW_DESC* pResViewDesc);
+CUresult cuTexObjectCreate(CUtexObject* pTexObject, const CUDA_RESOURCE_DESC* pResDesc, const CUDA_TEXTURE_DESC* pTexDesc, const CUDA_RESOURCE_VIEW_DESC* pResViewDesc)
 {
-    return rrto_unsupported(646, "cuTexObjectCreate");
+    CUresult result;
+    rrto_count(646);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuTexObjectCreate(pTexObject, pResDesc, pTexDesc, pResViewDesc);
 }
 
-EXPORT CUresult cuTexObjectDestroy(void);
-CUresult cuTexObjectDestroy(void)
+EXPORT CUresult cuTexObjectDestroy(CUtexObject texObject);
+CUresult cuTexObjectDestroy(CUtexObject texObject)
 {
-    return rrto_unsupported(647, "cuTexObjectDestroy");
+    CUresult result;
+    rrto_count(647);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuTexObjectDestroy(texObject);
 }
 
-EXPORT CUresult cuTexObjectGetResourceDesc(void);
-CUresult cuTexObjectGetResourceDesc(void)
+EXPORT CUresult cuTexObjectGetResourceDesc(CUDA_RESOURCE_DESC* pResDesc, CUtexObject texObject);
+CUresult cuTexObjectGetResourceDesc(CUDA_RESOURCE_DESC* pResDesc, CUtexObject texObject)
 {
-    return rrto_unsupported(648, "cuTexObjectGetResourceDesc");
+    CUresult result;
+    rrto_count(648);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuTexObjectGetResourceDesc(pResDesc, texObject);
 }
 
-EXPORT CUresult cuTexObjectGetResourceViewDesc(void);
-CUresult cuTexObjectGetResourceViewDesc(void)
+EXPORT CUresult cuTexObjectGetResourceViewDesc(CUDA_RESOURCE_VIEW_DESC* pResViewDesc, CUtexObject texObject);
+CUresult cuTexObjectGetResourceViewDesc(CUDA_RESOURCE_VIEW_DESC* pResViewDesc, CUtexObject texObject)
 {
-    return rrto_unsupported(649, "cuTexObjectGetResourceViewDesc");
+    CUresult result;
+    rrto_count(649);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuTexObjectGetResourceViewDesc(pResViewDesc, texObject);
 }
 
-EXPORT CUresult cuTexObjectGetTextureDesc(void);
-CUresult cuTexObjectGetTextureDesc(void)
+EXPORT CUresult cuTexObjectGetTextureDesc(CUDA_TEXTURE_DESC* pTexDesc, CUtexObject texObject);
+CUresult cuTexObjectGetTextureDesc(CUDA_TEXTURE_DESC* pTexDesc, CUtexObject texObject)
 {
-    return rrto_unsupported(650, "cuTexObjectGetTextureDesc");
+    CUresult result;
+    rrto_count(650);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuTexObjectGetTextureDesc(pTexDesc, texObject);
 }
 
 EXPORT CUresult cuTexRefCreate(void);

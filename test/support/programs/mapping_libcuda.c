@@ -1,5 +1,5 @@
 /* A libcuda.so.1 that only writes down, in C, what the bindings hand it: memory management by
- * address, event record nodes in graphs, and a result that no binding has a name for.
+ * address, textures, event record nodes in graphs, and a result that no binding has a name for.
  * The structures are those of cuda.h. */
 #include <stddef.h>
 #include <stdint.h>
@@ -108,6 +108,45 @@ static CUresult record_node(void **out, void *graph, void *const *waits, size_t 
     return 0;
 }
 
+struct resource {
+    int type;
+    union {
+        struct {
+            uint64_t at;
+            int format;
+            unsigned channels;
+            size_t sizes[3]; /* bytes; or width, height, pitch */
+        };
+        int reserved[32];
+    };
+    unsigned flags;
+};
+struct sampling {
+    int modes[3], filter;
+    unsigned flags, rest[5];
+    float border[4];
+    int reserved[12];
+};
+
+static CUresult texture(uint64_t *out, const struct resource *r, const struct sampling *s,
+                        const void *view)
+{
+    *out = 0x55;
+    LOG("texture type=%d at=%llx format=%x channels=%u sizes=%zu,%zu,%zu modes=%d,%d filter=%d "
+        "flags=%u border=%g,%g,%g,%g view=%d\n",
+        r->type, (unsigned long long)r->at, (unsigned)r->format, r->channels, r->sizes[0],
+        r->sizes[1], r->sizes[2], s->modes[0], s->modes[1], s->filter, s->flags,
+        (double)s->border[0], (double)s->border[1], (double)s->border[2], (double)s->border[3],
+        view != NULL);
+    return 0;
+}
+
+static CUresult texture_destroy(uint64_t texture_)
+{
+    LOG("texture gone %llx\n", (unsigned long long)texture_);
+    return 0;
+}
+
 static CUresult nameless(void *stream)
 {
     (void)stream;
@@ -129,6 +168,8 @@ CUresult cuGetProcAddress_v2(const char *name, void **out, int version_, uint64_
         {"cuMemMap", (void *)map},
         {"cuMemSetAccess", (void *)set_access},
         {"cuMemUnmap", (void *)unmap},
+        {"cuTexObjectCreate", (void *)texture},
+        {"cuTexObjectDestroy", (void *)texture_destroy},
         {"cuMemRelease", (void *)release},
         {"cuMemAddressFree", (void *)address_free},
         {"cuGraphAddEventRecordNode", (void *)record_node},

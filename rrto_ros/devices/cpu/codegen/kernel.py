@@ -21,6 +21,7 @@ from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (importing registers t
     packed,
     services,
     tensor,
+    texture,
     video,
     warp,
 )

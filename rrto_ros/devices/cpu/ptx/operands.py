@@ -36,6 +36,18 @@ def parse_operand(at: Cursor, scope: Scope | None) -> ast.Operand:
     raise at.error(f"expected an operand, got {token.text!r}")
 
 
+def parse_texture(at: Cursor, scope: Scope | None) -> tuple[ast.Operand, ast.Operand]:
+    """`[texture, coordinates]` as the two operands that it holds."""
+    at.expect("[")
+    texture = _name(at, scope)
+    at.expect(",")
+    place = parse_operand(at, scope)
+    if at.accept(","):
+        raise at.error("a texture with a sampler beside it is not supported")
+    at.expect("]")
+    return texture, place
+
+
 def _list(at: Cursor, scope: Scope | None, close: str) -> ast.Vec:
     at.next()
     items: list[ast.Operand] = []

@@ -18,7 +18,7 @@ from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.cursor import Cursor
 from rrto_ros.devices.cpu.ptx.initial import initial_values
 from rrto_ros.devices.cpu.ptx.lexer import tokenize
-from rrto_ros.devices.cpu.ptx.operands import parse_operand, signed_offset
+from rrto_ros.devices.cpu.ptx.operands import parse_operand, parse_texture, signed_offset
 from rrto_ros.devices.cpu.ptx.scope import Scope
 from rrto_ros.devices.cpu.ptx.types import SPACES, TYPES, PtxType
 from rrto_ros.errors import PtxError
@@ -369,6 +369,9 @@ class _BodyParser:
             while not at.accept(";"):
                 if args:
                     at.expect(",")
+                if op == "tex" and at.peek().text == "[":
+                    args += parse_texture(at, self.scope)
+                    continue
                 operand = self._moved(parse_operand(at, self.scope), line)
                 if isinstance(operand, ast.Reg) and _SELECTOR.fullmatch(at.peek().text):
                     # Parts of a register, in video instructions: "1:b0" is byte 0 of operand 1.

@@ -1,0 +1,366 @@
+"""Texture reads: from a description in memory, element by element, filtered as CUDA says.
+
+The functions below become part of a kernel that reads textures; each lane calls them by itself.
+Filtering follows the CUDA programming guide: the fraction of a coordinate has 8 bits. Elements are
+weighed in double precision and rounded once.
+"""
+
+from __future__ import annotations
+
+from rrto_ros.devices.cpu.codegen.builder import Val, const
+from rrto_ros.devices.cpu.codegen.emitter import S32, U64, Emitter, unsupported
+from rrto_ros.devices.cpu.codegen.table import emits
+from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.devices.cpu.ptx.types import TYPES
+
+DESCRIPTION = "<QQiiiiiiiI4f"
+"""Address, pitch; width, height, format, channels, flags, mode of x, of y, nothing; border."""
+DESCRIPTION_BYTES = 64
+_ADDRESS, _PITCH, _WIDTH, _HEIGHT, _FORMAT, _CHANNELS = 0, 8, 16, 20, 24, 28
+_FLAGS, _MODE_X, _MODE_Y, _BORDER = 32, 36, 40, 48
+_RAW, _NORMALISED, _LINEAR = 1, 2, 4
+_DIMENSIONS = {"1d": 1, "2d": 2}
+_RESULTS = ("f32", "s32", "u32")
+_F32 = TYPES["f32"]
+_INTRINSICS = {
+    "floor.f32": "float (float)",
+    "fptosi.sat.i32.f32": "i32 (float)",
+    "smax.i32": "i32 (i32, i32)",
+    "smin.i32": "i32 (i32, i32)",
+}
+
+
+@emits(
+    "tex",
+    forms="tex{.level}.{1d,2d}.v4.{f32,s32,u32}.{f32,s32} by the number of cuTexObjectCreate; "
+    "without mipmaps a level changes nothing",
+)
+def tex(e: Emitter, instr: ast.Instr) -> None:
+    """Emits a read of a texture object."""
+    mods = [m for m in instr.mods if m != "level"]
+    shape, vector, result, coordinate = mods
+    dests, handle, place = instr.args[:3]
+    leveled = "level" in instr.mods
+    if (
+        shape not in _DIMENSIONS
+        or vector != "v4"
+        or result not in _RESULTS
+        or coordinate not in ("f32", "s32")
+        or len(instr.args) != 3 + leveled
+        or not isinstance(dests, ast.Vec)
+    ):
+        raise unsupported(instr)
+    if not isinstance(handle, ast.Reg):
+        raise unsupported(instr, "a texture reference; cuTexObjectCreate makes textures")
+    kind = _F32 if coordinate == "f32" else S32
+    parts = place.items if isinstance(place, ast.Vec) else (place,)
+    wanted = _DIMENSIONS[shape]
+    if len(parts) < wanted:
+        raise unsupported(instr, f"{len(parts)} coordinates")
+    values = [e.read(p, kind) for p in parts[:wanted]]
+    if wanted == 1:
+        values.append(Val("0.0", "float") if coordinate == "f32" else const(0, "i32"))
+    texture = e.read(handle, U64)
+    if e.mask is not None:
+        # A lane that does not read gets no description, and zeros.
+        texture = e.b.select(e.mask, texture, const(0, "i64"))
+    read = _read(e, coordinate, texture, values, two=wanted == 2)
+    for dest, value in zip(dests.items, read, strict=True):
+        e.write(dest, e.b.bitcast(value, TYPES[result].llvm), TYPES[result])
+
+
+def _read(e: Emitter, coordinate: str, texture: Val, values: list[Val], *, two: bool) -> list[Val]:
+    b = e.b
+    _declare(b.declared)
+    lanes = range(b.lanes) if any(v.vec for v in (texture, *values)) else range(1)
+    found: list[list[Val]] = [[] for _ in range(4)]
+    for lane in lanes:
+        x, y = (b.lane(v, lane) for v in values)
+        out = b.name("texel")
+        dimensions = f", i1 {str(two).lower()}" if coordinate == "f32" else ""
+        b.line(
+            f"{out} = call <4 x i32> @rrto_tex_{coordinate}({b.arg(b.lane(texture, lane))}, "
+            f"{b.arg(x)}, {b.arg(y)}{dimensions})"
+        )
+        for k in range(4):
+            part = b.name("texel")
+            b.line(f"{part} = extractelement <4 x i32> {out}, i32 {k}")
+            found[k].append(Val(part, "i32"))
+    return [b.from_lanes(part) if len(part) > 1 else part[0] for part in found]
+
+
+def _declare(declared: dict[str, str]) -> None:
+    for name, kind in _INTRINSICS.items():
+        result, arguments = kind.split(" ", 1)
+        declared[f"llvm.{name}"] = f"declare {result} @llvm.{name}{arguments}"
+    for name, text in (("channel", _CHANNEL), ("texel", _TEXEL), ("index", _INDEX),
+                       ("coordinate", _COORDINATE), ("weight", _WEIGHT), ("f32", _READ_F32),
+                       ("s32", _READ_S32)):  # fmt: skip
+        declared[f"rrto_tex_{name}"] = text
+
+
+def _field(name: str, offset: int, kind: str = "i32") -> str:
+    return (
+        f"  %{name}.at = getelementptr i8, ptr %d, i64 {offset}\n"
+        f"  %{name} = load {kind}, ptr %{name}.at, align 4\n"
+    )
+
+
+def _integers() -> str:
+    """Elements of 8 and 16 bits: as they are, or as numbers from 0 (or -1) to 1."""
+    text = ""
+    for name, bits, extend, convert, most in (
+        ("u8", 8, "zext", "uitofp", "255.0"), ("u16", 16, "zext", "uitofp", "65535.0"),
+        ("s8", 8, "sext", "sitofp", "127.0"), ("s16", 16, "sext", "sitofp", "32767.0"),
+    ):  # fmt: skip
+        text += f"""{name}:
+  %{name}.v = load i{bits}, ptr %at, align 1
+  %{name}.w = {extend} i{bits} %{name}.v to i32
+  %{name}.f = {convert} i32 %{name}.w to float
+  %{name}.n = fdiv float %{name}.f, {most}
+  %{name}.low = fcmp olt float %{name}.n, -1.0
+  %{name}.c = select i1 %{name}.low, float -1.0, float %{name}.n
+  %{name}.b = bitcast float %{name}.c to i32
+  %{name}.r = select i1 %raw, i32 %{name}.w, i32 %{name}.b
+  ret i32 %{name}.r
+"""
+    return text
+
+
+_CHANNEL = f"""define internal i32 @rrto_tex_channel(ptr %at, i32 %format, i1 %raw) {{
+  switch i32 %format, label %whole [ i32 1, label %u8 i32 2, label %u16 i32 8, label %s8
+    i32 9, label %s16 i32 16, label %f16 ]
+{_integers()}f16:
+  %f16.v = load half, ptr %at, align 1
+  %f16.w = fpext half %f16.v to float
+  %f16.b = bitcast float %f16.w to i32
+  ret i32 %f16.b
+whole:
+  %whole.v = load i32, ptr %at, align 1
+  ret i32 %whole.v
+}}"""
+"""The bits of one channel."""
+
+
+def _channels() -> str:
+    """The channels of an element that there are; the others are zero."""
+    text = ""
+    for k in range(4):
+        text += f"""  %has{k} = icmp sgt i32 %channels, {k}
+  br i1 %has{k}, label %read{k}, label %next{k}
+read{k}:
+  %far{k} = mul i64 %bytes, {k}
+  %at{k} = getelementptr i8, ptr %element.p, i64 %far{k}
+  %value{k} = call i32 @rrto_tex_channel(ptr %at{k}, i32 %format, i1 %raw)
+  br label %next{k}
+next{k}:
+  %got{k} = phi i32 [ 0, %{f"next{k - 1}" if k else "inside"} ], [ %value{k}, %read{k} ]
+"""
+    vector = "zeroinitializer"
+    for k in range(4):
+        text += f"  %v{k} = insertelement <4 x i32> {vector}, i32 %got{k}, i32 {k}\n"
+        vector = f"%v{k}"
+    return text
+
+
+_TEXEL = f"""define internal <4 x i32> @rrto_tex_texel(ptr %d, i32 %x, i32 %y) {{
+  %either = or i32 %x, %y
+  %out = icmp slt i32 %either, 0
+  br i1 %out, label %outside, label %inside
+outside:
+{_field("border", _BORDER, "<4 x i32>")}  ret <4 x i32> %border
+inside:
+{_field("address", _ADDRESS, "i64")}{_field("pitch", _PITCH, "i64")}{_field("format", _FORMAT)}\
+{_field("channels", _CHANNELS)}{_field("flags", _FLAGS)}  %raw.bit = and i32 %flags, {_RAW}
+  %raw = icmp ne i32 %raw.bit, 0
+  %low = and i32 %format, 7
+  %narrow = icmp eq i32 %low, 1
+  %half = icmp eq i32 %format, 16
+  %two = icmp eq i32 %low, 2
+  %ten = icmp eq i32 %format, 10
+  %eight = icmp eq i32 %format, 8
+  %nine = icmp eq i32 %format, 9
+  %is16.a = or i1 %two, %half
+  %is16.b = xor i1 %ten, true
+  %is16.c = and i1 %is16.a, %is16.b
+  %is16 = or i1 %is16.c, %nine
+  %one = icmp eq i32 %format, 1
+  %is8 = or i1 %one, %eight
+  %bytes.a = select i1 %is16, i64 2, i64 4
+  %bytes = select i1 %is8, i64 1, i64 %bytes.a
+  %x64 = zext i32 %x to i64
+  %y64 = zext i32 %y to i64
+  %channels64 = zext i32 %channels to i64
+  %element = mul i64 %bytes, %channels64
+  %row = mul i64 %y64, %pitch
+  %column = mul i64 %x64, %element
+  %far = add i64 %row, %column
+  %place = add i64 %address, %far
+  %element.p = inttoptr i64 %place to ptr
+{_channels()}  ret <4 x i32> %v3
+}}"""
+"""One element; a negative place is outside."""
+_INDEX = """define internal i32 @rrto_tex_index(i32 %i, i32 %n, i32 %mode) {
+  switch i32 %mode, label %border [ i32 0, label %wrap i32 1, label %clamp i32 2, label %mirror ]
+wrap:
+  %rest = srem i32 %i, %n
+  %below = icmp slt i32 %rest, 0
+  %up = add i32 %rest, %n
+  %wrapped = select i1 %below, i32 %up, i32 %rest
+  ret i32 %wrapped
+clamp:
+  %last = sub i32 %n, 1
+  %least = call i32 @llvm.smax.i32(i32 %i, i32 0)
+  %clamped = call i32 @llvm.smin.i32(i32 %least, i32 %last)
+  ret i32 %clamped
+mirror:
+  %n64 = zext i32 %n to i64
+  %i64 = sext i32 %i to i64
+  %both = shl i64 %n64, 1
+  %m = srem i64 %i64, %both
+  %m.below = icmp slt i64 %m, 0
+  %m.up = add i64 %m, %both
+  %at = select i1 %m.below, i64 %m.up, i64 %m
+  %back.a = sub i64 %both, %at
+  %back = sub i64 %back.a, 1
+  %forth = icmp slt i64 %at, %n64
+  %mirrored = select i1 %forth, i64 %at, i64 %back
+  %mirrored32 = trunc i64 %mirrored to i32
+  ret i32 %mirrored32
+border:
+  %inside = icmp ult i32 %i, %n
+  %found = select i1 %inside, i32 %i, i32 -1
+  ret i32 %found
+}"""
+"""Which element is meant, -1: the border."""
+_COORDINATE = """define internal float @rrto_tex_coordinate(float %x, i32 %n, i32 %mode,
+  i32 %flags) {
+  %bit = and i32 %flags, 2
+  %plain = icmp eq i32 %bit, 0
+  br i1 %plain, label %as_is, label %scale
+as_is:
+  ret float %x
+scale:
+  %whole = call float @llvm.floor.f32(float %x)
+  %part = fsub float %x, %whole
+  %half = fmul float %x, 0.5
+  %pairs = call float @llvm.floor.f32(float %half)
+  %twice = fmul float %pairs, 2.0
+  %pair = fsub float %x, %twice
+  %wraps = icmp eq i32 %mode, 0
+  %mirrors = icmp eq i32 %mode, 2
+  %a = select i1 %wraps, float %part, float %x
+  %b = select i1 %mirrors, float %pair, float %a
+  %size = uitofp i32 %n to float
+  %out = fmul float %b, %size
+  ret float %out
+}"""
+"""A coordinate in elements; one that repeats is near 0 before it is scaled."""
+_WEIGHT = """define internal double @rrto_tex_weight(float %x, float %whole) {
+  %part = fsub float %x, %whole
+  %scaled = fmul float %part, 256.0
+  %moved = fadd float %scaled, 0.5
+  %bits = call float @llvm.floor.f32(float %moved)
+  %wide = fpext float %bits to double
+  %out = fdiv double %wide, 256.0
+  ret double %out
+}"""
+"""The weight of the second of two neighbours: 8 bits behind the point, 1 is one of its values."""
+
+
+def _mixed() -> str:
+    """Four neighbours, or two, weighed; channel by channel."""
+    text, vector = "", "zeroinitializer"
+    for k in range(4):
+        terms = []
+        for corner in ("00", "10", "01", "11"):
+            name = f"c{corner}.{k}"
+            text += f"""  %{name}.i = extractelement <4 x i32> %t{corner}, i32 {k}
+  %{name}.f = bitcast i32 %{name}.i to float
+  %{name}.d = fpext float %{name}.f to double
+  %{name}.w = fmul double %{name}.d, %w{corner}
+  %{name}.some = fcmp oeq double %w{corner}, 0.0
+  %{name}.o = select i1 %{name}.some, double 0.0, double %{name}.w
+"""
+            terms.append(f"%{name}.o")
+        text += f"""  %s{k}.a = fadd double {terms[0]}, {terms[1]}
+  %s{k}.b = fadd double {terms[2]}, {terms[3]}
+  %s{k}.c = fadd double %s{k}.a, %s{k}.b
+  %s{k}.f = fptrunc double %s{k}.c to float
+  %s{k}.i = bitcast float %s{k}.f to i32
+  %m{k} = insertelement <4 x i32> {vector}, i32 %s{k}.i, i32 {k}
+"""
+        vector = f"%m{k}"
+    return text
+
+
+def _texels() -> str:
+    text = ""
+    for x in "01":
+        for y in "01":
+            text += (
+                f"  %t{x}{y} = call <4 x i32> @rrto_tex_texel(ptr %d, i32 %ix{x}, i32 %iy{y})\n"
+            )
+    return text
+
+
+_OPEN = f"""  %d = inttoptr i64 %texture to ptr
+  %none = icmp eq i64 %texture, 0
+  br i1 %none, label %nothing, label %look
+look:
+{_field("n", _WIDTH)}{_field("m", _HEIGHT)}{_field("flags", _FLAGS)}{_field("mx", _MODE_X)}\
+{_field("my", _MODE_Y)}  %gone = icmp eq i32 %n, 0
+  br i1 %gone, label %nothing, label %found
+nothing:
+  ret <4 x i32> zeroinitializer
+found:
+"""
+_READ_F32 = f"""define internal <4 x i32> @rrto_tex_f32(i64 %texture, float %x, float %y,
+  i1 %two) {{
+{_OPEN}  %cx = call float @rrto_tex_coordinate(float %x, i32 %n, i32 %mx, i32 %flags)
+  %cy = call float @rrto_tex_coordinate(float %y, i32 %m, i32 %my, i32 %flags)
+  %linear.bit = and i32 %flags, {_LINEAR}
+  %linear = icmp ne i32 %linear.bit, 0
+  br i1 %linear, label %filter, label %point
+point:
+  %px.f = call float @llvm.floor.f32(float %cx)
+  %py.f = call float @llvm.floor.f32(float %cy)
+  %px.i = call i32 @llvm.fptosi.sat.i32.f32(float %px.f)
+  %py.i = call i32 @llvm.fptosi.sat.i32.f32(float %py.f)
+  %px = call i32 @rrto_tex_index(i32 %px.i, i32 %n, i32 %mx)
+  %py.m = call i32 @rrto_tex_index(i32 %py.i, i32 %m, i32 %my)
+  %py = select i1 %two, i32 %py.m, i32 0
+  %nearest = call <4 x i32> @rrto_tex_texel(ptr %d, i32 %px, i32 %py)
+  ret <4 x i32> %nearest
+filter:
+  %bx = fsub float %cx, 0.5
+  %by = fsub float %cy, 0.5
+  %fx = call float @llvm.floor.f32(float %bx)
+  %fy = call float @llvm.floor.f32(float %by)
+  %a = call double @rrto_tex_weight(float %bx, float %fx)
+  %b.m = call double @rrto_tex_weight(float %by, float %fy)
+  %b = select i1 %two, double %b.m, double 0.0
+  %jx = call i32 @llvm.fptosi.sat.i32.f32(float %fx)
+  %jy = call i32 @llvm.fptosi.sat.i32.f32(float %fy)
+  %jx1 = add i32 %jx, 1
+  %jy1 = add i32 %jy, 1
+  %ix0 = call i32 @rrto_tex_index(i32 %jx, i32 %n, i32 %mx)
+  %ix1 = call i32 @rrto_tex_index(i32 %jx1, i32 %n, i32 %mx)
+  %iy0.m = call i32 @rrto_tex_index(i32 %jy, i32 %m, i32 %my)
+  %iy1.m = call i32 @rrto_tex_index(i32 %jy1, i32 %m, i32 %my)
+  %iy0 = select i1 %two, i32 %iy0.m, i32 0
+  %iy1 = select i1 %two, i32 %iy1.m, i32 0
+{_texels()}  %a1 = fsub double 1.0, %a
+  %b1 = fsub double 1.0, %b
+  %w00 = fmul double %a1, %b1
+  %w10 = fmul double %a, %b1
+  %w01 = fmul double %a1, %b
+  %w11 = fmul double %a, %b
+{_mixed()}  ret <4 x i32> %m3
+}}"""
+_READ_S32 = f"""define internal <4 x i32> @rrto_tex_s32(i64 %texture, i32 %x, i32 %y) {{
+{_OPEN}  %px = call i32 @rrto_tex_index(i32 %x, i32 %n, i32 %mx)
+  %py = call i32 @rrto_tex_index(i32 %y, i32 %m, i32 %my)
+  %nearest = call <4 x i32> @rrto_tex_texel(ptr %d, i32 %px, i32 %py)
+  ret <4 x i32> %nearest
+}}"""
