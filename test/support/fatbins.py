@@ -41,7 +41,7 @@ class _Elf:
         return len(self.sections) - 1
 
 
-def cubin(architecture, kernels, variables=(), filler=0, seed=1):
+def cubin(architecture, kernels, variables=(), filler=0, seed=1, code=None):
     """Machine code for an architecture (sm_XX), as CUDA 13 lays it out.
 
     Args:
@@ -50,13 +50,14 @@ def cubin(architecture, kernels, variables=(), filler=0, seed=1):
         variables: (name, bytes) each.
         filler: Bytes of it in each kernel, which do not compress.
         seed: Of the filler.
+        code: Makes the filler of a size and a seed, if it is to be something else.
     """
     kernels = [Kernel(k) if isinstance(k, str) else k for k in kernels]
     elf, strings, symbols = _Elf(), bytearray(b"\0"), bytearray(24)
     numbers, details = bytearray(), []
     for kernel in kernels:
         number = len(symbols) // 24
-        text = elf.add(f".text.{kernel.name}", noise(filler, seed + number))
+        text = elf.add(f".text.{kernel.name}", (code or noise)(filler, seed + number))
         symbols += _SYMBOL.pack(len(strings), 0x12, 0x10, text, 0, filler)
         strings += kernel.name.encode() + b"\0"
         numbers += struct.pack("<BBHII", 4, 0x2F, 8, number, kernel.registers)

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 from support.fatbins import FAMILY, ONLY_THIS, Kernel, cubin, entry, fatbin, machine, noise, ptx
+from support.one_process import OneProcess
 from support.shim_peer import BATCHED, RPC, Peer
 
 from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.devices.null import NullDevice
+from rrto_ros.edge.host import HostLimits
+from rrto_ros.robot.status import SessionConfig
 
 CASES = Path(__file__).parents[1] / "support/programs/loading_cases.py"
 TEXT = b""".version 8.0
@@ -237,3 +240,54 @@ def test_of_many_libraries_those_that_are_used_are_loaded(tmp_path):
     assert answer["results"] == [0, 0]
     assert names == ["module_load", "launch"] * 2 + [MARK]
     assert sent == 2 * (16 + len(machine(80, filler=2000)))
+
+
+@pytest.fixture
+def make_world(sockets, tmp_path):
+    made = []
+
+    def make(mode="batched"):
+        config = SessionConfig(mode=mode, plan_cache_directory=tmp_path / "plans")
+        made.append(
+            OneProcess(sockets / "r" / "s.sock", config, HostLimits(), device="null",
+                       blob_directory=sockets / "blobs", blob_bytes=1 << 28)
+        )  # fmt: skip
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.close()
+
+
+def ended(world, *arguments):
+    """Run a case to its end; gives its output and the session's report."""
+    program = world.start(CASES, *arguments)
+    text, errors = program.communicate(timeout=60)
+    assert program.returncode == 0, errors
+    report = world.reports.get(timeout=20)
+    assert report.error == ""
+    return text, report
+
+
+def test_a_module_that_is_first_used_inside_a_sequence_is_loaded_there(make_world, tmp_path):
+    (tmp_path / "image").write_bytes(fatbin(machine(86, filler=5000)))
+    text, report = ended(make_world("replay"), "replayed", tmp_path / "image")
+    assert text.split("\n")[:2] == ['{"loaded": 1}'] * 2
+    assert report.deviations >= 1
+    assert report.inferences >= 20
+    assert report.calls_unsupported == 0
+
+
+def test_a_second_start_names_the_images_that_the_server_has(make_world, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(12):
+        entries = [machine(a, filler=60_000, seed=number) for a in (75, 86, 90)]
+        (images / f"{number:03}").write_bytes(fatbin(*entries))
+    world = make_world()
+    first, second = (
+        ended(world, "libraries", images / "000", images, 1, 4, 7, 10)[1].bytes_sent
+        for _ in range(2)
+    )
+    assert 4 * 60_000 < first < 4 * 65_000
+    assert second < 2000
