@@ -29,6 +29,7 @@ from talker import Talker, started
 
 sys.path.insert(0, str(HERE.parent / "test"))
 
+from rrto_ros.evaluation.stack import Stack, measuring_domain
 from support.fatbins import Kernel, fatbin
 from support.fatbins import machine as code_for
 
@@ -36,7 +37,6 @@ from rrto_ros.bringup.environment import node_environment
 from rrto_ros.errors import RrtoError
 from rrto_ros.evaluation.link_emulator import LinkedMachines, joined_by_link
 from rrto_ros.evaluation.link_queue import LinkSettings
-from rrto_ros.evaluation.stack import Stack, measuring_domain
 from rrto_ros.zstd import codec
 
 ARCHITECTURES = (75, 80, 86, 90, 100)
