@@ -52,8 +52,16 @@ class Client:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+# CuPy and Warp want RRTO_NVIDIA_COMPILERS=1 (docs/clients.md).
 CLIENTS = {
     "triton": Client(("triton", "cuda-bindings", "numpy", "setuptools"), "run_triton.py"),
+    "cupy": Client(
+        ("cupy-cuda13x", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime"),
+        "run_cupy.py",
+        runtime=True,
+        environment={"CUPY_ACCELERATORS": ""},
+    ),
+    "warp": Client(("warp-lang",), "run_warp.py", runtime=True),
 }
 
 

@@ -9,6 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+DRIVER_VERSION = 13050
+"""CUDA version of the driver that devices say they have which are no GPU: the one whose header the
+shim's calls are from. Programs that make PTX hand it to a driver that is as new as their compiler,
+and make machine code for an older one."""
+
 
 @dataclass(frozen=True)
 class DeviceInfo:

@@ -515,8 +515,14 @@ EXTRA_EXPORTS: dict[str, tuple[tuple[str, str], ...]] = {
     "cuProfilerInitialize": (),
     "cuProfilerStart": (),
     "cuProfilerStop": (),
+    "cuGraphicsGLRegisterBuffer": (),
+    "cuGraphicsGLRegisterImage": (),
 }
 """Exports whose prototypes are in no header of the wheels: arguments as (type, name)."""
+EXTRA_SINCE: dict[str, int] = {
+    name: 4000 if "Profiler" in name else 3000 for name in EXTRA_EXPORTS
+}
+"""CUDA version that has them first."""
 
 UNSUPPORTED_NOTES: dict[str, str] = {
     "cuMemAllocManaged": "memory is not shared between robot and server",
@@ -524,6 +530,7 @@ UNSUPPORTED_NOTES: dict[str, str] = {
     "cuMemExportToShareableHandle": "a session belongs to one process",
     "cuMemPoolExportToShareableHandle": "a session belongs to one process",
     "cuMulticastCreate": "there is one device",
+    "cuGraphicsGLRegisterBuffer": "the screen is the robot's, the device the server's",
     "cuIpcGetMemHandle": "a session belongs to one process",
     "cuGraphAddMemAllocNode": "allocate before the graph is made, from a pool or not",
     "cuGraphConditionalHandleCreate": "a graph's nodes do not depend on what others compute",

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-RUNTIME_VARIABLE = "RRTO_CUDA_RUNTIME"
+from rrto_ros.api.runtime_tables import VALIDITY_VARIABLE
+
+RUNTIME_VARIABLE = VALIDITY_VARIABLE
 RUNTIME_OPTION = "--cuda-runtime"
 """What lets a program on the CUDA runtime start, in the environment and of `rrto run`."""
 
@@ -102,7 +104,7 @@ CLIENTS = (
         Kernels.MADE,
         runtime=True,
         needs=(_NVRTC,),
-        cpu=(("CUPY_COMPILE_WITH_PTX", "1"),),
+        cpu=(("CUPY_COMPILE_WITH_PTX", "1"), ("CUPY_ACCELERATORS", "")),
         cpu_note="what it calls of cuBLAS, cuFFT and the like is those libraries' machine code",
     ),
     Client(

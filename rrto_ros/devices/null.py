@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import TypeVar
 
-from rrto_ros.api.info import DeviceInfo, GlobalInfo, KernelInfo, ModuleInfo
+from rrto_ros.api.info import DRIVER_VERSION, DeviceInfo, GlobalInfo, KernelInfo, ModuleInfo
 from rrto_ros.api.ops import READ_WRITE
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cubins import Cubin, Variable
@@ -163,7 +163,7 @@ class NullDevice:
         major, minor = compute_capability or (8, 9)
         self._info = DeviceInfo(
             "null", "RRTO null device: no results", sha256(b"rrto null device").digest()[:16],
-            (major, minor), 13000, limit_bytes, base, size,
+            (major, minor), DRIVER_VERSION, limit_bytes, base, size,
             {**_ATTRIBUTES, 75: major, 76: minor},
         )  # fmt: skip
         self._launch_s = launch_s

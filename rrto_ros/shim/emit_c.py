@@ -10,7 +10,7 @@ from rrto_ros.api.ops import CONTROL, OPS, Op
 from rrto_ros.api.result_texts import RESULT_TEXTS
 from rrto_ros.api.results import CUresult
 from rrto_ros.api.ring_layout import LAYOUT
-from rrto_ros.api.table import CALLS, EXTRA_EXPORTS, WHILE_CAPTURING, Call
+from rrto_ros.api.table import CALLS, EXTRA_EXPORTS, EXTRA_SINCE, WHILE_CAPTURING, Call
 from rrto_ros.shim.headers import Snapshot
 from rrto_ros.wire.codec import LAYOUTS
 from rrto_ros.wire.format import TABLE_HASH
@@ -306,7 +306,7 @@ def stubs_source(data: Snapshot) -> str:
 def proc_source(data: Snapshot) -> str:
     """procs.c: what cuGetProcAddress answers, sorted by name, then version."""
     rows: list[list[Any]] = [list(row) for row in data["proc"]]
-    rows += [[name, 4000, False, name] for name in EXTRA_EXPORTS]
+    rows += [[name, since, False, name] for name, since in EXTRA_SINCE.items()]
     rows.sort(key=lambda row: (row[0].encode(), row[1], row[2]))
     lines = [f"/* {MARK} */", '#include "procs.h"', ""]
     lines += [f"void {name}(void);" for name in export_names(data)]

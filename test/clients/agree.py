@@ -7,6 +7,7 @@ gets.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+CONSENT = "RRTO_NVIDIA_COMPILERS"
 ABSENT = 77
 """Exit code where the client is not installed."""
 
@@ -65,6 +67,17 @@ class Cases:
         """Print the line; the exit code."""
         print(json.dumps({**self._told, "ran": self.ran, "failed": self.failed}), flush=True)
         return 1 if self.failed or not self.ran else 0
+
+
+def need_consent() -> None:
+    """End unless the user wants kernels that NVIDIA's compilers make to run, wherever that is."""
+    if os.environ.get(CONSENT) != "1":
+        print(
+            f"skipped: the kernels are made by NVRTC, whose licence is NVIDIA's; {CONSENT}=1 says "
+            "that you want to run them on this device",
+            file=sys.stderr,
+        )
+        sys.exit(ABSENT)
 
 
 def absent(error: ImportError, install: str) -> None:

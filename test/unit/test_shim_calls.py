@@ -6,6 +6,8 @@ The programs are in test/support/programs/shim_cases.py; each insists on what CU
 import pytest
 from support.shim_peer import BATCHED, RPC, Peer
 
+from rrto_ros.api.info import DRIVER_VERSION
+
 BOTH = pytest.mark.parametrize("mode", [BATCHED, RPC], ids=["batched", "rpc"])
 
 
@@ -41,7 +43,7 @@ def test_questions_about_the_device_need_no_record():
     with Peer() as peer:
         answer = peer.case("device_questions")
         assert peer.records == []
-    assert answer["version"] == 13000
+    assert answer["version"] == DRIVER_VERSION
     assert answer["attributes"]["1"] == 1024
     assert answer["attributes"]["83"] == 0
     assert answer["total"] == 1 << 28

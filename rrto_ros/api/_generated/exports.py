@@ -246,6 +246,8 @@ EXPORTS: tuple[str, ...] = (
     "cuGraphRetainUserObject",
     "cuGraphUpload",
     "cuGraphUpload_ptsz",
+    "cuGraphicsGLRegisterBuffer",
+    "cuGraphicsGLRegisterImage",
     "cuGraphicsMapResources",
     "cuGraphicsMapResources_ptsz",
     "cuGraphicsResourceGetMappedMipmappedArray",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rrto_ros.api.info import DRIVER_VERSION
 from rrto_ros.api.ops import READ_WRITE
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu import attributes as attr
@@ -51,7 +52,6 @@ DEFAULT_ARENA_BASE = 0x2000_0000_0000
 DEFAULT_ARENA_BYTES = 64 << 30
 DEFAULT_CACHE_BYTES = 512 << 20
 DEFAULT_LAUNCH_TIMEOUT_S = 30.0
-DRIVER_VERSION = 13000
 _CLOCK_KHZ = 1_500_000
 
 

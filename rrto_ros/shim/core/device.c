@@ -6,7 +6,7 @@
 #include "procs.h"
 #include "module.h"
 
-enum { DEFAULT_VERSION = 13000, LAST_ATTRIBUTE = 161 /* of CUDA 13.5 */ };
+enum { DEFAULT_VERSION = 13050, LAST_ATTRIBUTE = 161 /* of CUDA 13.5 */ };
 
 #define S rrto_session
 

@@ -3,7 +3,7 @@
 #define RRTO_DRIVER_API_H
 #include "cuda_types.h"
 
-#define RRTO_EXPORTS 688
+#define RRTO_EXPORTS 690
 
 CUresult rrto_cuInit(unsigned int Flags);
 CUresult rrto_cuDriverGetVersion(int* driverVersion);

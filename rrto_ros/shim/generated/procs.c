@@ -244,6 +244,8 @@ void cuGraphRemoveDependencies_v2(void);
 void cuGraphRetainUserObject(void);
 void cuGraphUpload(void);
 void cuGraphUpload_ptsz(void);
+void cuGraphicsGLRegisterBuffer(void);
+void cuGraphicsGLRegisterImage(void);
 void cuGraphicsMapResources(void);
 void cuGraphicsMapResources_ptsz(void);
 void cuGraphicsResourceGetMappedMipmappedArray(void);
@@ -934,6 +936,8 @@ const struct rrto_proc rrto_procs[] = {
     {"cuGraphRetainUserObject", 11030, 0, cuGraphRetainUserObject},
     {"cuGraphUpload", 11010, 0, cuGraphUpload},
     {"cuGraphUpload", 11010, 1, cuGraphUpload_ptsz},
+    {"cuGraphicsGLRegisterBuffer", 3000, 0, cuGraphicsGLRegisterBuffer},
+    {"cuGraphicsGLRegisterImage", 3000, 0, cuGraphicsGLRegisterImage},
     {"cuGraphicsMapResources", 3000, 0, cuGraphicsMapResources},
     {"cuGraphicsMapResources", 7000, 1, cuGraphicsMapResources_ptsz},
     {"cuGraphicsResourceGetMappedMipmappedArray", 5000, 0, cuGraphicsResourceGetMappedMipmappedArray},
@@ -1380,4 +1384,4 @@ const struct rrto_proc rrto_procs[] = {
     {"cuWaitExternalSemaphoresAsync", 10000, 0, cuWaitExternalSemaphoresAsync},
     {"cuWaitExternalSemaphoresAsync", 10000, 1, cuWaitExternalSemaphoresAsync_ptsz},
 };
-const unsigned rrto_proc_count = 688;
+const unsigned rrto_proc_count = 690;

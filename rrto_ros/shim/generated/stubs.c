@@ -2177,174 +2177,186 @@ CUresult cuGraphUpload_ptsz(CUgraphExec hGraph, CUstream hStream)
     return rrto_cuGraphUpload(hGraph, rrto_per_thread(hStream));
 }
 
+EXPORT CUresult cuGraphicsGLRegisterBuffer(void);
+CUresult cuGraphicsGLRegisterBuffer(void)
+{
+    return rrto_unsupported(243, "cuGraphicsGLRegisterBuffer");
+}
+
+EXPORT CUresult cuGraphicsGLRegisterImage(void);
+CUresult cuGraphicsGLRegisterImage(void)
+{
+    return rrto_unsupported(244, "cuGraphicsGLRegisterImage");
+}
+
 EXPORT CUresult cuGraphicsMapResources(void);
 CUresult cuGraphicsMapResources(void)
 {
-    return rrto_unsupported(243, "cuGraphicsMapResources");
+    return rrto_unsupported(245, "cuGraphicsMapResources");
 }
 
 EXPORT CUresult cuGraphicsMapResources_ptsz(void);
 CUresult cuGraphicsMapResources_ptsz(void)
 {
-    return rrto_unsupported(244, "cuGraphicsMapResources_ptsz");
+    return rrto_unsupported(246, "cuGraphicsMapResources_ptsz");
 }
 
 EXPORT CUresult cuGraphicsResourceGetMappedMipmappedArray(void);
 CUresult cuGraphicsResourceGetMappedMipmappedArray(void)
 {
-    return rrto_unsupported(245, "cuGraphicsResourceGetMappedMipmappedArray");
+    return rrto_unsupported(247, "cuGraphicsResourceGetMappedMipmappedArray");
 }
 
 EXPORT CUresult cuGraphicsResourceGetMappedPointer(void);
 CUresult cuGraphicsResourceGetMappedPointer(void)
 {
-    return rrto_unsupported(246, "cuGraphicsResourceGetMappedPointer");
+    return rrto_unsupported(248, "cuGraphicsResourceGetMappedPointer");
 }
 
 EXPORT CUresult cuGraphicsResourceGetMappedPointer_v2(void);
 CUresult cuGraphicsResourceGetMappedPointer_v2(void)
 {
-    return rrto_unsupported(247, "cuGraphicsResourceGetMappedPointer_v2");
+    return rrto_unsupported(249, "cuGraphicsResourceGetMappedPointer_v2");
 }
 
 EXPORT CUresult cuGraphicsResourceSetMapFlags(void);
 CUresult cuGraphicsResourceSetMapFlags(void)
 {
-    return rrto_unsupported(248, "cuGraphicsResourceSetMapFlags");
+    return rrto_unsupported(250, "cuGraphicsResourceSetMapFlags");
 }
 
 EXPORT CUresult cuGraphicsResourceSetMapFlags_v2(void);
 CUresult cuGraphicsResourceSetMapFlags_v2(void)
 {
-    return rrto_unsupported(249, "cuGraphicsResourceSetMapFlags_v2");
+    return rrto_unsupported(251, "cuGraphicsResourceSetMapFlags_v2");
 }
 
 EXPORT CUresult cuGraphicsSubResourceGetMappedArray(void);
 CUresult cuGraphicsSubResourceGetMappedArray(void)
 {
-    return rrto_unsupported(250, "cuGraphicsSubResourceGetMappedArray");
+    return rrto_unsupported(252, "cuGraphicsSubResourceGetMappedArray");
 }
 
 EXPORT CUresult cuGraphicsUnmapResources(void);
 CUresult cuGraphicsUnmapResources(void)
 {
-    return rrto_unsupported(251, "cuGraphicsUnmapResources");
+    return rrto_unsupported(253, "cuGraphicsUnmapResources");
 }
 
 EXPORT CUresult cuGraphicsUnmapResources_ptsz(void);
 CUresult cuGraphicsUnmapResources_ptsz(void)
 {
-    return rrto_unsupported(252, "cuGraphicsUnmapResources_ptsz");
+    return rrto_unsupported(254, "cuGraphicsUnmapResources_ptsz");
 }
 
 EXPORT CUresult cuGraphicsUnregisterResource(void);
 CUresult cuGraphicsUnregisterResource(void)
 {
-    return rrto_unsupported(253, "cuGraphicsUnregisterResource");
+    return rrto_unsupported(255, "cuGraphicsUnregisterResource");
 }
 
 EXPORT CUresult cuGreenCtxCreate(void);
 CUresult cuGreenCtxCreate(void)
 {
-    return rrto_unsupported(254, "cuGreenCtxCreate");
+    return rrto_unsupported(256, "cuGreenCtxCreate");
 }
 
 EXPORT CUresult cuGreenCtxDestroy(void);
 CUresult cuGreenCtxDestroy(void)
 {
-    return rrto_unsupported(255, "cuGreenCtxDestroy");
+    return rrto_unsupported(257, "cuGreenCtxDestroy");
 }
 
 EXPORT CUresult cuGreenCtxGetDevResource(void);
 CUresult cuGreenCtxGetDevResource(void)
 {
-    return rrto_unsupported(256, "cuGreenCtxGetDevResource");
+    return rrto_unsupported(258, "cuGreenCtxGetDevResource");
 }
 
 EXPORT CUresult cuGreenCtxGetId(void);
 CUresult cuGreenCtxGetId(void)
 {
-    return rrto_unsupported(257, "cuGreenCtxGetId");
+    return rrto_unsupported(259, "cuGreenCtxGetId");
 }
 
 EXPORT CUresult cuGreenCtxRecordEvent(void);
 CUresult cuGreenCtxRecordEvent(void)
 {
-    return rrto_unsupported(258, "cuGreenCtxRecordEvent");
+    return rrto_unsupported(260, "cuGreenCtxRecordEvent");
 }
 
 EXPORT CUresult cuGreenCtxStreamCreate(void);
 CUresult cuGreenCtxStreamCreate(void)
 {
-    return rrto_unsupported(259, "cuGreenCtxStreamCreate");
+    return rrto_unsupported(261, "cuGreenCtxStreamCreate");
 }
 
 EXPORT CUresult cuGreenCtxWaitEvent(void);
 CUresult cuGreenCtxWaitEvent(void)
 {
-    return rrto_unsupported(260, "cuGreenCtxWaitEvent");
+    return rrto_unsupported(262, "cuGreenCtxWaitEvent");
 }
 
 EXPORT CUresult cuImportExternalMemory(void);
 CUresult cuImportExternalMemory(void)
 {
-    return rrto_unsupported(261, "cuImportExternalMemory");
+    return rrto_unsupported(263, "cuImportExternalMemory");
 }
 
 EXPORT CUresult cuImportExternalSemaphore(void);
 CUresult cuImportExternalSemaphore(void)
 {
-    return rrto_unsupported(262, "cuImportExternalSemaphore");
+    return rrto_unsupported(264, "cuImportExternalSemaphore");
 }
 
 EXPORT CUresult cuInit(unsigned int Flags);
 CUresult cuInit(unsigned int Flags)
 {
-    rrto_count(263);
+    rrto_count(265);
     return rrto_cuInit(Flags);
 }
 
 EXPORT CUresult cuIpcCloseMemHandle(void);
 CUresult cuIpcCloseMemHandle(void)
 {
-    return rrto_unsupported(264, "cuIpcCloseMemHandle");
+    return rrto_unsupported(266, "cuIpcCloseMemHandle");
 }
 
 EXPORT CUresult cuIpcGetEventHandle(void);
 CUresult cuIpcGetEventHandle(void)
 {
-    return rrto_unsupported(265, "cuIpcGetEventHandle");
+    return rrto_unsupported(267, "cuIpcGetEventHandle");
 }
 
 EXPORT CUresult cuIpcGetMemHandle(void);
 CUresult cuIpcGetMemHandle(void)
 {
-    return rrto_unsupported(266, "cuIpcGetMemHandle");
+    return rrto_unsupported(268, "cuIpcGetMemHandle");
 }
 
 EXPORT CUresult cuIpcOpenEventHandle(void);
 CUresult cuIpcOpenEventHandle(void)
 {
-    return rrto_unsupported(267, "cuIpcOpenEventHandle");
+    return rrto_unsupported(269, "cuIpcOpenEventHandle");
 }
 
 EXPORT CUresult cuIpcOpenMemHandle(void);
 CUresult cuIpcOpenMemHandle(void)
 {
-    return rrto_unsupported(268, "cuIpcOpenMemHandle");
+    return rrto_unsupported(270, "cuIpcOpenMemHandle");
 }
 
 EXPORT CUresult cuIpcOpenMemHandle_v2(void);
 CUresult cuIpcOpenMemHandle_v2(void)
 {
-    return rrto_unsupported(269, "cuIpcOpenMemHandle_v2");
+    return rrto_unsupported(271, "cuIpcOpenMemHandle_v2");
 }
 
 EXPORT CUresult cuKernelGetAttribute(int* pi, CUfunction_attribute attrib, CUkernel kernel, CUdevice dev);
 CUresult cuKernelGetAttribute(int* pi, CUfunction_attribute attrib, CUkernel kernel, CUdevice dev)
 {
     CUresult result;
-    rrto_count(270);
+    rrto_count(272);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuKernelGetAttribute(pi, attrib, kernel, dev);
@@ -2354,7 +2366,7 @@ EXPORT CUresult cuKernelGetFunction(CUfunction* pFunc, CUkernel kernel);
 CUresult cuKernelGetFunction(CUfunction* pFunc, CUkernel kernel)
 {
     CUresult result;
-    rrto_count(271);
+    rrto_count(273);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuKernelGetFunction(pFunc, kernel);
@@ -2364,7 +2376,7 @@ EXPORT CUresult cuKernelGetLibrary(CUlibrary* pLib, CUkernel kernel);
 CUresult cuKernelGetLibrary(CUlibrary* pLib, CUkernel kernel)
 {
     CUresult result;
-    rrto_count(272);
+    rrto_count(274);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuKernelGetLibrary(pLib, kernel);
@@ -2374,7 +2386,7 @@ EXPORT CUresult cuKernelGetName(const char** name, CUkernel hfunc);
 CUresult cuKernelGetName(const char** name, CUkernel hfunc)
 {
     CUresult result;
-    rrto_count(273);
+    rrto_count(275);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuKernelGetName(name, hfunc);
@@ -2384,7 +2396,7 @@ EXPORT CUresult cuKernelGetParamCount(CUkernel kernel, size_t* paramCount);
 CUresult cuKernelGetParamCount(CUkernel kernel, size_t* paramCount)
 {
     CUresult result;
-    rrto_count(274);
+    rrto_count(276);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuKernelGetParamCount(kernel, paramCount);
@@ -2394,7 +2406,7 @@ EXPORT CUresult cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t*
 CUresult cuKernelGetParamInfo(CUkernel kernel, size_t paramIndex, size_t* paramOffset, size_t* paramSize)
 {
     CUresult result;
-    rrto_count(275);
+    rrto_count(277);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuKernelGetParamInfo(kernel, paramIndex, paramOffset, paramSize);
@@ -2404,7 +2416,7 @@ EXPORT CUresult cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUker
 CUresult cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel, CUdevice dev)
 {
     CUresult result;
-    rrto_count(276);
+    rrto_count(278);
     if ((result = rrto_need_session()))
         return result;
     return rrto_cuKernelSetAttribute(attrib, val, kernel, dev);
@@ -2414,7 +2426,7 @@ EXPORT CUresult cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, CUd
 CUresult cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, CUdevice dev)
 {
     CUresult result;
-    rrto_count(277);
+    rrto_count(279);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuKernelSetCacheConfig(kernel, config, dev);
@@ -2423,14 +2435,14 @@ CUresult cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, CUdevice d
 EXPORT CUresult cuLaunch(void);
 CUresult cuLaunch(void)
 {
-    return rrto_unsupported(278, "cuLaunch");
+    return rrto_unsupported(280, "cuLaunch");
 }
 
 EXPORT CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream, void** kernelParams);
 CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream, void** kernelParams)
 {
     CUresult result;
-    rrto_count(279);
+    rrto_count(281);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchCooperativeKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream, kernelParams);
@@ -2439,14 +2451,14 @@ CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned
 EXPORT CUresult cuLaunchCooperativeKernelMultiDevice(void);
 CUresult cuLaunchCooperativeKernelMultiDevice(void)
 {
-    return rrto_unsupported(280, "cuLaunchCooperativeKernelMultiDevice");
+    return rrto_unsupported(282, "cuLaunchCooperativeKernelMultiDevice");
 }
 
 EXPORT CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream, void** kernelParams);
 CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream, void** kernelParams)
 {
     CUresult result;
-    rrto_count(281);
+    rrto_count(283);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchCooperativeKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, rrto_per_thread(hStream), kernelParams);
@@ -2455,20 +2467,20 @@ CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gridDimX, uns
 EXPORT CUresult cuLaunchGrid(void);
 CUresult cuLaunchGrid(void)
 {
-    return rrto_unsupported(282, "cuLaunchGrid");
+    return rrto_unsupported(284, "cuLaunchGrid");
 }
 
 EXPORT CUresult cuLaunchGridAsync(void);
 CUresult cuLaunchGridAsync(void)
 {
-    return rrto_unsupported(283, "cuLaunchGridAsync");
+    return rrto_unsupported(285, "cuLaunchGridAsync");
 }
 
 EXPORT CUresult cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void* userData);
 CUresult cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void* userData)
 {
     CUresult result;
-    rrto_count(284);
+    rrto_count(286);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchHostFunc(hStream, fn, userData);
@@ -2478,7 +2490,7 @@ EXPORT CUresult cuLaunchHostFunc_ptsz(CUstream hStream, CUhostFn fn, void* userD
 CUresult cuLaunchHostFunc_ptsz(CUstream hStream, CUhostFn fn, void* userData)
 {
     CUresult result;
-    rrto_count(285);
+    rrto_count(287);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchHostFunc(rrto_per_thread(hStream), fn, userData);
@@ -2488,7 +2500,7 @@ EXPORT CUresult cuLaunchHostFunc_v2(CUstream hStream, CUhostFn fn, void* userDat
 CUresult cuLaunchHostFunc_v2(CUstream hStream, CUhostFn fn, void* userData, unsigned int syncMode)
 {
     CUresult result;
-    rrto_count(286);
+    rrto_count(288);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchHostFunc_v2(hStream, fn, userData, syncMode);
@@ -2498,7 +2510,7 @@ EXPORT CUresult cuLaunchHostFunc_v2_ptsz(CUstream hStream, CUhostFn fn, void* us
 CUresult cuLaunchHostFunc_v2_ptsz(CUstream hStream, CUhostFn fn, void* userData, unsigned int syncMode)
 {
     CUresult result;
-    rrto_count(287);
+    rrto_count(289);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchHostFunc_v2(rrto_per_thread(hStream), fn, userData, syncMode);
@@ -2508,7 +2520,7 @@ EXPORT CUresult cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int
 CUresult cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream, void** kernelParams, void** extra)
 {
     CUresult result;
-    rrto_count(288);
+    rrto_count(290);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, hStream, kernelParams, extra);
@@ -2518,7 +2530,7 @@ EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction f, voi
 CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction f, void** kernelParams, void** extra)
 {
     CUresult result;
-    rrto_count(289);
+    rrto_count(291);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchKernelEx(config, f, kernelParams, extra);
@@ -2528,7 +2540,7 @@ EXPORT CUresult cuLaunchKernelEx_ptsz(const CUlaunchConfig* config, CUfunction f
 CUresult cuLaunchKernelEx_ptsz(const CUlaunchConfig* config, CUfunction f, void** kernelParams, void** extra)
 {
     CUresult result;
-    rrto_count(290);
+    rrto_count(292);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchKernelEx_ptsz(config, f, kernelParams, extra);
@@ -2538,7 +2550,7 @@ EXPORT CUresult cuLaunchKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigne
 CUresult cuLaunchKernel_ptsz(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream, void** kernelParams, void** extra)
 {
     CUresult result;
-    rrto_count(291);
+    rrto_count(293);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLaunchKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes, rrto_per_thread(hStream), kernelParams, extra);
@@ -2548,7 +2560,7 @@ EXPORT CUresult cuLibraryEnumerateKernels(CUkernel* kernels, unsigned int numKer
 CUresult cuLibraryEnumerateKernels(CUkernel* kernels, unsigned int numKernels, CUlibrary lib)
 {
     CUresult result;
-    rrto_count(292);
+    rrto_count(294);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuLibraryEnumerateKernels(kernels, numKernels, lib);
@@ -2558,7 +2570,7 @@ EXPORT CUresult cuLibraryGetGlobal(CUdeviceptr* dptr, size_t* bytes, CUlibrary l
 CUresult cuLibraryGetGlobal(CUdeviceptr* dptr, size_t* bytes, CUlibrary library, const char* name)
 {
     CUresult result;
-    rrto_count(293);
+    rrto_count(295);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLibraryGetGlobal(dptr, bytes, library, name);
@@ -2568,7 +2580,7 @@ EXPORT CUresult cuLibraryGetKernel(CUkernel* pKernel, CUlibrary library, const c
 CUresult cuLibraryGetKernel(CUkernel* pKernel, CUlibrary library, const char* name)
 {
     CUresult result;
-    rrto_count(294);
+    rrto_count(296);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuLibraryGetKernel(pKernel, library, name);
@@ -2578,7 +2590,7 @@ EXPORT CUresult cuLibraryGetKernelCount(unsigned int* count, CUlibrary lib);
 CUresult cuLibraryGetKernelCount(unsigned int* count, CUlibrary lib)
 {
     CUresult result;
-    rrto_count(295);
+    rrto_count(297);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuLibraryGetKernelCount(count, lib);
@@ -2588,7 +2600,7 @@ EXPORT CUresult cuLibraryGetManaged(CUdeviceptr* dptr, size_t* bytes, CUlibrary 
 CUresult cuLibraryGetManaged(CUdeviceptr* dptr, size_t* bytes, CUlibrary library, const char* name)
 {
     CUresult result;
-    rrto_count(296);
+    rrto_count(298);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLibraryGetManaged(dptr, bytes, library, name);
@@ -2598,7 +2610,7 @@ EXPORT CUresult cuLibraryGetModule(CUmodule* pMod, CUlibrary library);
 CUresult cuLibraryGetModule(CUmodule* pMod, CUlibrary library)
 {
     CUresult result;
-    rrto_count(297);
+    rrto_count(299);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLibraryGetModule(pMod, library);
@@ -2607,14 +2619,14 @@ CUresult cuLibraryGetModule(CUmodule* pMod, CUlibrary library)
 EXPORT CUresult cuLibraryGetUnifiedFunction(void);
 CUresult cuLibraryGetUnifiedFunction(void)
 {
-    return rrto_unsupported(298, "cuLibraryGetUnifiedFunction");
+    return rrto_unsupported(300, "cuLibraryGetUnifiedFunction");
 }
 
 EXPORT CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option* jitOptions, void** jitOptionsValues, unsigned int numJitOptions, CUlibraryOption* libraryOptions, void** libraryOptionValues, unsigned int numLibraryOptions);
 CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option* jitOptions, void** jitOptionsValues, unsigned int numJitOptions, CUlibraryOption* libraryOptions, void** libraryOptionValues, unsigned int numLibraryOptions)
 {
     CUresult result;
-    rrto_count(299);
+    rrto_count(301);
     if ((result = rrto_need_session()))
         return result;
     return rrto_cuLibraryLoadData(library, code, jitOptions, jitOptionsValues, numJitOptions, libraryOptions, libraryOptionValues, numLibraryOptions);
@@ -2624,7 +2636,7 @@ EXPORT CUresult cuLibraryLoadFromFile(CUlibrary* library, const char* fileName, 
 CUresult cuLibraryLoadFromFile(CUlibrary* library, const char* fileName, CUjit_option* jitOptions, void** jitOptionsValues, unsigned int numJitOptions, CUlibraryOption* libraryOptions, void** libraryOptionValues, unsigned int numLibraryOptions)
 {
     CUresult result;
-    rrto_count(300);
+    rrto_count(302);
     if ((result = rrto_need_session()))
         return result;
     return rrto_cuLibraryLoadFromFile(library, fileName, jitOptions, jitOptionsValues, numJitOptions, libraryOptions, libraryOptionValues, numLibraryOptions);
@@ -2634,7 +2646,7 @@ EXPORT CUresult cuLibraryUnload(CUlibrary library);
 CUresult cuLibraryUnload(CUlibrary library)
 {
     CUresult result;
-    rrto_count(301);
+    rrto_count(303);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuLibraryUnload(library);
@@ -2644,7 +2656,7 @@ EXPORT CUresult cuLinkAddData(CUlinkState state, CUjitInputType type, void* data
 CUresult cuLinkAddData(CUlinkState state, CUjitInputType type, void* data, size_t size, const char* name, unsigned int numOptions, CUjit_option* options, void** optionValues)
 {
     CUresult result;
-    rrto_count(302);
+    rrto_count(304);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkAddData_v2(state, type, data, size, name, numOptions, options, optionValues);
@@ -2654,7 +2666,7 @@ EXPORT CUresult cuLinkAddData_v2(CUlinkState state, CUjitInputType type, void* d
 CUresult cuLinkAddData_v2(CUlinkState state, CUjitInputType type, void* data, size_t size, const char* name, unsigned int numOptions, CUjit_option* options, void** optionValues)
 {
     CUresult result;
-    rrto_count(303);
+    rrto_count(305);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkAddData_v2(state, type, data, size, name, numOptions, options, optionValues);
@@ -2664,7 +2676,7 @@ EXPORT CUresult cuLinkAddFile(CUlinkState state, CUjitInputType type, const char
 CUresult cuLinkAddFile(CUlinkState state, CUjitInputType type, const char* path, unsigned int numOptions, CUjit_option* options, void** optionValues)
 {
     CUresult result;
-    rrto_count(304);
+    rrto_count(306);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkAddFile_v2(state, type, path, numOptions, options, optionValues);
@@ -2674,7 +2686,7 @@ EXPORT CUresult cuLinkAddFile_v2(CUlinkState state, CUjitInputType type, const c
 CUresult cuLinkAddFile_v2(CUlinkState state, CUjitInputType type, const char* path, unsigned int numOptions, CUjit_option* options, void** optionValues)
 {
     CUresult result;
-    rrto_count(305);
+    rrto_count(307);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkAddFile_v2(state, type, path, numOptions, options, optionValues);
@@ -2684,7 +2696,7 @@ EXPORT CUresult cuLinkComplete(CUlinkState state, void** cubinOut, size_t* sizeO
 CUresult cuLinkComplete(CUlinkState state, void** cubinOut, size_t* sizeOut)
 {
     CUresult result;
-    rrto_count(306);
+    rrto_count(308);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuLinkComplete(state, cubinOut, sizeOut);
@@ -2694,7 +2706,7 @@ EXPORT CUresult cuLinkCreate(unsigned int numOptions, CUjit_option* options, voi
 CUresult cuLinkCreate(unsigned int numOptions, CUjit_option* options, void** optionValues, CUlinkState* stateOut)
 {
     CUresult result;
-    rrto_count(307);
+    rrto_count(309);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkCreate_v2(numOptions, options, optionValues, stateOut);
@@ -2704,7 +2716,7 @@ EXPORT CUresult cuLinkCreate_v2(unsigned int numOptions, CUjit_option* options, 
 CUresult cuLinkCreate_v2(unsigned int numOptions, CUjit_option* options, void** optionValues, CUlinkState* stateOut)
 {
     CUresult result;
-    rrto_count(308);
+    rrto_count(310);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkCreate_v2(numOptions, options, optionValues, stateOut);
@@ -2714,7 +2726,7 @@ EXPORT CUresult cuLinkDestroy(CUlinkState state);
 CUresult cuLinkDestroy(CUlinkState state)
 {
     CUresult result;
-    rrto_count(309);
+    rrto_count(311);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuLinkDestroy(state);
@@ -2723,110 +2735,110 @@ CUresult cuLinkDestroy(CUlinkState state)
 EXPORT CUresult cuLogicalEndpointAddDevice(void);
 CUresult cuLogicalEndpointAddDevice(void)
 {
-    return rrto_unsupported(310, "cuLogicalEndpointAddDevice");
+    return rrto_unsupported(312, "cuLogicalEndpointAddDevice");
 }
 
 EXPORT CUresult cuLogicalEndpointBindAddr(void);
 CUresult cuLogicalEndpointBindAddr(void)
 {
-    return rrto_unsupported(311, "cuLogicalEndpointBindAddr");
+    return rrto_unsupported(313, "cuLogicalEndpointBindAddr");
 }
 
 EXPORT CUresult cuLogicalEndpointBindMem(void);
 CUresult cuLogicalEndpointBindMem(void)
 {
-    return rrto_unsupported(312, "cuLogicalEndpointBindMem");
+    return rrto_unsupported(314, "cuLogicalEndpointBindMem");
 }
 
 EXPORT CUresult cuLogicalEndpointCreate(void);
 CUresult cuLogicalEndpointCreate(void)
 {
-    return rrto_unsupported(313, "cuLogicalEndpointCreate");
+    return rrto_unsupported(315, "cuLogicalEndpointCreate");
 }
 
 EXPORT CUresult cuLogicalEndpointDestroy(void);
 CUresult cuLogicalEndpointDestroy(void)
 {
-    return rrto_unsupported(314, "cuLogicalEndpointDestroy");
+    return rrto_unsupported(316, "cuLogicalEndpointDestroy");
 }
 
 EXPORT CUresult cuLogicalEndpointExport(void);
 CUresult cuLogicalEndpointExport(void)
 {
-    return rrto_unsupported(315, "cuLogicalEndpointExport");
+    return rrto_unsupported(317, "cuLogicalEndpointExport");
 }
 
 EXPORT CUresult cuLogicalEndpointGetLimits(void);
 CUresult cuLogicalEndpointGetLimits(void)
 {
-    return rrto_unsupported(316, "cuLogicalEndpointGetLimits");
+    return rrto_unsupported(318, "cuLogicalEndpointGetLimits");
 }
 
 EXPORT CUresult cuLogicalEndpointIdRelease(void);
 CUresult cuLogicalEndpointIdRelease(void)
 {
-    return rrto_unsupported(317, "cuLogicalEndpointIdRelease");
+    return rrto_unsupported(319, "cuLogicalEndpointIdRelease");
 }
 
 EXPORT CUresult cuLogicalEndpointIdReserve(void);
 CUresult cuLogicalEndpointIdReserve(void)
 {
-    return rrto_unsupported(318, "cuLogicalEndpointIdReserve");
+    return rrto_unsupported(320, "cuLogicalEndpointIdReserve");
 }
 
 EXPORT CUresult cuLogicalEndpointImport(void);
 CUresult cuLogicalEndpointImport(void)
 {
-    return rrto_unsupported(319, "cuLogicalEndpointImport");
+    return rrto_unsupported(321, "cuLogicalEndpointImport");
 }
 
 EXPORT CUresult cuLogicalEndpointQuery(void);
 CUresult cuLogicalEndpointQuery(void)
 {
-    return rrto_unsupported(320, "cuLogicalEndpointQuery");
+    return rrto_unsupported(322, "cuLogicalEndpointQuery");
 }
 
 EXPORT CUresult cuLogicalEndpointUnbind(void);
 CUresult cuLogicalEndpointUnbind(void)
 {
-    return rrto_unsupported(321, "cuLogicalEndpointUnbind");
+    return rrto_unsupported(323, "cuLogicalEndpointUnbind");
 }
 
 EXPORT CUresult cuLogsCurrent(void);
 CUresult cuLogsCurrent(void)
 {
-    return rrto_unsupported(322, "cuLogsCurrent");
+    return rrto_unsupported(324, "cuLogsCurrent");
 }
 
 EXPORT CUresult cuLogsDumpToFile(void);
 CUresult cuLogsDumpToFile(void)
 {
-    return rrto_unsupported(323, "cuLogsDumpToFile");
+    return rrto_unsupported(325, "cuLogsDumpToFile");
 }
 
 EXPORT CUresult cuLogsDumpToMemory(void);
 CUresult cuLogsDumpToMemory(void)
 {
-    return rrto_unsupported(324, "cuLogsDumpToMemory");
+    return rrto_unsupported(326, "cuLogsDumpToMemory");
 }
 
 EXPORT CUresult cuLogsRegisterCallback(void);
 CUresult cuLogsRegisterCallback(void)
 {
-    return rrto_unsupported(325, "cuLogsRegisterCallback");
+    return rrto_unsupported(327, "cuLogsRegisterCallback");
 }
 
 EXPORT CUresult cuLogsUnregisterCallback(void);
 CUresult cuLogsUnregisterCallback(void)
 {
-    return rrto_unsupported(326, "cuLogsUnregisterCallback");
+    return rrto_unsupported(328, "cuLogsUnregisterCallback");
 }
 
 EXPORT CUresult cuMemAddressFree(CUdeviceptr ptr, size_t size);
 CUresult cuMemAddressFree(CUdeviceptr ptr, size_t size)
 {
     CUresult result;
-    rrto_count(327);
+    rrto_count(329);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemAddressFree(ptr, size);
@@ -2836,7 +2848,7 @@ EXPORT CUresult cuMemAddressReserve(CUdeviceptr* ptr, size_t size, size_t alignm
 CUresult cuMemAddressReserve(CUdeviceptr* ptr, size_t size, size_t alignment, CUdeviceptr addr, unsigned long long flags)
 {
     CUresult result;
-    rrto_count(328);
+    rrto_count(330);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemAddressReserve(ptr, size, alignment, addr, flags);
@@ -2846,7 +2858,7 @@ EXPORT CUresult cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advic
 CUresult cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice device)
 {
     CUresult result;
-    rrto_count(329);
+    rrto_count(331);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemAdvise(devPtr, count, advice, device);
@@ -2856,7 +2868,7 @@ EXPORT CUresult cuMemAdvise_v2(CUdeviceptr devPtr, size_t count, CUmem_advise ad
 CUresult cuMemAdvise_v2(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUmemLocation location)
 {
     CUresult result;
-    rrto_count(330);
+    rrto_count(332);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemAdvise_v2(devPtr, count, advice, location);
@@ -2865,14 +2877,14 @@ CUresult cuMemAdvise_v2(CUdeviceptr devPtr, size_t count, CUmem_advise advice, C
 EXPORT CUresult cuMemAlloc(void);
 CUresult cuMemAlloc(void)
 {
-    return rrto_unsupported(331, "cuMemAlloc");
+    return rrto_unsupported(333, "cuMemAlloc");
 }
 
 EXPORT CUresult cuMemAllocAsync(CUdeviceptr* dptr, size_t bytesize, CUstream hStream);
 CUresult cuMemAllocAsync(CUdeviceptr* dptr, size_t bytesize, CUstream hStream)
 {
     CUresult result;
-    rrto_count(332);
+    rrto_count(334);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemAllocAsync(dptr, bytesize, hStream);
@@ -2882,7 +2894,7 @@ EXPORT CUresult cuMemAllocAsync_ptsz(CUdeviceptr* dptr, size_t bytesize, CUstrea
 CUresult cuMemAllocAsync_ptsz(CUdeviceptr* dptr, size_t bytesize, CUstream hStream)
 {
     CUresult result;
-    rrto_count(333);
+    rrto_count(335);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemAllocAsync(dptr, bytesize, rrto_per_thread(hStream));
@@ -2892,7 +2904,7 @@ EXPORT CUresult cuMemAllocFromPoolAsync(CUdeviceptr* dptr, size_t bytesize, CUme
 CUresult cuMemAllocFromPoolAsync(CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
 {
     CUresult result;
-    rrto_count(334);
+    rrto_count(336);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemAllocFromPoolAsync(dptr, bytesize, pool, hStream);
@@ -2902,7 +2914,7 @@ EXPORT CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr* dptr, size_t bytesize,
 CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream)
 {
     CUresult result;
-    rrto_count(335);
+    rrto_count(337);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemAllocFromPoolAsync(dptr, bytesize, pool, rrto_per_thread(hStream));
@@ -2911,14 +2923,14 @@ CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr* dptr, size_t bytesize, CUmemo
 EXPORT CUresult cuMemAllocHost(void);
 CUresult cuMemAllocHost(void)
 {
-    return rrto_unsupported(336, "cuMemAllocHost");
+    return rrto_unsupported(338, "cuMemAllocHost");
 }
 
 EXPORT CUresult cuMemAllocHost_v2(void** pp, size_t bytesize);
 CUresult cuMemAllocHost_v2(void** pp, size_t bytesize)
 {
     CUresult result;
-    rrto_count(337);
+    rrto_count(339);
     if ((result = rrto_need_context()))
         return result;
     if ((result = rrto_no_unsafe()))
@@ -2929,20 +2941,20 @@ CUresult cuMemAllocHost_v2(void** pp, size_t bytesize)
 EXPORT CUresult cuMemAllocManaged(void);
 CUresult cuMemAllocManaged(void)
 {
-    return rrto_unsupported(338, "cuMemAllocManaged");
+    return rrto_unsupported(340, "cuMemAllocManaged");
 }
 
 EXPORT CUresult cuMemAllocPitch(void);
 CUresult cuMemAllocPitch(void)
 {
-    return rrto_unsupported(339, "cuMemAllocPitch");
+    return rrto_unsupported(341, "cuMemAllocPitch");
 }
 
 EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch, size_t WidthInBytes, size_t Height, unsigned int ElementSizeBytes);
 CUresult cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch, size_t WidthInBytes, size_t Height, unsigned int ElementSizeBytes)
 {
     CUresult result;
-    rrto_count(340);
+    rrto_count(342);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_unsafe()))
@@ -2954,7 +2966,7 @@ EXPORT CUresult cuMemAlloc_v2(CUdeviceptr* dptr, size_t bytesize);
 CUresult cuMemAlloc_v2(CUdeviceptr* dptr, size_t bytesize)
 {
     CUresult result;
-    rrto_count(341);
+    rrto_count(343);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_unsafe()))
@@ -2965,20 +2977,20 @@ CUresult cuMemAlloc_v2(CUdeviceptr* dptr, size_t bytesize)
 EXPORT CUresult cuMemBatchDecompressAsync(void);
 CUresult cuMemBatchDecompressAsync(void)
 {
-    return rrto_unsupported(342, "cuMemBatchDecompressAsync");
+    return rrto_unsupported(344, "cuMemBatchDecompressAsync");
 }
 
 EXPORT CUresult cuMemBatchDecompressAsync_ptsz(void);
 CUresult cuMemBatchDecompressAsync_ptsz(void)
 {
-    return rrto_unsupported(343, "cuMemBatchDecompressAsync_ptsz");
+    return rrto_unsupported(345, "cuMemBatchDecompressAsync_ptsz");
 }
 
 EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t size, const CUmemAllocationProp* prop, unsigned long long flags);
 CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t size, const CUmemAllocationProp* prop, unsigned long long flags)
 {
     CUresult result;
-    rrto_count(344);
+    rrto_count(346);
     if ((result = rrto_need_session()))
         return result;
     return rrto_cuMemCreate(handle, size, prop, flags);
@@ -2988,7 +3000,7 @@ EXPORT CUresult cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr* dptrs, size_t* si
 CUresult cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr* dptrs, size_t* sizes, size_t count, CUmemLocation* prefetchLocs, size_t* prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream)
 {
     CUresult result;
-    rrto_count(345);
+    rrto_count(347);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemDiscardAndPrefetchBatchAsync(dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream);
@@ -2998,7 +3010,7 @@ EXPORT CUresult cuMemDiscardAndPrefetchBatchAsync_ptsz(CUdeviceptr* dptrs, size_
 CUresult cuMemDiscardAndPrefetchBatchAsync_ptsz(CUdeviceptr* dptrs, size_t* sizes, size_t count, CUmemLocation* prefetchLocs, size_t* prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream)
 {
     CUresult result;
-    rrto_count(346);
+    rrto_count(348);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemDiscardAndPrefetchBatchAsync(dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, rrto_per_thread(hStream));
@@ -3008,7 +3020,7 @@ EXPORT CUresult cuMemDiscardBatchAsync(CUdeviceptr* dptrs, size_t* sizes, size_t
 CUresult cuMemDiscardBatchAsync(CUdeviceptr* dptrs, size_t* sizes, size_t count, unsigned long long flags, CUstream hStream)
 {
     CUresult result;
-    rrto_count(347);
+    rrto_count(349);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemDiscardBatchAsync(dptrs, sizes, count, flags, hStream);
@@ -3018,7 +3030,7 @@ EXPORT CUresult cuMemDiscardBatchAsync_ptsz(CUdeviceptr* dptrs, size_t* sizes, s
 CUresult cuMemDiscardBatchAsync_ptsz(CUdeviceptr* dptrs, size_t* sizes, size_t count, unsigned long long flags, CUstream hStream)
 {
     CUresult result;
-    rrto_count(348);
+    rrto_count(350);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemDiscardBatchAsync(dptrs, sizes, count, flags, rrto_per_thread(hStream));
@@ -3027,20 +3039,20 @@ CUresult cuMemDiscardBatchAsync_ptsz(CUdeviceptr* dptrs, size_t* sizes, size_t c
 EXPORT CUresult cuMemExportToShareableHandle(void);
 CUresult cuMemExportToShareableHandle(void)
 {
-    return rrto_unsupported(349, "cuMemExportToShareableHandle");
+    return rrto_unsupported(351, "cuMemExportToShareableHandle");
 }
 
 EXPORT CUresult cuMemFree(void);
 CUresult cuMemFree(void)
 {
-    return rrto_unsupported(350, "cuMemFree");
+    return rrto_unsupported(352, "cuMemFree");
 }
 
 EXPORT CUresult cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream);
 CUresult cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 {
     CUresult result;
-    rrto_count(351);
+    rrto_count(353);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemFreeAsync(dptr, hStream);
@@ -3050,7 +3062,7 @@ EXPORT CUresult cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream);
 CUresult cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream)
 {
     CUresult result;
-    rrto_count(352);
+    rrto_count(354);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemFreeAsync(dptr, rrto_per_thread(hStream));
@@ -3060,7 +3072,7 @@ EXPORT CUresult cuMemFreeHost(void* p);
 CUresult cuMemFreeHost(void* p)
 {
     CUresult result;
-    rrto_count(353);
+    rrto_count(355);
     if ((result = rrto_need_init()))
         return result;
     if ((result = rrto_no_unsafe()))
@@ -3072,7 +3084,7 @@ EXPORT CUresult cuMemFree_v2(CUdeviceptr dptr);
 CUresult cuMemFree_v2(CUdeviceptr dptr)
 {
     CUresult result;
-    rrto_count(354);
+    rrto_count(356);
     if ((result = rrto_need_init()))
         return result;
     if ((result = rrto_no_unsafe()))
@@ -3084,7 +3096,7 @@ EXPORT CUresult cuMemGetAccess(unsigned long long* flags, const CUmemLocation* l
 CUresult cuMemGetAccess(unsigned long long* flags, const CUmemLocation* location, CUdeviceptr ptr)
 {
     CUresult result;
-    rrto_count(355);
+    rrto_count(357);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemGetAccess(flags, location, ptr);
@@ -3093,14 +3105,14 @@ CUresult cuMemGetAccess(unsigned long long* flags, const CUmemLocation* location
 EXPORT CUresult cuMemGetAddressRange(void);
 CUresult cuMemGetAddressRange(void)
 {
-    return rrto_unsupported(356, "cuMemGetAddressRange");
+    return rrto_unsupported(358, "cuMemGetAddressRange");
 }
 
 EXPORT CUresult cuMemGetAddressRange_v2(CUdeviceptr* pbase, size_t* psize, CUdeviceptr dptr);
 CUresult cuMemGetAddressRange_v2(CUdeviceptr* pbase, size_t* psize, CUdeviceptr dptr)
 {
     CUresult result;
-    rrto_count(357);
+    rrto_count(359);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemGetAddressRange_v2(pbase, psize, dptr);
@@ -3110,7 +3122,7 @@ EXPORT CUresult cuMemGetAllocationGranularity(size_t* granularity, const CUmemAl
 CUresult cuMemGetAllocationGranularity(size_t* granularity, const CUmemAllocationProp* prop, CUmemAllocationGranularity_flags option)
 {
     CUresult result;
-    rrto_count(358);
+    rrto_count(360);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemGetAllocationGranularity(granularity, prop, option);
@@ -3120,7 +3132,7 @@ EXPORT CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp* prop
 CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp* prop, CUmemGenericAllocationHandle handle)
 {
     CUresult result;
-    rrto_count(359);
+    rrto_count(361);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemGetAllocationPropertiesFromHandle(prop, handle);
@@ -3130,7 +3142,7 @@ EXPORT CUresult cuMemGetDefaultMemPool(CUmemoryPool* pool_out, CUmemLocation* lo
 CUresult cuMemGetDefaultMemPool(CUmemoryPool* pool_out, CUmemLocation* location, CUmemAllocationType type)
 {
     CUresult result;
-    rrto_count(360);
+    rrto_count(362);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemGetDefaultMemPool(pool_out, location, type);
@@ -3139,20 +3151,20 @@ CUresult cuMemGetDefaultMemPool(CUmemoryPool* pool_out, CUmemLocation* location,
 EXPORT CUresult cuMemGetHandleForAddressRange(void);
 CUresult cuMemGetHandleForAddressRange(void)
 {
-    return rrto_unsupported(361, "cuMemGetHandleForAddressRange");
+    return rrto_unsupported(363, "cuMemGetHandleForAddressRange");
 }
 
 EXPORT CUresult cuMemGetInfo(void);
 CUresult cuMemGetInfo(void)
 {
-    return rrto_unsupported(362, "cuMemGetInfo");
+    return rrto_unsupported(364, "cuMemGetInfo");
 }
 
 EXPORT CUresult cuMemGetInfo_v2(size_t* free, size_t* total);
 CUresult cuMemGetInfo_v2(size_t* free, size_t* total)
 {
     CUresult result;
-    rrto_count(363);
+    rrto_count(365);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemGetInfo_v2(free, total);
@@ -3161,14 +3173,14 @@ CUresult cuMemGetInfo_v2(size_t* free, size_t* total)
 EXPORT CUresult cuMemGetLocationInfo(void);
 CUresult cuMemGetLocationInfo(void)
 {
-    return rrto_unsupported(364, "cuMemGetLocationInfo");
+    return rrto_unsupported(366, "cuMemGetLocationInfo");
 }
 
 EXPORT CUresult cuMemGetMemPool(CUmemoryPool* pool, CUmemLocation* location, CUmemAllocationType type);
 CUresult cuMemGetMemPool(CUmemoryPool* pool, CUmemLocation* location, CUmemAllocationType type)
 {
     CUresult result;
-    rrto_count(365);
+    rrto_count(367);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemGetMemPool(pool, location, type);
@@ -3178,7 +3190,7 @@ EXPORT CUresult cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags);
 CUresult cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags)
 {
     CUresult result;
-    rrto_count(366);
+    rrto_count(368);
     if ((result = rrto_need_context()))
         return result;
     if ((result = rrto_no_unsafe()))
@@ -3189,20 +3201,20 @@ CUresult cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags)
 EXPORT CUresult cuMemHostGetDevicePointer(void);
 CUresult cuMemHostGetDevicePointer(void)
 {
-    return rrto_unsupported(367, "cuMemHostGetDevicePointer");
+    return rrto_unsupported(369, "cuMemHostGetDevicePointer");
 }
 
 EXPORT CUresult cuMemHostGetDevicePointer_v2(void);
 CUresult cuMemHostGetDevicePointer_v2(void)
 {
-    return rrto_unsupported(368, "cuMemHostGetDevicePointer_v2");
+    return rrto_unsupported(370, "cuMemHostGetDevicePointer_v2");
 }
 
 EXPORT CUresult cuMemHostGetFlags(unsigned int* pFlags, void* p);
 CUresult cuMemHostGetFlags(unsigned int* pFlags, void* p)
 {
     CUresult result;
-    rrto_count(369);
+    rrto_count(371);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemHostGetFlags(pFlags, p);
@@ -3212,7 +3224,7 @@ EXPORT CUresult cuMemHostRegister(void* p, size_t bytesize, unsigned int Flags);
 CUresult cuMemHostRegister(void* p, size_t bytesize, unsigned int Flags)
 {
     CUresult result;
-    rrto_count(370);
+    rrto_count(372);
     if ((result = rrto_need_context()))
         return result;
     if ((result = rrto_no_unsafe()))
@@ -3224,7 +3236,7 @@ EXPORT CUresult cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Flag
 CUresult cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Flags)
 {
     CUresult result;
-    rrto_count(371);
+    rrto_count(373);
     if ((result = rrto_need_context()))
         return result;
     if ((result = rrto_no_unsafe()))
@@ -3236,7 +3248,7 @@ EXPORT CUresult cuMemHostUnregister(void* p);
 CUresult cuMemHostUnregister(void* p)
 {
     CUresult result;
-    rrto_count(372);
+    rrto_count(374);
     if ((result = rrto_need_init()))
         return result;
     if ((result = rrto_no_unsafe()))
@@ -3247,14 +3259,14 @@ CUresult cuMemHostUnregister(void* p)
 EXPORT CUresult cuMemImportFromShareableHandle(void);
 CUresult cuMemImportFromShareableHandle(void)
 {
-    return rrto_unsupported(373, "cuMemImportFromShareableHandle");
+    return rrto_unsupported(375, "cuMemImportFromShareableHandle");
 }
 
 EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle, unsigned long long flags);
 CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle, unsigned long long flags)
 {
     CUresult result;
-    rrto_count(374);
+    rrto_count(376);
     if ((result = rrto_need_session()))
         return result;
     return rrto_cuMemMap(ptr, size, offset, handle, flags);
@@ -3263,20 +3275,20 @@ CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAlloc
 EXPORT CUresult cuMemMapArrayAsync(void);
 CUresult cuMemMapArrayAsync(void)
 {
-    return rrto_unsupported(375, "cuMemMapArrayAsync");
+    return rrto_unsupported(377, "cuMemMapArrayAsync");
 }
 
 EXPORT CUresult cuMemMapArrayAsync_ptsz(void);
 CUresult cuMemMapArrayAsync_ptsz(void)
 {
-    return rrto_unsupported(376, "cuMemMapArrayAsync_ptsz");
+    return rrto_unsupported(378, "cuMemMapArrayAsync_ptsz");
 }
 
 EXPORT CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* poolProps);
 CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* poolProps)
 {
     CUresult result;
-    rrto_count(377);
+    rrto_count(379);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemPoolCreate(pool, poolProps);
@@ -3286,7 +3298,7 @@ EXPORT CUresult cuMemPoolDestroy(CUmemoryPool pool);
 CUresult cuMemPoolDestroy(CUmemoryPool pool)
 {
     CUresult result;
-    rrto_count(378);
+    rrto_count(380);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemPoolDestroy(pool);
@@ -3295,20 +3307,20 @@ CUresult cuMemPoolDestroy(CUmemoryPool pool)
 EXPORT CUresult cuMemPoolExportPointer(void);
 CUresult cuMemPoolExportPointer(void)
 {
-    return rrto_unsupported(379, "cuMemPoolExportPointer");
+    return rrto_unsupported(381, "cuMemPoolExportPointer");
 }
 
 EXPORT CUresult cuMemPoolExportToShareableHandle(void);
 CUresult cuMemPoolExportToShareableHandle(void)
 {
-    return rrto_unsupported(380, "cuMemPoolExportToShareableHandle");
+    return rrto_unsupported(382, "cuMemPoolExportToShareableHandle");
 }
 
 EXPORT CUresult cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool memPool, CUmemLocation* location);
 CUresult cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool memPool, CUmemLocation* location)
 {
     CUresult result;
-    rrto_count(381);
+    rrto_count(383);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemPoolGetAccess(flags, memPool, location);
@@ -3318,7 +3330,7 @@ EXPORT CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute att
 CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void* value)
 {
     CUresult result;
-    rrto_count(382);
+    rrto_count(384);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemPoolGetAttribute(pool, attr, value);
@@ -3327,20 +3339,20 @@ CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void
 EXPORT CUresult cuMemPoolImportFromShareableHandle(void);
 CUresult cuMemPoolImportFromShareableHandle(void)
 {
-    return rrto_unsupported(383, "cuMemPoolImportFromShareableHandle");
+    return rrto_unsupported(385, "cuMemPoolImportFromShareableHandle");
 }
 
 EXPORT CUresult cuMemPoolImportPointer(void);
 CUresult cuMemPoolImportPointer(void)
 {
-    return rrto_unsupported(384, "cuMemPoolImportPointer");
+    return rrto_unsupported(386, "cuMemPoolImportPointer");
 }
 
 EXPORT CUresult cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc* map, size_t count);
 CUresult cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc* map, size_t count)
 {
     CUresult result;
-    rrto_count(385);
+    rrto_count(387);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemPoolSetAccess(pool, map, count);
@@ -3350,7 +3362,7 @@ EXPORT CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute att
 CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void* value)
 {
     CUresult result;
-    rrto_count(386);
+    rrto_count(388);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemPoolSetAttribute(pool, attr, value);
@@ -3360,7 +3372,7 @@ EXPORT CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep);
 CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
 {
     CUresult result;
-    rrto_count(387);
+    rrto_count(389);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemPoolTrimTo(pool, minBytesToKeep);
@@ -3370,7 +3382,7 @@ EXPORT CUresult cuMemPrefetchAsync(CUdeviceptr devPtr, size_t count, CUdevice ds
 CUresult cuMemPrefetchAsync(CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream)
 {
     CUresult result;
-    rrto_count(388);
+    rrto_count(390);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemPrefetchAsync(devPtr, count, dstDevice, hStream);
@@ -3380,7 +3392,7 @@ EXPORT CUresult cuMemPrefetchAsync_ptsz(CUdeviceptr devPtr, size_t count, CUdevi
 CUresult cuMemPrefetchAsync_ptsz(CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream)
 {
     CUresult result;
-    rrto_count(389);
+    rrto_count(391);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemPrefetchAsync(devPtr, count, dstDevice, rrto_per_thread(hStream));
@@ -3390,7 +3402,7 @@ EXPORT CUresult cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmemLoc
 CUresult cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream)
 {
     CUresult result;
-    rrto_count(390);
+    rrto_count(392);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemPrefetchAsync_v2(devPtr, count, location, flags, hStream);
@@ -3400,7 +3412,7 @@ EXPORT CUresult cuMemPrefetchAsync_v2_ptsz(CUdeviceptr devPtr, size_t count, CUm
 CUresult cuMemPrefetchAsync_v2_ptsz(CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream)
 {
     CUresult result;
-    rrto_count(391);
+    rrto_count(393);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemPrefetchAsync_v2(devPtr, count, location, flags, rrto_per_thread(hStream));
@@ -3410,7 +3422,7 @@ EXPORT CUresult cuMemPrefetchBatchAsync(CUdeviceptr* dptrs, size_t* sizes, size_
 CUresult cuMemPrefetchBatchAsync(CUdeviceptr* dptrs, size_t* sizes, size_t count, CUmemLocation* prefetchLocs, size_t* prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream)
 {
     CUresult result;
-    rrto_count(392);
+    rrto_count(394);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemPrefetchBatchAsync(dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream);
@@ -3420,7 +3432,7 @@ EXPORT CUresult cuMemPrefetchBatchAsync_ptsz(CUdeviceptr* dptrs, size_t* sizes, 
 CUresult cuMemPrefetchBatchAsync_ptsz(CUdeviceptr* dptrs, size_t* sizes, size_t count, CUmemLocation* prefetchLocs, size_t* prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream)
 {
     CUresult result;
-    rrto_count(393);
+    rrto_count(395);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemPrefetchBatchAsync(dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, rrto_per_thread(hStream));
@@ -3430,7 +3442,7 @@ EXPORT CUresult cuMemRangeGetAttribute(void* data, size_t dataSize, CUmem_range_
 CUresult cuMemRangeGetAttribute(void* data, size_t dataSize, CUmem_range_attribute attribute, CUdeviceptr devPtr, size_t count)
 {
     CUresult result;
-    rrto_count(394);
+    rrto_count(396);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemRangeGetAttribute(data, dataSize, attribute, devPtr, count);
@@ -3440,7 +3452,7 @@ EXPORT CUresult cuMemRangeGetAttributes(void** data, size_t* dataSizes, CUmem_ra
 CUresult cuMemRangeGetAttributes(void** data, size_t* dataSizes, CUmem_range_attribute* attributes, size_t numAttributes, CUdeviceptr devPtr, size_t count)
 {
     CUresult result;
-    rrto_count(395);
+    rrto_count(397);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuMemRangeGetAttributes(data, dataSizes, attributes, numAttributes, devPtr, count);
@@ -3450,7 +3462,7 @@ EXPORT CUresult cuMemRelease(CUmemGenericAllocationHandle handle);
 CUresult cuMemRelease(CUmemGenericAllocationHandle handle)
 {
     CUresult result;
-    rrto_count(396);
+    rrto_count(398);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemRelease(handle);
@@ -3460,7 +3472,7 @@ EXPORT CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle
 CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle, void* addr)
 {
     CUresult result;
-    rrto_count(397);
+    rrto_count(399);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemRetainAllocationHandle(handle, addr);
@@ -3470,7 +3482,7 @@ EXPORT CUresult cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDe
 CUresult cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc* desc, size_t count)
 {
     CUresult result;
-    rrto_count(398);
+    rrto_count(400);
     if ((result = rrto_need_session()))
         return result;
     return rrto_cuMemSetAccess(ptr, size, desc, count);
@@ -3480,7 +3492,7 @@ EXPORT CUresult cuMemSetMemPool(CUmemLocation* location, CUmemAllocationType typ
 CUresult cuMemSetMemPool(CUmemLocation* location, CUmemAllocationType type, CUmemoryPool pool)
 {
     CUresult result;
-    rrto_count(399);
+    rrto_count(401);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuMemSetMemPool(location, type, pool);
@@ -3490,7 +3502,7 @@ EXPORT CUresult cuMemUnmap(CUdeviceptr ptr, size_t size);
 CUresult cuMemUnmap(CUdeviceptr ptr, size_t size)
 {
     CUresult result;
-    rrto_count(400);
+    rrto_count(402);
     if ((result = rrto_need_session()))
         return result;
     return rrto_cuMemUnmap(ptr, size);
@@ -3500,7 +3512,7 @@ EXPORT CUresult cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount);
 CUresult cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(401);
+    rrto_count(403);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -3511,20 +3523,20 @@ CUresult cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 EXPORT CUresult cuMemcpy2D(void);
 CUresult cuMemcpy2D(void)
 {
-    return rrto_unsupported(402, "cuMemcpy2D");
+    return rrto_unsupported(404, "cuMemcpy2D");
 }
 
 EXPORT CUresult cuMemcpy2DAsync(void);
 CUresult cuMemcpy2DAsync(void)
 {
-    return rrto_unsupported(403, "cuMemcpy2DAsync");
+    return rrto_unsupported(405, "cuMemcpy2DAsync");
 }
 
 EXPORT CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D* pCopy, CUstream hStream);
 CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D* pCopy, CUstream hStream)
 {
     CUresult result;
-    rrto_count(404);
+    rrto_count(406);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy2DAsync_v2(pCopy, hStream);
@@ -3534,7 +3546,7 @@ EXPORT CUresult cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D* pCopy, CUstream hSt
 CUresult cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D* pCopy, CUstream hStream)
 {
     CUresult result;
-    rrto_count(405);
+    rrto_count(407);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy2DAsync_v2(pCopy, rrto_per_thread(hStream));
@@ -3543,14 +3555,14 @@ CUresult cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D* pCopy, CUstream hStream)
 EXPORT CUresult cuMemcpy2DUnaligned(void);
 CUresult cuMemcpy2DUnaligned(void)
 {
-    return rrto_unsupported(406, "cuMemcpy2DUnaligned");
+    return rrto_unsupported(408, "cuMemcpy2DUnaligned");
 }
 
 EXPORT CUresult cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D* pCopy);
 CUresult cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D* pCopy)
 {
     CUresult result;
-    rrto_count(407);
+    rrto_count(409);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -3562,7 +3574,7 @@ EXPORT CUresult cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D* pCopy);
 CUresult cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D* pCopy)
 {
     CUresult result;
-    rrto_count(408);
+    rrto_count(410);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy2DUnaligned_v2(pCopy);
@@ -3572,7 +3584,7 @@ EXPORT CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D* pCopy);
 CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D* pCopy)
 {
     CUresult result;
-    rrto_count(409);
+    rrto_count(411);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -3584,7 +3596,7 @@ EXPORT CUresult cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D* pCopy);
 CUresult cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D* pCopy)
 {
     CUresult result;
-    rrto_count(410);
+    rrto_count(412);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy2D_v2(pCopy);
@@ -3593,20 +3605,20 @@ CUresult cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D* pCopy)
 EXPORT CUresult cuMemcpy3D(void);
 CUresult cuMemcpy3D(void)
 {
-    return rrto_unsupported(411, "cuMemcpy3D");
+    return rrto_unsupported(413, "cuMemcpy3D");
 }
 
 EXPORT CUresult cuMemcpy3DAsync(void);
 CUresult cuMemcpy3DAsync(void)
 {
-    return rrto_unsupported(412, "cuMemcpy3DAsync");
+    return rrto_unsupported(414, "cuMemcpy3DAsync");
 }
 
 EXPORT CUresult cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D* pCopy, CUstream hStream);
 CUresult cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D* pCopy, CUstream hStream)
 {
     CUresult result;
-    rrto_count(413);
+    rrto_count(415);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy3DAsync_v2(pCopy, hStream);
@@ -3616,7 +3628,7 @@ EXPORT CUresult cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D* pCopy, CUstream hSt
 CUresult cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D* pCopy, CUstream hStream)
 {
     CUresult result;
-    rrto_count(414);
+    rrto_count(416);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy3DAsync_v2(pCopy, rrto_per_thread(hStream));
@@ -3626,7 +3638,7 @@ EXPORT CUresult cuMemcpy3DBatchAsync(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opLi
 CUresult cuMemcpy3DBatchAsync(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, size_t* failIdx, unsigned long long flags, CUstream hStream)
 {
     CUresult result;
-    rrto_count(415);
+    rrto_count(417);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy3DBatchAsync(numOps, opList, failIdx, flags, hStream);
@@ -3636,7 +3648,7 @@ EXPORT CUresult cuMemcpy3DBatchAsync_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP*
 CUresult cuMemcpy3DBatchAsync_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, size_t* failIdx, unsigned long long flags, CUstream hStream)
 {
     CUresult result;
-    rrto_count(416);
+    rrto_count(418);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy3DBatchAsync(numOps, opList, failIdx, flags, rrto_per_thread(hStream));
@@ -3646,7 +3658,7 @@ EXPORT CUresult cuMemcpy3DBatchAsync_v2(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* o
 CUresult cuMemcpy3DBatchAsync_v2(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, unsigned long long flags, CUstream hStream)
 {
     CUresult result;
-    rrto_count(417);
+    rrto_count(419);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy3DBatchAsync_v2(numOps, opList, flags, hStream);
@@ -3656,7 +3668,7 @@ EXPORT CUresult cuMemcpy3DBatchAsync_v2_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_
 CUresult cuMemcpy3DBatchAsync_v2_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, unsigned long long flags, CUstream hStream)
 {
     CUresult result;
-    rrto_count(418);
+    rrto_count(420);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy3DBatchAsync_v2(numOps, opList, flags, rrto_per_thread(hStream));
@@ -3665,32 +3677,32 @@ CUresult cuMemcpy3DBatchAsync_v2_ptsz(size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opL
 EXPORT CUresult cuMemcpy3DPeer(void);
 CUresult cuMemcpy3DPeer(void)
 {
-    return rrto_unsupported(419, "cuMemcpy3DPeer");
+    return rrto_unsupported(421, "cuMemcpy3DPeer");
 }
 
 EXPORT CUresult cuMemcpy3DPeerAsync(void);
 CUresult cuMemcpy3DPeerAsync(void)
 {
-    return rrto_unsupported(420, "cuMemcpy3DPeerAsync");
+    return rrto_unsupported(422, "cuMemcpy3DPeerAsync");
 }
 
 EXPORT CUresult cuMemcpy3DPeerAsync_ptsz(void);
 CUresult cuMemcpy3DPeerAsync_ptsz(void)
 {
-    return rrto_unsupported(421, "cuMemcpy3DPeerAsync_ptsz");
+    return rrto_unsupported(423, "cuMemcpy3DPeerAsync_ptsz");
 }
 
 EXPORT CUresult cuMemcpy3DPeer_ptds(void);
 CUresult cuMemcpy3DPeer_ptds(void)
 {
-    return rrto_unsupported(422, "cuMemcpy3DPeer_ptds");
+    return rrto_unsupported(424, "cuMemcpy3DPeer_ptds");
 }
 
 EXPORT CUresult cuMemcpy3DWithAttributesAsync(CUDA_MEMCPY3D_BATCH_OP* op, unsigned long long flags, CUstream hStream);
 CUresult cuMemcpy3DWithAttributesAsync(CUDA_MEMCPY3D_BATCH_OP* op, unsigned long long flags, CUstream hStream)
 {
     CUresult result;
-    rrto_count(423);
+    rrto_count(425);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy3DWithAttributesAsync(op, flags, hStream);
@@ -3700,7 +3712,7 @@ EXPORT CUresult cuMemcpy3DWithAttributesAsync_ptsz(CUDA_MEMCPY3D_BATCH_OP* op, u
 CUresult cuMemcpy3DWithAttributesAsync_ptsz(CUDA_MEMCPY3D_BATCH_OP* op, unsigned long long flags, CUstream hStream)
 {
     CUresult result;
-    rrto_count(424);
+    rrto_count(426);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy3DWithAttributesAsync(op, flags, rrto_per_thread(hStream));
@@ -3710,7 +3722,7 @@ EXPORT CUresult cuMemcpy3D_v2(const CUDA_MEMCPY3D* pCopy);
 CUresult cuMemcpy3D_v2(const CUDA_MEMCPY3D* pCopy)
 {
     CUresult result;
-    rrto_count(425);
+    rrto_count(427);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -3722,7 +3734,7 @@ EXPORT CUresult cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D* pCopy);
 CUresult cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D* pCopy)
 {
     CUresult result;
-    rrto_count(426);
+    rrto_count(428);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy3D_v2(pCopy);
@@ -3732,7 +3744,7 @@ EXPORT CUresult cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount
 CUresult cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(427);
+    rrto_count(429);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyAsync(dst, src, ByteCount, hStream);
@@ -3742,7 +3754,7 @@ EXPORT CUresult cuMemcpyAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t Byte
 CUresult cuMemcpyAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(428);
+    rrto_count(430);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyAsync(dst, src, ByteCount, rrto_per_thread(hStream));
@@ -3751,14 +3763,14 @@ CUresult cuMemcpyAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, 
 EXPORT CUresult cuMemcpyAtoA(void);
 CUresult cuMemcpyAtoA(void)
 {
-    return rrto_unsupported(429, "cuMemcpyAtoA");
+    return rrto_unsupported(431, "cuMemcpyAtoA");
 }
 
 EXPORT CUresult cuMemcpyAtoA_v2(CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset, size_t ByteCount);
 CUresult cuMemcpyAtoA_v2(CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(430);
+    rrto_count(432);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -3770,7 +3782,7 @@ EXPORT CUresult cuMemcpyAtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUarray
 CUresult cuMemcpyAtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(431);
+    rrto_count(433);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyAtoA_v2(dstArray, dstOffset, srcArray, srcOffset, ByteCount);
@@ -3779,14 +3791,14 @@ CUresult cuMemcpyAtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUarray srcArr
 EXPORT CUresult cuMemcpyAtoD(void);
 CUresult cuMemcpyAtoD(void)
 {
-    return rrto_unsupported(432, "cuMemcpyAtoD");
+    return rrto_unsupported(434, "cuMemcpyAtoD");
 }
 
 EXPORT CUresult cuMemcpyAtoD_v2(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount);
 CUresult cuMemcpyAtoD_v2(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(433);
+    rrto_count(435);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -3798,7 +3810,7 @@ EXPORT CUresult cuMemcpyAtoD_v2_ptds(CUdeviceptr dstDevice, CUarray srcArray, si
 CUresult cuMemcpyAtoD_v2_ptds(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(434);
+    rrto_count(436);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyAtoD_v2(dstDevice, srcArray, srcOffset, ByteCount);
@@ -3807,20 +3819,20 @@ CUresult cuMemcpyAtoD_v2_ptds(CUdeviceptr dstDevice, CUarray srcArray, size_t sr
 EXPORT CUresult cuMemcpyAtoH(void);
 CUresult cuMemcpyAtoH(void)
 {
-    return rrto_unsupported(435, "cuMemcpyAtoH");
+    return rrto_unsupported(437, "cuMemcpyAtoH");
 }
 
 EXPORT CUresult cuMemcpyAtoHAsync(void);
 CUresult cuMemcpyAtoHAsync(void)
 {
-    return rrto_unsupported(436, "cuMemcpyAtoHAsync");
+    return rrto_unsupported(438, "cuMemcpyAtoHAsync");
 }
 
 EXPORT CUresult cuMemcpyAtoHAsync_v2(void* dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount, CUstream hStream);
 CUresult cuMemcpyAtoHAsync_v2(void* dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(437);
+    rrto_count(439);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyAtoHAsync_v2(dstHost, srcArray, srcOffset, ByteCount, hStream);
@@ -3830,7 +3842,7 @@ EXPORT CUresult cuMemcpyAtoHAsync_v2_ptsz(void* dstHost, CUarray srcArray, size_
 CUresult cuMemcpyAtoHAsync_v2_ptsz(void* dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(438);
+    rrto_count(440);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyAtoHAsync_v2(dstHost, srcArray, srcOffset, ByteCount, rrto_per_thread(hStream));
@@ -3840,7 +3852,7 @@ EXPORT CUresult cuMemcpyAtoH_v2(void* dstHost, CUarray srcArray, size_t srcOffse
 CUresult cuMemcpyAtoH_v2(void* dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(439);
+    rrto_count(441);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -3852,7 +3864,7 @@ EXPORT CUresult cuMemcpyAtoH_v2_ptds(void* dstHost, CUarray srcArray, size_t src
 CUresult cuMemcpyAtoH_v2_ptds(void* dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(440);
+    rrto_count(442);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyAtoH_v2(dstHost, srcArray, srcOffset, ByteCount);
@@ -3862,7 +3874,7 @@ EXPORT CUresult cuMemcpyBatchAsync(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t*
 CUresult cuMemcpyBatchAsync(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count, CUmemcpyAttributes* attrs, size_t* attrsIdxs, size_t numAttrs, size_t* failIdx, CUstream hStream)
 {
     CUresult result;
-    rrto_count(441);
+    rrto_count(443);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyBatchAsync(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, failIdx, hStream);
@@ -3872,7 +3884,7 @@ EXPORT CUresult cuMemcpyBatchAsync_ptsz(CUdeviceptr* dsts, CUdeviceptr* srcs, si
 CUresult cuMemcpyBatchAsync_ptsz(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count, CUmemcpyAttributes* attrs, size_t* attrsIdxs, size_t numAttrs, size_t* failIdx, CUstream hStream)
 {
     CUresult result;
-    rrto_count(442);
+    rrto_count(444);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyBatchAsync(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, failIdx, rrto_per_thread(hStream));
@@ -3882,7 +3894,7 @@ EXPORT CUresult cuMemcpyBatchAsync_v2(CUdeviceptr* dsts, CUdeviceptr* srcs, size
 CUresult cuMemcpyBatchAsync_v2(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count, CUmemcpyAttributes* attrs, size_t* attrsIdxs, size_t numAttrs, CUstream hStream)
 {
     CUresult result;
-    rrto_count(443);
+    rrto_count(445);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyBatchAsync_v2(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, hStream);
@@ -3892,7 +3904,7 @@ EXPORT CUresult cuMemcpyBatchAsync_v2_ptsz(CUdeviceptr* dsts, CUdeviceptr* srcs,
 CUresult cuMemcpyBatchAsync_v2_ptsz(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t* sizes, size_t count, CUmemcpyAttributes* attrs, size_t* attrsIdxs, size_t numAttrs, CUstream hStream)
 {
     CUresult result;
-    rrto_count(444);
+    rrto_count(446);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyBatchAsync_v2(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, rrto_per_thread(hStream));
@@ -3901,14 +3913,14 @@ CUresult cuMemcpyBatchAsync_v2_ptsz(CUdeviceptr* dsts, CUdeviceptr* srcs, size_t
 EXPORT CUresult cuMemcpyDtoA(void);
 CUresult cuMemcpyDtoA(void)
 {
-    return rrto_unsupported(445, "cuMemcpyDtoA");
+    return rrto_unsupported(447, "cuMemcpyDtoA");
 }
 
 EXPORT CUresult cuMemcpyDtoA_v2(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount);
 CUresult cuMemcpyDtoA_v2(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(446);
+    rrto_count(448);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -3920,7 +3932,7 @@ EXPORT CUresult cuMemcpyDtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUdevic
 CUresult cuMemcpyDtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(447);
+    rrto_count(449);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoA_v2(dstArray, dstOffset, srcDevice, ByteCount);
@@ -3929,20 +3941,20 @@ CUresult cuMemcpyDtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUdeviceptr sr
 EXPORT CUresult cuMemcpyDtoD(void);
 CUresult cuMemcpyDtoD(void)
 {
-    return rrto_unsupported(448, "cuMemcpyDtoD");
+    return rrto_unsupported(450, "cuMemcpyDtoD");
 }
 
 EXPORT CUresult cuMemcpyDtoDAsync(void);
 CUresult cuMemcpyDtoDAsync(void)
 {
-    return rrto_unsupported(449, "cuMemcpyDtoDAsync");
+    return rrto_unsupported(451, "cuMemcpyDtoDAsync");
 }
 
 EXPORT CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream);
 CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(450);
+    rrto_count(452);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, hStream);
@@ -3952,7 +3964,7 @@ EXPORT CUresult cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr dstDevice, CUdeviceptr src
 CUresult cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(451);
+    rrto_count(453);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, rrto_per_thread(hStream));
@@ -3962,7 +3974,7 @@ EXPORT CUresult cuMemcpyDtoD_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, si
 CUresult cuMemcpyDtoD_v2(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(452);
+    rrto_count(454);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -3974,7 +3986,7 @@ EXPORT CUresult cuMemcpyDtoD_v2_ptds(CUdeviceptr dstDevice, CUdeviceptr srcDevic
 CUresult cuMemcpyDtoD_v2_ptds(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(453);
+    rrto_count(455);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoD_v2(dstDevice, srcDevice, ByteCount);
@@ -3983,20 +3995,20 @@ CUresult cuMemcpyDtoD_v2_ptds(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size
 EXPORT CUresult cuMemcpyDtoH(void);
 CUresult cuMemcpyDtoH(void)
 {
-    return rrto_unsupported(454, "cuMemcpyDtoH");
+    return rrto_unsupported(456, "cuMemcpyDtoH");
 }
 
 EXPORT CUresult cuMemcpyDtoHAsync(void);
 CUresult cuMemcpyDtoHAsync(void)
 {
-    return rrto_unsupported(455, "cuMemcpyDtoHAsync");
+    return rrto_unsupported(457, "cuMemcpyDtoHAsync");
 }
 
 EXPORT CUresult cuMemcpyDtoHAsync_v2(void* dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream);
 CUresult cuMemcpyDtoHAsync_v2(void* dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(456);
+    rrto_count(458);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, hStream);
@@ -4006,7 +4018,7 @@ EXPORT CUresult cuMemcpyDtoHAsync_v2_ptsz(void* dstHost, CUdeviceptr srcDevice, 
 CUresult cuMemcpyDtoHAsync_v2_ptsz(void* dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(457);
+    rrto_count(459);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, rrto_per_thread(hStream));
@@ -4016,7 +4028,7 @@ EXPORT CUresult cuMemcpyDtoH_v2(void* dstHost, CUdeviceptr srcDevice, size_t Byt
 CUresult cuMemcpyDtoH_v2(void* dstHost, CUdeviceptr srcDevice, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(458);
+    rrto_count(460);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -4028,7 +4040,7 @@ EXPORT CUresult cuMemcpyDtoH_v2_ptds(void* dstHost, CUdeviceptr srcDevice, size_
 CUresult cuMemcpyDtoH_v2_ptds(void* dstHost, CUdeviceptr srcDevice, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(459);
+    rrto_count(461);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyDtoH_v2(dstHost, srcDevice, ByteCount);
@@ -4037,20 +4049,20 @@ CUresult cuMemcpyDtoH_v2_ptds(void* dstHost, CUdeviceptr srcDevice, size_t ByteC
 EXPORT CUresult cuMemcpyHtoA(void);
 CUresult cuMemcpyHtoA(void)
 {
-    return rrto_unsupported(460, "cuMemcpyHtoA");
+    return rrto_unsupported(462, "cuMemcpyHtoA");
 }
 
 EXPORT CUresult cuMemcpyHtoAAsync(void);
 CUresult cuMemcpyHtoAAsync(void)
 {
-    return rrto_unsupported(461, "cuMemcpyHtoAAsync");
+    return rrto_unsupported(463, "cuMemcpyHtoAAsync");
 }
 
 EXPORT CUresult cuMemcpyHtoAAsync_v2(CUarray dstArray, size_t dstOffset, const void* srcHost, size_t ByteCount, CUstream hStream);
 CUresult cuMemcpyHtoAAsync_v2(CUarray dstArray, size_t dstOffset, const void* srcHost, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(462);
+    rrto_count(464);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyHtoAAsync_v2(dstArray, dstOffset, srcHost, ByteCount, hStream);
@@ -4060,7 +4072,7 @@ EXPORT CUresult cuMemcpyHtoAAsync_v2_ptsz(CUarray dstArray, size_t dstOffset, co
 CUresult cuMemcpyHtoAAsync_v2_ptsz(CUarray dstArray, size_t dstOffset, const void* srcHost, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(463);
+    rrto_count(465);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyHtoAAsync_v2(dstArray, dstOffset, srcHost, ByteCount, rrto_per_thread(hStream));
@@ -4070,7 +4082,7 @@ EXPORT CUresult cuMemcpyHtoA_v2(CUarray dstArray, size_t dstOffset, const void* 
 CUresult cuMemcpyHtoA_v2(CUarray dstArray, size_t dstOffset, const void* srcHost, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(464);
+    rrto_count(466);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -4082,7 +4094,7 @@ EXPORT CUresult cuMemcpyHtoA_v2_ptds(CUarray dstArray, size_t dstOffset, const v
 CUresult cuMemcpyHtoA_v2_ptds(CUarray dstArray, size_t dstOffset, const void* srcHost, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(465);
+    rrto_count(467);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyHtoA_v2(dstArray, dstOffset, srcHost, ByteCount);
@@ -4091,20 +4103,20 @@ CUresult cuMemcpyHtoA_v2_ptds(CUarray dstArray, size_t dstOffset, const void* sr
 EXPORT CUresult cuMemcpyHtoD(void);
 CUresult cuMemcpyHtoD(void)
 {
-    return rrto_unsupported(466, "cuMemcpyHtoD");
+    return rrto_unsupported(468, "cuMemcpyHtoD");
 }
 
 EXPORT CUresult cuMemcpyHtoDAsync(void);
 CUresult cuMemcpyHtoDAsync(void)
 {
-    return rrto_unsupported(467, "cuMemcpyHtoDAsync");
+    return rrto_unsupported(469, "cuMemcpyHtoDAsync");
 }
 
 EXPORT CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void* srcHost, size_t ByteCount, CUstream hStream);
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void* srcHost, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(468);
+    rrto_count(470);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyHtoDAsync_v2(dstDevice, srcHost, ByteCount, hStream);
@@ -4114,7 +4126,7 @@ EXPORT CUresult cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr dstDevice, const void* src
 CUresult cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr dstDevice, const void* srcHost, size_t ByteCount, CUstream hStream)
 {
     CUresult result;
-    rrto_count(469);
+    rrto_count(471);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyHtoDAsync_v2(dstDevice, srcHost, ByteCount, rrto_per_thread(hStream));
@@ -4124,7 +4136,7 @@ EXPORT CUresult cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void* srcHost, size
 CUresult cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void* srcHost, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(470);
+    rrto_count(472);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -4136,7 +4148,7 @@ EXPORT CUresult cuMemcpyHtoD_v2_ptds(CUdeviceptr dstDevice, const void* srcHost,
 CUresult cuMemcpyHtoD_v2_ptds(CUdeviceptr dstDevice, const void* srcHost, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(471);
+    rrto_count(473);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyHtoD_v2(dstDevice, srcHost, ByteCount);
@@ -4145,32 +4157,32 @@ CUresult cuMemcpyHtoD_v2_ptds(CUdeviceptr dstDevice, const void* srcHost, size_t
 EXPORT CUresult cuMemcpyPeer(void);
 CUresult cuMemcpyPeer(void)
 {
-    return rrto_unsupported(472, "cuMemcpyPeer");
+    return rrto_unsupported(474, "cuMemcpyPeer");
 }
 
 EXPORT CUresult cuMemcpyPeerAsync(void);
 CUresult cuMemcpyPeerAsync(void)
 {
-    return rrto_unsupported(473, "cuMemcpyPeerAsync");
+    return rrto_unsupported(475, "cuMemcpyPeerAsync");
 }
 
 EXPORT CUresult cuMemcpyPeerAsync_ptsz(void);
 CUresult cuMemcpyPeerAsync_ptsz(void)
 {
-    return rrto_unsupported(474, "cuMemcpyPeerAsync_ptsz");
+    return rrto_unsupported(476, "cuMemcpyPeerAsync_ptsz");
 }
 
 EXPORT CUresult cuMemcpyPeer_ptds(void);
 CUresult cuMemcpyPeer_ptds(void)
 {
-    return rrto_unsupported(475, "cuMemcpyPeer_ptds");
+    return rrto_unsupported(477, "cuMemcpyPeer_ptds");
 }
 
 EXPORT CUresult cuMemcpyWithAttributesAsync(CUdeviceptr dst, CUdeviceptr src, size_t size, CUmemcpyAttributes* attr, CUstream hStream);
 CUresult cuMemcpyWithAttributesAsync(CUdeviceptr dst, CUdeviceptr src, size_t size, CUmemcpyAttributes* attr, CUstream hStream)
 {
     CUresult result;
-    rrto_count(476);
+    rrto_count(478);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyWithAttributesAsync(dst, src, size, attr, hStream);
@@ -4180,7 +4192,7 @@ EXPORT CUresult cuMemcpyWithAttributesAsync_ptsz(CUdeviceptr dst, CUdeviceptr sr
 CUresult cuMemcpyWithAttributesAsync_ptsz(CUdeviceptr dst, CUdeviceptr src, size_t size, CUmemcpyAttributes* attr, CUstream hStream)
 {
     CUresult result;
-    rrto_count(477);
+    rrto_count(479);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpyWithAttributesAsync(dst, src, size, attr, rrto_per_thread(hStream));
@@ -4190,7 +4202,7 @@ EXPORT CUresult cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount
 CUresult cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 {
     CUresult result;
-    rrto_count(478);
+    rrto_count(480);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemcpy(dst, src, ByteCount);
@@ -4199,14 +4211,14 @@ CUresult cuMemcpy_ptds(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 EXPORT CUresult cuMemsetD16(void);
 CUresult cuMemsetD16(void)
 {
-    return rrto_unsupported(479, "cuMemsetD16");
+    return rrto_unsupported(481, "cuMemsetD16");
 }
 
 EXPORT CUresult cuMemsetD16Async(CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream);
 CUresult cuMemsetD16Async(CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream)
 {
     CUresult result;
-    rrto_count(480);
+    rrto_count(482);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD16Async(dstDevice, us, N, hStream);
@@ -4216,7 +4228,7 @@ EXPORT CUresult cuMemsetD16Async_ptsz(CUdeviceptr dstDevice, unsigned short us, 
 CUresult cuMemsetD16Async_ptsz(CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream)
 {
     CUresult result;
-    rrto_count(481);
+    rrto_count(483);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD16Async(dstDevice, us, N, rrto_per_thread(hStream));
@@ -4226,7 +4238,7 @@ EXPORT CUresult cuMemsetD16_v2(CUdeviceptr dstDevice, unsigned short us, size_t 
 CUresult cuMemsetD16_v2(CUdeviceptr dstDevice, unsigned short us, size_t N)
 {
     CUresult result;
-    rrto_count(482);
+    rrto_count(484);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -4238,7 +4250,7 @@ EXPORT CUresult cuMemsetD16_v2_ptds(CUdeviceptr dstDevice, unsigned short us, si
 CUresult cuMemsetD16_v2_ptds(CUdeviceptr dstDevice, unsigned short us, size_t N)
 {
     CUresult result;
-    rrto_count(483);
+    rrto_count(485);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD16_v2(dstDevice, us, N);
@@ -4247,14 +4259,14 @@ CUresult cuMemsetD16_v2_ptds(CUdeviceptr dstDevice, unsigned short us, size_t N)
 EXPORT CUresult cuMemsetD2D16(void);
 CUresult cuMemsetD2D16(void)
 {
-    return rrto_unsupported(484, "cuMemsetD2D16");
+    return rrto_unsupported(486, "cuMemsetD2D16");
 }
 
 EXPORT CUresult cuMemsetD2D16Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height, CUstream hStream);
 CUresult cuMemsetD2D16Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height, CUstream hStream)
 {
     CUresult result;
-    rrto_count(485);
+    rrto_count(487);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD2D16Async(dstDevice, dstPitch, us, Width, Height, hStream);
@@ -4264,7 +4276,7 @@ EXPORT CUresult cuMemsetD2D16Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, 
 CUresult cuMemsetD2D16Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height, CUstream hStream)
 {
     CUresult result;
-    rrto_count(486);
+    rrto_count(488);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD2D16Async(dstDevice, dstPitch, us, Width, Height, rrto_per_thread(hStream));
@@ -4274,7 +4286,7 @@ EXPORT CUresult cuMemsetD2D16_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigne
 CUresult cuMemsetD2D16_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height)
 {
     CUresult result;
-    rrto_count(487);
+    rrto_count(489);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -4286,7 +4298,7 @@ EXPORT CUresult cuMemsetD2D16_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, un
 CUresult cuMemsetD2D16_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height)
 {
     CUresult result;
-    rrto_count(488);
+    rrto_count(490);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD2D16_v2(dstDevice, dstPitch, us, Width, Height);
@@ -4295,14 +4307,14 @@ CUresult cuMemsetD2D16_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned 
 EXPORT CUresult cuMemsetD2D32(void);
 CUresult cuMemsetD2D32(void)
 {
-    return rrto_unsupported(489, "cuMemsetD2D32");
+    return rrto_unsupported(491, "cuMemsetD2D32");
 }
 
 EXPORT CUresult cuMemsetD2D32Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height, CUstream hStream);
 CUresult cuMemsetD2D32Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height, CUstream hStream)
 {
     CUresult result;
-    rrto_count(490);
+    rrto_count(492);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD2D32Async(dstDevice, dstPitch, ui, Width, Height, hStream);
@@ -4312,7 +4324,7 @@ EXPORT CUresult cuMemsetD2D32Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, 
 CUresult cuMemsetD2D32Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height, CUstream hStream)
 {
     CUresult result;
-    rrto_count(491);
+    rrto_count(493);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD2D32Async(dstDevice, dstPitch, ui, Width, Height, rrto_per_thread(hStream));
@@ -4322,7 +4334,7 @@ EXPORT CUresult cuMemsetD2D32_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigne
 CUresult cuMemsetD2D32_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height)
 {
     CUresult result;
-    rrto_count(492);
+    rrto_count(494);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -4334,7 +4346,7 @@ EXPORT CUresult cuMemsetD2D32_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, un
 CUresult cuMemsetD2D32_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height)
 {
     CUresult result;
-    rrto_count(493);
+    rrto_count(495);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD2D32_v2(dstDevice, dstPitch, ui, Width, Height);
@@ -4343,14 +4355,14 @@ CUresult cuMemsetD2D32_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned 
 EXPORT CUresult cuMemsetD2D8(void);
 CUresult cuMemsetD2D8(void)
 {
-    return rrto_unsupported(494, "cuMemsetD2D8");
+    return rrto_unsupported(496, "cuMemsetD2D8");
 }
 
 EXPORT CUresult cuMemsetD2D8Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height, CUstream hStream);
 CUresult cuMemsetD2D8Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height, CUstream hStream)
 {
     CUresult result;
-    rrto_count(495);
+    rrto_count(497);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD2D8Async(dstDevice, dstPitch, uc, Width, Height, hStream);
@@ -4360,7 +4372,7 @@ EXPORT CUresult cuMemsetD2D8Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, u
 CUresult cuMemsetD2D8Async_ptsz(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height, CUstream hStream)
 {
     CUresult result;
-    rrto_count(496);
+    rrto_count(498);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD2D8Async(dstDevice, dstPitch, uc, Width, Height, rrto_per_thread(hStream));
@@ -4370,7 +4382,7 @@ EXPORT CUresult cuMemsetD2D8_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned
 CUresult cuMemsetD2D8_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height)
 {
     CUresult result;
-    rrto_count(497);
+    rrto_count(499);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -4382,7 +4394,7 @@ EXPORT CUresult cuMemsetD2D8_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, uns
 CUresult cuMemsetD2D8_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height)
 {
     CUresult result;
-    rrto_count(498);
+    rrto_count(500);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD2D8_v2(dstDevice, dstPitch, uc, Width, Height);
@@ -4391,14 +4403,14 @@ CUresult cuMemsetD2D8_v2_ptds(CUdeviceptr dstDevice, size_t dstPitch, unsigned c
 EXPORT CUresult cuMemsetD32(void);
 CUresult cuMemsetD32(void)
 {
-    return rrto_unsupported(499, "cuMemsetD32");
+    return rrto_unsupported(501, "cuMemsetD32");
 }
 
 EXPORT CUresult cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream);
 CUresult cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream)
 {
     CUresult result;
-    rrto_count(500);
+    rrto_count(502);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD32Async(dstDevice, ui, N, hStream);
@@ -4408,7 +4420,7 @@ EXPORT CUresult cuMemsetD32Async_ptsz(CUdeviceptr dstDevice, unsigned int ui, si
 CUresult cuMemsetD32Async_ptsz(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream)
 {
     CUresult result;
-    rrto_count(501);
+    rrto_count(503);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD32Async(dstDevice, ui, N, rrto_per_thread(hStream));
@@ -4418,7 +4430,7 @@ EXPORT CUresult cuMemsetD32_v2(CUdeviceptr dstDevice, unsigned int ui, size_t N)
 CUresult cuMemsetD32_v2(CUdeviceptr dstDevice, unsigned int ui, size_t N)
 {
     CUresult result;
-    rrto_count(502);
+    rrto_count(504);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -4430,7 +4442,7 @@ EXPORT CUresult cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, size
 CUresult cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, size_t N)
 {
     CUresult result;
-    rrto_count(503);
+    rrto_count(505);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD32_v2(dstDevice, ui, N);
@@ -4439,14 +4451,14 @@ CUresult cuMemsetD32_v2_ptds(CUdeviceptr dstDevice, unsigned int ui, size_t N)
 EXPORT CUresult cuMemsetD8(void);
 CUresult cuMemsetD8(void)
 {
-    return rrto_unsupported(504, "cuMemsetD8");
+    return rrto_unsupported(506, "cuMemsetD8");
 }
 
 EXPORT CUresult cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream);
 CUresult cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream)
 {
     CUresult result;
-    rrto_count(505);
+    rrto_count(507);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD8Async(dstDevice, uc, N, hStream);
@@ -4456,7 +4468,7 @@ EXPORT CUresult cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc, si
 CUresult cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream)
 {
     CUresult result;
-    rrto_count(506);
+    rrto_count(508);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD8Async(dstDevice, uc, N, rrto_per_thread(hStream));
@@ -4466,7 +4478,7 @@ EXPORT CUresult cuMemsetD8_v2(CUdeviceptr dstDevice, unsigned char uc, size_t N)
 CUresult cuMemsetD8_v2(CUdeviceptr dstDevice, unsigned char uc, size_t N)
 {
     CUresult result;
-    rrto_count(507);
+    rrto_count(509);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_legacy()))
@@ -4478,7 +4490,7 @@ EXPORT CUresult cuMemsetD8_v2_ptds(CUdeviceptr dstDevice, unsigned char uc, size
 CUresult cuMemsetD8_v2_ptds(CUdeviceptr dstDevice, unsigned char uc, size_t N)
 {
     CUresult result;
-    rrto_count(508);
+    rrto_count(510);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuMemsetD8_v2(dstDevice, uc, N);
@@ -4487,38 +4499,38 @@ CUresult cuMemsetD8_v2_ptds(CUdeviceptr dstDevice, unsigned char uc, size_t N)
 EXPORT CUresult cuMipmappedArrayCreate(void);
 CUresult cuMipmappedArrayCreate(void)
 {
-    return rrto_unsupported(509, "cuMipmappedArrayCreate");
+    return rrto_unsupported(511, "cuMipmappedArrayCreate");
 }
 
 EXPORT CUresult cuMipmappedArrayDestroy(void);
 CUresult cuMipmappedArrayDestroy(void)
 {
-    return rrto_unsupported(510, "cuMipmappedArrayDestroy");
+    return rrto_unsupported(512, "cuMipmappedArrayDestroy");
 }
 
 EXPORT CUresult cuMipmappedArrayGetLevel(void);
 CUresult cuMipmappedArrayGetLevel(void)
 {
-    return rrto_unsupported(511, "cuMipmappedArrayGetLevel");
+    return rrto_unsupported(513, "cuMipmappedArrayGetLevel");
 }
 
 EXPORT CUresult cuMipmappedArrayGetMemoryRequirements(void);
 CUresult cuMipmappedArrayGetMemoryRequirements(void)
 {
-    return rrto_unsupported(512, "cuMipmappedArrayGetMemoryRequirements");
+    return rrto_unsupported(514, "cuMipmappedArrayGetMemoryRequirements");
 }
 
 EXPORT CUresult cuMipmappedArrayGetSparseProperties(void);
 CUresult cuMipmappedArrayGetSparseProperties(void)
 {
-    return rrto_unsupported(513, "cuMipmappedArrayGetSparseProperties");
+    return rrto_unsupported(515, "cuMipmappedArrayGetSparseProperties");
 }
 
 EXPORT CUresult cuModuleEnumerateFunctions(CUfunction* functions, unsigned int numFunctions, CUmodule mod);
 CUresult cuModuleEnumerateFunctions(CUfunction* functions, unsigned int numFunctions, CUmodule mod)
 {
     CUresult result;
-    rrto_count(514);
+    rrto_count(516);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuModuleEnumerateFunctions(functions, numFunctions, mod);
@@ -4528,7 +4540,7 @@ EXPORT CUresult cuModuleGetFunction(CUfunction* hfunc, CUmodule hmod, const char
 CUresult cuModuleGetFunction(CUfunction* hfunc, CUmodule hmod, const char* name)
 {
     CUresult result;
-    rrto_count(515);
+    rrto_count(517);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuModuleGetFunction(hfunc, hmod, name);
@@ -4538,7 +4550,7 @@ EXPORT CUresult cuModuleGetFunctionCount(unsigned int* count, CUmodule mod);
 CUresult cuModuleGetFunctionCount(unsigned int* count, CUmodule mod)
 {
     CUresult result;
-    rrto_count(516);
+    rrto_count(518);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuModuleGetFunctionCount(count, mod);
@@ -4547,14 +4559,14 @@ CUresult cuModuleGetFunctionCount(unsigned int* count, CUmodule mod)
 EXPORT CUresult cuModuleGetGlobal(void);
 CUresult cuModuleGetGlobal(void)
 {
-    return rrto_unsupported(517, "cuModuleGetGlobal");
+    return rrto_unsupported(519, "cuModuleGetGlobal");
 }
 
 EXPORT CUresult cuModuleGetGlobal_v2(CUdeviceptr* dptr, size_t* bytes, CUmodule hmod, const char* name);
 CUresult cuModuleGetGlobal_v2(CUdeviceptr* dptr, size_t* bytes, CUmodule hmod, const char* name)
 {
     CUresult result;
-    rrto_count(518);
+    rrto_count(520);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuModuleGetGlobal_v2(dptr, bytes, hmod, name);
@@ -4564,7 +4576,7 @@ EXPORT CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode* mode);
 CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode* mode)
 {
     CUresult result;
-    rrto_count(519);
+    rrto_count(521);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuModuleGetLoadingMode(mode);
@@ -4573,20 +4585,20 @@ CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode* mode)
 EXPORT CUresult cuModuleGetSurfRef(void);
 CUresult cuModuleGetSurfRef(void)
 {
-    return rrto_unsupported(520, "cuModuleGetSurfRef");
+    return rrto_unsupported(522, "cuModuleGetSurfRef");
 }
 
 EXPORT CUresult cuModuleGetTexRef(void);
 CUresult cuModuleGetTexRef(void)
 {
-    return rrto_unsupported(521, "cuModuleGetTexRef");
+    return rrto_unsupported(523, "cuModuleGetTexRef");
 }
 
 EXPORT CUresult cuModuleLoad(CUmodule* module, const char* fname);
 CUresult cuModuleLoad(CUmodule* module, const char* fname)
 {
     CUresult result;
-    rrto_count(522);
+    rrto_count(524);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuModuleLoad(module, fname);
@@ -4596,7 +4608,7 @@ EXPORT CUresult cuModuleLoadData(CUmodule* module, const void* image);
 CUresult cuModuleLoadData(CUmodule* module, const void* image)
 {
     CUresult result;
-    rrto_count(523);
+    rrto_count(525);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuModuleLoadData(module, image);
@@ -4606,7 +4618,7 @@ EXPORT CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned
 CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned int numOptions, CUjit_option* options, void** optionValues)
 {
     CUresult result;
-    rrto_count(524);
+    rrto_count(526);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuModuleLoadDataEx(module, image, numOptions, options, optionValues);
@@ -4616,7 +4628,7 @@ EXPORT CUresult cuModuleLoadFatBinary(CUmodule* module, const void* fatCubin);
 CUresult cuModuleLoadFatBinary(CUmodule* module, const void* fatCubin)
 {
     CUresult result;
-    rrto_count(525);
+    rrto_count(527);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuModuleLoadFatBinary(module, fatCubin);
@@ -4626,7 +4638,7 @@ EXPORT CUresult cuModuleUnload(CUmodule hmod);
 CUresult cuModuleUnload(CUmodule hmod)
 {
     CUresult result;
-    rrto_count(526);
+    rrto_count(528);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuModuleUnload(hmod);
@@ -4635,56 +4647,56 @@ CUresult cuModuleUnload(CUmodule hmod)
 EXPORT CUresult cuMulticastAddDevice(void);
 CUresult cuMulticastAddDevice(void)
 {
-    return rrto_unsupported(527, "cuMulticastAddDevice");
+    return rrto_unsupported(529, "cuMulticastAddDevice");
 }
 
 EXPORT CUresult cuMulticastBindAddr(void);
 CUresult cuMulticastBindAddr(void)
 {
-    return rrto_unsupported(528, "cuMulticastBindAddr");
+    return rrto_unsupported(530, "cuMulticastBindAddr");
 }
 
 EXPORT CUresult cuMulticastBindAddr_v2(void);
 CUresult cuMulticastBindAddr_v2(void)
 {
-    return rrto_unsupported(529, "cuMulticastBindAddr_v2");
+    return rrto_unsupported(531, "cuMulticastBindAddr_v2");
 }
 
 EXPORT CUresult cuMulticastBindMem(void);
 CUresult cuMulticastBindMem(void)
 {
-    return rrto_unsupported(530, "cuMulticastBindMem");
+    return rrto_unsupported(532, "cuMulticastBindMem");
 }
 
 EXPORT CUresult cuMulticastBindMem_v2(void);
 CUresult cuMulticastBindMem_v2(void)
 {
-    return rrto_unsupported(531, "cuMulticastBindMem_v2");
+    return rrto_unsupported(533, "cuMulticastBindMem_v2");
 }
 
 EXPORT CUresult cuMulticastCreate(void);
 CUresult cuMulticastCreate(void)
 {
-    return rrto_unsupported(532, "cuMulticastCreate");
+    return rrto_unsupported(534, "cuMulticastCreate");
 }
 
 EXPORT CUresult cuMulticastGetGranularity(void);
 CUresult cuMulticastGetGranularity(void)
 {
-    return rrto_unsupported(533, "cuMulticastGetGranularity");
+    return rrto_unsupported(535, "cuMulticastGetGranularity");
 }
 
 EXPORT CUresult cuMulticastUnbind(void);
 CUresult cuMulticastUnbind(void)
 {
-    return rrto_unsupported(534, "cuMulticastUnbind");
+    return rrto_unsupported(536, "cuMulticastUnbind");
 }
 
 EXPORT CUresult cuOccupancyAvailableDynamicSMemPerBlock(size_t* dynamicSmemSize, CUfunction func, int numBlocks, int blockSize);
 CUresult cuOccupancyAvailableDynamicSMemPerBlock(size_t* dynamicSmemSize, CUfunction func, int numBlocks, int blockSize)
 {
     CUresult result;
-    rrto_count(535);
+    rrto_count(537);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuOccupancyAvailableDynamicSMemPerBlock(dynamicSmemSize, func, numBlocks, blockSize);
@@ -4694,7 +4706,7 @@ EXPORT CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* numBlocks, CUfu
 CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* numBlocks, CUfunction func, int blockSize, size_t dynamicSMemSize)
 {
     CUresult result;
-    rrto_count(536);
+    rrto_count(538);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuOccupancyMaxActiveBlocksPerMultiprocessor(numBlocks, func, blockSize, dynamicSMemSize);
@@ -4704,7 +4716,7 @@ EXPORT CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* numBlo
 CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* numBlocks, CUfunction func, int blockSize, size_t dynamicSMemSize, unsigned int flags)
 {
     CUresult result;
-    rrto_count(537);
+    rrto_count(539);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(numBlocks, func, blockSize, dynamicSMemSize, flags);
@@ -4714,7 +4726,7 @@ EXPORT CUresult cuOccupancyMaxActiveClusters(int* numClusters, CUfunction func, 
 CUresult cuOccupancyMaxActiveClusters(int* numClusters, CUfunction func, const CUlaunchConfig* config)
 {
     CUresult result;
-    rrto_count(538);
+    rrto_count(540);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuOccupancyMaxActiveClusters(numClusters, func, config);
@@ -4724,7 +4736,7 @@ EXPORT CUresult cuOccupancyMaxPotentialBlockSize(int* minGridSize, int* blockSiz
 CUresult cuOccupancyMaxPotentialBlockSize(int* minGridSize, int* blockSize, CUfunction func, CUoccupancyB2DSize blockSizeToDynamicSMemSize, size_t dynamicSMemSize, int blockSizeLimit)
 {
     CUresult result;
-    rrto_count(539);
+    rrto_count(541);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuOccupancyMaxPotentialBlockSize(minGridSize, blockSize, func, blockSizeToDynamicSMemSize, dynamicSMemSize, blockSizeLimit);
@@ -4734,7 +4746,7 @@ EXPORT CUresult cuOccupancyMaxPotentialBlockSizeWithFlags(int* minGridSize, int*
 CUresult cuOccupancyMaxPotentialBlockSizeWithFlags(int* minGridSize, int* blockSize, CUfunction func, CUoccupancyB2DSize blockSizeToDynamicSMemSize, size_t dynamicSMemSize, int blockSizeLimit, unsigned int flags)
 {
     CUresult result;
-    rrto_count(540);
+    rrto_count(542);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuOccupancyMaxPotentialBlockSizeWithFlags(minGridSize, blockSize, func, blockSizeToDynamicSMemSize, dynamicSMemSize, blockSizeLimit, flags);
@@ -4744,7 +4756,7 @@ EXPORT CUresult cuOccupancyMaxPotentialClusterSize(int* clusterSize, CUfunction 
 CUresult cuOccupancyMaxPotentialClusterSize(int* clusterSize, CUfunction func, const CUlaunchConfig* config)
 {
     CUresult result;
-    rrto_count(541);
+    rrto_count(543);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuOccupancyMaxPotentialClusterSize(clusterSize, func, config);
@@ -4753,38 +4765,38 @@ CUresult cuOccupancyMaxPotentialClusterSize(int* clusterSize, CUfunction func, c
 EXPORT CUresult cuParamSetSize(void);
 CUresult cuParamSetSize(void)
 {
-    return rrto_unsupported(542, "cuParamSetSize");
+    return rrto_unsupported(544, "cuParamSetSize");
 }
 
 EXPORT CUresult cuParamSetTexRef(void);
 CUresult cuParamSetTexRef(void)
 {
-    return rrto_unsupported(543, "cuParamSetTexRef");
+    return rrto_unsupported(545, "cuParamSetTexRef");
 }
 
 EXPORT CUresult cuParamSetf(void);
 CUresult cuParamSetf(void)
 {
-    return rrto_unsupported(544, "cuParamSetf");
+    return rrto_unsupported(546, "cuParamSetf");
 }
 
 EXPORT CUresult cuParamSeti(void);
 CUresult cuParamSeti(void)
 {
-    return rrto_unsupported(545, "cuParamSeti");
+    return rrto_unsupported(547, "cuParamSeti");
 }
 
 EXPORT CUresult cuParamSetv(void);
 CUresult cuParamSetv(void)
 {
-    return rrto_unsupported(546, "cuParamSetv");
+    return rrto_unsupported(548, "cuParamSetv");
 }
 
 EXPORT CUresult cuPointerGetAttribute(void* data, CUpointer_attribute attribute, CUdeviceptr ptr);
 CUresult cuPointerGetAttribute(void* data, CUpointer_attribute attribute, CUdeviceptr ptr)
 {
     CUresult result;
-    rrto_count(547);
+    rrto_count(549);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuPointerGetAttribute(data, attribute, ptr);
@@ -4794,7 +4806,7 @@ EXPORT CUresult cuPointerGetAttributes(unsigned int numAttributes, CUpointer_att
 CUresult cuPointerGetAttributes(unsigned int numAttributes, CUpointer_attribute* attributes, void** data, CUdeviceptr ptr)
 {
     CUresult result;
-    rrto_count(548);
+    rrto_count(550);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuPointerGetAttributes(numAttributes, attributes, data, ptr);
@@ -4804,7 +4816,7 @@ EXPORT CUresult cuPointerSetAttribute(const void* value, CUpointer_attribute att
 CUresult cuPointerSetAttribute(const void* value, CUpointer_attribute attribute, CUdeviceptr ptr)
 {
     CUresult result;
-    rrto_count(549);
+    rrto_count(551);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuPointerSetAttribute(value, attribute, ptr);
@@ -4813,14 +4825,14 @@ CUresult cuPointerSetAttribute(const void* value, CUpointer_attribute attribute,
 EXPORT CUresult cuProfilerInitialize(void);
 CUresult cuProfilerInitialize(void)
 {
-    return rrto_unsupported(550, "cuProfilerInitialize");
+    return rrto_unsupported(552, "cuProfilerInitialize");
 }
 
 EXPORT CUresult cuProfilerStart(void);
 CUresult cuProfilerStart(void)
 {
     CUresult result;
-    rrto_count(551);
+    rrto_count(553);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuProfilerStart();
@@ -4830,7 +4842,7 @@ EXPORT CUresult cuProfilerStop(void);
 CUresult cuProfilerStop(void)
 {
     CUresult result;
-    rrto_count(552);
+    rrto_count(554);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuProfilerStop();
@@ -4839,20 +4851,20 @@ CUresult cuProfilerStop(void)
 EXPORT CUresult cuSignalExternalSemaphoresAsync(void);
 CUresult cuSignalExternalSemaphoresAsync(void)
 {
-    return rrto_unsupported(553, "cuSignalExternalSemaphoresAsync");
+    return rrto_unsupported(555, "cuSignalExternalSemaphoresAsync");
 }
 
 EXPORT CUresult cuSignalExternalSemaphoresAsync_ptsz(void);
 CUresult cuSignalExternalSemaphoresAsync_ptsz(void)
 {
-    return rrto_unsupported(554, "cuSignalExternalSemaphoresAsync_ptsz");
+    return rrto_unsupported(556, "cuSignalExternalSemaphoresAsync_ptsz");
 }
 
 EXPORT CUresult cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void* userData, unsigned int flags);
 CUresult cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void* userData, unsigned int flags)
 {
     CUresult result;
-    rrto_count(555);
+    rrto_count(557);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamAddCallback(hStream, callback, userData, flags);
@@ -4862,7 +4874,7 @@ EXPORT CUresult cuStreamAddCallback_ptsz(CUstream hStream, CUstreamCallback call
 CUresult cuStreamAddCallback_ptsz(CUstream hStream, CUstreamCallback callback, void* userData, unsigned int flags)
 {
     CUresult result;
-    rrto_count(556);
+    rrto_count(558);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamAddCallback(rrto_per_thread(hStream), callback, userData, flags);
@@ -4872,7 +4884,7 @@ EXPORT CUresult cuStreamAttachMemAsync(CUstream hStream, CUdeviceptr dptr, size_
 CUresult cuStreamAttachMemAsync(CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags)
 {
     CUresult result;
-    rrto_count(557);
+    rrto_count(559);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamAttachMemAsync(hStream, dptr, length, flags);
@@ -4882,7 +4894,7 @@ EXPORT CUresult cuStreamAttachMemAsync_ptsz(CUstream hStream, CUdeviceptr dptr, 
 CUresult cuStreamAttachMemAsync_ptsz(CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags)
 {
     CUresult result;
-    rrto_count(558);
+    rrto_count(560);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamAttachMemAsync(rrto_per_thread(hStream), dptr, length, flags);
@@ -4892,7 +4904,7 @@ EXPORT CUresult cuStreamBatchMemOp(CUstream stream, unsigned int count, CUstream
 CUresult cuStreamBatchMemOp(CUstream stream, unsigned int count, CUstreamBatchMemOpParams* paramArray, unsigned int flags)
 {
     CUresult result;
-    rrto_count(559);
+    rrto_count(561);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamBatchMemOp_v2(stream, count, paramArray, flags);
@@ -4902,7 +4914,7 @@ EXPORT CUresult cuStreamBatchMemOp_ptsz(CUstream stream, unsigned int count, CUs
 CUresult cuStreamBatchMemOp_ptsz(CUstream stream, unsigned int count, CUstreamBatchMemOpParams* paramArray, unsigned int flags)
 {
     CUresult result;
-    rrto_count(560);
+    rrto_count(562);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamBatchMemOp_v2(rrto_per_thread(stream), count, paramArray, flags);
@@ -4912,7 +4924,7 @@ EXPORT CUresult cuStreamBatchMemOp_v2(CUstream stream, unsigned int count, CUstr
 CUresult cuStreamBatchMemOp_v2(CUstream stream, unsigned int count, CUstreamBatchMemOpParams* paramArray, unsigned int flags)
 {
     CUresult result;
-    rrto_count(561);
+    rrto_count(563);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamBatchMemOp_v2(stream, count, paramArray, flags);
@@ -4922,7 +4934,7 @@ EXPORT CUresult cuStreamBatchMemOp_v2_ptsz(CUstream stream, unsigned int count, 
 CUresult cuStreamBatchMemOp_v2_ptsz(CUstream stream, unsigned int count, CUstreamBatchMemOpParams* paramArray, unsigned int flags)
 {
     CUresult result;
-    rrto_count(562);
+    rrto_count(564);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamBatchMemOp_v2(rrto_per_thread(stream), count, paramArray, flags);
@@ -4932,7 +4944,7 @@ EXPORT CUresult cuStreamBeginCapture(CUstream hStream);
 CUresult cuStreamBeginCapture(CUstream hStream)
 {
     CUresult result;
-    rrto_count(563);
+    rrto_count(565);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamBeginCapture(hStream);
@@ -4941,20 +4953,20 @@ CUresult cuStreamBeginCapture(CUstream hStream)
 EXPORT CUresult cuStreamBeginCaptureToCig(void);
 CUresult cuStreamBeginCaptureToCig(void)
 {
-    return rrto_unsupported(564, "cuStreamBeginCaptureToCig");
+    return rrto_unsupported(566, "cuStreamBeginCaptureToCig");
 }
 
 EXPORT CUresult cuStreamBeginCaptureToCig_ptsz(void);
 CUresult cuStreamBeginCaptureToCig_ptsz(void)
 {
-    return rrto_unsupported(565, "cuStreamBeginCaptureToCig_ptsz");
+    return rrto_unsupported(567, "cuStreamBeginCaptureToCig_ptsz");
 }
 
 EXPORT CUresult cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph, const CUgraphNode* dependencies, const CUgraphEdgeData* dependencyData, size_t numDependencies, CUstreamCaptureMode mode);
 CUresult cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph, const CUgraphNode* dependencies, const CUgraphEdgeData* dependencyData, size_t numDependencies, CUstreamCaptureMode mode)
 {
     CUresult result;
-    rrto_count(566);
+    rrto_count(568);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamBeginCaptureToGraph(hStream, hGraph, dependencies, dependencyData, numDependencies, mode);
@@ -4964,7 +4976,7 @@ EXPORT CUresult cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hGrap
 CUresult cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hGraph, const CUgraphNode* dependencies, const CUgraphEdgeData* dependencyData, size_t numDependencies, CUstreamCaptureMode mode)
 {
     CUresult result;
-    rrto_count(567);
+    rrto_count(569);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamBeginCaptureToGraph(rrto_per_thread(hStream), hGraph, dependencies, dependencyData, numDependencies, mode);
@@ -4974,7 +4986,7 @@ EXPORT CUresult cuStreamBeginCapture_ptsz(CUstream hStream);
 CUresult cuStreamBeginCapture_ptsz(CUstream hStream)
 {
     CUresult result;
-    rrto_count(568);
+    rrto_count(570);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamBeginCapture(rrto_per_thread(hStream));
@@ -4984,7 +4996,7 @@ EXPORT CUresult cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mo
 CUresult cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
 {
     CUresult result;
-    rrto_count(569);
+    rrto_count(571);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamBeginCapture_v2(hStream, mode);
@@ -4994,7 +5006,7 @@ EXPORT CUresult cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMo
 CUresult cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode)
 {
     CUresult result;
-    rrto_count(570);
+    rrto_count(572);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamBeginCapture_v2(rrto_per_thread(hStream), mode);
@@ -5003,20 +5015,20 @@ CUresult cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode
 EXPORT CUresult cuStreamBeginRecaptureToGraph(void);
 CUresult cuStreamBeginRecaptureToGraph(void)
 {
-    return rrto_unsupported(571, "cuStreamBeginRecaptureToGraph");
+    return rrto_unsupported(573, "cuStreamBeginRecaptureToGraph");
 }
 
 EXPORT CUresult cuStreamBeginRecaptureToGraph_ptsz(void);
 CUresult cuStreamBeginRecaptureToGraph_ptsz(void)
 {
-    return rrto_unsupported(572, "cuStreamBeginRecaptureToGraph_ptsz");
+    return rrto_unsupported(574, "cuStreamBeginRecaptureToGraph_ptsz");
 }
 
 EXPORT CUresult cuStreamCopyAttributes(CUstream dstStream, CUstream srcStream);
 CUresult cuStreamCopyAttributes(CUstream dstStream, CUstream srcStream)
 {
     CUresult result;
-    rrto_count(573);
+    rrto_count(575);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamCopyAttributes(dstStream, srcStream);
@@ -5026,7 +5038,7 @@ EXPORT CUresult cuStreamCopyAttributes_ptsz(CUstream dstStream, CUstream srcStre
 CUresult cuStreamCopyAttributes_ptsz(CUstream dstStream, CUstream srcStream)
 {
     CUresult result;
-    rrto_count(574);
+    rrto_count(576);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamCopyAttributes(rrto_per_thread(dstStream), rrto_per_thread(srcStream));
@@ -5036,7 +5048,7 @@ EXPORT CUresult cuStreamCreate(CUstream* phStream, unsigned int Flags);
 CUresult cuStreamCreate(CUstream* phStream, unsigned int Flags)
 {
     CUresult result;
-    rrto_count(575);
+    rrto_count(577);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamCreate(phStream, Flags);
@@ -5046,7 +5058,7 @@ EXPORT CUresult cuStreamCreateWithPriority(CUstream* phStream, unsigned int flag
 CUresult cuStreamCreateWithPriority(CUstream* phStream, unsigned int flags, int priority)
 {
     CUresult result;
-    rrto_count(576);
+    rrto_count(578);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamCreateWithPriority(phStream, flags, priority);
@@ -5056,7 +5068,7 @@ EXPORT CUresult cuStreamDestroy(CUstream hStream);
 CUresult cuStreamDestroy(CUstream hStream)
 {
     CUresult result;
-    rrto_count(577);
+    rrto_count(579);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuStreamDestroy_v2(hStream);
@@ -5066,7 +5078,7 @@ EXPORT CUresult cuStreamDestroy_v2(CUstream hStream);
 CUresult cuStreamDestroy_v2(CUstream hStream)
 {
     CUresult result;
-    rrto_count(578);
+    rrto_count(580);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuStreamDestroy_v2(hStream);
@@ -5076,7 +5088,7 @@ EXPORT CUresult cuStreamEndCapture(CUstream hStream, CUgraph* phGraph);
 CUresult cuStreamEndCapture(CUstream hStream, CUgraph* phGraph)
 {
     CUresult result;
-    rrto_count(579);
+    rrto_count(581);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamEndCapture(hStream, phGraph);
@@ -5085,20 +5097,20 @@ CUresult cuStreamEndCapture(CUstream hStream, CUgraph* phGraph)
 EXPORT CUresult cuStreamEndCaptureToCig(void);
 CUresult cuStreamEndCaptureToCig(void)
 {
-    return rrto_unsupported(580, "cuStreamEndCaptureToCig");
+    return rrto_unsupported(582, "cuStreamEndCaptureToCig");
 }
 
 EXPORT CUresult cuStreamEndCaptureToCig_ptsz(void);
 CUresult cuStreamEndCaptureToCig_ptsz(void)
 {
-    return rrto_unsupported(581, "cuStreamEndCaptureToCig_ptsz");
+    return rrto_unsupported(583, "cuStreamEndCaptureToCig_ptsz");
 }
 
 EXPORT CUresult cuStreamEndCapture_ptsz(CUstream hStream, CUgraph* phGraph);
 CUresult cuStreamEndCapture_ptsz(CUstream hStream, CUgraph* phGraph)
 {
     CUresult result;
-    rrto_count(582);
+    rrto_count(584);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamEndCapture(rrto_per_thread(hStream), phGraph);
@@ -5108,7 +5120,7 @@ EXPORT CUresult cuStreamGetAttribute(CUstream hStream, CUstreamAttrID attr, CUst
 CUresult cuStreamGetAttribute(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue* value)
 {
     CUresult result;
-    rrto_count(583);
+    rrto_count(585);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetAttribute(hStream, attr, value);
@@ -5118,7 +5130,7 @@ EXPORT CUresult cuStreamGetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr,
 CUresult cuStreamGetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue* value)
 {
     CUresult result;
-    rrto_count(584);
+    rrto_count(586);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetAttribute(rrto_per_thread(hStream), attr, value);
@@ -5128,7 +5140,7 @@ EXPORT CUresult cuStreamGetCaptureInfo(CUstream hStream, CUstreamCaptureStatus* 
 CUresult cuStreamGetCaptureInfo(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out)
 {
     CUresult result;
-    rrto_count(585);
+    rrto_count(587);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out);
@@ -5138,7 +5150,7 @@ EXPORT CUresult cuStreamGetCaptureInfo_ptsz(CUstream hStream, CUstreamCaptureSta
 CUresult cuStreamGetCaptureInfo_ptsz(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out)
 {
     CUresult result;
-    rrto_count(586);
+    rrto_count(588);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCaptureInfo(rrto_per_thread(hStream), captureStatus_out, id_out);
@@ -5148,7 +5160,7 @@ EXPORT CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatu
 CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out, CUgraph* graph_out, const CUgraphNode** dependencies_out, size_t* numDependencies_out)
 {
     CUresult result;
-    rrto_count(587);
+    rrto_count(589);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCaptureInfo_v2(hStream, captureStatus_out, id_out, graph_out, dependencies_out, numDependencies_out);
@@ -5158,7 +5170,7 @@ EXPORT CUresult cuStreamGetCaptureInfo_v2_ptsz(CUstream hStream, CUstreamCapture
 CUresult cuStreamGetCaptureInfo_v2_ptsz(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out, CUgraph* graph_out, const CUgraphNode** dependencies_out, size_t* numDependencies_out)
 {
     CUresult result;
-    rrto_count(588);
+    rrto_count(590);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCaptureInfo_v2(rrto_per_thread(hStream), captureStatus_out, id_out, graph_out, dependencies_out, numDependencies_out);
@@ -5168,7 +5180,7 @@ EXPORT CUresult cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatu
 CUresult cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out, CUgraph* graph_out, const CUgraphNode** dependencies_out, const CUgraphEdgeData** edgeData_out, size_t* numDependencies_out)
 {
     CUresult result;
-    rrto_count(589);
+    rrto_count(591);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCaptureInfo_v3(hStream, captureStatus_out, id_out, graph_out, dependencies_out, edgeData_out, numDependencies_out);
@@ -5178,7 +5190,7 @@ EXPORT CUresult cuStreamGetCaptureInfo_v3_ptsz(CUstream hStream, CUstreamCapture
 CUresult cuStreamGetCaptureInfo_v3_ptsz(CUstream hStream, CUstreamCaptureStatus* captureStatus_out, cuuint64_t* id_out, CUgraph* graph_out, const CUgraphNode** dependencies_out, const CUgraphEdgeData** edgeData_out, size_t* numDependencies_out)
 {
     CUresult result;
-    rrto_count(590);
+    rrto_count(592);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCaptureInfo_v3(rrto_per_thread(hStream), captureStatus_out, id_out, graph_out, dependencies_out, edgeData_out, numDependencies_out);
@@ -5188,7 +5200,7 @@ EXPORT CUresult cuStreamGetCtx(CUstream hStream, CUcontext* pctx);
 CUresult cuStreamGetCtx(CUstream hStream, CUcontext* pctx)
 {
     CUresult result;
-    rrto_count(591);
+    rrto_count(593);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCtx(hStream, pctx);
@@ -5198,7 +5210,7 @@ EXPORT CUresult cuStreamGetCtx_ptsz(CUstream hStream, CUcontext* pctx);
 CUresult cuStreamGetCtx_ptsz(CUstream hStream, CUcontext* pctx)
 {
     CUresult result;
-    rrto_count(592);
+    rrto_count(594);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCtx(rrto_per_thread(hStream), pctx);
@@ -5208,7 +5220,7 @@ EXPORT CUresult cuStreamGetCtx_v2(CUstream hStream, CUcontext* pCtx, CUgreenCtx*
 CUresult cuStreamGetCtx_v2(CUstream hStream, CUcontext* pCtx, CUgreenCtx* pGreenCtx)
 {
     CUresult result;
-    rrto_count(593);
+    rrto_count(595);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCtx_v2(hStream, pCtx, pGreenCtx);
@@ -5218,7 +5230,7 @@ EXPORT CUresult cuStreamGetCtx_v2_ptsz(CUstream hStream, CUcontext* pCtx, CUgree
 CUresult cuStreamGetCtx_v2_ptsz(CUstream hStream, CUcontext* pCtx, CUgreenCtx* pGreenCtx)
 {
     CUresult result;
-    rrto_count(594);
+    rrto_count(596);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetCtx_v2(rrto_per_thread(hStream), pCtx, pGreenCtx);
@@ -5227,20 +5239,20 @@ CUresult cuStreamGetCtx_v2_ptsz(CUstream hStream, CUcontext* pCtx, CUgreenCtx* p
 EXPORT CUresult cuStreamGetDevResource(void);
 CUresult cuStreamGetDevResource(void)
 {
-    return rrto_unsupported(595, "cuStreamGetDevResource");
+    return rrto_unsupported(597, "cuStreamGetDevResource");
 }
 
 EXPORT CUresult cuStreamGetDevResource_ptsz(void);
 CUresult cuStreamGetDevResource_ptsz(void)
 {
-    return rrto_unsupported(596, "cuStreamGetDevResource_ptsz");
+    return rrto_unsupported(598, "cuStreamGetDevResource_ptsz");
 }
 
 EXPORT CUresult cuStreamGetDevice(CUstream hStream, CUdevice* device);
 CUresult cuStreamGetDevice(CUstream hStream, CUdevice* device)
 {
     CUresult result;
-    rrto_count(597);
+    rrto_count(599);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetDevice(hStream, device);
@@ -5250,7 +5262,7 @@ EXPORT CUresult cuStreamGetDevice_ptsz(CUstream hStream, CUdevice* device);
 CUresult cuStreamGetDevice_ptsz(CUstream hStream, CUdevice* device)
 {
     CUresult result;
-    rrto_count(598);
+    rrto_count(600);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetDevice(rrto_per_thread(hStream), device);
@@ -5260,7 +5272,7 @@ EXPORT CUresult cuStreamGetFlags(CUstream hStream, unsigned int* flags);
 CUresult cuStreamGetFlags(CUstream hStream, unsigned int* flags)
 {
     CUresult result;
-    rrto_count(599);
+    rrto_count(601);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetFlags(hStream, flags);
@@ -5270,7 +5282,7 @@ EXPORT CUresult cuStreamGetFlags_ptsz(CUstream hStream, unsigned int* flags);
 CUresult cuStreamGetFlags_ptsz(CUstream hStream, unsigned int* flags)
 {
     CUresult result;
-    rrto_count(600);
+    rrto_count(602);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetFlags(rrto_per_thread(hStream), flags);
@@ -5279,14 +5291,14 @@ CUresult cuStreamGetFlags_ptsz(CUstream hStream, unsigned int* flags)
 EXPORT CUresult cuStreamGetGreenCtx(void);
 CUresult cuStreamGetGreenCtx(void)
 {
-    return rrto_unsupported(601, "cuStreamGetGreenCtx");
+    return rrto_unsupported(603, "cuStreamGetGreenCtx");
 }
 
 EXPORT CUresult cuStreamGetId(CUstream hStream, unsigned long long* streamId);
 CUresult cuStreamGetId(CUstream hStream, unsigned long long* streamId)
 {
     CUresult result;
-    rrto_count(602);
+    rrto_count(604);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetId(hStream, streamId);
@@ -5296,7 +5308,7 @@ EXPORT CUresult cuStreamGetId_ptsz(CUstream hStream, unsigned long long* streamI
 CUresult cuStreamGetId_ptsz(CUstream hStream, unsigned long long* streamId)
 {
     CUresult result;
-    rrto_count(603);
+    rrto_count(605);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetId(rrto_per_thread(hStream), streamId);
@@ -5306,7 +5318,7 @@ EXPORT CUresult cuStreamGetPriority(CUstream hStream, int* priority);
 CUresult cuStreamGetPriority(CUstream hStream, int* priority)
 {
     CUresult result;
-    rrto_count(604);
+    rrto_count(606);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetPriority(hStream, priority);
@@ -5316,7 +5328,7 @@ EXPORT CUresult cuStreamGetPriority_ptsz(CUstream hStream, int* priority);
 CUresult cuStreamGetPriority_ptsz(CUstream hStream, int* priority)
 {
     CUresult result;
-    rrto_count(605);
+    rrto_count(607);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamGetPriority(rrto_per_thread(hStream), priority);
@@ -5326,7 +5338,7 @@ EXPORT CUresult cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus* cap
 CUresult cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus* captureStatus)
 {
     CUresult result;
-    rrto_count(606);
+    rrto_count(608);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamIsCapturing(hStream, captureStatus);
@@ -5336,7 +5348,7 @@ EXPORT CUresult cuStreamIsCapturing_ptsz(CUstream hStream, CUstreamCaptureStatus
 CUresult cuStreamIsCapturing_ptsz(CUstream hStream, CUstreamCaptureStatus* captureStatus)
 {
     CUresult result;
-    rrto_count(607);
+    rrto_count(609);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamIsCapturing(rrto_per_thread(hStream), captureStatus);
@@ -5346,7 +5358,7 @@ EXPORT CUresult cuStreamQuery(CUstream hStream);
 CUresult cuStreamQuery(CUstream hStream)
 {
     CUresult result;
-    rrto_count(608);
+    rrto_count(610);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_unsafe()))
@@ -5358,7 +5370,7 @@ EXPORT CUresult cuStreamQuery_ptsz(CUstream hStream);
 CUresult cuStreamQuery_ptsz(CUstream hStream)
 {
     CUresult result;
-    rrto_count(609);
+    rrto_count(611);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_unsafe()))
@@ -5370,7 +5382,7 @@ EXPORT CUresult cuStreamSetAttribute(CUstream hStream, CUstreamAttrID attr, cons
 CUresult cuStreamSetAttribute(CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue* param)
 {
     CUresult result;
-    rrto_count(610);
+    rrto_count(612);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamSetAttribute(hStream, attr, param);
@@ -5380,7 +5392,7 @@ EXPORT CUresult cuStreamSetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr,
 CUresult cuStreamSetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue* param)
 {
     CUresult result;
-    rrto_count(611);
+    rrto_count(613);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamSetAttribute(rrto_per_thread(hStream), attr, param);
@@ -5390,7 +5402,7 @@ EXPORT CUresult cuStreamSynchronize(CUstream hStream);
 CUresult cuStreamSynchronize(CUstream hStream)
 {
     CUresult result;
-    rrto_count(612);
+    rrto_count(614);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_unsafe()))
@@ -5402,7 +5414,7 @@ EXPORT CUresult cuStreamSynchronize_ptsz(CUstream hStream);
 CUresult cuStreamSynchronize_ptsz(CUstream hStream)
 {
     CUresult result;
-    rrto_count(613);
+    rrto_count(615);
     if ((result = rrto_need_operator()))
         return result;
     if ((result = rrto_no_unsafe()))
@@ -5414,7 +5426,7 @@ EXPORT CUresult cuStreamUpdateCaptureDependencies(CUstream hStream, CUgraphNode*
 CUresult cuStreamUpdateCaptureDependencies(CUstream hStream, CUgraphNode* dependencies, size_t numDependencies, unsigned int flags)
 {
     CUresult result;
-    rrto_count(614);
+    rrto_count(616);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamUpdateCaptureDependencies(hStream, dependencies, numDependencies, flags);
@@ -5424,7 +5436,7 @@ EXPORT CUresult cuStreamUpdateCaptureDependencies_ptsz(CUstream hStream, CUgraph
 CUresult cuStreamUpdateCaptureDependencies_ptsz(CUstream hStream, CUgraphNode* dependencies, size_t numDependencies, unsigned int flags)
 {
     CUresult result;
-    rrto_count(615);
+    rrto_count(617);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamUpdateCaptureDependencies(rrto_per_thread(hStream), dependencies, numDependencies, flags);
@@ -5434,7 +5446,7 @@ EXPORT CUresult cuStreamUpdateCaptureDependencies_v2(CUstream hStream, CUgraphNo
 CUresult cuStreamUpdateCaptureDependencies_v2(CUstream hStream, CUgraphNode* dependencies, const CUgraphEdgeData* dependencyData, size_t numDependencies, unsigned int flags)
 {
     CUresult result;
-    rrto_count(616);
+    rrto_count(618);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamUpdateCaptureDependencies_v2(hStream, dependencies, dependencyData, numDependencies, flags);
@@ -5444,7 +5456,7 @@ EXPORT CUresult cuStreamUpdateCaptureDependencies_v2_ptsz(CUstream hStream, CUgr
 CUresult cuStreamUpdateCaptureDependencies_v2_ptsz(CUstream hStream, CUgraphNode* dependencies, const CUgraphEdgeData* dependencyData, size_t numDependencies, unsigned int flags)
 {
     CUresult result;
-    rrto_count(617);
+    rrto_count(619);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuStreamUpdateCaptureDependencies_v2(rrto_per_thread(hStream), dependencies, dependencyData, numDependencies, flags);
@@ -5454,7 +5466,7 @@ EXPORT CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int
 CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
 {
     CUresult result;
-    rrto_count(618);
+    rrto_count(620);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWaitEvent(hStream, hEvent, Flags);
@@ -5464,7 +5476,7 @@ EXPORT CUresult cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigne
 CUresult cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned int Flags)
 {
     CUresult result;
-    rrto_count(619);
+    rrto_count(621);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWaitEvent(rrto_per_thread(hStream), hEvent, Flags);
@@ -5474,7 +5486,7 @@ EXPORT CUresult cuStreamWaitValue32(CUstream stream, CUdeviceptr addr, cuuint32_
 CUresult cuStreamWaitValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(620);
+    rrto_count(622);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWaitValue32_v2(stream, addr, value, flags);
@@ -5484,7 +5496,7 @@ EXPORT CUresult cuStreamWaitValue32_ptsz(CUstream stream, CUdeviceptr addr, cuui
 CUresult cuStreamWaitValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(621);
+    rrto_count(623);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWaitValue32_v2(rrto_per_thread(stream), addr, value, flags);
@@ -5494,7 +5506,7 @@ EXPORT CUresult cuStreamWaitValue32_v2(CUstream stream, CUdeviceptr addr, cuuint
 CUresult cuStreamWaitValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(622);
+    rrto_count(624);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWaitValue32_v2(stream, addr, value, flags);
@@ -5504,7 +5516,7 @@ EXPORT CUresult cuStreamWaitValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, c
 CUresult cuStreamWaitValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(623);
+    rrto_count(625);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWaitValue32_v2(rrto_per_thread(stream), addr, value, flags);
@@ -5514,7 +5526,7 @@ EXPORT CUresult cuStreamWaitValue64(CUstream stream, CUdeviceptr addr, cuuint64_
 CUresult cuStreamWaitValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(624);
+    rrto_count(626);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWaitValue64_v2(stream, addr, value, flags);
@@ -5524,7 +5536,7 @@ EXPORT CUresult cuStreamWaitValue64_ptsz(CUstream stream, CUdeviceptr addr, cuui
 CUresult cuStreamWaitValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(625);
+    rrto_count(627);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWaitValue64_v2(rrto_per_thread(stream), addr, value, flags);
@@ -5534,7 +5546,7 @@ EXPORT CUresult cuStreamWaitValue64_v2(CUstream stream, CUdeviceptr addr, cuuint
 CUresult cuStreamWaitValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(626);
+    rrto_count(628);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWaitValue64_v2(stream, addr, value, flags);
@@ -5544,7 +5556,7 @@ EXPORT CUresult cuStreamWaitValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, c
 CUresult cuStreamWaitValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(627);
+    rrto_count(629);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWaitValue64_v2(rrto_per_thread(stream), addr, value, flags);
@@ -5554,7 +5566,7 @@ EXPORT CUresult cuStreamWriteValue32(CUstream stream, CUdeviceptr addr, cuuint32
 CUresult cuStreamWriteValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(628);
+    rrto_count(630);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWriteValue32_v2(stream, addr, value, flags);
@@ -5564,7 +5576,7 @@ EXPORT CUresult cuStreamWriteValue32_ptsz(CUstream stream, CUdeviceptr addr, cuu
 CUresult cuStreamWriteValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(629);
+    rrto_count(631);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWriteValue32_v2(rrto_per_thread(stream), addr, value, flags);
@@ -5574,7 +5586,7 @@ EXPORT CUresult cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr addr, cuuin
 CUresult cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(630);
+    rrto_count(632);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWriteValue32_v2(stream, addr, value, flags);
@@ -5584,7 +5596,7 @@ EXPORT CUresult cuStreamWriteValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, 
 CUresult cuStreamWriteValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(631);
+    rrto_count(633);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWriteValue32_v2(rrto_per_thread(stream), addr, value, flags);
@@ -5594,7 +5606,7 @@ EXPORT CUresult cuStreamWriteValue64(CUstream stream, CUdeviceptr addr, cuuint64
 CUresult cuStreamWriteValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(632);
+    rrto_count(634);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWriteValue64_v2(stream, addr, value, flags);
@@ -5604,7 +5616,7 @@ EXPORT CUresult cuStreamWriteValue64_ptsz(CUstream stream, CUdeviceptr addr, cuu
 CUresult cuStreamWriteValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(633);
+    rrto_count(635);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWriteValue64_v2(rrto_per_thread(stream), addr, value, flags);
@@ -5614,7 +5626,7 @@ EXPORT CUresult cuStreamWriteValue64_v2(CUstream stream, CUdeviceptr addr, cuuin
 CUresult cuStreamWriteValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(634);
+    rrto_count(636);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWriteValue64_v2(stream, addr, value, flags);
@@ -5624,7 +5636,7 @@ EXPORT CUresult cuStreamWriteValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, 
 CUresult cuStreamWriteValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags)
 {
     CUresult result;
-    rrto_count(635);
+    rrto_count(637);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuStreamWriteValue64_v2(rrto_per_thread(stream), addr, value, flags);
@@ -5633,68 +5645,68 @@ CUresult cuStreamWriteValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint6
 EXPORT CUresult cuSurfObjectCreate(void);
 CUresult cuSurfObjectCreate(void)
 {
-    return rrto_unsupported(636, "cuSurfObjectCreate");
+    return rrto_unsupported(638, "cuSurfObjectCreate");
 }
 
 EXPORT CUresult cuSurfObjectDestroy(void);
 CUresult cuSurfObjectDestroy(void)
 {
-    return rrto_unsupported(637, "cuSurfObjectDestroy");
+    return rrto_unsupported(639, "cuSurfObjectDestroy");
 }
 
 EXPORT CUresult cuSurfObjectGetResourceDesc(void);
 CUresult cuSurfObjectGetResourceDesc(void)
 {
-    return rrto_unsupported(638, "cuSurfObjectGetResourceDesc");
+    return rrto_unsupported(640, "cuSurfObjectGetResourceDesc");
 }
 
 EXPORT CUresult cuSurfRefGetArray(void);
 CUresult cuSurfRefGetArray(void)
 {
-    return rrto_unsupported(639, "cuSurfRefGetArray");
+    return rrto_unsupported(641, "cuSurfRefGetArray");
 }
 
 EXPORT CUresult cuSurfRefSetArray(void);
 CUresult cuSurfRefSetArray(void)
 {
-    return rrto_unsupported(640, "cuSurfRefSetArray");
+    return rrto_unsupported(642, "cuSurfRefSetArray");
 }
 
 EXPORT CUresult cuTensorMapEncodeIm2col(void);
 CUresult cuTensorMapEncodeIm2col(void)
 {
-    return rrto_unsupported(641, "cuTensorMapEncodeIm2col");
+    return rrto_unsupported(643, "cuTensorMapEncodeIm2col");
 }
 
 EXPORT CUresult cuTensorMapEncodeIm2colWide(void);
 CUresult cuTensorMapEncodeIm2colWide(void)
 {
-    return rrto_unsupported(642, "cuTensorMapEncodeIm2colWide");
+    return rrto_unsupported(644, "cuTensorMapEncodeIm2colWide");
 }
 
 EXPORT CUresult cuTensorMapEncodeTiled(void);
 CUresult cuTensorMapEncodeTiled(void)
 {
-    return rrto_unsupported(643, "cuTensorMapEncodeTiled");
+    return rrto_unsupported(645, "cuTensorMapEncodeTiled");
 }
 
 EXPORT CUresult cuTensorMapReplaceAddress(void);
 CUresult cuTensorMapReplaceAddress(void)
 {
-    return rrto_unsupported(644, "cuTensorMapReplaceAddress");
+    return rrto_unsupported(646, "cuTensorMapReplaceAddress");
 }
 
 EXPORT CUresult cuTensorMapSetAllocationClass(void);
 CUresult cuTensorMapSetAllocationClass(void)
 {
-    return rrto_unsupported(645, "cuTensorMapSetAllocationClass");
+    return rrto_unsupported(647, "cuTensorMapSetAllocationClass");
 }
 
 EXPORT CUresult cuTexObjectCreate(CUtexObject* pTexObject, const CUDA_RESOURCE_DESC* pResDesc, const CUDA_TEXTURE_DESC* pTexDesc, const CUDA_RESOURCE_VIEW_DESC* pResViewDesc);
 CUresult cuTexObjectCreate(CUtexObject* pTexObject, const CUDA_RESOURCE_DESC* pResDesc, const CUDA_TEXTURE_DESC* pTexDesc, const CUDA_RESOURCE_VIEW_DESC* pResViewDesc)
 {
     CUresult result;
-    rrto_count(646);
+    rrto_count(648);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuTexObjectCreate(pTexObject, pResDesc, pTexDesc, pResViewDesc);
@@ -5704,7 +5716,7 @@ EXPORT CUresult cuTexObjectDestroy(CUtexObject texObject);
 CUresult cuTexObjectDestroy(CUtexObject texObject)
 {
     CUresult result;
-    rrto_count(647);
+    rrto_count(649);
     if ((result = rrto_need_operator()))
         return result;
     return rrto_cuTexObjectDestroy(texObject);
@@ -5714,7 +5726,7 @@ EXPORT CUresult cuTexObjectGetResourceDesc(CUDA_RESOURCE_DESC* pResDesc, CUtexOb
 CUresult cuTexObjectGetResourceDesc(CUDA_RESOURCE_DESC* pResDesc, CUtexObject texObject)
 {
     CUresult result;
-    rrto_count(648);
+    rrto_count(650);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuTexObjectGetResourceDesc(pResDesc, texObject);
@@ -5724,7 +5736,7 @@ EXPORT CUresult cuTexObjectGetResourceViewDesc(CUDA_RESOURCE_VIEW_DESC* pResView
 CUresult cuTexObjectGetResourceViewDesc(CUDA_RESOURCE_VIEW_DESC* pResViewDesc, CUtexObject texObject)
 {
     CUresult result;
-    rrto_count(649);
+    rrto_count(651);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuTexObjectGetResourceViewDesc(pResViewDesc, texObject);
@@ -5734,7 +5746,7 @@ EXPORT CUresult cuTexObjectGetTextureDesc(CUDA_TEXTURE_DESC* pTexDesc, CUtexObje
 CUresult cuTexObjectGetTextureDesc(CUDA_TEXTURE_DESC* pTexDesc, CUtexObject texObject)
 {
     CUresult result;
-    rrto_count(650);
+    rrto_count(652);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuTexObjectGetTextureDesc(pTexDesc, texObject);
@@ -5743,194 +5755,194 @@ CUresult cuTexObjectGetTextureDesc(CUDA_TEXTURE_DESC* pTexDesc, CUtexObject texO
 EXPORT CUresult cuTexRefCreate(void);
 CUresult cuTexRefCreate(void)
 {
-    return rrto_unsupported(651, "cuTexRefCreate");
+    return rrto_unsupported(653, "cuTexRefCreate");
 }
 
 EXPORT CUresult cuTexRefDestroy(void);
 CUresult cuTexRefDestroy(void)
 {
-    return rrto_unsupported(652, "cuTexRefDestroy");
+    return rrto_unsupported(654, "cuTexRefDestroy");
 }
 
 EXPORT CUresult cuTexRefGetAddress(void);
 CUresult cuTexRefGetAddress(void)
 {
-    return rrto_unsupported(653, "cuTexRefGetAddress");
+    return rrto_unsupported(655, "cuTexRefGetAddress");
 }
 
 EXPORT CUresult cuTexRefGetAddressMode(void);
 CUresult cuTexRefGetAddressMode(void)
 {
-    return rrto_unsupported(654, "cuTexRefGetAddressMode");
+    return rrto_unsupported(656, "cuTexRefGetAddressMode");
 }
 
 EXPORT CUresult cuTexRefGetAddress_v2(void);
 CUresult cuTexRefGetAddress_v2(void)
 {
-    return rrto_unsupported(655, "cuTexRefGetAddress_v2");
+    return rrto_unsupported(657, "cuTexRefGetAddress_v2");
 }
 
 EXPORT CUresult cuTexRefGetArray(void);
 CUresult cuTexRefGetArray(void)
 {
-    return rrto_unsupported(656, "cuTexRefGetArray");
+    return rrto_unsupported(658, "cuTexRefGetArray");
 }
 
 EXPORT CUresult cuTexRefGetBorderColor(void);
 CUresult cuTexRefGetBorderColor(void)
 {
-    return rrto_unsupported(657, "cuTexRefGetBorderColor");
+    return rrto_unsupported(659, "cuTexRefGetBorderColor");
 }
 
 EXPORT CUresult cuTexRefGetFilterMode(void);
 CUresult cuTexRefGetFilterMode(void)
 {
-    return rrto_unsupported(658, "cuTexRefGetFilterMode");
+    return rrto_unsupported(660, "cuTexRefGetFilterMode");
 }
 
 EXPORT CUresult cuTexRefGetFlags(void);
 CUresult cuTexRefGetFlags(void)
 {
-    return rrto_unsupported(659, "cuTexRefGetFlags");
+    return rrto_unsupported(661, "cuTexRefGetFlags");
 }
 
 EXPORT CUresult cuTexRefGetFormat(void);
 CUresult cuTexRefGetFormat(void)
 {
-    return rrto_unsupported(660, "cuTexRefGetFormat");
+    return rrto_unsupported(662, "cuTexRefGetFormat");
 }
 
 EXPORT CUresult cuTexRefGetMaxAnisotropy(void);
 CUresult cuTexRefGetMaxAnisotropy(void)
 {
-    return rrto_unsupported(661, "cuTexRefGetMaxAnisotropy");
+    return rrto_unsupported(663, "cuTexRefGetMaxAnisotropy");
 }
 
 EXPORT CUresult cuTexRefGetMipmapFilterMode(void);
 CUresult cuTexRefGetMipmapFilterMode(void)
 {
-    return rrto_unsupported(662, "cuTexRefGetMipmapFilterMode");
+    return rrto_unsupported(664, "cuTexRefGetMipmapFilterMode");
 }
 
 EXPORT CUresult cuTexRefGetMipmapLevelBias(void);
 CUresult cuTexRefGetMipmapLevelBias(void)
 {
-    return rrto_unsupported(663, "cuTexRefGetMipmapLevelBias");
+    return rrto_unsupported(665, "cuTexRefGetMipmapLevelBias");
 }
 
 EXPORT CUresult cuTexRefGetMipmapLevelClamp(void);
 CUresult cuTexRefGetMipmapLevelClamp(void)
 {
-    return rrto_unsupported(664, "cuTexRefGetMipmapLevelClamp");
+    return rrto_unsupported(666, "cuTexRefGetMipmapLevelClamp");
 }
 
 EXPORT CUresult cuTexRefGetMipmappedArray(void);
 CUresult cuTexRefGetMipmappedArray(void)
 {
-    return rrto_unsupported(665, "cuTexRefGetMipmappedArray");
+    return rrto_unsupported(667, "cuTexRefGetMipmappedArray");
 }
 
 EXPORT CUresult cuTexRefSetAddress(void);
 CUresult cuTexRefSetAddress(void)
 {
-    return rrto_unsupported(666, "cuTexRefSetAddress");
+    return rrto_unsupported(668, "cuTexRefSetAddress");
 }
 
 EXPORT CUresult cuTexRefSetAddress2D(void);
 CUresult cuTexRefSetAddress2D(void)
 {
-    return rrto_unsupported(667, "cuTexRefSetAddress2D");
+    return rrto_unsupported(669, "cuTexRefSetAddress2D");
 }
 
 EXPORT CUresult cuTexRefSetAddress2D_v2(void);
 CUresult cuTexRefSetAddress2D_v2(void)
 {
-    return rrto_unsupported(668, "cuTexRefSetAddress2D_v2");
+    return rrto_unsupported(670, "cuTexRefSetAddress2D_v2");
 }
 
 EXPORT CUresult cuTexRefSetAddress2D_v3(void);
 CUresult cuTexRefSetAddress2D_v3(void)
 {
-    return rrto_unsupported(669, "cuTexRefSetAddress2D_v3");
+    return rrto_unsupported(671, "cuTexRefSetAddress2D_v3");
 }
 
 EXPORT CUresult cuTexRefSetAddressMode(void);
 CUresult cuTexRefSetAddressMode(void)
 {
-    return rrto_unsupported(670, "cuTexRefSetAddressMode");
+    return rrto_unsupported(672, "cuTexRefSetAddressMode");
 }
 
 EXPORT CUresult cuTexRefSetAddress_v2(void);
 CUresult cuTexRefSetAddress_v2(void)
 {
-    return rrto_unsupported(671, "cuTexRefSetAddress_v2");
+    return rrto_unsupported(673, "cuTexRefSetAddress_v2");
 }
 
 EXPORT CUresult cuTexRefSetArray(void);
 CUresult cuTexRefSetArray(void)
 {
-    return rrto_unsupported(672, "cuTexRefSetArray");
+    return rrto_unsupported(674, "cuTexRefSetArray");
 }
 
 EXPORT CUresult cuTexRefSetBorderColor(void);
 CUresult cuTexRefSetBorderColor(void)
 {
-    return rrto_unsupported(673, "cuTexRefSetBorderColor");
+    return rrto_unsupported(675, "cuTexRefSetBorderColor");
 }
 
 EXPORT CUresult cuTexRefSetFilterMode(void);
 CUresult cuTexRefSetFilterMode(void)
 {
-    return rrto_unsupported(674, "cuTexRefSetFilterMode");
+    return rrto_unsupported(676, "cuTexRefSetFilterMode");
 }
 
 EXPORT CUresult cuTexRefSetFlags(void);
 CUresult cuTexRefSetFlags(void)
 {
-    return rrto_unsupported(675, "cuTexRefSetFlags");
+    return rrto_unsupported(677, "cuTexRefSetFlags");
 }
 
 EXPORT CUresult cuTexRefSetFormat(void);
 CUresult cuTexRefSetFormat(void)
 {
-    return rrto_unsupported(676, "cuTexRefSetFormat");
+    return rrto_unsupported(678, "cuTexRefSetFormat");
 }
 
 EXPORT CUresult cuTexRefSetMaxAnisotropy(void);
 CUresult cuTexRefSetMaxAnisotropy(void)
 {
-    return rrto_unsupported(677, "cuTexRefSetMaxAnisotropy");
+    return rrto_unsupported(679, "cuTexRefSetMaxAnisotropy");
 }
 
 EXPORT CUresult cuTexRefSetMipmapFilterMode(void);
 CUresult cuTexRefSetMipmapFilterMode(void)
 {
-    return rrto_unsupported(678, "cuTexRefSetMipmapFilterMode");
+    return rrto_unsupported(680, "cuTexRefSetMipmapFilterMode");
 }
 
 EXPORT CUresult cuTexRefSetMipmapLevelBias(void);
 CUresult cuTexRefSetMipmapLevelBias(void)
 {
-    return rrto_unsupported(679, "cuTexRefSetMipmapLevelBias");
+    return rrto_unsupported(681, "cuTexRefSetMipmapLevelBias");
 }
 
 EXPORT CUresult cuTexRefSetMipmapLevelClamp(void);
 CUresult cuTexRefSetMipmapLevelClamp(void)
 {
-    return rrto_unsupported(680, "cuTexRefSetMipmapLevelClamp");
+    return rrto_unsupported(682, "cuTexRefSetMipmapLevelClamp");
 }
 
 EXPORT CUresult cuTexRefSetMipmappedArray(void);
 CUresult cuTexRefSetMipmappedArray(void)
 {
-    return rrto_unsupported(681, "cuTexRefSetMipmappedArray");
+    return rrto_unsupported(683, "cuTexRefSetMipmappedArray");
 }
 
 EXPORT CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode);
 CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode)
 {
     CUresult result;
-    rrto_count(682);
+    rrto_count(684);
     if ((result = rrto_need_context()))
         return result;
     return rrto_cuThreadExchangeStreamCaptureMode(mode);
@@ -5940,7 +5952,7 @@ EXPORT CUresult cuUserObjectCreate(CUuserObject* object_out, void* ptr, CUhostFn
 CUresult cuUserObjectCreate(CUuserObject* object_out, void* ptr, CUhostFn destroy, unsigned int initialRefcount, unsigned int flags)
 {
     CUresult result;
-    rrto_count(683);
+    rrto_count(685);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuUserObjectCreate(object_out, ptr, destroy, initialRefcount, flags);
@@ -5950,7 +5962,7 @@ EXPORT CUresult cuUserObjectRelease(CUuserObject object, unsigned int count);
 CUresult cuUserObjectRelease(CUuserObject object, unsigned int count)
 {
     CUresult result;
-    rrto_count(684);
+    rrto_count(686);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuUserObjectRelease(object, count);
@@ -5960,7 +5972,7 @@ EXPORT CUresult cuUserObjectRetain(CUuserObject object, unsigned int count);
 CUresult cuUserObjectRetain(CUuserObject object, unsigned int count)
 {
     CUresult result;
-    rrto_count(685);
+    rrto_count(687);
     if ((result = rrto_need_init()))
         return result;
     return rrto_cuUserObjectRetain(object, count);
@@ -5969,11 +5981,11 @@ CUresult cuUserObjectRetain(CUuserObject object, unsigned int count)
 EXPORT CUresult cuWaitExternalSemaphoresAsync(void);
 CUresult cuWaitExternalSemaphoresAsync(void)
 {
-    return rrto_unsupported(686, "cuWaitExternalSemaphoresAsync");
+    return rrto_unsupported(688, "cuWaitExternalSemaphoresAsync");
 }
 
 EXPORT CUresult cuWaitExternalSemaphoresAsync_ptsz(void);
 CUresult cuWaitExternalSemaphoresAsync_ptsz(void)
 {
-    return rrto_unsupported(687, "cuWaitExternalSemaphoresAsync_ptsz");
+    return rrto_unsupported(689, "cuWaitExternalSemaphoresAsync_ptsz");
 }
