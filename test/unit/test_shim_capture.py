@@ -1,7 +1,11 @@
 """Streams are captured into graphs by CUDA's rules."""
 
 import pytest
+from support.one_process import OneProcess
 from support.shim_peer import BATCHED, CASES, RPC, Peer
+
+from rrto_ros.edge.host import HostLimits
+from rrto_ros.robot.status import SessionConfig
 
 PROGRAM = CASES.parent / "shim_capture.py"
 CASES_HERE = (
@@ -35,3 +39,20 @@ def test_a_launch_of_a_captured_graph_is_one_record_between_its_copies():
     assert names[first : first + 20] == once * 5
     assert names.count("graph_add_kernel_node") == 3
     assert names.count("launch") == 0
+
+
+def test_a_captured_graph_that_is_launched_again_and_again_is_a_sequence(sockets):
+    rounds = 50
+    world = OneProcess(sockets / "r" / "s.sock", SessionConfig(mode="replay"), HostLimits(),
+                       blob_directory=sockets / "blobs")  # fmt: skip
+    try:
+        program = world.start(PROGRAM.name, "repeated", rounds)
+        text, errors = program.communicate(timeout=90)
+        assert program.returncode == 0, (text, errors)
+        report = world.reports.get(timeout=20)
+    finally:
+        world.close()
+    assert report.sequence_calls == 4
+    assert report.inferences > rounds / 2
+    assert report.deviations == 0
+    assert report.inference_round_trips == 1

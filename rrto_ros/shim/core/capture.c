@@ -569,10 +569,14 @@ CUresult rrto_cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus 
                           : CUDA_INVALID_VALUE;
     if (result)
         return result;
-    pthread_mutex_lock(&lock);
-    struct member *m = find(hStream, &s);
-    if (is_legacy(hStream))
-        result = check_legacy(0);
+    struct member *m = NULL;
+    int look = rrto_capturing(); /* libraries ask all the time: usually without the lock */
+    if (look) {
+        pthread_mutex_lock(&lock);
+        m = find(hStream, &s);
+        if (is_legacy(hStream))
+            result = check_legacy(0);
+    }
     *captureStatus_out = !m ? NONE : s->broken ? INVALIDATED : ACTIVE;
     if (m)
         drop_destroyed(m);
@@ -586,7 +590,8 @@ CUresult rrto_cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus 
         *edgeData_out = m ? m->edges : NULL;
     if (numDependencies_out)
         *numDependencies_out = m ? m->count : 0;
-    pthread_mutex_unlock(&lock);
+    if (look)
+        pthread_mutex_unlock(&lock);
     return result;
 }
 

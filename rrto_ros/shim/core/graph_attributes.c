@@ -5,7 +5,7 @@
 
 #include "graph.h"
 
-enum { COOPERATE = 2, ATTRIBUTES = 15 };
+enum { COOPERATE = 2, ATTRIBUTES = 17 };
 
 struct rrto_attributes {
     CUlaunchAttributeValue value[ATTRIBUTES];

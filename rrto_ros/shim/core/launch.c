@@ -230,6 +230,7 @@ CUresult rrto_check_launch_attribute(const char *call, int id, const CUlaunchAtt
     case 10: /* memory synchronization domain */
     case 11: /* preferred cluster dimension */
     case 14: /* preferred shared memory carve-out */
+    case 16: /* scheduling for NVLink */
         return CUDA_SUCCESS;
     case COOPERATE:
         *flags |= value->number ? RRTO_COOPERATIVE : 0;
