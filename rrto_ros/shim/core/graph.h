@@ -159,6 +159,7 @@ static inline struct rrto_kernel *rrto_work_kernel_of(const struct rrto_work *wo
 }
 
 /* ---- graph_attributes.c ---- */
+CUresult rrto_attributes_set(struct rrto_work *work, int id, const CUlaunchAttributeValue *value);
 struct rrto_attributes *rrto_attributes_clone(const struct rrto_attributes *from);
 
 /* ---- user_objects.c ---- */

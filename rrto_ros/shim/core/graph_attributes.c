@@ -36,6 +36,16 @@ CUresult rrto_cuGraphKernelNodeGetAttribute(CUgraphNode hNode, CUkernelNodeAttrI
     return CUDA_SUCCESS;
 }
 
+CUresult rrto_attributes_set(struct rrto_work *work, int id, const CUlaunchAttributeValue *value)
+{
+    if (id < 0 || id >= ATTRIBUTES)
+        return CUDA_INVALID_VALUE;
+    if (!work->attributes && !(work->attributes = rrto_attributes_clone(NULL)))
+        return CUDA_OUT_OF_MEMORY;
+    work->attributes->value[id] = *value;
+    return CUDA_SUCCESS;
+}
+
 /* A cooperative kernel is launched by the shim: nodes of the server's graphs are none. */
 static void cooperate(struct rrto_work *work, int cooperative)
 {
@@ -52,14 +62,11 @@ CUresult rrto_cuGraphKernelNodeSetAttribute(CUgraphNode hNode, CUkernelNodeAttrI
     CUresult result = rrto_node_of_kind(hNode, RRTO_KERNEL_NODE, &node);
     if (!result)
         result = rrto_check_launch_attribute("cuGraphKernelNodeSetAttribute", attr, value, &flags);
-    if (result)
-        return result;
-    if (!node->work.attributes && !(node->work.attributes = rrto_attributes_clone(NULL)))
-        return CUDA_OUT_OF_MEMORY;
-    node->work.attributes->value[attr] = *value;
-    if (attr == COOPERATE)
+    if (!result)
+        result = rrto_attributes_set(&node->work, attr, value);
+    if (!result && attr == COOPERATE)
         cooperate(&node->work, flags & RRTO_COOPERATIVE);
-    return CUDA_SUCCESS;
+    return result;
 }
 
 CUresult rrto_cuGraphKernelNodeCopyAttributes(CUgraphNode dst, CUgraphNode src)

@@ -149,8 +149,15 @@ static CUresult check_cooperative(const struct rrto_kernel *kernel, const struct
     return blocks > most ? CUDA_COOPERATIVE_LAUNCH_TOO_LARGE : CUDA_SUCCESS;
 }
 
+/* How a launch is to be, beside its geometry. */
+struct manner {
+    uint32_t flags;
+    const struct rrto_launch_attribute *attributes;
+    unsigned count;
+};
+
 static CUresult capture(CUfunction f, const struct rrto_geometry *at, CUstream hStream,
-                        uint32_t flags, void **params, void **extra)
+                        const struct manner *how, void **params, void **extra)
 {
     const CUDA_KERNEL_NODE_PARAMS_v1 p = {f,           at->grid[0],  at->grid[1],
                                           at->grid[2], at->block[0], at->block[1],
@@ -158,31 +165,33 @@ static CUresult capture(CUfunction f, const struct rrto_geometry *at, CUstream h
                                           extra};
     struct rrto_work work;
     CUresult result = rrto_work_kernel(&p, NULL, 0, &work);
-    if (!result && flags & RRTO_COOPERATIVE)
+    if (!result && how->flags & RRTO_COOPERATIVE)
         result = check_cooperative(rrto_kernel_of(f), at);
-    work.cooperative = work.on_robot = flags & RRTO_COOPERATIVE;
+    work.cooperative = work.on_robot = how->flags & RRTO_COOPERATIVE;
+    for (unsigned i = 0; i < how->count && !result; i++)
+        result = rrto_attributes_set(&work, how->attributes[i].id, &how->attributes[i].value);
     return rrto_capture_work(hStream, result, &work);
 }
 
 static CUresult launch(CUfunction f, const struct rrto_geometry *at, CUstream hStream,
-                       uint32_t flags, void **params, void **extra)
+                       struct manner how, void **params, void **extra)
 {
     struct rrto_kernel *kernel;
     unsigned char small[SMALL], *packed;
     uint64_t stream;
-    RRTO_CAPTURE(hStream, capture(f, at, hStream, flags, params, extra));
+    RRTO_CAPTURE(hStream, capture(f, at, hStream, &how, params, extra));
     CUresult result = rrto_use(f, &kernel);
     if (!result)
         result = rrto_name_stream(hStream, &stream);
     if (!result)
         result = rrto_check_launch(kernel, at);
-    if (!result && flags & RRTO_COOPERATIVE)
+    if (!result && how.flags & RRTO_COOPERATIVE)
         result = check_cooperative(kernel, at);
     if (!result)
         result = rrto_pack(kernel, params, extra, small, sizeof small, &packed);
     if (result)
         return result;
-    struct rrto_op_launch op = {kernel->module, kernel->index, flags,        at->grid[0],
+    struct rrto_op_launch op = {kernel->module, kernel->index, how.flags,    at->grid[0],
                                 at->grid[1],    at->grid[2],   at->block[0], at->block[1],
                                 at->block[2],   at->shared,    stream,       kernel->param_bytes};
     result = rrto_emit_launch(&op, packed, NULL);
@@ -199,7 +208,7 @@ CUresult rrto_cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int g
     struct rrto_geometry at = {{gridDimX, gridDimY, gridDimZ},
                                {blockDimX, blockDimY, blockDimZ},
                                sharedMemBytes};
-    return launch(f, &at, hStream, 0, kernelParams, extra);
+    return launch(f, &at, hStream, (struct manner){0}, kernelParams, extra);
 }
 
 CUresult rrto_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
@@ -211,7 +220,8 @@ CUresult rrto_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, uns
     struct rrto_geometry at = {{gridDimX, gridDimY, gridDimZ},
                                {blockDimX, blockDimY, blockDimZ},
                                sharedMemBytes};
-    return launch(f, &at, hStream, RRTO_COOPERATIVE, kernelParams, NULL);
+    return launch(f, &at, hStream, (struct manner){.flags = RRTO_COOPERATIVE}, kernelParams,
+                  NULL);
 }
 
 /* Attributes that only advise are accepted; those that change what the kernel means are refused. */
@@ -271,7 +281,8 @@ CUresult rrto_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void 
     struct rrto_geometry at = {{config->gridDimX, config->gridDimY, config->gridDimZ},
                                {config->blockDimX, config->blockDimY, config->blockDimZ},
                                config->sharedMemBytes};
-    return launch(f, &at, config->hStream, flags, kernelParams, extra);
+    return launch(f, &at, config->hStream, (struct manner){flags, config->attrs, config->numAttrs},
+                  kernelParams, extra);
 }
 
 /* Its default stream is the thread's own, whose name is not among the arguments. */

@@ -520,6 +520,13 @@ def cooperative():
     wants(struct.unpack_from("<i", value)[0], 1, "its attribute")
     ok("cuGraphLaunch", instantiate(graph), s)
     wants(b.read(), (70, 140, 210, 280), "result")
+    attribute = ctypes.create_string_buffer(struct.pack("<i4xi", 8, -3), 72)
+    config = struct.pack("<7I4xQQI4x", 1, 1, 1, 64, 1, 1, 0, s, ctypes.addressof(attribute), 1)
+    begin(s)
+    ok("cuLaunchKernelEx", config, b.scale, arguments, 0)
+    ((only,),) = many("cuGraphGetNodes", end(s))[1]
+    ok("cuGraphKernelNodeGetAttribute", only, 8, value)
+    wants(struct.unpack_from("<i", value)[0], -3, "the priority of another launch")
 
 
 def repeated(rounds):
