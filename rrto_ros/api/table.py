@@ -397,7 +397,7 @@ CALLS: tuple[Call, ...] = (
         "local",
         "",
         "cuGraphAddMemcpyNode",
-        note="from and to host memory the shim copies, when the graph is launched; no arrays",
+        note="from and to host memory and arrays the shim copies, when the graph is launched",
     ),
     *_locals(
         "cuGraphAddMemsetNode cuGraphAddChildGraphNode cuGraphAddEventRecordNode "

@@ -54,5 +54,5 @@ def test_a_captured_graph_that_is_launched_again_and_again_is_a_sequence(sockets
         world.close()
     assert report.sequence_calls == 4
     assert report.inferences > rounds / 2
-    assert report.deviations == 0
+    assert report.divergences == 0
     assert report.inference_round_trips == 1

@@ -88,12 +88,6 @@ CUresult rrto_work_kernel(const CUDA_KERNEL_NODE_PARAMS_v1 *p, const void *other
 
 /* ---- copies and fills ---- */
 
-static int in_arena(CUdeviceptr at)
-{
-    struct rrto_range range;
-    return at - rrto_session.arena_base < rrto_session.arena_bytes || rrto_range_find(at, &range);
-}
-
 struct side {
     CUdeviceptr base; /* of the first byte; host addresses as well */
     size_t bytes;     /* from the first to the last */
@@ -110,14 +104,21 @@ static int extent(size_t pitch, size_t plane, const CUDA_MEMCPY3D *c, size_t *by
            !__builtin_add_overflow(*bytes, c->WidthInBytes, bytes);
 }
 
+/* Rows of an array are the shim's to find, whenever the graph is launched. */
+static CUresult array_side(const CUDA_MEMCPY3D *c, CUarray array, const size_t at[3],
+                           struct side *out)
+{
+    struct rrto_side rows;
+    *out = (struct side){.on_robot = 1};
+    return rrto_array_side(array, at[0], at[1], at[2], c->WidthInBytes, c->Height, c->Depth, &rows);
+}
+
 static CUresult side_of(const CUDA_MEMCPY3D *c, int type, const void *host, CUdeviceptr device,
                         const size_t at[3], size_t pitch, size_t height, struct side *out)
 {
     struct rrto_range range;
     struct rrto_host pinned;
     size_t plane;
-    if (type == RRTO_MEMORY_ARRAY)
-        return rrto_refuse(CUDA_NOT_SUPPORTED, "copy node of a graph: arrays");
     if (type != RRTO_MEMORY_HOST && type != RRTO_MEMORY_DEVICE && type != RRTO_MEMORY_UNIFIED)
         return CUDA_INVALID_VALUE;
     pitch = pitch ? pitch : c->WidthInBytes;
@@ -129,7 +130,7 @@ static CUresult side_of(const CUDA_MEMCPY3D *c, int type, const void *host, CUde
     if (!out->base)
         return CUDA_INVALID_VALUE;
     out->on_robot = type == RRTO_MEMORY_HOST ||
-                    (type == RRTO_MEMORY_UNIFIED && !in_arena(device)) ||
+                    (type == RRTO_MEMORY_UNIFIED && !rrto_is_device(device)) ||
                     (type == RRTO_MEMORY_DEVICE && !rrto_range_find(device, &range) &&
                      rrto_host_pinned((const void *)(uintptr_t)device, 1, &pinned));
     out->base += at[2] * plane + at[1] * pitch + at[0];
@@ -144,11 +145,15 @@ CUresult rrto_work_copy(const CUDA_MEMCPY3D *p, struct rrto_work *out)
         return CUDA_INVALID_VALUE;
     const size_t at_from[3] = {p->srcXInBytes, p->srcY, p->srcZ};
     const size_t at_to[3] = {p->dstXInBytes, p->dstY, p->dstZ};
-    CUresult result = side_of(p, p->srcMemoryType, p->srcHost, p->srcDevice, at_from, p->srcPitch,
-                              p->srcHeight, &from);
+    CUresult result = p->srcMemoryType == RRTO_MEMORY_ARRAY
+                          ? array_side(p, p->srcArray, at_from, &from)
+                          : side_of(p, p->srcMemoryType, p->srcHost, p->srcDevice, at_from,
+                                    p->srcPitch, p->srcHeight, &from);
     if (!result)
-        result = side_of(p, p->dstMemoryType, p->dstHost, p->dstDevice, at_to, p->dstPitch,
-                         p->dstHeight, &to);
+        result = p->dstMemoryType == RRTO_MEMORY_ARRAY
+                     ? array_side(p, p->dstArray, at_to, &to)
+                     : side_of(p, p->dstMemoryType, p->dstHost, p->dstDevice, at_to, p->dstPitch,
+                               p->dstHeight, &to);
     if (!result && !to.on_robot)
         result = rrto_range_check_write(to.base, to.bytes);
     out->copy = *p;

@@ -221,7 +221,7 @@ def robots():
 
 def rows():
     """Copies of rows: one node each; inside the device they are the server's."""
-    b = Buffers()
+    start()
     s = stream()
     wide, narrow = out("cuMemAlloc_v2", 256), out("cuMemAlloc_v2", 64)
     source, values = pinned(256)
@@ -240,7 +240,18 @@ def rows():
     ok("cuStreamSynchronize", s)
     expected = [float(8 * row + 1 + i) for row in range(4) for i in range(4)]
     wants(list(results), expected, "rows through the device")
-    b.write(b.at[0], 9, 9, 9, 9)
+    array = out("cuArrayCreate_v2", struct.pack("<2QiI", 4, 4, 0x20, 1))
+    into = plain.pack(0, 0, 2, 0, wide, 0, 64, 0, 0, 3, 0, 0, array, 0, 16, 4)
+    out_of = plain.pack(0, 0, 3, 0, 0, array, 0, 0, 0, 1, target, 0, 0, 16, 16, 4)
+    begin(s)
+    for raw in (into, out_of):
+        ok("cuMemcpy2DAsync_v2", raw, s)
+    graph = end(s)
+    wants(kinds(graph), [COPY] * 2, "nodes")
+    results[:] = [0] * 16
+    ok("cuGraphLaunch", instantiate(graph), s)
+    ok("cuStreamSynchronize", s)
+    wants(list(results), expected, "rows through an array")
 
 
 def nested():
