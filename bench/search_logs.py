@@ -33,7 +33,7 @@ PROGRAMS = ROOT / "test" / "support" / "programs"
 EXAMPLES = ROOT / "examples"
 BENCH = ROOT / "bench"
 TINYGRAD = "DEV=CUDA:PTX"
-LIMIT_S = 400
+LIMIT_S = 1200
 SEEDS = 12
 
 
@@ -90,7 +90,7 @@ def own() -> list[Recorded]:
     return out
 
 
-def of_models(folder: Path, count: int = 10) -> list[Recorded]:
+def of_models(folder: Path, count: int = 8) -> list[Recorded]:
     """Every model in four forms: captured or not, outputs made as they are read or not."""
     out = []
     for path in sorted(folder.glob("*.onnx")):

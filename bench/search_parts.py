@@ -16,6 +16,7 @@ import argparse
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -384,18 +385,22 @@ def main() -> int:
     parser.add_argument("--only", default="", help="parts with these letters in their names")
     parser.add_argument("--json", type=Path, help="also write what was found to this file")
     parser.add_argument("--examples", type=int, default=4, help="programs shown for a part")
+    parser.add_argument("--jobs", type=int, default=1, help="parts at once (%(default)s)")
     options = parser.parse_args()
     logs = [log.resolve() for log in options.logs]
     base = run({}, logs, "operator_sequence,data_dependency")
     whole: dict[str, Any] = {"base": base, "parts": {}}
     for log, each in base.items():
         print(log, *(f"\n    {name}: {figures}" for name, figures in each.items()))
-    for each in PARTS:
-        if options.only not in each.name:
-            continue
-        was = {log: found[each.algorithm] for log, found in base.items()}
+    chosen = [each for each in PARTS if options.only in each.name]
+
+    def without(each: Part) -> dict[str, Any]:
         found = run({each.module: each.edits}, logs, each.algorithm)
-        now = {log: got[each.algorithm] for log, got in found.items()}
+        return {log: got[each.algorithm] for log, got in found.items()}
+
+    pool = ThreadPoolExecutor(options.jobs)
+    for each, now in zip(chosen, pool.map(without, chosen), strict=True):
+        was = {log: found[each.algorithm] for log, found in base.items()}
         differs = compared(was, now)
         seconds = [sum(f["seconds"] for f in figures.values()) for figures in (was, now)]
         whole["parts"][each.name] = {"module": each.module, "now": now, **differs}
