@@ -312,7 +312,7 @@ PARTS = (
         "memory that it allocates itself",
         CHECKS,
         (
-            "elif op.effect is Effect.ALLOCATE:\n            if own",
+            "elif op.effect in _COMES:\n            if own",
             "elif False:\n            if own",
         ),
     ),
@@ -330,7 +330,12 @@ PARTS = (
     part("eight candidates", DEPENDENCY, ("_CANDIDATES = 8\n", "_CANDIDATES = 1\n")),
     part("the shortest candidate", DEPENDENCY, ("in reversed(equals):", "in equals:")),
     # The learner.
-    part("what was replayed is not searched", LEARNER, ("if not clean or", "if True or")),
+    part(
+        "what was replayed is not searched",
+        LEARNER,
+        ("if clean and parted and", "if False and parted and"),
+        ("if clean and self._held", "if False and self._held"),
+    ),
     part("32 sequences at once", LEARNER, ("[:MAX_OFFERS]", "")),
     part(
         "plans are made once", LEARNER, ("        if known is not None:\n", "        if False:\n")

@@ -65,7 +65,7 @@ def cut_out(edits: Edits) -> None:
     sys.meta_path.insert(0, _Finder(edits))
 
 
-def pieces(log: Any) -> Iterator[tuple[bytes, int, int]]:
+def pieces(log: Any) -> Iterator[tuple[memoryview, int, int]]:
     """Records as a recorder takes them, up to a call that waits; the calls; bytes of uploads."""
     from rrto_ros.api.ops import Kind
 
@@ -79,10 +79,9 @@ def pieces(log: Any) -> Iterator[tuple[bytes, int, int]]:
         calls += 1
         carried += size + -size % 8
         if log.kinds[at] in waits:
-            yield bytes(piece), calls, carried
-            piece.clear()
-            calls = carried = 0
-    yield bytes(piece), calls, carried
+            yield memoryview(piece), calls, carried
+            piece, calls, carried = bytearray(), 0, 0
+    yield memoryview(piece), calls, carried
 
 
 def followed(log: Any, algorithm: str, memory: Any) -> dict[str, Any]:
@@ -99,7 +98,7 @@ def followed(log: Any, algorithm: str, memory: Any) -> dict[str, Any]:
         if fed.ended and not first:
             first = calls
         # The program waits: what is open leaves, then the search has its turn.
-        sent += len(replayer.close())
+        sent += sum(map(len, replayer.close()))
         while replayer.backlog:
             sent += sum(map(len, replayer.think()))
     replayer.end()
