@@ -26,7 +26,7 @@ SHORT = (
     "test_shim_references.py::test_references_that_outgrow_the_rings_and_buffers_are_cut",
 )
 WHOLE = ("calls", "references", "graphs", "capture", "landing", "refusals", "small", "tables",
-         "host_calls", "answers")  # fmt: skip
+         "host_calls", "answers", "memory_calls", "virtual_memory")  # fmt: skip
 LEFT_OUT = {
     # A C program of this machine.
     "test_shim_references.py": "test_a_replayed_call_allocates_nothing",

@@ -29,7 +29,7 @@ LEFT_OUT = (
     "test_with_a_copy_still_queued_a_program_sees_what_cuda_documents[exits]",  # itself a race
 )
 FILES = ("answers", "calls", "capture", "failures", "graphs", "host_calls", "landing",
-         "references", "refusals", "small", "start", "tables")  # fmt: skip
+         "memory_calls", "references", "refusals", "small", "start", "tables", "virtual_memory")  # fmt: skip
 SHORT = (
     "test_shim_calls.py::test_a_program_sees_what_cuda_documents",
     "test_shim_calls.py::test_calls_are_numbered_from_one_without_gaps_also_with_several_threads",
@@ -40,6 +40,8 @@ SHORT = (
     "test_shim_references.py::test_a_variant_takes_over_where_it_parts_from_the_plan",
     "test_shim_graphs.py",
     "test_shim_landing.py",
+    "test_shim_memory_calls.py::test_a_program_sees_what_cuda_documents",
+    "test_shim_virtual_memory.py::test_a_program_sees_what_cuda_documents",
     "test_shim_tables.py",
 )
 PLANTED = {
