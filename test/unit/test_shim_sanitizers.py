@@ -29,7 +29,8 @@ LEFT_OUT = (
     "test_with_a_copy_still_queued_a_program_sees_what_cuda_documents[exits]",  # itself a race
 )
 FILES = ("answers", "calls", "capture", "failures", "graphs", "host_calls", "landing",
-         "memory_calls", "references", "refusals", "small", "start", "tables", "virtual_memory")  # fmt: skip
+         "memory_calls", "references", "refusals", "small", "start", "tables",
+         "virtual_memory")  # fmt: skip
 SHORT = (
     "test_shim_calls.py::test_a_program_sees_what_cuda_documents",
     "test_shim_calls.py::test_calls_are_numbered_from_one_without_gaps_also_with_several_threads",
