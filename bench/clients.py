@@ -24,6 +24,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from rrto_ros.clients import catalogue  # noqa: E402
+
 PROGRAMS = ROOT / "test" / "clients"
 PAGE = ROOT / "docs" / "clients.md"
 BEGIN, END = "<!-- table (made by `make clients`) -->", "<!-- end -->"
@@ -43,17 +47,25 @@ class Client:
         packages: For pip.
         program: Of test/clients.
         runtime: Whether it needs the CUDA runtime's switch.
-        environment: Variables that it needs; {venv} in them is its environment's folder.
+        environment: Variables that it needs.
+        without: Packages that must go again, though others ask for them.
     """
 
     packages: Sequence[str]
     program: str
     runtime: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    without: Sequence[str] = ()
 
+
+_SETTINGS = {one.name: dict(one.cpu) for one in catalogue.CLIENTS}
+"""What `rrto doctor` says is to be set for the device `cpu`."""
 
 # CuPy and Warp want RRTO_NVIDIA_COMPILERS=1 (docs/clients.md).
 CLIENTS = {
+    "jax": Client(
+        ("jax[cuda13]",), "run_jax.py", True, _SETTINGS["JAX"], without=("nvidia-cuda-nvcc",)
+    ),
     "triton": Client(("triton", "cuda-bindings", "numpy", "setuptools"), "run_triton.py"),
     "cupy": Client(
         ("cupy-cuda13x", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime"),
@@ -70,13 +82,16 @@ def python_of(work: Path, name: str, client: Client) -> Path:
     folder = work / name
     python = folder / "bin" / "python"
     stamp = folder / "packages.json"
-    wanted = json.dumps(list(client.packages))
+    wanted = json.dumps([*client.packages, "-", *client.without])
     if not (stamp.is_file() and stamp.read_text() == wanted):
         print(f"[{name}] installing {' '.join(client.packages)}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         command = [python, "-m", "pip", "install", "-q", "--no-cache-dir", *client.packages]
         subprocess.run(command, check=True)
+        if client.without:
+            command = [python, "-m", "pip", "uninstall", "-q", "-y", *client.without]
+            subprocess.run(command, check=True)
         stamp.write_text(wanted)
     return python
 
@@ -88,8 +103,7 @@ def run(work: Path, name: str, client: Client, device: str) -> dict[str, Any]:
     report.unlink(missing_ok=True)
     environment = {**os.environ, "HOME": str(work / f"{name}-home")}
     Path(environment["HOME"]).mkdir(exist_ok=True)
-    for variable, value in client.environment.items():
-        environment[variable] = value.replace("{venv}", str(work / name))
+    environment.update(client.environment)
     command = [sys.executable, "-m", "rrto_ros.cli.main", "run", "--robot", f"client_{name}"]
     command += ["--device", device, "--mode", "replay", "--report", str(report)]
     command += ["--cuda-runtime"] if client.runtime else []

@@ -36,6 +36,8 @@ class Client:
         kernels: Where its kernels come from.
         runtime: Whether it computes by the CUDA runtime.
         needs: Packages without which it cannot compute: what for, any of these (as above).
+        files: Any of these must be there, with or without a GPU, or the program takes none.
+        spoilers: Packages with an assembler that it prefers to the one that keeps the PTX.
         cpu: What to set so that it makes PTX, for a device that executes PTX; variable -> value.
         cpu_note: What else holds on such a device.
         builds: There are builds without CUDA, which have no CUDA in their libraries.
@@ -47,12 +49,28 @@ class Client:
     kernels: Kernels
     runtime: bool
     needs: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    files: tuple[str, ...] = ()
+    spoilers: tuple[str, ...] = ()
     cpu: tuple[tuple[str, str], ...] = ()
     cpu_note: str = ""
     builds: bool = False
 
 
 _NVRTC = ("NVRTC, its compiler", ("nvidia-cuda-nvrtc*", "nvidia-cuda-nvcc*"))
+
+_XLA = " ".join(
+    f"--xla_gpu_{flag}"
+    for flag in (
+        "enable_libnvptxcompiler=false",
+        "enable_libnvjitlink=false",
+        "autotune_level=0",
+        "enable_command_buffer=",
+        "enable_cublaslt=false",
+        "cublas_fallback=false",
+        "triton_gemm_any=true",
+    )
+)
+"""The assembler on the PATH, which keeps the PTX; products by its own kernels, not cuBLAS's."""
 
 CLIENTS = (
     Client(
@@ -113,8 +131,11 @@ CLIENTS = (
         "jax_plugins",
         Kernels.MADE,
         runtime=True,
-        needs=(("JAX itself", ("jaxlib",)),),
-        cpu_note="XLA must hand PTX to the driver instead of compiling it itself",
+        needs=(("JAX itself", ("jaxlib",)), ("cuDNN, which XLA starts", ("nvidia-cudnn*",))),
+        files=("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"),
+        spoilers=("nvidia-cuda-nvcc*",),
+        cpu=(("XLA_FLAGS", _XLA), ("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")),
+        cpu_note="convolutions are cuDNN's machine code, and end the process",
     ),
     Client(
         "TensorFlow",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -54,12 +55,14 @@ class Found:
         packages: Its packages, the first one names its version.
         contents: What its libraries hold.
         missing: What it needs and the environment does not have.
+        spoilers: Packages because of which it makes machine code on a device that executes PTX.
     """
 
     client: Client
     packages: tuple[Package, ...]
     contents: Contents
     missing: tuple[str, ...]
+    spoilers: tuple[str, ...] = ()
 
     @property
     def version(self) -> str:
@@ -109,7 +112,13 @@ def look(environment: Environment, budget: Budget) -> tuple[list[Found], list[Li
         )
         if own:
             files = [path for one in own for path in one.libraries(client.module)]
-            found = Found(client, own, contents(files, budget), _missing(client, installed))
+            found = Found(
+                client,
+                own,
+                contents(files, budget),
+                missing_of(client, installed),
+                tuple(one.name for one in _of(installed, client.spoilers)),
+            )
             if found.with_cuda:
                 clients.append(found)
     libraries = [
@@ -123,12 +132,19 @@ def _of(installed: Mapping[str, Package], patterns: tuple[str, ...]) -> list[Pac
     return [installed[name] for name in sorted(installed) if matches(name, patterns)]
 
 
-def _missing(client: Client, installed: Mapping[str, Package]) -> tuple[str, ...]:
-    return tuple(
+def missing_of(client: Client, installed: Mapping[str, Package]) -> tuple[str, ...]:
+    """What a client needs and an environment, or this machine, does not have."""
+    lacking = [
         f"{what} ({' or '.join(pattern.rstrip('*') for pattern in patterns)})"
         for what, patterns in client.needs
         if not _of(installed, patterns)
-    )
+    ]
+    if client.files and not any(map(os.path.exists, client.files)):
+        lacking.append(
+            f"a file that it looks for ({' or '.join(client.files)}): an empty one does, "
+            f"sudo touch {client.files[1]}"
+        )
+    return tuple(lacking)
 
 
 def _on_cpu(found: Found) -> Verdict:
@@ -148,6 +164,11 @@ def _on_cpu(found: Found) -> Verdict:
             return Verdict(Outcome.NOT, f"its libraries hold {held}; this device executes PTX")
         why = f"its kernels are there as PTX for {architectures(usable)}"
         return Verdict(Outcome.PARTLY, _joined(why, client.cpu_note))
+    if found.spoilers:
+        names = ", ".join(found.spoilers)
+        return Verdict(
+            Outcome.NOT, f"it compiles with the ptxas of {names}: pip uninstall {names}"
+        )
     why = f"kernels: {client.kernels.value}"
     return Verdict(_started(found), _joined(why, client.cpu_note))
 

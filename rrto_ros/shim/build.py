@@ -1,12 +1,13 @@
 """Builds the shim with the system's C compiler, when its sources changed, and says where it is.
 
 Two libraries: `libcuda.so.1` (with `libcuda.so` beside it), which the interposed program loads,
-and `librrto_recorder.so`, the ring's atomics and the matching with plans for the recorder; and
-the stand-ins for libraries that make machine code, for programs whose device executes PTX. They
-lie in `lib/` inside the package:
-setup.py puts them there when a wheel is built or the package installed, so that no compiler is
-needed where it runs. In a source tree they are built when first needed, there if that is writable,
-else in the user's cache under the hash of the sources, else in the user's runtime folder.
+and `librrto_recorder.so`, the ring's atomics and the matching with plans for the recorder;
+`libnvidia-ml.so.1` beside the first, without which some programs see no GPU; and the stand-ins
+for libraries that make machine code, for programs whose device executes PTX. They lie in `lib/`
+inside the package: setup.py puts them there when a wheel is built or the package installed, so
+that no compiler is needed where it runs. In a source tree they are built when first needed, there
+if that is writable, else in the user's cache under the hash of the sources, else in the user's
+runtime folder.
 `ensure_built()` is the one entry point; it costs one hash of the sources when nothing changed.
 """
 
@@ -48,6 +49,7 @@ STAND_INS = {
 }
 """Stand-in -> its sources. One that has a library's name is that library to who looks for it."""
 STAND_IN_FOLDER = "standins"
+NVML, _NVML_SOURCE = "libnvidia-ml.so.1", "standins/nvml.c"
 _STAMP = "build.sha256"
 
 
@@ -136,7 +138,10 @@ def build(target: Path, cflags: Sequence[str] = CFLAGS) -> None:
             link = ["-shared", "-Wl,-soname,libcuda.so", "-Wl,--disable-new-dtags"]
             link += ["-Wl,-rpath,$ORIGIN", "-Wl,--no-as-needed", str(cuda), "-o", str(plain)]
             _cc([*cflags, "-x", "c", os.devnull, "-x", "none", *link])
-            made += [cuda, plain]
+            nvml = work / NVML
+            link = ["-shared", f"-Wl,-soname,{NVML}", "-Wl,-z,defs", "-o", str(nvml)]
+            _cc([*cflags, str(SHIM / _NVML_SOURCE), *link])
+            made += [cuda, plain, nvml]
         for name, files in STAND_INS.items():
             link = ["-shared", f"-Wl,-soname,{name}", "-o", str(work / name)]
             if name.startswith("libnvJitLink"):

@@ -201,6 +201,38 @@ def test_matrices_are_loaded_by_a_warp(harness, count, trans, space):
     assert (found == wanted.view(np.uint32)[..., 0]).all()
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("trans", ["", ".trans"])
+@pytest.mark.parametrize("space", [".shared", ".shared::cta"])
+def test_matrices_are_stored_by_a_warp(harness, count, trans, space):
+    rng = np.random.default_rng(count)
+    pairs = rng.integers(0, 1 << 16, (2, 32, count, 2), dtype=np.uint16)
+    order = np.stack([rng.permutation(32) for _ in range(2)]).astype(np.uint32)
+    registers = ",".join(f"%r{i + 1}" for i in range(count))
+    take = "".join(f"ld.global.u32 %r{i + 1},[%rd2+{4 * i}];" for i in range(count))
+    found = run(
+        harness,
+        f"""
+ .shared .align 16 .b8 s[1024]; mul.wide.u32 %rd9,%r39,{4 * count}; add.u64 %rd2,%rd2,%rd9;
+ {take} add.u64 %rd1,%rd1,%rd18; add.u64 %rd3,%rd3,%rd19; mov.u32 %r9,s; shl.b32 %r10,%r39,4;
+ add.u32 %r10,%r10,%r9; st.shared.v4.b32 [%r10],{{0,0,0,0}}; bar.sync 0;
+ ld.global.u32 %r11,[%rd3]; and.b32 %r12,%r39,32; add.u32 %r11,%r11,%r12; shl.b32 %r11,%r11,4;
+ add.u32 %r20,%r9,%r11; and.b32 %r13,%r39,31; setp.ge.u32 %p1,%r13,{8 * count};
+ @%p1 mov.u32 %r20,0x7ffffff0;
+ stmatrix.sync.aligned.m8n8.x{count}{trans}{space}.b16 [%r20],{{{registers}}};
+ bar.sync 0; ld.shared.v4.b32 {{%r5,%r6,%r7,%r8}},[%r10];
+ st.global.v4.b32 [%rd1],{{%r5,%r6,%r7,%r8}}; ret;""",
+        np.zeros((2, 32, 8), np.uint16),
+        pairs.view(np.uint32)[..., 0],
+        order,
+    )
+    wanted = np.zeros((2, 32, 8), np.uint16)
+    for warp, m in np.ndindex(2, count):
+        matrix = pairs[warp, :, m].reshape(8, 8)
+        wanted[warp][order[warp][8 * m : 8 * m + 8]] = matrix.T if trans else matrix
+    assert (found == wanted).all()
+
+
 def test_functions_take_and_return_vector_registers(harness):
     functions = """.func (.reg .v2 .u32 o) turned(.reg .v2 .u32 i, .reg .u32 by)
 { .reg .v2 .u32 t; mov.v2.u32 t,{i.y,i.x}; add.u32 t.x,t.x,by; mov.v2.u32 o,t; ret; }

@@ -1,5 +1,6 @@
 """`rrto doctor`: what it concludes from made-up environments, and when it exits with what."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,9 +12,9 @@ from support.installations import ELF, PTX, install, library
 from rrto_ros.cli import checks, doctor
 from rrto_ros.cli.checks import Check, State
 from rrto_ros.clients import environment
-from rrto_ros.clients.catalogue import CLIENTS, Kernels, normalised
+from rrto_ros.clients.catalogue import CLIENTS, Client, Kernels, normalised
 from rrto_ros.clients.libraries import Budget
-from rrto_ros.clients.verdicts import Outcome, architectures, look
+from rrto_ros.clients.verdicts import Outcome, architectures, look, missing_of
 from rrto_ros.errors import ConfigError
 
 CODE = entry(ELF, b"\x7fELF" + bytes(60), arch=90)
@@ -106,6 +107,29 @@ def test_what_a_program_needs_and_has_not_is_missing(site):
     assert "cuda.core: its bindings (cuda-bindings)" in told["missing"]
     (one,) = told["clients"]
     assert one["devices"]["cpu"]["outcome"] == "does not run"
+
+
+def test_an_assembler_that_is_preferred_to_ours_keeps_a_program_from_the_processor(site):
+    install(site, "jax-cuda13-plugin", "0.10")
+    install(site, "jaxlib", "0.10")
+    install(site, "nvidia-cudnn-cu13", "9")
+    files = dataclasses.replace(found_in(site)["JAX"], missing=())
+    assert files.verdicts()["cpu"].outcome is Outcome.SWITCHED
+    assert "libnvptxcompiler=false" in files.settings("cpu")["XLA_FLAGS"]
+    install(site, "nvidia-cuda-nvcc", "13.5")
+    spoilt = dataclasses.replace(found_in(site)["JAX"], missing=())
+    assert spoilt.verdicts()["cpu"].outcome is Outcome.NOT
+    assert "pip uninstall nvidia-cuda-nvcc" in spoilt.verdicts()["cpu"].why
+    assert spoilt.verdicts()["gpu"].outcome is Outcome.SWITCHED
+
+
+def test_a_file_that_a_program_looks_for_is_missing_where_it_is_not(site, tmp_path):
+    client = Client("Any", ("any",), "any", Kernels.MADE, runtime=False,
+                    files=(str(tmp_path / "one"), str(tmp_path / "two")))  # fmt: skip
+    (lacking,) = missing_of(client, {})
+    assert f"touch {tmp_path / 'two'}" in lacking
+    (tmp_path / "one").touch()
+    assert missing_of(client, {}) == ()
 
 
 def test_packages_without_a_list_of_files_are_looked_through_by_their_folder(site):

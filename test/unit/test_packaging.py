@@ -142,7 +142,13 @@ def test_an_installed_package_needs_no_compiler_and_writes_nothing(installed, tm
     assert sorted(p for p in site.rglob("*") if "__pycache__" not in p.parts) == before
     assert list(tmp_path.iterdir()) == []
     names = {p.name for p in (site / "rrto_ros" / "shim" / "lib").rglob("*.so*")}
-    assert {"libcuda.so", "libcuda.so.1", "librrto_recorder.so", "librrto_nvrtc.so"} <= names
+    assert {
+        "libcuda.so",
+        "libcuda.so.1",
+        "librrto_recorder.so",
+        "librrto_nvrtc.so",
+        "libnvidia-ml.so.1",
+    } <= names
 
 
 def test_installed_libraries_of_other_sources_are_not_used(installed, tmp_path):

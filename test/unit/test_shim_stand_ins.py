@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from rrto_ros.bringup.stand_ins import with_stand_ins
+from rrto_ros.shim.build import ensure_built
 
 LOOK = """
 import ctypes, os
@@ -34,6 +35,20 @@ def test_the_stand_in_is_loaded_before_anything_looks_for_it_and_refuses():
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("executes PTX") == 2  # each says it once
     assert "cannot open shared object" in look(LOOK, dict(os.environ)).stderr
+
+
+def test_nvml_starts_where_the_shim_is_and_has_no_sensors():
+    code = (
+        "import ctypes; lib = ctypes.CDLL('libnvidia-ml.so.1'); "
+        "assert [lib.nvmlInit_v2(), lib.nvmlInitWithFlags(1)] == [0, 0]; "
+        "assert lib.nvmlInitWithFlags(8) == 2; "
+        "assert [lib.nvmlShutdown() for _ in range(3)] == [0, 0, 1]; "
+        "lib.nvmlErrorString.restype = ctypes.c_char_p; "
+        "assert lib.nvmlErrorString(1) == b'Uninitialized'; "
+        "assert not hasattr(lib, 'nvmlDeviceGetCount_v2')"
+    )
+    done = look(code, {**os.environ, "LD_LIBRARY_PATH": str(ensure_built())})
+    assert done.returncode == 0, done.stderr
 
 
 def test_cuda_core_links_with_the_driver_where_the_stand_in_is():

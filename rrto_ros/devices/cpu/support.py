@@ -28,7 +28,7 @@ LEFT_OUT = """\
 Whatever is not named above is refused when a module is loaded, with the instruction and its line
 (`CUDA_ERROR_INVALID_PTX`). In particular:
 
-- wmma, wgmma, tcgen05, stmatrix, and the forms of mma and ldmatrix that are not named above
+- wmma, wgmma, tcgen05, and the forms of mma, ldmatrix and stmatrix that are not named above
 - cp.async.bulk, cp.async.mbarrier, mbarrier, multimem, tensor maps
 - tex of three dimensions, layers and cube maps, with gradients or a sampler of its own, and by
   texture references; tld4, suld, sust, txq (surfaces and questions about textures)

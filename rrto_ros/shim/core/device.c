@@ -22,7 +22,7 @@ static const unsigned char not_here[] = {
     98,  /* CAN_FLUSH_REMOTE_WRITES */
     100, /* PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES */
     101, /* DIRECT_MANAGED_MEM_ACCESS_FROM_HOST */
-    102, 103, 104, 105, /* virtual memory management and its handles */
+    103, 104, 105, /* handles of virtual memory management */
     107, /* GENERIC_COMPRESSION_SUPPORTED */
     110, /* GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED */
     112, /* SPARSE_CUDA_ARRAY_SUPPORTED */

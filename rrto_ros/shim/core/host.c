@@ -15,8 +15,6 @@ struct pinned {
     struct pinned *next;
 };
 
-enum { DEVICE_MAP = 2 };
-
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct pinned *first;
 
@@ -138,14 +136,13 @@ static CUresult take(void *p, int registered)
     return CUDA_SUCCESS;
 }
 
+/* A device that cannot map host memory, which attribute 19 says of this one, takes the flag DEVICEMAP
+ * all the same; cuMemHostGetDevicePointer is what fails there. So CUDA has it, of both functions. */
 CUresult rrto_cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
 {
     void *memory;
     if (!pp || !bytesize || Flags & ~7u)
         return CUDA_INVALID_VALUE;
-    if (Flags & DEVICE_MAP)
-        return rrto_refuse(CUDA_NOT_SUPPORTED, "cuMemHostAlloc: memory that kernels access (flag "
-                                               "DEVICEMAP)");
     if (posix_memalign(&memory, 4096, bytesize))
         return CUDA_OUT_OF_MEMORY;
     CUresult result = add((uintptr_t)memory, bytesize, Flags, 0);
@@ -173,9 +170,6 @@ CUresult rrto_cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
 {
     if (!p || !bytesize || bytesize > UINTPTR_MAX - (uintptr_t)p || Flags & ~15u)
         return CUDA_INVALID_VALUE;
-    if (Flags & DEVICE_MAP)
-        return rrto_refuse(CUDA_NOT_SUPPORTED, "cuMemHostRegister: memory that kernels access (flag "
-                                               "DEVICEMAP)");
     return add((uintptr_t)p, bytesize, Flags, 1);
 }
 

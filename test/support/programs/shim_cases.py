@@ -382,9 +382,14 @@ def one_address_space():
     ok("cuMemsetD8Async", pinned, 6, 1024, 0)  # comes after the copy
     ok("cuMemcpyDtoDAsync_v2", other, pinned, 2048, 0)
     wants(read(other, 2048), bytes([6]) * 1024 + bytes([5]) * 1024, "in order")
-    for name, place in (("cuMemHostAlloc", ctypes.byref(ctypes.c_uint64())),
-                        ("cuMemHostRegister_v2", ctypes.create_string_buffer(64))):  # fmt: skip
-        wants(call(name, place, 64, 2), 801, f"{name}: memory for kernels")
+    mapped, registered = ctypes.c_uint64(), ctypes.create_string_buffer(64)
+    ok("cuMemHostAlloc", ctypes.byref(mapped), 64, 2)
+    ok("cuMemHostRegister_v2", registered, 64, 2)
+    for place in (mapped.value, ctypes.addressof(registered)):
+        got = call("cuMemHostGetDevicePointer_v2", ctypes.byref(ctypes.c_uint64()), place, 0)
+        wants(got, 801, "memory for kernels")
+    ok("cuMemFreeHost", mapped.value)
+    ok("cuMemHostUnregister", registered)
     flag = ctypes.c_ubyte(7)
     ok("cuPointerGetAttribute", ctypes.byref(flag), 13, pinned)
     wants(flag.value, 0, "mapped")

@@ -1,4 +1,4 @@
-"""mma.sync and ldmatrix: small matrix products over a warp, from fragments that lanes exchange.
+"""mma, ldmatrix and stmatrix: small matrices of a warp, in fragments that its lanes exchange.
 
 Lane l holds rows g and g + 8 of A and D and column g of B, with g = l / 4; its place t = l % 4
 says which k (A, B) or which pair of columns (C, D). 16-bit elements lie in pairs.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.emitter import B32, Emitter, unsupported
+from rrto_ros.devices.cpu.codegen.memory import store_values
 from rrto_ros.devices.cpu.codegen.rounding import narrow, widen
 from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.codegen.warp import matrices, take, warp_start
@@ -164,3 +165,36 @@ def load_matrix(e: Emitter, instr: ast.Instr) -> None:
             parts.append(element(b.binary("add", row, const(8 * index, "i32")), column))
         high = b.binary("shl", parts[1], const(16, "i32"))
         e.write(item, b.binary("or", parts[0], high), B32)
+
+
+@emits("stmatrix", forms=".sync.aligned.m8n8, .x1 .x2 .x4, .trans, b16; shared")
+def store_matrix(e: Emitter, instr: ast.Instr) -> None:
+    """Emits stmatrix: lane 8 * m + r stores row r of matrix m, of which four lanes have a pair."""
+    b = e.b
+    count = matrices(instr)
+    items = instr.args[1].items if isinstance(instr.args[1], ast.Vec) else (instr.args[1],)
+    # Which memory a launch stores to is known beforehand (execution/kernels) by its spaces.
+    if len(items) != count or not any(m.split("::")[0] == "shared" for m in instr.mods):
+        raise unsupported(instr)
+    start = warp_start(e)
+    lane = e.special_value("laneid")
+    matrix = b.binary("lshr", lane, const(3, "i32"))
+    line = b.binary("and", lane, const(7, "i32"))
+
+    def element(row: Val, column: Val) -> Val:
+        owner = b.binary("shl", row, const(2, "i32"))
+        owner = b.binary("add", owner, b.binary("lshr", column, const(1, "i32")))
+        owner = b.binary("add", start, owner)
+        word = take(e, owner, 0)
+        for number in range(1, count):
+            mine = b.compare("icmp eq", matrix, const(number, "i32"))
+            word = b.select(mine, take(e, owner, number), word)
+        at = b.binary("shl", b.binary("and", column, const(1, "i32")), const(4, "i32"))
+        return b.resize(b.binary("lshr", word, b.resize(at, "i64", False)), "i16", False)
+
+    values = []
+    for index in range(8):
+        place = const(index, "i32")
+        values.append(element(place, line) if "trans" in instr.mods else element(line, place))
+    e.mask = b.compare("icmp ult", lane, const(8 * count, "i32"))
+    store_values(e, instr.args[0], "shared", values, TYPES["b16"])

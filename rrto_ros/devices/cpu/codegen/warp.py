@@ -91,7 +91,7 @@ end:
 
 
 def _offered_type(instr: ast.Instr) -> PtxType:
-    if instr.op == "mma":
+    if instr.op in ("mma", "stmatrix"):
         return B32
     if instr.op in ("shfl", "match", "redux"):
         return TYPES[f"b{type_of(instr).bits}"]
@@ -105,6 +105,8 @@ def _offered(instr: ast.Instr) -> tuple[ast.Operand, ...]:
         if not (isinstance(a, ast.Vec) and isinstance(b, ast.Vec)):
             raise unsupported(instr)
         return (*a.items, *b.items)
+    if instr.op == "stmatrix":
+        return instr.args[1].items if isinstance(instr.args[1], ast.Vec) else (instr.args[1],)
     if instr.op in ("bar", "barrier"):
         return (instr.args[-1],)
     return (instr.args[1],)
@@ -151,7 +153,7 @@ def words_offered(instr: ast.Instr) -> int:
 
 
 def matrices(instr: ast.Instr) -> int:
-    """How many matrices of 8 x 8 an ldmatrix loads."""
+    """How many matrices of 8 x 8 an ldmatrix loads, or an stmatrix stores."""
     known = {"sync", "aligned", "m8n8", "x1", "x2", "x4", "trans", "b16"}
     mods = [m for m in instr.mods if m.split("::")[0] != "shared"]
     count = next((int(m[1:]) for m in mods if m in ("x1", "x2", "x4")), 0)
@@ -241,7 +243,7 @@ def shuffle(e: Emitter, instr: ast.Instr) -> None:
 
 def member_mask(instr: ast.Instr) -> ast.Operand | None:
     """The lanes that a warp's wait is for; None if it waits for nobody in particular."""
-    if instr.op in ("mma", "ldmatrix"):
+    if instr.op in ("mma", "ldmatrix", "stmatrix"):
         return ast.Imm(-1)
     if instr.op in BARRIER_OPS:
         return instr.args[0] if "warp" in instr.mods and instr.args else None

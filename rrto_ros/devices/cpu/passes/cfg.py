@@ -8,7 +8,9 @@ from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.errors import PtxError
 
 BARRIER_OPS = frozenset({"bar", "barrier"})
-WARP_OPS = frozenset({"shfl", "vote", "match", "redux", "mma", "ldmatrix", "activemask"})
+WARP_OPS = frozenset(
+    {"shfl", "vote", "match", "redux", "mma", "ldmatrix", "stmatrix", "activemask"}
+)
 ENDS_BADLY = frozenset({"trap", "brkpt"})
 """The thread ends there, and the launch fails."""
 YIELD = "$yield"
@@ -20,6 +22,7 @@ _ARITHMETIC = frozenset(
 _STORES = frozenset(
     {
         "st",
+        "stmatrix",
         "red",
         "bra",
         "brx",

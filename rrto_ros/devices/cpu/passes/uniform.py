@@ -33,6 +33,7 @@ _NO_VECTOR = frozenset(
         "vprintf",
         "assertfail",
         "ldmatrix",
+        "stmatrix",
         "wmma",
         "bar",
         "barrier",
