@@ -25,16 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from common import HERE, machine
+from stack import Stack, measuring_domain
 from talker import Talker, started
 
 sys.path.insert(0, str(HERE.parent / "test"))
 
-from rrto_ros.evaluation.stack import Stack, measuring_domain
 from support.fatbins import Kernel, fatbin
 from support.fatbins import machine as code_for
 
 from rrto_ros.bringup.environment import node_environment
-from rrto_ros.errors import RrtoError
+from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.evaluation.link_emulator import LinkedMachines, joined_by_link
 from rrto_ros.evaluation.link_queue import LinkSettings
 from rrto_ros.zstd import codec
@@ -122,7 +122,7 @@ class Starts:
                 raise RrtoError(f"the program ended: {said}\n{self._nodes.log()}")
             after = self._machines.link.statistics()
             recorder = self._nodes.cpu_s("recorder_replayer") - recorder
-            (session,) = self._counts.ask("")[self._nodes.robot]
+            session = self._session()
             program.stdin.write("\n")
             program.stdin.close()
             program.wait(60)
@@ -135,6 +135,14 @@ class Starts:
             "round_trips": session["round_trips"],
             "recorder_s": recorder,
         }
+
+    def _session(self) -> dict[str, Any]:
+        """What the nodes say of the program's session, once both know it."""
+        for _ in range(20):
+            sessions = self._counts.ask("")[self._nodes.robot]
+            if len(sessions) == 1:
+                return dict(sessions[0])
+        raise UnavailableError(f"{len(sessions)} sessions, 1 is expected\n{self._nodes.log()}")
 
     def _talk(self, command: list[str], env: dict[str, str], what: str, ends: ExitStack) -> Talker:
         return started(ends, command, env, what, self._folder / f"{what}.log")

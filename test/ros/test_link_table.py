@@ -1,4 +1,4 @@
-"""The table of `bench/link_table.py`: all ways of inference over an emulated link. Needs root."""
+"""The tables of `bench/link_table.py` and `bench/loading.py`, over an emulated link. Need root."""
 
 import json
 import os
@@ -68,6 +68,28 @@ def test_the_smoke_run_measures_every_way_with_equal_results(tmp_path):
     assert ways["replay"]["hit_rate"] > 0.3
     assert "small CNN" in done.stdout
     assert all(line in done.stdout for line in ("target at most 1.05", "target at most 0.02"))
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_second_start_over_a_link_sends_no_images(tmp_path):
+    try:
+        with joined_by_link(LinkSettings()):
+            pass
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    out = tmp_path / "loading.json"
+    done = subprocess.run(
+        [sys.executable, BENCH / "loading.py", "--smoke", "--json", out],
+        capture_output=True, text=True, timeout=220, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_text())
+    first, second = found["ways"]["lazy"]
+    # Two of four images are used, and they travel packed.
+    assert second["sent"] < 2000 < first["sent"] < found["images"]["needed"] / 3
+    assert second["link_up"] < first["link_up"]
 
 
 def test_without_root_the_table_says_so(monkeypatch, capsys):

@@ -155,7 +155,7 @@ def test_threads_that_use_a_module_first_at_once_load_it_once(tmp_path):
 def test_a_node_of_a_graph_is_a_use(tmp_path):
     answer, names, _, _ = run("node", fatbin(machine(86)), folder=tmp_path)
     assert answer["results"] == [0]
-    assert names == [MARK, "graph_create", "module_load", "graph_add_kernel_node"]
+    assert names == [MARK, "module_load"]
 
 
 def test_a_context_that_goes_unloads_what_was_loaded_and_a_library_lives_on(tmp_path):
@@ -273,7 +273,7 @@ def test_a_module_that_is_first_used_inside_a_sequence_is_loaded_there(make_worl
     (tmp_path / "image").write_bytes(fatbin(machine(86, filler=5000)))
     text, report = ended(make_world("replay"), "replayed", tmp_path / "image")
     assert text.split("\n")[:2] == ['{"loaded": 1}'] * 2
-    assert report.deviations >= 1
+    assert report.divergences >= 1
     assert report.inferences >= 20
     assert report.calls_unsupported == 0
 
