@@ -8,9 +8,11 @@ from support.fatbins import FAMILY, ONLY_THIS, Kernel, cubin, entry, fatbin, mac
 from support.one_process import OneProcess
 from support.shim_peer import BATCHED, RPC, Peer
 
+from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.devices.null import NullDevice
 from rrto_ros.edge.host import HostLimits
+from rrto_ros.errors import CudaError
 from rrto_ros.robot.status import SessionConfig
 
 CASES = Path(__file__).parents[1] / "support/programs/loading_cases.py"
@@ -206,6 +208,31 @@ def test_what_is_no_fatbin_inside_is_left_to_the_server(tmp_path):
     assert answer["result"] == 200
     assert names == ["module_load"]
     assert sent == len(image)
+
+
+@pytest.mark.parametrize("pack", ["", "zstd"])
+def test_a_damaged_fatbin_is_refused_or_loaded_and_never_crashes_the_program(pack, tmp_path):
+    kernels = [Kernel(f"k{i}") for i in range(6)]
+    image = fatbin(machine(80, kernels, pack=pack), machine(86, kernels, pack=pack))
+    answer, _, _, _ = run("damaged", image, 300, folder=tmp_path)
+    assert sum(answer.values()) == 300
+    assert answer.keys() <= {"0", "200", "209"}
+    assert answer["0"] > 100
+
+
+def test_a_failure_that_may_pass_is_no_verdict_on_an_image(tmp_path):
+    failing = [2, 200]
+
+    class Full(NullDevice):
+        def module_load(self, module, image):
+            if failing:
+                raise CudaError(CUresult(failing.pop(0)), "not now")
+            return super().module_load(module, image)
+
+    image = fatbin(machine(86))
+    answer, names, _, _ = run("tries", image, folder=tmp_path, device=Full)
+    assert answer["results"] == [2, 200, 200, 0]
+    assert names.count("module_load") == 2
 
 
 @pytest.mark.parametrize("ring", [1 << 15, 1 << 17])

@@ -29,7 +29,7 @@ LEFT_OUT = (
     "test_with_a_copy_still_queued_a_program_sees_what_cuda_documents[exits]",  # itself a race
 )
 FILES = ("answers", "calls", "capture", "failures", "graphs", "host_calls", "landing",
-         "memory_calls", "references", "refusals", "small", "start", "tables",
+         "loading", "memory_calls", "references", "refusals", "small", "start", "tables",
          "virtual_memory")  # fmt: skip
 SHORT = (
     "test_shim_calls.py::test_a_program_sees_what_cuda_documents",
@@ -41,6 +41,10 @@ SHORT = (
     "test_shim_references.py::test_a_variant_takes_over_where_it_parts_from_the_plan",
     "test_shim_graphs.py",
     "test_shim_landing.py",
+    "test_shim_loading.py::test_machine_code_goes_when_its_first_kernel_is_used_and_names_cost_nothing",
+    "test_shim_loading.py::test_threads_that_use_a_module_first_at_once_load_it_once",
+    "test_shim_loading.py::test_a_damaged_fatbin_is_refused_or_loaded_and_never_crashes_the_program",
+    "test_shim_loading.py::test_a_context_that_goes_unloads_what_was_loaded_and_a_library_lives_on",
     "test_shim_memory_calls.py::test_a_program_sees_what_cuda_documents",
     "test_shim_virtual_memory.py::test_a_program_sees_what_cuda_documents",
     "test_shim_tables.py",

@@ -88,6 +88,7 @@ static CUresult send(struct rrto_object *object, const struct rrto_image *image,
         text[wait.got] = 0;
     if (status && text && wait.got && !atomic_load(&rrto_session.error)) {
         refused(status, text, jit);
+        module->failed = status == CUDA_OUT_OF_MEMORY ? CUDA_SUCCESS : (CUresult)status;
     } else if (status) {
         rrto_jit_log(jit, text ? compilers_words(text) : "the module could not be loaded");
         rrto_jit_info(jit, "");
@@ -97,7 +98,7 @@ static CUresult send(struct rrto_object *object, const struct rrto_image *image,
         atomic_store(&module->loaded, 1);
         if (rrto_module_read(object, wait.data, wait.got)) {
             rrto_say("the server's description of a module is damaged");
-            status = CUDA_UNKNOWN;
+            module->failed = status = CUDA_UNKNOWN;
         }
     }
     free(wait.data);
@@ -180,7 +181,8 @@ CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
     return CUDA_SUCCESS;
 }
 
-/* The server has the module when this succeeds; the module's lock is held. */
+/* The server has the module when this succeeds; the module's lock is held. What the server said of
+ * the image stays true; other failures may pass. */
 static CUresult need(struct rrto_object *object)
 {
     static const struct rrto_jit none;
@@ -193,8 +195,6 @@ static CUresult need(struct rrto_object *object)
         status = send(object, &choice.image, &none);
     if (choice.image.owned)
         free(choice.image.owned);
-    if (status && status != CUDA_OUT_OF_MEMORY)
-        module->failed = status;
     if (!status) {
         free(module->source.owned);
         module->source = (struct rrto_image){0};

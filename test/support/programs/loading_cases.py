@@ -5,6 +5,7 @@ Between two steps they synchronise, so that a test sees in the calls what each s
 
 import ctypes
 import json
+import random
 import struct
 import sys
 import threading
@@ -188,6 +189,32 @@ def libraries():
             results.append(launch(kernel, arguments()))
     mark()
     print(json.dumps({"results": results}))
+
+
+def tries():
+    """Uses a kernel until it cannot be loaded for good, then unloads its module."""
+    start()
+    _, module = load()
+    function = out("cuModuleGetFunction", module, b"k")
+    results = [call("cuFuncLoad", function) for _ in range(3)]
+    print(json.dumps({"results": [*results, call("cuModuleUnload", module)]}))
+
+
+def damaged():
+    """Loads images with wrong bytes, all but the length, and asks them for their kernels."""
+    pick, results = random.Random(5), {}
+    start()
+    for _ in range(int(sys.argv[3])):
+        image = bytearray(IMAGE)
+        for _ in range(pick.randint(1, 3)):
+            image[pick.randrange(16, len(image))] ^= pick.choice((0xFF, 1, 0x80))
+        result, module = load(bytes(image))
+        results[result] = results.get(result, 0) + 1
+        if not result:
+            call("cuModuleGetFunctionCount", ctypes.byref(ctypes.c_uint()), module)
+            tried("cuModuleGetFunction", module, b"k")
+            ok("cuModuleUnload", module)
+    print(json.dumps(results))
 
 
 def replayed():
