@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import queue
 import signal
@@ -99,6 +100,14 @@ class Child:
             os.killpg(self._popen.pid, signal.SIGKILL)
         self._thread.join(timeout=GRACE_S)
 
+    def kill(self) -> None:
+        """End it and its workers at once; nobody is told. Returns when it is gone."""
+        self._ended = lambda _: None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait()
+        self._thread.join(timeout=GRACE_S)
+
     def _read(self) -> None:
         assert self._popen.stdout is not None
         for line in self._popen.stdout:
@@ -108,7 +117,7 @@ class Child:
 
 
 class Supervisor:
-    """The processes of one bring-up on this machine. Nothing is restarted.
+    """The processes of one bring-up on this machine. None is restarted but by `restart`.
 
     Args:
         processes: In the order of starting.
@@ -128,6 +137,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._events: queue.SimpleQueue[Child | None] = queue.SimpleQueue()
         self._stopped = False
+        self._restarted = 0
         self._started = time.monotonic()
 
     def start(self) -> None:
@@ -150,6 +160,21 @@ class Supervisor:
         for child in self._children:
             if child.process.name == name:
                 child.stop()
+
+    def restart(self, name: str) -> bool:
+        """Kill one process and start it again, released; False if it does not run.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        for place, child in enumerate(self._children):
+            if child.process.name == name and child.code is None:
+                child.kill()
+                process = dataclasses.replace(child.process, held=False)
+                self._children[place] = Child(process, self._output, self._events.put, self._base)
+                self._restarted += 1
+                return True
+        return False
 
     def interrupt(self) -> None:
         """Make `wait` return (any thread, also a signal handler)."""
@@ -193,9 +218,10 @@ class Supervisor:
             child.stop()
 
     def statistics(self) -> dict[str, float | int]:
-        """Processes started and alive, and seconds since the start."""
+        """Processes started, started again and alive, and seconds since the start."""
         return {
             "started": len(self._children),
+            "restarted": self._restarted,
             "alive": sum(child.code is None for child in self._children),
             "seconds": time.monotonic() - self._started,
         }

@@ -26,7 +26,7 @@ from rrto_ros.edge.host import SessionHost
 from rrto_ros.edge.table import SessionTable
 from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.nodes.server_parameters import declare_robot, declare_settings
-from rrto_ros.ros.context import data_transports, find_log_folder, use_profile
+from rrto_ros.ros.context import data_transports, find_log_folder, leave, use_profile
 from rrto_ros.ros.server_port import RosServerPort, SpinThread, id_array
 from rrto_ros.runtime_files import hold, server_lock
 from rrto_ros.termination import Termination
@@ -109,7 +109,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         if self._port is not None:
             self._port.close()
         os.close(self._lock)
-        self.destroy_node()
+        leave(self.context, self)
 
     # Called by the port's and the table's threads.
 

@@ -41,7 +41,7 @@ from rrto_ros.nodes.recorder_parameters import session_config
 from rrto_ros.nodes.session_messages import session_message
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.status import SessionSnapshot
-from rrto_ros.ros.context import end, find_log_folder, use_profile
+from rrto_ros.ros.context import end, find_log_folder, leave, use_profile
 from rrto_ros.ros.parameters import declare
 from rrto_ros.ros.robot_port import RosRobotPort
 from rrto_ros.ros.server_port import SpinThread, announcement_qos
@@ -353,7 +353,7 @@ def _run(termination: Termination) -> int:
         if spin is not None:
             spin.close()
         if node is not None:
-            node.destroy_node()
+            leave(node.context, node)
         rclpy.try_shutdown()
     return code
 

@@ -130,6 +130,18 @@ class RobotClient:
         with self._changed:
             return [r for r in self._reports.values() if not label or r["label"] == label]
 
+    def ready(self) -> bool:
+        """Whether the recorder says that it is active and reaches a server.
+
+        That a server is seen from here says nothing: the recorder has to reach it.
+        """
+        recorder = self.status(RECORDER)
+        return (
+            recorder is not None
+            and recorder["state"] == "active"
+            and recorder["server_state"] == "connected"
+        )
+
     def wait_ready(self, timeout_s: float, alive: Callable[[], str] = lambda: "") -> None:
         """Wait until the recorder is active and knows a server.
 
@@ -141,22 +153,28 @@ class RobotClient:
             UnavailableError: It did not come to that; the text says how far it came.
         """
         end = time.monotonic() + timeout_s
-
-        def ready() -> bool:
-            # That a server is seen from here says nothing: the recorder has to reach it.
-            recorder = self.status(RECORDER)
-            return (
-                recorder is not None
-                and recorder["state"] == "active"
-                and recorder["server_state"] == "connected"
-            )
-
-        while not self.wait(ready, min(1.0, max(0.0, end - time.monotonic()))):
+        while not self.wait(self.ready, min(1.0, max(0.0, end - time.monotonic()))):
             trouble = alive()
             if trouble:
                 raise UnavailableError(trouble)
             if time.monotonic() >= end:
-                raise UnavailableError(self._how_far(timeout_s))
+                raise UnavailableError(self.how_far(timeout_s))
+
+    def how_far(self, timeout_s: float) -> str:
+        """Why the robot is not ready after so many seconds, and the next step."""
+        recorder, server = self.status(RECORDER), self.status(SERVER)
+        if recorder is None:
+            state = "no recorder_replayer was seen"
+        elif recorder["state"] != "active":
+            state = f"recorder_replayer is {recorder['state']}, want active"
+        else:
+            state = "recorder_replayer is active and reaches no offload_server"
+        if server is not None:
+            state += f"; offload_server is {server['state']}"
+        return (
+            f"robot {self.robot!r} in ROS domain {self.domain} was not ready within "
+            f"{timeout_s:g} s: {state}. Start what is missing with `rrto up`"
+        )
 
     def set_parameter(
         self, name: str, value: str | bool, node: str = RECORDER, timeout_s: float = 10.0
@@ -227,21 +245,6 @@ class RobotClient:
             return answer
         finally:
             self._node.destroy_client(client)
-
-    def _how_far(self, timeout_s: float) -> str:
-        recorder, server = self.status(RECORDER), self.status(SERVER)
-        if recorder is None:
-            state = "no recorder_replayer was seen"
-        elif recorder["state"] != "active":
-            state = f"recorder_replayer is {recorder['state']}, want active"
-        else:
-            state = "recorder_replayer is active and reaches no offload_server"
-        if server is not None:
-            state += f"; offload_server is {server['state']}"
-        return (
-            f"robot {self.robot!r} in ROS domain {self.domain} was not ready within "
-            f"{timeout_s:g} s: {state}. Start what is missing with `rrto up`"
-        )
 
     def _on_status(self, message: Any) -> None:
         value = plain(message)

@@ -48,7 +48,7 @@ _PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _DATA = Path(__file__).resolve().parents[1] / "data"
 _SHARED = re.compile(r" (/dev/shm/(?:fastdds|fastrtps)\S+)$", re.MULTILINE)
 """Of Fast DDS 3 (ROS 2 Kilted) and 2 (Jazzy), in the list of a process's mappings."""
-STUCK_S = 10.0
+STUCK_S = 5.0
 """How long leaving the graph may take (usually some 10 ms)."""
 _abandoned: list[tuple[Context, tuple[Node, ...]]] = []
 _lock = threading.Lock()
@@ -170,10 +170,12 @@ def leave(context: Context, *nodes: Node) -> None:
     """Destroy nodes and end their context; only where the process could end as well.
 
     To close a TCP channel, Fast DDS 3.2.3 takes a lock that the channel's own thread may hold
-    while it reads from a peer that stood still when the channel was made. Then nobody comes back
-    from there, and as rclpy keeps the interpreter's lock meanwhile, nothing else of the process
-    runs. After `STUCK_S` the process is ended, with status 1 and its stacks on standard error.
-    Whoever wants to go on uses `abandon`.
+    while it reads from a peer that stood still when the channel was made; to destroy a writer or a
+    participant, it waits for threads that may wait for each other because another participant
+    leaves at the same time (see `bringup.meeting`; 1 of some 150 where both ends leave together on
+    a busy machine). Then nobody comes back from there, and as rclpy keeps the interpreter's lock
+    meanwhile, nothing else of the process runs. After `STUCK_S` the process is ended, with status 1
+    and its stacks on standard error. Whoever wants to go on uses `abandon`.
     """
     faulthandler.dump_traceback_later(STUCK_S, exit=True)
     try:

@@ -205,3 +205,19 @@ while not pathlib.Path(sys.argv[2]).exists():
         supervisor.stop(together=True)
         assert time.monotonic() - start < module.GRACE_S
         assert supervisor.failed() == "", lines.lines
+
+
+def test_one_that_is_started_anew_is_killed_first_and_is_no_failure(lines, monkeypatch):
+    monkeypatch.setattr(module, "GRACE_S", 0.2)
+    supervisor = supervised(lines, python("stubborn", STUBBORN), python("stays", STAYS))
+    lines.wait(("stubborn", "up"), ("stays", "up"))
+    lines.lines.clear()
+    assert supervisor.restart("stubborn")
+    lines.wait(("stubborn", "up"))
+    assert ("stays", "up") not in lines.lines
+    assert supervisor.failed() == ""
+    assert supervisor.statistics()["alive"] == 2
+    assert not supervisor.restart("unknown")
+    supervisor.interrupt()
+    assert supervisor.wait() == 0, "the killed one told nobody"
+    supervisor.stop()
