@@ -174,8 +174,8 @@ def leave(context: Context, *nodes: Node) -> None:
     participant, it waits for threads that may wait for each other because another participant
     leaves at the same time (see `bringup.meeting`; 1 of some 150 where both ends leave together on
     a busy machine). Then nobody comes back from there, and as rclpy keeps the interpreter's lock
-    meanwhile, nothing else of the process runs. After `STUCK_S` the process is ended, with status 1
-    and its stacks on standard error. Whoever wants to go on uses `abandon`.
+    meanwhile, nothing else of the process runs. After `STUCK_S` the process is ended, with status
+    1 and its stacks on standard error. Whoever wants to go on uses `abandon`.
     """
     faulthandler.dump_traceback_later(STUCK_S, exit=True)
     try:
