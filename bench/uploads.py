@@ -2,10 +2,12 @@
 
 The ring is filled as the shim does; nobody subscribes, so what DDS does beyond taking the message
 is not in it. In mode replay the upload is in a reference, which the shim wrote or the recorder.
+Memory is kept as in a node that bring-up starts.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import struct
@@ -20,6 +22,7 @@ from common import Row, main
 
 from rrto_msgs.msg import CallBatch
 from rrto_ros.api import ring_layout as layout
+from rrto_ros.bringup.environment import NODE_DEFAULTS
 from rrto_ros.robot.atomics import atomics
 from rrto_ros.robot.outgoing import Outgoing
 from rrto_ros.robot.ring import RingConsumer, RingMemory
@@ -146,4 +149,6 @@ def uploads(smoke: bool) -> list[Row]:
 
 
 if __name__ == "__main__":
+    if not NODE_DEFAULTS.keys() <= os.environ.keys():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**NODE_DEFAULTS, **os.environ})
     sys.exit(main(__doc__ or "", [uploads]))
