@@ -151,9 +151,9 @@ _NODES = {"effect": Effect.GRAPH_NODE}
 _EXECS = {"effect": Effect.EXEC_NODE, "sets": (("graph", "graph_exec"),)}
 _EVENT = (("event", "event"),)
 _TEXTURE = (
-    "texture:u64 address:u64 size:u64 width:u64 height:u64 pitch:u64 kind:u32 format:u32 "
-    "channels:u32 filter:u32 flags:u32 mode_x:u32 mode_y:u32 border_r:f32 border_g:f32 "
-    "border_b:f32 border_a:f32"
+    "texture:u64 address:u64 size:u64 width:u64 height:u64 depth:u64 pitch:u64 kind:u32 "
+    "format:u32 channels:u32 filter:u32 flags:u32 mode_x:u32 mode_y:u32 mode_z:u32 "
+    "border_r:f32 border_g:f32 border_b:f32 border_a:f32"
 )
 
 OPS: tuple[Op, ...] = (

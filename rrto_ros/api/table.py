@@ -289,7 +289,7 @@ CALLS: tuple[Call, ...] = (
         "sync",
         "texture_create",
         "cuTexObjectCreate",
-        note="1D and 2D arrays (the device gpu: 2D), linear memory, rows with a pitch; no sRGB",
+        note="arrays (the device gpu: of rows), linear memory, rows with a pitch; no sRGB",
     ),
     *_core("async", "texture_destroy", "cuTexObjectDestroy"),
     *_locals(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import CudaError
 
-OVER_BYTES, OVER_ROW, OVER_ROWS = 0, 1, 2
-"""Kinds: linear memory; one row; rows with a pitch."""
+OVER_BYTES, OVER_ROW, OVER_ROWS, OVER_PLANES = range(4)
+"""Kinds: linear memory; one row; rows with a pitch; planes of such rows."""
 AS_INTEGER, NORMALISED = 1, 2
 """Flags: elements are read as integers; coordinates run from 0 to 1."""
 POINT, LINEAR = 0, 1
@@ -27,15 +27,17 @@ class Texture:
         address: First byte.
         size: Bytes from the first to the last.
         width: Elements of a row.
-        height: Rows.
+        height: Rows of a plane.
+        depth: Planes, one behind the other.
         pitch: Bytes from row to row.
-        kind: OVER_BYTES, OVER_ROW or OVER_ROWS.
+        kind: OVER_BYTES, OVER_ROW, OVER_ROWS or OVER_PLANES.
         format: CUarray_format of a channel.
         channels: 1, 2 or 4 in an element.
         filter: POINT or LINEAR.
         flags: AS_INTEGER, NORMALISED.
         mode_x: What coordinates outside mean: WRAP, CLAMP, MIRROR or BORDER.
         mode_y: The same for rows.
+        mode_z: The same for planes.
         border: The element that is outside, in mode BORDER.
     """
 
@@ -43,6 +45,7 @@ class Texture:
     size: int
     width: int
     height: int
+    depth: int
     pitch: int
     kind: int
     format: int
@@ -51,6 +54,7 @@ class Texture:
     flags: int
     mode_x: int
     mode_y: int
+    mode_z: int
     border: tuple[float, float, float, float]
 
     @property
@@ -65,16 +69,19 @@ def check_texture(texture: Texture) -> None:
     fine = (
         t.format in FORMAT_BYTES
         and t.channels in (1, 2, 4)
-        and t.kind in (OVER_BYTES, OVER_ROW, OVER_ROWS)
+        and t.kind in range(4)
         and t.filter in (POINT, LINEAR)
         and not t.flags & ~(AS_INTEGER | NORMALISED)
         and t.mode_x in range(4)
         and t.mode_y in range(4)
+        and t.mode_z in range(4)
         and 0 < t.width < 1 << 31
         and 0 < t.height < 1 << 31
-        and (t.height == 1 or t.kind == OVER_ROWS)
+        and 0 < t.depth < 1 << 31
+        and (t.height == 1 or t.kind >= OVER_ROWS)
+        and (t.depth == 1 or t.kind == OVER_PLANES)
         and t.width * t.element_bytes <= t.pitch
-        and t.size == t.pitch * (t.height - 1) + t.width * t.element_bytes
+        and t.size == t.pitch * (t.height * t.depth - 1) + t.width * t.element_bytes
     )
     if fine and t.kind == OVER_BYTES:
         fine = t.filter == POINT and not t.flags & NORMALISED

@@ -51,9 +51,9 @@ def fill_of(values: tuple[Any, ...]) -> MemsetNode:
 
 
 def texture_of(values: tuple[Any, ...]) -> Texture:
-    """The texture whose sixteen wire fields are `values`."""
-    named: dict[str, Any] = dict(zip(_TEXTURE, values[:12], strict=True))
-    return Texture(**named, border=values[12:16])
+    """The texture whose eighteen wire fields are `values`."""
+    named: dict[str, Any] = dict(zip(_TEXTURE, values[:14], strict=True))
+    return Texture(**named, border=values[14:18])
 
 
 Loaded = Callable[[int, ModuleInfo, bytes], None]

@@ -1,5 +1,6 @@
 """Textures: what kernels read by them, against the CUDA programming guide's formulas in NumPy."""
 
+import itertools
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from rrto_ros.devices.textures import (
     MIRROR,
     NORMALISED,
     OVER_BYTES,
+    OVER_PLANES,
     OVER_ROW,
     OVER_ROWS,
     POINT,
@@ -85,16 +87,19 @@ class Bench:
 
     def texture(self, image, **options):
         """A texture of (rows, columns, channels); gives its number for kernels."""
-        rows, width, channels = image.shape
-        content = np.zeros((rows, PITCH), np.uint8)
-        content[:, : width * channels * image.itemsize] = image.view(np.uint8).reshape(rows, -1)
+        *planes, rows, width, channels = image.shape
+        every = rows * math.prod(planes)
+        content = np.zeros((every, PITCH), np.uint8)
+        content[:, : width * channels * image.itemsize] = image.view(np.uint8).reshape(every, -1)
         self.device.memcpy_htod(self.base, content.tobytes(), 0)
         row = width * channels * image.itemsize
         values = {
-            "address": self.base, "size": PITCH * (rows - 1) + row, "width": width,
-            "height": rows, "pitch": PITCH, "kind": OVER_ROWS,
+            "address": self.base, "size": PITCH * (every - 1) + row, "width": width,
+            "height": rows, "depth": every // rows, "pitch": PITCH,
+            "kind": OVER_PLANES if planes else OVER_ROWS,
             "format": FORMATS[image.dtype.str[1:]], "channels": channels, "filter": POINT,
-            "flags": 0, "mode_x": CLAMP, "mode_y": CLAMP, "border": (0.0, 0.0, 0.0, 0.0),
+            "flags": 0, "mode_x": CLAMP, "mode_y": CLAMP, "mode_z": CLAMP,
+            "border": (0.0, 0.0, 0.0, 0.0),
         }  # fmt: skip
         number = self.device.texture_create(self.next_texture, Texture(**(values | options)))
         self.made.append(self.next_texture)
@@ -150,27 +155,34 @@ def scaled(x, n, mode, normalised):
     return x * np.float32(n)
 
 
-def expected(image, x, y, *, sampling=POINT, modes=(CLAMP, CLAMP), normalised=False,
-             border=(0.0,) * 4, rows=True):  # fmt: skip
-    """The four channels at a place; `image` has what elements mean as numbers."""
-    height, width, channels = image.shape
+def expected(image, *at, sampling=POINT, modes=(CLAMP,) * 3, normalised=False,
+             border=(0.0,) * 4):  # fmt: skip
+    """The four channels at a place (x first); `image` has what elements mean as numbers.
 
-    def element(i, j):
-        i, j = place(i, width, modes[0]), place(j, height, modes[1]) if rows else 0
-        if i is None or j is None:
+    Axes of the image without a coordinate are read at 0.
+    """
+    sizes, channels = image.shape[-2::-1], image.shape[-1]
+
+    def element(*index):
+        where = [place(i, n, mode) for i, n, mode in zip(index, sizes, modes, strict=False)]
+        if None in where:
             return np.array(border, np.float64)
-        return np.pad(image[j, i].astype(np.float64), (0, 4 - channels))
+        where += [0] * (len(sizes) - len(where))
+        return np.pad(image[tuple(reversed(where))].astype(np.float64), (0, 4 - channels))
 
-    x, y = scaled(x, width, modes[0], normalised), scaled(y, height, modes[1], normalised)
+    at = [scaled(x, n, mode, normalised) for x, n, mode in zip(at, sizes, modes, strict=False)]
     if sampling == POINT:
-        return element(math.floor(x), math.floor(y)).astype(np.float32)
-    bx, by = x - np.float32(0.5), y - np.float32(0.5)
-    i, j = math.floor(bx), math.floor(by)
-    a = math.floor((bx - np.floor(bx)) * np.float32(256) + np.float32(0.5)) / 256
-    b = math.floor((by - np.floor(by)) * np.float32(256) + np.float32(0.5)) / 256 if rows else 0.0
-    left = (1 - a) * (1 - b) * element(i, j) + a * (1 - b) * element(i + 1, j)
-    right = (1 - a) * b * element(i, j + 1) + a * b * element(i + 1, j + 1)
-    return (left + right).astype(np.float32)
+        return element(*map(math.floor, at)).astype(np.float32)
+    moved = [x - np.float32(0.5) for x in at]
+    low = [math.floor(x) for x in moved]
+    high = [math.floor((x - np.floor(x)) * np.float32(256) + np.float32(0.5)) / 256 for x in moved]
+    total = np.zeros(4)
+    for corner in itertools.product((0, 1), repeat=len(at)):
+        steps = corner[::-1]  # x changes first
+        weight = math.prod(a if k else 1 - a for a, k in zip(high, steps, strict=True))
+        if weight:
+            total = total + weight * element(*(i + k for i, k in zip(low, steps, strict=True)))
+    return total.astype(np.float32)
 
 
 def meant(image):
@@ -209,18 +221,18 @@ def random_image(rng, kind, channels):
     return image
 
 
-def check(bench, image, options, text, *, rows=True):
+def check(bench, image, options, text, *, axes=2):
     rng = np.random.default_rng(3)
     normalised = bool(options.get("flags", 0) & NORMALISED)
     xs, ys = places(rng, normalised)
-    modes = options.get("mode_x", CLAMP), options.get("mode_y", CLAMP)
+    modes = [options.get(f"mode_{axis}", CLAMP) for axis in "xyz"]
     border = options.get("border", (0.0,) * 4)
     got = bench.run(text, bench.texture(image, **options), xs, ys)
     numbers = meant(image)
     wanted = np.array([
-        expected(numbers, x, y, sampling=options.get("filter", POINT), modes=modes,
-                 normalised=normalised, border=border, rows=rows)
-        for x, y in zip(xs, ys, strict=True)
+        expected(numbers, *at[:axes], sampling=options.get("filter", POINT), modes=modes,
+                 normalised=normalised, border=border)
+        for at in zip(xs, ys, xs, strict=True)
     ])  # fmt: skip
     if bench.device.info.kind == "gpu":  # its filter adds up in an order of its own
         assert np.allclose(got, wanted, rtol=0, atol=2**-7 * np.abs(numbers).max())
@@ -317,7 +329,24 @@ def test_one_row_is_read_by_one_coordinate(bench, mode, sampling):
         pytest.skip("textures of one row are refused there")
     image = random_image(np.random.default_rng(12), "f4", 1)[:1]
     options = {"kind": OVER_ROW, "filter": sampling, "flags": NORMALISED, "mode_x": MODES[mode]}
-    check(bench, image, options, kernel(read_1d()), rows=False)
+    check(bench, image, options, kernel(read_1d()), axes=1)
+
+
+READ_3D = "tex.3d.v4.f32.f32 {%v1, %v2, %v3, %v4}, [%rd1, {%c1, %c2, %c1, %c1}];"
+
+
+@pytest.mark.parametrize("mode_z", MODES)
+@pytest.mark.parametrize("sampling", [POINT, LINEAR], ids=["point", "linear"])
+def test_planes_are_read_by_three_coordinates(bench, mode_z, sampling):
+    if bench.device.info.kind == "gpu":
+        pytest.skip("textures of planes are refused there")
+    rng = np.random.default_rng(16)
+    image = rng.uniform(-3, 3, (5, HEIGHT, WIDTH, 2)).astype(np.float32)
+    options = {
+        "filter": sampling, "flags": NORMALISED, "mode_x": WRAP, "mode_z": MODES[mode_z],
+        "border": (1.0, 2.0, 3.0, 4.0),
+    }  # fmt: skip
+    check(bench, image, options, kernel(READ_3D), axes=3)
 
 
 def test_what_is_no_texture_is_refused(bench):
@@ -335,6 +364,7 @@ def test_what_is_no_texture_is_refused(bench):
     refused(flags=AS_INTEGER, channels=3)
     refused(flags=AS_INTEGER, format=0xB0)
     refused(flags=AS_INTEGER, mode_x=4)
+    refused(flags=AS_INTEGER, depth=2)
     refused(flags=AS_INTEGER, kind=OVER_BYTES)
     with pytest.raises(CudaError) as caught:
         bench.device.texture_destroy(4242)
@@ -344,7 +374,7 @@ def test_what_is_no_texture_is_refused(bench):
 @pytest.mark.parametrize(
     "read",
     [
-        "tex.3d.v4.f32.f32 {%v1, %v2, %v3, %v4}, [%rd1, {%c1, %c2, %c1, %c2}];",
+        "tex.cube.v4.f32.f32 {%v1, %v2, %v3, %v4}, [%rd1, {%c1, %c2, %c1, %c2}];",
         "tex.2d.v4.f32.f32 {%v1, %v2, %v3, %v4}, [%rd1, %rd2, {%c1, %c2}];",
         "tex.a2d.v4.f32.f32 {%v1, %v2, %v3, %v4}, [%rd1, {%r1, %c1, %c2, %c2}];",
     ],

@@ -137,7 +137,7 @@ def test_memory_that_is_mapped_is_checked_as_a_device_does(device):
 
 def test_textures_need_their_memory(device):
     base = device.info.arena_base
-    texture = Texture(base, 40, 10, 1, 40, 1, 0x20, 1, 0, 0, 1, 1, (0.0,) * 4)
+    texture = Texture(base, 40, 10, 1, 1, 40, 1, 0x20, 1, 0, 0, 1, 1, 1, (0.0,) * 4)
     with pytest.raises(CudaError):
         device.texture_create(1, texture)
     device.mem_alloc(base, 40, 0)

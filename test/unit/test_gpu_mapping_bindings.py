@@ -39,8 +39,8 @@ textures._allocations.add(DEFAULT_BASE, 1 << 20)
 for kind, height in ((OVER_ROWS, 3), (OVER_BYTES, 1)):
     size = 512 * (height - 1) + 40
     border = (0.0, 0.25, 0.5, 1.0)
-    number = textures.create(kind, Texture(DEFAULT_BASE, size, 10, height, 512, kind, 1, 4, 0, 0,
-                                           1, 3, border))
+    number = textures.create(kind, Texture(DEFAULT_BASE, size, 10, height, 1, 512, kind, 1, 4,
+                                           0, 0, 1, 3, 1, border))
     assert number == 0x55
 textures.destroy(OVER_ROWS)
 textures.close()

@@ -19,7 +19,7 @@ REFUSED = (
     "cp.async.mbarrier.arrive.shared.b64 [%r0]",
     "cp.async.bulk.wait_group 0",
     "mbarrier.init.shared.b64 [%r0], 1",
-    "tex.3d.v4.f32.f32 {%f0, %f1, %f2, %f3}, [%rd0, {%f0, %f1, %f0, %f1}]",
+    "tex.cube.v4.f32.f32 {%f0, %f1, %f2, %f3}, [%rd0, {%f0, %f1, %f0, %f1}]",
     "suld.b.2d.b32.trap %r0, [%rd0, {%r1, %r2}]",
     "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%rd0, %rd1}, {%rd0}, {%rd0}, {%rd0, %rd1}",
     "setmaxnreg.inc.sync.aligned.u32 40",

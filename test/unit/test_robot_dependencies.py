@@ -179,8 +179,8 @@ def test_who_wrote_to_mapped_memory_is_known_when_it_grows():
 
 
 def test_a_launch_may_read_what_a_live_texture_reads():
-    sizes = dict.fromkeys(("width", "height", "pitch", "kind", "format", "channels", "filter",
-                           "flags", "mode_x", "mode_y"), 1)  # fmt: skip
+    sizes = dict.fromkeys(("width", "height", "depth", "pitch", "kind", "format", "channels",
+                           "filter", "flags", "mode_x", "mode_y", "mode_z"), 1)  # fmt: skip
     border = dict.fromkeys(("border_r", "border_g", "border_b", "border_a"), 0.0)
     program = Program()
     image, out = program.alloc(), program.alloc()

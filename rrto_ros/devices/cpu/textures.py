@@ -64,7 +64,7 @@ def _description(t: Texture) -> bytes:
         border, mode = (0.0, 0.0, 0.0, 0.0), BORDER
     flags = t.flags | (4 if t.filter == LINEAR else 0)
     packed = struct.pack(
-        DESCRIPTION, t.address, t.pitch, t.width, t.height, t.format, t.channels, flags, mode,
-        t.mode_y, 0, *border,
+        DESCRIPTION, t.address, t.pitch, t.width, t.height, t.depth, t.format, t.channels, flags,
+        mode, t.mode_y, t.mode_z, *border,
     )  # fmt: skip
     return packed.ljust(DESCRIPTION_BYTES, b"\0")

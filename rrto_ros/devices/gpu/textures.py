@@ -12,7 +12,13 @@ from typing import Any
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.gpu.allocations import Allocations
 from rrto_ros.devices.gpu.driver import Driver
-from rrto_ros.devices.textures import OVER_BYTES, OVER_ROW, Texture, check_texture
+from rrto_ros.devices.textures import (
+    OVER_BYTES,
+    OVER_PLANES,
+    OVER_ROW,
+    Texture,
+    check_texture,
+)
 from rrto_ros.errors import CudaError
 
 _LINEAR, _PITCH2D = 2, 3
@@ -39,15 +45,15 @@ class Textures:
         """Make a texture; returns the driver's number of it.
 
         Raises:
-            CudaError: INVALID_VALUE; NOT_SUPPORTED for an array of one row, which the GPU reads
-                by another instruction than rows.
+            CudaError: INVALID_VALUE; NOT_SUPPORTED for arrays of one row and of planes, which the
+                GPU reads by other instructions than rows.
         """
         if texture in self._objects:
             raise CudaError(CUresult.INVALID_HANDLE, f"texture {texture} exists already")
         check_texture(what)
         self._allocations.check(what.address, what.size)
-        if what.kind == OVER_ROW:
-            raise CudaError(CUresult.NOT_SUPPORTED, "textures of 1D arrays")
+        if what.kind in (OVER_ROW, OVER_PLANES):
+            raise CudaError(CUresult.NOT_SUPPORTED, "textures of 1D and 3D arrays")
         made = self._driver.call(
             "cuTexObjectCreate", self._resource(what), self._sampling(what), None
         )
@@ -86,7 +92,7 @@ class Textures:
         cuda = self._driver.module
         made = cuda.CUDA_TEXTURE_DESC()
         made.addressMode = [
-            cuda.CUaddress_mode(mode) for mode in (what.mode_x, what.mode_y, what.mode_y)
+            cuda.CUaddress_mode(mode) for mode in (what.mode_x, what.mode_y, what.mode_z)
         ]
         made.filterMode = cuda.CUfilter_mode(what.filter)
         made.flags = what.flags

@@ -6,7 +6,8 @@
 #include "shim.h"
 
 enum { ARRAY = 0, MIPMAPPED = 1, LINEAR = 2, PITCH2D = 3 };   /* kinds of resource */
-enum { OVER_BYTES = 0, OVER_ROW = 1, OVER_ROWS = 2 };         /* what crosses the wire (ops.py) */
+enum { OVER_BYTES, OVER_ROW, OVER_ROWS, OVER_PLANES };      /* what crosses the wire */
+enum { CLAMP = 1, BORDER = 3 };                               /* modes */
 enum { AS_INTEGER = 1, NORMALISED = 2, SRGB = 0x10, OPTIMISED = 0x20, SEAMLESS = 0x40 };
 
 struct texture {
@@ -40,7 +41,8 @@ static CUresult describe_linear(const CUDA_RESOURCE_DESC *r, struct rrto_op_text
         return CUDA_INVALID_VALUE;
     *op = (struct rrto_op_texture_create){
         .address = r->linear.address, .size = r->linear.bytes / element * element,
-        .width = r->linear.bytes / element, .height = 1, .pitch = r->linear.bytes / element * element,
+        .width = r->linear.bytes / element, .height = 1, .depth = 1,
+        .pitch = r->linear.bytes / element * element,
         .kind = OVER_BYTES, .format = (uint32_t)r->linear.format, .channels = r->linear.channels};
     return rrto_range_check(op->address, op->size);
 }
@@ -58,8 +60,8 @@ static CUresult describe_rows(const CUDA_RESOURCE_DESC *r, struct rrto_op_textur
     row = r->rows.width * element;
     *op = (struct rrto_op_texture_create){
         .address = r->rows.address, .size = r->rows.pitch * (r->rows.height - 1) + row,
-        .width = r->rows.width, .height = r->rows.height, .pitch = r->rows.pitch, .kind = OVER_ROWS,
-        .format = (uint32_t)r->rows.format, .channels = r->rows.channels};
+        .width = r->rows.width, .height = r->rows.height, .depth = 1, .pitch = r->rows.pitch,
+        .kind = OVER_ROWS, .format = (uint32_t)r->rows.format, .channels = r->rows.channels};
     return rrto_range_check(op->address, op->size);
 }
 
@@ -68,16 +70,15 @@ static CUresult describe_array(const CUDA_RESOURCE_DESC *r, struct rrto_op_textu
     const struct rrto_array *a = rrto_array_of(r->array);
     if (!a)
         return CUDA_INVALID_HANDLE;
-    if (a->depth)
-        return rrto_refuse(CUDA_NOT_SUPPORTED, "cuTexObjectCreate: 3D arrays");
-    if (!a->height && rrto_session.kind == RRTO_GPU)
-        return rrto_refuse(CUDA_NOT_SUPPORTED, "cuTexObjectCreate: 1D arrays on the device gpu");
-    size_t rows = a->height ? a->height : 1;
+    if ((a->depth || !a->height) && rrto_session.kind == RRTO_GPU)
+        return rrto_refuse(CUDA_NOT_SUPPORTED, "cuTexObjectCreate: %dD arrays on the device gpu",
+                           a->depth ? 3 : 1);
+    size_t rows = a->height ? a->height : 1, planes = a->depth ? a->depth : 1;
     *op = (struct rrto_op_texture_create){
-        .address = a->address, .size = a->pitch * (rows - 1) + a->width * a->element,
-        .width = a->width, .height = rows, .pitch = a->pitch,
-        .kind = a->height ? OVER_ROWS : OVER_ROW, .format = (uint32_t)a->format,
-        .channels = a->channels};
+        .address = a->address, .size = a->pitch * (rows * planes - 1) + a->width * a->element,
+        .width = a->width, .height = rows, .depth = planes, .pitch = a->pitch,
+        .kind = a->depth ? OVER_PLANES : a->height ? OVER_ROWS : OVER_ROW,
+        .format = (uint32_t)a->format, .channels = a->channels};
     return rrto_range_check(op->address, op->size);
 }
 
@@ -105,7 +106,8 @@ static CUresult sample(const CUDA_TEXTURE_DESC *t, struct rrto_op_texture_create
     int whole = op->format == 0x03 || op->format == 0x0a; /* 32-bit integers are never promoted */
     int integers = whole || (t->flags & AS_INTEGER && op->format < 0x10);
     if (t->flags & SEAMLESS || t->flags & ~(unsigned)(AS_INTEGER | NORMALISED | SRGB | OPTIMISED) ||
-        (unsigned)t->filter > 1 || (unsigned)t->mode[0] > 3 || (unsigned)t->mode[1] > 3)
+        (unsigned)t->filter > 1 || (unsigned)t->mode[0] > 3 || (unsigned)t->mode[1] > 3 ||
+        (unsigned)t->mode[2] > 3)
         return CUDA_INVALID_VALUE;
     if (t->flags & SRGB)
         return rrto_refuse(CUDA_NOT_SUPPORTED, "cuTexObjectCreate: sRGB");
@@ -114,12 +116,15 @@ static CUresult sample(const CUDA_TEXTURE_DESC *t, struct rrto_op_texture_create
         return CUDA_INVALID_VALUE;
     op->filter = linear ? (uint32_t)t->filter : 0;
     op->flags = (uint32_t)(integers ? AS_INTEGER : 0) | (linear ? t->flags & NORMALISED : 0);
-    op->mode_x = linear ? (uint32_t)t->mode[0] : 1;
-    op->mode_y = linear ? (uint32_t)t->mode[1] : 1;
-    if (!(op->flags & NORMALISED)) { /* wrapping and mirroring need a texture of size 1 */
-        op->mode_x = op->mode_x == 3 ? 3 : 1;
-        op->mode_y = op->mode_y == 3 ? 3 : 1;
+    uint32_t modes[3];
+    for (int i = 0; i < 3; i++) {
+        modes[i] = linear ? (uint32_t)t->mode[i] : CLAMP;
+        if (!(op->flags & NORMALISED) && modes[i] != BORDER)
+            modes[i] = CLAMP; /* to wrap and to mirror takes coordinates up to 1 */
     }
+    op->mode_x = modes[0];
+    op->mode_y = modes[1];
+    op->mode_z = modes[2];
     op->border_r = t->border[0];
     op->border_g = t->border[1];
     op->border_b = t->border[2];

@@ -150,7 +150,6 @@ int rrto_emit_mem_access(struct rrto_op_mem_access *op, struct rrto_wait *wait)
 
 int rrto_emit_texture_create(struct rrto_op_texture_create *op, struct rrto_wait *wait)
 {
-    memset((char *)op + 92, 0, 4);
     struct rrto_record record = {.op = RRTO_OP_TEXTURE_CREATE,
         .fixed = op, .fixed_bytes = sizeof(*op),
         .flags = RRTO_REPLY};

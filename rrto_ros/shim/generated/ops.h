@@ -5,7 +5,7 @@
 
 struct rrto_wait;
 
-#define RRTO_TABLE_HASH {0x38, 0x3b, 0x1d, 0x35, 0x62, 0xc9, 0xe0, 0xd7, 0x0a, 0x87, 0x01, 0x14, 0x16, 0x09, 0x62, 0xfa, 0xe9, 0xa7, 0x8d, 0x22, 0xd9, 0xc5, 0xc6, 0xd3, 0xe6, 0x90, 0xfb, 0xa9, 0x8f, 0x90, 0x19, 0x8e}
+#define RRTO_TABLE_HASH {0xdb, 0x17, 0x33, 0x40, 0xd3, 0xdf, 0x81, 0x5a, 0x3f, 0x78, 0x07, 0xb1, 0x59, 0x2d, 0x54, 0xc8, 0x2f, 0x8b, 0x1e, 0xb5, 0x80, 0x00, 0xd8, 0x3b, 0x3e, 0x4a, 0xd6, 0x8b, 0x9b, 0xa1, 0xdb, 0x80}
 
 #define RRTO_OP_MODULE_LOAD 1
 struct rrto_op_module_load {
@@ -168,6 +168,7 @@ struct rrto_op_texture_create {
     uint64_t size;
     uint64_t width;
     uint64_t height;
+    uint64_t depth;
     uint64_t pitch;
     uint32_t kind;
     uint32_t format;
@@ -176,12 +177,13 @@ struct rrto_op_texture_create {
     uint32_t flags;
     uint32_t mode_x;
     uint32_t mode_y;
+    uint32_t mode_z;
     float border_r;
     float border_g;
     float border_b;
     float border_a;
 };
-_Static_assert((sizeof(struct rrto_op_texture_create) + 7) / 8 * 8 == 96, "layout of texture_create");
+_Static_assert((sizeof(struct rrto_op_texture_create) + 7) / 8 * 8 == 104, "layout of texture_create");
 int rrto_emit_texture_create(struct rrto_op_texture_create *op, struct rrto_wait *wait);
 
 #define RRTO_OP_TEXTURE_DESTROY 24

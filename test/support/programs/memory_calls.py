@@ -201,11 +201,12 @@ def textures():
         (resource(3, at=rows, form=UINT8, sizes=(2, 2, 512)), sampling(linear=1, flags=1),
          INVALID_VALUE),
         (resource(0, array=image), sampling(flags=0x10), NOT_SUPPORTED),
-        (resource(0, array=array(4, 3, 2)), sampling(), NOT_SUPPORTED),
         (resource(9), sampling(), INVALID_VALUE),
     ):  # fmt: skip
         wants(call("cuTexObjectCreate", word, what, how, 0), wanted, "a texture")
-    for texture in (nearest, smooth, bytes_):
+    cube = out("cuTexObjectCreate", resource(0, array=array(4, 3, 2)), sampling(linear=1), 0)
+    line = out("cuTexObjectCreate", resource(0, array=array(4, 0)), sampling(linear=1), 0)
+    for texture in (nearest, smooth, bytes_, cube, line):
         ok("cuTexObjectDestroy", texture)
     wants(call("cuTexObjectDestroy", smooth), INVALID_VALUE, "a texture destroyed twice")
     wants(out("cuDeviceGetTexture1DLinearMaxWidth", FLOAT, 1, 0), 1 << 28, "the longest texture")

@@ -13,13 +13,13 @@ from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES
 
-DESCRIPTION = "<QQiiiiiiiI4f"
-"""Address, pitch; width, height, format, channels, flags, mode of x, of y, nothing; border."""
-DESCRIPTION_BYTES = 64
-_ADDRESS, _PITCH, _WIDTH, _HEIGHT, _FORMAT, _CHANNELS = 0, 8, 16, 20, 24, 28
-_FLAGS, _MODE_X, _MODE_Y, _BORDER = 32, 36, 40, 48
+DESCRIPTION = "<QQ9i12x4f"
+"""Address, pitch; width, height, depth, format, channels, flags, modes of x, y, z; border."""
+DESCRIPTION_BYTES = 128
+_ADDRESS, _PITCH, _WIDTH, _HEIGHT, _DEPTH, _FORMAT, _CHANNELS = 0, 8, 16, 20, 24, 28, 32
+_FLAGS, _MODE_X, _MODE_Y, _MODE_Z, _BORDER = 36, 40, 44, 48, 64
 _RAW, _NORMALISED, _LINEAR = 1, 2, 4
-_DIMENSIONS = {"1d": 1, "2d": 2}
+_DIMENSIONS = {"1d": 1, "2d": 2, "3d": 3}
 _RESULTS = ("f32", "s32", "u32")
 _F32 = TYPES["f32"]
 _INTRINSICS = {
@@ -32,7 +32,7 @@ _INTRINSICS = {
 
 @emits(
     "tex",
-    forms="tex{.level}.{1d,2d}.v4.{f32,s32,u32}.{f32,s32} by the number of cuTexObjectCreate; "
+    forms="tex{.level}.{1d,2d,3d}.v4.{f32,s32,u32}.{f32,s32} by the number of cuTexObjectCreate; "
     "without mipmaps a level changes nothing",
 )
 def tex(e: Emitter, instr: ast.Instr) -> None:
@@ -58,29 +58,30 @@ def tex(e: Emitter, instr: ast.Instr) -> None:
     if len(parts) < wanted:
         raise unsupported(instr, f"{len(parts)} coordinates")
     values = [e.read(p, kind) for p in parts[:wanted]]
-    if wanted == 1:
-        values.append(Val("0.0", "float") if coordinate == "f32" else const(0, "i32"))
+    nothing = Val("0.0", "float") if coordinate == "f32" else const(0, "i32")
+    values += [nothing] * (3 - wanted)
     texture = e.read(handle, U64)
     if e.mask is not None:
         # A lane that does not read gets no description, and zeros.
         texture = e.b.select(e.mask, texture, const(0, "i64"))
-    read = _read(e, coordinate, texture, values, two=wanted == 2)
+    read = _read(e, coordinate, texture, values, wanted)
     for dest, value in zip(dests.items, read, strict=True):
         e.write(dest, e.b.bitcast(value, TYPES[result].llvm), TYPES[result])
 
 
-def _read(e: Emitter, coordinate: str, texture: Val, values: list[Val], *, two: bool) -> list[Val]:
+def _read(
+    e: Emitter, coordinate: str, texture: Val, values: list[Val], dimensions: int
+) -> list[Val]:
     b = e.b
     _declare(b.declared)
     lanes = range(b.lanes) if any(v.vec for v in (texture, *values)) else range(1)
     found: list[list[Val]] = [[] for _ in range(4)]
     for lane in lanes:
-        x, y = (b.lane(v, lane) for v in values)
+        place = ", ".join(b.arg(b.lane(v, lane)) for v in values)
         out = b.name("texel")
-        dimensions = f", i1 {str(two).lower()}" if coordinate == "f32" else ""
         b.line(
             f"{out} = call <4 x i32> @rrto_tex_{coordinate}({b.arg(b.lane(texture, lane))}, "
-            f"{b.arg(x)}, {b.arg(y)}{dimensions})"
+            f"{place}, i32 {dimensions})"
         )
         for k in range(4):
             part = b.name("texel")
@@ -163,15 +164,17 @@ next{k}:
     return text
 
 
-_TEXEL = f"""define internal <4 x i32> @rrto_tex_texel(ptr %d, i32 %x, i32 %y) {{
-  %either = or i32 %x, %y
+_TEXEL = f"""define internal <4 x i32> @rrto_tex_texel(ptr %d, i32 %x, i32 %y, i32 %z) {{
+  %both = or i32 %x, %y
+  %either = or i32 %both, %z
   %out = icmp slt i32 %either, 0
   br i1 %out, label %outside, label %inside
 outside:
 {_field("border", _BORDER, "<4 x i32>")}  ret <4 x i32> %border
 inside:
 {_field("address", _ADDRESS, "i64")}{_field("pitch", _PITCH, "i64")}{_field("format", _FORMAT)}\
-{_field("channels", _CHANNELS)}{_field("flags", _FLAGS)}  %raw.bit = and i32 %flags, {_RAW}
+{_field("channels", _CHANNELS)}{_field("flags", _FLAGS)}{_field("rows", _HEIGHT)}\
+  %raw.bit = and i32 %flags, {_RAW}
   %raw = icmp ne i32 %raw.bit, 0
   %low = and i32 %format, 7
   %narrow = icmp eq i32 %low, 1
@@ -192,7 +195,11 @@ inside:
   %y64 = zext i32 %y to i64
   %channels64 = zext i32 %channels to i64
   %element = mul i64 %bytes, %channels64
-  %row = mul i64 %y64, %pitch
+  %z64 = zext i32 %z to i64
+  %rows64 = zext i32 %rows to i64
+  %plane = mul i64 %z64, %rows64
+  %row.n = add i64 %plane, %y64
+  %row = mul i64 %row.n, %pitch
   %column = mul i64 %x64, %element
   %far = add i64 %row, %column
   %place = add i64 %address, %far
@@ -268,99 +275,107 @@ _WEIGHT = """define internal double @rrto_tex_weight(float %x, float %whole) {
 """The weight of the second of two neighbours: 8 bits behind the point, 1 is one of its values."""
 
 
+_CORNERS = tuple((x, y, z) for z in "01" for y in "01" for x in "01")
+
+
 def _mixed() -> str:
-    """Four neighbours, or two, weighed; channel by channel."""
+    """Neighbours weighed, channel by channel; those that have no weight do not count."""
     text, vector = "", "zeroinitializer"
     for k in range(4):
-        terms = []
-        for corner in ("00", "10", "01", "11"):
+        total = ""
+        for corner in map("".join, _CORNERS):
             name = f"c{corner}.{k}"
             text += f"""  %{name}.i = extractelement <4 x i32> %t{corner}, i32 {k}
   %{name}.f = bitcast i32 %{name}.i to float
   %{name}.d = fpext float %{name}.f to double
   %{name}.w = fmul double %{name}.d, %w{corner}
-  %{name}.some = fcmp oeq double %w{corner}, 0.0
-  %{name}.o = select i1 %{name}.some, double 0.0, double %{name}.w
+  %{name}.none = fcmp oeq double %w{corner}, 0.0
+  %{name}.o = select i1 %{name}.none, double 0.0, double %{name}.w
 """
-            terms.append(f"%{name}.o")
-        text += f"""  %s{k}.a = fadd double {terms[0]}, {terms[1]}
-  %s{k}.b = fadd double {terms[2]}, {terms[3]}
-  %s{k}.c = fadd double %s{k}.a, %s{k}.b
-  %s{k}.f = fptrunc double %s{k}.c to float
+            if total:
+                text += f"  %{name}.s = fadd double {total}, %{name}.o\n"
+            total = f"%{name}.s" if total else f"%{name}.o"
+        text += f"""  %s{k}.f = fptrunc double {total} to float
   %s{k}.i = bitcast float %s{k}.f to i32
-  %m{k} = insertelement <4 x i32> {vector}, i32 %s{k}.i, i32 {k}
+  %mix{k} = insertelement <4 x i32> {vector}, i32 %s{k}.i, i32 {k}
 """
-        vector = f"%m{k}"
+        vector = f"%mix{k}"
     return text
 
 
 def _texels() -> str:
+    """The neighbours and their weights."""
     text = ""
-    for x in "01":
-        for y in "01":
-            text += (
-                f"  %t{x}{y} = call <4 x i32> @rrto_tex_texel(ptr %d, i32 %ix{x}, i32 %iy{y})\n"
-            )
+    for x, y, z in _CORNERS:
+        corner = x + y + z
+        text += f"""  %t{corner} = call <4 x i32> @rrto_tex_texel(ptr %d, i32 %ix{x}, i32 %iy{y}, \
+i32 %iz{z})
+  %wxy{corner} = fmul double %wx{x}, %wy{y}
+  %w{corner} = fmul double %wxy{corner}, %wz{z}
+"""
     return text
+
+
+_AXES = (("x", "n", "mx"), ("y", "m", "my"), ("z", "p", "mz"))
+"""Coordinate, size and mode."""
+
+
+def _axes(code: str) -> str:
+    return "".join(
+        code.replace("AXIS", axis).replace("SIZE", size).replace("MODE", mode)
+        for axis, size, mode in _AXES
+    )
 
 
 _OPEN = f"""  %d = inttoptr i64 %texture to ptr
   %none = icmp eq i64 %texture, 0
   br i1 %none, label %nothing, label %look
 look:
-{_field("n", _WIDTH)}{_field("m", _HEIGHT)}{_field("flags", _FLAGS)}{_field("mx", _MODE_X)}\
-{_field("my", _MODE_Y)}  %gone = icmp eq i32 %n, 0
+{_field("n", _WIDTH)}{_field("m", _HEIGHT)}{_field("p", _DEPTH)}{_field("flags", _FLAGS)}\
+{_field("mx", _MODE_X)}{_field("my", _MODE_Y)}{_field("mz", _MODE_Z)}  %gone = icmp eq i32 %n, 0
   br i1 %gone, label %nothing, label %found
 nothing:
   ret <4 x i32> zeroinitializer
 found:
+  %has.x = icmp sge i32 %dimensions, 1
+  %has.y = icmp sge i32 %dimensions, 2
+  %has.z = icmp sge i32 %dimensions, 3
+"""
+_SCALE = """  %cAXIS = call float @rrto_tex_coordinate(float %AXIS, i32 %SIZE, i32 %MODE,
+    i32 %flags)
+"""
+_NEAREST = """  %pAXIS.f = call float @llvm.floor.f32(float %cAXIS)
+  %pAXIS.i = call i32 @llvm.fptosi.sat.i32.f32(float %pAXIS.f)
+  %pAXIS.m = call i32 @rrto_tex_index(i32 %pAXIS.i, i32 %SIZE, i32 %MODE)
+  %pAXIS = select i1 %has.AXIS, i32 %pAXIS.m, i32 0
+"""
+_NEIGHBOURS = """  %bAXIS = fsub float %cAXIS, 0.5
+  %fAXIS = call float @llvm.floor.f32(float %bAXIS)
+  %aAXIS = call double @rrto_tex_weight(float %bAXIS, float %fAXIS)
+  %wAXIS1 = select i1 %has.AXIS, double %aAXIS, double 0.0
+  %wAXIS0 = fsub double 1.0, %wAXIS1
+  %jAXIS = call i32 @llvm.fptosi.sat.i32.f32(float %fAXIS)
+  %jAXIS1 = add i32 %jAXIS, 1
+  %iAXIS0.m = call i32 @rrto_tex_index(i32 %jAXIS, i32 %SIZE, i32 %MODE)
+  %iAXIS1.m = call i32 @rrto_tex_index(i32 %jAXIS1, i32 %SIZE, i32 %MODE)
+  %iAXIS0 = select i1 %has.AXIS, i32 %iAXIS0.m, i32 0
+  %iAXIS1 = select i1 %has.AXIS, i32 %iAXIS1.m, i32 0
+"""
+_WHOLE = """  %pAXIS.m = call i32 @rrto_tex_index(i32 %AXIS, i32 %SIZE, i32 %MODE)
+  %pAXIS = select i1 %has.AXIS, i32 %pAXIS.m, i32 0
+"""
+_FETCH = """  %nearest = call <4 x i32> @rrto_tex_texel(ptr %d, i32 %px, i32 %py, i32 %pz)
+  ret <4 x i32> %nearest
 """
 _READ_F32 = f"""define internal <4 x i32> @rrto_tex_f32(i64 %texture, float %x, float %y,
-  i1 %two) {{
-{_OPEN}  %cx = call float @rrto_tex_coordinate(float %x, i32 %n, i32 %mx, i32 %flags)
-  %cy = call float @rrto_tex_coordinate(float %y, i32 %m, i32 %my, i32 %flags)
-  %linear.bit = and i32 %flags, {_LINEAR}
+  float %z, i32 %dimensions) {{
+{_OPEN}{_axes(_SCALE)}  %linear.bit = and i32 %flags, {_LINEAR}
   %linear = icmp ne i32 %linear.bit, 0
   br i1 %linear, label %filter, label %point
 point:
-  %px.f = call float @llvm.floor.f32(float %cx)
-  %py.f = call float @llvm.floor.f32(float %cy)
-  %px.i = call i32 @llvm.fptosi.sat.i32.f32(float %px.f)
-  %py.i = call i32 @llvm.fptosi.sat.i32.f32(float %py.f)
-  %px = call i32 @rrto_tex_index(i32 %px.i, i32 %n, i32 %mx)
-  %py.m = call i32 @rrto_tex_index(i32 %py.i, i32 %m, i32 %my)
-  %py = select i1 %two, i32 %py.m, i32 0
-  %nearest = call <4 x i32> @rrto_tex_texel(ptr %d, i32 %px, i32 %py)
-  ret <4 x i32> %nearest
-filter:
-  %bx = fsub float %cx, 0.5
-  %by = fsub float %cy, 0.5
-  %fx = call float @llvm.floor.f32(float %bx)
-  %fy = call float @llvm.floor.f32(float %by)
-  %a = call double @rrto_tex_weight(float %bx, float %fx)
-  %b.m = call double @rrto_tex_weight(float %by, float %fy)
-  %b = select i1 %two, double %b.m, double 0.0
-  %jx = call i32 @llvm.fptosi.sat.i32.f32(float %fx)
-  %jy = call i32 @llvm.fptosi.sat.i32.f32(float %fy)
-  %jx1 = add i32 %jx, 1
-  %jy1 = add i32 %jy, 1
-  %ix0 = call i32 @rrto_tex_index(i32 %jx, i32 %n, i32 %mx)
-  %ix1 = call i32 @rrto_tex_index(i32 %jx1, i32 %n, i32 %mx)
-  %iy0.m = call i32 @rrto_tex_index(i32 %jy, i32 %m, i32 %my)
-  %iy1.m = call i32 @rrto_tex_index(i32 %jy1, i32 %m, i32 %my)
-  %iy0 = select i1 %two, i32 %iy0.m, i32 0
-  %iy1 = select i1 %two, i32 %iy1.m, i32 0
-{_texels()}  %a1 = fsub double 1.0, %a
-  %b1 = fsub double 1.0, %b
-  %w00 = fmul double %a1, %b1
-  %w10 = fmul double %a, %b1
-  %w01 = fmul double %a1, %b
-  %w11 = fmul double %a, %b
-{_mixed()}  ret <4 x i32> %m3
+{_axes(_NEAREST)}{_FETCH}filter:
+{_axes(_NEIGHBOURS)}{_texels()}{_mixed()}  ret <4 x i32> %mix3
 }}"""
-_READ_S32 = f"""define internal <4 x i32> @rrto_tex_s32(i64 %texture, i32 %x, i32 %y) {{
-{_OPEN}  %px = call i32 @rrto_tex_index(i32 %x, i32 %n, i32 %mx)
-  %py = call i32 @rrto_tex_index(i32 %y, i32 %m, i32 %my)
-  %nearest = call <4 x i32> @rrto_tex_texel(ptr %d, i32 %px, i32 %py)
-  ret <4 x i32> %nearest
-}}"""
+_READ_S32 = f"""define internal <4 x i32> @rrto_tex_s32(i64 %texture, i32 %x, i32 %y, i32 %z,
+  i32 %dimensions) {{
+{_OPEN}{_axes(_WHOLE)}{_FETCH}}}"""
