@@ -1,8 +1,11 @@
 """Streams are captured into graphs by CUDA's rules."""
 
+import json
+
 import pytest
 from support.one_process import OneProcess
 from support.shim_peer import BATCHED, CASES, RPC, Peer
+from support.shim_under_test import python
 
 from rrto_ros.edge.host import HostLimits
 from rrto_ros.robot.status import SessionConfig
@@ -56,3 +59,15 @@ def test_a_captured_graph_that_is_launched_again_and_again_is_a_sequence(sockets
     assert report.inferences > rounds / 2
     assert report.divergences == 0
     assert report.inference_round_trips == 1
+
+
+@pytest.mark.parametrize("mode", [BATCHED, RPC], ids=["batched", "rpc"])
+def test_graphs_of_cuda_core_agree_with_numpy(mode):
+    with Peer(mode=mode) as peer:
+        program = peer.start([*python(), str(PROGRAM.parent / "cuda_core_graphs.py")])
+        text, errors = program.communicate(timeout=100)
+        if program.returncode == 77:
+            pytest.skip(errors)
+        assert program.returncode == 0, errors
+        assert json.loads(text) == {"ran": ["captured", "embedded", "defined"]}
+        assert peer.rings[0].refusals() == {}

@@ -412,7 +412,8 @@ void rrto_capture_forget_event(struct rrto_object *event)
     pthread_mutex_unlock(&lock);
 }
 
-/* A stream that is destroyed leaves its sequence, which lacks it; its origin ends it. */
+/* A stream that is destroyed leaves its sequence; what was captured in it must still be joined. The
+ * one that the sequence began in ends it. */
 void rrto_capture_forget_stream(CUstream stream)
 {
     struct sequence *s;
@@ -428,7 +429,6 @@ void rrto_capture_forget_stream(CUstream stream)
             at = &(*at)->next;
         *at = m->next;
         free_member(m);
-        break_it(s, CUDA_STREAM_CAPTURE_INVALIDATED);
     }
     pthread_mutex_unlock(&lock);
 }
