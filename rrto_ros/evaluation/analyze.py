@@ -23,7 +23,6 @@ from rrto_ros.robot.search import SearchOptions, Sequence, make_search, shared_p
 from rrto_ros.robot.search.sequence import plan_of
 from rrto_ros.wire.templates import CallTemplate
 
-Ints = npt.NDArray[np.int64]
 NOISE = -1
 
 

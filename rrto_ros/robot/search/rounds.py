@@ -33,7 +33,7 @@ class Lane:
 
     Attributes:
         exact, skeletons, kinds, positions: The kept calls; positions are those in the log.
-        round_start, segment_start: Where the unfinished round and segment begin.
+        round_start: Where the unfinished round begins.
         state: RUNNING, SYNCED or PENDING.
     """
 
@@ -45,7 +45,6 @@ class Lane:
         self.positions = array("q")
         self.base = 0
         self.round_start = 0
-        self.segment_start = 0
         self.state = RUNNING
         self._keep_calls = keep_calls
         self._run_end = 0
@@ -120,7 +119,7 @@ class Lane:
                 if kind == _INPUT:
                     if worked:
                         cuts.append((i, True))
-                        self.round_start = self.segment_start = i
+                        self.round_start = i
                         worked = False
                     state = RUNNING
                 else:
@@ -135,12 +134,11 @@ class Lane:
                 if worked:
                     start = lead if lead >= 0 else i
                     cuts.append((start, True))
-                    self.round_start = self.segment_start = start
+                    self.round_start = start
                     worked = False
                 state = RUNNING
             elif kind in _OBSERVES:
                 cuts.append((self._run_end, False))
-                self.segment_start = self._run_end
                 state = SYNCED
             else:
                 lead = -1
@@ -150,7 +148,7 @@ class Lane:
 
     def abandon(self, at: int) -> None:
         """Give the unfinished round up; the next begins at `at`."""
-        self.round_start = self.segment_start = at
+        self.round_start = at
         self._worked = False
         self.state = RUNNING
 
