@@ -78,6 +78,8 @@ MEMORY_EFFECTS = frozenset(
 )  # fmt: skip
 READ_WRITE = 3
 """Flags of an access to mapped memory: reading and writing; 1 is reading, 0 none."""
+SURFACE = 4
+"""Flag of a texture that kernels write, too."""
 PAYLOAD, ROWS = "payload", "rows"
 """Instead of a field with a range's bytes: those of the payload; rows with a pitch (fills)."""
 

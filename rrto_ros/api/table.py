@@ -291,9 +291,16 @@ CALLS: tuple[Call, ...] = (
         "cuTexObjectCreate",
         note="arrays (the device gpu: of rows), linear memory, rows with a pitch; no sRGB",
     ),
-    *_core("async", "texture_destroy", "cuTexObjectDestroy"),
+    *_core("async", "texture_destroy", "cuTexObjectDestroy cuSurfObjectDestroy"),
+    *_core(
+        "sync",
+        "texture_create",
+        "cuSurfObjectCreate",
+        note="arrays made for it (flag 2), not on the device gpu",
+    ),
     *_locals(
-        "cuTexObjectGetResourceDesc cuTexObjectGetTextureDesc cuTexObjectGetResourceViewDesc",
+        "cuTexObjectGetResourceDesc cuTexObjectGetTextureDesc cuTexObjectGetResourceViewDesc "
+        "cuSurfObjectGetResourceDesc",
         "init",
     ),
     # streams
@@ -536,7 +543,7 @@ UNSUPPORTED_NOTES: dict[str, str] = {
     "cuGraphConditionalHandleCreate": "a graph's nodes do not depend on what others compute",
     "cuMemGetLocationInfo": "memory does not move",
     "cuMipmappedArrayCreate": "arrays have one level",
-    "cuSurfObjectCreate": "arrays are read by textures and written by copies",
+    "cuSurfRefSetArray": "surface references are gone from CUDA 12; there are surface objects",
     "cuTexRefCreate": "texture references are gone from CUDA 12; there are texture objects",
     "cuLogsRegisterCallback": "what the shim has to say goes to stderr and the session's report",
     "cuCoredumpSetAttribute": "a kernel's memory is the server's",

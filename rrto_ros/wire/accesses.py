@@ -2,7 +2,8 @@
 
 Copies and fills name their ranges. A kernel launch does not: every 8-byte aligned word of its
 arguments that falls in a live allocation is a *possible* access of that whole allocation, for
-reading and for writing; and any launch may read what a live texture reads. A graph launch has the
+reading and for writing; and any launch may read what a live texture reads, and
+write what a surface does. A graph launch has the
 accesses of its nodes.
 """
 
@@ -71,7 +72,8 @@ def fill_bytes(f: dict[str, Any]) -> int:
 
 
 def _launched(params: Any, allocations: Allocations) -> Accesses:
-    return Accesses(reads=allocations.textures, possible=pointers(params, allocations))
+    possible = pointers(params, allocations) + allocations.surfaces
+    return Accesses(reads=allocations.textures, possible=possible)
 
 
 class GraphTable:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Any
 
-from rrto_ros.api.ops import READ_WRITE, Effect
+from rrto_ros.api.ops import READ_WRITE, SURFACE, Effect
 
 _RANGE = struct.Struct("<QQ")
 _MOST = (1 << 64) - 1
@@ -31,6 +31,7 @@ class Allocations:
         self._bases: list[int] = []
         self._mapped: set[int] = set()
         self._textures: dict[int, tuple[int, int]] = {}
+        self._surfaces: set[int] = set()
         self.signature = 0
         for base, size in ranges:
             self.add(base, size)
@@ -46,6 +47,7 @@ class Allocations:
         out = Allocations(self)
         out._mapped = set(self._mapped)
         out._textures = dict(self._textures)
+        out._surfaces = set(self._surfaces)
         out.signature = self.signature
         return out
 
@@ -53,6 +55,11 @@ class Allocations:
     def textures(self) -> tuple[tuple[int, int], ...]:
         """What any kernel may read by a texture: first address and that after the last."""
         return tuple(self._textures.values())
+
+    @property
+    def surfaces(self) -> tuple[tuple[int, int], ...]:
+        """What of it any kernel may write, too."""
+        return tuple(self._textures[name] for name in self._surfaces)
 
     def follow(self, effect: Effect, f: dict[str, Any]) -> bool:
         """Apply an operation with its decoded fields; False if its effect is on something else."""
@@ -68,6 +75,8 @@ class Allocations:
             self._drop_texture(f["texture"])
             self._textures[f["texture"]] = f["address"], f["address"] + f["size"]
             self.signature ^= _digest(~f["texture"] & _MOST, f["address"] ^ f["size"])
+            if f["flags"] & SURFACE:
+                self._surfaces.add(f["texture"])
         elif effect is Effect.TEXTURE_DROP:
             self._drop_texture(f["texture"])
         else:
@@ -92,6 +101,7 @@ class Allocations:
     def _drop_texture(self, texture: int) -> None:
         known = self._textures.pop(texture, None)
         if known is not None:
+            self._surfaces.discard(texture)
             start, end = known
             self.signature ^= _digest(~texture & _MOST, start ^ (end - start))
 

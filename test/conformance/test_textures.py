@@ -20,6 +20,7 @@ from rrto_ros.devices.textures import (
     OVER_ROW,
     OVER_ROWS,
     POINT,
+    SURFACE,
     WRAP,
     Texture,
 )
@@ -349,6 +350,67 @@ def test_planes_are_read_by_three_coordinates(bench, mode_z, sampling):
     check(bench, image, options, kernel(READ_3D), axes=3)
 
 
+def surface_kernel(kind, vector, mode):
+    """Thread i reads at (x[i], y[i]) of a surface, adds 1 to each element and writes it back."""
+    bits = int(kind[1:])
+    wide = max(bits, 16)
+    count = int(vector[1:]) if vector else 1
+    registers = ", ".join(f"%v{k}" for k in range(count))
+    more = f".{vector}" if vector else ""
+    adds = " ".join(f"add.u{wide} %v{k}, %v{k}, 1;" for k in range(count))
+    return f"""{HEAD}
+.visible .entry k(.param .u64 surf, .param .u64 xs, .param .u64 ys, .param .u64 out,
+ .param .u32 n) {{
+ .reg .b64 %rd<9>; .reg .b32 %r<9>; .reg .b{wide} %v<5>; .reg .pred %p<3>;
+ ld.param.u64 %rd1, [surf]; ld.param.u64 %rd2, [xs]; ld.param.u64 %rd3, [ys];
+ ld.param.u32 %r1, [n];
+ mov.u32 %r2, %ctaid.x; mov.u32 %r3, %ntid.x; mov.u32 %r4, %tid.x; mad.lo.u32 %r5, %r2, %r3, %r4;
+ setp.ge.u32 %p1, %r5, %r1; @%p1 bra done;
+ mul.wide.u32 %rd5, %r5, 4; add.s64 %rd2, %rd2, %rd5; add.s64 %rd3, %rd3, %rd5;
+ ld.global.s32 %r6, [%rd2]; ld.global.s32 %r7, [%rd3];
+ suld.b.2d{more}.{kind}.{mode} {{{registers}}}, [%rd1, {{%r6, %r7}}];
+ {adds}
+ setp.ne.s32 %p2, %r7, 3;
+ @%p2 sust.b.2d{more}.{kind}.{mode} [%rd1, {{%r6, %r7}}], {{{registers}}};
+done: ret; }}
+"""
+
+
+@pytest.mark.parametrize("vector", ["", "v2", "v4"])
+@pytest.mark.parametrize("kind", ["b8", "b16", "b32", "b64"])
+def test_bytes_of_a_surface_are_read_and_written_where_they_are(bench, kind, vector):
+    if bench.device.info.kind == "gpu":
+        pytest.skip("surfaces are refused there")
+    step = int(kind[1:]) // 8 * int(vector[1:] or 1)
+    image = np.arange(HEIGHT * 128, dtype=np.uint32).astype(np.uint8).reshape(HEIGHT, 128, 1)
+    number = bench.texture(image, flags=SURFACE)
+    wanted = image.reshape(HEIGHT, 128).copy()
+    every = [(x, y) for y in range(-1, HEIGHT + 1) for x in range(-step, 128 + step, step)]
+    view = wanted.view(f"<u{int(kind[1:]) // 8}")
+    view[[y for y in range(HEIGHT) if y != 3]] += 1
+    for some in np.array_split(np.array(every, np.int32), len(every) // 900 + 1):
+        xs, ys = np.ascontiguousarray(some[:, 0]), np.ascontiguousarray(some[:, 1])
+        bench.run(surface_kernel(kind, vector, "zero"), number, xs, ys)
+    got = bytes(bench.device.memcpy_dtoh(bench.base, PITCH * HEIGHT, 0))
+    rows = np.frombuffer(got, np.uint8).reshape(HEIGHT, PITCH)
+    assert np.array_equal(rows[:, :128], wanted)
+    assert not rows[:, 128:].any()
+
+
+def test_a_place_outside_a_surface_is_the_nearest_or_ends_the_launch(bench):
+    if bench.device.info.kind == "gpu":
+        pytest.skip("surfaces are refused there")
+    image = np.zeros((HEIGHT, WIDTH, 1), np.uint32)
+    number = bench.texture(image, flags=SURFACE)
+    xs, ys = np.array([4 * WIDTH + 40], np.int32), np.array([-5], np.int32)
+    bench.run(surface_kernel("b32", "", "clamp"), number, xs, ys)
+    got = bytes(bench.device.memcpy_dtoh(bench.base + 4 * (WIDTH - 1), 4, 0))
+    assert got == b"\1\0\0\0"
+    with pytest.raises(CudaError) as caught:
+        bench.run(surface_kernel("b32", "", "trap"), number, xs, ys)
+    assert caught.value.result is CUresult.LAUNCH_FAILED
+
+
 def test_what_is_no_texture_is_refused(bench):
     image = random_image(np.random.default_rng(13), "u4", 1)
 
@@ -365,6 +427,8 @@ def test_what_is_no_texture_is_refused(bench):
     refused(flags=AS_INTEGER, format=0xB0)
     refused(flags=AS_INTEGER, mode_x=4)
     refused(flags=AS_INTEGER, depth=2)
+    refused(flags=SURFACE | NORMALISED)
+    refused(flags=SURFACE, filter=LINEAR)
     refused(flags=AS_INTEGER, kind=OVER_BYTES)
     with pytest.raises(CudaError) as caught:
         bench.device.texture_destroy(4242)

@@ -551,6 +551,8 @@ GRAPHS = [
     Row("cuGraphExecGetFlags", "NULL", lambda e: (e.exec, 0), VALUE),
     Row("cuArrayCreate_v2", "empty", lambda e: (u64(), image(bytes(64))), VALUE),
     Row("cuTexObjectCreate", "nothing", lambda e: (u64(), 0, 0, 0), VALUE),
+    Row("cuSurfObjectDestroy", "none", lambda e: (4242,), VALUE),
+    Row("cuSurfObjectCreate", "linear", lambda e: (u64(), image(b"\x02" + bytes(143))), VALUE),
     Row("cuTexObjectDestroy", "none", lambda e: (4242,), VALUE),
     Row("cuArrayDestroy", "none", lambda e: (4242,), HANDLE),
     Row("cuMemRelease", "none", lambda e: (4242,), VALUE),
@@ -563,7 +565,6 @@ GRAPHS = [
 SOFT = [
     Row("cuMemAllocManaged", "any", lambda e: (u64(), 4, 1), UNSUPPORTED),
     Row("cuIpcGetMemHandle", "any", lambda e: (image(bytes(64)), e.memory), UNSUPPORTED),
-    Row("cuSurfObjectCreate", "any", lambda e: (u64(), image(bytes(144))), UNSUPPORTED),
     Row("cuEventCreate", "shared", lambda e: (u64(), 6), UNSUPPORTED),
     Row("cuMemPoolCreate", "shared", lambda e: (u64(), pool_props(handles=1)), UNSUPPORTED),
     Row("cuLaunchKernelEx", "cluster of two",

@@ -5,7 +5,7 @@ import struct
 import pytest
 from support.synthetic import ARENA, Model, Program
 
-from rrto_ros.api.ops import Effect
+from rrto_ros.api.ops import SURFACE, Effect
 from rrto_ros.robot.record import CallLog, Dependencies
 from rrto_ros.wire.accesses import GraphTable, accesses
 from rrto_ros.wire.allocations import Allocations
@@ -197,9 +197,14 @@ def test_a_launch_may_read_what_a_live_texture_reads():
 def test_textures_are_part_of_what_is_live():
     live = Allocations([(A, 4096)])
     before = live.signature
-    live.follow(Effect.TEXTURE_MAKE, {"texture": 3, "address": A, "size": 64})
-    assert live.signature != before
-    assert live.copy().textures == live.textures == ((A, A + 64),)
-    assert live.copy().signature == live.signature
-    live.follow(Effect.TEXTURE_DROP, {"texture": 3})
-    assert (live.signature, live.textures) == (before, ())
+    for flags in (0, SURFACE):
+        live.follow(Effect.TEXTURE_MAKE, {"texture": 3, "address": A, "size": 64, "flags": flags})
+        assert live.signature != before
+        assert live.copy().textures == live.textures == ((A, A + 64),)
+        assert live.copy().surfaces == live.surfaces == (((A, A + 64),) if flags else ())
+        assert live.copy().signature == live.signature
+        params = struct.pack("<Q", 0x7777)
+        launch = accesses(template("launch", **LAUNCH, stream=0, params=params), live)
+        assert (launch.reads, launch.possible) == (live.textures, live.surfaces)
+        live.follow(Effect.TEXTURE_DROP, {"texture": 3})
+        assert (live.signature, live.textures, live.surfaces) == (before, (), ())

@@ -30,8 +30,8 @@ Whatever is not named above is refused when a module is loaded, with the instruc
 
 - wmma, wgmma, tcgen05, and the forms of mma, ldmatrix and stmatrix that are not named above
 - cp.async.bulk, cp.async.mbarrier, mbarrier, multimem, tensor maps
-- tex of layers and cube maps, with gradients or a sampler of its own, and by texture references;
-  tld4, suld, sust, txq (surfaces and questions about textures)
+- tex, suld and sust of layers and cube maps, tex with gradients or a sampler of its own, texture
+  and surface references; suld and sust with formats (.p), sured, tld4, txq, suq
 - clusters (barrier.cluster, mapa, getctarank), setmaxnreg
 - 128-bit atomics; floating-point atomics other than add
 - cvt to and from floats of 6 and 4 bits, .satfinite elsewhere, stochastic rounding (.rs)

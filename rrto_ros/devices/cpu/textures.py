@@ -1,4 +1,4 @@
-"""Texture objects of the virtual device: descriptions in memory, whose addresses kernels get.
+"""Textures and surfaces of the virtual device: descriptions in memory; kernels get their address.
 
 A kernel reads the description (codegen/texture.py has its layout). One that was destroyed is
 zero, and what a kernel reads by it is zero.
@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import struct
 
+from rrto_ros.api.ops import READ_WRITE
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.codegen.texture import DESCRIPTION, DESCRIPTION_BYTES
 from rrto_ros.devices.cpu.memory import Arena
-from rrto_ros.devices.textures import BORDER, LINEAR, OVER_BYTES, Texture, check_texture
+from rrto_ros.devices.mappings import READ
+from rrto_ros.devices.textures import (
+    AS_INTEGER,
+    BORDER,
+    LINEAR,
+    NORMALISED,
+    OVER_BYTES,
+    SURFACE,
+    Texture,
+    check_texture,
+)
 from rrto_ros.errors import CudaError
 
 _BLOCK = 32
@@ -38,7 +49,7 @@ class Textures:
         if texture in self._places:
             raise CudaError(CUresult.INVALID_HANDLE, f"texture {texture} exists already")
         check_texture(what)
-        self._arena.check(what.address, what.size)
+        self._arena.check(what.address, what.size, READ_WRITE if what.flags == SURFACE else READ)
         if not self._free:
             block = self._arena.allocate_module(_BLOCK * DESCRIPTION_BYTES, DESCRIPTION_BYTES)
             self._free = [block + k * DESCRIPTION_BYTES for k in reversed(range(_BLOCK))]
@@ -62,9 +73,10 @@ def _description(t: Texture) -> bytes:
     border, mode = t.border, t.mode_x
     if t.kind == OVER_BYTES:  # outside is zero
         border, mode = (0.0, 0.0, 0.0, 0.0), BORDER
-    flags = t.flags | (4 if t.filter == LINEAR else 0)
+    flags = t.flags & (AS_INTEGER | NORMALISED) | (4 if t.filter == LINEAR else 0)
+    row = min(t.width * t.element_bytes, (1 << 31) - 1)
     packed = struct.pack(
         DESCRIPTION, t.address, t.pitch, t.width, t.height, t.depth, t.format, t.channels, flags,
-        mode, t.mode_y, t.mode_z, *border,
+        mode, t.mode_y, t.mode_z, row, 0, *border,
     )  # fmt: skip
     return packed.ljust(DESCRIPTION_BYTES, b"\0")

@@ -16,6 +16,7 @@ from rrto_ros.devices.textures import (
     OVER_BYTES,
     OVER_PLANES,
     OVER_ROW,
+    SURFACE,
     Texture,
     check_texture,
 )
@@ -52,8 +53,8 @@ class Textures:
             raise CudaError(CUresult.INVALID_HANDLE, f"texture {texture} exists already")
         check_texture(what)
         self._allocations.check(what.address, what.size)
-        if what.kind in (OVER_ROW, OVER_PLANES):
-            raise CudaError(CUresult.NOT_SUPPORTED, "textures of 1D and 3D arrays")
+        if what.kind in (OVER_ROW, OVER_PLANES) or what.flags == SURFACE:
+            raise CudaError(CUresult.NOT_SUPPORTED, "textures of 1D and 3D arrays, surfaces")
         made = self._driver.call(
             "cuTexObjectCreate", self._resource(what), self._sampling(what), None
         )

@@ -1,5 +1,6 @@
-/* Texture objects. The number that a program gives to its kernels is the device's: a driver lets
- * nobody choose it. What a texture reads is memory of the arena, an array's or the program's. */
+/* Texture and surface objects. The number that a program gives to its kernels is the device's: a driver lets
+ * nobody choose it. What a texture reads is memory of the arena, an array's or the program's; what a
+ * surface reads and writes, an array's. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,25 +9,26 @@
 enum { ARRAY = 0, MIPMAPPED = 1, LINEAR = 2, PITCH2D = 3 };   /* kinds of resource */
 enum { OVER_BYTES, OVER_ROW, OVER_ROWS, OVER_PLANES };      /* what crosses the wire */
 enum { CLAMP = 1, BORDER = 3 };                               /* modes */
-enum { AS_INTEGER = 1, NORMALISED = 2, SRGB = 0x10, OPTIMISED = 0x20, SEAMLESS = 0x40 };
+enum { AS_INTEGER = 1, NORMALISED = 2, SURFACE = 4, SRGB = 0x10, OPTIMISED = 0x20, SEAMLESS = 0x40 };
 
 struct texture {
     CUtexObject number;
     CUDA_RESOURCE_DESC resource;
     CUDA_TEXTURE_DESC texture;
     CUDA_RESOURCE_VIEW_DESC view;
-    int viewed;
+    int viewed, surface;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* Under the lock. */
-static struct rrto_object *object_of(CUtexObject number)
+static struct rrto_object *object_of(CUtexObject number, int surface)
 {
     uint32_t slot = 0;
     struct rrto_object *object;
     while ((object = rrto_next(RRTO_TEXTURE, &slot)))
-        if (object->data && ((struct texture *)object->data)->number == number)
+        if (object->data && ((struct texture *)object->data)->number == number &&
+            ((struct texture *)object->data)->surface == surface)
             return object;
     return NULL;
 }
@@ -146,6 +148,34 @@ static CUresult check_view(const CUDA_RESOURCE_VIEW_DESC *view, const CUDA_RESOU
                         : CUDA_SUCCESS;
 }
 
+/* Makes it on the device; `what` becomes the shim's. */
+static CUresult make(struct rrto_op_texture_create *op, const struct texture *what,
+                     unsigned long long *out)
+{
+    struct texture *made = calloc(1, sizeof *made);
+    struct rrto_object *object = made ? rrto_new(RRTO_TEXTURE) : NULL;
+    if (!object) {
+        free(made);
+        return CUDA_OUT_OF_MEMORY;
+    }
+    op->texture = object->name;
+    uint64_t number = 0;
+    struct rrto_wait wait = {.data = &number, .room = sizeof number};
+    CUresult result = rrto_emit_texture_create(op, &wait);
+    if (result) {
+        rrto_drop(RRTO_TEXTURE, object);
+        free(made);
+        return result;
+    }
+    *made = *what;
+    made->number = number;
+    pthread_mutex_lock(&lock);
+    object->data = made;
+    pthread_mutex_unlock(&lock);
+    *out = number;
+    return CUDA_SUCCESS;
+}
+
 CUresult rrto_cuTexObjectCreate(CUtexObject *pTexObject, const CUDA_RESOURCE_DESC *pResDesc,
                                 const CUDA_TEXTURE_DESC *pTexDesc,
                                 const CUDA_RESOURCE_VIEW_DESC *pResViewDesc)
@@ -160,38 +190,37 @@ CUresult rrto_cuTexObjectCreate(CUtexObject *pTexObject, const CUDA_RESOURCE_DES
         result = check_view(pResViewDesc, pResDesc);
     if (result)
         return result;
-    struct texture *made = calloc(1, sizeof *made);
-    struct rrto_object *object = made ? rrto_new(RRTO_TEXTURE) : NULL;
-    if (!object) {
-        free(made);
-        return CUDA_OUT_OF_MEMORY;
-    }
-    op.texture = object->name;
-    uint64_t number = 0;
-    struct rrto_wait wait = {.data = &number, .room = sizeof number};
-    result = rrto_emit_texture_create(&op, &wait);
-    if (result) {
-        rrto_drop(RRTO_TEXTURE, object);
-        free(made);
-        return result;
-    }
-    made->number = number;
-    made->resource = *pResDesc;
-    made->texture = *pTexDesc;
-    made->viewed = pResViewDesc != NULL;
+    struct texture what = {.resource = *pResDesc, .texture = *pTexDesc};
+    what.viewed = pResViewDesc != NULL;
     if (pResViewDesc)
-        made->view = *pResViewDesc;
-    pthread_mutex_lock(&lock);
-    object->data = made;
-    pthread_mutex_unlock(&lock);
-    *pTexObject = number;
-    return CUDA_SUCCESS;
+        what.view = *pResViewDesc;
+    return make(&op, &what, pTexObject);
 }
 
-CUresult rrto_cuTexObjectDestroy(CUtexObject texObject)
+CUresult rrto_cuSurfObjectCreate(CUsurfObject *pSurfObject, const CUDA_RESOURCE_DESC *pResDesc)
+{
+    enum { MAY_BE_SURFACE = 2 };
+    struct rrto_op_texture_create op;
+    if (!pSurfObject || !pResDesc || pResDesc->type != ARRAY || pResDesc->flags)
+        return CUDA_INVALID_VALUE;
+    const struct rrto_array *array = rrto_array_of(pResDesc->array);
+    if (array && !(array->flags & MAY_BE_SURFACE))
+        return CUDA_INVALID_VALUE;
+    if (rrto_session.kind == RRTO_GPU)
+        return rrto_refuse(CUDA_NOT_SUPPORTED, "cuSurfObjectCreate: on the device gpu");
+    CUresult result = describe_array(pResDesc, &op);
+    if (result)
+        return result;
+    op.flags = SURFACE;
+    op.mode_x = op.mode_y = op.mode_z = CLAMP;
+    struct texture what = {.resource = *pResDesc, .surface = 1};
+    return make(&op, &what, pSurfObject);
+}
+
+static CUresult destroy(unsigned long long number, int surface)
 {
     pthread_mutex_lock(&lock);
-    struct rrto_object *object = object_of(texObject);
+    struct rrto_object *object = object_of(number, surface);
     void *data = object ? object->data : NULL;
     if (object)
         object->data = NULL;
@@ -205,11 +234,22 @@ CUresult rrto_cuTexObjectDestroy(CUtexObject texObject)
     return result;
 }
 
-/* A copy of what is known of a texture. */
-static CUresult known(CUtexObject number, const void *out, struct texture *copy)
+CUresult rrto_cuTexObjectDestroy(CUtexObject texObject)
+{
+    return destroy(texObject, 0);
+}
+
+CUresult rrto_cuSurfObjectDestroy(CUsurfObject surfObject)
+{
+    return destroy(surfObject, 1);
+}
+
+/* A copy of what is known of a texture or surface. */
+static CUresult known(unsigned long long number, int surface, const void *out,
+                      struct texture *copy)
 {
     pthread_mutex_lock(&lock);
-    struct rrto_object *object = out ? object_of(number) : NULL;
+    struct rrto_object *object = out ? object_of(number, surface) : NULL;
     if (object)
         *copy = *(struct texture *)object->data;
     pthread_mutex_unlock(&lock);
@@ -219,7 +259,7 @@ static CUresult known(CUtexObject number, const void *out, struct texture *copy)
 CUresult rrto_cuTexObjectGetResourceDesc(CUDA_RESOURCE_DESC *pResDesc, CUtexObject texObject)
 {
     struct texture found;
-    CUresult result = known(texObject, pResDesc, &found);
+    CUresult result = known(texObject, 0, pResDesc, &found);
     if (!result)
         *pResDesc = found.resource;
     return result;
@@ -228,7 +268,7 @@ CUresult rrto_cuTexObjectGetResourceDesc(CUDA_RESOURCE_DESC *pResDesc, CUtexObje
 CUresult rrto_cuTexObjectGetTextureDesc(CUDA_TEXTURE_DESC *pTexDesc, CUtexObject texObject)
 {
     struct texture found;
-    CUresult result = known(texObject, pTexDesc, &found);
+    CUresult result = known(texObject, 0, pTexDesc, &found);
     if (!result)
         *pTexDesc = found.texture;
     return result;
@@ -238,9 +278,18 @@ CUresult rrto_cuTexObjectGetResourceViewDesc(CUDA_RESOURCE_VIEW_DESC *pResViewDe
                                              CUtexObject texObject)
 {
     struct texture found;
-    CUresult result = known(texObject, pResViewDesc, &found);
+    CUresult result = known(texObject, 0, pResViewDesc, &found);
     if (result || !found.viewed) /* as CUDA says */
         return CUDA_INVALID_VALUE;
     *pResViewDesc = found.view;
     return CUDA_SUCCESS;
+}
+
+CUresult rrto_cuSurfObjectGetResourceDesc(CUDA_RESOURCE_DESC *pResDesc, CUsurfObject surfObject)
+{
+    struct texture found;
+    CUresult result = known(surfObject, 1, pResDesc, &found);
+    if (!result)
+        *pResDesc = found.resource;
+    return result;
 }

@@ -5642,22 +5642,34 @@ CUresult cuStreamWriteValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint6
     return rrto_cuStreamWriteValue64_v2(rrto_per_thread(stream), addr, value, flags);
 }
 
-EXPORT CUresult cuSurfObjectCreate(void);
-CUresult cuSurfObjectCreate(void)
+EXPORT CUresult cuSurfObjectCreate(CUsurfObject* pSurfObject, const CUDA_RESOURCE_DESC* pResDesc);
+CUresult cuSurfObjectCreate(CUsurfObject* pSurfObject, const CUDA_RESOURCE_DESC* pResDesc)
 {
-    return rrto_unsupported(638, "cuSurfObjectCreate");
+    CUresult result;
+    rrto_count(638);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuSurfObjectCreate(pSurfObject, pResDesc);
 }
 
-EXPORT CUresult cuSurfObjectDestroy(void);
-CUresult cuSurfObjectDestroy(void)
+EXPORT CUresult cuSurfObjectDestroy(CUsurfObject surfObject);
+CUresult cuSurfObjectDestroy(CUsurfObject surfObject)
 {
-    return rrto_unsupported(639, "cuSurfObjectDestroy");
+    CUresult result;
+    rrto_count(639);
+    if ((result = rrto_need_operator()))
+        return result;
+    return rrto_cuSurfObjectDestroy(surfObject);
 }
 
-EXPORT CUresult cuSurfObjectGetResourceDesc(void);
-CUresult cuSurfObjectGetResourceDesc(void)
+EXPORT CUresult cuSurfObjectGetResourceDesc(CUDA_RESOURCE_DESC* pResDesc, CUsurfObject surfObject);
+CUresult cuSurfObjectGetResourceDesc(CUDA_RESOURCE_DESC* pResDesc, CUsurfObject surfObject)
 {
-    return rrto_unsupported(640, "cuSurfObjectGetResourceDesc");
+    CUresult result;
+    rrto_count(640);
+    if ((result = rrto_need_init()))
+        return result;
+    return rrto_cuSurfObjectGetResourceDesc(pResDesc, surfObject);
 }
 
 EXPORT CUresult cuSurfRefGetArray(void);

@@ -138,7 +138,15 @@ def array_refusals():
         wants(call("cuArray3DCreate_v2", word, descriptor(4, 4, 0, flags=flags)), NOT_SUPPORTED,
               f"flags {flags}")  # fmt: skip
     wants(call("cuArrayCreate_v2", word, descriptor(4, 4, form=0xC0)), NOT_SUPPORTED, "a format")
-    wants(call("cuSurfObjectCreate", word, 0), NOT_SUPPORTED, "a surface")
+    plain, fit = resource(0, array=array(4, 4)), resource(0, array=array(4, 4, 0, flags=2))
+    wants(call("cuSurfObjectCreate", word, plain), INVALID_VALUE, "an array not made for it")
+    surface = out("cuSurfObjectCreate", fit)
+    told = ctypes.create_string_buffer(144)
+    ok("cuSurfObjectGetResourceDesc", told, surface)
+    wants(told.raw, fit.raw[:144], "the resource of a surface")
+    wants(call("cuTexObjectDestroy", surface), INVALID_VALUE, "a surface is no texture")
+    ok("cuSurfObjectDestroy", surface)
+    wants(call("cuSurfObjectDestroy", surface), INVALID_VALUE, "a surface destroyed twice")
     wants(call("cuTexRefCreate", word), NOT_SUPPORTED, "a texture reference")
 
 

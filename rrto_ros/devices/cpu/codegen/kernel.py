@@ -20,6 +20,7 @@ from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (importing registers t
     memory,
     packed,
     services,
+    surface,
     tensor,
     texture,
     video,

@@ -13,13 +13,15 @@ from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES
 
-DESCRIPTION = "<QQ9i12x4f"
-"""Address, pitch; width, height, depth, format, channels, flags, modes of x, y, z; border."""
+DESCRIPTION = "<QQ11i4x4f"
+"""Address, pitch; width, height, depth, format, channels, flags, modes of x, y, z, bytes of a row,
+nothing; border."""
 DESCRIPTION_BYTES = 128
 _ADDRESS, _PITCH, _WIDTH, _HEIGHT, _DEPTH, _FORMAT, _CHANNELS = 0, 8, 16, 20, 24, 28, 32
-_FLAGS, _MODE_X, _MODE_Y, _MODE_Z, _BORDER = 36, 40, 44, 48, 64
+_FLAGS, _MODE_X, _MODE_Y, _MODE_Z, _ROW, _BORDER = 36, 40, 44, 48, 52, 64
 _RAW, _NORMALISED, _LINEAR = 1, 2, 4
-_DIMENSIONS = {"1d": 1, "2d": 2, "3d": 3}
+ADDRESS, PITCH, HEIGHT, DEPTH, ROW = _ADDRESS, _PITCH, _HEIGHT, _DEPTH, _ROW
+DIMENSIONS = {"1d": 1, "2d": 2, "3d": 3}
 _RESULTS = ("f32", "s32", "u32")
 _F32 = TYPES["f32"]
 _INTRINSICS = {
@@ -42,7 +44,7 @@ def tex(e: Emitter, instr: ast.Instr) -> None:
     dests, handle, place = instr.args[:3]
     leveled = "level" in instr.mods
     if (
-        shape not in _DIMENSIONS
+        shape not in DIMENSIONS
         or vector != "v4"
         or result not in _RESULTS
         or coordinate not in ("f32", "s32")
@@ -54,7 +56,7 @@ def tex(e: Emitter, instr: ast.Instr) -> None:
         raise unsupported(instr, "a texture reference; cuTexObjectCreate makes textures")
     kind = _F32 if coordinate == "f32" else S32
     parts = place.items if isinstance(place, ast.Vec) else (place,)
-    wanted = _DIMENSIONS[shape]
+    wanted = DIMENSIONS[shape]
     if len(parts) < wanted:
         raise unsupported(instr, f"{len(parts)} coordinates")
     values = [e.read(p, kind) for p in parts[:wanted]]
@@ -100,7 +102,8 @@ def _declare(declared: dict[str, str]) -> None:
         declared[f"rrto_tex_{name}"] = text
 
 
-def _field(name: str, offset: int, kind: str = "i32") -> str:
+def field(name: str, offset: int, kind: str = "i32") -> str:
+    """Loads a field of the description at %d."""
     return (
         f"  %{name}.at = getelementptr i8, ptr %d, i64 {offset}\n"
         f"  %{name} = load {kind}, ptr %{name}.at, align 4\n"
@@ -170,10 +173,10 @@ _TEXEL = f"""define internal <4 x i32> @rrto_tex_texel(ptr %d, i32 %x, i32 %y, i
   %out = icmp slt i32 %either, 0
   br i1 %out, label %outside, label %inside
 outside:
-{_field("border", _BORDER, "<4 x i32>")}  ret <4 x i32> %border
+{field("border", _BORDER, "<4 x i32>")}  ret <4 x i32> %border
 inside:
-{_field("address", _ADDRESS, "i64")}{_field("pitch", _PITCH, "i64")}{_field("format", _FORMAT)}\
-{_field("channels", _CHANNELS)}{_field("flags", _FLAGS)}{_field("rows", _HEIGHT)}\
+{field("address", _ADDRESS, "i64")}{field("pitch", _PITCH, "i64")}{field("format", _FORMAT)}\
+{field("channels", _CHANNELS)}{field("flags", _FLAGS)}{field("rows", _HEIGHT)}\
   %raw.bit = and i32 %flags, {_RAW}
   %raw = icmp ne i32 %raw.bit, 0
   %low = and i32 %format, 7
@@ -331,8 +334,8 @@ _OPEN = f"""  %d = inttoptr i64 %texture to ptr
   %none = icmp eq i64 %texture, 0
   br i1 %none, label %nothing, label %look
 look:
-{_field("n", _WIDTH)}{_field("m", _HEIGHT)}{_field("p", _DEPTH)}{_field("flags", _FLAGS)}\
-{_field("mx", _MODE_X)}{_field("my", _MODE_Y)}{_field("mz", _MODE_Z)}  %gone = icmp eq i32 %n, 0
+{field("n", _WIDTH)}{field("m", _HEIGHT)}{field("p", _DEPTH)}{field("flags", _FLAGS)}\
+{field("mx", _MODE_X)}{field("my", _MODE_Y)}{field("mz", _MODE_Z)}  %gone = icmp eq i32 %n, 0
   br i1 %gone, label %nothing, label %found
 nothing:
   ret <4 x i32> zeroinitializer

@@ -22,6 +22,7 @@ _ARITHMETIC = frozenset(
 _STORES = frozenset(
     {
         "st",
+        "sust",
         "stmatrix",
         "red",
         "bra",

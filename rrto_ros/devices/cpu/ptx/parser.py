@@ -30,6 +30,8 @@ MAX_ALIGNMENT = 1 << 19
 _LINKAGE = {"visible", "weak", "extern", "common"}
 _SKIP_TO_SEMICOLON = {"pragma", "callprototype"}
 _SKIP_LINE = {"file", "loc"}
+_PLACED = ("tex", "suld", "sust")
+"""Instructions with a texture or surface, and a place in it, in brackets."""
 _SELECTOR = re.compile(r"\.(b[0-7]{1,4}|h[0-3]{1,2})")
 _GEOMETRY = {
     "maxntid",
@@ -369,7 +371,7 @@ class _BodyParser:
             while not at.accept(";"):
                 if args:
                     at.expect(",")
-                if op == "tex" and at.peek().text == "[":
+                if op in _PLACED and at.peek().text == "[":
                     args += parse_texture(at, self.scope)
                     continue
                 operand = self._moved(parse_operand(at, self.scope), line)
