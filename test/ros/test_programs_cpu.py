@@ -98,6 +98,28 @@ def test_kernels_that_triton_compiles_agree_with_numpy(rig, tmp_path):
     assert (len(found["kernels"]), found["failed"]) == (4, {})
 
 
+@pytest.mark.parametrize(
+    ("client", "refused"), [("cupy", set()), ("warp", {"array_sums", "array_scan"})]
+)
+@pytest.mark.timeout(400)
+def test_programs_on_the_cuda_runtime_with_kernels_of_nvrtc_agree_with_numpy(rig, client, refused):
+    """Only where the tester wants it: RRTO_NVIDIA_COMPILERS=1 (docs/clients.md)."""
+    consent = {"RRTO_NVIDIA_COMPILERS": os.environ.get("RRTO_NVIDIA_COMPILERS", "")}
+    rig.both()
+    program = rig.program(
+        PROGRAMS.parents[1] / "clients" / f"run_{client}.py", RRTO_CUDA_RUNTIME="1",
+        CUPY_ACCELERATORS="", CUPY_CACHE_DIR=str(rig.folder), WARP_CACHE_PATH=str(rig.folder),
+        **consent, **stand_ins(),
+    )  # fmt: skip
+    code = program.wait(380)
+    if code == 77:
+        pytest.skip(program.text(1))
+    (line,) = [one for one in program.text().splitlines() if one.startswith("{")]
+    found = json.loads(line)
+    assert found["failed"].keys() == refused, found["failed"]
+    assert len(found["ran"]) > 10
+
+
 @pytest.mark.parametrize("model", ["nanodet_416.onnx", "ped_ssdlite_300.onnx"])
 @pytest.mark.timeout(300)
 def test_an_onnx_model_agrees_with_onnxruntime(rig, model):
