@@ -63,11 +63,6 @@ PARTS = (
     part("allocations prepare", ROUNDS, ("(_OPEN, _SETUP)\n", "(_OPEN,)\n")),
     part("fills and event records prepare", ROUNDS, ("(_OPEN, _SETUP)\n", "(_SETUP,)\n")),
     part(
-        "releases after a wait belong before the cut",
-        ROUNDS,
-        ("(_SYNC, _CLOSE, _POLL)", "(_SYNC, _POLL)"),
-    ),
-    part(
         "a round begins only after something was computed",
         ROUNDS,
         (
@@ -88,12 +83,7 @@ PARTS = (
     part(
         "back to exact forms when they recur",
         CLASSES,
-        ("self.exact_mode = enough and recurring <= MAX_EXACT", "pass"),
-    ),
-    part(
-        "more than four forms in turn are varying arguments",
-        CLASSES,
-        ("enough and recurring <= MAX_EXACT", "enough"),
+        ("self.exact_mode = self.trailing >= max(options.min_repetitions, recurring)", "pass"),
     ),
     part(
         "fewer varying words in short sequences",
@@ -105,8 +95,11 @@ PARTS = (
         CLASSES,
         ("        # Too different:", "            return\n        # Too different:"),
     ),
-    part("witnesses only for clean rounds", CLASSES, ("if self.clean and newest", "if newest")),
-    part("witnesses only for the newest", CLASSES, ("if self.clean and newest", "if self.clean")),
+    part(
+        "witnesses only for clean rounds",
+        CLASSES,
+        ("self.witnesses if self.clean else 0", "self.witnesses"),
+    ),
     part(
         "no witnesses for several forms",
         CLASSES,
@@ -132,33 +125,9 @@ PARTS = (
         ),
     ),
     part(
-        "a round may grow by calls before it",
-        MINER,
-        ("self._mine(grown).lead_of = klass.number", "pass"),
-        ("klass.lead_of = best.number", "pass"),
-    ),
-    part(
-        "grown calls of an early round",
-        MINER,
-        ("self._mine(grown).lead_of = klass.number", "pass"),
-    ),
-    part("grown calls before a known round", MINER, ("klass.lead_of = best.number", "pass")),
-    part("calls before count as strays at first", MINER, ("STRAY = 4\n", "STRAY = 1\n")),
-    part(
-        "a round known by itself again ends its growth",
-        MINER,
-        ("if klass.lead_run == 0 or known.whole > klass.whole:", "if klass.lead_run == 0:"),
-        ("(klass.lead_run < STRAY or known.whole > klass.whole)", "klass.lead_run < STRAY"),
-    ),
-    part(
         "a cycle of units is one inference",
         MINER,
         ("if 2 <= distance <= MAX_PERIOD:", "if False:"),
-    ),
-    part(
-        "the cycle is turned to where it begins",
-        MINER,
-        ("rotated = self._rotate(cycle)", "rotated = cycle"),
     ),
     part(
         "it begins where nothing is handed on",
@@ -174,6 +143,11 @@ PARTS = (
         ("key=lambda i: self._first_input(self.by_number[cycle[i]])", "key=lambda i: i"),
     ),
     part(
+        "the cycle is turned to where it begins",
+        MINER,
+        ("rotated = self._rotate(cycle)", "rotated = cycle"),
+    ),
+    part(
         "units that share no memory are inferences of their own",
         MINER,
         ("for group in self._groups(rotated):", "for group in [tuple(rotated)]:"),
@@ -183,7 +157,6 @@ PARTS = (
         MINER,
         ("if anew or touched", "if touched"),
     ),
-    part("only after something was delivered", MINER, ("any(p.delivers for p in part) and ", "")),
     part("no unit twice in a cycle", MINER, (" or len(set(numbers[-d:])) < d:", ":")),
     part(
         "an early round's last call may end one now",
@@ -239,11 +212,6 @@ PARTS = (
         "what is part of a cycle is not offered by itself",
         SEQUENCES,
         ("if klass.composed and klass.standalone < self.options.min_repetitions:", "if False:"),
-    ),
-    part(
-        "a round with stray calls is not offered",
-        SEQUENCES,
-        ("if miner.is_noise(klass):", "if False:"),
     ),
     part(
         "each thread's own order",

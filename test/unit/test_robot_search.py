@@ -98,21 +98,6 @@ def test_data_dependency_gives_up_a_sequence_at_the_first_call_that_deviates():
     assert search.found() == ()
 
 
-def test_the_drafts_own_rule_wants_the_whole_log_covered():
-    p = Program()
-    m = Model(p, "net", 1, kernels=5)
-    prepared = len(p.calls)
-    for _ in range(4):
-        m.infer()
-    records = p.records()
-    for skip, found in ((0, 0), (prepared, 1)):
-        log = CallLog()
-        search = DataDependencySearch(log, strict=True)
-        log.extend(b"".join(records[skip:]))
-        search.update()
-        assert len(search.found()) == found
-
-
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_bounded_log_is_searched_without_end_in_bounded_memory(algorithm):
     p = Program()

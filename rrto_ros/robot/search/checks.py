@@ -22,13 +22,11 @@ class Profile:
         footprint: Allocations and handles that it touches: two runs whose footprints are apart
             cannot depend on each other.
         uploads: Where the program's data goes.
-        delivers: It copies something to the program.
     """
 
     verdict: str
     footprint: frozenset[tuple[str, int]] = frozenset()
     uploads: frozenset[int] = frozenset()
-    delivers: bool = False
 
 
 def profile(
@@ -82,7 +80,7 @@ def profile(
             changed.update(_bases(Accesses(writes=got.writes, possible=got.possible), live))
     if not verdict:
         verdict = _verdict(work, inputs, outputs, syncs, used or depending > 0, is_round)
-    return Profile(verdict, frozenset(touched), frozenset(uploads), outputs > 0)
+    return Profile(verdict, frozenset(touched), frozenset(uploads))
 
 
 def _verdict(

@@ -25,8 +25,6 @@ from rrto_ros.wire.plan import Varying
 from rrto_ros.wire.templates import CallTemplate, Templates
 
 MAX_FORMS = 16
-MAX_EXACT = 4
-"""More forms than this in turn are varying arguments, not variants."""
 
 
 @dataclass(slots=True)
@@ -66,9 +64,6 @@ class UnitClass:
         standalone: Instances outside any composite.
         outside, inround: Segments: instances in rounds that were not recognised, and in the
             unfinished round.
-        whole: When (in units of the miner) it last was a unit by itself.
-        lead_of: It is this class with calls before that compute nothing; -1 if not.
-        lead_run: Instances since that class was last seen by itself.
         reported: It is part of what the search found.
         offered: Its `state` when that was last asked.
         profile: What its newest forms do; None if that was not asked yet.
@@ -88,9 +83,6 @@ class UnitClass:
     standalone: int = 0
     outside: int = 0
     inround: int = 0
-    whole: int = -1
-    lead_of: int = -1
-    lead_run: int = 0
     reported: bool = False
     offered: tuple[int, ...] = ()
     profile: Profile | None = None
@@ -155,8 +147,7 @@ class UnitClass:
                 self.exact_mode = False
         else:
             recurring = sum(f.count > 1 for f in self.forms.values())
-            enough = self.trailing >= max(options.min_repetitions, recurring)
-            self.exact_mode = enough and recurring <= MAX_EXACT
+            self.exact_mode = self.trailing >= max(options.min_repetitions, recurring)
 
     def _merge(
         self, exact: bytes, position: int, templates: Templates, options: SearchOptions
@@ -188,21 +179,14 @@ class UnitClass:
             sum(f.count + self.witnesses >= need for f in self.forms.values()),
             sum(map(len, self.varying.values())),
             self.merged_count >= need,
-            self.lead_run,
             self.composed and self.standalone >= need,
             max(self.outside, self.inround) >= need,
         )
 
-    def answers(self, options: SearchOptions, *, newest: bool) -> list[Answer]:
-        """What the class offers now, if anything was repeated often enough.
-
-        Args:
-            options: Parameters of the search.
-            newest: Nothing else was seen since its newest instance: only then do witnesses count,
-                for what comes next shows whether they were right.
-        """
+    def answers(self, options: SearchOptions) -> list[Answer]:
+        """What the class offers now, if anything was repeated often enough."""
         need = options.min_repetitions
-        extra = self.witnesses if self.clean and newest else 0
+        extra = self.witnesses if self.clean else 0
         found = []
         if self.exact_mode or not self.varying:
             if len(self.forms) > 1:

@@ -9,8 +9,7 @@ an ending operator; it is accepted when the log is covered by repeating it.
 Where this departs from the paper, and why:
 
 - The paper wants the *entire* log covered. Any program that loads a model fails that, so coverage
-  is wanted of the log's newest calls: `min_repetitions` copies in a row. `strict=True` gives the
-  draft's rule.
+  is wanted of the log's newest calls: `min_repetitions` copies in a row.
 - The longest candidate would be a multiple of the inference; the shortest candidate that covers
   by repetition is taken, which is the longest start-to-end span within one inference.
 - Work per call is constant: candidates end at an ending operator and reach back to one of its
@@ -41,12 +40,9 @@ _OBSERVED = (Kind.SYNC, Kind.POLL)
 class DataDependencySearch:
     """The paper's search. Not thread-safe; `update` belongs to whoever extends the log."""
 
-    def __init__(
-        self, log: CallLog, options: SearchOptions | None = None, *, strict: bool = False
-    ) -> None:
+    def __init__(self, log: CallLog, options: SearchOptions | None = None) -> None:
         self.log = log
         self.options = options or SearchOptions()
-        self.strict = strict
         self.graph = Dependencies()
         self._history = array("i")
         self._starting = bytearray()
@@ -161,12 +157,7 @@ class DataDependencySearch:
         h = self._history
         if h[begin] != h[begin - length] or h[end - 2] != h[end - 2 - length]:
             return False
-        if h[end - reach + length : end] != h[end - reach : end - length]:
-            return False
-        if self.strict:
-            whole = end // length * length
-            return self._base == 0 and whole == end and h[length:end] == h[: end - length]
-        return True
+        return h[end - reach + length : end] == h[end - reach : end - length]
 
     def _accept(self, position: int, length: int) -> None:
         end = position + 1 - self._base

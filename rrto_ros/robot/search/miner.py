@@ -25,9 +25,6 @@ MAX_CLASSES = 512
 MAX_PERIOD = 16
 _HISTORY = 128
 _NOVEL = 4
-STRAY = 4
-"""A known round that had the same calls before it so often without a break has grown by them."""
-_DOING = bytes((int(Kind.WORK), int(Kind.INPUT), int(Kind.SYNC), int(Kind.POLL)))
 _NOISE = bytes((int(Kind.SETUP), int(Kind.CLOSE)))
 
 
@@ -48,7 +45,6 @@ class Novel:
     exact: bytes
     start: int
     filtered: bytes
-    kinds: bytearray
 
 
 class Miner:
@@ -106,16 +102,15 @@ class Miner:
         found = self.classes.pop(key, None)
         if found is not None:
             self.classes[key] = found  # now the most recent
-            klass = self._mine(found)
-            known = self.by_number.get(klass.lead_of)
+            klass, known = self._mine(found), None
         else:
             klass = self._new(key, start, end)
             known = self._novel(klass, start, end) if self.is_round else None
         self._count(klass, start, end)
-        if known is None:
-            klass.whole = self.units
-        elif self._is_stray(klass, known := self._mine(known)):
-            start, klass = end - known.length, known
+        if known is not None:
+            # What came before it is start-up, or another round's remains.
+            klass = self._mine(known)
+            start = end - klass.length
             self._count(klass, start, end)
         self._place(klass, start, end)
         return klass
@@ -125,21 +120,6 @@ class Miner:
         klass.reported = reported
         if self._fork_of is not None and klass.number in self._fork_of.by_number:
             self._fork_of.by_number[klass.number].reported = reported
-
-    def _is_stray(self, klass: UnitClass, known: UnitClass) -> bool:
-        """Whether a known round with something before it is that round and stray calls."""
-        if klass.lead_of < 0:
-            return True  # something was computed before: start-up, or another round's remains
-        if klass.lead_run == 0 or known.whole > klass.whole:
-            klass.lead_run = 0
-        klass.lead_run += 1
-        klass.whole = known.whole = self.units
-        return klass.lead_run < STRAY
-
-    def is_noise(self, klass: UnitClass) -> bool:
-        """Whether the class is a known round with stray calls before it."""
-        known = self.by_number.get(klass.lead_of)
-        return known is not None and (klass.lead_run < STRAY or known.whole > klass.whole)
 
     def could_finish(self, start: int, end: int) -> bool:
         """Whether the unfinished unit may be one that completes a repetition (cheap)."""
@@ -230,24 +210,16 @@ class Miner:
         for v in self.novel:
             if v.skeleton.endswith(key):
                 cut = len(v.exact) - len(key)
-                grown = self.classes.get(v.skeleton)
-                if grown is not None and _only_leads(v.kinds[: cut // 4]):
-                    self._mine(grown).lead_of = klass.number
                 klass.observe(v.exact[cut:], v.start + cut // 4, self.log.templates, self.options)
             elif filtered and v.filtered.endswith(filtered):
                 klass.witnesses += 1
         position = self.lane.position(start)
-        kinds = self.lane.kind_bytes(start, end)
-        self.novel.append(Novel(key, self.lane.exact_bytes(start, end), position, filtered, kinds))
+        self.novel.append(Novel(key, self.lane.exact_bytes(start, end), position, filtered))
         best: UnitClass | None = None
         for c in self.classes.values():
             longer = best is None or len(c.key) > len(best.key)
             if len(c.key) < len(key) and longer and not c.members and key.endswith(c.key):
                 best = c
-        if best is not None:
-            lead = self.lane.kind_bytes(start, end - best.length)
-            if _only_leads(lead):
-                klass.lead_of = best.number
         return best
 
     # -- composites
@@ -312,9 +284,9 @@ class Miner:
     def _groups(self, cycle: list[int]) -> list[tuple[int, ...]]:
         """Parts of the cycle that are one inference each.
 
-        A part ends where nothing that it touched is touched again, or where it has delivered
-        something and the next unit brings anew what this part was given: then the next unit is
-        another inference (a variant on the same memory).
+        A part ends where nothing that it touched is touched again, or where the next unit brings
+        anew what this part was given: then that is another inference (a variant on the same
+        memory).
         """
         profiles = [self.profile_of(self.by_number[c]) for c in cycle]
         groups: list[tuple[int, ...]] = []
@@ -323,7 +295,7 @@ class Miner:
             part, rest = profiles[begin:i], profiles[i:]
             touched = frozenset().union(*(p.footprint for p in part))
             given = frozenset().union(*(p.uploads for p in part))
-            anew = rest and any(p.delivers for p in part) and not given.isdisjoint(rest[0].uploads)
+            anew = rest and not given.isdisjoint(rest[0].uploads)
             if anew or touched.isdisjoint(frozenset().union(*(p.footprint for p in rest))):
                 groups.append(tuple(cycle[begin:i]))
                 begin = i
@@ -364,11 +336,6 @@ class Miner:
                 items, self.log.allocations, self.log.graphs, is_round=self.is_round
             )
         return klass.profile
-
-
-def _only_leads(kinds: bytearray) -> bool:
-    """Whether calls of these kinds compute, bring and wait for nothing."""
-    return not any(k in kinds for k in _DOING)
 
 
 def _contiguous(units: list[Unit]) -> bool:

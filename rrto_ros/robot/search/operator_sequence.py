@@ -127,7 +127,7 @@ class Stream:
         """Whether an instance of this class may change what is found, counts apart."""
         if klass is None:
             return False
-        if klass.reported and len(klass.forms) == 1 and klass.lead_of < 0 and not klass.composed:
+        if klass.reported and len(klass.forms) == 1 and not klass.composed:
             return False  # the usual case, without asking
         before, klass.offered = klass.offered, klass.state(self.options)
         return klass.offered != before or klass.composed
@@ -206,10 +206,7 @@ class Stream:
     def _offer(self, miner: Miner, klass: UnitClass) -> list[Offer]:
         if klass.composed and klass.standalone < self.options.min_repetitions:
             return []
-        if miner.is_noise(klass):
-            return []
-        newest = klass.last_unit == miner.units - 1
-        answers = klass.answers(self.options, newest=newest)
+        answers = klass.answers(self.options)
         if not answers or miner.profile_of(klass).verdict:
             return []
         offers = []

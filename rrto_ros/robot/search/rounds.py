@@ -1,9 +1,9 @@
 """Cutting a stream of calls into rounds and segments, in constant time per call.
 
-A *segment* ends after a run of sync points (and the releases that follow it). A *round* starts
-where the program brings data again after such a run, provided that something was computed since
-the last cut; calls that prepare work (fills, event records, graph arguments) directly before the
-data belong to the new round. A round is what a program does with one input; it has one or more
+A *segment* ends after a run of sync points. A *round* starts where the program brings data again
+after such a run, provided that something was computed since the last cut; calls that prepare work
+(allocations, fills, event records, graph arguments) directly before the data belong to the new
+round. A round is what a program does with one input; it has one or more
 segments.
 """
 
@@ -15,8 +15,8 @@ from collections.abc import Sequence as Items
 from rrto_ros.api.ops import Kind
 
 _WORK, _OPEN, _INPUT, _SYNC = int(Kind.WORK), int(Kind.OPEN), int(Kind.INPUT), int(Kind.SYNC)
-_CLOSE, _SETUP, _POLL = int(Kind.CLOSE), int(Kind.SETUP), int(Kind.POLL)
-_OBSERVES, _ENDS, _PREPARES = (_SYNC, _POLL), (_SYNC, _CLOSE, _POLL), (_OPEN, _SETUP)
+_SETUP, _POLL = int(Kind.SETUP), int(Kind.POLL)
+_OBSERVES, _PREPARES = (_SYNC, _POLL), (_OPEN, _SETUP)
 
 RUNNING, SYNCED, PENDING = 0, 1, 2
 """In the middle of work; after a sync point; after it, with calls whose place is undecided."""
@@ -114,7 +114,7 @@ class Lane:
                 elif kind in _OBSERVES:
                     state = SYNCED
             elif state == SYNCED:
-                if kind in _ENDS:
+                if kind in _OBSERVES:
                     continue
                 if kind == _INPUT:
                     if worked:
