@@ -33,6 +33,7 @@ from rrto_ros.wire.port import (
     ResultsMessage,
     SessionAnnouncement,
 )
+from rrto_ros.zstd import codec
 
 KNOWN_BLOBS = 4096
 LOG_PERIOD_S = 1.0
@@ -87,6 +88,7 @@ class SessionTable:
         announce: Callable[[SessionAnnouncement], None],
         log: Callable[[str], None],
     ) -> None:
+        codec()  # robots pack what they send
         if not settings.factory:
             check_available(settings.device)
         self._settings = settings

@@ -14,6 +14,7 @@ import support
 from support.memory_device import KERNELS, PTX
 from support.robot_end import RobotEnd
 
+from rrto_ros import zstd
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.host import HostLimits, SessionHost
@@ -478,6 +479,12 @@ def test_a_device_that_cannot_be_made_refuses_the_session(make_edge):
     answer, _ = edge.open()
     assert not answer.accepted
     assert "no memory for the arena" in answer.reason
+
+
+def test_a_server_that_cannot_unpack_says_at_once_what_to_install(make_edge, monkeypatch):
+    monkeypatch.setattr(zstd, "_NAMES", ("no_such_package",))
+    with pytest.raises(UnavailableError, match="package backports"):
+        make_edge()
 
 
 def test_a_server_for_a_gpu_says_at_once_that_there_is_none(make_edge, monkeypatch):
