@@ -179,7 +179,7 @@ def check_header(
 
 
 def iter_headers(buffer: Buffer) -> Iterator[CallHeader]:
-    """Walk the records' headers without decoding fields; padding records are skipped.
+    """Read the records' headers without decoding fields; padding records are skipped.
 
     Args:
         buffer: Whole records, one after another.

@@ -75,9 +75,9 @@ def test_calls_are_read_back_as_they_were_packed(items):
 @given(st.binary(max_size=200))
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_are_read_or_refused_but_never_crash(data):
-    for walk in (iter_calls, iter_results):
+    for read in (iter_calls, iter_results):
         try:
-            list(walk(data))
+            list(read(data))
         except ProtocolError:
             continue
 
