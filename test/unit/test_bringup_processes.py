@@ -55,6 +55,17 @@ def test_replay_options_reach_the_recorder_where_they_are_given():
     assert parameters(processes(Options(mode="replay"))[1]) == found
 
 
+def test_consent_to_the_cuda_runtime_reaches_the_recorder_and_is_left_to_the_files_otherwise():
+    for options, wanted in (
+        (Options(), None),
+        (Options(cuda_runtime=True), True),
+        (Options.from_texts({"cuda_runtime": "true"}), True),
+        (Options.from_texts({"cuda_runtime": "false"}), None),
+    ):
+        _, recorder = processes(options)
+        assert parameters(recorder).get("cuda_runtime") is wanted
+
+
 def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path):
     picture = tmp_path / "1e5"
     picture.write_bytes(b"")
