@@ -36,7 +36,7 @@ COLUMNS = (
     "exchanges per inference",
 )  # fmt: skip
 LIMIT_S = 900
-MOST_NAMED = 4
+MOST_NAMED, MOST_CASES = 4, 12
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Client:
         program: Of test/clients.
         runtime: Whether it needs the CUDA runtime's switch.
         environment: Variables that it needs.
+        arguments: Of the program.
         without: Packages that must go again, though others ask for them.
     """
 
@@ -56,6 +57,7 @@ class Client:
     runtime: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     without: Sequence[str] = ()
+    arguments: Sequence[str] = ()
 
 
 _SETTINGS = {one.name: dict(one.cpu) for one in catalogue.CLIENTS}
@@ -72,6 +74,12 @@ CLIENTS = {
         "run_cupy.py",
         runtime=True,
         environment={"CUPY_ACCELERATORS": ""},
+    ),
+    "tensorflow": Client(
+        ("tensorflow[and-cuda]",),
+        "run_tensorflow.py",
+        True,
+        arguments=("elementwise", "reductions"),
     ),
     "warp": Client(("warp-lang",), "run_warp.py", runtime=True),
 }
@@ -107,7 +115,7 @@ def run(work: Path, name: str, client: Client, device: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "rrto_ros.cli.main", "run", "--robot", f"client_{name}"]
     command += ["--device", device, "--mode", "replay", "--report", str(report)]
     command += ["--cuda-runtime"] if client.runtime else []
-    command += ["--", str(python), str(PROGRAMS / client.program)]
+    command += ["--", str(python), str(PROGRAMS / client.program), *client.arguments]
     print(f"[{name}] {' '.join(command)}", flush=True)
     try:
         done = subprocess.run(
@@ -147,11 +155,18 @@ def row(
     refused = refused[:MOST_NAMED] + ([f"and {more} more"] if more > 0 else [])
     values = (
         told.get("client", name), told.get("version", "?"), device,
-        ", ".join(told.get("ran", [])) or "none", told.get("compared", "-"),
+        _cases(told.get("ran", [])), told.get("compared", "-"),
         "<br>".join(failed) or "none", f"{calls:,}", "<br>".join(refused) or "none",
         "-" if exchanges is None else f"{exchanges:.3g}",
     )  # fmt: skip
     return dict(zip(COLUMNS, map(_cell, values), strict=True))
+
+
+def _cases(names: Sequence[str]) -> str:
+    if len(names) <= MOST_CASES:
+        return ", ".join(names) or "none"
+    first = ", ".join(names[:MOST_CASES])
+    return f"{len(names)} cases: {first} and {len(names) - MOST_CASES} more"
 
 
 def _cell(text: str) -> str:

@@ -114,6 +114,8 @@ def show(found: Examination) -> None:
         out.print(_library_table(found))
     for line in found.missing:
         out.print(f"[red]missing:[/red] {escape(line)}")
+    if any(one.runtime for one in found.clients):
+        out.print(f"{RUNTIME_OPTION} is your decision, under NVIDIA's terms: docs/cuda_runtime.md")
     out.print(f"[bold]next:[/bold] {escape(next_step(found))}")
 
 

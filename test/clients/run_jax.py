@@ -13,7 +13,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cuda,cpu")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # else TF32, which a CPU has not
 
-from agree import Cases, absent
+from agree import ABSENT, Cases, absent
 
 try:
     import jax
@@ -23,6 +23,8 @@ except ImportError as error:
     absent(error, "jax[cuda13]")
 
 ROUNDS = 8
+FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+"""JAX takes a machine with none of these for one without a GPU."""
 
 
 def elementwise(x):
@@ -70,6 +72,9 @@ def on(device, function, inputs):
 
 
 def main():
+    if not any(map(os.path.exists, FILES)):
+        print(f"skipped: JAX looks for {' or '.join(FILES)}; touch one", file=sys.stderr)
+        return ABSENT
     version = jax.__version__
     cases = Cases("JAX", version, "JAX on its CPU device")
     cpu = jax.devices("cpu")[0]

@@ -201,7 +201,14 @@ def test_all_of_it_can_be_printed(site, capsys):
     install(site, "nvidia-cudnn-cu13", "9", {"nvidia/a.so": library(nv_fatbin=fatbin(TEXT))})
     doctor.show(examination(site, link=State.MISSING))
     text = capsys.readouterr().out
-    for part in ("PyTorch", "nvidia-cudnn-cu13", "machine code sm_90", "step of link", "next:"):
+    for part in (
+        "PyTorch",
+        "nvidia-cudnn-cu13",
+        "machine code sm_90",
+        "step of link",
+        "next:",
+        "your decision",
+    ):
         assert part in text
 
 

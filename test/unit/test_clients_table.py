@@ -39,6 +39,12 @@ def test_a_row_says_what_ran_and_what_did_not(bench):
     assert row["unsupported"] == "cuCall9 9<br>cuCall8 8<br>cuCall7 7<br>cuCall6 6<br>and 2 more"
 
 
+def test_of_many_cases_a_row_names_the_first(bench):
+    row = bench.row("cupy", "cpu", 0, {"ran": [f"case{i}" for i in range(40)]}, {})
+    assert row["right"].startswith("40 cases: case0, case1, ")
+    assert row["right"].endswith("case11 and 28 more")
+
+
 def test_a_program_that_told_nothing_is_no_success(bench):
     row = bench.row("jax", "cpu", 134, {}, {})
     assert row["not right"] == "ended with 134 before it had a result"
