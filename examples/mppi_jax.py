@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Drive a robot to a goal past obstacles: mppi_numba.py's controller written in JAX.
+
+The futures are a vmap of a scan under jit; the plan, its weighting and the noise stay on the
+device too, so that a step takes a pose there and brings one command back. The costs of every step
+are compared with NumPy's. Exits with 77 where JAX is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import numpy as np
+from mppi_numba import (
+    DEVIATIONS,
+    MISSING,
+    OBSTACLES,
+    REACHED_M,
+    SPEEDS,
+    STEP_S,
+    costs_of,
+    moved,
+)
+
+
+def main() -> int:
+    """Drive, and compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--samples", type=int, default=512, help="futures (%(default)s)")
+    parser.add_argument("--horizon", type=int, default=25, help="steps ahead (%(default)s)")
+    parser.add_argument("--steps", type=int, default=120, help="at most (%(default)s)")
+    arguments = parser.parse_args()
+    if min(arguments.samples, arguments.horizon, arguments.steps) < 1:
+        parser.error("numbers must be at least 1")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    try:
+        import jax
+        import jax.numpy as jnp
+    except ImportError as error:
+        print(f"skipped: {error}; pip install jax[cuda13]", file=sys.stderr)
+        return MISSING
+
+    def cost_of(pose: jax.Array, goal: jax.Array, commands: jax.Array) -> jax.Array:
+        """Of one future."""
+
+        def step(state: jax.Array, command: jax.Array) -> tuple[jax.Array, jax.Array]:
+            forward, turn = jnp.clip(command, SPEEDS[:, 0], SPEEDS[:, 1])
+            heading = state[2] + turn * STEP_S
+            x = state[0] + forward * jnp.cos(heading) * STEP_S
+            y = state[1] + forward * jnp.sin(heading) * STEP_S
+            inside = OBSTACLES[:, 2] + 0.25 - jnp.hypot(x - OBSTACLES[:, 0], y - OBSTACLES[:, 1])
+            cost = jnp.hypot(x - goal[0], y - goal[1])
+            cost += jnp.where(inside > 0, 20 * inside + 5, 0).sum()
+            return jnp.stack([x, y, heading]), cost
+
+        return jax.lax.scan(step, pose, commands)[1].sum()
+
+    @jax.jit
+    def control(
+        pose: jax.Array, goal: jax.Array, plan: jax.Array, noise: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(the next command, the plan after it, the costs of the futures)."""
+        costs = jax.vmap(cost_of, (None, None, 0))(pose, goal, plan + noise)
+        weights = jax.nn.softmax((costs.min() - costs) / 2)
+        mean = plan + (weights[:, None, None] * noise).sum(0)
+        mean = jnp.clip(mean, SPEEDS[:, 0], SPEEDS[:, 1])
+        return mean[0], jnp.concatenate([mean[1:], mean[-1:]]), costs
+
+    rng = np.random.default_rng(0)
+    shape = (arguments.samples, arguments.horizon, 2)
+    futures = (rng.standard_normal(shape) * DEVIATIONS).astype(np.float32)
+    futures[0] = 0  # the plan itself is one of them
+    noise, plan = jnp.asarray(futures), jnp.zeros(shape[1:], jnp.float32)
+    pose, goal = np.zeros(3, np.float32), np.array([4.5, 0.5], np.float32)
+    worst, nearest, steps = 0.0, np.inf, 0
+    while steps < arguments.steps and np.hypot(*(pose[:2] - goal)) > REACHED_M:
+        before = np.asarray(plan)
+        command, plan, costs = control(pose, goal, plan, noise)
+        wanted = costs_of(pose, goal, before, futures)
+        # A future at an obstacle's edge may be inside for one and outside for the other.
+        wrong = np.abs(np.asarray(costs) - wanted) / np.maximum(wanted, 1)
+        worst = max(worst, float(np.nan_to_num(np.quantile(wrong, 0.99), nan=np.inf)))
+        pose = moved(pose, np.asarray(command))
+        away = np.hypot(*(pose[:2] - OBSTACLES[:, :2]).T) - OBSTACLES[:, 2]
+        nearest = min(nearest, float(away.min()))
+        steps += 1
+    left = float(np.hypot(*(pose[:2] - goal)))
+    print(
+        f"{steps} steps of {arguments.samples} futures on {jax.devices()[0]}: {left:.2f} m from "
+        f"the goal (want {REACHED_M}), {nearest:.2f} m from the nearest obstacle (want more than "
+        f"0), costs within {worst:.1e} of NumPy's (want 1e-4)"
+    )
+    return 0 if left <= REACHED_M and nearest > 0 and worst <= 1e-4 else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
