@@ -59,7 +59,7 @@ class Peer:
         mode=BATCHED,
         call_bytes=1 << 22,
         reply_bytes=1 << 22,
-        wait_timeout_ms=5000,
+        wait_timeout_ms=20000,
         memory_bytes=1 << 28,
         welcome=None,
         on_call=None,

@@ -286,7 +286,7 @@ def test_an_answer_that_breaks_the_format_is_an_error_not_data(answer):
         "f = ctypes.c_float(7)\n"
         "print(call('cuEventElapsedTime', ctypes.byref(f), a, a), f.value)\n"
     )
-    with Peer(on_call=on_call) as peer:
+    with Peer(wait_timeout_ms=5000, on_call=on_call) as peer:
         path = str(CASES.parents[2])
         program = peer.start([*python(), "-c", source], PYTHONPATH=path)
         out, said = program.communicate(timeout=60)
