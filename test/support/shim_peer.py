@@ -31,8 +31,10 @@ CASES = Path(__file__).resolve().parent / "programs" / "shim_cases.py"
 
 ARENA_BASE = 0x1200_0000_0000
 """Nobody else's in this process: the addresses of two runs are compared."""
-ARENA_STEP = 1 << 36
-"""Between sessions that are open at the same time."""
+ARENA_STEP = 1 << 40
+"""Between sessions that are open at the same time, whichever peer has them."""
+_places = set()
+_placing = threading.Lock()
 
 
 class Peer:
@@ -85,7 +87,6 @@ class Peer:
         self.hello = None
         self.stderr = ""
         self.closed_sessions = threading.Semaphore(0)
-        self._places = set()
         self._settings = {"mode": mode, "call_bytes": call_bytes, "reply_bytes": reply_bytes,
                           "wait_timeout_ms": wait_timeout_ms,
                           "cuda_runtime": cuda_runtime}  # fmt: skip
@@ -187,9 +188,9 @@ class Peer:
             send_welcome(connection, self._welcome)
             connection.close()
             return
-        with self._executing:
-            place = next(n for n in range(64) if n not in self._places)
-            self._places.add(place)
+        with _placing:
+            place = next(n for n in range(64) if n not in _places)
+            _places.add(place)
         device = self._device(
             limit_bytes=self._memory_bytes, arena_base=ARENA_BASE + place * ARENA_STEP
         )
@@ -209,7 +210,7 @@ class Peer:
             self._loop(connection, ring, writer, executor)
         finally:
             device.close()
-            self._places.discard(place)
+            _places.discard(place)
             connection.close()
             self.closed_sessions.release()
 

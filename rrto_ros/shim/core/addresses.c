@@ -13,11 +13,16 @@
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
 
+/* Where Linux places what a program maps, on x86-64 and aarch64 with 48 bits. */
+#define MAPPINGS 0x7E0000000000ull
+
 static void *reserved;
 static size_t reserved_bytes;
 
 /* -1 if memory of the program lies there. What cannot be reserved for another reason (the range is
- * beyond this processor's addresses, or a limit on memory forbids it) stays unreserved. */
+ * beyond this processor's addresses, or a limit on memory forbids it) stays unreserved; so does what a
+ * device got among the addresses that a program's own mappings have, because its usual ones were taken:
+ * something of the program lies in so large a range almost always, and the session would never start. */
 int rrto_keep_free(uint64_t base, uint64_t bytes)
 {
     if (reserved_bytes) { /* a session of the process that this one was forked from */
@@ -33,10 +38,10 @@ int rrto_keep_free(uint64_t base, uint64_t bytes)
     void *got = mmap(wanted, (size_t)bytes, PROT_NONE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     if (got == MAP_FAILED)
-        return errno == EEXIST ? -1 : 0;
+        return errno == EEXIST && base < MAPPINGS ? -1 : 0;
     if (got != wanted) { /* kernels before 4.17 take the flag for a hint */
         munmap(got, (size_t)bytes);
-        return -1;
+        return base < MAPPINGS ? -1 : 0;
     }
     reserved = got;
     reserved_bytes = (size_t)bytes;
