@@ -72,8 +72,11 @@ class RingListener:
 
     def accept(self) -> socket.socket | None:
         """Wait for the next program; None once `stop` was called."""
-        readable, _, _ = select.select([self._socket.fileno(), self._wake], [], [])
-        if self._wake in readable:
+        # Not select(), which takes no descriptor above 1023.
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        waiting.register(self._wake, select.POLLIN)
+        if self._wake in dict(waiting.poll()):
             return None
         try:
             return self._socket.accept()[0]

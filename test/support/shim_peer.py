@@ -167,6 +167,8 @@ class Peer:
         for thread in self._threads:
             thread.join(10)
         self._listener.close()
+        for ring in self.rings:
+            ring.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self):
