@@ -42,6 +42,8 @@ class LocalDevice:
     """
 
     def __init__(self, device: Device, path: Path) -> None:
+        # Its memory is in the program's process, where the shim would keep its addresses free.
+        os.environ["RRTO_KEEP_FREE"] = "0"
         self._device = device
         self._executor = Executor(device)
         self._listener = RingListener(path)
