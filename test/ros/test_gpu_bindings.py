@@ -45,7 +45,7 @@ def test_every_kind_of_call_does_what_it_should_on_the_real_bindings(board):
     assert program.wait(200) == 0, program.text()
     found = json.loads(program.lines[-1])
     assert found["checked"] == ["copies", "launches", "streams_and_events", "graphs", "segments",
-                                "kept", "modules"]  # fmt: skip
+                                "checkpoints", "modules"]  # fmt: skip
     assert found["device"]["segment_runs"] == 100
 
 

@@ -160,7 +160,7 @@ def modules(device, base):
 
 
 def main():
-    device = GpuDevice(limit_bytes=1 << 26, wait_limit_s=60.0)
+    device = GpuDevice(limit_bytes=1 << 26, arena_bytes=1 << 28, wait_limit_s=60.0)
     base = device.info.arena_base
     device.mem_alloc(base, 32 << 20, 0)
     device.module_load(1, PTX)
