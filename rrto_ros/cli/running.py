@@ -172,24 +172,24 @@ def _get_ready(
     Raises:
         UnavailableError: A process ended, or it took too long.
     """
-    begin = time.monotonic()
     alone_s = ALONE_S if SERVER in names else ELSEWHERE_S
-    meeting = Meeting(begin, alone_s)
-    while not client.wait(client.ready, LOOK_S):
-        for each in supervisors:
-            if trouble := each.failed():
-                raise UnavailableError(trouble)
-        now = time.monotonic()
-        if now - begin > READY_TIMEOUT_S:
-            raise UnavailableError(client.how_far(READY_TIMEOUT_S))
+    meeting = Meeting(time.monotonic(), alone_s)
+
+    def look() -> str:
+        trouble = next(filter(None, (each.failed() for each in supervisors)), "")
+        if trouble:
+            return trouble
         heard = [client.status(kind, meeting.started) is not None for kind in (RECORDER, SERVER)]
-        late = meeting.late(now, *heard)
+        late = meeting.late(time.monotonic(), *heard)
         again = [kind for kind, is_late in zip((RECORDER, SERVER), late, strict=True) if is_late]
         again = [name for name in again if name in names]
         if again:
             note(f"{' and '.join(again)} not heard of in time: starting anew")
             for name in again:
                 any(each.restart(name) for each in supervisors)
+        return ""
+
+    client.wait_ready(READY_TIMEOUT_S, look)
 
 
 def device_of(client: RobotClient, options: Options) -> str:

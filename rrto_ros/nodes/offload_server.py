@@ -21,7 +21,6 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from rrto_msgs.msg import SessionStatus, Status
-from rrto_ros import zstd
 from rrto_ros.bringup.held import await_release
 from rrto_ros.edge.host import SessionHost
 from rrto_ros.edge.table import SessionTable
@@ -50,12 +49,11 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
 
     Raises:
         ConfigError: A parameter cannot be used.
-        UnavailableError: The device cannot be had on this machine, or nothing unpacks messages.
+        UnavailableError: The device cannot be had on this machine.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__("offload_server", **options)
-        zstd.codec()  # robots pack what they send where that pays
         self._robot = declare_robot(self)
         path = server_lock(self._robot, self.context.get_domain_id())
         lock = hold(path)

@@ -57,6 +57,10 @@ def status_qos() -> QoSProfile:
     )
 
 
+LOOK_S = 0.1
+"""How often `wait_ready` asks whether its waiting still makes sense."""
+
+
 class RobotClient:
     """Follows one robot. A context manager; every method may be called by any thread.
 
@@ -130,7 +134,7 @@ class RobotClient:
         with self._changed:
             return [r for r in self._reports.values() if not label or r["label"] == label]
 
-    def ready(self) -> bool:
+    def _ready(self) -> bool:
         """Whether the recorder says that it is active and reaches a server.
 
         That a server is seen from here says nothing: the recorder has to reach it.
@@ -147,20 +151,20 @@ class RobotClient:
 
         Args:
             timeout_s: How long at most.
-            alive: Looked at about once per second; a text it returns ends the waiting.
+            alive: Asked ten times per second; a text it returns ends the waiting.
 
         Raises:
             UnavailableError: It did not come to that; the text says how far it came.
         """
         end = time.monotonic() + timeout_s
-        while not self.wait(self.ready, min(1.0, max(0.0, end - time.monotonic()))):
+        while not self.wait(self._ready, min(LOOK_S, max(0.0, end - time.monotonic()))):
             trouble = alive()
             if trouble:
                 raise UnavailableError(trouble)
             if time.monotonic() >= end:
-                raise UnavailableError(self.how_far(timeout_s))
+                raise UnavailableError(self._how_far(timeout_s))
 
-    def how_far(self, timeout_s: float) -> str:
+    def _how_far(self, timeout_s: float) -> str:
         """Why the robot is not ready after so many seconds, and the next step."""
         recorder, server = self.status(RECORDER), self.status(SERVER)
         if recorder is None:

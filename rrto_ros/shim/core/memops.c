@@ -93,40 +93,41 @@ static CUresult wait_value(CUdeviceptr at, uint64_t value, size_t bytes, unsigne
                        (unsigned)bytes * 8);
 }
 
-CUresult rrto_cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value,
-                                      unsigned int flags)
+/* One operation by a call of its own. */
+static CUresult alone(CUstream stream, CUdeviceptr at, uint64_t value, size_t bytes, unsigned flags,
+                      int writes)
 {
     RRTO_CAPTURE(stream, rrto_capture_refuse(stream, "memory operation"));
     uint64_t name;
     CUresult result = rrto_name_stream(stream, &name);
-    return result ? result : write_value(addr, value, 4, flags, name, 0);
+    if (result)
+        return result;
+    return writes ? write_value(at, value, bytes, flags, name, 0)
+                  : wait_value(at, value, bytes, flags, 0);
+}
+
+CUresult rrto_cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value,
+                                      unsigned int flags)
+{
+    return alone(stream, addr, value, 4, flags, 1);
 }
 
 CUresult rrto_cuStreamWriteValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value,
                                       unsigned int flags)
 {
-    RRTO_CAPTURE(stream, rrto_capture_refuse(stream, "memory operation"));
-    uint64_t name;
-    CUresult result = rrto_name_stream(stream, &name);
-    return result ? result : write_value(addr, value, 8, flags, name, 0);
+    return alone(stream, addr, value, 8, flags, 1);
 }
 
 CUresult rrto_cuStreamWaitValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value,
                                      unsigned int flags)
 {
-    RRTO_CAPTURE(stream, rrto_capture_refuse(stream, "memory operation"));
-    uint64_t name;
-    CUresult result = rrto_name_stream(stream, &name);
-    return result ? result : wait_value(addr, value, 4, flags, 0);
+    return alone(stream, addr, value, 4, flags, 0);
 }
 
 CUresult rrto_cuStreamWaitValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value,
                                      unsigned int flags)
 {
-    RRTO_CAPTURE(stream, rrto_capture_refuse(stream, "memory operation"));
-    uint64_t name;
-    CUresult result = rrto_name_stream(stream, &name);
-    return result ? result : wait_value(addr, value, 8, flags, 0);
+    return alone(stream, addr, value, 8, flags, 0);
 }
 
 static CUresult one(const CUstreamBatchMemOpParams *op, uint64_t stream, int only)
