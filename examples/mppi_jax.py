@@ -8,7 +8,6 @@ are compared with NumPy's. Exits with 77 where JAX is not installed.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
@@ -17,25 +16,17 @@ from mppi_numba import (
     DEVIATIONS,
     MISSING,
     OBSTACLES,
-    REACHED_M,
     SPEEDS,
     STEP_S,
     costs_of,
-    moved,
+    drive,
+    parsed,
 )
 
 
 def main() -> int:
     """Drive, and compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--samples", type=int, default=512, help="futures (%(default)s)")
-    parser.add_argument("--horizon", type=int, default=25, help="steps ahead (%(default)s)")
-    parser.add_argument("--steps", type=int, default=120, help="at most (%(default)s)")
-    arguments = parser.parse_args()
-    if min(arguments.samples, arguments.horizon, arguments.steps) < 1:
-        parser.error("numbers must be at least 1")
+    arguments = parsed(__doc__)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
         import jax
@@ -60,7 +51,7 @@ def main() -> int:
         return jax.lax.scan(step, pose, commands)[1].sum()
 
     @jax.jit
-    def control(
+    def decide(
         pose: jax.Array, goal: jax.Array, plan: jax.Array, noise: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(the next command, the plan after it, the costs of the futures)."""
@@ -75,26 +66,14 @@ def main() -> int:
     futures = (rng.standard_normal(shape) * DEVIATIONS).astype(np.float32)
     futures[0] = 0  # the plan itself is one of them
     noise, plan = jnp.asarray(futures), jnp.zeros(shape[1:], jnp.float32)
-    pose, goal = np.zeros(3, np.float32), np.array([4.5, 0.5], np.float32)
-    worst, nearest, steps = 0.0, np.inf, 0
-    while steps < arguments.steps and np.hypot(*(pose[:2] - goal)) > REACHED_M:
+
+    def control(pose: np.ndarray, goal: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        nonlocal plan
         before = np.asarray(plan)
-        command, plan, costs = control(pose, goal, plan, noise)
-        wanted = costs_of(pose, goal, before, futures)
-        # A future at an obstacle's edge may be inside for one and outside for the other.
-        wrong = np.abs(np.asarray(costs) - wanted) / np.maximum(wanted, 1)
-        worst = max(worst, float(np.nan_to_num(np.quantile(wrong, 0.99), nan=np.inf)))
-        pose = moved(pose, np.asarray(command))
-        away = np.hypot(*(pose[:2] - OBSTACLES[:, :2]).T) - OBSTACLES[:, 2]
-        nearest = min(nearest, float(away.min()))
-        steps += 1
-    left = float(np.hypot(*(pose[:2] - goal)))
-    print(
-        f"{steps} steps of {arguments.samples} futures on {jax.devices()[0]}: {left:.2f} m from "
-        f"the goal (want {REACHED_M}), {nearest:.2f} m from the nearest obstacle (want more than "
-        f"0), costs within {worst:.1e} of NumPy's (want 1e-4)"
-    )
-    return 0 if left <= REACHED_M and nearest > 0 and worst <= 1e-4 else 1
+        command, plan, costs = decide(pose, goal, plan, noise)
+        return np.asarray(command), np.asarray(costs), costs_of(pose, goal, before, futures)
+
+    return drive(control, arguments.steps, f"{arguments.samples} futures on {jax.devices()[0]}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,10 +131,10 @@ def moved(pose: np.ndarray, command: np.ndarray) -> np.ndarray:
     )
 
 
-def main() -> int:
-    """Drive, and compare."""
+def parsed(description: str | None) -> argparse.Namespace:
+    """The options: futures, how far they look ahead, how many steps are driven."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--samples", type=int, default=512, help="futures (%(default)s)")
     parser.add_argument("--horizon", type=int, default=25, help="steps ahead (%(default)s)")
@@ -141,6 +142,44 @@ def main() -> int:
     arguments = parser.parse_args()
     if min(arguments.samples, arguments.horizon, arguments.steps) < 1:
         parser.error("numbers must be at least 1")
+    return arguments
+
+
+Control = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""(pose, goal) -> the next command, the costs of the futures, the same by NumPy."""
+
+
+def drive(control: Control, most: int, futures: str) -> int:
+    """Drive to the goal in at most so many steps, and compare; 0 if all is as it should be.
+
+    Args:
+        control: What decides.
+        most: Steps.
+        futures: What the last line says of them.
+    """
+    pose, goal = np.zeros(3, np.float32), np.array([4.5, 0.5], np.float32)
+    worst, nearest, steps = 0.0, np.inf, 0
+    while steps < most and np.hypot(*(pose[:2] - goal)) > REACHED_M:
+        command, costs, wanted = control(pose, goal)
+        # A future at an obstacle's edge may be inside for one and outside for the other.
+        wrong = np.abs(costs - wanted) / np.maximum(wanted, 1)
+        worst = max(worst, float(np.nan_to_num(np.quantile(wrong, 0.99), nan=np.inf)))
+        pose = moved(pose, command)
+        away = np.hypot(*(pose[:2] - OBSTACLES[:, :2]).T) - OBSTACLES[:, 2]
+        nearest = min(nearest, float(away.min()))
+        steps += 1
+    left = float(np.hypot(*(pose[:2] - goal)))
+    print(
+        f"{steps} steps of {futures}: {left:.2f} m from the goal (want {REACHED_M}), "
+        f"{nearest:.2f} m from the nearest obstacle (want more than 0), costs within {worst:.1e} "
+        "of NumPy's (want 1e-4)"
+    )
+    return 0 if left <= REACHED_M and nearest > 0 and worst <= 1e-4 else 1
+
+
+def main() -> int:
+    """Drive, and compare."""
+    arguments = parsed(__doc__)
     try:
         from cuda.bindings import nvrtc, nvvm
 
@@ -152,25 +191,12 @@ def main() -> int:
         print(f'skipped: {reason}; pip install "numba-cuda[cu13]"', file=sys.stderr)
         return MISSING
 
-    pose, goal = np.zeros(3, np.float32), np.array([4.5, 0.5], np.float32)
-    worst, nearest, steps = 0.0, np.inf, 0
-    while steps < arguments.steps and np.hypot(*(pose[:2] - goal)) > REACHED_M:
+    def control(pose: np.ndarray, goal: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         costs = controller.costs(pose, goal)
         wanted = costs_of(pose, goal, controller.plan, controller.noise)
-        # A future at an obstacle's edge may be inside for one and outside for the other.
-        wrong = np.abs(costs - wanted) / np.maximum(wanted, 1)
-        worst = max(worst, float(np.nan_to_num(np.quantile(wrong, 0.99), nan=np.inf)))
-        pose = moved(pose, controller.command(costs))
-        away = np.hypot(*(pose[:2] - OBSTACLES[:, :2]).T) - OBSTACLES[:, 2]
-        nearest = min(nearest, float(away.min()))
-        steps += 1
-    left = float(np.hypot(*(pose[:2] - goal)))
-    print(
-        f"{steps} steps of {arguments.samples} futures: {left:.2f} m from the goal (want "
-        f"{REACHED_M}), {nearest:.2f} m from the nearest obstacle (want more than 0), costs "
-        f"within {worst:.1e} of NumPy's (want 1e-4)"
-    )
-    return 0 if left <= REACHED_M and nearest > 0 and worst <= 1e-4 else 1
+        return controller.command(costs), costs, wanted
+
+    return drive(control, arguments.steps, f"{arguments.samples} futures")
 
 
 if __name__ == "__main__":

@@ -2,23 +2,12 @@
 
 import numpy as np
 import pytest
+from support.ptx_texts import ADD
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.protocol import Launch, MemcpyNode, MemsetNode
 from rrto_ros.errors import CudaError
 
-PTX = """
-.version 7.0
-.target sm_70
-.address_size 64
-.visible .entry add(.param .u64 to, .param .u32 value) {
- .reg .b64 %rd<4>; .reg .b32 %r<5>;
- ld.param.u64 %rd1, [to]; ld.param.u32 %r1, [value];
- mov.u32 %r2, %tid.x; mul.wide.u32 %rd2, %r2, 4; add.s64 %rd3, %rd1, %rd2;
- ld.global.u32 %r3, [%rd3]; add.u32 %r4, %r3, %r1; st.global.u32 [%rd3], %r4;
- ret;
-}
-"""
 BYTES = 4096
 
 
@@ -33,7 +22,7 @@ def work(harness):
 class Work:
     def __init__(self, harness):
         self.device = harness.device
-        self.module, self.names, _ = harness.load(PTX)
+        self.module, self.names, _ = harness.load(ADD)
         self.at = self.device.info.arena_base + (1 << 26)
         self.device.mem_alloc(self.at, BYTES, 0)
         self.device.memcpy_htod(self.at, bytes(BYTES), 0)

@@ -6,24 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.ptx_texts import ADD
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.mappings import GRANULE
 from rrto_ros.devices.protocol import Launch, MemsetNode
 from rrto_ros.errors import CudaError
-
-PTX = """
-.version 7.0
-.target sm_70
-.address_size 64
-.visible .entry add(.param .u64 to, .param .u32 value) {
- .reg .b64 %rd<4>; .reg .b32 %r<5>;
- ld.param.u64 %rd1, [to]; ld.param.u32 %r1, [value];
- mov.u32 %r2, %tid.x; mul.wide.u32 %rd2, %r2, 4; add.s64 %rd3, %rd1, %rd2;
- ld.global.u32 %r3, [%rd3]; add.u32 %r4, %r3, %r1; st.global.u32 [%rd3], %r4;
- ret;
-}
-"""
 
 
 @pytest.fixture
@@ -84,7 +72,7 @@ def test_memory_keeps_its_bytes_when_it_is_mapped_elsewhere(memory):
 
 
 def test_two_mappings_of_memory_are_the_same_bytes(harness, memory):
-    loaded = harness.load(PTX)
+    loaded = harness.load(ADD)
     memory.create(1)
     memory.map(memory.at, 1)
     memory.map(memory.at + GRANULE, 1)
@@ -95,7 +83,7 @@ def test_two_mappings_of_memory_are_the_same_bytes(harness, memory):
 
 
 def test_pieces_beside_each_other_are_used_as_one(harness, memory):
-    loaded = harness.load(PTX)
+    loaded = harness.load(ADD)
     for k in range(3):
         memory.create(k + 1)
     for k in range(3):
@@ -168,7 +156,7 @@ from rrto_ros.devices.mappings import GRANULE
 from rrto_ros.devices.protocol import Launch
 device = CpuDevice(threads=1, cache_bytes=0, arena_base=0x6600_0000_0000)
 at = device.info.arena_base + device.info.arena_bytes // 2
-device.module_load(1, {PTX.encode() + bytes(1)!r})
+device.module_load(1, {ADD.encode() + bytes(1)!r})
 device.mem_create(1, GRANULE)
 params = np.uint64(at).tobytes() + np.uint32(1).tobytes()
 run = lambda: device.launch(Launch(1, 0, (1, 1, 1), (4, 1, 1), 0, params), 0)

@@ -39,15 +39,20 @@ def test_a_large_message_travels_once_over_a_slow_link():
     assert sent < 1.35 * (repeats + 10) * 600_000
 
 
-@pytest.mark.root
-@pytest.mark.slow
-@pytest.mark.timeout(420)
-def test_the_smoke_run_measures_every_way_with_equal_results(tmp_path):
+@pytest.fixture
+def link():
+    """Skips where no link between two machines can be made."""
     try:
         with joined_by_link(LinkSettings()):
             pass
     except UnavailableError as error:
         pytest.skip(str(error))
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+def test_the_smoke_run_measures_every_way_with_equal_results(link, tmp_path):
     out = tmp_path / "table.json"
     done = subprocess.run(
         [sys.executable, BENCH / "link_table.py", "--smoke", "--json", out],
@@ -73,12 +78,7 @@ def test_the_smoke_run_measures_every_way_with_equal_results(tmp_path):
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_second_start_over_a_link_sends_no_images(tmp_path):
-    try:
-        with joined_by_link(LinkSettings()):
-            pass
-    except UnavailableError as error:
-        pytest.skip(str(error))
+def test_a_second_start_over_a_link_sends_no_images(link, tmp_path):
     out = tmp_path / "loading.json"
     done = subprocess.run(
         [sys.executable, BENCH / "loading.py", "--smoke", "--json", out],

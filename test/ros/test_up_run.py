@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import cuda_runtimes
 from support.domains import domain_lock
+from support.ptx_texts import SCALE
 from support.rig import PROGRAMS, START_S
 
 RRTO = [sys.executable, "-m", "rrto_ros.cli.main"]
@@ -70,7 +71,7 @@ def test_what_was_refused_is_in_the_report_with_its_count(rig, tmp_path):
 def runtime_program(tmp_path):
     """A program linked with the CUDA runtime library, and its arguments."""
     files = [tmp_path / "scale.fatbin", tmp_path / "scale.ptx"]
-    for file, image in zip(files, (cuda_runtimes.FATBIN, cuda_runtimes.PTX), strict=True):
+    for file, image in zip(files, (cuda_runtimes.FATBIN, SCALE), strict=True):
         file.write_bytes(image)
     return [str(cuda_runtimes.build("13", tmp_path)), *map(str, files)]
 

@@ -3,36 +3,17 @@
 import ctypes
 import struct
 
+from support.ptx_texts import SCALE
+
 LIB = ctypes.CDLL("libcuda.so.1")
-PTX = b"""
-.version 7.0
-.target sm_70
-.address_size 64
-.visible .global .align 4 .f32 offset[4] = {1.0, 2.0, 3.0, 4.0};
-
-.visible .entry scale(.param .u64 p, .param .f32 k, .param .u32 n)
-{
-  .reg .pred %q; .reg .b32 %r<6>; .reg .b64 %rd<4>; .reg .f32 %f<3>;
-  ld.param.u64 %rd1, [p]; ld.param.f32 %f1, [k]; ld.param.u32 %r1, [n];
-  mov.u32 %r2, %ctaid.x; mov.u32 %r3, %ntid.x; mov.u32 %r4, %tid.x;
-  mad.lo.s32 %r5, %r2, %r3, %r4;
-  setp.ge.u32 %q, %r5, %r1;
-  @%q bra DONE;
-  cvta.to.global.u64 %rd1, %rd1;
-  mul.wide.u32 %rd2, %r5, 4;
-  add.s64 %rd3, %rd1, %rd2;
-  ld.global.f32 %f2, [%rd3];
-  mul.f32 %f2, %f2, %f1;
-  st.global.f32 [%rd3], %f2;
-DONE:
-  ret;
-}
-
-.visible .entry limited(.param .u64 p) .maxntid 64, 1, 1
+PTX = (
+    SCALE
+    + b""".visible .entry limited(.param .u64 p) .maxntid 64, 1, 1
 {
   ret;
 }
 """
+)
 
 
 def call(name, *arguments):

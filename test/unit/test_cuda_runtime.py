@@ -3,6 +3,7 @@
 import pytest
 from support import cuda_runtimes
 from support.cuda_runtimes import COPIES
+from support.ptx_texts import SCALE
 from support.shim_peer import BATCHED, RPC, Peer
 
 from rrto_ros.api.runtime_tables import VALIDITY_REFUSED, VALIDITY_VARIABLE
@@ -16,7 +17,7 @@ def programs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runtime")
     files = [folder / "scale.fatbin", folder / "scale.ptx"]
     files[0].write_bytes(cuda_runtimes.FATBIN)
-    files[1].write_bytes(cuda_runtimes.PTX)
+    files[1].write_bytes(SCALE)
     made = {}
 
     def program(name):
