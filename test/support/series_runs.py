@@ -23,7 +23,8 @@ def runs(folder, program, mode, run_ahead, inferences, seeds):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [run for run in found if run["status"]] == []
+    wrong = [run for run in found if run["status"]]
+    assert not wrong, "\n\n".join(f"seed {run['seed']}: {run['said']}" for run in wrong)
     assert done.returncode == 0, done.stderr
     assert len(found) == len(seeds)
     return found

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import cuda_ctypes as cuda
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from strangers_ptx import PTX
+from support import cuda_ctypes as cuda
 
 BYTES = 1 << 14
 HOST, DEVICE, UNIFIED = 1, 2, 4

@@ -8,9 +8,9 @@ import struct
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import cuda_ctypes as cuda
-from printing import PTX
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from support import cuda_ctypes as cuda
+from support.printing import PTX
 
 cuda.start()
 module = cuda.load(PTX.encode())

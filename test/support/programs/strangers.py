@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import cuda_ctypes as cuda
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from strangers_ptx import BODIES, PTX
+from support import cuda_ctypes as cuda
 
 SIZES = (1, 7, 64, 100, 257, 1000, 4096, 20000)
 DEVIATIONS = ("argument", "extra", "missing", "read", "realloc", "sizes", "swapped", "anew")
