@@ -34,3 +34,13 @@ def test_registers_differ_per_kernel_and_a_full_block_always_fits():
     assert answer["limited"] == 16
     assert answer["linked"] == [20, small]
     assert all(blocks >= 1 for blocks in answer["blocks"])
+
+
+@pytest.mark.parametrize(
+    ("wish", "after_a_launch"), [("1", ["launch", "stream_synchronize"]), ("0", ["launch"])]
+)
+def test_launches_wait_for_their_kernels_where_cuda_launch_blocking_is_set(wish, after_a_launch):
+    with Peer() as peer:
+        peer.case("launches", program=PROGRAM, CUDA_LAUNCH_BLOCKING=wish)
+        names = peer.names()
+    assert names[names.index("launch") :] == after_a_launch * 2

@@ -173,6 +173,20 @@ static CUresult capture(CUfunction f, const struct rrto_geometry *at, CUstream h
     return rrto_capture_work(hStream, result, &work);
 }
 
+/* CUDA_LAUNCH_BLOCKING=1: a launch returns when its kernel has ended, with the kernel's error. */
+static int launches_wait(void)
+{
+    enum { UNKNOWN, NO, YES };
+    static _Atomic int known;
+    int answer = atomic_load_explicit(&known, memory_order_relaxed);
+    if (answer == UNKNOWN) {
+        const char *wish = getenv("CUDA_LAUNCH_BLOCKING");
+        answer = wish && atoi(wish) ? YES : NO;
+        atomic_store_explicit(&known, answer, memory_order_relaxed);
+    }
+    return answer == YES;
+}
+
 static CUresult launch(CUfunction f, const struct rrto_geometry *at, CUstream hStream,
                        struct manner how, void **params, void **extra)
 {
@@ -197,6 +211,8 @@ static CUresult launch(CUfunction f, const struct rrto_geometry *at, CUstream hS
     result = rrto_emit_launch(&op, packed, NULL);
     if (packed != small)
         free(packed);
+    if (!result && launches_wait())
+        result = rrto_emit_stream_synchronize(&(struct rrto_op_stream_synchronize){stream}, NULL);
     return result;
 }
 

@@ -189,6 +189,13 @@ def clusters():
     wants(out("cuOccupancyMaxPotentialClusterSize", kernel, config(), kind=INT), 1, "largest")
 
 
+def launches():
+    start()
+    kernel, address = function(load()), out("cuMemAlloc_v2", 16)
+    for _ in range(2):
+        wants(launch(kernel, scale_params(address, 2.0, 4)), 0, "launch")
+
+
 def options(**values):
     """JIT options: (number of options, their numbers, their values)."""
     numbers = {"wall": 2, "info": 3, "info_bytes": 4, "error": 5, "error_bytes": 6, "verbose": 12}
