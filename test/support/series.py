@@ -22,7 +22,7 @@ PROGRAMS = Path(__file__).resolve().parent / "programs"
 
 def run(folder, program, mode, run_ahead, inferences, seed):
     config = SessionConfig(
-        mode=mode, connect_timeout_s=2.0, plan_cache_bytes=64 << 20,
+        mode=mode, plan_cache_bytes=64 << 20,
         plan_cache_directory=folder / "plans", replay=ReplayOptions(run_ahead=run_ahead),
     )  # fmt: skip
     lines: list[str] = []

@@ -17,7 +17,7 @@ from support.device_server import robot_and_server
 from rrto_ros.robot.status import SessionConfig
 
 folder, network = sys.argv[1:]
-config = SessionConfig(connect_timeout_s=2.0, mode="batched")
+config = SessionConfig(mode="batched")
 folder = Path(folder)
 with robot_and_server(folder, config, cache_dir=folder / "kernels") as (_, server, env):
     done = subprocess.run([sys.executable, network, "--inferences", "3"],

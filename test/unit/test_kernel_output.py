@@ -14,8 +14,7 @@ PROGRAM = Path(__file__).resolve().parents[1] / "support" / "programs" / "printi
 
 
 def run(folder, mode, run_ahead, *arguments):
-    config = SessionConfig(mode=mode, connect_timeout_s=2.0,
-                           replay=ReplayOptions(run_ahead=run_ahead))  # fmt: skip
+    config = SessionConfig(mode=mode, replay=ReplayOptions(run_ahead=run_ahead))
     with robot_and_server(folder, config, 0.001) as (_, _, env):
         return subprocess.run([sys.executable, str(PROGRAM), *arguments], env=env,
                               capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
