@@ -8,7 +8,7 @@ import json
 import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from rrto_ros.bringup.processes import processes
 from rrto_ros.bringup.supervisor import Supervisor
 from rrto_ros.cli.ambient import users_environment
 from rrto_ros.cli.console import err, note, out, process_line
+from rrto_ros.cli.ready import get_ready
 from rrto_ros.cli.sessions import collect_reports
 from rrto_ros.cli.summary import report, summary_table
 from rrto_ros.errors import UnavailableError
+from rrto_ros.wire.port import RECORDER, SERVER
 
 INTERRUPTED = 130
 
@@ -47,15 +49,34 @@ def up(options: Options) -> int:
     Returns:
         The exit code of the first process that failed; 0 also after Ctrl-C.
     """
-    supervisor = Supervisor(processes(options), process_line, users_environment())
-    with ends_on_signal(supervisor):
+    started = processes(options)
+    supervisor = Supervisor(started, process_line, users_environment())
+    with ends_on_signal(supervisor) as signals:
         try:
             supervisor.start()
+            note(f"starting {' and '.join(process.name for process in started)}")
+            # Of one side alone nobody knows whether the other is up yet.
+            if options.side == "both":
+                _meet(options, supervisor, signals)
             code = supervisor.wait()
         finally:
             note("ending")
             supervisor.stop()
     return code
+
+
+def _meet(options: Options, supervisor: Supervisor, signals: Sequence[int]) -> None:
+    """See to it that recorder and server meet, and say so."""
+    from rrto_ros.ros.client import RobotClient
+
+    try:
+        with RobotClient(options.robot, options.domain_number()) as client:
+            get_ready(client, (supervisor,), (SERVER, RECORDER), note, lambda: bool(signals))
+        note(f"robot {options.robot!r} is ready: `rrto run -- PROGRAM` in another terminal")
+    except UnavailableError as error:
+        # What ended is what `wait` returns; what is late may still come.
+        if not signals and not supervisor.failed():
+            note(str(error))
 
 
 def demo(options: Options, folder: Path) -> tuple[int, dict[str, Any]]:

@@ -9,19 +9,19 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrto_ros.api.runtime_tables import VALIDITY_VARIABLE
 from rrto_ros.bringup.environment import find_program, interposed_environment
-from rrto_ros.bringup.meeting import ALONE_S, Meeting
 from rrto_ros.bringup.options import Options
 from rrto_ros.bringup.processes import recorder, server
 from rrto_ros.bringup.stand_ins import with_stand_ins
 from rrto_ros.bringup.supervisor import Supervisor
 from rrto_ros.cli.ambient import users_environment
+from rrto_ros.cli.ready import get_ready
 from rrto_ros.cli.replay_options import flags
 from rrto_ros.errors import ConfigError, UnavailableError
 from rrto_ros.runtime_files import held, server_lock, socket_lock, socket_path
@@ -38,11 +38,8 @@ KNOWN_S = 3.0
 """How long the status of a server may take that is there."""
 RECORDER_S = 10.0
 LOOK_S = 0.1
-ELSEWHERE_S = 10.0
-"""How long our recorder may take to reach a server that was not started here."""
 STATUS_RATE_HZ = 10.0
 """Of a recorder that is started here: its last status is waited for when the program has ended."""
-READY_TIMEOUT_S = 60.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -147,7 +144,7 @@ def robot_up(options: Options, wanted: Wanted) -> Iterator[RobotClient]:
             note(f"starting {' and '.join(names)}")
         for each in (supervisor, later):
             each.release(own.name, go=missing)
-        _get_ready(client, (supervisor, later), names)
+        get_ready(client, (supervisor, later), names, note)
         if missing and client.announced(SERVER) > 1:
             # Discovered too late. Two would answer for each other's sessions: ours goes.
             note("another offload_server was found; ending the one started here")
@@ -157,39 +154,6 @@ def robot_up(options: Options, wanted: Wanted) -> Iterator[RobotClient]:
             if found is not None:
                 check_server(found, wanted)
         yield client
-
-
-def _get_ready(
-    client: RobotClient, supervisors: Sequence[Supervisor], names: Sequence[str]
-) -> None:
-    """Wait until the recorder reaches a server; of ours, start anew what is not heard.
-
-    Args:
-        client: Follows the robot.
-        supervisors: Of the processes that were started here.
-        names: Theirs, of those that shall run.
-
-    Raises:
-        UnavailableError: A process ended, or it took too long.
-    """
-    alone_s = ALONE_S if SERVER in names else ELSEWHERE_S
-    meeting = Meeting(time.monotonic(), alone_s)
-
-    def look() -> str:
-        trouble = next(filter(None, (each.failed() for each in supervisors)), "")
-        if trouble:
-            return trouble
-        heard = [client.status(kind, meeting.started) is not None for kind in (RECORDER, SERVER)]
-        late = meeting.late(time.monotonic(), *heard)
-        again = [kind for kind, is_late in zip((RECORDER, SERVER), late, strict=True) if is_late]
-        again = [name for name in again if name in names]
-        if again:
-            note(f"{' and '.join(again)} not heard of in time: starting anew")
-            for name in again:
-                any(each.restart(name) for each in supervisors)
-        return ""
-
-    client.wait_ready(READY_TIMEOUT_S, look)
 
 
 def device_of(client: RobotClient, options: Options) -> str:

@@ -1,6 +1,7 @@
 """`rrto up`, `rrto status` and `rrto mode` with real nodes."""
 
 import json
+import os
 import re
 import signal
 import sys
@@ -43,6 +44,18 @@ def test_up_starts_both_nodes_and_interrupt_ends_them_in_order(rig, up):
     code, text = rrto(rig, "status")
     assert code == 1
     assert "rrto up" in text
+
+
+@pytest.mark.parametrize("node", ["offload_server", "recorder_replayer"])
+def test_a_node_that_stands_still_while_they_meet_is_started_anew(rig, node):
+    up = rrto(rig, "up", "--device", "null", wait=False)
+    up.wait_for("starting offload_server and recorder_replayer", START_S)
+    (stuck,) = rig.running(f"rrto_ros.nodes.{node}")
+    os.kill(stuck, signal.SIGSTOP)
+    up.wait_for(f"{node} .*starting anew", START_S)
+    up.wait_for(rf"robot '{rig.robot}' is ready", START_S)
+    up.signal(signal.SIGINT)
+    assert up.wait() == 0
 
 
 def test_mode_changes_it_and_a_refusal_gives_the_reason(rig, up):

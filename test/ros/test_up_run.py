@@ -1,11 +1,9 @@
 """`rrto run`: any program, what it needs, its exit code, signals and the report."""
 
-import contextlib
 import json
 import os
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 from support import cuda_runtimes
@@ -188,22 +186,12 @@ def test_signals_reach_the_program_and_everything_ends(rig):
 def test_a_node_that_stands_still_while_they_meet_is_started_anew(rig, node):
     process = run(rig, "--device", "null", "--", sys.executable, "-c", "print('program is up')")
     process.wait_for("starting offload_server and recorder_replayer", START_S)
-    (stuck,) = [pid for pid, words in processes(rig) if f"rrto_ros.nodes.{node}" in words]
+    (stuck,) = rig.running(f"rrto_ros.nodes.{node}")
     os.kill(stuck, signal.SIGSTOP)
     assert process.wait() == 0, process.text()
     assert "starting anew" in process.text()
     assert "program is up" in process.text()
-    assert stuck not in [pid for pid, _ in processes(rig)]
-
-
-def processes(rig):
-    """(Process id, command line) of everything that runs in this test's runtime folder."""
-    mine = f"XDG_RUNTIME_DIR={rig.environment()['XDG_RUNTIME_DIR']}"
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (folder / "cmdline").read_text().split("\0")
-            if mine in (folder / "environ").read_text().split("\0"):
-                yield int(folder.name), words
+    assert stuck not in rig.running(f"rrto_ros.nodes.{node}")
 
 
 def test_options_of_the_program_are_not_taken_for_ours(rig):

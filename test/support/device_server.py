@@ -85,8 +85,8 @@ def robot_and_server(folder, config, round_trip_s=0.0, *, cache_dir=None,
                      on_report=lambda _: None, on_line=lambda _: None):  # fmt: skip
     """A recorder and a `DeviceServer` in this process, for programs that are started meanwhile.
 
-    Gives both, and the environment of such a program. The server is silent while it executes, which
-    is no loss of it however long a kernel takes to compile on a busy machine.
+    Gives both, and the environment of such a program. The server is silent while it executes,
+    which is no loss of it however long a kernel takes to compile on a busy machine.
     """
     config = replace(config, server_timeout_s=120.0)
     host = RobotHost(folder / "robot.sock", config, 2, on_report, on_line)

@@ -1,5 +1,6 @@
 """A robot and an edge for one test: starts their real nodes and programs, watches, breaks them."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -70,6 +71,16 @@ class Rig:
         return interposed_environment(self.environment(**extra), robot or self.robot)
 
     # ---- nodes
+
+    def running(self, module):
+        """Process ids of what runs this Python module in this test's runtime folder."""
+        mine, found = f"XDG_RUNTIME_DIR={self._run}", []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (folder / "cmdline").read_text().split("\0")
+                if module in words and mine in (folder / "environ").read_text().split("\0"):
+                    found.append(int(folder.name))
+        return found
 
     def server(self, device="cpu", robot=None, wait=True, **parameters):
         """Start an offload_server on the edge; ready when this returns."""
