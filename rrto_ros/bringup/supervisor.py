@@ -83,26 +83,22 @@ class Child:
         """Ask it to end, then insist; returns when it is gone."""
         if not self._asked:
             self.ask()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-            if self.code is not None:
-                break
-            # A node ends its own workers in order; only the last resort goes to the whole group.
-            with contextlib.suppress(ProcessLookupError):
-                if number == signal.SIGKILL:
-                    os.killpg(self._popen.pid, number)
-                elif number == signal.SIGTERM:
-                    self._popen.send_signal(number)
+        # A node ends its own workers in order; only the last resort goes to the whole group.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(GRACE_S)
+        if self.code is None:
+            self._popen.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(GRACE_S)
-        self._popen.wait()
-        # Workers that outlived their node would keep the output open.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
-        self._thread.join(timeout=GRACE_S)
+        self._finish()
 
     def kill(self) -> None:
         """End it and its workers at once; nobody is told. Returns when it is gone."""
         self._ended = lambda _: None
+        self._finish()
+
+    def _finish(self) -> None:
+        # Workers that outlive their node would keep the output open.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()
