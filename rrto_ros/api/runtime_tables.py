@@ -118,6 +118,14 @@ TABLES: tuple[Table, ...] = (
     Table("21318c60-9714-3248-8ca6-41ff7324c8f2", "TOOLS_CONTEXT", 95, (
         Slot(4, "context_id", (("CUcontext", "ctx"), ("unsigned long long*", "ctxId")),
              "as cuCtxGetId"),
+        Slot(39, "stream_id",
+             (("CUcontext", "ctx"), ("CUstream", "stream"), ("unsigned long long*", "streamId")),
+             "as cuStreamGetId, of what slot 51 gave"),
+        Slot(51, "stream_meant",
+             (("CUcontext", "ctx"), ("CUstream", "stream"), ("CUstream*", "pstream"),
+              ("int", "per_thread")),
+             "the stream that a handle means: NULL is CU_STREAM_PER_THREAD if `per_thread`, else "
+             "CU_STREAM_LEGACY"),
     )),
     Table("195bcbf4-d67d-024a-acc5-1d29cea631ae", "HEAP_ACCESS"),
     Table("b10541e1-f7c7-c74a-9f64-f223be99f1e2", "DEVICE_EXTENDED_RT"),

@@ -23,6 +23,7 @@ from rrto_ros.devices.cubins import Cubin, Variable
 from rrto_ros.devices.images import machine_code
 from rrto_ros.devices.linked import link_inputs, ptx_source
 from rrto_ros.devices.mappings import READ, Mappings, check_flags
+from rrto_ros.devices.null_attributes import device_attributes
 from rrto_ros.devices.protocol import GraphNode, Launch, MemcpyNode, MemsetNode
 from rrto_ros.devices.ptx_scan import MAX_THREADS, scan_ptx
 from rrto_ros.devices.textures import Texture, check_texture
@@ -36,14 +37,6 @@ _VARIABLE_ALIGNMENT = 256
 MOST_ARENA_BYTES = 512 << 30
 DEFAULT_LAUNCH_S = 5e-6
 DEFAULT_BYTES_PER_S = 10e9
-# What tinygrad, Numba and cuda.core ask for before they launch anything.
-_ATTRIBUTES = {
-    1: MAX_THREADS, 2: 1024, 3: 1024, 4: 64, 5: 2**31 - 1, 6: 65535, 7: 65535, 8: 49152,
-    10: 32, 12: 65536, 14: 512, 13: 1_500_000, 16: 16, 31: 1, 39: 1536, 40: 1, 41: 1, 81: 102400,
-    21: 131072, 22: 131072, 23: 65536, 24: 16384, 25: 16384, 26: 16384, 51: 32,
-    69: 1 << 28, 70: 131072, 71: 65000, 72: 2097120,
-    97: 101376, 102: 1, 106: 16, 115: 1,
-}  # fmt: skip
 
 
 def _scan(
@@ -164,7 +157,7 @@ class NullDevice:
         self._info = DeviceInfo(
             "null", "RRTO null device: no results", sha256(b"rrto null device").digest()[:16],
             (major, minor), DRIVER_VERSION, limit_bytes, base, size,
-            {**_ATTRIBUTES, 75: major, 76: minor},
+            device_attributes((major, minor)),
         )  # fmt: skip
         self._launch_s = launch_s
         self._per_byte_s = 1 / bytes_per_s if bytes_per_s else 0.0

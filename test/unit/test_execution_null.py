@@ -38,6 +38,20 @@ def test_its_name_says_that_it_has_no_results(device):
     assert device.info.arena_bytes >= device.info.total_bytes
 
 
+@pytest.mark.parametrize(
+    ("capability", "shared_kib"), [((7, 5), 64), ((8, 0), 164), ((8, 9), 100), ((9, 0), 228)]
+)
+def test_programs_are_told_every_attribute_that_libraries_choose_kernels_by(
+    capability, shared_kib
+):
+    attributes = NullDevice(limit_bytes=1, compute_capability=capability).info.attributes
+    assert (attributes[75], attributes[76]) == capability
+    assert attributes[81] == shared_kib << 10
+    assert attributes[8] < attributes[97] <= attributes[81]
+    positive = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 13, 14, 16, 36, 37, 38, 39, 82, 106)
+    assert [number for number in positive if attributes[number] <= 0] == []
+
+
 def test_kernels_and_parameter_offsets_are_read_from_ptx():
     first, second = scan_ptx(PTX)
     assert (first.name, second.name) == ("first", "second")

@@ -7,7 +7,7 @@
 
 #include "shim.h"
 
-enum { DEPTH = 64, LIMITS = 8 };
+enum { DEPTH = 64, LIMITS = 10 };
 
 struct context {
     int references; /* primary only */
@@ -31,7 +31,7 @@ static struct context *state_of(const struct rrto_object *object)
 
 static void set_up(struct rrto_object *object, unsigned flags)
 {
-    static const size_t limits[LIMITS] = {1024, 1 << 20, 8 << 20, 2, 2048, 64, 0, 0};
+    static const size_t limits[LIMITS] = {1024, 1 << 20, 8 << 20, 2, 2048, 64};
     struct context *state = state_of(object);
     memset(state, 0, sizeof *state);
     state->banks = 1;
@@ -364,7 +364,7 @@ CUresult rrto_cuCtxSetFlags(unsigned int flags)
     return result;
 }
 
-enum { SYNC_DEPTH = 3, GRANULARITY = 5, CONTEXT_SHARED = 7 };
+enum { SYNC_DEPTH = 3, GRANULARITY = 5, IN_GRAPHICS = 7 };
 
 static int has_sync_depth(void)
 {
@@ -389,8 +389,8 @@ CUresult rrto_cuCtxSetLimit(CUlimit limit, size_t value)
     CUresult result = current(&object);
     if (result)
         return result;
-    /* The shared memory of a graphics context can only be asked for. */
-    if (limit < 0 || limit >= CONTEXT_SHARED || (limit == SYNC_DEPTH && !has_sync_depth()))
+    /* What a context inside graphics (CIG) has can only be asked for: none is one. */
+    if (limit < 0 || limit >= IN_GRAPHICS || (limit == SYNC_DEPTH && !has_sync_depth()))
         return CUDA_UNSUPPORTED_LIMIT;
     if (limit == GRANULARITY && value > 128)
         return CUDA_INVALID_VALUE;

@@ -110,3 +110,22 @@ CUresult rrto_table_context_id(CUcontext ctx, unsigned long long *ctxId)
 {
     return rrto_cuCtxGetId(ctx, ctxId);
 }
+
+CUresult rrto_table_stream_id(CUcontext ctx, CUstream stream, unsigned long long *streamId)
+{
+    struct rrto_object *context;
+    CUresult result = stream && streamId ? rrto_context_of(ctx, &context) : CUDA_INVALID_VALUE;
+    return result ? result : rrto_cuStreamGetId(stream, streamId);
+}
+
+CUresult rrto_table_stream_meant(CUcontext ctx, CUstream stream, CUstream *pstream, int per_thread)
+{
+    struct rrto_object *context;
+    unsigned long long id;
+    CUresult result = pstream ? rrto_context_of(ctx, &context) : CUDA_INVALID_VALUE;
+    if (!result)
+        result = rrto_cuStreamGetId(stream, &id);
+    if (!result)
+        *pstream = stream ? stream : (CUstream)(uintptr_t)(per_thread ? 2 : 1);
+    return result;
+}

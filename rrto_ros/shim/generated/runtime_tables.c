@@ -238,7 +238,14 @@ REFUSED(TOOLS_CONTEXT, 35)
 REFUSED(TOOLS_CONTEXT, 36)
 REFUSED(TOOLS_CONTEXT, 37)
 REFUSED(TOOLS_CONTEXT, 38)
-REFUSED(TOOLS_CONTEXT, 39)
+static CUresult TOOLS_CONTEXT_39(CUcontext ctx, CUstream stream, unsigned long long* streamId)
+{
+    CUresult result = rrto_need_init();
+    if (result)
+        return result;
+    return rrto_table_stream_id(ctx, stream, streamId);
+}
+
 REFUSED(TOOLS_CONTEXT, 40)
 REFUSED(TOOLS_CONTEXT, 41)
 REFUSED(TOOLS_CONTEXT, 42)
@@ -250,7 +257,14 @@ REFUSED(TOOLS_CONTEXT, 47)
 REFUSED(TOOLS_CONTEXT, 48)
 REFUSED(TOOLS_CONTEXT, 49)
 REFUSED(TOOLS_CONTEXT, 50)
-REFUSED(TOOLS_CONTEXT, 51)
+static CUresult TOOLS_CONTEXT_51(CUcontext ctx, CUstream stream, CUstream* pstream, int per_thread)
+{
+    CUresult result = rrto_need_init();
+    if (result)
+        return result;
+    return rrto_table_stream_meant(ctx, stream, pstream, per_thread);
+}
+
 REFUSED(TOOLS_CONTEXT, 52)
 REFUSED(TOOLS_CONTEXT, 53)
 REFUSED(TOOLS_CONTEXT, 54)

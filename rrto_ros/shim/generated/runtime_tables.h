@@ -42,6 +42,8 @@ CUresult rrto_table_context_check(CUcontext ctx, unsigned int* flags, const void
 unsigned int rrto_table_check_flags(void);
 CUresult rrto_table_validity(unsigned int version, unsigned long long seconds, unsigned long long* answer);
 CUresult rrto_table_context_id(CUcontext ctx, unsigned long long* ctxId);
+CUresult rrto_table_stream_id(CUcontext ctx, CUstream stream, unsigned long long* streamId);
+CUresult rrto_table_stream_meant(CUcontext ctx, CUstream stream, CUstream* pstream, int per_thread);
 
 #define RRTO_VALIDITY_VARIABLE "RRTO_CUDA_RUNTIME"
 #define RRTO_VALIDITY_REFUSED "CUDA runtime: validity check of the driver"

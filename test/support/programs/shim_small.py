@@ -48,6 +48,9 @@ def limits():
     for limit, value in ((0, 4096), (1, 1 << 21), (2, 32 << 20), (4, 100), (5, 32), (6, 0)):
         ok("cuCtxSetLimit", limit, value)
         wants(out("cuCtxGetLimit", limit), value, f"limit {limit}")
+    for limit in (7, 8, 9):  # of a context inside graphics, which can only be asked for
+        wants(out("cuCtxGetLimit", limit), 0, f"limit {limit}: there is none")
+        wants(call("cuCtxSetLimit", limit, 1), 215, f"limit {limit}")
     for config in (1, 2, 3, 0):
         ok("cuCtxSetCacheConfig", config)
         wants(out("cuCtxGetCacheConfig", kind=INT), config, "cache")
