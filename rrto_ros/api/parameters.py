@@ -306,6 +306,11 @@ SERVER = by_name((
               "Look up every memory access of a kernel on the cpu device, many times slower: a "
               "stray one is CUDA_ERROR_ILLEGAL_ADDRESS in any case, and so named by kernel, "
               "thread, address and nearest allocation."),
+    Parameter("check_calls", False,
+              "Check every call that reaches a session's device against the CUDA driver's "
+              "documentation (handles, ranges, what is freed, arguments, the order of streams). "
+              "What is found is on the program's error output and in the server's log; slow, and "
+              "for finding defects of rrto_ros."),
     Parameter("blob_cache_bytes", 4 << 30,
               "Size limit of the uploads kept on disk (weights, modules), so that they are sent "
               "once; 0 keeps none.", (0, _TIB)),

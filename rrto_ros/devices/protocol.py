@@ -141,6 +141,14 @@ class PrintingDevice(Protocol):
         """What they printed since the last time, for the program's output and error output."""
 
 
+@runtime_checkable
+class NumberedDevice(Protocol):
+    """What a device may offer besides: it names calls by the session's numbers."""
+
+    def call_comes(self, index: int) -> None:
+        """The session's number of the call that is made next."""
+
+
 class Checkpoint(Protocol):
     """Copies of memory that a device holds."""
 

@@ -35,6 +35,7 @@ class DeviceSettings:
         launch_timeout_s: Seconds after which a launch on the cpu device is ended, and a wait for
             the GPU given up; 0 for never.
         memcheck: Whether the cpu device looks up every access of a kernel, to name a stray one.
+        check_calls: Whether every call is checked before the device executes it.
     """
 
     limit_bytes: int
@@ -45,6 +46,7 @@ class DeviceSettings:
     cache_bytes: int = DEFAULT_CACHE_BYTES
     launch_timeout_s: float = DEFAULT_LAUNCH_TIMEOUT_S
     memcheck: bool = False
+    check_calls: bool = False
 
 
 DeviceFactory = Callable[[DeviceSettings], Device]
@@ -155,4 +157,9 @@ def create_device(name: str, settings: DeviceSettings) -> Device:
     factory = _FACTORIES.get(name)
     if factory is None:
         raise ConfigError(f"device {name!r} is none of {', '.join(DEVICES)}")
-    return factory(settings)
+    device = factory(settings)
+    if not settings.check_calls:
+        return device
+    module = importlib.import_module("rrto_ros.devices.checking.device")
+    checking: Device = module.CheckingDevice(device)
+    return checking

@@ -16,7 +16,7 @@ from functools import partial
 
 from rrto_ros.api.info import ModuleInfo
 from rrto_ros.api.results import BREAKS_CONTEXT, CUresult
-from rrto_ros.devices.protocol import Device, PrintingDevice, SegmentDevice
+from rrto_ros.devices.protocol import Device, NumberedDevice, PrintingDevice, SegmentDevice
 from rrto_ros.errors import CudaError, ProtocolError
 from rrto_ros.execution.checkpoints import Checkpoints
 from rrto_ros.execution.dispatch import Handler, Prepared, bind, prepare
@@ -88,6 +88,7 @@ class Executor:
         self._handlers: dict[int, Handler] = bind(device, self._loaded)
         rows = device if isinstance(device, SegmentDevice) else None
         self._printing = device if isinstance(device, PrintingDevice) else None
+        self._comes = device.call_comes if isinstance(device, NumberedDevice) else None
         self._ranges = WriteRanges(device.info.compute_capability, beside=beside)
         self._speculation = Speculation(
             Checkpoints(device), self._ranges, self._begin, interrupted
@@ -337,6 +338,8 @@ class Executor:
         kernel = self._kernel(record)
         if self._progress is not None:
             self._progress.begin(index, record.op.code, kernel)
+        if self._comes is not None:
+            self._comes(index)
         return kernel
 
     def _failed(

@@ -40,6 +40,7 @@ def declare_settings(node: Node) -> ServerSettings:
             cache_bytes=v["kernel_cache_bytes"],
             launch_timeout_s=v["launch_timeout_s"],
             memcheck=v["memcheck"],
+            check_calls=v["check_calls"],
         ),
         max_sessions=v["max_sessions"],
         blob_directory=Path(blobs) if blobs else None,

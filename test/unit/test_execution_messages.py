@@ -32,7 +32,7 @@ MESSAGES = [
     Open("cpu", DeviceSettings(1 << 20)),
     Open(
         "gpu",
-        DeviceSettings(1, 2, (9, 0), 3, Path("/cache"), 4, 5.5, memcheck=True),
+        DeviceSettings(1, 2, (9, 0), 3, Path("/cache"), 4, 5.5, memcheck=True, check_calls=True),
         Path("/blobs"),
         6,
     ),
