@@ -6,7 +6,9 @@
 
 Each client gets a virtual environment of its own in the folder of --work, with packages from the
 registry that pip is set up for (gigabytes), and is run by its program of test/clients, which
-compares what it computes. Rows of clients that were not asked for stay as they are.
+compares what it computes. Clients whose kernels are machine code run on the device `null`, which
+has no results: there every call is checked before the device takes it (parameter `check_calls`).
+Rows of clients that were not asked for stay as they are.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from rrto_ros.clients import catalogue  # noqa: E402
+from rrto_ros.devices.checking.findings import PREFIX  # noqa: E402
 
 PROGRAMS = ROOT / "test" / "clients"
 PAGE = ROOT / "docs" / "clients.md"
@@ -37,6 +40,9 @@ COLUMNS = (
 )  # fmt: skip
 LIMIT_S = 900
 MOST_NAMED, MOST_CASES = 4, 12
+CHECKING = "/**/offload_server:\n  ros__parameters:\n    check_calls: true\n"
+_CHECK = re.compile(re.escape(PREFIX) + r"(.*)")
+_CHECKED = re.compile(r"(\d+) calls, (\d+) findings(.*)")
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Client:
         environment: Variables that it needs.
         arguments: Of the program.
         without: Packages that must go again, though others ask for them.
+        device: That it runs on where none is asked for.
     """
 
     packages: Sequence[str]
@@ -58,10 +65,14 @@ class Client:
     environment: Mapping[str, str] = field(default_factory=dict)
     without: Sequence[str] = ()
     arguments: Sequence[str] = ()
+    device: str = "cpu"
 
 
 _SETTINGS = {one.name: dict(one.cpu) for one in catalogue.CLIENTS}
 """What `rrto doctor` says is to be set for the device `cpu`."""
+
+_CUDA_13 = ("cublas", "cudnn-cu13", "cufft", "curand", "cuda-runtime", "cuda-nvrtc")
+"""What ONNX Runtime's CUDA provider is linked with."""
 
 # CuPy and Warp want RRTO_NVIDIA_COMPILERS=1 (docs/clients.md).
 CLIENTS = {
@@ -82,6 +93,13 @@ CLIENTS = {
         arguments=("elementwise", "reductions"),
     ),
     "warp": Client(("warp-lang",), "run_warp.py", runtime=True),
+    "torch": Client(("torch", "numpy", "setuptools"), "run_torch.py", True, device="null"),
+    "onnxruntime": Client(
+        ("onnxruntime-gpu", *(f"nvidia-{one}" for one in _CUDA_13)),
+        "run_onnxruntime.py",
+        True,
+        device="null",
+    ),
 }
 
 
@@ -107,7 +125,7 @@ def python_of(work: Path, name: str, client: Client) -> Path:
 def run(work: Path, name: str, client: Client, device: str) -> dict[str, Any]:
     """One row: what a client's program and the report of its calls say."""
     python = python_of(work, name, client)
-    report = work / f"{name}.json"
+    report, errors = work / f"{name}.json", work / f"{name}.log"
     report.unlink(missing_ok=True)
     environment = {**os.environ, "HOME": str(work / f"{name}-home")}
     Path(environment["HOME"]).mkdir(exist_ok=True)
@@ -115,23 +133,34 @@ def run(work: Path, name: str, client: Client, device: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "rrto_ros.cli.main", "run", "--robot", f"client_{name}"]
     command += ["--device", device, "--mode", "replay", "--report", str(report)]
     command += ["--cuda-runtime"] if client.runtime else []
+    if device == "null":
+        (work / "checking.yaml").write_text(CHECKING)
+        command += ["--params-file", str(work / "checking.yaml")]
     command += ["--", str(python), str(PROGRAMS / client.program), *client.arguments]
-    print(f"[{name}] {' '.join(command)}", flush=True)
-    try:
-        done = subprocess.run(
-            command, env=environment, stdout=subprocess.PIPE, text=True, check=False,
-            timeout=LIMIT_S, cwd=ROOT,
-        )  # fmt: skip
-        code, lines = done.returncode, done.stdout.splitlines()
-    except subprocess.TimeoutExpired as late:
-        code, lines = 124, (late.stdout or b"").decode().splitlines()
+    print(f"[{name}] {' '.join(command)} 2> {errors}", flush=True)
+    with errors.open("wb") as written:
+        try:
+            done = subprocess.run(
+                command, env=environment, stdout=subprocess.PIPE, stderr=written, check=False,
+                timeout=LIMIT_S, cwd=ROOT,
+            )  # fmt: skip
+            code, out = done.returncode, done.stdout
+        except subprocess.TimeoutExpired as late:
+            code, out = 124, late.stdout or b""
+    lines = out.decode(errors="replace").splitlines()
     told = next((json.loads(one) for one in reversed(lines) if one.startswith("{")), {})
     counted = json.loads(report.read_text()) if report.is_file() else {}
-    return row(name, device, code, told, counted)
+    checks = _CHECK.findall(errors.read_text(errors="replace")) if device == "null" else None
+    return row(name, device, code, told, counted, checks)
 
 
 def row(
-    name: str, device: str, code: int, told: Mapping[str, Any], counted: Mapping[str, Any]
+    name: str,
+    device: str,
+    code: int,
+    told: Mapping[str, Any],
+    counted: Mapping[str, Any],
+    checks: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """A row of the table.
 
@@ -141,6 +170,7 @@ def row(
         code: Exit code of `rrto run`.
         told: The program's JSON line.
         counted: The report of `rrto run`.
+        checks: What the checking device said, None where calls were not checked.
     """
     totals = counted.get("totals", {})
     sessions = counted.get("sessions", [])
@@ -150,16 +180,32 @@ def row(
     failed = [f"{case}: {why}" for case, why in told.get("failed", {}).items()]
     if not told:
         failed = [f"ended with {code} before it had a result"]
+    compared = told.get("compared", "-")
+    if checks is not None:
+        checked, wrong = _checked(checks)
+        failed += wrong
+        compared += f"; {checked:,} calls with the driver's documentation"
     refused = [f"{call} {count:,}" for call, count in totals.get("unsupported", {}).items()]
     more = len(refused) - MOST_NAMED
     refused = refused[:MOST_NAMED] + ([f"and {more} more"] if more > 0 else [])
     values = (
         told.get("client", name), told.get("version", "?"), device,
-        _cases(told.get("ran", [])), told.get("compared", "-"),
+        _cases(told.get("ran", [])), compared,
         "<br>".join(failed) or "none", f"{calls:,}", "<br>".join(refused) or "none",
         "-" if exchanges is None else f"{exchanges:.3g}",
     )  # fmt: skip
     return dict(zip(COLUMNS, map(_cell, values), strict=True))
+
+
+def _checked(lines: Sequence[str]) -> tuple[int, list[str]]:
+    """How many calls were checked, and what was found, from what the device said."""
+    ends = [found for line in lines if (found := _CHECKED.match(line))]
+    if not ends:
+        return 0, ["the device did not say that it checked the calls"]
+    wrong = list(dict.fromkeys(line for line in lines if line.startswith("call #")))
+    if not wrong and any(int(end[2]) for end in ends):
+        wrong = [f"{end[2]} findings{end[3]}" for end in ends]
+    return sum(int(end[1]) for end in ends), wrong[:MOST_NAMED]
 
 
 def _cases(names: Sequence[str]) -> str:
@@ -200,7 +246,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clients", nargs="*", help=f"of {', '.join(CLIENTS)}; default: all")
     parser.add_argument("--work", type=Path, required=True, help="folder for environments")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu", "null"))
+    parser.add_argument("--device", choices=("cpu", "gpu", "null"), help="default: each its own")
     parser.add_argument("--keep", action="store_true", help="keep the environments")
     parser.add_argument("--no-page", action="store_true", help="leave docs/clients.md as it is")
     asked = parser.parse_args()
@@ -210,7 +256,8 @@ def main() -> int:
     asked.work.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in asked.clients or CLIENTS:
-        rows.append(run(asked.work.resolve(), name, CLIENTS[name], asked.device))
+        device = asked.device or CLIENTS[name].device
+        rows.append(run(asked.work.resolve(), name, CLIENTS[name], device))
         print(json.dumps(rows[-1], indent=2), flush=True)
         if not asked.keep:
             shutil.rmtree(asked.work / name, ignore_errors=True)

@@ -39,6 +39,24 @@ def test_a_row_says_what_ran_and_what_did_not(bench):
     assert row["unsupported"] == "cuCall9 9<br>cuCall8 8<br>cuCall7 7<br>cuCall6 6<br>and 2 more"
 
 
+def test_a_row_of_checked_calls_says_how_many_and_what_was_found(bench):
+    told = {"client": "PyTorch", "ran": ["inference"], "compared": "shapes alone"}
+    right = "1234 calls, 0 findings; left at the end: 3 events"
+    row = bench.row("torch", "null", 0, told, {}, [right])
+    assert row["not right"] == "none"
+    assert row["compared with"] == "shapes alone; 1,234 calls with the driver's documentation"
+    found = "call #7 mem_free: 0x10 is no allocation: no memory is there"
+    row = bench.row("torch", "null", 0, told, {}, [found, found, "9 calls, 1 findings (frees 1)"])
+    assert row["not right"] == found
+    row = bench.row("torch", "null", 0, told, {}, ["9 calls, 1 findings (frees 1); left"])
+    assert row["not right"] == "1 findings (frees 1); left"
+
+
+def test_calls_that_nobody_said_were_checked_are_not_right(bench):
+    row = bench.row("torch", "null", 0, {"ran": ["inference"]}, {}, [])
+    assert row["not right"] == "the device did not say that it checked the calls"
+
+
 def test_of_many_cases_a_row_names_the_first(bench):
     row = bench.row("cupy", "cpu", 0, {"ran": [f"case{i}" for i in range(40)]}, {})
     assert row["right"].startswith("40 cases: case0, case1, ")
