@@ -340,8 +340,7 @@ class CheckingDevice:
                 found = self._recorded(event, "the time is asked of")
                 if found is not None and found.flags & _NO_TIMING:
                     self._found.add(Rule.EVENT, f"event {event} was made without timing")
-            elapsed = self._inner.event_elapsed_ms(start, end)
-        return elapsed
+            return self._inner.event_elapsed_ms(start, end)
 
     # graphs
 
