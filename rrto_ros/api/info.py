@@ -51,6 +51,7 @@ class KernelInfo:
         params: (offset_bytes, size_bytes) of each parameter in the packed argument buffer.
         attributes: CUfunction_attribute number -> value (0 max threads, 1 static shared bytes,
             2 const bytes, 3 local bytes, 4 registers, 5 PTX version, 6 binary version, ...).
+            Empty: the device has not looked at the kernel yet; `kernel_load` says them.
     """
 
     name: str

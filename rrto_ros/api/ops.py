@@ -165,6 +165,8 @@ OPS: tuple[Op, ...] = (
     _op(3, "function_set_attribute", "module:u64 kernel:u32 attribute:i32 value:i32", Kind.SETUP),
     # Of an image that is too large for one record; module_load brings its last piece.
     _op(4, "module_piece", "module:u64 payload:payload", Kind.SETUP),
+    # Before the first use of a kernel of which module_load told nothing but name and parameters.
+    _op(5, "kernel_load", "module:u64 kernel:u32", Kind.SETUP, reply="bytes"),
     # Fresh memory has no content: whoever reads it depends on nothing before.
     _op(10, "mem_alloc", "address:u64 size:u64 stream:u64", Kind.SETUP, effect=Effect.ALLOCATE,
         writes=("address", "size")),

@@ -198,6 +198,9 @@ class NullDevice:
         self._variables[module] = placed
         return ModuleInfo(kernels, placed)
 
+    def kernel_load(self, module: int, kernel: int) -> KernelInfo:
+        return self._kernel(module, kernel)
+
     def module_unload(self, module: int) -> None:
         self._get(self._modules, module, "module")
         del self._modules[module]

@@ -129,6 +129,9 @@ def _special(device: Device, loaded: Loaded) -> dict[str, Handler]:
         loaded(record.values[0], info, image)
         return pack_module_info(info)
 
+    def kernel_load(record: CallRecord) -> Buffer:
+        return pack_module_info(ModuleInfo((device.kernel_load(*record.values),)))
+
     def memcpy_htod(record: CallRecord) -> Buffer:
         dst, stream = record.values
         device.memcpy_htod(dst, record.payload or b"", stream)
@@ -167,6 +170,7 @@ def _special(device: Device, loaded: Loaded) -> dict[str, Handler]:
     return {
         "module_piece": module_piece,
         "module_load": module_load,
+        "kernel_load": kernel_load,
         "memcpy_htod": memcpy_htod,
         "memcpy_dtoh": memcpy_dtoh,
         "memset": memset,

@@ -18,8 +18,8 @@ from typing import Any
 
 from rrto_ros.api.info import ModuleInfo
 from rrto_ros.api.ops import GRAPH_EFFECTS, MEMORY_EFFECTS, OPS, Effect, Work
-from rrto_ros.execution.kernels.extents import Geometry, Span
-from rrto_ros.execution.kernels.writes import Writers, kernel_writes
+from rrto_ros.execution.kernels.extents import Geometry, KernelExtents, Span
+from rrto_ros.execution.kernels.writes import ModuleWriters, Writers
 from rrto_ros.wire.accesses import Range, fill_bytes
 from rrto_ros.wire.allocations import Allocations
 from rrto_ros.wire.codec import CallRecord
@@ -39,6 +39,10 @@ _Described = tuple[Work, dict[str, Any]]
 """What a node does, with its fields."""
 _Key = tuple[int, int, bytes, Geometry]
 """Load of a module, kernel, arguments and geometry."""
+_Load = tuple[int, int]
+"""A module's handle and which load of it, from 1 on."""
+_GONE = 0
+"""Instead of a load: the module was unloaded."""
 
 
 class WriteRanges:
@@ -52,15 +56,17 @@ class WriteRanges:
     def __init__(self, compute_capability: tuple[int, int], *, beside: bool = False) -> None:
         self._capability = compute_capability
         self._beside = beside
-        self._asked: queue.SimpleQueue[tuple[int, int, bytes]] | None = None
-        self._found: queue.SimpleQueue[tuple[int, int, Writers]] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[tuple[_Load, str, bytes | None]] | None = None
+        self._found: queue.SimpleQueue[tuple[_Load, Writers]] = queue.SimpleQueue()
         self._loads: dict[int, int] = {}
         self._memory = Allocations()
         self._names: dict[int, tuple[str, ...]] = {}
         self._globals: dict[int, tuple[int, ...]] = {}
         self._images: OrderedDict[int, bytes] = OrderedDict()
         self._images_bytes = 0
-        self._kernels: dict[int, Writers] = {}
+        self._writers: dict[int, ModuleWriters] = {}
+        self._kernels: dict[int, dict[str, KernelExtents | None]] = {}
+        self._wanted: dict[int, set[str]] = {}
         self._nodes: GraphNodes[_Described] = GraphNodes()
         self._extents: dict[_Key, tuple[Span, ...] | None] = {}
         self._digests: dict[int, dict[int, int]] = {}
@@ -87,10 +93,10 @@ class WriteRanges:
         While it and the layout are the same, `of` gives the same for the same call.
         """
         while not self._found.empty():
-            module, load, kernels = self._found.get()
+            (module, load), kernels = self._found.get()
             # Its handle may mean another module by now.
             if self._loads.get(module) == load:
-                self._kernels[module] = kernels
+                self._kernels.setdefault(module, {}).update(kernels)
                 self._learnt += 1
         return self._learnt
 
@@ -186,7 +192,7 @@ class WriteRanges:
         names = self._names.get(f["module"], ())
         if f["kernel"] >= len(names):
             return None
-        kernel = self._analysed(f["module"]).get(names[f["kernel"]])
+        kernel = self._analysed(f["module"], names[f["kernel"]])
         if kernel is None:
             return None
         grid, block = (tuple(f[f"{what}_{axis}"] for axis in "xyz") for what in ("grid", "block"))
@@ -201,30 +207,42 @@ class WriteRanges:
             return None
         return _merged(spans)
 
-    def _analysed(self, module: int) -> Writers:
-        known = self._kernels.get(module)
-        if known is None:
-            image = self._images.pop(module, None)
-            if image is not None:
-                self._images_bytes -= len(image)
-            if image is not None and self._beside:
-                self._look_beside(module, image)
-                image = None
-            known = kernel_writes(image, self._capability) if image is not None else {}
-            self._kernels[module] = known
-        return known
+    def _analysed(self, module: int, name: str) -> KernelExtents | None:
+        """Where a kernel stores; None if that is not known, or not yet."""
+        wanted = self._wanted.setdefault(module, set())
+        if name not in wanted:
+            wanted.add(name)
+            self._look_at(module, name)
+        return self._kernels.get(module, {}).get(name)
 
-    def _look_beside(self, module: int, image: bytes) -> None:
-        if self._asked is None:
-            self._asked = queue.SimpleQueue()
-            threading.Thread(target=self._look, name="kernel-writes", daemon=True).start()
-        self._asked.put((module, self._loads[module], image))
+    def _look_at(self, module: int, name: str) -> None:
+        image = self._images.pop(module, None)
+        if image is not None:
+            self._images_bytes -= len(image)
+        if self._beside:
+            if self._asked is None:
+                self._asked = queue.SimpleQueue()
+                threading.Thread(target=self._look, name="kernel-writes", daemon=True).start()
+            self._asked.put(((module, self._loads[module]), name, image))
+            return
+        if image is not None:
+            self._writers[module] = ModuleWriters(image, self._capability)
+        if module in self._writers:
+            self._kernels.setdefault(module, {}).update(self._writers[module].found(name))
 
     def _look(self) -> None:
         assert self._asked is not None
+        writers: dict[int, tuple[int, ModuleWriters]] = {}
         while True:
-            module, load, image = self._asked.get()
-            self._found.put((module, load, kernel_writes(image, self._capability)))
+            (module, load), name, image = self._asked.get()
+            if image is not None:
+                writers[module] = load, ModuleWriters(image, self._capability)
+            elif load == _GONE:
+                writers.pop(module, None)
+            known = writers.get(module)
+            found = known[1].found(name) if known is not None and known[0] == load else {}
+            if found:
+                self._found.put(((module, load), found))
 
     def _unload(self, module: int) -> None:
         self._names.pop(module, None)
@@ -232,6 +250,10 @@ class WriteRanges:
         for address in self._globals.pop(module, ()):
             self._memory.remove(address)
         self._kernels.pop(module, None)
+        self._writers.pop(module, None)
+        self._wanted.pop(module, None)
+        if self._asked is not None:
+            self._asked.put(((module, _GONE), "", None))
         image = self._images.pop(module, None)
         if image is not None:
             self._images_bytes -= len(image)

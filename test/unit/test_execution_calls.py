@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.memory_device import KERNELS, PTX, MemoryDevice
 
-from rrto_ros.api.info import ModuleInfo
+from rrto_ros.api.info import KernelInfo, ModuleInfo
 from rrto_ros.api.ops import OPS
 from rrto_ros.api.results import CUresult
 from rrto_ros.edge.refusals import refuse_calls
@@ -239,7 +239,11 @@ class Recording:
 
         def method(*arguments):
             self.calls.append((name, arguments))
-            return {"memcpy_dtoh": b"abc", "event_elapsed_ms": 1.5}.get(name, True)
+            return {
+                "memcpy_dtoh": b"abc",
+                "event_elapsed_ms": 1.5,
+                "kernel_load": KernelInfo("k", ((0, 8),), {0: 1024}),
+            }.get(name, True)
 
         return method
 

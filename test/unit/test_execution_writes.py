@@ -8,6 +8,7 @@ import time
 import pytest
 
 from rrto_ros.api.info import GlobalInfo, KernelInfo, ModuleInfo
+from rrto_ros.devices.cpu.outline import LARGE_TEXT
 from rrto_ros.execution.kernels.extents import Geometry
 from rrto_ros.execution.kernels.writes import kernel_writes
 from rrto_ros.execution.write_ranges import WriteRanges
@@ -290,6 +291,23 @@ def test_beside_the_session_a_kernel_is_unknown_until_it_was_looked_at():
         time.sleep(0.001)
     assert r.layout == before[0], "what the program did is known as before"
     assert r.of(launch(0x1000, 0x2000)) == ((0x2000, 0x2004),)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_of_a_large_module_the_kernel_that_is_asked_for_is_looked_at(beside):
+    rest = "".join(f".visible .entry k{i}() {{ ret; }}\n" for i in range(9))
+    text = HEAD + " st.global.f32 [%d2], %f1; ret; }\n" + rest + "// " + "=" * LARGE_TEXT
+    out = WriteRanges((8, 0), beside=beside)
+    names = ["k", *(f"k{i}" for i in range(9))]
+    out.loaded(1, ModuleInfo(tuple(KernelInfo(n, (), {}) for n in names), ()), text.encode())
+    out.followed(record("mem_alloc", address=0x2000, size=0x800))
+    out.of(launch(0x1000, 0x2000))
+    end = time.monotonic() + 20
+    while beside and not out.learnt:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    assert out.of(launch(0x1000, 0x2000)) == ((0x2000, 0x2004),)
+    assert out.statistics() == {"analysed_kernels": 1, "kernels_known": 1}
 
 
 def test_mapped_memory_is_one_across_its_pieces_while_it_may_be_written():

@@ -1,5 +1,6 @@
 """What a program loads leaves the robot as far as the device needs it, and when it is used."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from support.shim_peer import BATCHED, RPC, Peer
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.device import CpuDevice
+from rrto_ros.devices.cpu.outline import LARGE_TEXT
 from rrto_ros.devices.null import NullDevice
 from rrto_ros.edge.host import HostLimits
 from rrto_ros.errors import CudaError
@@ -255,6 +257,68 @@ def test_large_ptx_goes_in_pieces_and_runs(tmp_path):
     )
     assert answer["results"] == [0] * 5
     assert names.count("module_piece") > 1
+
+
+LARGE = b"// " + b"=" * LARGE_TEXT + b"\n"
+REFUSED = b".visible .entry refused(.param .u64 a, .param .f32 b, .param .u32 c) { mulch; ret; }\n"
+
+
+def test_a_kernel_of_a_large_text_is_loaded_when_it_is_used(tmp_path):
+    answer, names, _, _ = run("used", TEXT + LARGE, "k", folder=tmp_path, device=CpuDevice)
+    assert answer["results"] == [0] * 5
+    assert names == [
+        "module_load", MARK, MARK, "kernel_load", "launch", "launch", MARK, "module_unload",
+    ]  # fmt: skip
+
+
+def test_a_program_learns_of_kernels_of_a_large_text_what_it_does_of_a_small_one(tmp_path):
+    answers = [
+        run("names", text, folder=tmp_path, device=CpuDevice)[:2] for text in (TEXT, TEXT + LARGE)
+    ]
+    (small, _), (large, names) = answers
+    assert (small.pop("loaded"), large.pop("loaded")) == ([1, 1], [0, 1])
+    assert small == large
+    assert names == ["module_load", MARK, MARK, "kernel_load"]
+
+
+def test_a_refused_kernel_of_a_large_text_fails_where_it_is_used_and_by_name(tmp_path):
+    text = TEXT + REFUSED + LARGE
+    answer, names, _, peer = run("used", text, "refused", folder=tmp_path, device=CpuDevice)
+    assert answer["results"] == [0, 0, 218, 218, 0]
+    assert names == ["module_load", MARK, MARK, "kernel_load", MARK, "module_unload"]
+    refusals = peer.rings[0].refusals()
+    assert len(refusals) == 1
+    (name,) = refusals
+    assert name.startswith("image: CUDA_ERROR_INVALID_PTX: kernel refused: ")
+    assert "mulch" in name
+    assert run("used", text, "k", folder=tmp_path, device=CpuDevice)[0]["results"] == [0] * 5
+
+
+def test_without_lazy_loading_a_large_text_is_read_at_the_load(tmp_path):
+    eager = {"folder": tmp_path, "device": CpuDevice, "CUDA_MODULE_LOADING": "EAGER"}
+    answer, names, _, _ = run("used", TEXT + LARGE, "k", **eager)
+    assert answer["results"] == [0] * 5
+    assert names[:3] == ["module_load", "kernel_load", MARK]
+    answer, names, _, _ = run("result_only", TEXT + REFUSED + LARGE, **eager)
+    assert answer["result"] == 218
+    assert names == ["module_load", "kernel_load", "kernel_load", "module_unload"]
+
+
+def test_threads_that_use_a_kernel_of_a_large_text_first_at_once_load_it_once(tmp_path):
+    answer, names, _, _ = run("threads", TEXT + LARGE, folder=tmp_path, device=CpuDevice)
+    assert answer["results"] == [0] * 8
+    assert names.count("kernel_load") == 1
+    assert names.count("launch") == 8
+
+
+def test_a_damaged_description_of_a_kernel_fails_its_use(tmp_path):
+    class Other(CpuDevice):
+        def kernel_load(self, module, kernel):
+            return replace(super().kernel_load(module, kernel), name="other")
+
+    answer, _, _, peer = run("used", TEXT + LARGE, "k", folder=tmp_path, device=Other)
+    assert answer["results"] == [0, 0, 999, 999, 0]
+    assert peer.stderr.count("description of a kernel is damaged") == 1
 
 
 def test_of_many_libraries_those_that_are_used_are_loaded(tmp_path):

@@ -14,7 +14,9 @@ from typing import Any
 
 from rrto_ros.disk_store import DiskStore, opened
 
-_GENERATOR = ("ptx/*.py", "passes/*.py", "codegen/*.py", "program.py", "facts.py", "jit.py")
+_GENERATOR = (
+    "ptx/*.py", "passes/*.py", "codegen/*.py", "outline.py", "program.py", "facts.py", "jit.py",
+)  # fmt: skip
 
 
 @lru_cache(maxsize=1)

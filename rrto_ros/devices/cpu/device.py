@@ -23,7 +23,7 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu import attributes as attr
 from rrto_ros.devices.cpu.chain import Link
 from rrto_ros.devices.cpu.compile_pool import COMMAND, DEFAULT_TIMEOUT_S, CompilePool
-from rrto_ros.devices.cpu.facts import KernelFacts, ModuleFacts
+from rrto_ros.devices.cpu.facts import KernelFacts, KernelHead, ModuleFacts
 from rrto_ros.devices.cpu.launcher import Launcher
 from rrto_ros.devices.cpu.memory import Arena
 from rrto_ros.devices.cpu.modules import Compiler, LoadedModule
@@ -161,6 +161,9 @@ class CpuDevice:
             "kernels_compiled": compiler.compiled,
             "kernels_compiled_ahead": compiler.ahead,
             "modules_known": compiler.known,
+            "modules_deferred": compiler.deferred,
+            "functions_read": compiler.read,
+            "kernels_analysed": compiler.analysed,
             "compile_failures": compiler.pool.failures,
             "kernels_vectorised": compiler.vectorised,
             "compile_seconds": compiler.compile_ns / 1e9,
@@ -169,7 +172,7 @@ class CpuDevice:
 
     # modules
     def module_load(self, module: int, image: bytes) -> ModuleInfo:
-        """Loads PTX (text, fatbin, link); every kernel is checked, none is compiled yet."""
+        """Loads PTX (text, fatbin, link), of which every kernel is checked unless it is large."""
         if module in self._modules:
             raise CudaError(CUresult.INVALID_HANDLE, f"module {module} exists already")
         loaded = self._compiler.load(ptx_source(bytes(image), self._info.compute_capability))
@@ -185,7 +188,14 @@ class CpuDevice:
             tuple(GlobalInfo(v.name, loaded.base + v.offset, v.size) for v in facts.variables),
         )
 
-    def _kernel_info(self, kernel: KernelFacts, module: ModuleFacts) -> KernelInfo:
+    def kernel_load(self, module: int, kernel: int) -> KernelInfo:
+        """Reads and checks a kernel of a large module, if that was not done."""
+        loaded, facts = self._kernel(module, kernel)
+        return self._kernel_info(facts, loaded.facts)
+
+    def _kernel_info(self, kernel: KernelHead, module: ModuleFacts) -> KernelInfo:
+        if not isinstance(kernel, KernelFacts):
+            return KernelInfo(kernel.name, kernel.params, {})
         size = kernel.block or (attr.MAX_THREADS, 1, 1)
         threads = min(attr.MAX_THREADS, size[0] * size[1] * size[2])
         attributes = attr.function_attributes(
@@ -228,9 +238,9 @@ class CpuDevice:
 
     def _kernel(self, module: int, kernel: int) -> tuple[LoadedModule, KernelFacts]:
         loaded = self._module(module)
-        if not 0 <= kernel < len(loaded.facts.kernels):
+        if not 0 <= kernel < len(loaded.known):
             raise CudaError(CUresult.INVALID_HANDLE, f"module {module} has no kernel {kernel}")
-        return loaded, loaded.facts.kernels[kernel]
+        return loaded, loaded.known[kernel] or self._compiler.facts(loaded, kernel)
 
     # memory
     def mem_alloc(self, address: int, size: int, stream: int) -> None:
@@ -345,13 +355,13 @@ class CpuDevice:
         if self.launcher.checks or launch.cooperative:
             return None
         try:
+            runnable = self._module(launch.module).runnable.get((launch.kernel, launch.block))
+            if runnable is None:
+                return None
             loaded, kernel = self._kernel(launch.module, launch.kernel)
             self._check_launch(launch, loaded, kernel)
         except CudaError:
             return None  # refused when it is made
-        runnable = loaded.runnable.get((launch.kernel, launch.block))
-        if runnable is None:
-            return None
         made = Link(runnable, launch, loaded.base, kernel.shared_bytes, note)
         return made if short(made) else None
 

@@ -1,7 +1,8 @@
 """What a session needs to know of a module to load and launch it, without its text.
 
 Kept in the disk cache beside the compiled kernels, so that a module that was loaded once is not
-parsed, checked or analysed again.
+parsed, checked or analysed again. Of a large module it keeps each kernel apart, when it is first
+used.
 """
 
 from __future__ import annotations
@@ -11,42 +12,56 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rrto_ros.devices.cpu.cache import Entry
-from rrto_ros.devices.cpu.passes.layout import initial_values
+from rrto_ros.devices.cpu.passes.layout import initial_values, parameter_places
 from rrto_ros.devices.cpu.passes.pressure import register_words
 from rrto_ros.devices.cpu.program import KernelProgram, ModuleProgram
+from rrto_ros.devices.cpu.ptx import ast
 
 Size3 = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class KernelFacts:
-    """One kernel.
+class KernelHead:
+    """What a module's text says of a kernel before its body.
 
     Attributes:
         params: (offset, size) of each parameter.
-        shared_bytes: Static shared memory.
-        local_bytes: Local memory of one thread.
         required: Threads that a launch must have (.reqntid), None for any.
         most: Threads that a launch may have (.maxntid), None for the device's limit.
-        ordered: Whether its blocks run one after the other.
-        spins: Whether a thread may wait in a loop for another block.
-        registers: 32-bit words that are alive where most is, at most its .maxnreg.
     """
 
     name: str
     params: tuple[tuple[int, int], ...]
-    shared_bytes: int
-    local_bytes: int
     required: Size3 | None
     most: Size3 | None
-    ordered: bool
-    spins: bool
-    registers: int
 
     @property
     def block(self) -> Size3 | None:
         """The block size that the text says, if any."""
         return self.required or self.most
+
+
+@dataclass(frozen=True)
+class KernelFacts(KernelHead):
+    """A kernel whose body was analysed.
+
+    Attributes:
+        shared_bytes: Static shared memory.
+        local_bytes: Local memory of one thread.
+        ordered: Whether its blocks run one after the other.
+        spins: Whether a thread may wait in a loop for another block.
+        registers: 32-bit words that are alive where most is, at most its .maxnreg.
+    """
+
+    shared_bytes: int
+    local_bytes: int
+    ordered: bool
+    spins: bool
+    registers: int
+
+    def to_entry(self) -> Entry:
+        """As the disk cache keeps it where the module's other kernels are not known."""
+        return Entry(b"", asdict(self))
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,7 @@ class ModuleFacts:
         variables: In the order of the text.
         initial: (offset, bytes) of what is not zero at the start.
         pointers: Offsets of addresses in it, which count from the start of the block.
+        kernels: In the order of the text; their facts where their bodies are read at load.
     """
 
     version: tuple[int, int]
@@ -78,7 +94,7 @@ class ModuleFacts:
     variables: tuple[Variable, ...]
     initial: tuple[tuple[int, bytes], ...]
     pointers: tuple[int, ...]
-    kernels: tuple[KernelFacts, ...]
+    kernels: tuple[KernelHead, ...]
 
     @property
     def constant_bytes(self) -> int:
@@ -102,10 +118,11 @@ class ModuleFacts:
 
 
 def facts_of(program: ModuleProgram) -> ModuleFacts:
-    """The facts of a prepared module.
+    """The facts of a module.
 
     Raises:
-        PtxError: A variable is initialised with what does not fit it.
+        PtxError: A variable is initialised with what does not fit it; a kernel, if they are read
+            at load, is not valid.
     """
     layout = program.layout
     initial, pointers = initial_values(layout)
@@ -119,7 +136,9 @@ def facts_of(program: ModuleProgram) -> ModuleFacts:
         ),
         tuple(initial),
         tuple(pointers),
-        tuple(map(_kernel, program.kernels)),
+        tuple(map(_head, program.entries))
+        if program.outline.deferred
+        else tuple(map(kernel_facts, program.kernels)),
     )
 
 
@@ -141,31 +160,45 @@ def facts_in(entry: Entry) -> ModuleFacts:
     )
 
 
-def _kernel(kernel: KernelProgram) -> KernelFacts:
+def _head(function: ast.Function) -> KernelHead:
+    return KernelHead(
+        function.name, parameter_places(function), function.reqntid, function.maxntid
+    )
+
+
+def kernel_facts(kernel: KernelProgram) -> KernelFacts:
+    """The facts of a prepared kernel."""
     function, layout = kernel.function, kernel.layout
     words = register_words(kernel.regions.blocks, kernel.types)
     return KernelFacts(
         kernel.name,
         layout.params,
-        layout.shared_bytes,
-        layout.declared_local_bytes,
         function.reqntid,
         function.maxntid,
+        layout.shared_bytes,
+        layout.declared_local_bytes,
         kernel.ordered,
         kernel.spins,
         min(words, function.maxnreg or words),
     )
 
 
-def _kept_kernel(kept: dict[str, Any]) -> KernelFacts:
-    return KernelFacts(
-        **{
-            **kept,
-            "params": tuple(map(_pair, kept["params"])),
-            "required": _size(kept["required"]),
-            "most": _size(kept["most"]),
-        }
-    )
+def kernel_facts_in(entry: Entry) -> KernelFacts:
+    """What `KernelFacts.to_entry` made."""
+    return KernelFacts(**_kept(entry.facts))
+
+
+def _kept_kernel(kept: dict[str, Any]) -> KernelHead:
+    return (KernelFacts if "registers" in kept else KernelHead)(**_kept(kept))
+
+
+def _kept(kept: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **kept,
+        "params": tuple(map(_pair, kept["params"])),
+        "required": _size(kept["required"]),
+        "most": _size(kept["most"]),
+    }
 
 
 def _pair(kept: Sequence[int]) -> tuple[int, int]:

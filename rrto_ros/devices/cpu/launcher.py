@@ -32,7 +32,7 @@ from rrto_ros.devices.cpu.memory import Arena
 from rrto_ros.devices.cpu.output import KernelOutput
 from rrto_ros.devices.cpu.passes.layout import PARAMS_ALIGNMENT, align_up
 from rrto_ros.devices.cpu.passes.recursion import STACK_BYTES
-from rrto_ros.devices.cpu.ptx.parser import MAX_ALIGNMENT
+from rrto_ros.devices.cpu.ptx.variables import MAX_ALIGNMENT
 from rrto_ros.devices.cpu.watchdog import Watchdog
 from rrto_ros.errors import AccessError, CudaError
 

@@ -1,7 +1,8 @@
 """Loaded modules: validation at load, compilation at the first launch of each block size.
 
-A module whose facts are in the disk cache is neither parsed nor checked again; its text is looked
-at only if a kernel must be compiled.
+Kernels of a large module are read and checked when they are first used (`outline.py`). A module
+whose facts are in the disk cache is neither parsed nor checked again; its text is looked at only
+if a kernel must be compiled.
 """
 
 from __future__ import annotations
@@ -18,10 +19,19 @@ from rrto_ros.devices.cpu.attributes import MAX_THREADS
 from rrto_ros.devices.cpu.cache import Entry, KernelCache, cache_key
 from rrto_ros.devices.cpu.codegen.kernel import Generated, generate
 from rrto_ros.devices.cpu.compile_pool import CompileError, CompilePool
-from rrto_ros.devices.cpu.facts import KernelFacts, ModuleFacts, facts_in, facts_of
+from rrto_ros.devices.cpu.facts import (
+    KernelFacts,
+    KernelHead,
+    ModuleFacts,
+    facts_in,
+    facts_of,
+    kernel_facts,
+    kernel_facts_in,
+)
 from rrto_ros.devices.cpu.jit import LoadedCode, host_target
 from rrto_ros.devices.cpu.launcher import Runnable
-from rrto_ros.devices.cpu.program import KernelProgram, ModuleProgram, prepare
+from rrto_ros.devices.cpu.outline import open_outline
+from rrto_ros.devices.cpu.program import KernelProgram, ModuleProgram
 from rrto_ros.devices.linked import PtxInput
 from rrto_ros.errors import PtxError
 
@@ -44,6 +54,7 @@ class LoadedModule:
         runnable: (kernel index, block size) -> native code.
         together: The same for launches whose blocks take turns.
         ahead: (kernel index, block size) -> what is being compiled before a launch asked.
+        known: The facts of each kernel; None before its first use in a large module.
     """
 
     facts: ModuleFacts
@@ -54,11 +65,15 @@ class LoadedModule:
     runnable: dict[tuple[int, Block], Runnable] = field(default_factory=dict)
     together: dict[tuple[int, Block], Runnable] = field(default_factory=dict)
     ahead: dict[tuple[int, Block], tuple[Generated, Future[bytes]]] = field(default_factory=dict)
+    known: list[KernelFacts | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.known = [k if isinstance(k, KernelFacts) else None for k in self.facts.kernels]
 
     @cached_property
     def program(self) -> ModuleProgram:
-        """The kernels, parsed and prepared when they are first asked for."""
-        return prepare(self.source)
+        """The text, parsed when it is first asked for."""
+        return ModuleProgram(open_outline(self.source))
 
 
 class Compiler:
@@ -91,6 +106,9 @@ class Compiler:
         self.vectorised = 0
         self.ahead = 0
         self.known = 0
+        self.deferred = 0
+        self.read = 0
+        self.analysed = 0
 
     def close(self) -> None:
         """Ends the compile processes."""
@@ -98,6 +116,8 @@ class Compiler:
 
     def load(self, source: str | Sequence[PtxInput]) -> LoadedModule:
         """Parses a PTX text, or links several, and checks every instruction of every kernel.
+
+        Of a large text only what it declares is read (`facts` does the rest).
 
         Raises:
             PtxError: INVALID_PTX, naming the kernel and the instruction or line.
@@ -115,14 +135,59 @@ class Compiler:
             module = LoadedModule(facts_in(entry), source, digest)
         else:
             self.pool.warm()
-            program = prepare(source)
-            for kernel in program.kernels:
-                check_kernel(kernel)
-            module = LoadedModule(facts_of(program), source, digest)
+            program = ModuleProgram(open_outline(source))
+            self.read += program.outline.read
+            if not program.outline.deferred:
+                for kernel in program.kernels:
+                    check_kernel(kernel)
+                self.analysed += len(program.kernels)
+            facts = facts_of(program)
+            module = LoadedModule(facts, source, digest)
             module.program = program
-            self.cache.put(key, module.facts.to_entry())
-        self._compile_ahead(module)
+            self.cache.put(key, facts.to_entry())
+        if None in module.known:
+            self.deferred += 1
+        else:
+            self._compile_ahead(module)
         return module
+
+    def facts(self, module: LoadedModule, index: int) -> KernelFacts:
+        """The facts of a kernel, which is read and checked now if it was not.
+
+        Raises:
+            PtxError: As `load` does, for this kernel and what it calls.
+        """
+        found = module.known[index]
+        if found is None:
+            found = module.known[index] = self._first_use(module, index)
+        return found
+
+    def _first_use(self, module: LoadedModule, index: int) -> KernelFacts:
+        name = module.facts.kernels[index].name
+        key = cache_key(module.digest, _FACTS, name)
+        entry = self.cache.get(key)
+        if entry is not None:
+            return kernel_facts_in(entry)
+        program = self._program(module, index)
+        check_kernel(program)
+        facts = kernel_facts(program)
+        self.analysed += 1
+        self.cache.put(key, facts.to_entry())
+        return facts
+
+    def _program(self, module: LoadedModule, index: int) -> KernelProgram:
+        """A kernel of a module, read and analysed now if it was not."""
+        outline = module.program.outline
+        before = outline.read
+        try:
+            return module.program.kernel(index)
+        except PtxError as error:
+            name = module.facts.kernels[index].name
+            if name in error.detail:
+                raise
+            raise _named(error, name) from error
+        finally:
+            self.read += outline.read - before
 
     def _compile_ahead(self, module: LoadedModule) -> None:
         """Kernels that say their block size are compiled side by side, before a launch asks."""
@@ -133,7 +198,7 @@ class Compiler:
                 continue
             key = self._key(module, kernel, block)
             if not self.cache.holds(key):
-                made = self._generate(module.program.kernels[index], block)
+                made = self._generate(self._program(module, index), block)
                 module.ahead[index, block] = made, self.pool.submit(made.text, vectorise=True)
 
     def _generate(self, program: KernelProgram, block: Block) -> Generated:
@@ -160,7 +225,7 @@ class Compiler:
         return found
 
     def _key(
-        self, module: LoadedModule, kernel: KernelFacts, block: Block, together: bool = False
+        self, module: LoadedModule, kernel: KernelHead, block: Block, together: bool = False
     ) -> str:
         target = self.target
         return cache_key(
@@ -176,7 +241,7 @@ class Compiler:
         )
 
     def _make(self, module: LoadedModule, index: int, block: Block, together: bool) -> Runnable:
-        kernel = module.facts.kernels[index]
+        kernel = self.facts(module, index)
         key = self._key(module, kernel, block, together)
         entry = self.cache.get(key)
         if entry is None:
@@ -208,7 +273,7 @@ class Compiler:
     def _compile(
         self, module: LoadedModule, index: int, block: Block, together: bool
     ) -> tuple[Generated, bytes]:
-        program = module.program.kernels[index]
+        program = self._program(module, index)
         if together:
             program = program.together()
         try:
@@ -240,4 +305,8 @@ def check_kernel(kernel: KernelProgram) -> None:
     try:
         generate(kernel, _CHECK_BLOCK, 1)
     except PtxError as error:
-        raise PtxError(f"kernel {kernel.name}: {error.detail}", error.result) from error
+        raise _named(error, kernel.name) from error
+
+
+def _named(error: PtxError, kernel: str) -> PtxError:
+    return PtxError(f"kernel {kernel}: {error.detail}", error.result)

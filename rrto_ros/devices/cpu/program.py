@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rrto_ros.devices.cpu.outline import Outline
 from rrto_ros.devices.cpu.passes.cfg import YIELD, build_blocks, destinations, sources
 from rrto_ros.devices.cpu.passes.constants import constant_barriers
 from rrto_ros.devices.cpu.passes.inline import inline_calls
@@ -72,13 +73,48 @@ class KernelProgram:
         return plan_vectors(self.regions, self.function, self.types, block, max_lanes)
 
 
-@dataclass(frozen=True)
 class ModuleProgram:
-    """A parsed module with all its kernels prepared."""
+    """A module whose kernels are prepared when they are asked for.
 
-    module: ast.Module
-    layout: ModuleLayout
-    kernels: tuple[KernelProgram, ...]
+    Args:
+        outline: Of its text.
+
+    Attributes:
+        layout: Of its variables and functions.
+        entries: Its kernels, as far as they were read.
+    """
+
+    def __init__(self, outline: Outline) -> None:
+        self.outline = outline
+        module = outline.module
+        self.layout = layout_module(module.variables, function_addresses(module.functions))
+        self.entries = module.entries
+        self._prepared: dict[int, KernelProgram] = {}
+
+    @property
+    def module(self) -> ast.Module:
+        """What the text declares."""
+        return self.outline.module
+
+    def kernel(self, index: int) -> KernelProgram:
+        """One kernel, ready for code generation.
+
+        Raises:
+            PtxError: It, or what it calls, is not valid or needs what is not supported.
+        """
+        found = self._prepared.get(index)
+        if found is None:
+            name = self.entries[index].name
+            with well_formed(name):
+                module = self.outline.reached(name)
+                found = _analysed(module.functions[name], module, self.layout)
+            self._prepared[index] = found
+        return found
+
+    @property
+    def kernels(self) -> tuple[KernelProgram, ...]:
+        """Every kernel."""
+        return tuple(map(self.kernel, range(len(self.entries))))
 
 
 def prepare(source: str | Sequence[PtxInput]) -> ModuleProgram:
@@ -87,18 +123,9 @@ def prepare(source: str | Sequence[PtxInput]) -> ModuleProgram:
     Raises:
         PtxError: The text is not valid or needs something that is not supported.
     """
-    module = read_module(source)
-    layout = layout_module(module.variables, function_addresses(module.functions))
-    return ModuleProgram(
-        module, layout, tuple(_prepare_kernel(entry, module, layout) for entry in module.entries)
-    )
-
-
-def _prepare_kernel(
-    entry: ast.Function, module: ast.Module, module_layout: ModuleLayout
-) -> KernelProgram:
-    with well_formed(entry.name):
-        return _analysed(entry, module, module_layout)
+    program = ModuleProgram(Outline(read_module(source)))
+    assert len(program.kernels) == len(program.entries)
+    return program
 
 
 _ANY_ORDER = frozenset({"add", "min", "max", "and", "or", "xor"})

@@ -13,6 +13,7 @@ from pathlib import Path
 from rrto_ros.devices.cpu.codegen import kernel as kernel
 from rrto_ros.devices.cpu.codegen.emitter import SPECIAL_REGISTERS
 from rrto_ros.devices.cpu.codegen.table import supported_instructions
+from rrto_ros.devices.cpu.outline import LARGE_TEXT
 from rrto_ros.devices.cpu.passes import layout
 from rrto_ros.devices.cpu.passes.recursion import STACK_BYTES
 from rrto_ros.devices.cpu.ptx.parser import DIRECTIVES
@@ -26,7 +27,10 @@ HANDLED_ELSEWHERE = {
 }
 LEFT_OUT = """\
 Whatever is not named above is refused when a module is loaded, with the instruction and its line
-(`CUDA_ERROR_INVALID_PTX`). In particular:
+(`CUDA_ERROR_INVALID_PTX`). Of a text of more than LARGE KiB a kernel, and what it calls, is read
+when it is first used (launch, graph node, attribute, occupancy, cuFuncLoad): the refusal comes
+there, and the other kernels run. `CUDA_MODULE_LOADING=EAGER` has all of them read at the load; a
+link's always are. In particular:
 
 - wmma, wgmma, tcgen05, and the forms of mma, ldmatrix and stmatrix that are not named above
 - cp.async.bulk, cp.async.mbarrier, mbarrier, multimem, tensor maps
@@ -148,7 +152,7 @@ def page() -> str:
         "",
         "## What is left out",
         "",
-        LEFT_OUT.rstrip(),
+        LEFT_OUT.rstrip().replace("LARGE", str(LARGE_TEXT >> 10)),
         "",
         "## What LLVM would leave undefined",
         "",

@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rrto_ros.api.info import DeviceInfo, ModuleInfo
+from rrto_ros.api.info import DeviceInfo, KernelInfo, ModuleInfo
 from rrto_ros.api.ops import READ_WRITE
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices import protocol
@@ -181,6 +181,9 @@ class GpuDevice:
 
     def module_load(self, module: int, image: bytes) -> ModuleInfo:
         return self._modules.load(module, bytes(image))
+
+    def kernel_load(self, module: int, kernel: int) -> KernelInfo:
+        return self._modules.kernel(module, kernel)[2]
 
     def module_unload(self, module: int) -> None:
         self._modules.get(module)

@@ -14,12 +14,13 @@ parameter, or of a variable of the block or thread.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
+from rrto_ros.devices.cpu.outline import Outline, open_outline
 from rrto_ros.devices.cpu.passes.cfg import destinations
 from rrto_ros.devices.cpu.passes.inline import inline_calls
 from rrto_ros.devices.cpu.ptx import ast
-from rrto_ros.devices.cpu.ptx.linking import read_module
 from rrto_ros.devices.linked import ptx_source
 from rrto_ros.errors import PtxError
 from rrto_ros.execution.kernels.extents import KernelExtents
@@ -57,27 +58,59 @@ Marks = frozenset[int]
 _NONE: Marks = frozenset()
 
 
-def kernel_writes(image: bytes, compute_capability: tuple[int, int]) -> Writers:
-    """Of each kernel of a module: where a launch of it stores.
+class ModuleWriters:
+    """Of each kernel of a module: where a launch of it stores, found when it is first asked for.
+
+    Of a small module all kernels are looked at then, of a large one those that are asked for.
 
     Args:
         image: The module as the program loaded it.
         compute_capability: Of the device, to choose among several PTX texts.
+    """
+
+    def __init__(self, image: bytes, compute_capability: tuple[int, int]) -> None:
+        self._outline: Outline | None = None
+        self._names: frozenset[str] = frozenset()
+        # The device may know more than can be read; here it is not known.
+        with contextlib.suppress(Exception):
+            self._outline = open_outline(ptx_source(image, compute_capability))
+            self._names = frozenset(entry.name for entry in self._outline.module.entries)
+        self._told: set[str] = set()
+
+    def found(self, kernel: str) -> Writers:
+        """What is known because of a question for a kernel, and was not told before."""
+        if self._outline is None or kernel not in self._names:
+            return {}
+        asked = {kernel} if self._outline.deferred else self._names
+        new = asked - self._told
+        self._told |= new
+        found = {name: _writer(name, self._outline) for name in new}
+        if self._told == self._names:
+            self._outline = None  # and its text
+        return found
+
+    def all(self) -> Writers:
+        """The same for every kernel."""
+        found: dict[str, KernelExtents | None] = {}
+        for name in self._names:
+            found.update(self.found(name))
+        return found
+
+
+def kernel_writes(image: bytes, compute_capability: tuple[int, int]) -> Writers:
+    """Of each kernel of a module: where a launch of it stores.
 
     Returns:
         Kernel name -> its stores; None where what it touches depends on more than its arguments
         and geometry. Empty for machine code.
     """
-    try:
-        module = read_module(ptx_source(image, compute_capability))
-    except Exception:
-        return {}  # the device may know more; here it is not known
-    return {kernel.name: _writer(kernel, module) for kernel in module.entries}
+    return ModuleWriters(image, compute_capability).all()
 
 
-def _writer(kernel: ast.Function, module: ast.Module) -> KernelExtents | None:
+def _writer(kernel: str, outline: Outline) -> KernelExtents | None:
     try:
-        inlined = inline_calls(kernel, module)
+        module = outline.reached(kernel)
+        inlined = inline_calls(module.functions[kernel], module)
         return KernelExtents(inlined) if _Finder(inlined).decided() else None
     except (PtxError, IndexError, KeyError, ValueError, AttributeError, TypeError):
         return None  # not understood, so not known

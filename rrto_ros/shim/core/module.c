@@ -3,7 +3,8 @@
  * Machine code is loaded lazily, as CUDA does it: the server gets the image when the first of its
  * kernels or variables is used. A program that only asks for kernels by name is answered from the
  * image's own symbol table where that can be read here. Everything that is compiled (PTX, links)
- * is sent at once, so that its errors come where CUDA gives them. */
+ * is sent at once, so that its errors come where CUDA gives them. Of a large PTX text the device
+ * reads a kernel when it is first used: so its errors come then, like those of machine code. */
 #include "module.h"
 
 #include <stdio.h>
@@ -15,17 +16,16 @@
 
 /* CU_JIT_MAX_REGISTERS, of the load or of the link that made the image. A virtual device can do
  * with any number; a GPU's compiler says itself how many it took. */
-static void limit_registers(unsigned limit, struct rrto_module *module)
+static void limit_registers(unsigned limit, struct rrto_kernel *kernel)
 {
     enum { NUM_REGS = 4 };
     if (!limit || rrto_session.kind == RRTO_GPU)
         return;
-    for (uint32_t i = 0; i < module->kernel_count; i++)
-        for (uint32_t k = 0; k < module->kernels[i]->attribute_count; k++) {
-            struct rrto_pair *pair = &module->kernels[i]->attributes[k];
-            if (pair->id == NUM_REGS && pair->value > (int)limit)
-                pair->value = (int)limit;
-        }
+    for (uint32_t k = 0; k < kernel->attribute_count; k++) {
+        struct rrto_pair *pair = &kernel->attributes[k];
+        if (pair->id == NUM_REGS && pair->value > (int)limit)
+            pair->value = (int)limit;
+    }
 }
 
 /* With CU_JIT_LOG_VERBOSE: what each kernel needs. */
@@ -36,6 +36,8 @@ static void tell(const struct rrto_jit *jit, const struct rrto_module *module)
     char *text = rrto_jit_wants_info(jit) ? calloc(1, room) : NULL;
     for (uint32_t i = 0; text && i < module->kernel_count; i++) {
         const struct rrto_kernel *k = module->kernels[i];
+        if (k->unread)
+            continue;
         int wrote = snprintf(text + used, LINE, "info    : %.80s: %d registers, %d bytes smem\n",
                              k->name, rrto_kernel_attribute(k, 4), k->static_shared);
         used += wrote > 0 && wrote < LINE ? (size_t)wrote : 0;
@@ -47,16 +49,17 @@ static void tell(const struct rrto_jit *jit, const struct rrto_module *module)
 /* An error's text without the call and the result that stand before it. */
 static const char *compilers_words(const char *text)
 {
-    const char *end = strncmp(text, "module_load #", 13) ? NULL : strstr(text, "): ");
+    int named = !strncmp(text, "module_load #", 13) || !strncmp(text, "kernel_load #", 13);
+    const char *end = named ? strstr(text, "): ") : NULL;
     return end ? end + 3 : text;
 }
 
-static CUresult refused(int status, const char *text, const struct rrto_jit *jit)
+static CUresult refused(int status, const char *what, const char *text, const struct rrto_jit *jit)
 {
     const char *name = rrto_error_name(status);
     rrto_jit_log(jit, compilers_words(text));
     rrto_jit_info(jit, "");
-    rrto_say("module load failed: %s", text);
+    rrto_say("%s load failed: %s", what, text);
     return rrto_refuse(status, "image: %s: %s", name ? name : "error", text);
 }
 
@@ -87,7 +90,7 @@ static CUresult send(struct rrto_object *object, const struct rrto_image *image,
     if (status && text)
         text[wait.got] = 0;
     if (status && text && wait.got && !atomic_load(&rrto_session.error)) {
-        refused(status, text, jit);
+        refused(status, "module", text, jit);
         module->failed = status == CUDA_OUT_OF_MEMORY ? CUDA_SUCCESS : (CUresult)status;
     } else if (status) {
         rrto_jit_log(jit, text ? compilers_words(text) : "the module could not be loaded");
@@ -104,14 +107,53 @@ static CUresult send(struct rrto_object *object, const struct rrto_image *image,
     free(wait.data);
     if (status)
         return status;
-    limit_registers(rrto_linked_registers(image->data, image->bytes), module);
-    limit_registers(rrto_jit_registers(jit), module);
+    unsigned linked = rrto_linked_registers(image->data, image->bytes);
+    module->registers = rrto_jit_registers(jit);
+    if (linked && (!module->registers || linked < module->registers))
+        module->registers = linked;
     for (uint32_t i = 0; i < module->global_count; i++)
         rrto_range_globals(object, module->globals[i].address, module->globals[i].bytes);
     for (uint32_t i = 0; i < module->kernel_count; i++)
-        if (module->kernels[i]->params)
+        if (module->kernels[i]->params) {
+            limit_registers(module->registers, module->kernels[i]);
             atomic_store_explicit(&module->kernels[i]->there, 1, memory_order_release);
+        }
     return CUDA_SUCCESS;
+}
+
+/* A kernel that the server has not looked at yet; its module's lock is held. */
+static CUresult need_kernel(const struct rrto_module *module, struct rrto_kernel *kernel,
+                            const struct rrto_jit *jit)
+{
+    struct rrto_wait wait = {.grow = 1};
+    struct rrto_op_kernel_load op = {kernel->module, kernel->index};
+    if (!kernel->unread || kernel->failed || atomic_load(&kernel->there))
+        return kernel->failed;
+    int status = rrto_emit_kernel_load(&op, &wait);
+    char *text = wait.data;
+    if (status && text && wait.got && !atomic_load(&rrto_session.error)) {
+        text[wait.got] = 0;
+        refused(status, "kernel", text, jit);
+        kernel->failed = status == CUDA_OUT_OF_MEMORY ? CUDA_SUCCESS : (CUresult)status;
+    } else if (!status && rrto_kernel_read(kernel, wait.data, wait.got)) {
+        rrto_say("the server's description of a kernel is damaged");
+        kernel->failed = status = CUDA_UNKNOWN;
+    }
+    free(wait.data);
+    if (!status) {
+        limit_registers(module->registers, kernel);
+        atomic_store_explicit(&kernel->there, 1, memory_order_release);
+    }
+    return status;
+}
+
+/* Without lazy loading every kernel is looked at when its module is loaded. */
+static CUresult need_kernels(const struct rrto_module *module, const struct rrto_jit *jit)
+{
+    CUresult status = CUDA_SUCCESS;
+    for (uint32_t i = 0; i < module->kernel_count && !status; i++)
+        status = need_kernel(module, module->kernels[i], jit);
+    return status;
 }
 
 int rrto_loads_lazily(void)
@@ -158,12 +200,14 @@ CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
     CUresult status = rrto_choose(image, &choice);
     if (status) {
         if (choice.why[0])
-            refused(status, choice.why, jit);
+            refused(status, "module", choice.why, jit);
     } else if (choice.machine_code && rrto_loads_lazily()) {
         status = keep(module, image, &choice);
         rrto_jit_info(jit, "");
     } else {
         status = send(object, &choice.image, jit);
+        if (!status && !rrto_loads_lazily())
+            status = need_kernels(module, jit);
         if (!status)
             tell(jit, module);
         free(choice.image.owned);
@@ -171,8 +215,7 @@ CUresult rrto_load(const struct rrto_image *image, const struct rrto_jit *jit,
     if (jit->count)
         rrto_jit_time(jit, rrto_jit_clock() - began);
     if (status) {
-        rrto_drop(RRTO_MODULE, object);
-        rrto_module_free(module);
+        rrto_unload(object);
         return status;
     }
     rrto_jit_log(jit, "");
@@ -235,9 +278,12 @@ CUresult rrto_use(const void *function, struct rrto_kernel **out)
         return CUDA_INVALID_HANDLE;
     if (__builtin_expect(atomic_load_explicit(&kernel->there, memory_order_acquire), 1))
         return CUDA_SUCCESS;
+    static const struct rrto_jit none;
     struct rrto_module *module = kernel->owner->data;
     pthread_mutex_lock(&module->lock);
     CUresult result = need(kernel->owner);
+    if (!result)
+        result = need_kernel(module, kernel, &none);
     pthread_mutex_unlock(&module->lock);
     return result || atomic_load(&kernel->there) ? result : CUDA_NOT_FOUND;
 }

@@ -14,6 +14,7 @@ struct rrto_module {
     _Atomic int loaded; /* the server has it */
     int named;          /* kernels have names, maybe no more than that */
     CUresult failed;    /* the server does not take it */
+    unsigned registers; /* most per kernel that the program wants, 0: any */
     struct rrto_image source; /* until it is loaded */
     struct rrto_kernel **kernels;
     uint32_t kernel_count, kernel_room;
@@ -35,6 +36,7 @@ CUresult rrto_module_kernel(struct rrto_object *module, const char *name, struct
 int rrto_loads_lazily(void); /* CUDA_MODULE_LOADING */
 /* ---- module_info.c ---- */
 int rrto_module_read(struct rrto_object *owner, const unsigned char *data, size_t bytes);
+int rrto_kernel_read(struct rrto_kernel *kernel, const unsigned char *data, size_t bytes);
 struct rrto_kernel *rrto_kernel_new(struct rrto_module *module, struct rrto_object *owner,
                                     const char *name, size_t bytes);
 /* By name; `hint`: where it probably is. */

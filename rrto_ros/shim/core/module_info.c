@@ -113,10 +113,32 @@ static void read_kernel(struct reader *from, struct rrto_module *module, struct 
         module->named ? rrto_kernel_named(module, name, lengths[0], index) : NULL;
     if (!kernel)
         kernel = rrto_kernel_new(module, owner, name, lengths[0]);
-    if (kernel)
-        fill(from, kernel, index, lengths[1], attributes);
-    else
+    if (!kernel) {
         from->broken = 1;
+    } else if (attributes) {
+        fill(from, kernel, index, lengths[1], attributes);
+    } else {
+        take(from, (size_t)lengths[1] * 8);
+        kernel->index = index;
+        kernel->unread = 1;
+    }
+}
+
+int rrto_kernel_read(struct rrto_kernel *kernel, const unsigned char *data, size_t bytes)
+{
+    struct reader from = {data, data + bytes, 0};
+    uint32_t counts[2], attributes;
+    uint16_t lengths[2];
+    memcpy(counts, take(&from, 8), 8);
+    const unsigned char *head = take(&from, 8);
+    memcpy(lengths, head, 4);
+    memcpy(&attributes, head + 4, 4);
+    const char *name = (const char *)take(&from, lengths[0]);
+    if (from.broken || counts[0] != 1 || counts[1] || !attributes ||
+        !is_named(kernel, name, lengths[0]))
+        return -1;
+    fill(&from, kernel, kernel->index, lengths[1], attributes);
+    return from.broken || from.at != from.end ? -1 : 0;
 }
 
 static void read_global(struct reader *from, struct rrto_module *module)

@@ -290,6 +290,8 @@ struct rrto_kernel {
     _Atomic int dynamic_limit; /* dynamic shared bytes that a launch may ask for */
     _Atomic int settable[RRTO_SETTABLE_END]; /* attributes that read back as they were set */
     struct rrto_object *function, *owner;
+    int unread;      /* the server has its module, and looks at it when it is first used */
+    CUresult failed; /* what came of that */
     _Atomic int there; /* the server has it: everything above is known, not the name alone */
 };
 

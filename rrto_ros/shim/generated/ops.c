@@ -39,6 +39,15 @@ int rrto_emit_module_piece(struct rrto_op_module_piece *op, const void *payload,
     return rrto_submit(&record, wait);
 }
 
+int rrto_emit_kernel_load(struct rrto_op_kernel_load *op, struct rrto_wait *wait)
+{
+    memset((char *)op + 12, 0, 4);
+    struct rrto_record record = {.op = RRTO_OP_KERNEL_LOAD,
+        .fixed = op, .fixed_bytes = sizeof(*op),
+        .flags = RRTO_REPLY};
+    return rrto_submit(&record, wait);
+}
+
 int rrto_emit_mem_alloc(struct rrto_op_mem_alloc *op, struct rrto_wait *wait)
 {
     struct rrto_record record = {.op = RRTO_OP_MEM_ALLOC,

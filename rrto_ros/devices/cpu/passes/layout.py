@@ -82,6 +82,17 @@ def layout_module(variables: Iterable[ast.Var], functions: Mapping[str, int]) ->
     return ModuleLayout(placed, offset, functions)
 
 
+def parameter_places(kernel: ast.Function) -> tuple[tuple[int, int], ...]:
+    """(offset, size) of each parameter in the buffer of a launch's arguments."""
+    places = []
+    offset = 0
+    for var in kernel.params:
+        offset = align_up(offset, var.align)
+        places.append((offset, var.size))
+        offset += var.size
+    return tuple(places)
+
+
 def layout_kernel(
     kernel: ast.Function, module: ast.Module, module_layout: ModuleLayout
 ) -> KernelLayout:
@@ -107,13 +118,9 @@ def layout_kernel(
     start = max((align_up(shared, max(16, v.align)) for v in dynamic), default=shared)
     for var in dynamic:
         symbols[var.name] = Placed(var, align_up(start, max(16, var.align)))
-    offset = 0
-    params = []
-    for var in kernel.params:
-        offset = align_up(offset, var.align)
+    params = parameter_places(kernel)
+    for var, (offset, _) in zip(kernel.params, params, strict=True):
         symbols[var.name] = Placed(var, offset)
-        params.append((offset, var.size))
-        offset += var.size
         if var.align > PARAMS_ALIGNMENT:
             raise PtxError(
                 f"{kernel.name}: parameter {var.name} is aligned to {var.align} bytes, "
@@ -134,7 +141,7 @@ def layout_kernel(
     stacked = local <= _STACK_BYTES and all(
         _inside(i, placed) for i in kernel.body or () if isinstance(i, ast.Instr)
     )
-    return KernelLayout(symbols, tuple(params), start, local, stacked)
+    return KernelLayout(symbols, params, start, local, stacked)
 
 
 def _inside(instr: ast.Instr, variables: Mapping[str, ast.Var]) -> bool:

@@ -34,8 +34,14 @@ _TOKEN = re.compile(
 )
 
 
-def tokenize(text: str) -> list[Token]:
+def tokenize(text: str, start: int = 0, end: int | None = None, line: int = 1) -> list[Token]:
     """Tokens of a PTX text, comments removed.
+
+    Args:
+        text: The text.
+        start: Of the part that is read.
+        end: Of it; None is the text's.
+        line: That the part begins in.
 
     Raises:
         PtxError: A character that no token starts with, or a text that is too long.
@@ -44,10 +50,10 @@ def tokenize(text: str) -> list[Token]:
         raise PtxError(f"PTX text of {len(text)} bytes, at most {MAX_TEXT_BYTES} are read")
     tokens: list[Token] = []
     append = tokens.append
-    position, line, end = 0, 1, len(text)
+    position, end = start, len(text) if end is None else end
     match = _TOKEN.match
     while position < end:
-        found = match(text, position)
+        found = match(text, position, end)
         if found is None:
             raise PtxError(f"line {line}: unexpected character {text[position]!r}")
         kind = found.lastgroup

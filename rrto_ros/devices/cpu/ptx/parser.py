@@ -1,38 +1,33 @@
-"""Recursive-descent parser: PTX text to the syntax tree.
+"""Recursive-descent parser of a module: PTX text to the syntax tree.
 
 Accepts PTX ISO 1.0 to 9.x as compilers write it. Debug and tuning directives are skipped. Every
 loop consumes tokens, so any input ends in a module or in PtxError.
-
-Over 400 lines: one grammar, from the module down to a type.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.devices.cpu.ptx.bodies import Body, find_bodies
+from rrto_ros.devices.cpu.ptx.body import (
+    LINKAGE,
+    SKIP_LINE,
+    SKIP_TO_SEMICOLON,
+    body_in,
+    read_body,
+)
 from rrto_ros.devices.cpu.ptx.cursor import Cursor
-from rrto_ros.devices.cpu.ptx.initial import initial_values
-from rrto_ros.devices.cpu.ptx.lexer import tokenize
-from rrto_ros.devices.cpu.ptx.operands import parse_operand, parse_texture, signed_offset
-from rrto_ros.devices.cpu.ptx.scope import Scope
-from rrto_ros.devices.cpu.ptx.types import SPACES, TYPES, PtxType
+from rrto_ros.devices.cpu.ptx.lexer import Token, tokenize
+from rrto_ros.devices.cpu.ptx.types import SPACES
+from rrto_ros.devices.cpu.ptx.variables import parse_variables
 from rrto_ros.errors import PtxError
 
-MAX_VARIABLE_BYTES = 1 << 32
-MAX_VECTOR_REGISTERS = 1 << 14
-MAX_ALIGNMENT = 1 << 19
-"""Of a variable; shared, local and module memory begin at a multiple of it."""
-_LINKAGE = {"visible", "weak", "extern", "common"}
-_SKIP_TO_SEMICOLON = {"pragma", "callprototype"}
-_SKIP_LINE = {"file", "loc"}
-_PLACED = ("tex", "suld", "sust")
-"""Instructions with a texture or surface, and a place in it, in brackets."""
-_SELECTOR = re.compile(r"\.(b[0-7]{1,4}|h[0-3]{1,2})")
+_UNREAD = "body"
+"""Kind of the token that stands for a body that is read later."""
 _GEOMETRY = {
     "maxntid",
     "reqntid",
@@ -64,9 +59,9 @@ DIRECTIVES = tuple(
             "alias",
             "branchtargets",
             *(SPACES - {"reg"}),
-            *_LINKAGE,
-            *_SKIP_TO_SEMICOLON,
-            *_SKIP_LINE,
+            *LINKAGE,
+            *SKIP_TO_SEMICOLON,
+            *SKIP_LINE,
             *_GEOMETRY,
             *_FLAGS,
         }
@@ -84,9 +79,49 @@ def parse_module(text: str) -> ast.Module:
     return _ModuleParser(Cursor(tokenize(text.rstrip("\0")))).module()
 
 
+@dataclass(frozen=True)
+class Declarations:
+    """What a PTX text says outside of the bodies of its functions.
+
+    Attributes:
+        module: With nothing in the functions whose bodies were not read.
+        bodies: Function -> its body in the text; those that are `static` were read.
+    """
+
+    module: ast.Module
+    bodies: Mapping[str, Body]
+
+
+def parse_declarations(text: str) -> Declarations:
+    """The syntax tree of a PTX text but for the bodies of functions.
+
+    Those that declare variables of the module are read: a program may ask for these.
+
+    Raises:
+        PtxError: As for `parse_module`; of what is wrong in a body only that its braces do not
+            fit together, or that a character is none of PTX's.
+    """
+    text = text.rstrip("\0")
+    bodies = find_bodies(text)
+    tokens: list[Token] = []
+    position, line = 0, 1
+    for body in bodies:
+        tokens += tokenize(text, position, body.start, line)
+        tokens.append(Token(_UNREAD, "{}", body.line))
+        position = body.end
+        line = body.line + text.count("\n", body.start, body.end)
+    tokens += tokenize(text, position, None, line)
+    parser = _ModuleParser(Cursor(tokens), text, bodies)
+    module = parser.module()
+    return Declarations(module, parser.bodies)
+
+
 class _ModuleParser:
-    def __init__(self, cursor: Cursor) -> None:
+    def __init__(self, cursor: Cursor, text: str = "", bodies: Sequence[Body] = ()) -> None:
         self.at = cursor
+        self.text = text
+        self.rest = iter(bodies)
+        self.bodies: dict[str, Body] = {}
         self.variables: list[ast.Var] = []
         self.functions: dict[str, ast.Function] = {}
         self.aliases: list[tuple[str, str]] = []
@@ -115,9 +150,9 @@ class _ModuleParser:
                 at.next()
                 if at.integer() != 64:
                     raise at.error("only 64-bit addresses are supported")
-            elif name in _SKIP_LINE:
+            elif name in SKIP_LINE:
                 at.skip_line()
-            elif name in _SKIP_TO_SEMICOLON:
+            elif name in SKIP_TO_SEMICOLON:
                 at.skip_past(";")
             elif name == "alias":
                 self._alias()
@@ -139,7 +174,7 @@ class _ModuleParser:
     def _declaration(self) -> None:
         at = self.at
         external, linkage = False, ""
-        while at.peek().text[1:] in _LINKAGE:
+        while at.peek().text[1:] in LINKAGE:
             found = at.next().text[1:]
             external |= found == "extern"
             linkage = linkage if found == "extern" else found
@@ -178,6 +213,8 @@ class _ModuleParser:
             if defined is None or defined.is_entry or defined.body is None:
                 raise PtxError(f".alias {name}, {target}: {target} must be a defined function")
             self.functions[name] = replace(defined, name=name, linkage=declared.linkage)
+            if target in self.bodies:
+                self.bodies[name] = self.bodies[target]
 
     def _drop_declarations(self) -> None:
         """Of a variable that is declared and defined, the definition stays."""
@@ -199,7 +236,7 @@ class _ModuleParser:
         name = at.identifier()
         params = self._parameters() if at.peek().text == "(" else ()
         sizes: dict[str, tuple[int, int, int]] = {}
-        while at.peek().text not in ("{", ";"):
+        while at.peek().text not in ("{", ";") and at.peek().kind != _UNREAD:
             directive = at.next().text[1:]
             if directive in _GEOMETRY:
                 numbers = [at.integer()]
@@ -212,22 +249,30 @@ class _ModuleParser:
                 raise at.error(f"unknown function directive .{directive}")
         if at.accept(";"):
             return ast.Function(name, is_entry, params, returns)
-        body = _BodyParser(at, name, params, returns)
-        body.block()
-        self.variables += body.statics
-        return ast.Function(
+        head = ast.Function(
             name,
             is_entry,
             params,
             returns,
-            body.scope.registers,
-            tuple(body.scope.variables),
-            tuple(body.code),
-            sizes.get("maxntid"),
-            sizes.get("reqntid"),
-            body.tables,
+            body=(),
+            maxntid=sizes.get("maxntid"),
+            reqntid=sizes.get("reqntid"),
             maxnreg=sizes["maxnreg"][0] if "maxnreg" in sizes else None,
         )
+        return self._body(head)
+
+    def _body(self, head: ast.Function) -> ast.Function:
+        at = self.at
+        if at.peek().kind == _UNREAD:
+            at.next()
+            body = self.bodies[head.name] = next(self.rest)
+            if not body.static:
+                return head
+            function, statics = body_in(self.text, body, head)
+        else:
+            function, statics = read_body(at, head)
+        self.variables += statics
+        return function
 
     def _parameters(self) -> tuple[ast.Var, ...]:
         at = self.at
@@ -237,232 +282,3 @@ class _ModuleParser:
             result += parse_variables(at, False, lambda name: name, single=True)
             at.accept(",")
         return tuple(result)
-
-
-class _BodyParser:
-    """Statements of one function body, with nested scopes."""
-
-    def __init__(
-        self, at: Cursor, name: str, params: tuple[ast.Var, ...], returns: tuple[ast.Var, ...]
-    ) -> None:
-        self.at = at
-        self.name = name
-        self.statics: list[ast.Var] = []
-        self.scope = Scope()
-        for var in (*params, *returns):
-            if var.space == "reg" and var.size > var.type.bytes:
-                self.scope.declare_vector(var.name, var.size // var.type.bytes, var.type)
-            elif var.space == "reg":
-                self.scope.declare_register(var.name, var.type)
-        self.code: list[ast.Instr | ast.Label] = []
-        self.tables: dict[str, tuple[str, ...]] = {}
-
-    def block(self) -> None:
-        """Statements up to the brace that closes the body (nesting is iterative)."""
-        at = self.at
-        at.expect("{")
-        depth = 1
-        while depth:
-            token = at.peek()
-            if token.text == "{":
-                at.next()
-                self.scope.push()
-                depth += 1
-            elif token.text == "}":
-                at.next()
-                depth -= 1
-                if depth:
-                    self.scope.pop()
-            elif token.text == ";":
-                at.next()
-            elif token.kind == "dot":
-                self._directive(token.text[1:])
-            elif token.kind == "id" and at.peek(1).text == ":":
-                self._label()
-            else:
-                self.code.append(self._instruction())
-
-    def _label(self) -> None:
-        at = self.at
-        name = at.next().text
-        at.expect(":")
-        following = at.peek().text if not at.done else ""
-        if following == ".branchtargets":
-            at.next()
-            targets = [self.scope.label(at.identifier())]
-            while at.accept(","):
-                targets.append(self.scope.label(at.identifier()))
-            at.expect(";")
-            self.tables[name] = tuple(targets)
-        elif following in (".callprototype", ".calltargets"):
-            at.skip_past(";")
-        else:
-            self.code.append(ast.Label(name))
-
-    def _directive(self, name: str) -> None:
-        at = self.at
-        if name == "reg":
-            self._registers()
-        elif name in _SKIP_LINE:
-            at.skip_line()
-        elif name in _SKIP_TO_SEMICOLON:
-            at.skip_past(";")
-        elif name == "section":
-            at.skip_past("}")
-        elif name in SPACES or name in _LINKAGE:
-            external = False
-            while at.peek().text[1:] in _LINKAGE:
-                external |= at.next().text == ".extern"
-            if at.peek().text in (".global", ".const"):
-                self.statics += parse_variables(
-                    at, external, lambda n: self.scope.static_name(n, self.name)
-                )
-                return
-            for var in parse_variables(at, external, self.scope.new_name):
-                self.scope.variables.append(var)
-        else:
-            raise at.error(f"unknown directive .{name}")
-
-    def _registers(self) -> None:
-        at = self.at
-        at.expect(".reg")
-        vector = 1
-        if at.peek().text in (".v2", ".v4"):
-            vector = int(at.next().text[2:])
-        kind = parse_type(at)
-        while True:
-            name = at.identifier()
-            if at.accept("<"):
-                count = at.integer()
-                at.expect(">")
-                if vector == 1:
-                    self.scope.declare_range(name, count, kind)
-                elif count > MAX_VECTOR_REGISTERS:
-                    raise at.error(
-                        f"{count} vector registers {name}, at most {MAX_VECTOR_REGISTERS} are read"
-                    )
-                else:
-                    for index in range(count):
-                        self.scope.declare_vector(f"{name}{index}", vector, kind)
-            elif vector > 1:
-                self.scope.declare_vector(name, vector, kind)
-            else:
-                self.scope.declare_register(name, kind)
-            if not at.accept(","):
-                break
-        at.expect(";")
-
-    def _instruction(self) -> ast.Instr:
-        at = self.at
-        guard, negated = None, False
-        line = at.peek().line
-        if at.accept("@"):
-            negated = at.accept("!")
-            operand = self.scope.resolve(at.identifier())
-            if not isinstance(operand, ast.Reg):
-                raise at.error("a guard must be a predicate register")
-            guard = operand
-        op = at.identifier()
-        mods: list[str] = []
-        while at.peek().kind == "dot":
-            mods.append(at.next().text[1:])
-        args: list[ast.Operand] = []
-        try:
-            while not at.accept(";"):
-                if args:
-                    at.expect(",")
-                if op in _PLACED and at.peek().text == "[":
-                    args += parse_texture(at, self.scope)
-                    continue
-                operand = self._moved(parse_operand(at, self.scope), line)
-                if isinstance(operand, ast.Reg) and _SELECTOR.fullmatch(at.peek().text):
-                    # Parts of a register, in video instructions: "1:b0" is byte 0 of operand 1.
-                    mods.append(f"{len(args)}:{at.next().text[1:]}")
-                args.append(operand)
-        except PtxError as error:
-            text = ".".join((op, *mods))
-            raise PtxError(f"{error.detail} (in instruction {text})") from error
-        return ast.Instr(op, tuple(mods), tuple(args), guard, negated, line)
-
-    def _moved(self, operand: ast.Operand, line: int) -> ast.Operand:
-        """`register + number` as an operand, which assemblers take: the sum, computed before."""
-        if not isinstance(operand, ast.Reg) or self.at.peek().text not in ("+", "-"):
-            return operand
-        kind = self.scope.registers[operand.name]
-        if kind.is_float or kind.bits not in (16, 32, 64):
-            raise self.at.error(f"a number cannot be added to a register of type .{kind.name}")
-        total = self.scope.temporary(kind)
-        by = ast.Imm(signed_offset(self.at))
-        self.code.append(ast.Instr("add", (f"u{kind.bits}",), (total, operand, by), line=line))
-        return total
-
-
-def parse_type(at: Cursor) -> PtxType:
-    """A type such as .f32 at the cursor."""
-    token = at.next()
-    if token.kind != "dot" or token.text[1:] not in TYPES:
-        raise at.error(f"unknown type {token.text!r}")
-    return TYPES[token.text[1:]]
-
-
-def parse_variables(
-    at: Cursor, external: bool, rename: Callable[[str], str], *, single: bool = False
-) -> list[ast.Var]:
-    """Variables declared at the cursor, from the state space to the semicolon (or name)."""
-    space = at.next().text[1:]
-    if space not in SPACES:
-        raise at.error(f"unknown state space .{space}")
-    align, vector = 0, 1
-    kind: PtxType | None = None
-    is_pointer = False
-    while at.peek().kind == "dot":
-        word = at.peek().text[1:]
-        if word == "align":
-            at.next()
-            number = at.integer()
-            # Behind .ptr it is the alignment of what the parameter points to.
-            align = align if is_pointer else number
-        elif word in ("v2", "v4", "v8"):
-            at.next()
-            vector = int(word[1:])
-        elif word in TYPES:
-            kind = parse_type(at)
-        elif word in ("ptr", "global", "const", "shared", "local", "attribute"):
-            at.next()
-            is_pointer |= word == "ptr"
-            if word == "attribute":
-                at.skip_past(")")
-        else:
-            raise at.error(f"unknown attribute .{word} of a variable")
-    if kind is None:
-        raise at.error("a variable needs a type")
-    result = []
-    while True:
-        name = rename(at.identifier())
-        sizes, unsized = [vector] if vector > 1 else [], False
-        while at.accept("["):
-            if at.accept("]"):
-                unsized = True
-            else:
-                sizes.insert(len(sizes) - (vector > 1), at.integer())
-                at.expect("]")
-        count = math.prod(sizes)
-        init = None
-        if at.accept("="):
-            if space not in ("global", "const"):
-                raise at.error(f"variable {name}: .{space} memory has no initial values")
-            init = tuple(initial_values(at, [0, *sizes] if unsized else sizes))
-            if unsized:
-                count = len(init)
-                unsized = False
-        size = 0 if unsized else count * kind.bytes
-        if size > MAX_VARIABLE_BYTES or align & (align - 1) or align > MAX_ALIGNMENT:
-            raise at.error(f"variable {name}: size {size} or alignment {align} is out of range")
-        result.append(
-            ast.Var(space, kind, name, align or kind.bytes * vector, size, init, external)
-        )
-        if single or not at.accept(","):
-            break
-    if not single:
-        at.expect(";")
-    return result
