@@ -9,6 +9,7 @@ import pytest
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.compile_pool import CompileError, CompilePool
 from rrto_ros.devices.cpu.device import CpuDevice
+from rrto_ros.devices.cpu.outline import LARGE_TEXT
 from rrto_ros.devices.protocol import Launch
 from rrto_ros.errors import PtxError
 
@@ -104,15 +105,18 @@ def test_a_compile_process_ends_with_its_session_even_in_a_job():
     process.stdout.close()
 
 
-def test_kernels_with_a_known_block_size_are_compiled_ahead(tmp_path):
+@pytest.mark.parametrize("large", [False, True])
+def test_kernels_with_a_known_block_size_are_compiled_ahead(large, tmp_path):
     entry = ADD[ADD.index(b".visible") :]
     text = ADD.replace(b")\n{", b")\n.reqntid 64\n{") + entry.replace(b"ramp", b"second").replace(
         b")\n{", b")\n.reqntid 64\n{"
     )
     device = CpuDevice(threads=2, cache_dir=tmp_path)
-    device.module_load(1, text)
+    device.module_load(1, text + b"// " + b"=" * LARGE_TEXT * large)
     base = device.info.arena_base
     device.mem_alloc(base, 256, 0)
+    for kernel in range(2 * large):
+        device.kernel_load(1, kernel)
     for kernel in (0, 1):
         device.launch(Launch(1, kernel, (1, 1, 1), (64, 1, 1), 0, base.to_bytes(8, "little")), 0)
     assert device.statistics()["kernels_compiled"] == 2

@@ -191,6 +191,7 @@ class CpuDevice:
     def kernel_load(self, module: int, kernel: int) -> KernelInfo:
         """Reads and checks a kernel of a large module, if that was not done."""
         loaded, facts = self._kernel(module, kernel)
+        self._compiler.expect(loaded, kernel)
         return self._kernel_info(facts, loaded.facts)
 
     def _kernel_info(self, kernel: KernelHead, module: ModuleFacts) -> KernelInfo:

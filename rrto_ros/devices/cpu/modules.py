@@ -193,13 +193,25 @@ class Compiler:
         """Kernels that say their block size are compiled side by side, before a launch asks."""
         kernels = module.facts.kernels
         for index, kernel in enumerate(kernels[:_AHEAD]):
-            block = kernel.block
-            if len(kernels) < 2 or block is None or block[0] * block[1] * block[2] > MAX_THREADS:
-                continue
-            key = self._key(module, kernel, block)
-            if not self.cache.holds(key):
-                made = self._generate(self._program(module, index), block)
-                module.ahead[index, block] = made, self.pool.submit(made.text, vectorise=True)
+            if len(kernels) > 1 and kernel.block is not None:
+                self._begin(module, index, kernel.block)
+
+    def expect(self, module: LoadedModule, index: int) -> None:
+        """The program means to use a kernel: if it has one block size, it is compiled from now on.
+
+        So the kernels of a large module are compiled side by side where a program asks for their
+        attributes first.
+        """
+        required = module.facts.kernels[index].required
+        if required is not None and (index, required) not in module.runnable:
+            self._begin(module, index, required)
+
+    def _begin(self, module: LoadedModule, index: int, block: Block) -> None:
+        if block[0] * block[1] * block[2] > MAX_THREADS or (index, block) in module.ahead:
+            return
+        if not self.cache.holds(self._key(module, module.facts.kernels[index], block)):
+            made = self._generate(self._program(module, index), block)
+            module.ahead[index, block] = made, self.pool.submit(made.text, vectorise=True)
 
     def _generate(self, program: KernelProgram, block: Block) -> Generated:
         try:
