@@ -149,6 +149,13 @@ CALLS: tuple[Call, ...] = (
         note="clusters of more than one block are refused",
     ),
     *_core("async", "function_set_attribute", "cuKernelSetAttribute", "session"),
+    *_core(
+        "sync",
+        "kernel_load",
+        "cuFuncLoad",
+        "context",
+        note="waits for a kernel of a large PTX text on the device cpu, as does any other first use",
+    ),
     *_locals(
         "cuLibraryGetKernel cuLibraryGetKernelCount cuLibraryEnumerateKernels cuKernelGetLibrary "
         "cuKernelGetAttribute cuKernelSetCacheConfig cuKernelGetName cuKernelGetParamInfo "
@@ -159,7 +166,7 @@ CALLS: tuple[Call, ...] = (
         "cuModuleGetFunction cuModuleGetFunctionCount cuModuleEnumerateFunctions "
         "cuModuleGetGlobal_v2 cuFuncGetAttribute cuFuncSetCacheConfig cuFuncSetSharedMemConfig "
         "cuFuncGetModule cuFuncGetName cuFuncGetParamInfo cuFuncGetParamCount cuFuncIsLoaded "
-        "cuFuncLoad cuLibraryGetModule cuLibraryGetGlobal cuLibraryGetManaged cuKernelGetFunction "
+        "cuLibraryGetModule cuLibraryGetGlobal cuLibraryGetManaged cuKernelGetFunction "
         "cuLinkCreate_v2=cuLinkCreate cuLinkAddData_v2=cuLinkAddData "
         "cuLinkAddFile_v2=cuLinkAddFile cuLinkDestroy "
         "cuOccupancyMaxActiveBlocksPerMultiprocessor "

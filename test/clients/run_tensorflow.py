@@ -44,12 +44,63 @@ def reductions(x):
     return tf.concat([tf.reduce_sum(x, 0), tf.reduce_max(x, 1), tf.reduce_mean(x, 0)], 0)
 
 
+def more_reductions(x):
+    parts = [tf.reduce_prod(x, 0), tf.reduce_min(x, 1), tf.math.reduce_std(x, 0)]
+    whole = tf.stack([tf.reduce_sum(x), tf.reduce_logsumexp(x), tf.norm(x)])
+    return tf.concat([*parts, whole, tf.cast(tf.argmax(x, 1), tf.float32)], 0)
+
+
 def softmax(x):
     return tf.nn.softmax(x)
 
 
 def gather(x):
-    return tf.concat([tf.gather(x, [3, 1, 2]), tf.transpose(x)[:3, :]], 0)
+    return tf.concat([tf.gather(x, [3, 1, 2]), tf.gather_nd(x, [[5], [0]])], 0)
+
+
+def transpose(x):
+    cube = tf.reshape(x, (4, 8, 8))
+    parts = [tf.transpose(x), tf.transpose(cube, (2, 0, 1)), tf.transpose(cube, (0, 2, 1))]
+    return tf.concat([tf.reshape(part, (-1,)) for part in parts], 0)
+
+
+def shapes(x):
+    padded = tf.pad(x, [[1, 2], [0, 3]])[::2, 1:]
+    left, right = tf.split(x, 2, axis=1)
+    parts = [padded, tf.tile(left, [1, 2]), tf.reverse(right, [0]), tf.roll(x, 3, 0)]
+    return tf.concat([tf.reshape(part, (-1,)) for part in parts], 0)
+
+
+def choices(x):
+    rows = tf.scatter_nd([[2], [0]], x[:2], (4, 16))
+    parts = [tf.where(x > 0, x, -x), tf.one_hot(tf.argmax(x, 1), 16), rows]
+    return tf.concat([tf.reshape(part, (-1,)) for part in parts], 0)
+
+
+def sums_on_the_way(x):
+    return tf.concat([tf.cumsum(x, 0), tf.cumsum(x, 1, reverse=True), tf.math.cumprod(x, 1)], 0)
+
+
+def segments(x):
+    return tf.math.unsorted_segment_sum(x, tf.constant([0, 1, 2, 1] * 4), 3)
+
+
+def largest(x):
+    values, places = tf.math.top_k(x, 4)
+    return tf.concat([values, tf.cast(places, tf.float32)], 1)
+
+
+def normalised(x):
+    mean, variance = tf.nn.moments(x, [0])
+    return tf.nn.batch_normalization(x, mean, variance, 0.5, 2.0, 1e-3)
+
+
+def loss(x):
+    labels = tf.constant([1, 3] * 8)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, x)
+    return tape.gradient(value, x)
 
 
 def product(x):
@@ -91,11 +142,20 @@ def main():
     for name, function, tolerance in (
         ("elementwise", elementwise, 1e-5),
         ("reductions", reductions, 1e-5),
-        ("gather and transpose", gather, 0),
+        ("more reductions", more_reductions, 1e-5),
+        ("gather", gather, 0),
+        ("transpose", transpose, 0),
+        ("shapes", shapes, 0),
+        ("choices", choices, 0),
+        ("softmax", softmax, 1e-5),
+        ("cumulative sums", sums_on_the_way, 1e-5),
+        ("segments", segments, 1e-5),
+        ("top k", largest, 0),
+        ("batch normalisation", normalised, 1e-5),
+        ("gradient of a loss", loss, 1e-5),
         ("matmul", product, 1e-4),
         ("convolution", convolution, 1e-4),
         ("Keras MLP", lambda x: network()(x), 1e-4),
-        ("softmax", softmax, 1e-5),
     ):
         if name in (sys.argv[1:] or [name]):
             cases.check(

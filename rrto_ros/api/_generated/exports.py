@@ -784,7 +784,7 @@ CLASSES: dict[str, str] = {
     "cuFuncGetParamCount": "local",
     "cuFuncGetParamInfo": "local",
     "cuFuncIsLoaded": "local",
-    "cuFuncLoad": "local",
+    "cuFuncLoad": "sync",
     "cuFuncSetAttribute": "async",
     "cuFuncSetCacheConfig": "local",
     "cuFuncSetSharedMemConfig": "local",
