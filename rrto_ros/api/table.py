@@ -154,7 +154,7 @@ CALLS: tuple[Call, ...] = (
         "kernel_load",
         "cuFuncLoad",
         "context",
-        note="waits for a kernel of a large PTX text on the device cpu, as does any other first use",
+        note="of a kernel of a large PTX text on the device cpu; any other first use does, too",
     ),
     *_locals(
         "cuLibraryGetKernel cuLibraryGetKernelCount cuLibraryEnumerateKernels cuKernelGetLibrary "
