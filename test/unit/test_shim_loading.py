@@ -283,12 +283,13 @@ def test_a_program_learns_of_kernels_of_a_large_text_what_it_does_of_a_small_one
 
 def test_a_refused_kernel_of_a_large_text_fails_where_it_is_used_and_by_name(tmp_path):
     text = TEXT + REFUSED + LARGE
-    answer, names, _, peer = run("used", text, "refused", folder=tmp_path, device=CpuDevice)
+    path = tmp_path / "image"
+    path.write_bytes(text)
+    with Peer() as peer:
+        answer = peer.case("used", path, "refused", program=CASES)
+        (name,) = peer.rings[0].refusals()
     assert answer["results"] == [0, 0, 218, 218, 0]
-    assert names == ["module_load", MARK, MARK, "kernel_load", MARK, "module_unload"]
-    refusals = peer.rings[0].refusals()
-    assert len(refusals) == 1
-    (name,) = refusals
+    assert peer.names() == ["module_load", MARK, MARK, "kernel_load", MARK, "module_unload"]
     assert name.startswith("image: CUDA_ERROR_INVALID_PTX: kernel refused: ")
     assert "mulch" in name
     assert run("used", text, "k", folder=tmp_path, device=CpuDevice)[0]["results"] == [0] * 5
