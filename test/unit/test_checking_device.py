@@ -163,6 +163,7 @@ BROKEN = {
         b.device.texture_create(1, Texture(b.base, 64, 64, 1, 1, 64, 0, 1, 1, 0, 1, 0, 0, 0,
                                            (0.0,) * 4)),
         b.device.mem_free(b.base, 0))),
+    "a kernel that its module has not": ("handles", lambda b: b.device.kernel_load(1, 99)),
     "a block that is too large": ("launches", lambda b: b.device.launch(
         b.launch(block=(64, 32, 1)), 0)),
     "an empty grid": ("launches", lambda b: b.device.launch(b.launch(grid=(1, 0, 1)), 0)),
@@ -233,6 +234,24 @@ def test_streams_that_wait_for_each_other_may_use_each_others_memory(bench):
     device.launch(bench.launch(pointer=place), 0)
     device.mem_free(place, 7)
     assert bench.found() == {}
+
+
+def test_a_kernel_that_is_loaded_after_its_module_has_its_limits_from_then_on():
+    class Later(Lax):
+        def module_load(self, module, image):
+            info = super().module_load(module, image)
+            return replace(info, kernels=tuple(replace(k, attributes={}) for k in info.kernels))
+
+        def kernel_load(self, module, kernel):
+            return replace(super().kernel_load(module, kernel), attributes={0: 16})
+
+    bench = Bench(Later)
+    assert bench.kernel.attributes == {}
+    bench.device.launch(bench.launch(), 0)
+    assert bench.found() == {}
+    assert bench.device.kernel_load(1, 0).attributes == {0: 16}
+    bench.device.launch(bench.launch(), 0)
+    assert bench.found() == {"launches": 1}
 
 
 def test_what_the_device_refuses_is_found_unless_it_is_an_answer():

@@ -43,7 +43,7 @@ _EXPECTED = frozenset({CUresult.NOT_READY, CUresult.OUT_OF_MEMORY})
 
 @dataclass
 class _Module:
-    kernels: tuple[KernelInfo, ...]
+    kernels: list[KernelInfo]
     shared: dict[int, int] = field(default_factory=dict)
     """Kernel -> dynamic shared bytes that were allowed for it."""
 
@@ -139,9 +139,17 @@ class CheckingDevice:
         with self._call("module_load"):
             self._new(self._modules, module, "module")
             info = self._inner.module_load(module, image)
-        self._modules[module] = _Module(info.kernels)
+        self._modules[module] = _Module(list(info.kernels))
         for one in info.globals:
             self._memory.variable(one.address, one.bytes, module)
+        return info
+
+    def kernel_load(self, module: int, kernel: int) -> KernelInfo:
+        with self._call("kernel_load"):
+            known = self._kernel(module, kernel)
+            info = self._inner.kernel_load(module, kernel)
+        if known is not None:
+            self._modules[module].kernels[kernel] = info
         return info
 
     def module_unload(self, module: int) -> None:
