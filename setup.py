@@ -85,6 +85,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
         (f"share/{PACKAGE}/launch", sorted(map(str, Path("launch").glob("*.launch.py")))),
+        (f"share/{PACKAGE}/examples", sorted(map(str, Path("examples").glob("*.py")))),
         (f"share/{PACKAGE}/config", sorted(map(str, Path("config").glob("*.yaml")))),
     ],
     install_requires=[

@@ -39,6 +39,8 @@ COLUMNS = (
     "exchanges per inference",
 )  # fmt: skip
 LIMIT_S = 900
+CONSENT = "RRTO_NVIDIA_COMPILERS"
+"""As in test/clients/agree.py."""
 MOST_NAMED, MOST_CASES = 4, 12
 CHECKING = "/**/offload_server:\n  ros__parameters:\n    check_calls: true\n"
 _CHECK = re.compile(re.escape(PREFIX) + r"(.*)")

@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from stack import Stack, compile_c  # noqa: E402
+from stack import Running, compile_c  # noqa: E402
 
 from rrto_ros.errors import RrtoError  # noqa: E402
 
@@ -52,7 +52,7 @@ Measure = Callable[[bool], list[Row]]
 """Takes whether only a few iterations are wanted."""
 
 
-def driver_calls(stack: Stack, program: Path, *arguments: object) -> dict[str, dict[str, float]]:
+def driver_calls(stack: Running, program: Path, *arguments: object) -> dict[str, dict[str, float]]:
     """Run bench/driver_calls.c over a stack; {name of the measurement: its numbers}.
 
     Raises:

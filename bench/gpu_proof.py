@@ -2,7 +2,8 @@
 
     python bench/gpu_proof.py [--smoke] [--out FOLDER] [--only PART ...]
 
-bench/gpu_proof.sh sets up what this needs; gpu_proof_arguments.py has the arguments and the parts.
+bench/gpu_proof.sh sets up what this needs; gpu_proof_arguments.py has the arguments and the parts,
+gpu_proof_clients.py the part `clients`.
 Each part runs in processes of its own and has a time limit; one that fails is noted and the others
 go on. The JSON is written after each part. Exit code 0 if all is well, 1 if not, 3 without a GPU,
 130 if it was stopped.
@@ -19,15 +20,17 @@ import sys
 import time
 import traceback
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import gpu_proof_arguments
+import gpu_proof_clients
 from common import HERE, compiled, driver_calls, machine, temporary
-from stack import stack
+from stack import Running, stack
 
 from rrto_ros.devices.gpu.driver import Driver, check_available, load
 from rrto_ros.devices.gpu.properties import device_uuid
@@ -39,6 +42,8 @@ NANODET = ROOT / "rrto_ros" / "data" / "nanodet_416_fp16.onnx"
 PROGRAMS = ROOT / "test" / "support" / "programs"
 NO_GPU, STOPPED = 3, 130
 SKIPPED = 77
+NEEDS_ROS = "needs ROS"
+"""The value of rows whose subject is ROS, where there is none."""
 CANNOT = ("no virtual memory management", "needs compute capability")
 """The only reasons for which a test on the GPU may be left out: a GPU that cannot do it."""
 SCORE_TOLERANCE, BOX_TOLERANCE = 0.02, 3.0
@@ -63,12 +68,18 @@ class Proof:
     Attributes:
         smoke: Whether only a few iterations are wanted.
         out: Folder for files.
+        local: Whether there is no ROS between recorder and server.
+        pythons: Environments to look into for clients; none for this one.
+        cuda_runtime: Whether the CUDA runtime library's check is answered.
         rows: (part, what, value, verdict) of the table; verdict "" is neither good nor bad.
         found: Details by part.
     """
 
     smoke: bool
     out: Path
+    local: bool = False
+    pythons: Sequence[Path] = ()
+    cuda_runtime: bool = False
     rows: list[tuple[str, str, str, str]] = field(default_factory=list)
     found: dict[str, Any] = field(default_factory=dict)
 
@@ -77,6 +88,15 @@ class Proof:
         verdict = "" if good is None else "ok" if good else "FAILED"
         self.rows.append((part, what, value, verdict))
         print(f"  {part}: {what}: {value} {verdict}", flush=True)
+
+    def nodes(self, mode: str) -> AbstractContextManager[Running]:
+        """Recorder and server with device `gpu`, while the block lasts."""
+        return stack("gpu", mode, local=self.local)
+
+    @property
+    def link(self) -> str:
+        """What is between recorder and server."""
+        return "socket" if self.local else "loopback"
 
     @property
     def failed(self) -> bool:
@@ -141,17 +161,18 @@ def _run_group(command: list[str], log: IO[str], timeout_s: float) -> int:
             child.wait()
 
 
-def _without_tinygrad(proof: Proof, part: str) -> bool:
-    """Note that a part is left out because there is no tinygrad for this Python."""
-    if importlib.util.find_spec("tinygrad") is not None:
+def _without_tinygrad(proof: Proof, part: str, *others: str) -> bool:
+    """Note that a part is left out because tinygrad, or another package, is not installed."""
+    missing = [name for name in ("tinygrad", *others) if importlib.util.find_spec(name) is None]
+    if not missing:
         return False
-    proof.note(part, "left out", "needs tinygrad, which is there for Python 3.11 and later")
+    proof.note(part, "left out", f"needs {' and '.join(missing)} (for Python 3.11 and later)")
     return True
 
 
 def programs(proof: Proof) -> None:
     """Examples and demo."""
-    with stack("gpu", "replay") as nodes:
+    with proof.nodes("replay") as nodes:
         for name in EXAMPLES:
             script, *options = name.split()
             command = [sys.executable, str(ROOT / "examples" / script), *options]
@@ -165,6 +186,9 @@ def programs(proof: Proof) -> None:
                     proof.note("programs", name, text.splitlines()[0][:200], good=False)
                 continue
             proof.note("programs", name, "equals NumPy", good=True)
+    if proof.local:
+        proof.note("programs", "demo on gpu and cpu", NEEDS_ROS)
+        return
     if _without_tinygrad(proof, "programs"):
         return
     seen = {device: _demo(proof, device) for device in ("cpu", "gpu")}
@@ -203,7 +227,7 @@ def network(proof: Proof) -> None:
         return
     count = 30 if proof.smoke else 1000
     before = _used_bytes()
-    with stack("gpu", "replay") as nodes:
+    with proof.nodes("replay") as nodes:
         command = [sys.executable, str(PROGRAMS / "cnn_loop.py"), str(count)]
         done = nodes.run(command, 1200.0, DEV="CUDA:PTX")[-1]
         with ThreadPoolExecutor(2) as pool:
@@ -238,7 +262,7 @@ def _used_bytes() -> int | None:
 
 def native(proof: Proof) -> None:
     """The same program on the GPU itself and replayed."""
-    if _without_tinygrad(proof, "native"):
+    if _without_tinygrad(proof, "native", "onnxruntime"):
         return
     frames = 5 if proof.smoke else 200
     command = [sys.executable, str(HERE / "onnx_model.py"), str(NANODET), "--frames", str(frames)]
@@ -247,9 +271,9 @@ def native(proof: Proof) -> None:
     if done.returncode:
         raise UnavailableError(f"natively: {done.stderr.strip()[-500:]}")
     own = json.loads(done.stdout.splitlines()[-1])
-    with stack("gpu", "replay") as nodes:
+    with proof.nodes("replay") as nodes:
         replayed = nodes.run(command, 1200.0, DEV="CUDA:PTX")[-1]
-    with temporary() as folder, stack("gpu", "batched") as nodes:
+    with temporary() as folder, proof.nodes("batched") as nodes:
         rows = driver_calls(nodes, compiled(folder), "round_trip", 20 if proof.smoke else 2000)
     exchange = rows["cuMemcpyDtoH of 4 bytes"]["median_ns"] / 1e6
     allowed = NATIVE_FACTOR * own["frame_ms"] + exchange
@@ -258,21 +282,25 @@ def native(proof: Proof) -> None:
     for name, found in (("natively", own), ("replayed", replayed)):
         right = found["worst"] < 1e-3
         proof.note("native", f"NanoDet {name}", f"{found['frame_ms']:.3f} ms", right)
-    proof.note("native", "one loopback exchange", f"{exchange:.3f} ms")
+    proof.note("native", f"one {proof.link} exchange", f"{exchange:.3f} ms")
     proof.note("native", "replayed, at most", f"{allowed:.3f} ms",
                None if proof.smoke else replayed["frame_ms"] <= allowed)  # fmt: skip
 
 
 def calls(proof: Proof) -> None:
-    """One driver call on loopback."""
+    """One driver call on loopback, or over the socket."""
     repeats = 20 if proof.smoke else 2000
+    if proof.local:
+        proof.note("calls", "over DDS", NEEDS_ROS)
     proof.found["calls"] = {}
     for mode, what in (("rpc", "round_trip"), ("batched", "inference"), ("replay", "inference")):
-        with temporary() as folder, stack("gpu", mode) as nodes:
+        with temporary() as folder, proof.nodes(mode) as nodes:
             rows = driver_calls(nodes, compiled(folder), what, repeats)
         proof.found["calls"][mode] = rows
         for name, row in rows.items():
-            proof.note("calls", f"{mode}: {name}", f"{row['median_ns'] / 1e3:.3f} us")
+            proof.note(
+                "calls", f"{mode}, {proof.link}: {name}", f"{row['median_ns'] / 1e3:.3f} us"
+            )
 
 
 def device(proof: Proof) -> None:
@@ -290,8 +318,18 @@ def device(proof: Proof) -> None:
                not declined)  # fmt: skip
 
 
+def clients(proof: Proof) -> None:
+    """Programs of others, natively and offloaded."""
+    found = proof.found["clients"] = {}
+    gpu_proof_clients.run(
+        proof.pythons, proof.nodes,
+        lambda what, value, good: proof.note("clients", what, value, good), found,
+        smoke=proof.smoke, cuda_runtime=proof.cuda_runtime,
+    )  # fmt: skip
+
+
 PARTS: Mapping[str, Callable[[Proof], None]] = {
-    part.__name__: part for part in (tests, programs, network, native, calls, device)
+    part.__name__: part for part in (tests, programs, network, native, calls, device, clients)
 }
 assert list(PARTS) == list(gpu_proof_arguments.PARTS)
 
@@ -309,8 +347,9 @@ def show(proof: Proof, name: str) -> None:
 
 def write(proof: Proof, name: str, ended: bool) -> Path:
     """Write what was found so far."""
-    body = {"gpu": name, "on": machine(), "smoke": proof.smoke, "ended": ended,
-            "rows": proof.rows, **proof.found}  # fmt: skip
+    transport = "local" if proof.local else "ros"
+    body = {"gpu": name, "on": machine(), "smoke": proof.smoke, "transport": transport,
+            "ended": ended, "rows": proof.rows, **proof.found}  # fmt: skip
     path = proof.out / "gpu_proof.json"
     path.write_text(json.dumps(body, indent=1, default=str) + "\n")
     return path
@@ -341,7 +380,8 @@ def main() -> int:
         print(f"gpu_proof: {error}", file=sys.stderr)
         return NO_GPU
     options.out.mkdir(parents=True, exist_ok=True)
-    proof = Proof(options.smoke, options.out)
+    proof = Proof(options.smoke, options.out, options.transport == "local", options.clients,
+                  options.cuda_runtime)  # fmt: skip
     stopped = False
     try:
         for part in options.only or PARTS:

@@ -2,9 +2,10 @@
 # The device `gpu` on real hardware, in one command: set-up, tests, programs, measurements.
 #
 #   bench/gpu_proof.sh [--smoke] [--out FOLDER] [--only PART ...]     (--help says more)
+#   bench/gpu_proof.sh --transport local --offline wheels             no ROS, no registry
 #
 # Wants Linux on x86-64 with an NVIDIA driver (release 550 or later) and Python 3.10 to 3.13, make
-# and g++. Writes FOLDER/gpu_proof.json (out/gpu_proof by default) and prints one table.
+# and g++; with --transport local a C compiler is enough. Writes FOLDER/gpu_proof.json (out/gpu_proof by default) and prints one table.
 # PYTHON names another Python than python3, VENV another place than .venv for what it installs.
 # Exit code: 0 all well, 1 something failed (the table says what), 2 set-up or arguments, 3 no GPU,
 # 130 stopped by Ctrl-C (what was found until then is written).
@@ -28,7 +29,9 @@ command -v "$PYTHON" >/dev/null ||
 for argument in "$@"; do
     case $argument in -h | --help) exec "$PYTHON" "$root/bench/gpu_proof_arguments.py" --help ;; esac
 done
-"$PYTHON" "$root/bench/gpu_proof_arguments.py" "$@" || exit 2
+said=$("$PYTHON" "$root/bench/gpu_proof_arguments.py" "$@") || exit 2
+transport=${said%%:*}
+offline=${said#*:}
 trap 'fail 130 "stopped; run it again, finished steps of the set-up are kept"' INT TERM
 
 # Asked of the driver itself, before minutes of set-up: prints its CUDA version.
@@ -62,18 +65,21 @@ END
 [ "$code" -eq 0 ] || fail 3 "nothing to prove without a GPU: see the line above, $next"
 
 if [ -z "${RRTO_PROOF_NO_SETUP:-}" ]; then
-    # bootstrap.py says itself what failed. pip gives up by itself; this bounds a stuck mirror.
-    timeout --foreground 3600 "$PYTHON" "$root/scripts/bootstrap.py" --venv "$VENV" \
-        demo test clients gpu ||
-        fail 2 "the set-up did not end well; put right what it says above and run this again"
+    set_up() {
+        [ "$version" -ge 13000 ] || set -- --cuda-12 "$@"
+        [ -z "$offline" ] || set -- --offline "$offline" "$@"
+        # bootstrap.py says itself what failed. pip gives up by itself; this bounds a stuck mirror.
+        timeout --foreground 3600 "$PYTHON" "$root/scripts/bootstrap.py" --venv "$VENV" "$@" ||
+            fail 2 "the set-up did not end well; put right what it says above and run this again"
+    }
+    # From a folder, everything that it has is installed.
+    case $transport,$offline in
+        local,) set_up --no-ros gpu models clients ;;
+        local,*) set_up --no-ros ;;
+        *,) set_up demo test clients gpu ;;
+        *) set_up ;;
+    esac
     PYTHON=$VENV/bin/python
-    # The bindings of CUDA 13 are for its drivers.
-    if [ "$version" -lt 13000 ] && ! "$PYTHON" -c \
-        'import sys; from cuda.bindings import __version__ as v; sys.exit(not v.startswith("12."))'; then
-        timeout --foreground 600 "$PYTHON" -m pip install -q --no-input \
-            --disable-pip-version-check 'cuda-bindings>=12.9.1,<13' ||
-            fail 2 "this driver needs cuda-bindings 12, and pip could not install it (see above)"
-    fi
 fi
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH

@@ -1,7 +1,8 @@
 """A private server and recorder for a measurement: owns their start, their end, their log.
 
 Both run with the package's own bring-up, under a robot name and a socket that no one else has, so
-that a measurement meets neither another one nor a robot that is in use.
+that a measurement meets neither another one nor a robot that is in use. `LocalStack` is the same
+without ROS, in two processes that a socket joins (bench/local_ends.py).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -26,7 +28,10 @@ from rrto_ros.errors import UnavailableError
 from rrto_ros.evaluation.netns import Machines
 from rrto_ros.shim.build import compiler
 
+ENDS = Path(__file__).resolve().parent / "local_ends.py"
+RING = "robot.sock"
 START_TIMEOUT_S = 60.0
+REPORT_TIMEOUT_S = 15.0
 _READY = {"offload_server": r"ready on", "recorder_replayer": r"\bactive\b"}
 
 
@@ -48,77 +53,54 @@ def cpu_seconds(pid: int) -> float:
         raise UnavailableError(f"process {pid} has ended") from None
 
 
-class Stack:
-    """A running pair of nodes.
+class Running:
+    """What a running pair is, however its two ends meet.
 
     Args:
-        device: Of the server: cpu, gpu or null.
-        mode: Of the recorder: rpc, batched or replay.
-        machines: Two namespaces to put them in (server: edge, recorder: robot), or None.
-        name: Robot name; stacks that run at once need different ones.
-        discovery: ROS_AUTOMATIC_DISCOVERY_RANGE of nodes on one machine. With LOCALHOST the
-            middleware takes transports of its own, whose shared memory holds 512 KB.
-        parameters: Node name -> further ROS parameters, as in a parameter file.
+        robot: Robot name; pairs that run at once need different ones.
 
-    Raises:
-        UnavailableError: A node ended or was not ready in time; the text holds its log.
+    Attributes:
+        robot: The same.
     """
 
-    def __init__(
-        self,
-        device: str = "null",
-        mode: str = "batched",
-        machines: Machines | None = None,
-        parameters: Mapping[str, Mapping[str, Any]] | None = None,
-        name: str = "",
-        discovery: str = "LOCALHOST",
-    ) -> None:
-        self.robot = name or f"measure{os.getpid()}"
-        self._machines = machines
+    def __init__(self, robot: str) -> None:
+        self.robot = robot or f"measure{os.getpid()}"
         self._folder = tempfile.TemporaryDirectory(prefix="rrto-")
         self._changed = threading.Condition()
         self._lines: list[tuple[str, str]] = []
         self._ended: set[str] = set()
-        discovery = discovery if machines is None else "SUBNET"
-        self._base = {
-            **os.environ,
-            "XDG_RUNTIME_DIR": self._folder.name,
-            "ROS_AUTOMATIC_DISCOVERY_RANGE": discovery,
-            "RRTO_APART": "0" if machines is None else "1",
-        }
-        self._base.pop("RRTO_SOCKET", None)
-        options = Options(robot=self.robot, device=device, mode=mode, domain=self.domain)
-        extra = dict(parameters or {})
-        blobs = {"blob_directory": f"{self._folder.name}/blobs"}
-        extra["offload_server"] = {**blobs, **extra.get("offload_server", {})}
-        plans = {"plan_cache_directory": f"{self._folder.name}/plans"}
-        extra["recorder_replayer"] = {**plans, **extra.get("recorder_replayer", {})}
+        self._base: dict[str, str] = {}
         self._children: list[Child] = []
-        try:
-            for process in (server(options), recorder(options)):
-                self._start(process, extra.get(process.name, {}))
-            for name, pattern in _READY.items():
-                self._wait(name, pattern)
-        except BaseException:
-            self.close()
-            raise
 
     def run(
-        self, command: Sequence[str], timeout_s: float = 300.0, **environment: str
+        self,
+        command: Sequence[str],
+        timeout_s: float = 300.0,
+        *,
+        foreign: bool = False,
+        allowed: Sequence[int] = (0,),
+        **environment: str,
     ) -> list[dict[str, Any]]:
         """Run an interposed program to its end; returns the JSON objects it printed, one a line.
+
+        Args:
+            command: Program and arguments.
+            timeout_s: For so long at most.
+            foreign: Whether it may use another Python than this one.
+            allowed: Exit codes that are no failure.
+            **environment: Variables besides.
 
         Raises:
             UnavailableError: It failed, or took longer than `timeout_s`.
         """
-        whole, env = self.command(command, **environment)
+        whole, env = self.command(command, foreign=foreign, **environment)
         try:
             done = subprocess.run(
                 whole, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
             )
         except subprocess.TimeoutExpired:
             raise UnavailableError(f"{command[0]} still ran after {timeout_s:g} s") from None
-        if done.returncode:
+        if done.returncode not in allowed:
             raise UnavailableError(
                 f"{' '.join(command)} ended with {done.returncode}: "
                 f"{(done.stderr or done.stdout).strip()[-1000:]}\n{self.log()}"
@@ -127,13 +109,16 @@ class Stack:
         return [json.loads(line) for line in lines]
 
     def command(
-        self, command: Sequence[str], **environment: str
+        self, command: Sequence[str], *, foreign: bool = False, **environment: str
     ) -> tuple[list[str], dict[str, str]]:
-        """The command line and the environment that run an interposed program beside the robot."""
-        env = interposed_environment({**self._base, **environment}, self.robot)
-        env["ROS_DOMAIN_ID"] = str(self.domain)
-        machines = self._machines
-        return list(command) if machines is None else machines.robot.command(command), env
+        """The command line and the environment that run an interposed program beside the robot.
+
+        Args:
+            command: Program and arguments.
+            foreign: Whether it may use another Python than this one.
+            **environment: Variables besides.
+        """
+        raise NotImplementedError
 
     def cpu_s(self, node: str) -> float:
         """Processor time that a node of the stack used so far, in seconds."""
@@ -161,22 +146,6 @@ class Stack:
             child.stop()
         self._folder.cleanup()
 
-    @property
-    def domain(self) -> int:
-        """ROS domain of the nodes and programs."""
-        return measuring_domain()
-
-    def _start(self, process: Process, parameters: Mapping[str, Any]) -> None:
-        command = list(process.command)
-        at = command.index("--log-level")
-        for name, value in parameters.items():
-            command[at:at] = ["-p", f"{name}:={json.dumps(value)}"]
-        if self._machines is not None:
-            side = self._machines.edge if process.name == "offload_server" else None
-            command = (side or self._machines.robot).command(command)
-        started = Process(process.name, tuple(command), process.environment)
-        self._children.append(Child(started, self._said, self._over, self._base))
-
     def _said(self, name: str, line: str) -> None:
         with self._changed:
             self._lines.append((name, line))
@@ -198,10 +167,152 @@ class Stack:
                 self._changed.wait(left)
 
 
+class Stack(Running):
+    """A running pair of nodes.
+
+    Args:
+        device: Of the server: cpu, gpu or null.
+        mode: Of the recorder: rpc, batched or replay.
+        machines: Two namespaces to put them in (server: edge, recorder: robot), or None.
+        name: Robot name; stacks that run at once need different ones.
+        discovery: ROS_AUTOMATIC_DISCOVERY_RANGE of nodes on one machine. With LOCALHOST the
+            middleware takes transports of its own, whose shared memory holds 512 KB.
+        parameters: Node name -> further ROS parameters, as in a parameter file.
+
+    Raises:
+        UnavailableError: A node ended or was not ready in time; the text holds its log.
+    """
+
+    def __init__(
+        self,
+        device: str = "null",
+        mode: str = "batched",
+        machines: Machines | None = None,
+        parameters: Mapping[str, Mapping[str, Any]] | None = None,
+        name: str = "",
+        discovery: str = "LOCALHOST",
+    ) -> None:
+        super().__init__(name)
+        self._machines = machines
+        discovery = discovery if machines is None else "SUBNET"
+        self._base = {
+            **os.environ,
+            "XDG_RUNTIME_DIR": self._folder.name,
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": discovery,
+            "RRTO_APART": "0" if machines is None else "1",
+        }
+        self._base.pop("RRTO_SOCKET", None)
+        options = Options(robot=self.robot, device=device, mode=mode, domain=self.domain)
+        extra = dict(parameters or {})
+        blobs = {"blob_directory": f"{self._folder.name}/blobs"}
+        extra["offload_server"] = {**blobs, **extra.get("offload_server", {})}
+        plans = {"plan_cache_directory": f"{self._folder.name}/plans"}
+        extra["recorder_replayer"] = {**plans, **extra.get("recorder_replayer", {})}
+        try:
+            for process in (server(options), recorder(options)):
+                self._start(process, extra.get(process.name, {}))
+            for name, pattern in _READY.items():
+                self._wait(name, pattern)
+        except BaseException:
+            self.close()
+            raise
+
+    def command(
+        self, command: Sequence[str], *, foreign: bool = False, **environment: str
+    ) -> tuple[list[str], dict[str, str]]:
+        """As `Running` says."""
+        env = interposed_environment({**self._base, **environment}, self.robot, foreign=foreign)
+        env["ROS_DOMAIN_ID"] = str(self.domain)
+        machines = self._machines
+        return list(command) if machines is None else machines.robot.command(command), env
+
+    @property
+    def domain(self) -> int:
+        """ROS domain of the nodes and programs."""
+        return measuring_domain()
+
+    def _start(self, process: Process, parameters: Mapping[str, Any]) -> None:
+        command = list(process.command)
+        at = command.index("--log-level")
+        for name, value in parameters.items():
+            command[at:at] = ["-p", f"{name}:={json.dumps(value)}"]
+        if self._machines is not None:
+            side = self._machines.edge if process.name == "offload_server" else None
+            command = (side or self._machines.robot).command(command)
+        started = Process(process.name, tuple(command), process.environment)
+        self._children.append(Child(started, self._said, self._over, self._base))
+
+
+class LocalStack(Running):
+    """A running pair without ROS, on this machine.
+
+    Args:
+        device: As of `Stack`.
+        mode: As of `Stack`.
+        name: As of `Stack`.
+        limit_bytes: Device memory of a session, 0 for the server's default.
+    """
+
+    def __init__(
+        self, device: str = "null", mode: str = "batched", name: str = "", limit_bytes: int = 0
+    ) -> None:
+        super().__init__(name)
+        folder = self._folder.name
+        self._base = dict(os.environ)
+        sides = {
+            "server": {
+                "device": device,
+                "blob_directory": f"{folder}/blobs",
+                "limit_bytes": limit_bytes,
+            },
+            "recorder": {"mode": mode, "robot": self.robot},
+        }
+        ready = {"server": "^ready on", "recorder": "^active"}
+        try:
+            for side, said in sides.items():
+                command = (sys.executable, str(ENDS), side, folder, json.dumps(said))
+                self._children.append(
+                    Child(Process(side, command), self._said, self._over, self._base)
+                )
+                self._wait(side, ready[side])  # the recorder connects to the server
+        except BaseException:
+            self.close()
+            raise
+
+    def command(
+        self, command: Sequence[str], *, foreign: bool = False, **environment: str
+    ) -> tuple[list[str], dict[str, str]]:
+        """As `Running` says."""
+        env = interposed_environment({**self._base, **environment}, self.robot, foreign=foreign)
+        env["RRTO_SOCKET"] = f"{self._folder.name}/{RING}"
+        return list(command), env
+
+    def reports(self, at_least: int = 1) -> list[dict[str, Any]]:
+        """What is known of the sessions that have ended, the first first.
+
+        Args:
+            at_least: Sessions whose end is waited for: it comes just after their program's.
+
+        Raises:
+            UnavailableError: They did not end.
+        """
+
+        def ended() -> list[dict[str, Any]]:
+            lines = (line for name, line in self._lines if name == "recorder")
+            return [json.loads(line)["report"] for line in lines if line.startswith('{"report"')]
+
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(ended()) >= at_least, REPORT_TIMEOUT_S):
+                raise UnavailableError(f"{len(ended())} of {at_least} sessions have ended")
+            return ended()
+
+
 @contextlib.contextmanager
-def stack(device: str = "null", mode: str = "batched", **settings: Any) -> Iterator[Stack]:
-    """A `Stack` that ends with the block; `settings` are its other arguments."""
-    made = Stack(device, mode, **settings)
+def stack(
+    device: str = "null", mode: str = "batched", *, local: bool = False, **settings: Any
+) -> Iterator[Running]:
+    """A `Stack`, or a `LocalStack`, that ends with the block; `settings`: its other arguments."""
+    made = (LocalStack if local else Stack)(device, mode, **settings)
     try:
         yield made
     finally:

@@ -18,6 +18,7 @@ from mppi_numba import (
     OBSTACLES,
     SPEEDS,
     STEP_S,
+    Decision,
     costs_of,
     drive,
     parsed,
@@ -67,13 +68,14 @@ def main() -> int:
     futures[0] = 0  # the plan itself is one of them
     noise, plan = jnp.asarray(futures), jnp.zeros(shape[1:], jnp.float32)
 
-    def control(pose: np.ndarray, goal: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def control(pose: np.ndarray, goal: np.ndarray) -> Decision:
         nonlocal plan
         before = np.asarray(plan)
         command, plan, costs = decide(pose, goal, plan, noise)
-        return np.asarray(command), np.asarray(costs), costs_of(pose, goal, before, futures)
+        wanted = lambda: costs_of(pose, goal, before, futures)  # noqa: E731
+        return np.asarray(command), np.asarray(costs), wanted
 
-    return drive(control, arguments.steps, f"{arguments.samples} futures on {jax.devices()[0]}")
+    return drive(control, arguments, f" on {jax.devices()[0]}")
 
 
 if __name__ == "__main__":

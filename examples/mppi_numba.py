@@ -11,7 +11,11 @@ Exits with 77 where numba-cuda, or what it needs to compile, is not installed.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import statistics
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -139,28 +143,35 @@ def parsed(description: str | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=512, help="futures (%(default)s)")
     parser.add_argument("--horizon", type=int, default=25, help="steps ahead (%(default)s)")
     parser.add_argument("--steps", type=int, default=120, help="at most (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="the last line as JSON")
     arguments = parser.parse_args()
     if min(arguments.samples, arguments.horizon, arguments.steps) < 1:
         parser.error("numbers must be at least 1")
     return arguments
 
 
-Control = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
-"""(pose, goal) -> the next command, the costs of the futures, the same by NumPy."""
+Decision = tuple[np.ndarray, np.ndarray, Callable[[], np.ndarray]]
+Control = Callable[[np.ndarray, np.ndarray], Decision]
+"""(pose, goal) -> the next command, the costs of the futures, what gives the same by NumPy."""
 
 
-def drive(control: Control, most: int, futures: str) -> int:
+def drive(control: Control, arguments: argparse.Namespace, where: str = "") -> int:
     """Drive to the goal in at most so many steps, and compare; 0 if all is as it should be.
 
     Args:
         control: What decides.
-        most: Steps.
-        futures: What the last line says of them.
+        arguments: Of `parsed`.
+        where: The futures are looked at, for the last line.
     """
+    futures, times, digest = f"{arguments.samples} futures{where}", [], hashlib.sha256()
     pose, goal = np.zeros(3, np.float32), np.array([4.5, 0.5], np.float32)
     worst, nearest, steps = 0.0, np.inf, 0
-    while steps < most and np.hypot(*(pose[:2] - goal)) > REACHED_M:
-        command, costs, wanted = control(pose, goal)
+    while steps < arguments.steps and np.hypot(*(pose[:2] - goal)) > REACHED_M:
+        started = time.perf_counter()
+        command, costs, by_numpy = control(pose, goal)
+        times.append(1e3 * (time.perf_counter() - started))
+        digest.update(np.ascontiguousarray(costs).tobytes())
+        wanted = by_numpy()
         # A future at an obstacle's edge may be inside for one and outside for the other.
         wrong = np.abs(costs - wanted) / np.maximum(wanted, 1)
         worst = max(worst, float(np.nan_to_num(np.quantile(wrong, 0.99), nan=np.inf)))
@@ -169,12 +180,19 @@ def drive(control: Control, most: int, futures: str) -> int:
         nearest = min(nearest, float(away.min()))
         steps += 1
     left = float(np.hypot(*(pose[:2] - goal)))
+    good = left <= REACHED_M and nearest > 0 and worst <= 1e-4
+    if arguments.json:
+        found = {"what": f"steps of {futures}", "frames": steps, "first_ms": times[0]}
+        median = statistics.median(times[3:] or times)
+        rest = {"worst": worst, "good": good, "sha256": digest.hexdigest()}
+        print(json.dumps({**found, "median_ms": median, **rest}))
+        return 0 if good else 1
     print(
         f"{steps} steps of {futures}: {left:.2f} m from the goal (want {REACHED_M}), "
         f"{nearest:.2f} m from the nearest obstacle (want more than 0), costs within {worst:.1e} "
         "of NumPy's (want 1e-4)"
     )
-    return 0 if left <= REACHED_M and nearest > 0 and worst <= 1e-4 else 1
+    return 0 if good else 1
 
 
 def main() -> int:
@@ -191,12 +209,12 @@ def main() -> int:
         print(f'skipped: {reason}; pip install "numba-cuda[cu13]"', file=sys.stderr)
         return MISSING
 
-    def control(pose: np.ndarray, goal: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        costs = controller.costs(pose, goal)
-        wanted = costs_of(pose, goal, controller.plan, controller.noise)
-        return controller.command(costs), costs, wanted
+    def control(pose: np.ndarray, goal: np.ndarray) -> Decision:
+        costs, plan = controller.costs(pose, goal), controller.plan
+        command = controller.command(costs)
+        return command, costs, lambda: costs_of(pose, goal, plan, controller.noise)
 
-    return drive(control, arguments.steps, f"{arguments.samples} futures")
+    return drive(control, arguments)
 
 
 if __name__ == "__main__":

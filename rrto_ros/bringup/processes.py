@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rrto_ros.api.runtime_tables import VALIDITY_VARIABLE
 from rrto_ros.bringup.environment import node_environment
 from rrto_ros.bringup.options import Options
 from rrto_ros.errors import UnavailableError
@@ -139,6 +140,29 @@ def perception(options: Options) -> Process:
         wait += ["--label", options.label]
     environment = {**node_environment(), **options.environment(), "DEV": "CUDA:PTX"}
     return Process("perception", (*wait, "--", *node), environment, ends_all=True)
+
+
+def example(
+    options: Options, path: Path, arguments: Sequence[str], python: str = sys.executable
+) -> Process:
+    """An ordinary CUDA program in Python, interposed when recorder and server are up.
+
+    Args:
+        options: The bring-up.
+        path: The program.
+        arguments: Its own.
+        python: That runs it; another environment's finds nothing of this one's ROS.
+    """
+    wait = [sys.executable, "-m", "rrto_ros.bringup.when_ready", "--robot", options.robot]
+    if options.label:
+        wait += ["--label", options.label]
+    if python != sys.executable:
+        wait.append("--foreign")
+    environment = {**node_environment(), **options.environment()}
+    if options.cuda_runtime:  # for this program, whichever recorder serves it
+        environment[VALIDITY_VARIABLE] = "1"
+    command = (*wait, "--", python, str(path), *arguments)
+    return Process(path.stem, command, environment, ends_all=True)
 
 
 def processes(options: Options) -> list[Process]:

@@ -2,8 +2,8 @@
 
     python -m rrto_ros.bringup.when_ready --robot robot -- COMMAND...
 
-The process keeps its id, so whoever started it signals and waits for the program itself. For
-programs of this Python environment; `rrto run` starts any other.
+The process keeps its id, so whoever started it signals and waits for the program itself. A program
+of another Python environment than this one wants --foreign.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--robot", default="robot")
     parser.add_argument("--label", default="")
     parser.add_argument("--timeout", type=float, default=READY_TIMEOUT_S, help="seconds")
+    parser.add_argument("--foreign", action="store_true", help="as of interposed_environment")
     parser.add_argument("command", nargs="+")
     chosen = parser.parse_args(arguments)
     try:
-        environment = interposed_environment(os.environ, chosen.robot, chosen.label)
+        environment = interposed_environment(
+            os.environ, chosen.robot, chosen.label, foreign=chosen.foreign
+        )
         program = find_program(chosen.command[0], environment)
         # Imported late: a wrong argument is told without ROS.
         from rrto_ros.ros.client import RobotClient

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILE = ROOT / "launch" / "offload.launch.py"
+EXAMPLES_FILE = ROOT / "launch" / "examples.launch.py"
 
 launch = pytest.importorskip("launch", reason="launch is not installed (part of ROS 2)")
 # A folder called launch imports as an empty package.
@@ -122,8 +123,8 @@ def test_the_launch_file_brings_up_a_working_robot_and_ends_cleanly(environment,
     assert "OK" in text
 
 
-def run_launch(arguments, environment):
-    """Run the launch file in a process; (exit code, output)."""
+def run_launch(arguments, environment, file=LAUNCH_FILE):
+    """Run a launch file in a process; (exit code, output)."""
     text = (
         "import sys, launch\n"
         "from launch.launch_description_sources import PythonLaunchDescriptionSource as S\n"
@@ -131,7 +132,7 @@ def run_launch(arguments, environment):
         f"pairs = {arguments!r}.items()\n"
         "service = launch.LaunchService()\n"
         f"service.include_launch_description(launch.LaunchDescription("
-        f"[I(S({str(LAUNCH_FILE)!r}), launch_arguments=pairs)]))\n"
+        f"[I(S({str(file)!r}), launch_arguments=pairs)]))\n"
         "sys.exit(service.run())\n"
     )
     done = subprocess.run(
@@ -168,15 +169,36 @@ def test_a_process_that_fails_ends_the_launch(environment, rig):
     assert code in (0, 1)
 
 
-def test_every_option_is_a_launch_argument():
+def declared(file):
+    """The arguments of a launch file."""
     import importlib.util
 
-    from rrto_ros.bringup.options import Options
-
-    spec = importlib.util.spec_from_file_location("offload_launch", LAUNCH_FILE)
+    spec = importlib.util.spec_from_file_location("a_launch_file", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    declared = {
-        argument.name for argument in module.generate_launch_description().get_launch_arguments()
-    }
-    assert declared == {name for name, _, _, _ in Options.describe()}
+    return {one.name for one in module.generate_launch_description().get_launch_arguments()}
+
+
+def test_every_option_is_a_launch_argument():
+    from rrto_ros.bringup.options import Options
+
+    options = {name for name, _, _, _ in Options.describe()}
+    assert declared(LAUNCH_FILE) == options
+    assert declared(EXAMPLES_FILE) == options | {"program", "arguments", "python"}
+
+
+def test_an_example_runs_from_a_launch_file_and_its_end_is_the_launchs(environment):
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    arguments = {"program": "vector_add_cuda_bindings.py", "arguments": "--streams 2",
+                 "robot": "launched", "mode": "replay"}  # fmt: skip
+    code, text = run_launch(arguments, environment, EXAMPLES_FILE)
+    assert code == 0, text
+    assert "vector_add_cuda_bindings.py ended with exit code 0" in text
+    assert "NumPy" in text
+
+
+def test_a_program_that_is_no_example_and_no_file_is_named(environment):
+    code, text = run_launch({"program": "no_such.py"}, environment, EXAMPLES_FILE)
+    assert code != 0
+    assert "'no_such.py' is no file" in text
+    assert "rectify_triton.py" in text

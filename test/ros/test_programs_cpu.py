@@ -75,6 +75,36 @@ def test_a_controller_node_drives_a_robot_to_its_goal(rig):
     assert found["nearest"] > 0, found
 
 
+def test_a_camera_node_publishes_what_its_example_finds(rig):
+    for name in ("onnx", "onnxruntime"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    command = [sys.executable, EXAMPLES / "camera_node.py", "--ros-args", "-p", "options:=--cpu"]
+    node = rig.start("camera_node", command, rig.environment())
+    node.wait_for("ready: detector_onnxruntime", OPERATIONS_S)
+    camera = rig.helper("camera_pictures.py", "10", stdin=False)
+    assert camera.wait(OPERATIONS_S) == 0, camera.text() + node.text()
+    away = json.loads(camera.lines[-1])["away"]
+    assert len(away) == 10
+    assert max(away) < 6, away
+
+
+def test_a_camera_node_whose_model_cannot_be_had_says_why(rig):
+    for name, said in (("nothing", "detector_onnxruntime"), ("detector_onnxruntime", "CUDA")):
+        if name != "nothing":
+            pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        command = [
+            sys.executable,
+            EXAMPLES / "camera_node.py",
+            "--ros-args",
+            "-p",
+            f"model:={name}",
+        ]
+        node = rig.start("camera_node", command, rig.environment())
+        assert node.wait(OPERATIONS_S) == 1, node.text()
+        assert said in node.text()
+        assert "Traceback" not in node.text()
+
+
 @pytest.mark.parametrize("kind", ["ptx", "cubin"])
 def test_kernels_that_nvrtc_compiles_agree_with_numpy(rig, kind):
     rig.both()

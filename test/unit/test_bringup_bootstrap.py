@@ -1,6 +1,7 @@
 """Set-up says what is missing, and what to do about it, before it changes anything."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bootstrap.py"
+OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @pytest.fixture
@@ -96,6 +98,141 @@ def test_a_step_is_done_again_only_if_what_it_depends_on_changed(bootstrap, monk
         (tmp_path / "requirements.txt").write_text(text)
         environment.step("runtime", ["requirements.txt"], text, ["install"])
     assert calls == ["a\n", "b\n"]
+
+
+def filled(folder, **changed):
+    """A folder as `--download` fills it, with a wheel of each size in MiB that is given."""
+    says = {"python": OWN, "machine": "x86_64", "ros": False, "groups": ["gpu"], **changed}
+    folder.mkdir()
+    (folder / "wheels.json").write_text(json.dumps(says))
+    return folder
+
+
+def wheel(folder, name, mib=0.0):
+    with (folder / f"{name}-1-py3-none-any.whl").open("wb") as file:
+        file.truncate(int(mib * 2**20))
+
+
+def test_wheels_are_laid_into_folders_of_a_size(bootstrap, tmp_path, capsys):
+    sizes = {"a": 5, "b": 30, "c": 20, "d": 39, "e": 70}
+    for name, mib in sizes.items():
+        wheel(tmp_path, name, mib)
+    bootstrap.split(tmp_path, 40)
+    found = [sorted(p.name[0] for p in part.iterdir()) for part in sorted(tmp_path.iterdir())]
+    assert sorted(name for part in found for name in part) == list("abcde")
+    for part in found:
+        assert sum(sizes[name] for name in part) <= 40 or part == ["e"]
+    assert len(found) == 4
+    assert "e-1-py3-none-any.whl alone has 70 MiB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"), [("3.12", None), ("3.10", "cannot choose"), ("4.0", "want one of")]
+)
+def test_wheels_can_be_those_of_another_python_that_is_near(
+    bootstrap, monkeypatch, tmp_path, capsys, wanted, said
+):
+    commands = []
+    monkeypatch.setattr(bootstrap.Environment, "create", lambda _: None)
+    monkeypatch.setattr(bootstrap.Environment, "version", lambda _: "3.11")
+    monkeypatch.setattr(bootstrap, "run", lambda arguments, _: commands.append(arguments))
+    folder = tmp_path / "wheels"
+    given = ["--download", str(folder), "--for-python", wanted, "--no-ros", "gpu"]
+    monkeypatch.setattr(sys, "argv", ["bootstrap.py", *given])
+    if said is not None:
+        with pytest.raises(SystemExit):
+            bootstrap.main()
+        assert said in capsys.readouterr().err
+        assert commands == []
+        return
+    assert bootstrap.main() == 0
+    assert len(commands) == 2  # the locked ones, and bindings for older drivers
+    for command in commands:
+        assert command[command.index("--python-version") + 1] == wanted
+        assert command[command.index("--only-binary") + 1] == ":all:"
+    says = json.loads((folder / "wheels.json").read_text())
+    assert (says["python"], says["ros"], says["groups"]) == (wanted, False, ["gpu"])
+
+
+def test_pip_sees_every_folder_of_wheels_and_no_registry(bootstrap, tmp_path):
+    for name in ("1", "2", "empty"):
+        (tmp_path / name).mkdir()
+    for name in ("1", "2"):
+        wheel(tmp_path / name, "a")
+    assert bootstrap.wheels_of(tmp_path) == (
+        "--no-index", f"--find-links={tmp_path / '1'}", f"--find-links={tmp_path / '2'}",
+    )  # fmt: skip
+
+
+def test_what_says_where_wheels_are_does_not_make_a_step_stale(bootstrap, monkeypatch, tmp_path):
+    commands = []
+    monkeypatch.setattr(bootstrap, "run", lambda arguments, _: commands.append(arguments))
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
+    (tmp_path / "requirements.txt").write_text("a\n")
+    (tmp_path / "venv").mkdir()
+    for source in (("--no-index", "--find-links=here"), ()):
+        environment = bootstrap.Environment(tmp_path / "venv", source)
+        environment.step("runtime", ["requirements.txt"], "it", ["install"])
+    (command,) = commands
+    assert command[3:6] == ["install", "--no-index", "--find-links=here"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "named"),
+    [
+        ({"machine": "riscv64"}, ["--no-ros"], "for riscv64, this is x86_64"),
+        ({}, [], "filled without ROS"),
+        ({}, ["--no-ros", "demo"], "no wheels of demo, only of: gpu"),
+        ({"python": "3.2"}, ["--no-ros"], "are for Python 3.2"),
+    ],
+)
+def test_a_folder_of_wheels_that_does_not_fit_is_refused_by_what_does_not(
+    bootstrap, monkeypatch, tmp_path, capsys, changed, options, named
+):
+    folder = filled(tmp_path / "wheels", **changed)
+    monkeypatch.setattr(bootstrap.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(bootstrap.Environment, "create", lambda _: None)
+    monkeypatch.setattr(bootstrap.Environment, "version", lambda _: OWN)
+    monkeypatch.setattr(bootstrap, "run", lambda *_: pytest.fail("a step was made"))
+    monkeypatch.setattr(sys, "argv", ["bootstrap.py", "--offline", str(folder), *options])
+    with pytest.raises(SystemExit) as stop:
+        bootstrap.main()
+    assert stop.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_folder_that_nobody_filled_is_refused(tmp_path):
+    code, err = run(tmp_path, "--offline", tmp_path, tools=("g++", "make"))
+    assert code == 2
+    assert "bootstrap.py --download" in err
+
+
+def test_without_ros_a_c_compiler_is_enough(bootstrap, monkeypatch, capsys):
+    there = {"gcc"}
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda tool: tool if tool in there else None)
+    bootstrap.check_machine(ros=False)
+    there.clear()
+    with pytest.raises(SystemExit):
+        bootstrap.check_machine(ros=False)
+    assert "apt-get install gcc" in capsys.readouterr().err
+
+
+def test_from_a_folder_all_of_its_groups_are_installed(bootstrap, monkeypatch, tmp_path):
+    folder = filled(tmp_path / "wheels", groups=["gpu", "models"])
+    wheel(folder, "a")
+    commands = []
+    (tmp_path / "venv").mkdir()
+    monkeypatch.setattr(bootstrap.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(bootstrap.Environment, "create", lambda _: None)
+    monkeypatch.setattr(bootstrap.Environment, "version", lambda _: OWN)
+    monkeypatch.setattr(bootstrap, "run", lambda arguments, _: commands.append(arguments))
+    given = ["--no-ros", "--offline", str(folder), "--venv", str(tmp_path / "venv")]
+    monkeypatch.setattr(sys, "argv", ["bootstrap.py", *given])
+    assert bootstrap.main() == 0
+    files = [command[command.index("-r") + 1] for command in commands if "-r" in command]
+    assert files == ["requirements-local.txt", "requirements-gpu.txt", "requirements-models.txt"]
+    assert all("--no-index" in command for command in commands)
+    assert not any("./rrto_msgs" in command for command in commands)
 
 
 def test_every_requirement_is_pinned():

@@ -2,12 +2,13 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from rrto_ros.bringup.options import REPLAY_OPTIONS, Options
-from rrto_ros.bringup.processes import config_folder, processes
+from rrto_ros.bringup.processes import config_folder, example, processes
 
 
 def parameters(process):
@@ -120,3 +121,24 @@ def test_the_parameter_file_names_every_node():
         p.name for p in processes(Options(demo=True))
     }
     assert json.dumps(text)
+
+
+def test_an_example_waits_for_the_robot_and_takes_the_users_python():
+    options = Options(robot="r2", domain=7, cuda_runtime=True)
+    own = example(options, Path("a.py"), ["--frames", "3"])
+    assert own.command[own.command.index("--") :] == (
+        "--",
+        sys.executable,
+        "a.py",
+        "--frames",
+        "3",
+    )
+    assert own.command[own.command.index("--robot") + 1] == "r2"
+    assert "--foreign" not in own.command
+    assert own.environment["RRTO_CUDA_RUNTIME"] == "1"
+    assert own.environment["ROS_DOMAIN_ID"] == "7"
+    assert own.ends_all
+    other = example(Options(), Path("a.py"), [], "/opt/env/bin/python")
+    assert other.command[-3:] == ("--", "/opt/env/bin/python", "a.py")
+    assert "--foreign" in other.command
+    assert "RRTO_CUDA_RUNTIME" not in other.environment

@@ -116,7 +116,11 @@ def test_what_differs_fails(case, tolerance):
 
 
 def test_what_agrees_does_not_fail():
-    assert agreed("([1.0, 2.0], [1.0, 2.0 + 1e-6])") == (
+    code, told = agreed("([1.0, 2.0], [1.0, 2.0 + 1e-6])")
+    (digest,) = told.pop("digests").values()
+    assert (code, told) == (
         0, {"client": "a", "version": "1", "compared": "NumPy", "ran": ["case"], "failed": {}},
     )  # fmt: skip
     assert agreed("([1], [1])", "0")[0] == 0
+    assert agreed("([1.0, 2.0], [9.0, 2.0])")[1]["digests"] == {"case": digest}
+    assert agreed("([1.0, 2.1], [1.0, 2.0])")[1]["digests"] != {"case": digest}

@@ -8,12 +8,12 @@ import select
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support.bench import BENCH, forget
 from support.compiling import compile_c
 
-BENCH = Path(__file__).resolve().parents[2] / "bench"
+from rrto_ros.shim.build import ensure_built
 
 
 def shell(tmp_path, *arguments, **environment):
@@ -43,7 +43,11 @@ class TestShell:
         assert "exit code:" in out
         assert "native" in out
 
-    @pytest.mark.parametrize("wrong", [["--smok e"], ["--only", "all"], ["--out", "libcuda.so.1"]])
+    @pytest.mark.parametrize(
+        "wrong",
+        [["--smok e"], ["--only", "all"], ["--out", "libcuda.so.1"], ["--transport", "tcp"],
+         ["--offline", "nowhere"], ["--clients", "no-python"]],
+    )  # fmt: skip
     def test_wrong_arguments_are_said_before_anything_else(self, tmp_path, wrong):
         code, _, err = shell(tmp_path, *wrong)
         assert code == 2
@@ -104,6 +108,36 @@ class TestDriver:
         assert "device cpu" in err
         assert not (tmp_path / "venv").exists()
 
+    @pytest.mark.parametrize(
+        ("options", "version", "wanted"),
+        [
+            ([], "13000", "demo test clients gpu"),
+            ([], "12080", "--cuda-12 demo test clients gpu"),
+            (["--transport", "local"], "13000", "--no-ros gpu models clients"),
+            (["--offline", "my wheels"], "13000", "--offline FOLDER"),
+            (["--transport", "local", "--offline", "my wheels"], "12080",
+             "--offline FOLDER --cuda-12 --no-ros"),
+        ],
+    )  # fmt: skip
+    def test_the_set_up_is_that_of_the_transport_and_the_folder(
+        self, tmp_path, driver, options, version, wanted
+    ):
+        (tmp_path / "my wheels").mkdir()
+        (tmp_path / "python").write_text(
+            '#!/bin/sh\ncase $1 in */bootstrap.py) shift 3; for a; do echo "<$a>"; done >&2; '
+            f'exit 9 ;; esac\nexec {sys.executable} "$@"\n'
+        )
+        (tmp_path / "python").chmod(0o755)
+        code, _, err = shell(
+            tmp_path, *options, PYTHON=str(tmp_path / "python"), LD_LIBRARY_PATH=driver,
+            VENV=str(tmp_path / "venv"), DRIVER_VERSION=version,
+        )  # fmt: skip
+        assert code == 2
+        assert "the set-up did not end well" in err
+        given = [line[1:-1] for line in err.splitlines() if line.startswith("<")]
+        folder = str(tmp_path / "my wheels")
+        assert given == [folder if word == "FOLDER" else word for word in wanted.split()]
+
     def test_interrupt_ends_it_at_once_with_a_line(self, tmp_path, driver):
         stuck = tmp_path / "stuck"
         os.mkfifo(stuck)
@@ -142,8 +176,7 @@ def proof(monkeypatch, tmp_path):
         return code, json.loads((tmp_path / "out" / "gpu_proof.json").read_text())
 
     yield run
-    for name in ("gpu_proof", "gpu_proof_arguments", "common"):
-        sys.modules.pop(name, None)
+    forget()
 
 
 def good(proof):
@@ -199,3 +232,89 @@ class TestParts:
             ended = os.pidfd_open(inner)
             assert select.select([ended], [], [], 10.0)[0]
             os.close(ended)
+
+
+NO_ROS = """
+import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("rclpy", "rrto_msgs", "std_msgs", "sensor_msgs", "yaml", "typer",
+                                  "rich", "rosbags", "cv2", "tinygrad", "matplotlib"):
+            raise ModuleNotFoundError("without " + name)
+sys.meta_path.insert(0, Without())
+sys.path.insert(0, {bench!r})
+"""
+
+
+def test_the_proof_imports_nothing_of_ros(tmp_path):
+    text = NO_ROS.format(bench=str(BENCH)) + "import gpu_proof, gpu_device, local_ends"
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_ros_a_program_computes_over_the_socket_in_every_mode(monkeypatch):
+    """What `--transport local` is made of, with the device `cpu` in the place of `gpu`."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    stack = importlib.import_module("stack")
+    example = BENCH.parent / "examples" / "cascade_cuda_bindings.py"
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    trips = {}
+    for mode in ("rpc", "batched", "replay"):
+        with stack.stack("cpu", mode, local=True) as nodes:
+            nodes.run([sys.executable, str(example)], 120.0)
+            (report,) = nodes.reports()
+            with pytest.raises(stack.UnavailableError, match="ended with 7"):
+                nodes.run([sys.executable, "-c", "raise SystemExit(7)"], 60.0)
+            nodes.run([sys.executable, "-c", "raise SystemExit(7)"], 60.0, allowed=(7,))
+        assert (report["error"], report["calls_unsupported"]) == ("", 0)
+        assert report["device"] == "cpu"
+        trips[mode] = report["round_trips"]
+    assert trips["rpc"] > trips["batched"] >= trips["replay"]
+    forget()
+
+
+def test_a_local_server_that_cannot_start_says_why(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    stack = importlib.import_module("stack")
+    with pytest.raises(stack.UnavailableError, match=r"server did not become ready:\n.*'tpu'"):
+        stack.LocalStack("tpu")
+    forget()
+
+
+BOARD = """
+import ctypes, os
+if os.environ.setdefault("RRTO_SOCKET", {socket!r}) == {socket!r}:
+    ctypes.CDLL({library!r}, ctypes.RTLD_GLOBAL)
+"""
+"""Every Python that is not offloaded itself has the shim of another robot for its driver."""
+
+
+@pytest.mark.timeout(300)
+def test_the_proof_runs_to_its_end_without_ros_on_a_driver_that_computes(monkeypatch, tmp_path):
+    """Program, shim, recorder, worker, bindings, the shim of a board, its device `cpu`."""
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    monkeypatch.syspath_prepend(str(BENCH))
+    stack = importlib.import_module("stack")
+    # The device under test takes nearly all of the board's.
+    with stack.stack("cpu", "batched", local=True, limit_bytes=8 << 30) as board:
+        socket = board.command([])[1]["RRTO_SOCKET"]
+        site = BOARD.format(socket=socket, library=str(ensure_built() / "libcuda.so.1"))
+        (tmp_path / "sitecustomize.py").write_text(site)
+        paths = [str(tmp_path), str(BENCH.parent), os.environ.get("PYTHONPATH", "")]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        env.pop("RRTO_SOCKET", None)
+        done = subprocess.run(
+            [sys.executable, BENCH / "gpu_proof.py", "--smoke", "--transport", "local",
+             "--out", tmp_path / "out", "--only", "calls", "device", "clients"],
+            env=env, capture_output=True, text=True, timeout=280, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out" / "gpu_proof.json").read_text())
+    assert (found["transport"], found["ended"]) == ("local", True)
+    values = {(part, what): value for part, what, value, _ in found["rows"]}
+    assert values["calls", "over DDS"] == "needs ROS"
+    assert set(found["calls"]) == {"rpc", "batched", "replay"}
+    assert found["device"]["segments_declined"] == 0
+    forget()
