@@ -137,7 +137,7 @@ def run(work: Path, name: str, client: Client, device: str) -> dict[str, Any]:
     command += ["--cuda-runtime"] if client.runtime else []
     if device == "null":
         (work / "checking.yaml").write_text(CHECKING)
-        command += ["--params-file", str(work / "checking.yaml")]
+        command += ["--params-file", str(work / "checking.yaml"), "--log-level", "info"]
     command += ["--", str(python), str(PROGRAMS / client.program), *client.arguments]
     print(f"[{name}] {' '.join(command)} 2> {errors}", flush=True)
     with errors.open("wb") as written:

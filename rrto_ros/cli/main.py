@@ -111,6 +111,7 @@ def run(
         bool, option("cuda_runtime", show_default="as the recorder's")
     ] = False,
     log_level: Annotated[str, option("log_level")] = "warn",
+    params_file: Annotated[str, option("params_file")] = "",
     replay: Given = _NONE,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table at the end.")] = False,
 ) -> None:
@@ -131,6 +132,7 @@ def run(
             log_level=log_level,
             limit_bytes=0 if limit is None else limit,
             cuda_runtime=cuda_runtime,
+            params_file=params_file,
             **replay,
         )
         chosen = tuple(options.chosen_replay())
