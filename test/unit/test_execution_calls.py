@@ -234,7 +234,7 @@ class Recording:
         self.info = MemoryDevice(LIMIT).info
 
     def __getattr__(self, name):
-        if name in ("prepare_segment", "take_output", "checkpoint"):
+        if name in ("prepare_segment", "take_output", "checkpoint", "call_comes"):
             raise AttributeError(name)
 
         def method(*arguments):
