@@ -134,7 +134,10 @@ class TestTable:
         for name, kind in STRUCTS.items():
             assert set(kind.MEMBERS) <= set(dir(getattr(real, name)())), name
         for name, kind in ENUMS.items():
-            for member in kind:
+            # Older bindings lack the newest names.
+            there = [member for member in kind if hasattr(getattr(real, name), member.name)]
+            assert len(there) > 0.9 * len(kind), name
+            for member in there:
                 assert int(getattr(getattr(real, name), member.name)) == member, member
 
     @pytest.mark.parametrize(
