@@ -10,6 +10,7 @@ the example finds: `mask` (Image, mono8), `region` (RegionOfInterest), `label` (
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from array import array
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from camera import HEIGHT, WIDTH, NoDeviceError, parser
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import String
@@ -100,12 +102,9 @@ def main() -> int:
         print(f"camera_node: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
-    try:
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
         rclpy.spin(node)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        node.destroy_node()
+    with contextlib.suppress(KeyboardInterrupt):  # launch sends a second one
         rclpy.try_shutdown()
     return 0
 

@@ -7,12 +7,14 @@ command on `cmd_vel` (geometry_msgs/TwistStamped), and logs once that the goal i
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from mppi_numba import REACHED_M, Controller
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 
@@ -54,12 +56,9 @@ def main() -> None:
     """Run until Ctrl-C."""
     rclpy.init()
     node = MppiNode()
-    try:
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
         rclpy.spin(node)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        node.destroy_node()
+    with contextlib.suppress(KeyboardInterrupt):  # launch sends a second one
         rclpy.try_shutdown()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -86,6 +87,10 @@ def test_a_camera_node_publishes_what_its_example_finds(rig):
     away = json.loads(camera.lines[-1])["away"]
     assert len(away) == 10
     assert max(away) < 6, away
+    for _ in range(2):  # as from launch in a terminal
+        node.signal(signal.SIGINT)
+    assert node.wait(OPERATIONS_S) == 0, node.text()
+    assert "Traceback" not in node.text()
 
 
 def test_a_camera_node_whose_model_cannot_be_had_says_why(rig):
