@@ -130,7 +130,7 @@ class Machine:
         return Row(self, calls)
 
     def __getattr__(self, name):
-        if name in ("take_output", "checkpoint"):
+        if name in ("take_output", "checkpoint", "call_comes"):
             raise AttributeError(name)  # it offers none of that
         return lambda *arguments: None
 

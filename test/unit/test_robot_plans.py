@@ -124,7 +124,7 @@ class Log:
         return Row(self, calls)
 
     def __getattr__(self, name):
-        if name in ("take_output", "checkpoint"):
+        if name in ("take_output", "checkpoint", "call_comes"):
             raise AttributeError(name)  # it offers none of that
 
         def method(*arguments):
