@@ -71,6 +71,12 @@ def shapes(x):
     return tf.concat([tf.reshape(part, (-1,)) for part in parts], 0)
 
 
+def made(x):
+    steps = tf.linspace(-1.0, 1.0, 16)
+    numbers = tf.zeros_like(tf.range(16)) + tf.range(16)
+    return x * steps + tf.cast(numbers, tf.float32) + tf.ones_like(x)
+
+
 def choices(x):
     rows = tf.scatter_nd([[2], [0]], x[:2], (4, 16))
     parts = [tf.where(x > 0, x, -x), tf.one_hot(tf.argmax(x, 1), 16), rows]
@@ -109,7 +115,7 @@ def product(x):
 
 def convolution(x):
     image = tf.reshape(x, (1, 16, 16, 1))
-    kernel = tf.reshape(tf.linspace(-1.0, 1.0, 3 * 3 * 4), (3, 3, 1, 4))
+    kernel = tf.constant(np.linspace(-1, 1, 3 * 3 * 4, dtype=np.float32).reshape(3, 3, 1, 4))
     return tf.nn.conv2d(image, kernel, 1, "SAME")
 
 
@@ -146,6 +152,7 @@ def main():
         ("gather", gather, 0),
         ("transpose", transpose, 0),
         ("shapes", shapes, 0),
+        ("ranges", made, 1e-5),
         ("choices", choices, 0),
         ("softmax", softmax, 1e-5),
         ("cumulative sums", sums_on_the_way, 1e-5),

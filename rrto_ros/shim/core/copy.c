@@ -5,11 +5,31 @@
 
 #include "capture.h"
 
+static CUresult on_device(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t stream)
+{
+    struct rrto_op_memcpy_dtod op = {dst, src, bytes, stream};
+    CUresult result = rrto_range_check_write(dst, bytes);
+    if (!result)
+        result = rrto_range_check(src, bytes);
+    return result || !bytes ? result : rrto_emit_memcpy_dtod(&op, NULL);
+}
+
+/* With unified addressing an address says what it is of, whatever a program calls it: TensorFlow
+ * copies "to" the device what lies there already (zeros_like of integers). */
+static int is_of_device(const void *host, size_t bytes)
+{
+    CUdeviceptr at = (uintptr_t)host;
+    return at - rrto_session.arena_base < rrto_session.arena_bytes &&
+           !rrto_is_page_locked(at, bytes);
+}
+
 static CUresult to_device(CUdeviceptr dst, const void *src, size_t bytes, uint64_t stream)
 {
     CUresult result = rrto_range_check_write(dst, bytes);
     if (result || !bytes)
         return result;
+    if (is_of_device(src, bytes))
+        return on_device(dst, (uintptr_t)src, bytes, stream);
     if (!src)
         return CUDA_INVALID_VALUE;
     result = rrto_settle(src, bytes);
@@ -28,6 +48,8 @@ static CUresult from_device(void *dst, CUdeviceptr src, size_t bytes, uint64_t s
     CUresult result = rrto_range_check(src, bytes);
     if (result || !bytes)
         return result;
+    if (is_of_device(dst, bytes))
+        return on_device((uintptr_t)dst, src, bytes, stream);
     if (!dst)
         return CUDA_INVALID_VALUE;
     size_t piece = rrto_reply_piece(), count = (bytes + piece - 1) / piece, sent = 0;
@@ -75,15 +97,6 @@ static CUresult from_device_later(const struct rrto_host *dst, CUdeviceptr src, 
             free(wait);
     }
     return result;
-}
-
-static CUresult on_device(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t stream)
-{
-    struct rrto_op_memcpy_dtod op = {dst, src, bytes, stream};
-    CUresult result = rrto_range_check_write(dst, bytes);
-    if (!result)
-        result = rrto_range_check(src, bytes);
-    return result || !bytes ? result : rrto_emit_memcpy_dtod(&op, NULL);
 }
 
 /* A copy of one row, as a graph's node does it. */
