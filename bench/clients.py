@@ -92,6 +92,7 @@ CLIENTS = {
         ("tensorflow[and-cuda]",),
         "run_tensorflow.py",
         True,
+        _SETTINGS["TensorFlow"],
         # Not the convolution, in which cuDNN ends the process.
         arguments=(
             "elementwise",
@@ -110,7 +111,9 @@ CLIENTS = {
             "gradient of a loss",
             "matmul",
             "Keras MLP",
-        ),  # fmt: skip
+            "matmul by XLA",
+            "Keras MLP by XLA",
+        ),
     ),
     "warp": Client(("warp-lang",), "run_warp.py", runtime=True),
     "torch": Client(("torch", "numpy", "setuptools"), "run_torch.py", True, device="null"),

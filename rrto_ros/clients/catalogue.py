@@ -143,7 +143,9 @@ CLIENTS = (
         "tensorflow",
         Kernels.INSIDE,
         runtime=True,
-        cpu_note="products and convolutions are cuBLAS's and cuDNN's machine code",
+        cpu=(("XLA_FLAGS", _XLA),),
+        cpu_note="products and convolutions are cuBLAS's and cuDNN's machine code; products run "
+        "where XLA compiles them (jit_compile=True)",
         builds=True,
     ),
     Client("PyTorch", ("torch",), "torch", Kernels.INSIDE, runtime=True, builds=True),

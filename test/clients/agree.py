@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -70,7 +71,8 @@ class Cases:
             self.ran.append(name)
         except Exception as error:
             traceback.print_exc()
-            self.failed[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            text = re.sub("\x1b\\[[0-9;]*m", "", f"{type(error).__name__}: {error}")
+            self.failed[name] = " ".join(text.split())[:300]
         print(f"{name}: {self.failed.get(name, 'right')}", file=sys.stderr, flush=True)
 
     def end(self) -> int:

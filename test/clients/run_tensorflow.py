@@ -6,6 +6,7 @@ The arguments choose cases by name; all without any.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import sys
 from pathlib import Path
@@ -127,6 +128,15 @@ def network():
     )
 
 
+@functools.cache
+def compiled_network(device):
+    """The same, compiled by XLA for a device."""
+    with tf.device(device):
+        found = network()
+        found.build((None, 16))
+        return tf.function(found, jit_compile=True)
+
+
 def on(device, function, inputs):
     """What a function gives on a device, for each of some inputs."""
     with tf.device(device):
@@ -135,6 +145,7 @@ def on(device, function, inputs):
 
 def main():
     cases = Cases("TensorFlow", tf.__version__, "TensorFlow on its CPU device")
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     rng = np.random.default_rng(3)
     inputs = rng.standard_normal((ROUNDS, 16, 16)).astype(np.float32)
 
@@ -163,6 +174,8 @@ def main():
         ("matmul", product, 1e-4),
         ("convolution", convolution, 1e-4),
         ("Keras MLP", lambda x: network()(x), 1e-4),
+        ("matmul by XLA", tf.function(product, jit_compile=True), 1e-4),
+        ("Keras MLP by XLA", lambda x: compiled_network(x.device)(x), 1e-4),
     ):
         if name in (sys.argv[1:] or [name]):
             cases.check(
