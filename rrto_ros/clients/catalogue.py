@@ -144,8 +144,8 @@ CLIENTS = (
         Kernels.INSIDE,
         runtime=True,
         cpu=(("XLA_FLAGS", _XLA),),
-        cpu_note="products and convolutions are cuBLAS's and cuDNN's machine code; products run "
-        "where XLA compiles them (jit_compile=True)",
+        cpu_note="convolutions are cuDNN's machine code, and end the process; products are "
+        "cuBLAS's, unless XLA compiles them (jit_compile=True)",
         builds=True,
     ),
     Client("PyTorch", ("torch",), "torch", Kernels.INSIDE, runtime=True, builds=True),
