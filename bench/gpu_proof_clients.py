@@ -145,8 +145,8 @@ def look(program: Program, note: Note, cuda_runtime: bool) -> bool:
     if code == ABSENT:
         note(program.title, f"not installed: {said.removeprefix('skipped: ')}", None)
         return False
-    # Cases may differ from the CPU on the GPU itself; the others are what is compared.
-    usable = bool(program.own.get("ran")) if program.compared else not code and program.own
+    # On the GPU itself, too, results may differ from the CPU's: bits are compared all the same.
+    usable = program.own.get("ran") if program.compared else program.results(program.own)
     if not usable:
         note(program.title, f"left out: natively it ended with {code}: {said}", None)
         return False
@@ -157,7 +157,8 @@ def look(program: Program, note: Note, cuda_runtime: bool) -> bool:
         note(f"{program.title} natively", f"{len(ran)} cases right, {len(failed)} not", None)
     else:
         bits = "the same bits twice" if program.repeats else "other bits the second time"
-        note(f"{program.title} natively", f"{program.own['median_ms']:.3f} ms, {bits}", None)
+        away = "" if program.own["good"] else f", {program.own['worst']:.1e} from the CPU's"
+        note(f"{program.title} natively", f"{program.own['median_ms']:.3f} ms, {bits}{away}", None)
     return True
 
 
@@ -172,7 +173,8 @@ def compare(program: Program, mode: str, told: Mapping[str, Any], note: Note) ->
         same = told["sha256"] == program.own["sha256"]
         note(what, f"{time}, {'the same bits' if same else 'OTHER BITS'} as natively", same)
     else:
-        note(what, f"{time}, within {told['worst']:.1e} of the CPU's", bool(told["good"]))
+        good = bool(told["good"]) if program.own["good"] else None
+        note(what, f"{time}, within {told['worst']:.1e} of the CPU's", good)
 
 
 def compare_cases(program: Program, what: str, told: Mapping[str, Any], note: Note) -> None:

@@ -45,7 +45,9 @@ if name == "lost":
     told = {"ran": [] if off else ["add"], "failed": {"add": "gone"} if off else {}, "digests": {}}
     print(json.dumps(told)); sys.exit(off)
 bits = os.urandom(4).hex() if name == "unsteady" else "b" if off else "a"
-print(json.dumps({"median_ms": 1.5, "sha256": bits, "worst": 1e-3, "good": not off}))
+good = not off and name != "coarse"
+print(json.dumps({"median_ms": 1.5, "sha256": bits, "worst": 1e-3, "good": good}))
+sys.exit(not good)
 """
 
 
@@ -88,6 +90,11 @@ class TestClients:
         rows, _ = tried("steady", off=["batched"])
         assert [good for *_, good in rows] == [None, True, False, True]
         assert "OTHER BITS" in rows[2][1]
+
+    def test_bits_that_are_far_from_the_cpus_natively_are_compared_all_the_same(self, tried):
+        rows, _ = tried("coarse", off=["rpc"])
+        assert "1.0e-03 from the CPU's" in rows[0][1]
+        assert [good for *_, good in rows] == [None, False, True, True]
 
     def test_where_a_client_does_not_repeat_its_bits_its_own_comparison_decides(self, tried):
         rows, _ = tried("unsteady", off=["replay"])
