@@ -67,6 +67,7 @@ class Program:
         own: What it printed natively, the first time.
         repeats: Whether it printed the same results natively the second time.
         compared: Whether results are compared case by case (test/clients).
+        steady: Of these, the cases that printed the same results natively the second time.
         offloaded: Mode -> what it printed.
     """
 
@@ -75,6 +76,7 @@ class Program:
     command: list[str]
     title: str
     compared: bool = False
+    steady: frozenset[str] = frozenset()
     own: dict[str, Any] = field(default_factory=dict)
     repeats: bool = False
     offloaded: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -153,8 +155,13 @@ def look(program: Program, note: Note, cuda_runtime: bool) -> bool:
     again = natively(program)[1]
     program.repeats = bool(again) and program.results(again) == program.results(program.own)
     if program.compared:
+        own, other = program.own.get("digests", {}), again.get("digests", {})
+        program.steady = frozenset(name for name in own if own[name] == other.get(name))
         ran, failed = program.own["ran"], program.own["failed"]
-        note(f"{program.title} natively", f"{len(ran)} cases right, {len(failed)} not", None)
+        text = (
+            f"{len(ran)} cases right, {len(failed)} not; {len(program.steady)} repeat their bits"
+        )
+        note(f"{program.title} natively", text, None)
     else:
         bits = "the same bits twice" if program.repeats else "other bits the second time"
         away = "" if program.own["good"] else f", {program.own['worst']:.1e} from the CPU's"
@@ -181,13 +188,12 @@ def compare_cases(program: Program, what: str, told: Mapping[str, Any], note: No
     """Rows of the cases of test/clients: none less is right, and bits that repeat are the same."""
     lost = sorted(set(program.own["ran"]) - set(told.get("ran", [])))
     own, got = program.own.get("digests", {}), told.get("digests", {})
-    other = [name for name in own if name in got and own[name] != got[name]]
+    other = sorted(name for name in program.steady if name in got and own[name] != got[name])
     why = "; ".join(f"{name}: {told['failed'].get(name, 'did not run')}" for name in lost)
-    bits = "same bits" if program.repeats else "bits that do not repeat natively are not compared"
-    if other and program.repeats:
-        bits = f"OTHER BITS in {', '.join(other)}"
-    good = not lost and not (other and program.repeats)
-    note(what, f"{len(told.get('ran', []))} cases right, {bits}{'; ' + why if why else ''}", good)
+    bits = f"{len(program.steady & set(got)) - len(other)} with the same bits as natively"
+    bits += f", OTHER BITS in {', '.join(other)}" if other else ""
+    text = f"{len(told.get('ran', []))} cases right, {bits}{'; ' + why if why else ''}"
+    note(what, text, not lost and not other)
 
 
 def run(

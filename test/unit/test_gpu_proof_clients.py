@@ -38,7 +38,7 @@ if name == "absent":
 if name == "broken":
     sys.exit("no CUDA device")
 if name == "cases":
-    digests = {"add": "8" if off else "7", "mul": "5"}
+    digests = {"add": "8" if off else "7", "mul": "5", "drift": os.urandom(4).hex()}
     told = {"ran": ["add"], "failed": {"mul": "differs"}, "digests": digests}
     print(json.dumps(told)); sys.exit(1)
 if name == "lost":
@@ -104,6 +104,8 @@ class TestClients:
     def test_cases_that_are_not_right_natively_are_compared_with_their_own_bits(self, tried):
         rows, _ = tried("cases")
         assert [row[2] for row in rows] == [None, True]
+        assert rows[0][1].endswith("2 repeat their bits")
+        assert "2 with the same bits as natively" in rows[1][1]
         rows, _ = tried("cases", off=["replay"])
         assert rows[-1][2] is False
         assert "OTHER BITS in add" in rows[-1][1]
