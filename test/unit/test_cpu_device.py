@@ -69,6 +69,13 @@ def words(device, address, count):
     return np.frombuffer(bytes(device.memcpy_dtoh(address, 4 * count, 0)), np.uint32).tolist()
 
 
+@pytest.mark.parametrize(("target", "number"), [("sm_75", 75), ("sm_90a", 90), ("sm_120f", 120)])
+def test_a_kernels_ptx_version_is_the_architecture_that_its_text_is_for(target, number, device):
+    text = FILL.replace(b"sm_70", target.encode()).replace(b".version 7.0", b".version 8.8")
+    info = device.module_load(1, text)
+    assert [kernel.attributes[5] for kernel in info.kernels] == [number] * 2
+
+
 def test_it_is_a_device_with_the_promised_identity(tmp_path):
     # A base of its own: other devices of this process may hold the default one.
     device = CpuDevice(arena_base=0x3000_0000_0000, cache_dir=tmp_path)

@@ -166,7 +166,7 @@ def device_attributes(
 
 
 def function_attributes(
-    ptx_version: tuple[int, int],
+    architecture: tuple[int, int],
     compute_capability: tuple[int, int],
     max_threads: int,
     shared_bytes: int,
@@ -176,6 +176,7 @@ def function_attributes(
 ) -> dict[int, int]:
     """CUfunction_attribute number -> value.
 
+    Its "PTX version" is the virtual architecture, as drivers have it: CUB asks for that.
     The registers of a block of `max_threads` fit into a multiprocessor, as a compiler sees to.
     """
     whole_warps = -(-max(max_threads, 1) // WARP) * WARP
@@ -186,7 +187,7 @@ def function_attributes(
         2: const_bytes,
         3: local_bytes,
         4: max(1, min(registers, most)),
-        5: ptx_version[0] * 10 + ptx_version[1],
+        5: architecture[0] * 10 + architecture[1],
         6: compute_capability[0] * 10 + compute_capability[1],
         7: 0,
         8: SHARED_BYTES - min(shared_bytes, SHARED_BYTES),

@@ -7,6 +7,7 @@ used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -79,7 +80,7 @@ class ModuleFacts:
     """A module.
 
     Attributes:
-        version: PTX version of its text, (major, minor).
+        version: Virtual architecture that its text is for, (major, minor).
         total_bytes: Size of the block of its variables.
         alignment: Of that block.
         variables: In the order of the text.
@@ -127,7 +128,7 @@ def facts_of(program: ModuleProgram) -> ModuleFacts:
     layout = program.layout
     initial, pointers = initial_values(layout)
     return ModuleFacts(
-        program.module.version,
+        _architecture(program.module.target),
         layout.total_bytes,
         max((p.var.align for p in layout.symbols.values()), default=1),
         tuple(
@@ -140,6 +141,12 @@ def facts_of(program: ModuleProgram) -> ModuleFacts:
         if program.outline.deferred
         else tuple(map(kernel_facts, program.kernels)),
     )
+
+
+def _architecture(target: str) -> tuple[int, int]:
+    """(7, 5) for sm_75; (0, 0) for a text that names none."""
+    number = re.search(r"\d+", target)
+    return divmod(int(number[0]), 10) if number else (0, 0)
 
 
 def facts_in(entry: Entry) -> ModuleFacts:
