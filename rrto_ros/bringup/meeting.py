@@ -22,8 +22,8 @@ SILENT_S = 10.0
 class Meeting:
     """Watches one bring-up's nodes meet.
 
-    The times grow with the time that the first of them took to be seen, which a busy machine makes
-    long, and double with each attempt.
+    The times grow with the longest that the first of them took to be seen, which a busy machine
+    makes long, and double with each attempt.
 
     Args:
         started: When the processes were started, on the clock of `late`.
@@ -33,6 +33,7 @@ class Meeting:
     started: float
     alone_s: float = ALONE_S
     first_seen: float = 0.0
+    slowest: float = 0.0
     attempts: int = 0
 
     def late(self, now: float, recorder: bool, server: bool) -> tuple[bool, bool]:
@@ -48,7 +49,9 @@ class Meeting:
             late = now - self.started > SILENT_S * 2**self.attempts
             return self._again(now, late, late)
         self.first_seen = self.first_seen or now
-        patience = max(self.alone_s, self.first_seen - self.started) * 2**self.attempts
+        # Of one that is started anew the other, which was up, is seen at once: that says nothing.
+        self.slowest = max(self.slowest, self.first_seen - self.started)
+        patience = max(self.alone_s, self.slowest) * 2**self.attempts
         if now - self.first_seen <= patience:
             return False, False
         # Both are up: which of them the other does not hear cannot be told from here.

@@ -24,6 +24,9 @@ from rrto_ros.errors import UnavailableError
 from rrto_ros.wire.port import RECORDER, SERVER
 
 INTERRUPTED = 130
+PATIENCE_S = 10.0
+"""How long recorder or server may be up without the other: nobody waits for `rrto up` as for
+`rrto run`, and several may start at once on a small machine."""
 
 
 @contextlib.contextmanager
@@ -71,7 +74,8 @@ def _meet(options: Options, supervisor: Supervisor, signals: Sequence[int]) -> N
 
     try:
         with RobotClient(options.robot, options.domain_number()) as client:
-            get_ready(client, (supervisor,), (SERVER, RECORDER), note, lambda: bool(signals))
+            get_ready(client, (supervisor,), (SERVER, RECORDER), note, lambda: bool(signals),
+                      alone_s=PATIENCE_S)  # fmt: skip
         note(f"robot {options.robot!r} is ready: `rrto run -- PROGRAM` in another terminal")
     except UnavailableError as error:
         # What ended is what `wait` returns; what is late may still come.

@@ -24,6 +24,8 @@ def get_ready(
     names: Sequence[str],
     say: Callable[[str], None],
     stopped: Callable[[], bool] = lambda: False,
+    *,
+    alone_s: float = ALONE_S,
 ) -> None:
     """Wait until the recorder reaches a server; of ours, start anew what is not heard.
 
@@ -33,12 +35,12 @@ def get_ready(
         names: Theirs, of those that shall run.
         say: Takes a line for the user.
         stopped: Whether the user wants no more of it.
+        alone_s: How long one of ours may be up without the other, at least.
 
     Raises:
         UnavailableError: A process ended, it took too long, or `stopped`.
     """
-    alone_s = ALONE_S if SERVER in names else ELSEWHERE_S
-    meeting = Meeting(time.monotonic(), alone_s)
+    meeting = Meeting(time.monotonic(), alone_s if SERVER in names else ELSEWHERE_S)
 
     def look() -> str:
         trouble = next(filter(None, (each.failed() for each in supervisors)), "")

@@ -3,7 +3,10 @@
 import ctypes
 import struct
 
-from support.ptx_texts import SCALE
+try:
+    from support.ptx_texts import SCALE
+except ModuleNotFoundError:  # of a program outside this tree, which has this folder on its path
+    from ptx_texts import SCALE
 
 LIB = ctypes.CDLL("libcuda.so.1")
 PTX = (

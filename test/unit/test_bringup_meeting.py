@@ -47,3 +47,13 @@ def test_each_attempt_has_twice_the_time():
         now += 0.1
         assert meeting.late(now, True, False) == (False, True)
     assert meeting.attempts == 4
+
+
+def test_how_long_starting_took_is_not_forgotten_where_the_other_is_up_already():
+    meeting, slow = Meeting(0.0), 4.0
+    meeting.late(slow, True, False)
+    assert meeting.late(2 * slow + 0.1, True, False) == (False, True)
+    again = 2 * slow + 0.1
+    assert meeting.late(again + 0.1, True, False) == NEITHER
+    assert meeting.late(again + 0.1 + 2 * slow, True, False) == NEITHER
+    assert meeting.late(again + 0.2 + 2 * slow, True, False) == (False, True)
