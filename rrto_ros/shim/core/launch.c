@@ -17,28 +17,30 @@ struct limits {
     unsigned threads, block[3], grid[3];
 };
 
+static struct limits limits;
+
+static void ask_limits(void)
+{
+    limits = (struct limits){limit_of(1, 1024),
+                             {limit_of(2, 1024), limit_of(3, 1024), limit_of(4, 64)},
+                             {limit_of(5, 0x7FFFFFFF), limit_of(6, 65535), limit_of(7, 65535)}};
+}
+
 static const struct limits *device_limits(void)
 {
-    static struct limits limits;
-    static _Atomic int known;
-    if (!atomic_load_explicit(&known, memory_order_acquire)) {
-        /* Every thread writes the same values. */
-        limits = (struct limits){limit_of(1, 1024),
-                                 {limit_of(2, 1024), limit_of(3, 1024), limit_of(4, 64)},
-                                 {limit_of(5, 0x7FFFFFFF), limit_of(6, 65535), limit_of(7, 65535)}};
-        atomic_store_explicit(&known, 1, memory_order_release);
-    }
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, ask_limits);
     return &limits;
 }
 
 CUresult rrto_check_launch(const struct rrto_kernel *kernel, const struct rrto_geometry *at)
 {
-    const struct limits *limits = device_limits();
+    const struct limits *most = device_limits();
     for (int i = 0; i < 3; i++) /* 0 becomes the largest number */
-        if (at->grid[i] - 1 >= limits->grid[i] || at->block[i] - 1 >= limits->block[i])
+        if (at->grid[i] - 1 >= most->grid[i] || at->block[i] - 1 >= most->block[i])
             return CUDA_INVALID_VALUE;
     uint64_t threads = (uint64_t)at->block[0] * at->block[1] * at->block[2];
-    if (threads > limits->threads ||
+    if (threads > most->threads ||
         (kernel->max_threads > 0 && threads > (unsigned)kernel->max_threads))
         return CUDA_INVALID_VALUE;
     if (at->shared > (unsigned)atomic_load_explicit((_Atomic int *)&kernel->dynamic_limit,
