@@ -21,7 +21,9 @@ def slow(gate=None):
     return on_call
 
 
-@pytest.mark.parametrize("case", ["system_v", "arguments", "overlap", "exits", "signals"])
+@pytest.mark.parametrize(
+    "case", ["system_v", "arguments", "blocking", "overlap", "exits", "signals"]
+)
 def test_with_a_copy_still_queued_a_program_sees_what_cuda_documents(case):
     with Peer(on_call=slow()) as peer:
         peer.case(case, program=LANDING)

@@ -109,9 +109,17 @@ static CUresult capture_row(int to, CUdeviceptr dst, int from, CUdeviceptr src, 
     return rrto_capture_copy(stream, &copy);
 }
 
+/* A copy that blocks waits for its stream first: the program may then look at its page-locked memory
+ * for what lands before it in there. (Copies from the device wait for what comes after that.) */
+CUresult rrto_before_blocking(void)
+{
+    return rrto_finish_deferred();
+}
+
 CUresult rrto_cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
 {
-    return to_device(dstDevice, srcHost, ByteCount, 0);
+    CUresult result = rrto_before_blocking();
+    return result ? result : to_device(dstDevice, srcHost, ByteCount, 0);
 }
 
 CUresult rrto_cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount,
@@ -206,7 +214,10 @@ CUresult rrto_copy(CUdeviceptr dst, CUdeviceptr src, size_t bytes, uint64_t stre
 
 CUresult rrto_cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 {
-    return rrto_copy(dst, src, ByteCount, 0);
+    CUresult result = CUDA_SUCCESS;
+    if (!rrto_is_device(dst) || !rrto_is_device(src))
+        result = rrto_before_blocking();
+    return result ? result : rrto_copy(dst, src, ByteCount, 0);
 }
 
 CUresult rrto_cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)

@@ -143,12 +143,14 @@ static CUresult capture_2d(const CUDA_MEMCPY2D *c, CUstream stream)
 
 CUresult rrto_cuMemcpy2D_v2(const CUDA_MEMCPY2D *pCopy)
 {
-    return copy_2d(pCopy, 0);
+    CUresult result = rrto_before_blocking();
+    return result ? result : copy_2d(pCopy, 0);
 }
 
 CUresult rrto_cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *pCopy)
 {
-    return copy_2d(pCopy, 0);
+    CUresult result = rrto_before_blocking();
+    return result ? result : copy_2d(pCopy, 0);
 }
 
 CUresult rrto_cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
@@ -161,7 +163,8 @@ CUresult rrto_cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
 
 CUresult rrto_cuMemcpy3D_v2(const CUDA_MEMCPY3D *pCopy)
 {
-    return copy_3d(pCopy, 0);
+    CUresult result = rrto_before_blocking();
+    return result ? result : copy_3d(pCopy, 0);
 }
 
 CUresult rrto_cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D *pCopy, CUstream hStream)

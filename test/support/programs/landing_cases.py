@@ -68,6 +68,35 @@ def arguments():
         wants(read(data, 16), floats(*(n * factor for n in (1, 2, 3, 4))), f"packed {packed}")
 
 
+def blocking():
+    """A copy that blocks waits for its stream: what is queued before it has landed then."""
+    start()
+    data, other = bytes(64), out("cuMemAlloc_v2", 64)
+    memory = ctypes.create_string_buffer(data)
+    at = ctypes.addressof(memory)
+    rows = struct.pack("<QQi4xQQQQ", 0, 0, 1, at, 0, 0, 8)
+    rows += struct.pack("<QQi4xQQQQ", 0, 0, 2, 0, other, 0, 8) + struct.pack("<QQ", 8, 8)
+    planes = struct.pack("<QQQQi4xQQQQQQ", 0, 0, 0, 0, 1, at, 0, 0, 0, 8, 4)
+    planes += struct.pack("<QQQQi4xQQQQQQ", 0, 0, 0, 0, 2, 0, other, 0, 0, 8, 4)
+    planes += struct.pack("<QQQ", 8, 4, 2)
+    for value, (name, *words) in enumerate(
+        (
+            ("cuMemcpyHtoD_v2", other, memory, 64),
+            ("cuMemcpy", other, ctypes.c_void_p(at), 64),
+            ("cuMemcpy", ctypes.c_void_p(at), ctypes.c_void_p(at), 64),
+            ("cuMemcpy2D_v2", rows),
+            ("cuMemcpy2DUnaligned_v2", rows),
+            ("cuMemcpy3D_v2", planes),
+        ),
+        start=1,
+    ):
+        pinned = out("cuMemHostAlloc", SIZE, 0)
+        ctypes.memset(pinned, 0, SIZE)
+        queue(pinned, filled(value))
+        ok(name, *words)
+        wants(set(ctypes.string_at(pinned, SIZE)), {value}, f"page-locked memory after {name}")
+
+
 def overlap():
     """Memory is registered once, whichever part of it."""
     start()
