@@ -46,8 +46,6 @@ PROGRAMS: Mapping[str, Sequence[str]] = {
     "triton": ("rectify_triton.py",),
 }  # fmt: skip
 """Client, as in bench/clients.py -> examples, with their options."""
-WITHOUT_RUNTIME = ("triton",)
-"""What does not use the CUDA runtime library."""
 
 Note = Callable[[str, str, bool | None], None]
 """Adds a row: what, value, whether it is good."""
@@ -140,7 +138,7 @@ def last_json(text: str) -> dict[str, Any]:
 
 def look(program: Program, note: Note, cuda_runtime: bool) -> bool:
     """Run it natively, twice; whether it is to be offloaded."""
-    if program.client not in WITHOUT_RUNTIME and not cuda_runtime:
+    if table.CLIENTS[program.client].runtime and not cuda_runtime:
         note(program.title, "left out: uses the CUDA runtime library (--cuda-runtime)", None)
         return False
     code, program.own, said = natively(program)

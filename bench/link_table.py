@@ -26,13 +26,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import over_link
 from common import HERE, machine
 from link_models import NETWORKS, Network
 from link_report import Cost, judge, show
+from over_link import apart_environment
 from stack import Stack, measuring_domain
 from talker import Talker, started
 
-from rrto_ros.bringup.environment import interposed_environment, node_environment
+from rrto_ros.bringup.environment import interposed_environment
 from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.evaluation.link_emulator import LinkedMachines, joined_by_link
 from rrto_ros.evaluation.link_queue import LinkSettings
@@ -142,7 +144,7 @@ class Measurement:
         self.ways = [self._direct(), *(self._mode(mode) for mode in reversed(MODES))]
         robots = [way.stack.robot for way in self.ways if way.stack]
         command = [sys.executable, str(HERE / "link_counts.py"), str(measuring_domain()), *robots]
-        self._counts = self._start(machines.robot, command, self._environment(), "counts")
+        self._counts = self._start(machines.robot, command, apart_environment(), "counts")
 
     def run(
         self, rounds: int, count: int, disturb: Callable[[], AbstractContextManager[None]]
@@ -197,20 +199,13 @@ class Measurement:
 
     def _direct(self) -> Way:
         robot = f"direct{os.getpid()}"
-        env = {**interposed_environment(self._environment(), robot), **PROGRAM}
+        env = {**interposed_environment(apart_environment(), robot), **PROGRAM}
         env["RRTO_SOCKET"] = str(self._folder / "direct.sock")
         command = [sys.executable, str(HERE / "link_direct.py"), self._name, robot]
         self._start(self._machines.edge, command, env, "direct server")
         command = [sys.executable, str(HERE / "link_robot.py"), self._name, "--direct", robot]
-        client = self._start(self._machines.robot, command, self._environment(), "direct client")
+        client = self._start(self._machines.robot, command, apart_environment(), "direct client")
         return Way("direct", client, None)
-
-    def _environment(self) -> dict[str, str]:
-        env = {**os.environ, **node_environment()}
-        env["ROS_DOMAIN_ID"] = str(measuring_domain())
-        env["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
-        env["RRTO_APART"] = "1"
-        return env
 
     def _start(
         self, side: Namespace, command: Sequence[str], env: dict[str, str], what: str
@@ -229,8 +224,7 @@ def main() -> int:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--rounds", type=int, default=8, help="turns of each way (%(default)s)")
     parser.add_argument("--count", type=int, default=6, help="inferences a turn (%(default)s)")
-    parser.add_argument("--rtt-ms", type=float, default=4.0, help="of the link (%(default)s)")
-    parser.add_argument("--rate-mbit", type=float, default=80.0, help="of the link (%(default)s)")
+    over_link.add_arguments(parser)
     parser.add_argument(
         "--loss", type=float, default=0.0, help="share of packets lost (%(default)s)"
     )
@@ -239,7 +233,6 @@ def main() -> int:
         help="the link is down so long, in the middle of each turn of a mode (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--smoke", action="store_true", help="the small CNN, two short rounds")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     if options.rounds < 1 or options.count < 2:
         parser.error("at least 1 round of 2 inferences")
@@ -250,9 +243,7 @@ def main() -> int:
         parser.error(
             f"an outage of {SILENCE_S:g} s ends the session; at most, say, {SILENCE_S - 2:g}"
         )
-    settings = LinkSettings(
-        delay_ms=options.rtt_ms / 2, rate_mbit=options.rate_mbit, loss=options.loss
-    )
+    settings = over_link.settings(options, options.loss)
     body: dict[str, Any] = {
         "on": machine(), "smoke": options.smoke, "rtt_ms": options.rtt_ms,
         "rate_mbit": options.rate_mbit, "loss": options.loss, "outage_s": options.outage_s,

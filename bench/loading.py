@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
@@ -24,19 +23,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import over_link
 from common import HERE, machine
-from stack import Stack, measuring_domain
-from talker import Talker, started
+from over_link import LinkedPair
 
 sys.path.insert(0, str(HERE.parent / "test"))
 
 from support.fatbins import Kernel, fatbin
 from support.fatbins import machine as code_for
 
-from rrto_ros.bringup.environment import node_environment
-from rrto_ros.errors import RrtoError, UnavailableError
+from rrto_ros.errors import RrtoError
 from rrto_ros.evaluation.link_emulator import LinkedMachines, joined_by_link
-from rrto_ros.evaluation.link_queue import LinkSettings
 from rrto_ros.zstd import codec
 
 ARCHITECTURES = (75, 80, 86, 90, 100)
@@ -81,32 +78,21 @@ def make_images(folder: Path, count: int, image_bytes: int) -> dict[str, float]:
     return {"whole": whole, "needed": needed, "ratio": packed / needed}
 
 
-class Starts:
+class Starts(LinkedPair):
     """Starts of the program on one pair of nodes."""
 
     def __init__(
         self, machines: LinkedMachines, ends: ExitStack, parameters: Mapping[str, Any]
     ) -> None:
-        self._machines, self._ends = machines, ends
-        self._nodes = Stack(
-            "null", machines=machines, name=f"loading{os.getpid()}",
-            parameters={"recorder_replayer": parameters},
-        )  # fmt: skip
-        ends.callback(self._nodes.close)
-        self._folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="rrto-load-")))
-        env = {**os.environ, **node_environment(), "ROS_DOMAIN_ID": str(measuring_domain()),
-               "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET", "RRTO_APART": "1"}  # fmt: skip
-        command = [sys.executable, str(HERE / "link_counts.py"), str(measuring_domain()),
-                   self._nodes.robot]  # fmt: skip
-        self._counts = self._talk(machines.robot.command(command), env, "counts", ends)
+        super().__init__(machines, ends, "loading", parameters={"recorder_replayer": parameters})
 
     def start(self, images: Path, used: list[int], variables: Mapping[str, str]) -> dict[str, Any]:
         """One start; what it took and sent until its first result."""
         command = [sys.executable, str(HERE / "loading_program.py"), str(images), *map(str, used)]
-        whole, env = self._nodes.command(command, **variables)
-        before = self._machines.link.statistics()
-        recorder = self._nodes.cpu_s("recorder_replayer")
-        with ExitStack() as ends, (self._folder / "program.log").open("w") as errors:
+        whole, env = self.nodes.command(command, **variables)
+        before = self.link()
+        recorder = self.nodes.cpu_s("recorder_replayer")
+        with ExitStack() as ends, (self.folder / "program.log").open("w") as errors:
             program = subprocess.Popen(
                 whole, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 text=True,
@@ -118,34 +104,22 @@ class Starts:
             line = program.stdout.readline()
             if not line.startswith("{"):
                 program.wait()
-                said = (self._folder / "program.log").read_text()[-600:]
-                raise RrtoError(f"the program ended: {said}\n{self._nodes.log()}")
-            after = self._machines.link.statistics()
-            recorder = self._nodes.cpu_s("recorder_replayer") - recorder
-            session = self._session()
+                said = (self.folder / "program.log").read_text()[-600:]
+                raise RrtoError(f"the program ended: {said}\n{self.nodes.log()}")
+            after = self.link()
+            recorder = self.nodes.cpu_s("recorder_replayer") - recorder
+            session = self.session()
             program.stdin.write("\n")
             program.stdin.close()
             program.wait(60)
         return {
             **json.loads(line),
-            "link_up": after["up"]["bytes"] - before["up"]["bytes"],
-            "link_down": after["down"]["bytes"] - before["down"]["bytes"],
+            **{f"link_{way}": after[way] - before[way] for way in after},
             "sent": session["bytes_sent"],
             "messages": session["messages_sent"],
             "round_trips": session["round_trips"],
             "recorder_s": recorder,
         }
-
-    def _session(self) -> dict[str, Any]:
-        """What the nodes say of the program's session, once both know it."""
-        for _ in range(20):
-            sessions = self._counts.ask("")[self._nodes.robot]
-            if len(sessions) == 1:
-                return dict(sessions[0])
-        raise UnavailableError(f"{len(sessions)} sessions, 1 is expected\n{self._nodes.log()}")
-
-    def _talk(self, command: list[str], env: dict[str, str], what: str, ends: ExitStack) -> Talker:
-        return started(ends, command, env, what, self._folder / f"{what}.log")
 
 
 def show(way: str, number: int, row: Mapping[str, Any]) -> None:
@@ -165,14 +139,12 @@ def main() -> int:
     parser.add_argument("--used", type=int, default=20, help="of the images (%(default)s)")
     parser.add_argument("--starts", type=int, default=2, help="of each way (%(default)s)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--rtt-ms", type=float, default=4.0, help="of the link (%(default)s)")
-    parser.add_argument("--rate-mbit", type=float, default=80.0, help="of the link (%(default)s)")
     parser.add_argument("--smoke", action="store_true", help="4 MB, one way")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    over_link.add_arguments(parser)
     options = parser.parse_args()
     if options.smoke:
         options.images, options.used, options.ways = 4, 2, ["lazy"]
-    settings = LinkSettings(delay_ms=options.rtt_ms / 2, rate_mbit=options.rate_mbit)
+    settings = over_link.settings(options)
     body: dict[str, Any] = {"on": machine(), "rtt_ms": options.rtt_ms,
                             "rate_mbit": options.rate_mbit, "ways": {}}  # fmt: skip
     try:

@@ -70,6 +70,8 @@ class Running:
         self._lines: list[tuple[str, str]] = []
         self._ended: set[str] = set()
         self._base: dict[str, str] = {}
+        self._machines: Machines | None = None
+        self._meets: dict[str, str] = {}
         self._children: list[Child] = []
 
     def run(
@@ -118,7 +120,10 @@ class Running:
             foreign: Whether it may use another Python than this one.
             **environment: Variables besides.
         """
-        raise NotImplementedError
+        env = interposed_environment({**self._base, **environment}, self.robot, foreign=foreign)
+        env.update(self._meets)
+        machines = self._machines
+        return list(command) if machines is None else machines.robot.command(command), env
 
     def cpu_s(self, node: str) -> float:
         """Processor time that a node of the stack used so far, in seconds."""
@@ -194,6 +199,7 @@ class Stack(Running):
     ) -> None:
         super().__init__(name)
         self._machines = machines
+        self._meets["ROS_DOMAIN_ID"] = str(measuring_domain())
         discovery = discovery if machines is None else "SUBNET"
         self._base = {
             **os.environ,
@@ -202,7 +208,7 @@ class Stack(Running):
             "RRTO_APART": "0" if machines is None else "1",
         }
         self._base.pop("RRTO_SOCKET", None)
-        options = Options(robot=self.robot, device=device, mode=mode, domain=self.domain)
+        options = Options(robot=self.robot, device=device, mode=mode, domain=measuring_domain())
         extra = dict(parameters or {})
         blobs = {"blob_directory": f"{self._folder.name}/blobs"}
         extra["offload_server"] = {**blobs, **extra.get("offload_server", {})}
@@ -216,20 +222,6 @@ class Stack(Running):
         except BaseException:
             self.close()
             raise
-
-    def command(
-        self, command: Sequence[str], *, foreign: bool = False, **environment: str
-    ) -> tuple[list[str], dict[str, str]]:
-        """As `Running` says."""
-        env = interposed_environment({**self._base, **environment}, self.robot, foreign=foreign)
-        env["ROS_DOMAIN_ID"] = str(self.domain)
-        machines = self._machines
-        return list(command) if machines is None else machines.robot.command(command), env
-
-    @property
-    def domain(self) -> int:
-        """ROS domain of the nodes and programs."""
-        return measuring_domain()
 
     def _start(self, process: Process, parameters: Mapping[str, Any]) -> None:
         command = list(process.command)
@@ -259,6 +251,7 @@ class LocalStack(Running):
         super().__init__(name)
         folder = self._folder.name
         self._base = dict(os.environ)
+        self._meets["RRTO_SOCKET"] = f"{folder}/{RING}"
         sides = {
             "server": {
                 "device": device,
@@ -278,14 +271,6 @@ class LocalStack(Running):
         except BaseException:
             self.close()
             raise
-
-    def command(
-        self, command: Sequence[str], *, foreign: bool = False, **environment: str
-    ) -> tuple[list[str], dict[str, str]]:
-        """As `Running` says."""
-        env = interposed_environment({**self._base, **environment}, self.robot, foreign=foreign)
-        env["RRTO_SOCKET"] = f"{self._folder.name}/{RING}"
-        return list(command), env
 
     def reports(self, at_least: int = 1) -> list[dict[str, Any]]:
         """What is known of the sessions that have ended, the first first.

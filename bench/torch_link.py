@@ -14,57 +14,46 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import over_link
 from common import HERE, machine
-from stack import Stack, measuring_domain
-from talker import Talker, started
+from over_link import LinkedPair
 
 from rrto_ros.api.choices import READY_MODES
 from rrto_ros.api.runtime_tables import VALIDITY_VARIABLE
-from rrto_ros.bringup.environment import node_environment
-from rrto_ros.errors import RrtoError, UnavailableError
+from rrto_ros.errors import RrtoError
 from rrto_ros.evaluation.link_emulator import LinkedMachines, joined_by_link
-from rrto_ros.evaluation.link_queue import LinkSettings
 
 COUNTED = ("messages_sent", "bytes_sent", "bytes_received", "round_trips")
 Numbers = dict[str, float]
 
 
-class Robot:
+class Robot(LinkedPair):
     """A pair of nodes in one mode, and starts of the program on them."""
 
     def __init__(self, machines: LinkedMachines, ends: ExitStack, mode: str, python: Path) -> None:
-        self._machines, self._ends, self._python = machines, ends, python
-        self._nodes = Stack("null", mode, machines=machines, name=f"torch{os.getpid()}")
-        ends.callback(self._nodes.close)
-        self._folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="rrto-torch-")))
-        env = {**os.environ, **node_environment(), "ROS_DOMAIN_ID": str(measuring_domain()),
-               "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET", "RRTO_APART": "1"}  # fmt: skip
-        command = [sys.executable, str(HERE / "link_counts.py"), str(measuring_domain()),
-                   self._nodes.robot]  # fmt: skip
-        self._counts = self._talk(machines.robot.command(command), env, "counts", ends)
+        super().__init__(machines, ends, "torch", mode)
+        self._python = python
 
     def start(self, warm_up: int, inferences: int) -> dict[str, Numbers]:
         """One start: what its first inference took, and each of those after the warm-up."""
         command = [str(self._python), str(HERE / "torch_program.py")]
-        whole, env = self._nodes.command(command, **{VALIDITY_VARIABLE: "1"})
+        whole, env = self.nodes.command(command, **{VALIDITY_VARIABLE: "1"})
         with ExitStack() as ends:
-            program = self._talk(whole, env, "program", ends)
-            before = self._link()
-            recorder = self._nodes.cpu_s("recorder_replayer")
+            program = self.talk(whole, env, "program", ends)
+            before = self.link()
+            recorder = self.nodes.cpu_s("recorder_replayer")
             first = program.ask("1")
             out = {"first": self._since(before, recorder, {}, first)}
             program.ask(str(warm_up))
-            before, counted = self._link(), self._session()
-            recorder = self._nodes.cpu_s("recorder_replayer")
+            before, counted = self.link(), self.session()
+            recorder = self.nodes.cpu_s("recorder_replayer")
             block = program.ask(str(inferences))
             out["later"] = self._since(before, recorder, counted, block)
             assert program.process.stdin is not None
@@ -81,9 +70,9 @@ class Robot:
     ) -> Numbers:
         """What was counted for each inference of a block, whose last result is there."""
         count = len(told["seconds"])
-        used = self._nodes.cpu_s("recorder_replayer") - recorder_s
-        there = self._link()
-        after = self._session()
+        used = self.nodes.cpu_s("recorder_replayer") - recorder_s
+        there = self.link()
+        after = self.session()
         return {
             "seconds": statistics.median(told["seconds"]),
             "program_cpu_s": told["cpu_s"] / count,
@@ -91,23 +80,6 @@ class Robot:
             **{f"link_{way}": (there[way] - link[way]) / count for way in link},
             **{name: (after[name] - before.get(name, 0)) / count for name in COUNTED},
         }
-
-    def _link(self) -> dict[str, int]:
-        found = self._machines.link.statistics()
-        return {way: found[way]["bytes"] for way in ("up", "down")}
-
-    def _session(self) -> dict[str, Any]:
-        """What the nodes say of the program's session, once both know it."""
-        for _ in range(20):
-            sessions = self._counts.ask("")[self._nodes.robot]
-            if len(sessions) == 1:
-                return dict(sessions[0])
-        raise UnavailableError(f"{len(sessions)} sessions, 1 is expected\n{self._nodes.log()}")
-
-    def _talk(
-        self, command: list[str], env: Mapping[str, str], what: str, ends: ExitStack
-    ) -> Talker:
-        return started(ends, command, env, what, self._folder / f"{what}.log")
 
 
 def show(name: str, one: Numbers, unit: float) -> None:
@@ -128,11 +100,9 @@ def main() -> int:
     parser.add_argument("--modes", nargs="+", choices=READY_MODES, default=list(READY_MODES))
     parser.add_argument("--warm-up", type=int, default=30, help="inferences (%(default)s)")
     parser.add_argument("--inferences", type=int, default=50, help="measured (%(default)s)")
-    parser.add_argument("--rtt-ms", type=float, default=4.0, help="of the link (%(default)s)")
-    parser.add_argument("--rate-mbit", type=float, default=80.0, help="of the link (%(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    over_link.add_arguments(parser)
     options = parser.parse_args()
-    settings = LinkSettings(delay_ms=options.rtt_ms / 2, rate_mbit=options.rate_mbit)
+    settings = over_link.settings(options)
     body: dict[str, Any] = {"on": machine(), "rtt_ms": options.rtt_ms,
                             "rate_mbit": options.rate_mbit, "modes": {}}  # fmt: skip
     try:
