@@ -54,9 +54,8 @@ class _Event:
     recorded: bool = False
 
 
-@dataclass
-class _Graph:
-    nodes: dict[int, GraphNode] = field(default_factory=dict)
+_Nodes = dict[int, GraphNode]
+"""Of a graph, by number."""
 
 
 class CheckingDevice:
@@ -77,9 +76,8 @@ class CheckingDevice:
         self._modules: dict[int, _Module] = {}
         self._streams = set(DEFAULT_STREAMS)
         self._events: dict[int, _Event] = {}
-        self._textures: set[int] = set()
-        self._graphs: dict[int, _Graph] = {}
-        self._execs: dict[int, _Graph] = {}
+        self._graphs: dict[int, _Nodes] = {}
+        self._execs: dict[int, _Nodes] = {}
 
     @property
     def info(self) -> DeviceInfo:
@@ -243,19 +241,17 @@ class CheckingDevice:
 
     def texture_create(self, texture: int, what: Texture) -> int:
         with self._call("texture_create"):
-            self._new(self._textures, texture, "texture")
+            self._new(self._memory.textures, texture, "texture")
             self._memory.use(what.address, what.size, 0)
             number = self._inner.texture_create(texture, what)
-        self._textures.add(texture)
-        self._memory.texture(texture, what)
+        self._memory.textures[texture] = what
         return number
 
     def texture_destroy(self, texture: int) -> None:
         with self._call("texture_destroy"):
-            self._live(self._textures, texture, "texture")
+            self._live(self._memory.textures, texture, "texture")
             self._inner.texture_destroy(texture)
-        self._textures.discard(texture)
-        self._memory.texture_gone(texture)
+        self._memory.textures.pop(texture, None)
 
     # execution
 
@@ -356,7 +352,7 @@ class CheckingDevice:
         with self._call("graph_create"):
             self._new(self._graphs, graph, "graph")
             self._inner.graph_create(graph)
-        self._graphs[graph] = _Graph()
+        self._graphs[graph] = {}
 
     def graph_destroy(self, graph: int) -> None:
         with self._call("graph_destroy"):
@@ -369,22 +365,22 @@ class CheckingDevice:
     ) -> None:
         with self._call("graph_add_node"):
             if self._live(self._graphs, graph, "graph"):
-                nodes = self._graphs[graph].nodes
+                nodes = self._graphs[graph]
                 self._new(nodes, node, f"node of graph {graph}")
                 for other in dependencies:
                     self._live(nodes, other, f"node of graph {graph}")
             self._sizes(work)
             self._inner.graph_add_node(graph, node, dependencies, work)
-        if found := self._graphs.get(graph):
-            found.nodes[node] = work
+        if graph in self._graphs:
+            self._graphs[graph][node] = work
 
     def graph_instantiate(self, graph_exec: int, graph: int) -> None:
         with self._call("graph_instantiate"):
             self._live(self._graphs, graph, "graph")
             self._new(self._execs, graph_exec, "executable graph")
             self._inner.graph_instantiate(graph_exec, graph)
-        if found := self._graphs.get(graph):
-            self._execs[graph_exec] = _Graph(dict(found.nodes))
+        if graph in self._graphs:
+            self._execs[graph_exec] = dict(self._graphs[graph])
 
     def graph_exec_destroy(self, graph_exec: int) -> None:
         with self._call("graph_exec_destroy"):
@@ -395,19 +391,19 @@ class CheckingDevice:
     def graph_exec_node_set(self, graph_exec: int, node: int, work: GraphNode) -> None:
         with self._call("graph_exec_node_set"):
             if self._live(self._execs, graph_exec, "executable graph"):
-                nodes = self._execs[graph_exec].nodes
+                nodes = self._execs[graph_exec]
                 known = self._live(nodes, node, f"node of executable graph {graph_exec}")
                 if known and type(nodes[node]) is not type(work):
                     self._found.add(Rule.HANDLE, f"node {node} becomes another kind of node")
             self._sizes(work)
             self._inner.graph_exec_node_set(graph_exec, node, work)
-        if found := self._execs.get(graph_exec):
-            found.nodes[node] = work
+        if graph_exec in self._execs:
+            self._execs[graph_exec][node] = work
 
     def graph_launch(self, graph_exec: int, stream: int) -> None:
         with self._call("graph_launch", stream):
             if self._live(self._execs, graph_exec, "executable graph"):
-                for work in self._execs[graph_exec].nodes.values():
+                for work in self._execs[graph_exec].values():
                     self._work(work, stream)
             self._inner.graph_launch(graph_exec, stream)
 

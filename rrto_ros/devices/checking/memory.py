@@ -21,6 +21,11 @@ class CheckedMemory:
         findings: Takes what is wrong.
         order: Which work is finished before which.
         arena: First address of the arena and the one behind it.
+
+    Attributes:
+        ranges: What is live.
+        created: Memory without address, by handle: its bytes.
+        textures: Live ones, by number.
     """
 
     def __init__(self, findings: Findings, order: Order, arena: tuple[int, int]) -> None:
@@ -29,7 +34,7 @@ class CheckedMemory:
         self._arena = arena
         self.ranges = Ranges()
         self.created: dict[int, int] = {}
-        self._textures: dict[int, Texture] = {}
+        self.textures: dict[int, Texture] = {}
 
     # what is used
 
@@ -156,18 +161,8 @@ class CheckedMemory:
         if users:
             self._findings.add(Rule.FREE, f"memory {handle} is still mapped at {users[0]}")
 
-    # textures
-
-    def texture(self, texture: int, what: Texture) -> None:
-        """A texture over memory was made."""
-        self._textures[texture] = what
-
-    def texture_gone(self, texture: int) -> None:
-        """It was destroyed."""
-        self._textures.pop(texture, None)
-
     def _no_textures(self, region: Region) -> None:
-        for number, what in self._textures.items():
+        for number, what in self.textures.items():
             if region.start <= what.address < region.end:
                 self._findings.add(Rule.FREE, f"texture {number} still reads the {region}")
 
@@ -180,5 +175,5 @@ class CheckedMemory:
             "allocated bytes": bytes_left,
             "mappings": kinds.count(MAPPING),
             "memory handles": len(self.created),
-            "textures": len(self._textures),
+            "textures": len(self.textures),
         }

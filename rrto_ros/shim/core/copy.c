@@ -1,5 +1,9 @@
 /* Copies. Data to the device goes straight into the ring; data from it comes straight into the
- * program's memory. Large copies are cut into pieces that fit the rings. */
+ * program's memory. Large copies are cut into pieces that fit the rings.
+ *
+ * A copy that blocks waits for its stream: the program may then look at its page-locked memory for
+ * what is queued before it. Copies from the device come after that anyway; the others wait for it
+ * (rrto_finish_deferred). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -109,16 +113,9 @@ static CUresult capture_row(int to, CUdeviceptr dst, int from, CUdeviceptr src, 
     return rrto_capture_copy(stream, &copy);
 }
 
-/* A copy that blocks waits for its stream first: the program may then look at its page-locked memory
- * for what lands before it in there. (Copies from the device wait for what comes after that.) */
-CUresult rrto_before_blocking(void)
-{
-    return rrto_finish_deferred();
-}
-
 CUresult rrto_cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
 {
-    CUresult result = rrto_before_blocking();
+    CUresult result = rrto_finish_deferred();
     return result ? result : to_device(dstDevice, srcHost, ByteCount, 0);
 }
 
@@ -216,7 +213,7 @@ CUresult rrto_cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 {
     CUresult result = CUDA_SUCCESS;
     if (!rrto_is_device(dst) || !rrto_is_device(src))
-        result = rrto_before_blocking();
+        result = rrto_finish_deferred();
     return result ? result : rrto_copy(dst, src, ByteCount, 0);
 }
 

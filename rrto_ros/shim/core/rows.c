@@ -143,13 +143,13 @@ static CUresult capture_2d(const CUDA_MEMCPY2D *c, CUstream stream)
 
 CUresult rrto_cuMemcpy2D_v2(const CUDA_MEMCPY2D *pCopy)
 {
-    CUresult result = rrto_before_blocking();
+    CUresult result = rrto_finish_deferred();
     return result ? result : copy_2d(pCopy, 0);
 }
 
 CUresult rrto_cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *pCopy)
 {
-    CUresult result = rrto_before_blocking();
+    CUresult result = rrto_finish_deferred();
     return result ? result : copy_2d(pCopy, 0);
 }
 
@@ -163,7 +163,7 @@ CUresult rrto_cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
 
 CUresult rrto_cuMemcpy3D_v2(const CUDA_MEMCPY3D *pCopy)
 {
-    CUresult result = rrto_before_blocking();
+    CUresult result = rrto_finish_deferred();
     return result ? result : copy_3d(pCopy, 0);
 }
 

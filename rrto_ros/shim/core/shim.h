@@ -113,7 +113,6 @@ size_t rrto_reply_piece(void); /* largest reply to ask for, bytes */
 extern _Atomic uint32_t rrto_landing;     /* how many */
 void rrto_defer(struct rrto_wait *wait);  /* hand over a heap-allocated `later` wait */
 int rrto_finish_deferred(void);           /* wait for every one */
-CUresult rrto_before_blocking(void);       /* of a copy: what lands in its stream has landed */
 CUresult rrto_settle_now(const void *at, size_t bytes);
 void rrto_landing_in_child(void);
 

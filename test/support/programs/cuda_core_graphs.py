@@ -11,6 +11,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from support.ptx_texts import SCALE
+
 try:
     from cuda.bindings import driver
     from cuda.core import Device, LaunchConfig, ObjectCode, launch
@@ -19,27 +21,6 @@ except ImportError as error:
     print(f"skipped: {error}; pip install cuda-core", file=sys.stderr)
     sys.exit(77)
 
-PTX = b"""
-.version 7.0
-.target sm_70
-.address_size 64
-.visible .entry scale(.param .u64 p, .param .f32 k, .param .u32 n)
-{
-  .reg .pred %q; .reg .b32 %r<6>; .reg .b64 %rd<4>; .reg .f32 %f<3>;
-  ld.param.u64 %rd1, [p]; ld.param.f32 %f1, [k]; ld.param.u32 %r1, [n];
-  mov.u32 %r2, %ctaid.x; mov.u32 %r3, %ntid.x; mov.u32 %r4, %tid.x;
-  mad.lo.s32 %r5, %r2, %r3, %r4;
-  setp.ge.u32 %q, %r5, %r1;
-  @%q bra DONE;
-  mul.wide.u32 %rd2, %r5, 4;
-  add.s64 %rd3, %rd1, %rd2;
-  ld.global.f32 %f2, [%rd3];
-  mul.f32 %f2, %f2, %f1;
-  st.global.f32 [%rd3], %f2;
-DONE:
-  ret;
-}
-"""
 COUNT = 256
 CONFIG = LaunchConfig(grid=COUNT // 64, block=64)
 
@@ -162,7 +143,7 @@ def defined(device, kernel, arrays):
 def main():
     device = Device()
     device.set_current()
-    kernel = ObjectCode.from_ptx(PTX).get_kernel("scale")
+    kernel = ObjectCode.from_ptx(SCALE).get_kernel("scale")
     arrays = Arrays(3)
     names = [part(device, kernel, arrays) for part in (captured, embedded, defined)]
     print(json.dumps({"ran": names}))
