@@ -29,8 +29,12 @@ PATIENCE_S = 120.0
 COLUMNS = ("program begins", "has a session", "all is over")
 
 
+SLOW_S = 3.0
+"""Of a start that takes longer to its session, what `rrto run` said is printed."""
+
+
 def start(program: Path, environment: dict[str, str]) -> tuple[list[float], str]:
-    """One start: the times of `COLUMNS` in seconds, and what went wrong."""
+    """One start: the times of `COLUMNS` in seconds and what was said; no times if it failed."""
     begin = time.monotonic()
     try:
         done = subprocess.run(
@@ -44,7 +48,7 @@ def start(program: Path, environment: dict[str, str]) -> tuple[list[float], str]
     if done.returncode or len(words) != 3 or words[2] != "0":
         return [], f"exit code {done.returncode}: {done.stdout[-200:]} {done.stderr[-600:]}"
     times = [int(word) / 1e9 - begin for word in words[:2]]
-    return [*times, end - begin], ""
+    return [*times, end - begin], done.stderr
 
 
 def _progress(done: int, wanted: int, begin: float) -> None:
@@ -72,6 +76,7 @@ def main() -> int:
     chosen = parser.parse_args()
     rows: list[list[float]] = []
     failures: list[str] = []
+    anew = 0
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rrto-") as folder:
         program = compile_c(HERE / "start_program.c", Path(folder))
@@ -83,18 +88,22 @@ def main() -> int:
         # What was measured before Ctrl-C counts.
         with contextlib.suppress(KeyboardInterrupt):
             while len(rows) + len(failures) < chosen.starts:
-                times, failure = start(program, environment)
-                if failure:
-                    failures.append(failure)
-                    sys.stderr.write(f"start {len(rows) + len(failures)} failed: {failure}\n")
-                else:
+                times, said = start(program, environment)
+                if times:
                     rows.append(times)
-                _progress(len(rows) + len(failures), chosen.starts, begin)
+                else:
+                    failures.append(said)
+                anew += "starting anew" in said
+                count = len(rows) + len(failures)
+                if not times or times[1] > SLOW_S:
+                    what = f"took {times[1]:.2f} s" if times else "failed"
+                    sys.stderr.write(f"start {count} {what}: {said.strip()}\n")
+                _progress(count, chosen.starts, begin)
                 if time.monotonic() - begin > chosen.minutes * 60:
                     break
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    print(f"{len(rows) + len(failures)} starts, {len(failures)} failed; {os.cpu_count()} cores, "
-          f"load {load} at the end")  # fmt: skip
+    print(f"{len(rows) + len(failures)} starts, {len(failures)} failed, {anew} with a node "
+          f"started anew; {os.cpu_count()} cores, load {load} at the end")  # fmt: skip
     for column, name in enumerate(COLUMNS):
         values = sorted(row[column] for row in rows)
         if values:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ALONE_S = 2.0
+ALONE_S = 1.25
 """How long one side may be up without the other, or both without having met. On two quiet cores
-they are up within 0.2 s of each other, and meet 0.2 to 0.5 s later."""
+they are up within 0.2 s of each other, and meet 0.2 to 0.5 s later; to start one anew takes as
+long again as it took to come up, and all of it shall be over within 5 s."""
 SILENT_S = 10.0
 """How long neither may be seen."""
 
