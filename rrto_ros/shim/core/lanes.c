@@ -5,12 +5,10 @@
 
 #include "match.h"
 
-struct rrto_lane *rrto_match_lane(struct rrto_matcher *m, uint32_t thread)
+struct rrto_lane *rrto_match_lane_of(struct rrto_matcher *m, uint32_t thread)
 {
     if (!m->apart)
         thread = 0;
-    if (!thread && m->lane_count && !m->lanes[0].thread)
-        return &m->lanes[0];
     uint32_t slot = thread * 0x9e3779b1u >> 21;
     for (; m->slots[slot]; slot = (slot + 1) % (2 * RRTO_MAX_LANES))
         if (m->lanes[m->slots[slot] - 1].thread == thread)

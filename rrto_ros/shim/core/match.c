@@ -1,5 +1,5 @@
-/* Matching calls with plans: owns the rule for where a lane goes on. A call that equals the expected one (operation, payload length, every byte of its fields
- * but the varying words) is that one. Any other is looked for in variants of the plan, at the start
+/* Matching calls with plans: owns the rule for where a lane goes on. A call that equals the expected
+ * one (match.h) is that one. Any other is looked for in variants of the plan, at the start
  * of plans, then further on in them; what is nowhere is none of a plan's. A wrong guess costs
  * bytes, never correctness: only what was compared is called a plan's. Nothing on the way of a call
  * allocates. */
@@ -15,32 +15,9 @@ static void note(struct rrto_matcher *m, uint32_t kind, const struct rrto_plan *
         m->events[m->event_count++] = (struct rrto_event){kind, plan ? plan->number : 0, value};
 }
 
-/* ---- comparing ---- */
-
-static inline uint64_t word_at(const unsigned char *at)
-{
-    uint64_t word;
-    memcpy(&word, at, sizeof word);
-    return word;
-}
-
-/* Whether data, padded with zeros, is what the body has. Word by word: bodies are short. */
-static inline int same(const unsigned char *body, const unsigned char *data, size_t bytes)
-{
-    size_t at = 0;
-    for (; at + 8 <= bytes; at += 8)
-        if (word_at(body + at) != word_at(data + at))
-            return 0;
-    if (at == bytes)
-        return 1;
-    uint64_t last = 0;
-    memcpy(&last, data + at, bytes - at);
-    return last == word_at(body + at);
-}
-
 /* The same for a call with varying words. Its body is in the scratch buffer afterwards. */
-static int same_but_varying(struct rrto_matcher *m, const struct rrto_plan *plan,
-                            const struct rrto_plan_call *call, const struct rrto_record *record)
+int rrto_same_but_varying(struct rrto_matcher *m, const struct rrto_plan *plan,
+                          const struct rrto_plan_call *call, const struct rrto_record *record)
 {
     unsigned char *end = rrto_put(m->scratch, record->fixed, record->fixed_bytes);
     end = rrto_put(end, record->content[0].data, record->content[0].bytes);
@@ -48,28 +25,11 @@ static int same_but_varying(struct rrto_matcher *m, const struct rrto_plan *plan
     const struct rrto_varying *range = plan->varying + call->varying;
     uint32_t at = 0;
     for (unsigned i = 0; i < call->ranges; i++, range++) {
-        if (!same(call->body + at, m->scratch + at, range->start - at))
+        if (!rrto_same(call->body + at, m->scratch + at, range->start - at))
             return 0;
         at = range->end;
     }
-    return same(call->body + at, m->scratch + at, call->body_bytes - at);
-}
-
-static inline int equals(struct rrto_matcher *m, const struct rrto_plan *plan, uint32_t position,
-                         const struct rrto_record *record)
-{
-    const struct rrto_plan_call *call = &plan->calls[position];
-    if (call->op != record->op || call->payload_bytes != record->payload_bytes)
-        return 0;
-    const struct rrto_content *content = record->content;
-    size_t fixed = rrto_pad8(record->fixed_bytes), first = rrto_pad8(content[0].bytes);
-    if (fixed + first + rrto_pad8(content[1].bytes) != call->body_bytes)
-        return 0;
-    if (call->ranges)
-        return same_but_varying(m, plan, call, record);
-    return same(call->body, record->fixed, record->fixed_bytes) &&
-           same(call->body + fixed, content[0].data, content[0].bytes) &&
-           same(call->body + fixed + first, content[1].data, content[1].bytes);
+    return rrto_same(call->body + at, m->scratch + at, call->body_bytes - at);
 }
 
 /* ---- where a lane goes on ---- */
@@ -141,7 +101,7 @@ static struct rrto_plan *first(struct rrto_matcher *m, const struct rrto_record 
     struct rrto_plan *best = NULL;
     for (uint32_t n = 1; n <= RRTO_MAX_PLANS; n++) {
         struct rrto_plan *other = m->plans[n];
-        if (other && other->active && likelier(other, best) && equals(m, other, 0, record))
+        if (other && other->active && likelier(other, best) && rrto_equals(m, other, 0, record))
             best = other;
     }
     return best;
@@ -174,7 +134,7 @@ static struct rrto_plan *variant(struct rrto_matcher *m, struct rrto_lane *lane,
         struct rrto_plan *other = m->plans[n];
         if (other && other->active && other != lane->plan && at < other->count &&
             other->shared[lane->plan->number] >= at && likelier(other, best) &&
-            equals(m, other, at, record))
+            rrto_equals(m, other, at, record))
             best = other;
     }
     if (best) {
@@ -190,7 +150,7 @@ static uint32_t place(struct rrto_matcher *m, const struct rrto_plan *plan, uint
                       const struct rrto_record *record)
 {
     for (uint32_t k = plan->buckets[hash & plan->bucket_mask]; k; k = plan->calls[k - 1].next)
-        if (plan->calls[k - 1].hash == hash && equals(m, plan, k - 1, record))
+        if (plan->calls[k - 1].hash == hash && rrto_equals(m, plan, k - 1, record))
             return k - 1;
     return plan->count;
 }
@@ -228,8 +188,8 @@ static struct rrto_plan *elsewhere(struct rrto_matcher *m, struct rrto_lane *lan
     return best;
 }
 
-static struct rrto_plan *seek(struct rrto_matcher *m, struct rrto_lane *lane,
-                              const struct rrto_record *record)
+struct rrto_plan *rrto_match_seek(struct rrto_matcher *m, struct rrto_lane *lane,
+                                  const struct rrto_record *record)
 {
     struct rrto_plan *plan = lane->plan, *other;
     int diverged = lane->diverged;
@@ -238,7 +198,7 @@ static struct rrto_plan *seek(struct rrto_matcher *m, struct rrto_lane *lane,
         return NULL;
     }
     if (diverged) {
-        int fits = plan && lane->position < plan->count && equals(m, plan, lane->position, record);
+        int fits = plan && lane->position < plan->count && rrto_equals(m, plan, lane->position, record);
         /* Another inference is likelier than that this one goes on with a call that equals the
          * first of an inference; a start has many such calls. */
         if (!(fits && plan->start_up) && (other = begun(m, lane, record)))
@@ -256,23 +216,9 @@ static struct rrto_plan *seek(struct rrto_matcher *m, struct rrto_lane *lane,
     return elsewhere(m, lane, record);
 }
 
-struct rrto_plan *rrto_match(struct rrto_matcher *m, struct rrto_lane *lane,
-                             const struct rrto_record *record)
+void rrto_match_over(struct rrto_matcher *m, struct rrto_lane *lane)
 {
     struct rrto_plan *plan = lane->plan;
-    if (!plan || lane->diverged || lane->position >= plan->count ||
-        !equals(m, plan, lane->position, record))
-        return seek(m, lane, record);
-    return plan;
-}
-
-void rrto_match_took(struct rrto_matcher *m, struct rrto_lane *lane, uint32_t calls)
-{
-    struct rrto_plan *plan = lane->plan;
-    lane->position += calls;
-    lane->diverged = 0;
-    if (lane->position < plan->count)
-        return;
     if (!lane->missing) {
         complete(m, plan, 0);
     } else {

@@ -122,14 +122,82 @@ int rrto_match_add(struct rrto_matcher *m, struct rrto_plan *plan);
 void rrto_match_drop(struct rrto_matcher *m, uint32_t number);
 void rrto_match_set_active(struct rrto_matcher *m, uint32_t number, int active);
 void rrto_match_reset(struct rrto_matcher *m); /* forget where the lanes stand */
-struct rrto_lane *rrto_match_lane(struct rrto_matcher *m, uint32_t thread);
+struct rrto_lane *rrto_match_lane_of(struct rrto_matcher *m, uint32_t thread);
+
+static inline struct rrto_lane *rrto_match_lane(struct rrto_matcher *m, uint32_t thread)
+{
+    int one = !m->apart && m->lane_count && !m->lanes[0].thread;
+    return one ? &m->lanes[0] : rrto_match_lane_of(m, thread);
+}
+
+/* What follows is on the way of every replayed call, and inline for that. */
+static inline uint64_t rrto_word_at(const unsigned char *at)
+{
+    uint64_t word;
+    memcpy(&word, at, sizeof word);
+    return word;
+}
+
+/* Whether data, padded with zeros, is what the body has. Word by word: bodies are short. */
+static inline int rrto_same(const unsigned char *body, const unsigned char *data, size_t bytes)
+{
+    size_t at = 0;
+    for (; at + 8 <= bytes; at += 8)
+        if (rrto_word_at(body + at) != rrto_word_at(data + at))
+            return 0;
+    if (at == bytes)
+        return 1;
+    uint64_t last = 0;
+    memcpy(&last, data + at, bytes - at);
+    return last == rrto_word_at(body + at);
+}
+
+int rrto_same_but_varying(struct rrto_matcher *m, const struct rrto_plan *plan,
+                          const struct rrto_plan_call *call, const struct rrto_record *record);
+
+/* Whether a call is the plan's: operation, payload length, every byte but the varying words. */
+static inline int rrto_equals(struct rrto_matcher *m, const struct rrto_plan *plan,
+                              uint32_t position, const struct rrto_record *record)
+{
+    const struct rrto_plan_call *call = &plan->calls[position];
+    if (call->op != record->op || call->payload_bytes != record->payload_bytes)
+        return 0;
+    const struct rrto_content *content = record->content;
+    size_t fixed = rrto_pad8(record->fixed_bytes), first = rrto_pad8(content[0].bytes);
+    if (fixed + first + rrto_pad8(content[1].bytes) != call->body_bytes)
+        return 0;
+    if (call->ranges)
+        return rrto_same_but_varying(m, plan, call, record);
+    return rrto_same(call->body, record->fixed, record->fixed_bytes) &&
+           rrto_same(call->body + fixed, content[0].data, content[0].bytes) &&
+           rrto_same(call->body + fixed + first, content[1].data, content[1].bytes);
+}
+
+struct rrto_plan *rrto_match_seek(struct rrto_matcher *m, struct rrto_lane *lane,
+                                  const struct rrto_record *record) __attribute__((cold));
+void rrto_match_over(struct rrto_matcher *m, struct rrto_lane *lane); /* a plan's end is reached */
 
 /* The plan whose next call this is, and the lane stands before it. NULL: none, and the lane stays
  * where it is. */
-struct rrto_plan *rrto_match(struct rrto_matcher *m, struct rrto_lane *lane,
-                             const struct rrto_record *record);
+static inline struct rrto_plan *rrto_match(struct rrto_matcher *m, struct rrto_lane *lane,
+                                           const struct rrto_record *record)
+{
+    struct rrto_plan *plan = lane->plan;
+    if (!plan || lane->diverged || lane->position >= plan->count ||
+        !rrto_equals(m, plan, lane->position, record))
+        return rrto_match_seek(m, lane, record);
+    return plan;
+}
+
 /* The lane goes on after calls of its plan. */
-void rrto_match_took(struct rrto_matcher *m, struct rrto_lane *lane, uint32_t calls);
+static inline void rrto_match_took(struct rrto_matcher *m, struct rrto_lane *lane, uint32_t calls)
+{
+    lane->position += calls;
+    lane->diverged = 0;
+    if (lane->position >= lane->plan->count)
+        rrto_match_over(m, lane);
+}
+
 /* Somebody else matched these calls: the lane goes there. */
 void rrto_match_follow(struct rrto_matcher *m, struct rrto_lane *lane, struct rrto_plan *plan,
                        uint32_t first, uint32_t calls);

@@ -138,7 +138,8 @@ int rrto_refer(const struct rrto_record *record, int flags, uint64_t index, int 
         *status = rrto_refer_flush(NULL);
         return 0;
     }
-    struct rrto_lane *lane = rrto_match_lane(&matcher, rrto_thread_number());
+    uint32_t thread = rrto_thread_number();
+    struct rrto_lane *lane = rrto_match_lane(&matcher, thread);
     struct rrto_plan *plan = rrto_match(&matcher, lane, record);
     uint64_t most = rrto_session.call_bytes / 2;
     uint32_t position = lane->position;
@@ -147,7 +148,7 @@ int rrto_refer(const struct rrto_record *record, int flags, uint64_t index, int 
         *status = rrto_refer_flush(NULL);
         return 0;
     }
-    uint32_t count = count_open(), thread = rrto_thread_number();
+    uint32_t count = count_open();
     if (!count || now_open.plan != plan || now_open.next != position ||
         now_open.thread != thread || count >= MOST_CALLS || now_open.marks >= MOST_MARKS ||
         now_open.words + call->words > RRTO_MOST_WORDS || now_open.payload + BUFFERED > BUFFER ||
