@@ -86,11 +86,6 @@ PARTS = (
         ("self.exact_mode = self.trailing >= max(options.min_repetitions, recurring)", "pass"),
     ),
     part(
-        "fewer varying words in short sequences",
-        CLASSES,
-        ("min(options.max_varying, max(8, self.length))", "options.max_varying"),
-    ),
-    part(
         "a form too different begins the merging anew",
         CLASSES,
         ("        # Too different:", "            return\n        # Too different:"),

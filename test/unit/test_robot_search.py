@@ -79,6 +79,29 @@ def test_a_round_that_makes_a_buffer_first_is_a_witness_and_the_next_one_can_be_
     assert found.items == tuple(log.template(at) for at in range(start, len(p.calls)))
 
 
+def test_buffers_allocated_anew_each_time_are_arguments_that_vary():
+    """As numba's arrays are: another address each time, in each of the few calls that name it."""
+    p = Program()
+    p.load_module(1)
+    for _ in range(5):
+        with p.inference("net"):
+            buffers = [p.alloc() for _ in range(4)]
+            for buffer in buffers[:3]:
+                p.upload(buffer, bytes(64))
+            p.launch(1, 0, *buffers)
+            p.download(buffers[3])
+        for buffer in buffers:
+            p.call("mem_free", address=buffer, stream=0)
+    log = CallLog()
+    search = make_search("operator_sequence", log)
+    found_at = feed(p, search, log)
+    assert found_at is not None
+    assert found_at <= p.truth["net"][3][-1]
+    assert max(len(s) for s in search.found()) >= len(p.truth["net"][0])
+    words = sum(v.size // 8 for s in search.found() for v in s.varying)
+    assert words >= 11, "three uploads, four arguments, four allocations"
+
+
 def test_data_dependency_gives_up_a_sequence_at_the_first_call_that_deviates():
     p = Program()
     m = Model(p, "net", 1, kernels=5)

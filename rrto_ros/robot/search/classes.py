@@ -153,15 +153,14 @@ class UnitClass:
         self, exact: bytes, position: int, templates: Templates, options: SearchOptions
     ) -> None:
         if self.base:
-            limit = min(options.max_varying, max(8, self.length))
-            words = differing_words(self.base, exact, templates, limit)
+            words = differing_words(self.base, exact, templates, options.max_varying)
             if words is not None:
                 for call, offsets in words.items():
                     known = self.varying.setdefault(call, set())
                     if not offsets <= known:
                         known |= offsets
                         self.profile = None
-                if sum(map(len, self.varying.values())) <= limit:
+                if sum(map(len, self.varying.values())) <= options.max_varying:
                     self.merged_count += 1
                     return
         # Too different: what came before says nothing about what varies from now on.

@@ -24,8 +24,7 @@ class SearchOptions:
         min_repetitions: How often a sequence must have been seen, from 2.
         min_length: Shortest sequence, calls.
         max_length: Longest sequence, calls.
-        max_varying: 8-byte words that may differ from one inference to the next (and never more
-            than one a call, or 8 in short sequences).
+        max_varying: 8-byte words that may differ from one inference to the next.
         memory_limit_bytes: What the search may hold, by estimate.
     """
 
