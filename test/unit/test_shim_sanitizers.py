@@ -24,6 +24,8 @@ OPTIONS = {
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "TSAN_OPTIONS": "die_after_fork=0",
 }
+NOT_OURS = "race:_dl_deallocate_tls\n"
+"""glibc frees an ended thread's variables, and thread sanitizer does not see that it has ended."""
 LEFT_OUT = (
     "test_a_replayed_call_allocates_nothing",  # counts in a malloc of its own
     "test_with_a_copy_still_queued_a_program_sees_what_cuda_documents[exits]",  # itself a race
@@ -79,6 +81,9 @@ def preload(kind):
 def variables(kind, shim, reports):
     """Environment of a test run whose programs load a shim with a sanitizer in it."""
     where = f":exitcode=87:log_path={reports}/report"
+    if kind == "thread":
+        (reports / "suppressions").write_text(NOT_OURS)
+        where += f":suppressions={reports}/suppressions"
     options = {name: os.environ.get(name, text) + where for name, text in OPTIONS.items()}
     return {**os.environ, **options, FOLDER: str(shim), PRELOAD: preload(kind)}
 
