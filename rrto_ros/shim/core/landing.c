@@ -37,7 +37,7 @@ static void purge(void)
         if (done->status && !atomic_load_explicit(&S.error, memory_order_relaxed))
             rrto_fail(done->status, "a copy to page-locked memory failed");
         free(done);
-        atomic_fetch_sub_explicit(&rrto_landing, 1, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&rrto_landing, 1, memory_order_release);
     }
 }
 
@@ -49,7 +49,7 @@ static int landed(void *arg)
 
 void rrto_await_landing(uint64_t limit)
 {
-    if (atomic_load_explicit(&rrto_landing, memory_order_relaxed))
+    if (rrto_lands())
         rrto_wait_until(landed, &limit);
 }
 
@@ -169,7 +169,7 @@ CUresult rrto_settle_now(const void *at, size_t bytes)
 int rrto_finish_deferred(void)
 {
     uint64_t limit = UINT64_MAX;
-    if (!atomic_load_explicit(&rrto_landing, memory_order_relaxed))
+    if (!rrto_lands())
         return 0;
     rrto_want_results();
     return rrto_wait_until(landed, &limit);

@@ -83,7 +83,7 @@ static CUresult from_extra(const struct rrto_kernel *kernel, void **extra, const
 /* Arguments may lie in memory that a copy still has to fill. */
 static CUresult arguments_land(const struct rrto_kernel *kernel, void **params, const void *ready)
 {
-    if (!atomic_load_explicit(&rrto_landing, memory_order_relaxed))
+    if (!rrto_lands())
         return CUDA_SUCCESS;
     if (ready)
         return rrto_settle(ready, kernel->param_bytes);

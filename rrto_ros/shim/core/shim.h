@@ -116,10 +116,16 @@ int rrto_finish_deferred(void);           /* wait for every one */
 CUresult rrto_settle_now(const void *at, size_t bytes);
 void rrto_landing_in_child(void);
 
+/* Whether any has to. If not, who asks sees what the threads that received the last ones wrote. */
+static inline int rrto_lands(void)
+{
+    return atomic_load_explicit(&rrto_landing, memory_order_acquire) != 0;
+}
+
 /* Before the shim reads or writes host memory: what was queued into it lands first. */
 static inline CUresult rrto_settle(const void *at, size_t bytes)
 {
-    if (!atomic_load_explicit(&rrto_landing, memory_order_relaxed) || !bytes)
+    if (!rrto_lands() || !bytes)
         return CUDA_SUCCESS;
     return rrto_settle_now(at, bytes);
 }
