@@ -27,8 +27,6 @@ from stack import compile_c  # noqa: E402
 RRTO = [sys.executable, "-m", "rrto_ros.cli.main", "run", "--quiet", "--"]
 PATIENCE_S = 120.0
 COLUMNS = ("program begins", "has a session", "all is over")
-
-
 SLOW_S = 3.0
 """Of a start that takes longer to its session, what `rrto run` said is printed."""
 

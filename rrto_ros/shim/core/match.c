@@ -1,8 +1,7 @@
 /* Matching calls with plans: owns the rule for where a lane goes on. A call that equals the expected
- * one (match.h) is that one. Any other is looked for in variants of the plan, at the start
- * of plans, then further on in them; what is nowhere is none of a plan's. A wrong guess costs
- * bytes, never correctness: only what was compared is called a plan's. Nothing on the way of a call
- * allocates. */
+ * one (match.h) is that one. Any other is looked for in variants of the plan, at the start of plans,
+ * then further on in them; what is nowhere is none of a plan's. A wrong guess costs bytes, never
+ * correctness: only what was compared is called a plan's. Nothing on the way of a call allocates. */
 #include <stdlib.h>
 #include <string.h>
 

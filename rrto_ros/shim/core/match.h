@@ -124,13 +124,13 @@ void rrto_match_set_active(struct rrto_matcher *m, uint32_t number, int active);
 void rrto_match_reset(struct rrto_matcher *m); /* forget where the lanes stand */
 struct rrto_lane *rrto_match_lane_of(struct rrto_matcher *m, uint32_t thread);
 
+/* What follows is on the way of every replayed call, and inline for that. */
 static inline struct rrto_lane *rrto_match_lane(struct rrto_matcher *m, uint32_t thread)
 {
     int one = !m->apart && m->lane_count && !m->lanes[0].thread;
     return one ? &m->lanes[0] : rrto_match_lane_of(m, thread);
 }
 
-/* What follows is on the way of every replayed call, and inline for that. */
 static inline uint64_t rrto_word_at(const unsigned char *at)
 {
     uint64_t word;
