@@ -6,6 +6,7 @@ READY_MODES = ("rpc", "batched", "replay")
 """The modes that this version can run."""
 LATER_MODES = ("local", "partition")
 MODES = (*READY_MODES, *LATER_MODES)
+RESUME = ("exact", "off")
 DEVICES = ("cpu", "gpu", "null")
 SEARCHES = ("operator_sequence", "data_dependency")
 RUN_AHEAD = ("off", "reads", "auto")

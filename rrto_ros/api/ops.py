@@ -228,6 +228,8 @@ CONTROL: tuple[Op, ...] = (
         ("words", "u64[]"), ("speculative", "u32"), ("payload", "payload"))),
     Op(0xFF03, "plan_taken", (("plan", "u32"), ("state", "u32"))),
     Op(0xFF04, "results_wanted", ()),
+    Op(0xFF05, "checkpoint", (("number", "u32"),)),
+    Op(0xFF06, "memory_restore", (("address", "u64"), ("payload", "payload"))),
 )  # fmt: skip
 """Records among the calls that are no calls of the program, by ascending code.
 
@@ -237,4 +239,7 @@ CONTROL: tuple[Op, ...] = (
 - plan_taken: from the shim to recorder_replayer: a plan is installed, removed or refused.
 - results_wanted: from the shim to recorder_replayer: what the calls so far leave in host memory is
   wanted. These two never leave the robot.
+- checkpoint: recorder_replayer wants what changed in device memory since the last checkpoint.
+- memory_restore: memory as a checkpoint had it, after the calls that made the memory; its payload
+  may be a reference to the content of an upload, and it has the index of that call then, else 0.
 """

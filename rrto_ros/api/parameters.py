@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rrto_ros.api.choices import DEVICES, LATER_MODES, READY_MODES, RUN_AHEAD, SEARCHES
+from rrto_ros.api.choices import DEVICES, LATER_MODES, READY_MODES, RESUME, RUN_AHEAD, SEARCHES
 from rrto_ros.errors import ConfigError
 
 READ_ONLY, SESSIONS, ANY_TIME = "read-only", "for later sessions", "any time"
@@ -241,7 +241,18 @@ RECORDER = by_name((
            (64, 1 << 30)),
     _later("server_timeout_s", 5.0,
            "Silence after which the server is lost and calls fail "
-           "(CUDA_ERROR_DEVICE_UNAVAILABLE), in seconds.", (0.5, 600.0)),
+           "(CUDA_ERROR_DEVICE_UNAVAILABLE), in seconds, where the session cannot be resumed.",
+           (0.5, 600.0)),
+    _later("resume", "exact",
+           "Whether a session goes on when its server is lost, at another one or the same one "
+           "restarted: exact (the program waits meanwhile and notices nothing else) or off.",
+           choices=RESUME, in_file=True),
+    _later("outage_timeout_s", 30.0,
+           "How long a program waits for a server while its session is resumed, in seconds; then "
+           "its calls fail (CUDA_ERROR_DEVICE_UNAVAILABLE).", (0.5, 3600.0)),
+    _later("resume_bytes", 512 << 20,
+           "What is kept of a session for resuming it, in bytes; a session of which more would "
+           "have to be kept cannot be resumed.", (1 << 20, _TIB)),
     _later("connect_timeout_s", 10.0,
            "How long a starting program waits for a server, in seconds. Right after a node's "
            "start DDS may need some to find it. The program itself waits 12 s for the recorder "

@@ -25,18 +25,22 @@ from rrto_ros.execution.progress import Progress, describe
 from rrto_ros.execution.references import BlobAwaited, BlobReferences, BlobSource, NoBlobs
 from rrto_ros.execution.session_plans import SessionPlans
 from rrto_ros.execution.speculation import Speculation
+from rrto_ros.execution.state import MemoryState
 from rrto_ros.execution.write_ranges import FOLLOWED, WriteRanges
-from rrto_ros.wire.codec import CallHeader, CallRecord, decode_call, iter_headers
+from rrto_ros.wire.codec import OP_BY_NAME, CallHeader, CallRecord, decode_call, iter_headers
 from rrto_ros.wire.format import (
     BLOB_DATA_OP,
+    CHECKPOINT_OP,
     FLAG_BLOB_REF,
     FLAG_KEEP,
     FLAG_REPLY,
     FLAG_WAITED,
+    MEMORY_RESTORE_OP,
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
     RESULT_ERRORS,
     RESULT_PRINTED,
+    RESULT_STATE,
     RESULT_STICKY,
     Buffer,
 )
@@ -48,6 +52,9 @@ PRINTED_BYTES = 32 << 10
 FLUSH_BYTES = 1 << 20
 """So many bytes of results are not kept for the end of a batch."""
 
+_HTOD = OP_BY_NAME["memcpy_htod"].code
+_MAPS = frozenset((OP_BY_NAME["mem_create"].code,))
+_UNLOAD = OP_BY_NAME["module_unload"].code
 # The index of the launch operations that name a kernel, and where module and kernel are.
 _LAUNCH_FIELDS = {20: 0, 52: 2, 56: 2, 62: 2}
 
@@ -97,6 +104,9 @@ class Executor:
             Preparer(partial(prepare, device, self._handlers), rows, self._note),
             self._speculation,
         )
+        self._state = MemoryState(partial(_read, device), device.info.kind)
+        self._restore_to = device.memcpy_htod
+        self._synchronize = device.ctx_synchronize
         self._kernels: dict[int, tuple[bytes, ...]] = {}
         self._queue: deque[_Pending] = deque()
         self._results: list[bytes] = []
@@ -205,6 +215,7 @@ class Executor:
             **self._blobs.statistics(),
             **self._plans.statistics(),
             **self._speculation.statistics(),
+            **self._state.statistics(),
         }
 
     def _run(self, pending: _Pending, flush: Callable[[bytes], None] | None) -> None:
@@ -223,6 +234,11 @@ class Executor:
                 # It waits while nobody takes results, so that they are never many.
                 flush(self._take_results())
             header = step.header
+            if header.op in (CHECKPOINT_OP, MEMORY_RESTORE_OP):
+                if not self._sticky:
+                    self._keep_state(decode_call(pending.view, header), header, flush)
+                step = None
+                continue
             if header.index <= self._last_index:
                 raise ProtocolError(
                     f"call #{header.index} comes after call #{self._last_index}, indices ascend"
@@ -289,10 +305,57 @@ class Executor:
         else:
             if header.op in FOLLOWED:
                 self._ranges.followed(record)
+            if header.op == _HTOD and header.flags & (FLAG_KEEP | FLAG_BLOB_REF):
+                content = record.payload or b""
+                self._state.uploaded(record.values[0], content, header.index, self._ranges.memory)
+            elif header.op == _UNLOAD:
+                self._state.unloaded(record.values[0])
+            elif header.op in _MAPS:
+                self._state.mapped()
             if header.flags & FLAG_REPLY:
                 if header.flags & FLAG_WAITED:
                     self._print()
                 self._reply(header.index, 0, data)
+
+    def _keep_state(
+        self, record: CallRecord, header: CallHeader, flush: Callable[[bytes], None] | None
+    ) -> None:
+        """Say what memory holds, or bring memory to what it held in another worker."""
+        if header.op == CHECKPOINT_OP:
+            self._checkpoint(record.values[0], flush)
+            return
+        content: Buffer = record.payload or b""
+        if header.flags & FLAG_BLOB_REF:
+            content = self._blobs.resolve(header, content)
+        try:
+            self._restore_to(record.values[0], memoryview(content), 0)
+        except CudaError as error:
+            text = f"memory of the session cannot be restored: {error}"
+            self._break(self._last_index, text, error.result)
+            return
+        self._state.restored(record.values[0], content, self._ranges.memory)
+
+    def _checkpoint(self, number: int, flush: Callable[[bytes], None] | None) -> None:
+        """Send what the robot does not know of memory; the last record says how it went."""
+        self._print()
+        status, text = 0, self._state.refused()
+        if text:
+            status = int(CUresult.NOT_SUPPORTED)
+        else:
+            try:
+                self._synchronize()
+                for payload in self._state.changes(self._ranges.memory):
+                    self._results.append(pack_result(number, 0, payload, RESULT_STATE))
+                    self._results_bytes += len(payload)
+                    if self._results_bytes >= FLUSH_BYTES and flush is not None:
+                        flush(self._take_results())
+            except CudaError as error:
+                status, text = int(error.result), str(error)
+        if not status:
+            # An empty payload: that was all.
+            self._results.append(pack_result(number, 0, b"", RESULT_STATE))
+        else:
+            self._results.append(pack_result(number, status, text.encode(), RESULT_STATE))
 
     def _print(self) -> None:
         """What kernels printed goes before the result that a thread waits for."""
@@ -390,7 +453,13 @@ class Executor:
     def _loaded(self, module: int, info: ModuleInfo, image: bytes) -> None:
         self._kernels[module] = tuple(kernel.name.encode() for kernel in info.kernels)
         self._ranges.loaded(module, info, image)
+        self._state.loaded(module, info)
 
     def _kernel_name(self, module: int, kernel: int) -> bytes:
         names = self._kernels.get(module, ())
         return names[kernel] if kernel < len(names) else b"?"
+
+
+def _read(device: Device, address: int, size: int) -> Buffer:
+    data = device.memcpy_dtoh(address, size, 0)
+    return data if isinstance(data, bytes) else memoryview(data).cast("B")

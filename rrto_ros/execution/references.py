@@ -18,6 +18,7 @@ from rrto_ros.wire.format import (
     BLOB_REF,
     FLAG_BLOB_REF,
     HEADER_BYTES,
+    MEMORY_RESTORE_OP,
     RESULT_BLOB_WANTED,
     Buffer,
 )
@@ -107,7 +108,9 @@ class BlobReferences:
         for view in batches:
             try:
                 for header in iter_headers(view):
-                    if not header.flags & FLAG_BLOB_REF or header.index <= after:
+                    if not header.flags & FLAG_BLOB_REF:
+                        continue
+                    if header.index <= after and header.op != MEMORY_RESTORE_OP:
                         continue
                     end = header.offset + header.size
                     digest, length = unpack_blob_ref(view[end - BLOB_REF.size : end])

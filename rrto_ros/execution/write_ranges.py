@@ -76,6 +76,11 @@ class WriteRanges:
         self._layout: Layout = (0, 0)
 
     @property
+    def memory(self) -> Allocations:
+        """The session's live memory."""
+        return self._memory
+
+    @property
     def layout(self) -> Layout:
         """What memory and graphs are like, and which modules were loaded.
 

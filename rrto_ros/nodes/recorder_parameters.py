@@ -30,7 +30,8 @@ def session_config(node: Node, changed: dict[str, Any] | None = None) -> Session
     same = (
         "robot", "mode", "device", "batch_bytes", "max_message_bytes", "window",
         "blob_references", "blob_min_bytes", "server_timeout_s", "connect_timeout_s",
-        "limit_bytes", "plan_cache_bytes", "cuda_runtime",
+        "limit_bytes", "plan_cache_bytes", "cuda_runtime", "resume", "resume_bytes",
+        "outage_timeout_s",
     )  # fmt: skip
     return SessionConfig(
         **{name: v[name] for name in same},

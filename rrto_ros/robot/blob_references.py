@@ -57,6 +57,7 @@ class BlobReferences:
         self._seen: OrderedDict[tuple[int, int], tuple[bytes, int]] = OrderedDict()
         self._kept: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()
         self._kept_bytes = 0
+        self._archive: dict[int, tuple[bytes, bytes]] = {}
         self._hashed_bytes = 0
         self._saved_bytes = 0
         self._references = 0
@@ -120,23 +121,55 @@ class BlobReferences:
         """Whether the server should first execute some of what refers to kept contents."""
         return self._kept_bytes > min(ENOUGH_KEPT_BYTES, self._max_kept_bytes)
 
-    def executed(self, index: int) -> None:
-        """Forget the contents of references up to the last executed call."""
+    def executed(self, index: int, *, keep: bool = False) -> int:
+        """Forget the contents of references up to the last executed call.
+
+        Args:
+            index: Of that call.
+            keep: Rather put them aside, for another server that may ask for them.
+
+        Returns:
+            Bytes put aside.
+        """
+        aside = 0
         while self._kept:
             first = next(iter(self._kept))
             if first > index:
                 break
-            self._kept_bytes -= len(self._kept.pop(first)[1])
+            entry = self._kept.pop(first)
+            self._kept_bytes -= len(entry[1])
+            if keep:
+                self._archive[first] = entry
+                aside += len(entry[1])
+        if not keep:
+            self._archive.clear()
+        return aside
 
     def wanted(self, index: int) -> bytes | None:
         """The BLOB_DATA record for the reference in call `index`, None if there is no such."""
-        found = self._kept.get(index)
-        if found is None:
-            return None
+        found = self._kept.get(index) or self._archive.get(index)
+        return None if found is None else self.brought(index, found[1])
+
+    def brought(self, index: int, content: bytes) -> bytes:
+        """The BLOB_DATA record for a reference to this content."""
         self._wanted += 1
         self._new = True
-        self._saved_bytes -= len(found[1])
-        return pack_call("blob_data", index, payload=found[1])
+        self._saved_bytes -= len(content)
+        return pack_call("blob_data", index, payload=content)
+
+    def put_aside(self, index: int) -> tuple[bytes, bytes] | None:
+        """Digest and content of the upload of an executed call, if it is kept."""
+        return self._archive.get(index) or self._kept.get(index)
+
+    def forget_aside(self, index: int) -> int:
+        """Nobody will ask any more for what calls up to this one uploaded.
+
+        Returns:
+            Bytes that are still put aside.
+        """
+        for call in [call for call in self._archive if call <= index]:
+            del self._archive[call]
+        return sum(len(content) for _, content in self._archive.values())
 
     def take_new(self) -> bool:
         """Whether contents that the server lacks were given out since this was asked last."""

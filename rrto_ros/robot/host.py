@@ -65,6 +65,7 @@ class RobotHost:
         self._refused = 0
         self._last_refusal = ""
         self._strays = 0
+        self._resumed = 0
         self._link_refused = 0
         self._recent: deque[SessionSnapshot] = deque(maxlen=16)
         self._plans: PlanStore | None = None
@@ -163,6 +164,7 @@ class RobotHost:
             "sessions": len(self._sessions),
             "accepted": self._accepted,
             "refused": self._refused,
+            "resumed": self._resumed,
             "last_refusal": self._last_refusal,
             "stray_results": self._strays,
             **{f"plans_{key}": value for key, value in plans.items()},
@@ -210,7 +212,9 @@ class RobotHost:
         with self._lock:
             port, count = self._port, len(self._sessions)
             if port is not None and count < self._max_sessions and not self._closing:
-                session = RobotSession(connection, hello, self._config, port, self._plans)
+                session = RobotSession(
+                    connection, hello, self._config, port, self._plans, self._renamed
+                )
                 self._sessions[session.id] = session
                 self._accepted += 1
                 return session
@@ -241,6 +245,17 @@ class RobotHost:
         note = f": {final.error}" if final.error else ""
         self._log(f"session {session.id.hex()[:8]} {final.phase}{note}")
         self._on_closed(final)
+
+    def _renamed(self, session: RobotSession, before: bytes, outage_s: float) -> None:
+        """A session goes on at another server, or the same one restarted, under another id."""
+        with self._lock:
+            self._sessions.pop(before, None)
+            self._sessions[session.id] = session
+            self._resumed += 1
+        self._log(
+            f"session {before.hex()[:8]} of {session.hello.program} (pid {session.hello.pid}) is "
+            f"resumed as {session.id.hex()[:8]} after {outage_s:.1f} s without a server"
+        )
 
     def _send_away(self, connection: socket.socket, text: str) -> RobotSession | None:
         self._refuse(text)

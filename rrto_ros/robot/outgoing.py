@@ -27,10 +27,12 @@ from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.codec import CallHeader, iter_headers
 from rrto_ros.wire.format import (
     BLOB_DATA_OP,
+    CHECKPOINT_OP,
     FLAG_BLOB_REF,
     FLAG_KEEP,
     FLAG_REPLY,
     FLAG_WAITED,
+    MEMORY_RESTORE_OP,
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
     PLAN_TAKEN_OP,
@@ -53,7 +55,7 @@ MOST_LONGER = 4
 the server has as much to do as was sent, and a long plan costs few messages."""
 SPECULATIVE_LINGER_S = 1.0
 """References to calls that the server has executed speculatively can wait for company so long."""
-_RECORDER_OPS = frozenset((BLOB_DATA_OP, PLAN_DEFINE_OP))
+_RECORDER_OPS = frozenset((BLOB_DATA_OP, PLAN_DEFINE_OP, CHECKPOINT_OP, MEMORY_RESTORE_OP))
 _SHIM_OPS = frozenset((PLAN_REF_OP, PLAN_TAKEN_OP))
 
 Totals = Callable[[], tuple[int, int, int]]

@@ -5,6 +5,9 @@ due times, and publishes calls. The port's take thread brings results (`on_resul
 into the reply ring itself, so that an answer passes no queue. The link's state is guarded by one
 lock; nothing is published or waited for under it.
 
+With `resume: exact` a server that is lost does not end the session: another one is looked for
+(`rescue.py`) while the program waits, and is brought to the same state (`journal.py`).
+
 Over 400 lines: ring, link and phases of one session change together, under one lock.
 """
 
@@ -19,17 +22,21 @@ import threading
 import time
 import uuid
 from array import array
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import replace
 
+from rrto_ros.api.info import DeviceInfo
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.inferences import InferenceCost
+from rrto_ros.robot.journal import Journal
 from rrto_ros.robot.outgoing import Outgoing
 from rrto_ros.robot.plan_store import PlanStore, memory_of
 from rrto_ros.robot.replay.replayer import ReplayState
 from rrto_ros.robot.reply_writer import ReplyWriter
+from rrto_ros.robot.rescue import Rescue
 from rrto_ros.robot.ring import (
     LINGERING,
     SLEEPING,
@@ -41,7 +48,7 @@ from rrto_ros.robot.ring import (
 from rrto_ros.robot.ring_socket import hung_up, send_welcome
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
 from rrto_ros.wire.descriptions import Hello, Welcome, pack_device_info
-from rrto_ros.wire.format import RESULT_BLOB_WANTED, Buffer
+from rrto_ros.wire.format import RESULT_BLOB_WANTED, RESULT_STATE, Buffer
 from rrto_ros.wire.link import MessageReceiver, MessageSender
 from rrto_ros.wire.packing import Packer
 from rrto_ros.wire.port import (
@@ -52,16 +59,20 @@ from rrto_ros.wire.port import (
     FLAG_PACKED,
     FLAG_PROBE,
     CallsMessage,
+    OpenAnswer,
     OpenRequest,
     ResultsMessage,
     RobotPort,
 )
-from rrto_ros.wire.result_codec import iter_results
+from rrto_ros.wire.result_codec import ResultRecord, iter_results
 
 ALIVE_PERIOD_S = 1.0
 ACK_SLACK_S = 0.04
 """How late an acknowledgement may be that waits for the program's next call; with the receiver's
 own delay it stays below the other side's shortest retransmission time."""
+SUSPECT_S = 1.0
+"""A server says something every quarter of a second: after so much silence another is looked for,
+while this one may still be heard."""
 WAIT_SAMPLES = 512
 MAX_TEXT = 256
 
@@ -75,6 +86,8 @@ class RobotSession:
         config: Settings; the mode may change later (`set_mode`).
         port: The way to the server.
         plans: Plans of earlier starts; None for none.
+        moved: Told when it goes on under another id: the session, its last id, and how long its
+            program had no server, in seconds.
     """
 
     def __init__(
@@ -84,6 +97,7 @@ class RobotSession:
         config: SessionConfig,
         port: RobotPort,
         plans: PlanStore | None = None,
+        moved: Callable[[RobotSession, bytes, float], None] = lambda *_: None,
     ) -> None:
         self.id = uuid.uuid4().bytes
         self.hello = hello
@@ -91,6 +105,7 @@ class RobotSession:
         self._config = config
         self._port = port
         self._plans = plans
+        self._moved = moved
         self._mode = config.mode
         self._phase = "opening"
         self._error = ""
@@ -100,6 +115,7 @@ class RobotSession:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stop = ""
         self._lost = ""
+        self._hopeless = False
         self._over = False
         self._blocked = False
         self._server_full = False
@@ -110,6 +126,12 @@ class RobotSession:
         self._ring: RingMemory | None = None
         self._sender = MessageSender()
         self._receiver = MessageReceiver()
+        kept = config.resume_bytes if config.resume == "exact" else 0
+        self._journal = Journal(kept, self._archived)
+        self._rescue: Rescue | None = None
+        self._opening: tuple[OpenRequest, DeviceInfo] | None = None
+        self._earlier: Counter[str] = Counter()
+        self._resumed = 0
         self._blobs: BlobReferences | None = None
         self._blobs_wanted: deque[int] = deque()
         self._packer = Packer()
@@ -186,6 +208,7 @@ class RobotSession:
         if not answer.accepted or answer.info is None:
             return self._refuse(f"the offload server refused the session: {answer.reason}")
         self._opened = True
+        self._opening = request, answer.info
         now = time.monotonic()
         with self._lock:
             if self._stop:
@@ -200,12 +223,7 @@ class RobotSession:
             )
             self._consumer = RingConsumer(self._ring)
             self._replies = ReplyWriter(self._ring, config.untaken_bytes)
-            self._sender = MessageSender(
-                max_message_bytes=min(config.max_message_bytes, answer.max_message_bytes),
-                window_messages=config.window,
-                window_bytes=config.window_bytes,
-            )
-            self._receiver = MessageReceiver(max_message_bytes=answer.max_message_bytes)
+            self._link(answer.max_message_bytes)
             if config.blob_references:
                 self._blobs = BlobReferences(answer.known_blobs, config.blob_min_bytes)
             memory = memory_of(self._plans, hello.program, answer.info.arena_base)
@@ -222,6 +240,16 @@ class RobotSession:
         self._connection.setblocking(False)
         return True
 
+    def _link(self, max_message_bytes: int) -> None:
+        """Begin to number messages to and from a server."""
+        config = self._config
+        self._sender = MessageSender(
+            max_message_bytes=min(config.max_message_bytes, max_message_bytes),
+            window_messages=config.window,
+            window_bytes=config.window_bytes,
+        )
+        self._receiver = MessageReceiver(max_message_bytes=max_message_bytes)
+
     def _refuse(self, text: str) -> bool:
         self._error = text
         send_welcome(self._connection, Welcome(int(CUresult.SYSTEM_NOT_READY), text))
@@ -236,9 +264,7 @@ class RobotSession:
             if self._stop:
                 self._fail(self._stop, CUresult.DEVICE_UNAVAILABLE)
                 return self._stop
-            if self._lost and self._phase != "lost":
-                self._phase = "lost"
-                self._fail(self._lost, CUresult.DEVICE_UNAVAILABLE)
+            self._seek(time.monotonic())
             open_ = self._phase == "lost" or self._room
             out = self._out
             lingers, more = out.pending, False
@@ -257,12 +283,12 @@ class RobotSession:
             if more or out.pending != lingers or (not open_ and self._room):
                 # The announcement no longer says what would wake us, or there is room again.
                 continue
-            thinks = out.thinks
+            thinks = out.thinks or self._journal.thinks
             timeout = 0.0 if thinks else timeout
             readable, _, _ = select.select([call_fd, socket_fd, self._wake], [], [], timeout)
             if thinks and not readable:
                 # Nobody waits for this thread: the calls have left, and no other is there.
-                out.think(time.monotonic())
+                self._think()
             if call_fd in readable:
                 consumer.awake()
             if self._wake in readable:
@@ -270,6 +296,33 @@ class RobotSession:
             if socket_fd in readable and hung_up(self._connection):
                 self._last_words()
                 return ""
+
+    def _think(self) -> None:
+        """Do a piece of what can wait: search, or let a checkpoint take the place of its calls."""
+        if self._out.thinks:
+            self._out.think(time.monotonic())
+            return
+        with self._lock:
+            if not self._journal.thinks:
+                return
+            try:
+                done = self._journal.think()
+            except ProtocolError as error:
+                self._hopeless = True
+                self._refused += 1
+                self._last_refusal = str(error)
+                return
+            if done and self._blobs is not None:
+                self._journal.kept(self._blobs.forget_aside(self._journal.covered))
+
+    def _archived(self, call: int) -> tuple[bytes, bytes] | None:
+        return self._blobs.put_aside(call) if self._blobs is not None else None
+
+    def _wants_checkpoint(self, now: float) -> bool:
+        if self._out.replayer.speculation.awaits:
+            return False
+        idle = not self._out.waits and self._sender.idle
+        return self._journal.wants_checkpoint(now, idle=idle)
 
     @property
     def _room(self) -> bool:
@@ -293,9 +346,18 @@ class RobotSession:
     def _totals(self) -> tuple[int, int, int]:
         """Bytes sent and received, and round trips."""
         assert self._ring is not None
-        sent, received = self._sender.statistics(), self._receiver.statistics()
+        traffic = self._traffic()
         trips = self._ring.waits() - self._out.saved_waits
-        return int(sent["bytes"]) - self._packer.saved_bytes, int(received["bytes"]), trips
+        return traffic["bytes"] - self._packer.saved_bytes, traffic["received_bytes"], trips
+
+    def _traffic(self) -> Counter[str]:
+        """What went to and came from all servers of the session so far."""
+        sent, received = self._sender.statistics(), self._receiver.statistics()
+        out = Counter(
+            {name: int(sent[name]) for name in ("batches", "messages", "bytes", "resent")}
+        )
+        out.update({f"received_{name}": int(received[name]) for name in ("messages", "bytes")})
+        return out + self._earlier
 
     def _send(self, now: float) -> float:
         """Publish what is due; returns for how long nothing else will be (seconds)."""
@@ -303,13 +365,22 @@ class RobotSession:
             self._out.drop()
             return 3600.0
         out = self._out
+        if self._rescue is not None and self._ring is not None:
+            # The program's patience with a server that says nothing is ours to extend.
+            self._ring.beat()
+        if self._lost:
+            return ALIVE_PERIOD_S
         with self._lock:
             pushed = bool(self._blobs_wanted)
             while self._blobs_wanted:
                 self._answer_wanted(self._blobs_wanted.popleft())
             if out.pending and now >= out.flush_at:
-                self._sender.push(out.take(), given=True)
+                self._sender.push(self._journal.sent(out.take()), given=True)
                 pushed = True
+            if not out.pending and self._wants_checkpoint(now):
+                # What the server has executed speculatively is not the session's state.
+                out.replayer.speculation.drop()
+                self._sender.push(self._journal.checkpoint(now), given=True)
             if pushed and self._blobs is not None and self._blobs.take_new():
                 self._packs_to = self._sender.last
             ack, full = self._receiver.ack, FLAG_FULL if self._replies.full else 0
@@ -326,12 +397,12 @@ class RobotSession:
                 self._said_full = bool(full)
                 self._spoke = now
                 self._receiver.ack_sent()
-            lost_at = self._heard + self._config.server_timeout_s
+            lost_at = self._gives_up_at
             if now >= lost_at:
-                self._lost = (
-                    f"the offload server was silent for {self._config.server_timeout_s:g} s"
-                )
+                self._lost = f"the offload server was silent for {lost_at - self._heard:g} s"
             due = [self._spoke + ALIVE_PERIOD_S, lost_at]
+            if self._journal.whole and self._rescue is None:
+                due.append(self._heard + SUSPECT_S)
             if out.pending:
                 due.append(out.flush_at)
             deadlines = (self._sender.deadline(), self._receiver.ack_deadline())
@@ -361,10 +432,78 @@ class RobotSession:
 
     def _answer_wanted(self, index: int) -> None:
         record = self._blobs.wanted(index) if self._blobs is not None else None
+        content = self._journal.upload(index) if record is None else None
+        if content is not None and self._blobs is not None:
+            record = self._blobs.brought(index, content)
         if record is None:
             self._lost = f"the server wants a blob of call {index}, which refers to none"
             return
         self._sender.push(record, given=True)
+
+    def _seek(self, now: float) -> None:
+        """Where the server is lost or in doubt: look for another, move to it, or give up."""
+        if self._phase == "lost":
+            return
+        if self._lost and (not self._resumable or now >= self._gives_up_at):
+            self._phase = "lost"
+            why = self._lost
+            if self._rescue is not None:
+                why = f"{why}; resuming failed: {self._rescue.reason}"
+                self._rescue.cancel(why)
+            self._fail(why, CUresult.DEVICE_UNAVAILABLE)
+            return
+        wanted = self._resumable and (self._lost or now - self._heard >= SUSPECT_S)
+        if self._rescue is None:
+            if wanted and self._opening is not None:
+                self._phase = "resuming"
+                self._rescue = Rescue(self._port, *self._opening, self._awake)
+        elif not wanted:
+            self._rescue.cancel("the session goes on where it was")
+            self._rescue = None
+            self._phase = "open"
+        elif (taken := self._rescue.take()) is not None:
+            self._rescue = None
+            self._move(*taken)
+
+    def _move(self, request: OpenRequest, answer: OpenAnswer) -> None:
+        """Go on with a session that was just opened, which gets all calls so far first."""
+        now = time.monotonic()
+        with self._lock:
+            before, outage_s = self.id, now - self._heard
+            self._earlier = self._traffic()
+            self.id = request.session
+            self._link(answer.max_message_bytes)
+            self._blobs_wanted.clear()
+            self._out.replayer.speculation.resumed()
+            for batch in self._journal.begin_again():
+                self._sender.push(batch, given=True)
+            self._packs_to = self._sender.last
+            self._lost = ""
+            self._server_full = self._said_full = False
+            self._heard = self._spoke = now
+            self._resumed += 1
+            self._phase = "open"
+        self._moved(self, before, outage_s)
+        self._port.close_session(before, "the session goes on elsewhere")
+
+    @property
+    def _resumable(self) -> bool:
+        """Whether another server can be brought to the session's state."""
+        return self._journal.whole and not (self._hopeless or self._error)
+
+    @property
+    def _gives_up_at(self) -> float:
+        """When the program is told that its server is gone, monotonic seconds."""
+        config = self._config
+        return self._heard + (
+            config.outage_timeout_s if self._resumable else config.server_timeout_s
+        )
+
+    def _awake(self) -> None:
+        """Have the session's thread look about (any thread)."""
+        with self._lock:
+            if not self._over:
+                os.eventfd_write(self._wake, 1)
 
     def _last_words(self) -> None:
         """Send what the program called before it ended: its effects are part of the recording."""
@@ -388,6 +527,8 @@ class RobotSession:
                 self._ring.close()
             os.close(self._wake)
         self._connection.close()
+        if self._rescue is not None:
+            self._rescue.cancel(reason)
         if self._ring is not None:
             self._out.replayer.end()
         if self._opened:
@@ -400,12 +541,12 @@ class RobotSession:
         """Take one message of results (the port's take thread)."""
         now = time.monotonic()
         with self._lock:
-            if self._over or self._ring is None or self._phase == "lost":
+            if self._over or self._ring is None or self._lost or message.session != self.id:
                 return
-            self._heard = now
             if message.flags & FLAG_CLOSED:
                 self._lost = "the offload server has closed the session"
             else:
+                self._heard = now
                 try:
                     self._received(message, now)
                 except ProtocolError as error:
@@ -441,19 +582,29 @@ class RobotSession:
         self._sender.acknowledged(message.batches_ack, message.missing, now)
         self._out.measured(self._sender.fastest_s)
         if self._blobs is not None and message.executed_call:
-            self._blobs.executed(message.executed_call)
+            done = self._blobs.executed(message.executed_call, keep=self._journal.whole)
+            self._journal.kept(done)
 
     def _deliver(self, batch: Buffer, now: float) -> None:
         """Give the results of one batch to the program, or end the session if they are wrong."""
         view = memoryview(batch).cast("B")
         records: list[Buffer] = []
+        answers: list[ResultRecord] = []
         offset = 0
         try:
             for result in iter_results(view):
+                again = self._resumed and not result.flags & RESULT_STATE
+                known, rest = self._journal.repeated(result) if again else (False, b"")
                 if result.flags & RESULT_BLOB_WANTED:
                     self._blobs_wanted.append(result.index)
+                elif result.flags & RESULT_STATE:
+                    self._journal.piece(result)
+                elif known:
+                    if rest:
+                        records.append(rest)
                 elif record := self._out.due(result, view[offset : offset + result.size]):
                     records.append(record)
+                    answers.append(result)
                     since = self._out.answered(result.index, now)
                     if since is not None:
                         self._wait_samples.append(now - since)
@@ -463,8 +614,12 @@ class RobotSession:
             if offset != len(view):
                 raise ProtocolError("padding between results")
             self._replies.write(records)
+            # Only now: the program need not wait for it.
+            for result in answers:
+                self._journal.answered(result)
         except ProtocolError as error:
             # The stream was in order, so this is no accident of the network.
+            self._hopeless = True
             self._lost = f"results of the server cannot be used: {error}"
             raise
 
@@ -484,6 +639,7 @@ class RobotSession:
                 ("receiver", self._receiver.statistics()),
                 ("blobs", self._blobs.statistics() if self._blobs is not None else {}),
                 ("packed", self._packer.statistics()),
+                ("journal", self._journal.statistics()),
                 ("ring", self._consumer.statistics() if self._ring is not None else {}),
                 ("replies", self._replies.statistics() if self._ring is not None else {}),
                 ("replay", self._out.statistics() if self._ring is not None else {}),
@@ -494,7 +650,7 @@ class RobotSession:
     def _snapshot(self) -> SessionSnapshot:
         ring = self._ring
         counters = ring.counters() if ring is not None else Counters(0, 0, 0, 0, 0, 0, 0)
-        sent, received = self._sender.statistics(), self._receiver.statistics()
+        traffic = self._traffic()
         samples = self._wait_samples
         replay, cost, saved_waits = ReplayState(""), InferenceCost(), 0
         if ring is not None:
@@ -518,13 +674,13 @@ class RobotSession:
             export_counts=tuple(ring.export_counts()) if ring is not None else (),
             refusals=tuple(ring.refusals().items()) if ring is not None else (),
             round_trips=counters.waits - saved_waits,
-            batches=int(sent["batches"]),
-            messages_sent=int(sent["messages"]),
-            messages_received=int(received["messages"]),
-            messages_resent=int(sent["resent"]),
+            batches=traffic["batches"],
+            messages_sent=traffic["messages"],
+            messages_received=traffic["received_messages"],
+            messages_resent=traffic["resent"],
             messages_refused=self._refused,
-            bytes_sent=int(sent["bytes"]) - self._packer.saved_bytes,
-            bytes_received=int(received["bytes"]),
+            bytes_sent=traffic["bytes"] - self._packer.saved_bytes,
+            bytes_received=traffic["received_bytes"],
             blob_bytes_saved=self._blobs.statistics()["saved_bytes"] if self._blobs else 0,
             wait_s=counters.wait_ns / 1e9,
             last_wait_ms=counters.last_wait_ns / 1e6,
@@ -545,4 +701,5 @@ class RobotSession:
             speculation_rollbacks=replay.speculation_rollbacks,
             speculation_lost_ms=replay.speculation_lost_ms,
             last_refusal=self._last_refusal,
+            resumed=self._resumed,
         )

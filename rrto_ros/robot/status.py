@@ -43,7 +43,11 @@ class SessionConfig:
             asked to hold back what it has.
         blob_references: Whether uploads that the server has are named instead of sent.
         blob_min_bytes: Smaller uploads are always sent.
-        server_timeout_s: Silence after which the server is lost.
+        server_timeout_s: Silence after which the server is lost, where it cannot be resumed.
+        resume: `exact` or `off`: whether a session goes on at another server, or the same one
+            restarted.
+        resume_bytes: What is kept for that at most; beyond it the session cannot be resumed.
+        outage_timeout_s: How long a program waits for a server while its session is resumed.
         connect_timeout_s: How long an opening session waits for a server.
         limit_bytes: Wanted device memory, 0 for the server's own limit.
         call_ring_bytes: Size of the call ring, a power of two.
@@ -66,6 +70,9 @@ class SessionConfig:
     blob_references: bool = True
     blob_min_bytes: int = 16 << 10
     server_timeout_s: float = 5.0
+    resume: str = "off"
+    resume_bytes: int = 512 << 20
+    outage_timeout_s: float = 30.0
     connect_timeout_s: float = 10.0
     limit_bytes: int = 0
     call_ring_bytes: int = DEFAULT_CALL_BYTES
@@ -123,3 +130,4 @@ class SessionSnapshot:
     speculation_rollbacks: int = 0
     speculation_lost_ms: float = 0.0
     last_refusal: str = ""
+    resumed: int = 0

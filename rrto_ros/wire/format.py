@@ -41,6 +41,9 @@ RESULT_PRINTED = 32
 """No result: what kernels printed, for the program's standard output."""
 RESULT_ERRORS = 64
 """With RESULT_PRINTED: what assertions said, for the program's standard error output."""
+RESULT_STATE = 128
+"""No result: a piece of a checkpoint, whose number is in the index's place; never given to the
+program."""
 ALL_RESULT_FLAGS = (
     RESULT_STICKY
     | RESULT_BLOB_WANTED
@@ -48,11 +51,13 @@ ALL_RESULT_FLAGS = (
     | RESULT_ROLLED_BACK
     | RESULT_PRINTED
     | RESULT_ERRORS
+    | RESULT_STATE
 )
 
-BLOB_DATA_OP, PLAN_DEFINE_OP, PLAN_REF_OP, PLAN_TAKEN_OP, RESULTS_WANTED_OP = (
-    op.code for op in CONTROL
-)
+(
+    BLOB_DATA_OP, PLAN_DEFINE_OP, PLAN_REF_OP, PLAN_TAKEN_OP, RESULTS_WANTED_OP,
+    CHECKPOINT_OP, MEMORY_RESTORE_OP,
+) = (op.code for op in CONTROL)  # fmt: skip
 
 CALL_HEADER = struct.Struct("<IHHQII")
 RESULT_HEADER = struct.Struct("<IIQII")

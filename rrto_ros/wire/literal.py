@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from rrto_ros.errors import ProtocolError
 from rrto_ros.wire.codec import iter_headers
 from rrto_ros.wire.format import (
+    CHECKPOINT_OP,
+    MEMORY_RESTORE_OP,
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
     PLAN_TAKEN_OP,
@@ -16,7 +18,7 @@ from rrto_ros.wire.format import (
 from rrto_ros.wire.plan import Plan, read_define
 from rrto_ros.wire.reference import literal, read_reference
 
-_NO_CALLS = (PLAN_TAKEN_OP, RESULTS_WANTED_OP)
+_NO_CALLS = (PLAN_TAKEN_OP, RESULTS_WANTED_OP, CHECKPOINT_OP, MEMORY_RESTORE_OP)
 
 
 def literal_records(

@@ -80,16 +80,23 @@ class OneProcess:
         }
         self.host = RobotHost(path, config, 4, self.reports.put, self.lines.append)
         self.down = Lane(self.host.on_results, bytes_per_s)
-        self.table = SessionTable(
-            ServerSettings(**settings), self.down.put, self.events.put, self.lines.append
-        )
-        self.up = Lane(self.table.receive, bytes_per_s)
+        self.settings = ServerSettings(**settings)
+        self.table = self.make_table()
+        self.up = Lane(self.receive, bytes_per_s)
         self.most = {}
         self.programs = []
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._look, daemon=True)
         self._watch.start()
         self.host.activate(self)
+
+    def make_table(self):
+        """The server."""
+        return SessionTable(self.settings, self.down.put, self.events.put, self.lines.append)
+
+    def receive(self, message):
+        """A message of calls has arrived at the server."""
+        self.table.receive(message)
 
     # the robot's port
 

@@ -285,6 +285,18 @@ class Speculation:
             self._kept_bytes = size
             return None
 
+    @property
+    def awaits(self) -> bool:
+        """Whether the program made a call whose result the server is to send unasked."""
+        return bool(self._late)
+
+    def resumed(self) -> None:
+        """Another server executes the session's calls again, and pushes what it had pushed."""
+        with self._lock:
+            self._unused += len(self._kept)
+            self._kept.clear()
+            self._kept_bytes = 0
+
     def over(self) -> None:
         """The session is in error: nothing more comes unasked."""
         with self._lock:
