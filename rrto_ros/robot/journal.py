@@ -170,6 +170,8 @@ class Journal:
         Raises:
             ProtocolError: Nobody asked for it, or it does not fit the format.
         """
+        if not self._whole:
+            return
         if not self._outstanding or result.index != self._number & 0xFFFFFFFF or self._came:
             raise ProtocolError(f"a piece of checkpoint {result.index}, which nobody asked for")
         if result.status:
@@ -286,7 +288,7 @@ class Journal:
     def _grow(self, size: int) -> None:
         self._bytes += size
         if self._bytes + self._shape_bytes + self._image.kept_bytes > self._limit_bytes:
-            self._whole = False
+            self._whole = self._outstanding = self._came = False
             self._batches.clear()
             self._answers.clear()
             self._shape, self._image = Shape(), MemoryImage()

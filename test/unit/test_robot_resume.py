@@ -11,6 +11,8 @@ import pytest
 from support.failing_edge import FailingEdge, RefusingEdge
 
 from rrto_ros.edge.host import HostLimits
+from rrto_ros.robot import journal
+from rrto_ros.robot.memory_image import MemoryImage
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
 
@@ -32,9 +34,10 @@ def edge(sockets):
         )  # fmt: skip
         return made[-1]
 
+    make.close = lambda: made.pop().close()
     yield make
-    for one in made:
-        one.close()
+    while made:
+        make.close()
 
 
 def lives(rng, count):
@@ -42,6 +45,18 @@ def lives(rng, count):
     return [
         (rng.choice((1, 3, rng.randint(4, 60))), rng.choice((0.0, 0.0, 0.3))) for _ in range(count)
     ]
+
+
+def counted(monkeypatch):
+    """A list that grows with each checkpoint that takes the place of calls."""
+    found, complete = [], MemoryImage.complete
+
+    def count(image, content):
+        complete(image, content)
+        found.append(image.kept_bytes)
+
+    monkeypatch.setattr(MemoryImage, "complete", count)
+    return found
 
 
 def ends(program, timeout_s=120):
@@ -57,7 +72,10 @@ def ends(program, timeout_s=120):
      ("replay", "auto")],
 )  # fmt: skip
 @pytest.mark.parametrize("script", ["strangers.py", "host_memory.py"])
-def test_deaths_at_any_moment_cost_no_byte(edge, mode, run_ahead, script):
+@pytest.mark.parametrize("period_s", [0.0, 0.1])
+def test_deaths_at_any_moment_cost_no_byte(edge, monkeypatch, mode, run_ahead, script, period_s):
+    monkeypatch.setattr(journal, "PERIOD_S", period_s)
+    checkpoints = counted(monkeypatch)
     for seed in range(FIRST, FIRST + (COUNT or 1)):
         rng = random.Random(f"{seed} {mode} {run_ahead}")
         world = edge(mode, run_ahead, lives(rng, 6))
@@ -66,12 +84,54 @@ def test_deaths_at_any_moment_cost_no_byte(edge, mode, run_ahead, script):
         assert (report.phase, report.error) == ("closed", ""), world.lines
         # A server may die before it was asked for the session, or after its end.
         assert 0 < report.resumed <= world.deaths
-        world.close()
+        edge.close()
+    if not period_s:
+        assert len(checkpoints) > 3 * (COUNT or 1), "and journals do not begin at the start"
+
+
+def test_memory_that_is_not_restored_is_noticed(edge, monkeypatch):
+    monkeypatch.setattr(journal, "PERIOD_S", 0.0)
+    monkeypatch.setattr(MemoryImage, "records", lambda image: iter(()))
+    world = edge("batched", lives=[(30, 0.0)])
+    program = world.start("tracker.py", 100)
+    _, errors = program.communicate(timeout=60)
+    assert program.returncode != 0
+    report = world.reports.get(timeout=10)
+    assert "gives another result" in report.error or "word 0 is" in errors, (report.error, errors)
+
+
+@pytest.mark.parametrize("mode", ["batched", "replay"])
+@pytest.mark.parametrize("arguments", [(), ("--graph",), ("--graph", "--churn")])
+def test_programs_that_carry_state_go_on_from_it(edge, monkeypatch, mode, arguments):
+    monkeypatch.setattr(journal, "PERIOD_S", 0.0)
+    checkpoints = counted(monkeypatch)
+    # A few steps fill the journal, however little the program rests.
+    world = edge(mode, "auto", lives=[(40, 0.0)] * 4, resume_bytes=2 * MIB)
+    ends(world.start("tracker.py", 200, *arguments))
+    report = world.reports.get(timeout=10)
+    assert report.resumed > 1, world.lines
+    assert len(checkpoints) > 3
+
+
+@pytest.mark.parametrize("arguments", [(), ("--cascade",)])
+def test_a_program_that_leaves_its_path_goes_on(edge, monkeypatch, arguments):
+    monkeypatch.setattr(journal, "PERIOD_S", 0.0)
+    wanted = ends(edge("replay", "auto").start("wander.py", 60, *arguments)).splitlines()[1:]
+    edge.close()
+    world = edge("replay", "auto", lives=[(9, 0.0)] * 4)
+    assert ends(world.start("wander.py", 60, *arguments)).splitlines()[1:] == wanted
+    assert world.reports.get(timeout=10).resumed > 0
+
+
+def test_what_kernels_print_is_printed_once(edge):
+    wanted = ends(edge("batched").start("printing_program.py"))
+    edge.close()
+    world = edge("batched", lives=[(4, 0.0), (5, 0.0)])
+    assert ends(world.start("printing_program.py")) == wanted
+    assert world.reports.get(timeout=10).resumed > 0
 
 
 def test_a_result_that_differs_ends_the_session_rather_than_going_on_wrongly(edge, monkeypatch):
-    from rrto_ros.robot import journal
-
     world = edge("batched", lives=[(40, 0.0)])
     monkeypatch.setattr(journal, "_digest", lambda result: os.urandom(8))
     program = world.start("strangers.py", "--seed", 1, "--inferences", 60)
@@ -104,4 +164,4 @@ def test_a_session_of_which_too_much_would_be_kept_ends_as_without_resuming(edge
     print(program.communicate(timeout=30))
     assert program.returncode != 0
     report = world.reports.get(timeout=10)
-    assert report.phase == "lost", report
+    assert report.phase == "lost", report.error
