@@ -111,6 +111,11 @@ class Journal:
         return self._whole
 
     @property
+    def newest(self) -> int:
+        """Index of the last call whose result the program got."""
+        return self._newest
+
+    @property
     def covered(self) -> int:
         """Index of the last call that the last checkpoint covers, 0 before the first."""
         return self._covered

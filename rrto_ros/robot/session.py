@@ -73,6 +73,8 @@ own delay it stays below the other side's shortest retransmission time."""
 SUSPECT_S = 1.0
 """A server says something every quarter of a second: after so much silence another is looked for,
 while this one may still be heard."""
+MOST_FRUITLESS = 3
+"""A session is not made again more often than this without a new result."""
 WAIT_SAMPLES = 512
 MAX_TEXT = 256
 
@@ -132,6 +134,7 @@ class RobotSession:
         self._opening: tuple[OpenRequest, DeviceInfo] | None = None
         self._earlier: Counter[str] = Counter()
         self._resumed = 0
+        self._newest = self._fruitless = 0
         self._blobs: BlobReferences | None = None
         self._blobs_wanted: deque[int] = deque()
         self._packer = Packer()
@@ -483,6 +486,11 @@ class RobotSession:
             self._heard = self._spoke = now
             self._resumed += 1
             self._phase = "open"
+            # A server that is lost again and again by the same calls will not get over them.
+            newest = self._journal.newest
+            self._fruitless = 0 if newest > self._newest else self._fruitless + 1
+            self._newest = newest
+            self._hopeless = self._hopeless or self._fruitless >= MOST_FRUITLESS
         self._moved(self, before, outage_s)
         self._port.close_session(before, "the session goes on elsewhere")
 

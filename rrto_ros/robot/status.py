@@ -70,7 +70,7 @@ class SessionConfig:
     blob_references: bool = True
     blob_min_bytes: int = 16 << 10
     server_timeout_s: float = 5.0
-    resume: str = "off"
+    resume: str = "exact"
     resume_bytes: int = 512 << 20
     outage_timeout_s: float = 30.0
     connect_timeout_s: float = 10.0

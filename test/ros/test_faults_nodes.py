@@ -6,8 +6,8 @@ from support.rig import said, steps
 
 SILENCE_S = 2.0
 """Parameter server_timeout_s of the recorder in these tests."""
-RECORDER = {"server_timeout_s": SILENCE_S, "connect_timeout_s": 10.0}
-"""A new server is discovered within a second or two."""
+RECORDER = {"server_timeout_s": SILENCE_S, "connect_timeout_s": 10.0, "resume": "off"}
+"""A new server is discovered within a second or two. What resuming does is in test_resume.py."""
 SLACK_S = 4.0
 """For a busy machine, on top of every stated time."""
 LOST = {"DEVICE_UNAVAILABLE"}

@@ -63,7 +63,7 @@ def test_results_are_right_over_a_slow_lossy_link(radio, rig):
 
 def test_a_broken_link_is_reported_and_works_again_when_it_is_back(radio, rig):
     rig.machines = radio
-    rig.both("cpu", recorder={"server_timeout_s": 2.0})
+    rig.both("cpu", recorder={"server_timeout_s": 2.0, "resume": "off"})
     program = rig.program("infer.py", "1000000", "--count", "1000")
     said(program, iteration=2)
     radio.link.set(up=LinkSettings(loss=1), down=LinkSettings(loss=1))

@@ -307,7 +307,7 @@ def test_a_signal_ends_the_recorder_cleanly_and_programs_and_server_are_told(rig
 
 def test_a_killed_server_is_noticed_within_the_stated_time(rig):
     server = rig.server("null")
-    rig.recorder(server_timeout_s=1.0)
+    rig.recorder(server_timeout_s=1.0, resume="off")
     client = program(rig)
     assert round_trip(client, 1).status == 0
     server.kill()

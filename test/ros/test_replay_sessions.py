@@ -218,7 +218,8 @@ def test_a_node_lost_in_the_middle_of_a_replay_is_a_clean_error(rig, victim, run
     robot = Robot(
         rig,
         recorder={
-            "server_timeout_s": 2.0, "connect_timeout_s": 10.0, "run_ahead": run_ahead
+            "server_timeout_s": 2.0, "connect_timeout_s": 10.0, "run_ahead": run_ahead,
+            "resume": "off",
         },
     )  # fmt: skip
     program = rig.program("wander.py", "1000000", "--cascade", "--every", "1000000")

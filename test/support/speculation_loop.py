@@ -53,7 +53,7 @@ WAITS = frozenset(
 class Machine:
     """A device whose kernels mix what they read into what they write, so that order shows."""
 
-    info = type("Info", (), {"arena_bytes": 1 << 40, "compute_capability": (8, 0)})
+    info = type("Info", (), {"kind": "cpu", "arena_bytes": 1 << 40, "compute_capability": (8, 0)})
 
     def __init__(self):
         self.blocks = {}

@@ -115,7 +115,7 @@ def expanded(batches):
 class Log:
     """A device that writes down what it is told."""
 
-    info = type("Info", (), {"arena_bytes": 1 << 40, "compute_capability": (8, 0)})
+    info = type("Info", (), {"kind": "cpu", "arena_bytes": 1 << 40, "compute_capability": (8, 0)})
 
     def __init__(self):
         self.lines = []

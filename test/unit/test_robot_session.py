@@ -26,7 +26,7 @@ from rrto_ros.wire.descriptions import HELLO, Hello, pack_hello
 from rrto_ros.wire.port import FLAG_ACK_ONLY, FLAG_PACKED
 from rrto_ros.wire.result_codec import pack_result
 
-CONFIG = SessionConfig(server_timeout_s=1.0, connect_timeout_s=0.2)
+CONFIG = SessionConfig(server_timeout_s=1.0, connect_timeout_s=0.2, resume="off")
 
 
 class World:
