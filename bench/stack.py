@@ -134,6 +134,15 @@ class Running:
         (pid,) = (child.pid for child in self._children if child.process.name == node)
         return pid
 
+    def signal(self, node: str, number: int) -> None:
+        """Send a signal to a node, and to no process of its own."""
+        os.kill(self.pid(node), number)
+
+    def lines(self, node: str) -> list[str]:
+        """What a node wrote so far."""
+        with self._changed:
+            return [line for name, line in self._lines if name == node]
+
     def log(self, last: int = 20) -> str:
         """The last lines that the nodes wrote."""
         with self._changed:
@@ -199,6 +208,7 @@ class Stack(Running):
     ) -> None:
         super().__init__(name)
         self._machines = machines
+        self._started: dict[str, tuple[Process, Mapping[str, Any]]] = {}
         self._meets["ROS_DOMAIN_ID"] = str(measuring_domain())
         discovery = discovery if machines is None else "SUBNET"
         self._base = {
@@ -216,12 +226,19 @@ class Stack(Running):
         extra["recorder_replayer"] = {**plans, **extra.get("recorder_replayer", {})}
         try:
             for process in (server(options), recorder(options)):
-                self._start(process, extra.get(process.name, {}))
+                self._started[process.name] = process, extra.get(process.name, {})
+                self._start(*self._started[process.name])
             for name, pattern in _READY.items():
                 self._wait(name, pattern)
         except BaseException:
             self.close()
             raise
+
+    def start_again(self, node: str) -> None:
+        """Start a node that has ended; does not wait until it is ready."""
+        self._children = [child for child in self._children if child.process.name != node]
+        self._ended.discard(node)
+        self._start(*self._started[node])
 
     def _start(self, process: Process, parameters: Mapping[str, Any]) -> None:
         command = list(process.command)
