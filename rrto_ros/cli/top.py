@@ -27,6 +27,7 @@ _PHASES = {
     "recording": "yellow",
     "searching": "yellow",
     "replaying": "green",
+    "resuming": "yellow",
     "lost": "red",
 }
 _NODES = {RECORDER: "recorder", SERVER: "server"}

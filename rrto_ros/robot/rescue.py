@@ -16,7 +16,7 @@ from rrto_ros.api.info import DeviceInfo
 from rrto_ros.errors import UnavailableError
 from rrto_ros.wire.port import OpenAnswer, OpenRequest, RobotPort
 
-ASK_S = 1.0
+ASK_S = 0.3
 """How long one question waits for its answer."""
 PAUSE_S = 0.1
 """Between a refusal and the next question."""

@@ -70,7 +70,7 @@ ALIVE_PERIOD_S = 1.0
 ACK_SLACK_S = 0.04
 """How late an acknowledgement may be that waits for the program's next call; with the receiver's
 own delay it stays below the other side's shortest retransmission time."""
-SUSPECT_S = 1.0
+SUSPECT_S = 0.75
 """A server says something every quarter of a second: after so much silence another is looked for,
 while this one may still be heard."""
 MOST_FRUITLESS = 3

@@ -77,10 +77,9 @@ def test_a_message_that_cannot_be_right_is_refused_and_disturbs_nobody(rig, comm
     assert recorder.alive
 
 
-@pytest.mark.parametrize("resume", ["off", "exact"])
-def test_garbage_in_the_place_of_a_message_ends_that_session_only_and_says_why(rig, resume):
+def test_garbage_in_the_place_of_a_message_ends_that_session_only_and_says_why(rig):
     """Without DDS security anyone on the network can do this; it must not spread."""
-    server, recorder = rig.both("cpu", recorder={"resume": resume})
+    server, recorder = rig.both("cpu")
     hostile = rig.helper("hostile.py", rig.robot)
     said(hostile, START_S, hostile=True)
     victim = rig.program("infer.py", "1000", "--pace", stdin=True)
@@ -94,12 +93,8 @@ def test_garbage_in_the_place_of_a_message_ends_that_session_only_and_says_why(r
     # The message that the garbage displaced will be ignored: nobody may be left waiting for it.
     server.wait_for("closed: the stream of calls broke: malformed", 10)
     victim.say("go")
-    if resume == "off":
-        assert said(victim, 15, failed=...)["failed"] in ("UNKNOWN", "DEVICE_UNAVAILABLE")
-        victim.wait(10)
-    else:
-        said(victim, 15, iteration=1)
-        recorder.wait_for("is resumed as", 5)
+    assert said(victim, 15, failed=...)["failed"] in ("UNKNOWN", "DEVICE_UNAVAILABLE")
+    victim.wait(10)
     assert said(rig.program("infer.py", "3"), done=True)
     assert server.alive
     assert recorder.alive

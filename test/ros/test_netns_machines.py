@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import pytest
 from support.rig import ROOT, START_S, said
@@ -70,6 +71,23 @@ def test_a_broken_link_is_reported_and_works_again_when_it_is_back(radio, rig):
     assert said(program, 12, failed=...)["failed"] == "DEVICE_UNAVAILABLE"
     radio.link.set(up=LinkSettings(5), down=LinkSettings(5))
     assert said(rig.program("infer.py", "3"), 100, done=True)
+
+
+def test_a_link_that_is_away_for_longer_than_the_session_lives_costs_time_only(radio, rig):
+    rig.machines = radio
+    rig.both("cpu", "replay", server={"session_timeout_s": 3.0})
+    program = rig.program("infer.py", "400", "--count", "1000", "--pace", stdin=True)
+    for iteration in range(20):
+        program.say("go")
+        said(program, iteration=iteration)
+    radio.link.set(up=LinkSettings(loss=1), down=LinkSettings(loss=1))
+    program.say("go")
+    time.sleep(6.0)
+    radio.link.set(up=LinkSettings(5), down=LinkSettings(5))
+    for iteration in range(20, 400):
+        said(program, 60, iteration=iteration)
+        program.say("go")
+    assert said(program, 100, done=True)
 
 
 @pytest.mark.slow

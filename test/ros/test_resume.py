@@ -32,6 +32,15 @@ def test_a_program_goes_on_at_a_server_that_takes_a_killed_ones_place(rig, mode)
     assert said(program, 60, done=True)["digest"] == wanted
 
 
+def test_a_server_that_is_restarted_in_order_loses_no_inference(rig):
+    server, _ = rig.both("cpu", "replay")
+    program = rig.program("wander.py", "600", "--cascade")
+    said(program, iteration=100)
+    assert server.stop() == 0
+    rig.server("cpu")
+    assert said(program, 120, done=True)
+
+
 def test_a_frozen_server_costs_time_only(rig):
     server, recorder = rig.both("cpu", "replay")
     wanted = digest_of(rig, "2000")
