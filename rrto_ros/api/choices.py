@@ -7,6 +7,7 @@ READY_MODES = ("rpc", "batched", "replay")
 LATER_MODES = ("local", "partition")
 MODES = (*READY_MODES, *LATER_MODES)
 DEVICES = ("cpu", "gpu", "null")
+CONFINEMENTS = ("auto", "required", "off")
 SEARCHES = ("operator_sequence", "data_dependency")
 RUN_AHEAD = ("off", "reads", "auto")
 """What the server may execute before the program calls it: nothing, calls that only read, or calls

@@ -35,14 +35,14 @@ class Open:
     Attributes:
         device: Its kind.
         settings: What it is made with.
-        blob_directory: Where uploads are kept.
-        blob_bytes: Size limit of that directory, 0 to keep none.
+        kernels: Whether the host keeps compiled kernels for it.
+        blobs: Whether the host keeps uploads for it.
     """
 
     device: str
     settings: DeviceSettings
-    blob_directory: Path | None = None
-    blob_bytes: int = 0
+    kernels: bool = False
+    blobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,13 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Worker to host: started, with the device's modules imported."""
+    """Worker to host: started, with the device's modules imported.
+
+    Attributes:
+        confined: By what it is confined, in words.
+    """
+
+    confined: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +132,7 @@ def encode(message: Message) -> tuple[bytes, Buffer]:
             head = _NUMBERS.pack(executed, done, last_reply)
         case Ready(info):
             body = pack_device_info(info, bytes(16))
-        case Failed(text) | Malformed(text):
+        case Failed(text) | Malformed(text) | Hello(text):
             body = text.encode()
         case Open() | Statistics():
             body = json.dumps(asdict(message), default=str).encode()
@@ -148,7 +154,7 @@ def decode(number: int, body: memoryview) -> Message:
             return Results(body[_NUMBERS.size :], *_NUMBERS.unpack_from(body))
         if kind is Ready:
             return Ready(unpack_device_info(bytes(body))[0])
-        if kind is Failed or kind is Malformed:
+        if kind is Failed or kind is Malformed or kind is Hello:
             return kind(bytes(body).decode(errors="replace"))
         if kind is Statistics:
             return Statistics(**json.loads(bytes(body)))
@@ -156,7 +162,7 @@ def decode(number: int, body: memoryview) -> Message:
             return _open(bytes(body))
     except (ProtocolError, struct.error, ValueError, KeyError, TypeError) as error:
         raise ProtocolError(f"frame {number} of {len(body)} bytes: {error}") from error
-    if (kind is Close or kind is Hello) and not len(body):
+    if kind is Close and not len(body):
         return kind()
     raise ProtocolError(f"frame {number} of {len(body)} bytes, which no worker or host sends")
 
@@ -167,10 +173,9 @@ def _open(body: bytes) -> Open:
     capability, cache = settings["compute_capability"], settings["cache_directory"]
     settings["compute_capability"] = None if capability is None else tuple(capability)
     settings["cache_directory"] = None if cache is None else Path(cache)
-    blobs = values["blob_directory"]
     return Open(
         values["device"],
         DeviceSettings(**settings),
-        None if blobs is None else Path(blobs),
-        values["blob_bytes"],
+        bool(values["kernels"]),
+        bool(values["blobs"]),
     )
