@@ -98,13 +98,13 @@ def confine_worker(mode: str, device: str) -> Confined:
 
     Args:
         mode: One of `MODES`.
-        device: Kind of its device; the driver of "gpu" needs its nodes, and files of its own.
+        device: Kind of its device; the driver of "gpu", which is started after this since it
+            starts threads, needs its nodes, and files of its own.
 
     Raises:
         UnavailableError: It is required and was refused.
     """
     if device == "gpu":
-        # Its modules are imported after this: the driver starts threads.
         reads = [*map(Path, _DRIVER_READS), *_environment_folders(), *_python_folders()]
         reads += [Path(p) for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
         nodes = [node for pattern in _DRIVER_NODES for node in _DEVICES.glob(pattern)]

@@ -32,6 +32,7 @@ from rrto_ros.devices.registry import (
     end_compilers,
     preload,
     start_compilers,
+    start_driver,
 )
 from rrto_ros.errors import ProtocolError, RrtoError, UnavailableError
 from rrto_ros.execution.executor import Executor
@@ -232,16 +233,14 @@ def main() -> int:
     # process gives up holds for threads that it starts later, and a GPU's driver starts some.
     try:
         start_compilers(device, mode)
-        if device != "gpu":
-            _preload(device)
+        _preload(device)
         factory = _factory(arguments.factory) if arguments.factory else None
         confined = confine_worker(mode, device)
     except (UnavailableError, OSError) as error:
         print(f"session worker: {error}", file=sys.stderr, flush=True)
         return 1
     _die_with_host(end)
-    if device == "gpu":
-        _preload(device)
+    start_driver(device)
     start = _Start(
         arguments.page,
         socket.socket(fileno=arguments.kernels),

@@ -34,8 +34,8 @@ OPEN = Open("null", DeviceSettings(limit_bytes=64 << 20))
 class Host:
     """Collects what a worker says."""
 
-    def __init__(self, factory=MEMORY, settings=OPEN, preload="", stores=Stores()):
-        self.stores = stores
+    def __init__(self, factory=MEMORY, settings=OPEN, preload="", stores=None):
+        self.stores = stores or Stores()
         self.lines = []
         self.results = queue.Queue()
         self.malformed = queue.Queue()
