@@ -349,7 +349,7 @@ def _secret(directory: Path) -> bytes:
                 found, secret = os.fstat(file.fileno()), file.read(_SECRET_BYTES + 1)
             if _ours(found) and not found.st_mode & 0o077 and len(secret) == _SECRET_BYTES:
                 return secret
-            path.unlink()
+        path.unlink(missing_ok=True)
         handle, name = tempfile.mkstemp(dir=directory, prefix=".new-")
         try:
             with os.fdopen(handle, "wb") as file:

@@ -276,6 +276,9 @@ class SessionTable:
             common,
             limit_bytes=request.limit_bytes or common.limit_bytes,
             arena_base=request.arena_base,
+            # Kept here; a worker has no way to files.
+            cache_directory=None,
+            cache_bytes=0,
         )
         wanted = Open(settings.device, device)
         stores = Stores(self._kernels, self._blobs.store if self._blobs is not None else None)

@@ -34,6 +34,7 @@ from rrto_ros.ros.context import (
     use_profile,
 )
 from rrto_ros.ros.server_port import RosServerPort, SpinThread, id_array
+from rrto_ros.ros.shared_memory import start_clean
 from rrto_ros.runtime_files import hold, server_lock
 from rrto_ros.termination import Termination
 from rrto_ros.text import printable
@@ -229,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     use_profile()
     make_files_private()
+    start_clean()
     find_log_folder()
     # Sessions are told of a shutdown over ROS, so the context must outlive the signal.
     rclpy.init(

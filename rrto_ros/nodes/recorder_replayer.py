@@ -45,6 +45,7 @@ from rrto_ros.ros.context import end, find_log_folder, leave, make_files_private
 from rrto_ros.ros.parameters import declare
 from rrto_ros.ros.robot_port import RosRobotPort
 from rrto_ros.ros.server_port import SpinThread, announcement_qos
+from rrto_ros.ros.shared_memory import start_clean
 from rrto_ros.runtime_files import socket_path
 from rrto_ros.termination import Termination
 from rrto_ros.text import printable
@@ -320,6 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     use_profile()
     make_files_private()
+    start_clean()
     find_log_folder()
     # Programs and the server are told of a shutdown, so the context must outlive the signal.
     rclpy.init(
