@@ -196,7 +196,6 @@ def _tests(permits: Permits, pid: int) -> dict[str, Sequence[_Instruction]]:
     # The same is true of openat2.
     tests: dict[str, Sequence[_Instruction]] = {
         "clone3": [_refuse(errno.ENOSYS)],
-        "tgkill": own,
         "prlimit64": [
             (_LOAD, 0, 0, _ARGUMENTS), (_EQUAL, 2, 0, 0), (_EQUAL, 1, 0, pid),
             _refuse(errno.EPERM), _allow(),
@@ -205,11 +204,11 @@ def _tests(permits: Permits, pid: int) -> dict[str, Sequence[_Instruction]]:
         "socket": [_refuse(errno.EPERM)],
     }  # fmt: skip
     if permits.forks:
-        # It ends what it has started; Landlock keeps its signals from others.
+        # What it has started has other numbers; Landlock keeps signals from others.
         tests["clone"] = _where(0, (_ANY_BIT, _CLONE_NAMESPACES), errno.EPERM)
     else:
         tests["clone"] = _unless(0, (_ANY_BIT, _CLONE_THREAD), errno.EPERM)
-        tests["kill"] = own
+        tests["kill"] = tests["tgkill"] = own
     if not permits.files:
         tests["openat2"] = [_refuse(errno.ENOSYS)]
         tests["open"] = _where(1, (_ANY_BIT, _WRITES), errno.EACCES)

@@ -28,7 +28,7 @@ def start_clean() -> None:
     count, size = remove_litter()
     if count:
         print(
-            f"removed {size >> 20} MiB of shared memory that killed processes left ({count} pieces)",
+            f"removed {size >> 20} MiB of shared memory that killed nodes left ({count} files)",
             file=sys.stderr,
             flush=True,
         )

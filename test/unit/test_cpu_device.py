@@ -302,7 +302,7 @@ def test_damaged_cache_entries_are_compiled_again(tmp_path):
 
 def test_an_object_that_was_planted_under_a_kernels_key_is_not_loaded(tmp_path):
     """Another kernel's object, whole and with a seal of the attacker's, under the right name."""
-    other = FILL.replace(b"st.global.u32 [%a2], %r1", b"st.global.u32 [%a2], %r0")
+    other = FILL.replace(b"st.global.u32 [%rd3], %r1", b"st.global.u32 [%rd3], %r2")
     assert other != FILL
 
     def compiled(image, folder):
