@@ -106,7 +106,6 @@ def confine_worker(mode: str, device: str) -> Confined:
     """
     if device == "gpu":
         reads = [*map(Path, _DRIVER_READS), *_environment_folders(), *_python_folders()]
-        reads += [Path(p) for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
         nodes = [node for pattern in _DRIVER_NODES for node in _DEVICES.glob(pattern)]
         permits = Permits(files=True, local_sockets="CUDA_MPS_PIPE_DIRECTORY" in os.environ)
         # Its user stays: the driver's cache and its nodes are for the user that the server is.
@@ -207,12 +206,13 @@ def _confine(
 
 
 def _python_folders(modules: Mapping[str, object] = sys.modules) -> list[Path]:
-    """The standard library, and the folders of the packages that are loaded.
+    """The standard library, installed packages, and the folders of the packages that are loaded.
 
     Not all of sys.path, which may have a user's home in it.
     """
     standard = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
     found = {folder for one in standard for folder in (one, one / "lib-dynload")}
+    found |= {Path(p) for p in sys.path if p.endswith(("site-packages", "dist-packages"))}
     for name in {name.partition(".")[0] for name in modules}:
         module = modules.get(name)
         file = getattr(module, "__file__", None)

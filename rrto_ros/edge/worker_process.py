@@ -335,7 +335,12 @@ class WorkerProcess:
 
     def statistics(self) -> dict[str, Any]:
         """What the worker last reported (at most once per second), its pid and backlog."""
-        return {"pid": self.pid, "queued_bytes": self._outgoing_bytes, **asdict(self._statistics)}
+        return {
+            "pid": self.pid,
+            "queued_bytes": self._outgoing_bytes,
+            "store_requests_refused": sum(keeper.refused for keeper in self._keepers),
+            **asdict(self._statistics),
+        }
 
     def _queue(self, *parts: Buffer) -> None:
         """Leave parts to the writer thread; the lock is held."""

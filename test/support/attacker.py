@@ -156,6 +156,10 @@ def compute():
 
     import numpy as np
 
+    from rrto_ros.zstd import codec
+
+    assert "zstd" in codec().__name__
+
     done = []
     thread = threading.Thread(target=lambda: done.append(np.linalg.norm(np.ones(9))))
     thread.start()
