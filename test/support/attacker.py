@@ -12,6 +12,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -144,6 +145,12 @@ def rights():
         for name in ("RLIMIT_CORE", "RLIMIT_NPROC", "RLIMIT_DATA")
     }
     return {**{name: status[name].split() for name in names}, **limits}
+
+
+def speak(words):
+    """What no worker says, in the place of results."""
+    os.write(int(sys.argv[sys.argv.index("--fd") + 1]), bytes.fromhex(words))
+    threading.Event().wait()
 
 
 def end_itself():

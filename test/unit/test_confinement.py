@@ -20,7 +20,7 @@ from rrto_ros import confinement, landlock, privileges, seccomp
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.worker_process import WorkerProcess
 from rrto_ros.errors import UnavailableError
-from rrto_ros.execution.messages import Open
+from rrto_ros.execution.messages import KINDS, Close, Open, Results, Statistics
 from rrto_ros.wire.codec import pack_call
 from rrto_ros.wire.result_codec import iter_results
 
@@ -242,6 +242,29 @@ def test_a_worker_has_limits(workers):
     assert found["RLIMIT_CORE"] == 0
     assert found["RLIMIT_DATA"] == confinement.memory_limit(LIMIT)
     assert workers("auto").attack("memory", 1 << 33) == "MemoryError"
+
+
+LIES = {
+    "no message": struct.pack("<IIQ", 99, 0, 0),
+    "noise": bytes(range(1, 255)),
+    "more than there may be": struct.pack("<IIQ", KINDS.index(Results), 0, 1 << 62),
+    "depths": struct.pack("<IIQ", KINDS.index(Statistics), 0, 50_000) + b"[" * 50_000,
+    "what only a host says": struct.pack("<IIQ", KINDS.index(Close), 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_what_a_worker_says_that_none_of_ours_says_ends_its_session_alone(name):
+    worker, other = Worker(), Worker()
+    try:
+        worker.send("speak", LIES[name].hex())
+        death = worker.deaths.get(timeout=20)
+        assert "worker process was ended by SIGKILL" in death.text
+        assert not worker.process.alive
+        assert other.attack("rights").startswith("done")
+    finally:
+        worker.process.close()
+        other.process.close()
 
 
 def test_the_report_says_what_was_done_and_off_does_nothing(workers):
