@@ -16,7 +16,6 @@ import fcntl
 import hmac
 import os
 import re
-import stat
 import sys
 import tempfile
 import threading
@@ -29,20 +28,16 @@ from typing import TypeAlias, TypeVar
 from platformdirs import user_cache_path
 
 from rrto_ros.errors import ConfigError
+from rrto_ros.own_files import OPEN_TO_READ, is_own, make_own, secret_of
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 _Store = TypeVar("_Store")
 _SEAL_BYTES = 32
-_SECRET = ".secret"
-_SECRET_BYTES = 32
 _KEY = re.compile("[0-9a-f]{64}")
 _COUNTS = ("hits", "misses", "stored", "evicted", "corrupt", "failed", "scans")
-_OWN = re.compile(r"[0-9a-f]{2}|\.lock|\.secret|\.new-.*|programs")
-"""Names in a store's directory."""
 _LEFT = re.compile(r"\.new-.*|[0-9a-f]{62}\.o")
 """What a killed process left half written, and compiled kernels as they were named once."""
 _FORGOTTEN_S = 60.0
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LOCK = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOREIGN = (errno.EACCES, errno.ELOOP, errno.ENXIO)
 
@@ -149,10 +144,10 @@ class DiskStore:
             for folder in (*reversed(directory.parents), directory):
                 if not folder.exists():
                     folder.mkdir(mode=0o700, exist_ok=True)
-            _make_own(directory, self._name)
+            make_own(directory, self._name)
             with tempfile.TemporaryFile(dir=directory):
                 pass
-            self._secret = _secret(directory) if sealed else b""
+            self._secret = secret_of(directory) if sealed else b""
         except OSError as error:
             raise ConfigError(f"{self._name}: {error.strerror}; choose another one") from error
 
@@ -165,9 +160,9 @@ class DiskStore:
         path = self._path(key)
         data, whole = b"", False
         try:
-            with os.fdopen(os.open(path, _READ), "rb") as file:
+            with os.fdopen(os.open(path, OPEN_TO_READ), "rb") as file:
                 found = os.fstat(file.fileno())
-                if _ours(found) and found.st_size <= self._limit + self._seal_bytes:
+                if is_own(found) and found.st_size <= self._limit + self._seal_bytes:
                     seal, data = file.read(self._seal_bytes), file.read()
                     right = self._seal(key, data) if self._seal_bytes else bytes.fromhex(key)
                     whole = hmac.compare_digest(right, seal or sha256(data).digest())
@@ -192,7 +187,7 @@ class DiskStore:
             found = self._path(key).lstat()
         except OSError:
             return None
-        return found.st_size - self._seal_bytes if _ours(found) else None
+        return found.st_size - self._seal_bytes if is_own(found) else None
 
     def open(self, key: str) -> tuple[int, int]:
         """A descriptor to read an entry by, and its size; (-1, 0) if there is none.
@@ -200,12 +195,12 @@ class DiskStore:
         For stores whose keys are hashes: who reads it compares it with its key.
         """
         try:
-            file = os.open(self._path(key), _READ)
+            file = os.open(self._path(key), OPEN_TO_READ)
         except OSError:
             self._counts["misses"] += 1
             return -1, 0
         found = os.fstat(file)
-        if not _ours(found) or found.st_size > self._limit:
+        if not is_own(found) or found.st_size > self._limit:
             os.close(file)
             self._counts["misses"] += 1
             return -1, 0
@@ -315,51 +310,6 @@ class DiskStore:
                             yield found.st_mtime_ns, max(found.st_size, self._least), file.name
                         elif _LEFT.fullmatch(file.name):
                             _clean(Path(file), found)
-
-
-def _ours(found: os.stat_result) -> bool:
-    """Whether it is a file of this user's: what another wrote is not trusted."""
-    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
-
-
-def _make_own(directory: Path, name: str) -> None:
-    """Have a directory be this user's alone.
-
-    Raises:
-        ConfigError: It is another's, or others may write there and it holds more than a store.
-    """
-    found = directory.stat()
-    if found.st_uid != os.geteuid():
-        raise ConfigError(f"{name}: it belongs to user {found.st_uid}; choose another one")
-    if not found.st_mode & 0o077:
-        return
-    # A directory of the user's that has other things in it is left as it is.
-    if all(_OWN.fullmatch(entry.name) for entry in directory.iterdir()):
-        directory.chmod(0o700)
-    elif found.st_mode & 0o022:
-        raise ConfigError(f"{name}: other users may write there; choose another one")
-
-
-def _secret(directory: Path) -> bytes:
-    """What entries of a directory are sealed with, made if there is none of this user's."""
-    path = directory / _SECRET
-    for _ in range(2):
-        with contextlib.suppress(OSError):
-            with os.fdopen(os.open(path, _READ), "rb") as file:
-                found, secret = os.fstat(file.fileno()), file.read(_SECRET_BYTES + 1)
-            if _ours(found) and not found.st_mode & 0o077 and len(secret) == _SECRET_BYTES:
-                return secret
-        path.unlink(missing_ok=True)
-        handle, name = tempfile.mkstemp(dir=directory, prefix=".new-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(os.urandom(_SECRET_BYTES))
-            # Of several processes the first one's stays.
-            with contextlib.suppress(FileExistsError):
-                os.link(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    raise OSError(errno.EACCES, "no secret for its entries can be made there")
 
 
 def _touch(path: Path) -> None:

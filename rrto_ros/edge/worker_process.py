@@ -24,6 +24,7 @@ from rrto_ros.api.info import DeviceInfo
 from rrto_ros.api.results import CUresult
 from rrto_ros.confinement import AUTO
 from rrto_ros.disk_store import DiskStore
+from rrto_ros.edge.worker_environment import worker_environment
 from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.execution.frames import MessageReader, enlarge_buffers, send
 from rrto_ros.execution.messages import (
@@ -45,20 +46,7 @@ from rrto_ros.text import printable
 from rrto_ros.wire.blob_store import MOST_PENDING_BYTES
 from rrto_ros.wire.format import Buffer
 
-_ENVIRONMENT = (
-    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "PYTHONPATH",
-    "PYTHONHOME", "VIRTUAL_ENV", "CUDA_HOME", "CUDA_PATH", "CUDA_VISIBLE_DEVICES",
-    "CUDA_DEVICE_ORDER", "CUDA_MODULE_LOADING", "CUDA_CACHE_PATH", "CUDA_CACHE_MAXSIZE",
-    "CUDA_CACHE_DISABLE", "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY",
-    "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "NUMBA_CPU_NAME",
-)  # fmt: skip
-"""What a worker inherits as it is. Not LD_PRELOAD, which may name the shim."""
-_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""NumPy's library would start threads at import, which a worker that confines itself must not
-have, and no device has a use for."""
-_SHIMS_OTHER_FILE = "librrto_recorder.so"
 _MEMORY_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGBUS})
-_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 _LOG_LINE_BYTES = 2000
 MAX_KERNEL_BYTES = 64 << 20
 
@@ -100,20 +88,6 @@ MalformedHandler = Callable[[str], None]
 """Told once, in the reader thread, what was no call log."""
 DeathHandler = Callable[[WorkerDeath], None]
 """Told once, in the reader thread, if the worker ends before `close`."""
-
-
-def worker_environment() -> dict[str, str]:
-    """The environment of a worker: only what it needs, and where this package is."""
-    env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    # The GPU's driver may lie in a folder of its own (containers); the shim must not be found.
-    folders = [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if f]
-    kept = [f for f in folders if not (Path(f) / _SHIMS_OTHER_FILE).exists()]
-    if kept:
-        env["LD_LIBRARY_PATH"] = os.pathsep.join(kept)
-    paths = [str(_PACKAGE_PARENT), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
-    # A worker does not run in the server's folder, from which it would import what lies there.
-    env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(map(os.path.abspath, paths)))
-    return {**env, **dict.fromkeys(_ONE_THREAD, "1")}
 
 
 class WorkerProcess:

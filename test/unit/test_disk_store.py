@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from rrto_ros import own_files
 from rrto_ros.disk_store import DiskStore, cache_directory, opened, write_whole
 from rrto_ros.errors import ConfigError
 
@@ -271,13 +272,21 @@ def test_a_folder_of_another_user_is_not_used(tmp_path, monkeypatch, sealed):
     assert "kernels are not kept on disk" in lines[0]
 
 
-def test_a_folder_that_others_may_write_is_not_used_unless_it_is_a_store_which_is_closed(tmp_path):
+def test_a_folder_that_others_may_write_is_not_used_unless_it_is_a_store_which_is_closed(
+    tmp_path, monkeypatch
+):
     shared = tmp_path / "shared"
     shared.mkdir()
     (shared / "notes").write_text("")
     shared.chmod(0o1777)
     with pytest.raises(ConfigError, match="other users may write there"):
         make(shared)
+    (shared / "notes").unlink()
+    monkeypatch.setattr(own_files, "_FOR_ALL", {shared})
+    with pytest.raises(ConfigError, match="other users may write there"):
+        make(shared)  # empty, and for all users, as /tmp
+    assert shared.stat().st_mode & 0o7777 == 0o1777
+    (shared / "notes").write_text("")
     # Others may read, which is the user's business: what is made there they cannot.
     shared.chmod(0o755)
     make(shared).put(key_of(A), A)
