@@ -2,8 +2,10 @@
 
 A store is a directory of entries by key, which several processes use at once. An entry appears
 whole, by rename, and is compared with its key whenever it is read: one that is damaged, has the
-name of another, or belongs to another user is removed and counts as missing. Nothing that is kept
-is needed, so what goes wrong later than at the start is counted, never raised.
+name of another, or belongs to another user is removed and counts as missing. Where keys are not
+the hashes of contents, key and content are sealed with a secret of the directory (HMAC-SHA-256).
+A directory that another user owns or may write is not used. Nothing that is kept is needed, so
+what goes wrong later than at the start is counted, never raised.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hmac
 import os
 import re
-import stat
 import sys
 import tempfile
 import threading
@@ -26,8 +28,9 @@ from typing import TypeAlias, TypeVar
 from platformdirs import user_cache_path
 
 from rrto_ros.errors import ConfigError
+from rrto_ros.own_files import OPEN_TO_READ, is_own, make_own, secret_of
 
-_Buffer: TypeAlias = bytes | bytearray | memoryview
+Buffer: TypeAlias = bytes | bytearray | memoryview
 _Store = TypeVar("_Store")
 _SEAL_BYTES = 32
 _KEY = re.compile("[0-9a-f]{64}")
@@ -35,7 +38,6 @@ _COUNTS = ("hits", "misses", "stored", "evicted", "corrupt", "failed", "scans")
 _LEFT = re.compile(r"\.new-.*|[0-9a-f]{62}\.o")
 """What a killed process left half written, and compiled kernels as they were named once."""
 _FORGOTTEN_S = 60.0
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LOCK = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOREIGN = (errno.EACCES, errno.ELOOP, errno.ENXIO)
 
@@ -83,7 +85,7 @@ def opened(
         return None
 
 
-def write_whole(path: Path, *parts: _Buffer, mode: int = 0o600) -> None:
+def write_whole(path: Path, *parts: Buffer, mode: int = 0o600) -> None:
     """Put a file in its place when all of it is written; its writer has it locked until then.
 
     Raises:
@@ -110,12 +112,13 @@ class DiskStore:
         limit_bytes: The least recently used entries go when all exceed this; processes that write
             at the same time may exceed it by a part of what was free each. 0 keeps nothing.
         kind: What an entry is, for messages.
-        sealed: Whether keys are of the user's choice, and a checksum of key and content precedes
-            the content. Else a key is the SHA-256 of the content.
+        sealed: Whether keys are of the user's choice, and a seal over key and content precedes
+            the content, made with a secret that lies in the directory. Else a key is the SHA-256
+            of the content.
         least_bytes: What an entry counts at least, so that the number of small ones is bounded.
 
     Raises:
-        ConfigError: The directory cannot be made or written.
+        ConfigError: The directory cannot be made or written, or is not this user's alone.
     """
 
     def __init__(
@@ -141,8 +144,10 @@ class DiskStore:
             for folder in (*reversed(directory.parents), directory):
                 if not folder.exists():
                     folder.mkdir(mode=0o700, exist_ok=True)
+            make_own(directory, self._name)
             with tempfile.TemporaryFile(dir=directory):
                 pass
+            self._secret = secret_of(directory) if sealed else b""
         except OSError as error:
             raise ConfigError(f"{self._name}: {error.strerror}; choose another one") from error
 
@@ -155,12 +160,12 @@ class DiskStore:
         path = self._path(key)
         data, whole = b"", False
         try:
-            with os.fdopen(os.open(path, _READ), "rb") as file:
+            with os.fdopen(os.open(path, OPEN_TO_READ), "rb") as file:
                 found = os.fstat(file.fileno())
-                if _ours(found) and found.st_size <= self._limit + self._seal_bytes:
+                if is_own(found) and found.st_size <= self._limit + self._seal_bytes:
                     seal, data = file.read(self._seal_bytes), file.read()
-                    right = bytes.fromhex(key) if not self._seal_bytes else _seal(key, data)
-                    whole = right == (seal or sha256(data).digest())
+                    right = self._seal(key, data) if self._seal_bytes else bytes.fromhex(key)
+                    whole = hmac.compare_digest(right, seal or sha256(data).digest())
         except OSError as error:
             if error.errno not in _FOREIGN:
                 self._counts["misses"] += 1
@@ -182,11 +187,34 @@ class DiskStore:
             found = self._path(key).lstat()
         except OSError:
             return None
-        return found.st_size - self._seal_bytes if _ours(found) else None
+        return found.st_size - self._seal_bytes if is_own(found) else None
 
-    def put(self, key: str, data: _Buffer) -> None:
+    def open(self, key: str) -> tuple[int, int]:
+        """A descriptor to read an entry by, and its size; (-1, 0) if there is none.
+
+        For stores whose keys are hashes: who reads it compares it with its key.
+        """
+        try:
+            file = os.open(self._path(key), OPEN_TO_READ)
+        except OSError:
+            self._counts["misses"] += 1
+            return -1, 0
+        found = os.fstat(file)
+        if not is_own(found) or found.st_size > self._limit:
+            os.close(file)
+            self._counts["misses"] += 1
+            return -1, 0
+        self._counts["hits"] += 1
+        _touch(self._path(key))
+        return file, found.st_size
+
+    def keep(self, data: Buffer) -> None:
+        """Store an entry under the SHA-256 of its content; for stores that have such keys."""
+        self.put(sha256(data).hexdigest(), data)
+
+    def put(self, key: str, data: Buffer) -> None:
         """Store an entry; one that is larger than the limit is not."""
-        path, seal = self._path(key), [_seal(key, data)] if self._seal_bytes else []
+        path, seal = self._path(key), [self._seal(key, data)] if self._seal_bytes else []
         if not 0 < len(data) <= self._limit:
             return
         if not seal and self.size(key) == len(data):
@@ -257,6 +285,11 @@ class DiskStore:
         size = {"bytes": self._bytes, "limit_bytes": self._limit}
         return {**size, **self._counts, "last_failure": self._last_failure}
 
+    def _seal(self, key: str, data: Buffer) -> bytes:
+        seal = hmac.new(self._secret, b"rrto entry 2 " + key.encode(), sha256)
+        seal.update(data)
+        return seal.digest()
+
     def _path(self, key: str) -> Path:
         return self.directory / key[:2] / key
 
@@ -277,17 +310,6 @@ class DiskStore:
                             yield found.st_mtime_ns, max(found.st_size, self._least), file.name
                         elif _LEFT.fullmatch(file.name):
                             _clean(Path(file), found)
-
-
-def _ours(found: os.stat_result) -> bool:
-    """Whether it is a file of this user's: what another wrote is not trusted."""
-    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
-
-
-def _seal(key: str, data: _Buffer) -> bytes:
-    digest = sha256(b"rrto entry 1 " + key.encode())
-    digest.update(data)
-    return digest.digest()
 
 
 def _touch(path: Path) -> None:

@@ -8,6 +8,7 @@ LATER_MODES = ("local", "partition")
 MODES = (*READY_MODES, *LATER_MODES)
 RESUME = ("exact", "off")
 DEVICES = ("cpu", "gpu", "null")
+CONFINEMENTS = ("auto", "required", "off")
 SEARCHES = ("operator_sequence", "data_dependency")
 RUN_AHEAD = ("off", "reads", "auto")
 """What the server may execute before the program calls it: nothing, calls that only read, or calls

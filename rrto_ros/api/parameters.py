@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rrto_ros.api.choices import DEVICES, LATER_MODES, READY_MODES, RESUME, RUN_AHEAD, SEARCHES
+from rrto_ros.api.choices import (
+    CONFINEMENTS,
+    DEVICES,
+    LATER_MODES,
+    READY_MODES,
+    RESUME,
+    RUN_AHEAD,
+    SEARCHES,
+)
 from rrto_ros.errors import ConfigError
 
 READ_ONLY, SESSIONS, ANY_TIME = "read-only", "for later sessions", "any time"
@@ -293,6 +301,11 @@ SERVER = by_name((
     Parameter("spare_workers", 1,
               "Worker processes that are started ahead, so that a session opens at once.",
               (0, 16)),
+    Parameter("confinement", "auto",
+              "What the processes that execute kernels and compile them give up (files, network, "
+              "other processes, root, memory): auto (all that this machine has the means for; the "
+              "log names what it lacks), required (the server does not start without Landlock and "
+              "seccomp), off (nothing). See docs/security.md.", choices=CONFINEMENTS),
     Parameter("session_timeout_s", 10.0,
               "A session is closed and freed when nothing came from its recorder for so many "
               "seconds.", (0.5, 3600.0)),

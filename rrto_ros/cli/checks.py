@@ -110,6 +110,18 @@ def sockets() -> Check:
                      "folder of your own")  # fmt: skip
 
 
+def confinement() -> Check:
+    """What the workers of a server that starts on this machine would give up."""
+    from rrto_ros.confinement import possible
+
+    found = possible()
+    old = any(what.startswith(("Landlock", "seccomp")) for what in found.lacking)
+    step = "a newer kernel, with landlock in lsm= (docs/security.md)" if old else ""
+    if not found.applied:
+        return Check("confinement", State.NOTE, str(found), step)
+    return Check("confinement", State.OK, f"a server's workers: {found}", step)
+
+
 def device(name: str) -> Check:
     """Whether a server that starts on this machine could have a device."""
     from rrto_ros.devices.registry import check_available

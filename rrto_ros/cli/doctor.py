@@ -63,7 +63,7 @@ def examine(
         seconds: How long libraries may be looked through.
     """
     done = [checks.shim(), *checks.ros(), checks.shared_memory(), checks.sockets()]
-    done.append(checks.driver())
+    done += [checks.driver(), checks.confinement()]
     seen = ""
     if server is not False and all(c.state is not State.MISSING for c in done):
         with err.status("looking for recorder and server"):

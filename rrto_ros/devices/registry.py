@@ -12,6 +12,7 @@ from pathlib import Path
 from rrto_ros.api.choices import DEVICES
 from rrto_ros.devices.protocol import Device
 from rrto_ros.errors import ConfigError, UnavailableError
+from rrto_ros.store_link import EntryStore
 
 AUTO = "auto"
 """The GPU if there is one that can be used, the cpu device otherwise."""
@@ -49,10 +50,10 @@ class DeviceSettings:
     check_calls: bool = False
 
 
-DeviceFactory = Callable[[DeviceSettings], Device]
+DeviceFactory = Callable[[DeviceSettings, EntryStore | None], Device]
 
 
-def _cpu(settings: DeviceSettings) -> Device:
+def _cpu(settings: DeviceSettings, kernels: EntryStore | None) -> Device:
     module = importlib.import_module("rrto_ros.devices.cpu.device")
     options: dict[str, object] = {
         "limit_bytes": settings.limit_bytes,
@@ -69,11 +70,13 @@ def _cpu(settings: DeviceSettings) -> Device:
         options["threads"] = settings.threads
     if settings.cache_directory is not None:
         options["cache_dir"] = settings.cache_directory
+    if kernels is not None:
+        options["kernels"] = kernels
     device: Device = module.CpuDevice(**options)
     return device
 
 
-def _null(settings: DeviceSettings) -> Device:
+def _null(settings: DeviceSettings, _: EntryStore | None) -> Device:
     module = importlib.import_module("rrto_ros.devices.null")
     device: Device = module.NullDevice(
         limit_bytes=settings.limit_bytes,
@@ -83,7 +86,7 @@ def _null(settings: DeviceSettings) -> Device:
     return device
 
 
-def _gpu(settings: DeviceSettings) -> Device:
+def _gpu(settings: DeviceSettings, _: EntryStore | None) -> Device:
     module = importlib.import_module("rrto_ros.devices.gpu.device")
     device: Device = module.GpuDevice(
         limit_bytes=settings.limit_bytes,
@@ -135,20 +138,49 @@ def resolve(name: str) -> tuple[str, str]:
     return "gpu", f"found {found}"
 
 
-def preload(name: str) -> None:
-    """Import a device's modules ahead of its creation, so that a session opens faster.
+def start_compilers(name: str, confinement: str) -> None:
+    """Start what a device compiles with, in a worker that has no other thread and no secret yet.
 
-    For the GPU also the driver is started: with several GPUs that takes seconds, and no memory.
+    Args:
+        name: Kind of device.
+        confinement: As the parameter of the server.
     """
+    if name == "cpu":
+        importlib.import_module("rrto_ros.devices.cpu.compile_starter").begin(confinement)
+
+
+def end_compilers(name: str) -> None:
+    """End what `start_compilers` started."""
+    if name == "cpu":
+        importlib.import_module("rrto_ros.devices.cpu.compile_starter").end()
+
+
+def preload(name: str) -> None:
+    """Import a device's modules ahead of its creation, so that a session opens faster."""
     if name in _MODULES:
         importlib.import_module(_MODULES[name])
+    if name == "gpu":
+        # The bindings start programs to find libraries, which a confined process cannot.
+        with contextlib.suppress(UnavailableError):
+            importlib.import_module("rrto_ros.devices.gpu.driver").load()
+
+
+def start_driver(name: str) -> None:
+    """Start a GPU's driver ahead: with several GPUs that takes seconds, and no memory."""
     if name == "gpu":
         with contextlib.suppress(UnavailableError):  # said when the device is made
             importlib.import_module("rrto_ros.devices.gpu.driver").check_available()
 
 
-def create_device(name: str, settings: DeviceSettings) -> Device:
+def create_device(
+    name: str, settings: DeviceSettings, kernels: EntryStore | None = None
+) -> Device:
     """Make a device.
+
+    Args:
+        name: Its kind.
+        settings: What it is made with.
+        kernels: Where another process keeps compiled kernels; None: as the settings say.
 
     Raises:
         ConfigError: There is no such device, or a setting cannot be used.
@@ -157,7 +189,7 @@ def create_device(name: str, settings: DeviceSettings) -> Device:
     factory = _FACTORIES.get(name)
     if factory is None:
         raise ConfigError(f"device {name!r} is none of {', '.join(DEVICES)}")
-    device = factory(settings)
+    device = factory(settings, kernels)
     if not settings.check_calls:
         return device
     module = importlib.import_module("rrto_ros.devices.checking.device")

@@ -16,13 +16,17 @@ from typing import Any
 
 from rrto_ros.api.choices import DEVICES
 from rrto_ros.api.info import DeviceInfo
+from rrto_ros.confinement import AUTO, OFF, memory_limit
+from rrto_ros.confinement import check as check_confinement
+from rrto_ros.devices.kernel_store import KERNELS, kernel_store
 from rrto_ros.devices.registry import DeviceSettings, check_available
-from rrto_ros.disk_store import opened
+from rrto_ros.disk_store import DiskStore, opened
 from rrto_ros.edge.host import HostLimits, SessionHost, closed_message
 from rrto_ros.edge.worker_pool import WorkerPool
-from rrto_ros.edge.worker_process import WorkerDeath
+from rrto_ros.edge.worker_process import Stores, WorkerDeath
 from rrto_ros.errors import ProtocolError, RrtoError
 from rrto_ros.execution.messages import Open
+from rrto_ros.text import printable
 from rrto_ros.wire.blob_store import FOLDER, BlobStore
 from rrto_ros.wire.codec import blob_tag
 from rrto_ros.wire.format import PROTOCOL_VERSION, TABLE_HASH
@@ -38,6 +42,8 @@ from rrto_ros.zstd import codec
 KNOWN_BLOBS = 4096
 LOG_PERIOD_S = 1.0
 MAX_TEXT = 256
+MEASURE_PERIOD_S = 1.0
+"""How often the memory of workers is looked at."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class ServerSettings:
         limits: Of each session.
         spare_workers: Workers started ahead.
         factory: ``module:attribute`` of a device factory, for tests.
+        confinement: What workers give up (`confinement.MODES`).
     """
 
     device: str
@@ -65,6 +72,7 @@ class ServerSettings:
     limits: HostLimits = field(default_factory=HostLimits)
     spare_workers: int = 1
     factory: str = ""
+    confinement: str = AUTO
 
 
 class SessionTable:
@@ -91,6 +99,7 @@ class SessionTable:
         codec()  # robots pack what they send
         if not settings.factory:
             check_available(settings.device)
+        check_confinement(settings.confinement)
         self._settings = settings
         self._publish = publish
         self._announce = announce
@@ -98,6 +107,7 @@ class SessionTable:
         self._blobs = opened(
             BlobStore, FOLDER, settings.blob_directory, settings.blob_bytes, log, strict=True
         )
+        self._kernels = self._kernel_store()
         self._hosts: dict[bytes, SessionHost] = {}
         self._opening = 0
         self._lock = threading.Lock()
@@ -108,7 +118,11 @@ class SessionTable:
         self._told: dict[bytes, float] = {}
         self._opened = 0
         self._ended = 0
-        self._pool = WorkerPool(settings.spare_workers, settings.device, settings.factory, log)
+        self._measured_at = 0.0
+        self._pool = WorkerPool(
+            settings.spare_workers, settings.device, settings.factory, log,
+            confinement=settings.confinement,
+        )  # fmt: skip
         self._closers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="close-session")
         self._clock = threading.Condition()
         self._next_tick = 0.0
@@ -116,13 +130,23 @@ class SessionTable:
         self._ticker = threading.Thread(target=self._tick, name="session-clock", daemon=True)
         self._ticker.start()
 
+    def _kernel_store(self) -> DiskStore | None:
+        """Where compiled kernels are kept, for devices that compile."""
+        settings, device = self._settings, self._settings.device_settings
+        if settings.device != "cpu" or settings.factory:
+            return None
+        return opened(kernel_store, KERNELS, device.cache_directory, device.cache_bytes, self._log)
+
     def open(self, request: OpenRequest) -> OpenAnswer:
         """Answer a request for a session; making its device may take a second."""
+        # What people will read; the limits are for what was sent.
+        asked = request
+        request = replace(asked, program=printable(asked.program), label=printable(asked.label))
         present = self._hosts.get(request.session)
         if present is not None and present.request == request:
             # Sent again because its answer was late or lost.
             return self._accepted(present)
-        reason = self._objection(request)
+        reason = self._objection(asked)
         if reason:
             self._refuse(f"session not opened: {reason}")
             return OpenAnswer(False, reason)
@@ -205,8 +229,10 @@ class SessionTable:
             "closed": self._ended,
             "refused": self._refused,
             "last_refusal": self._last_refusal,
+            "confinement": self._pool.confined,
             "pool": self._pool.statistics(),
             "blobs": self._blobs.statistics() if self._blobs is not None else {},
+            "kernels": self._kernels.statistics() if self._kernels is not None else {},
         }
 
     def _objection(self, request: OpenRequest) -> str:
@@ -250,9 +276,12 @@ class SessionTable:
             common,
             limit_bytes=request.limit_bytes or common.limit_bytes,
             arena_base=request.arena_base,
+            # Kept here; a worker has no way to files.
+            cache_directory=None,
+            cache_bytes=0,
         )
-        directory = self._blobs.directory if self._blobs is not None else None
-        wanted = Open(settings.device, device, directory, settings.blob_bytes)
+        wanted = Open(settings.device, device)
+        stores = Stores(self._kernels, self._blobs.store if self._blobs is not None else None)
         worker = self._pool.take()
         # The worker has nothing to say before the host gives it a batch.
         hosts: list[SessionHost] = []
@@ -260,6 +289,7 @@ class SessionTable:
             wanted,
             lambda results: hosts[0].on_results(results),
             lambda text: hosts[0].on_malformed(text),
+            stores=stores,
         )
         host = SessionHost(request, info, worker, self._publish, settings.limits, self._wake)
         hosts.append(host)
@@ -309,17 +339,31 @@ class SessionTable:
                 self._next_tick = min(self._next_tick, deadline)
                 self._clock.notify()
 
+    def _measure(self, host: SessionHost) -> None:
+        """End a worker that holds more memory than a session can have a use for."""
+        settings = self._settings
+        if settings.confinement == OFF or settings.device == "gpu" or host.error:
+            return
+        most = memory_limit(host.info.total_bytes)
+        if (held := host.worker.resident_bytes) > most:
+            host.worker.end(f"it held {held >> 20} MiB, at most {most >> 20} are allowed")
+
     def _tick(self) -> None:
         while not self._stopped.is_set():
             now = time.monotonic()
             with self._clock:
                 self._next_tick = now + 3600.0
+            measure_at = self._measured_at + MEASURE_PERIOD_S
             for host in self.hosts:
                 if host.deadline <= now and (reason := host.tick(now)):
                     self.close_session(host.session, reason)
                     continue
+                if now >= measure_at:
+                    self._measure(host)
                 with self._clock:
                     self._next_tick = min(self._next_tick, host.deadline)
+            if now >= measure_at:
+                self._measured_at = now
             with self._clock:
                 remaining = self._next_tick - time.monotonic()
                 if remaining > 0 and not self._stopped.is_set():

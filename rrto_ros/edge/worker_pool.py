@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from rrto_ros.confinement import AUTO
 from rrto_ros.edge.worker_process import WorkerProcess
 from rrto_ros.errors import UnavailableError
 
@@ -24,6 +25,10 @@ class WorkerPool:
         factory: ``module:attribute`` of a device factory, for tests.
         log: Takes the workers' stderr lines and what goes wrong here.
         start_timeout_s: How long a worker may take to start, in seconds.
+        confinement: What workers give up (`confinement.MODES`).
+
+    Attributes:
+        confined: By what they are confined, in words; empty before the first one has started.
     """
 
     def __init__(
@@ -33,7 +38,10 @@ class WorkerPool:
         factory: str = "",
         log: Callable[[str], None] = lambda _: None,
         start_timeout_s: float = 20.0,
+        confinement: str = AUTO,
     ) -> None:
+        self._confinement = confinement
+        self.confined = ""
         self._spares = spares
         self._preload = preload
         self._factory = factory
@@ -75,6 +83,7 @@ class WorkerPool:
                 f"a session worker did not start within {self._start_timeout_s:g} s; "
                 "the log has its output"
             )
+        self._say(worker)
         return worker
 
     def close(self) -> None:
@@ -99,7 +108,14 @@ class WorkerPool:
 
     def _start(self) -> WorkerProcess:
         self._started += 1
-        return WorkerProcess(self._preload, self._factory, self._log)
+        return WorkerProcess(self._preload, self._factory, self._log, self._confinement)
+
+    def _say(self, worker: WorkerProcess) -> None:
+        """Say once how workers are confined; their user's number is each one's own."""
+        with self._changed:
+            first, self.confined = not self.confined, self.confined or worker.confined
+        if first and worker.confined:
+            self._log(f"session workers are confined by {worker.confined}")
 
     def _fill(self) -> None:
         while True:
@@ -116,7 +132,8 @@ class WorkerPool:
                     return
                 self._waiting.append(worker)
             # One after another: a start takes a core, which the open sessions need.
-            worker.ready.wait(self._start_timeout_s)
+            if worker.ready.wait(self._start_timeout_s) and worker.alive:
+                self._say(worker)
             if not worker.alive and not self._closed.is_set():
                 # Not again and again: the session that needs one tries once more, and is told.
                 self._log("a spare session worker ended at its start")

@@ -7,6 +7,7 @@ results come back on a reader thread. Knows messages, not sessions.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import signal
 import socket
@@ -15,12 +16,15 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.api.results import CUresult
+from rrto_ros.confinement import AUTO
+from rrto_ros.disk_store import DiskStore
+from rrto_ros.edge.worker_environment import worker_environment
 from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.execution.frames import MessageReader, enlarge_buffers, send
 from rrto_ros.execution.messages import (
@@ -37,20 +41,14 @@ from rrto_ros.execution.messages import (
     encode,
 )
 from rrto_ros.execution.progress import PAGE_BYTES, Executing, Progress
+from rrto_ros.store_link import StoreKeeper
+from rrto_ros.text import printable
+from rrto_ros.wire.blob_store import MOST_PENDING_BYTES
 from rrto_ros.wire.format import Buffer
 
-_ENVIRONMENT = (
-    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "PYTHONPATH",
-    "PYTHONHOME", "VIRTUAL_ENV", "CUDA_HOME", "CUDA_PATH", "CUDA_VISIBLE_DEVICES",
-    "CUDA_DEVICE_ORDER", "CUDA_MODULE_LOADING", "CUDA_CACHE_PATH", "CUDA_CACHE_MAXSIZE",
-    "CUDA_CACHE_DISABLE", "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY",
-    "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "NUMBA_CPU_NAME",
-)  # fmt: skip
-"""What a worker inherits as it is. Not LD_PRELOAD, which may name the shim."""
-_SHIMS_OTHER_FILE = "librrto_recorder.so"
 _MEMORY_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGBUS})
-_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 _LOG_LINE_BYTES = 2000
+MAX_KERNEL_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -68,25 +66,28 @@ class WorkerDeath:
     executing: Executing
 
 
+@dataclass(frozen=True)
+class Stores:
+    """What a host keeps for a worker, which has no way to files.
+
+    Attributes:
+        kernels: Compiled kernels and facts of modules, sealed; None: not kept.
+        blobs: Uploads; None: not kept.
+        origin: Whom the session belongs to: kernels of one origin are not another's.
+    """
+
+    kernels: DiskStore | None = None
+    blobs: DiskStore | None = None
+    origin: bytes = b""
+
+
+_NO_STORES = Stores()
 ResultsHandler = Callable[[Results], None]
 """Told in the reader thread; the records are valid until it returns."""
 MalformedHandler = Callable[[str], None]
 """Told once, in the reader thread, what was no call log."""
 DeathHandler = Callable[[WorkerDeath], None]
 """Told once, in the reader thread, if the worker ends before `close`."""
-
-
-def worker_environment() -> dict[str, str]:
-    """The environment of a worker: only what it needs, and where this package is."""
-    env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    # The GPU's driver may lie in a folder of its own (containers); the shim must not be found.
-    folders = [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if f]
-    kept = [f for f in folders if not (Path(f) / _SHIMS_OTHER_FILE).exists()]
-    if kept:
-        env["LD_LIBRARY_PATH"] = os.pathsep.join(kept)
-    paths = [str(_PACKAGE_PARENT), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
-    env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    return env
 
 
 class WorkerProcess:
@@ -96,37 +97,53 @@ class WorkerProcess:
         preload: Device whose modules it imports ahead.
         factory: ``module:attribute`` of a device factory, for tests.
         log: Takes what the worker writes to its stderr, line by line, from a thread.
+        confinement: What it gives up (`confinement.MODES`).
 
     Raises:
         UnavailableError: The process cannot be started.
     """
 
     def __init__(
-        self, preload: str = "", factory: str = "", log: Callable[[str], None] = lambda _: None
+        self,
+        preload: str = "",
+        factory: str = "",
+        log: Callable[[str], None] = lambda _: None,
+        confinement: str = AUTO,
     ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         enlarge_buffers(ours)
+        kernels, kernels_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        blobs, blobs_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        given = (theirs.fileno(), kernels_end.fileno(), blobs_end.fileno())
         page = os.memfd_create("rrto-progress")
         try:
             os.ftruncate(page, PAGE_BYTES)
             self._progress = Progress(page)
             command = [sys.executable, "-m", "rrto_ros.execution.worker"]
             command += ["--fd", str(theirs.fileno()), "--page", str(page)]
-            command += ["--preload", preload, "--factory", factory]
+            command += ["--kernels", str(kernels_end.fileno()), "--blobs", str(blobs_end.fileno())]
+            command += ["--preload", preload, "--factory", factory, "--confinement", confinement]
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(), page),
+                pass_fds=(*given, page),
                 env=worker_environment(),
+                cwd="/",
             )
         except OSError as error:
-            ours.close()
+            for end in (ours, kernels, blobs):
+                end.close()
             raise UnavailableError(f"cannot start a session worker: {error}") from error
         finally:
-            theirs.close()
+            for end in (theirs, kernels_end, blobs_end):
+                end.close()
             os.close(page)
         self._end = ours
+        self._store_ends = {"kernels": kernels, "blobs": blobs}
+        self._keepers: list[StoreKeeper] = []
+        self.confined = ""
+        """By what it is confined, in words, once it is `ready`."""
         self._log = log
         self._on_results: ResultsHandler = lambda _: None
         self._on_malformed: MalformedHandler = lambda _: None
@@ -140,6 +157,7 @@ class WorkerProcess:
         self._opened = threading.Event()
         self._info: DeviceInfo | None = None
         self._failure = ""
+        self._end_reason = ""
         self._closing = False
         self._last_lines: deque[str] = deque(maxlen=5)
         self._statistics = Statistics()
@@ -156,6 +174,15 @@ class WorkerProcess:
     def pid(self) -> int:
         """Process id."""
         return self._process.pid
+
+    @property
+    def resident_bytes(self) -> int:
+        """What it has in memory, shared memory included; 0 where that cannot be said."""
+        try:
+            words = Path(f"/proc/{self.pid}/statm").read_text().split()
+        except OSError:
+            return 0
+        return int(words[1]) * mmap.PAGESIZE
 
     @property
     def alive(self) -> bool:
@@ -178,6 +205,7 @@ class WorkerProcess:
         on_results: ResultsHandler,
         on_malformed: MalformedHandler,
         timeout_s: float = 30.0,
+        stores: Stores = _NO_STORES,
     ) -> DeviceInfo:
         """Make the session's device; waits for it.
 
@@ -186,11 +214,13 @@ class WorkerProcess:
             on_results: Takes results.
             on_malformed: Told if a batch is no call log.
             timeout_s: How long making the device may take, in seconds.
+            stores: What is kept for it.
 
         Raises:
             UnavailableError: The device cannot be made, the worker ended, or the time is over.
         """
         self._on_results, self._on_malformed = on_results, on_malformed
+        wanted = self._keep(wanted, stores)
         with contextlib.suppress(OSError):  # its end is reported below
             send(self._end, wanted)
         if not self._opened.wait(timeout_s):
@@ -200,6 +230,18 @@ class WorkerProcess:
             self.close(0.0)
             raise UnavailableError(self._failure or "the session worker ended at its start")
         return self._info
+
+    def _keep(self, wanted: Open, stores: Stores) -> Open:
+        """Answer the worker's requests for what is kept."""
+        most = {"kernels": MAX_KERNEL_BYTES, "blobs": MOST_PENDING_BYTES}
+        for name, store in (("kernels", stores.kernels), ("blobs", stores.blobs)):
+            if store is not None:
+                keeper = StoreKeeper(
+                    store, self._store_ends.pop(name), sealed=name == "kernels",
+                    origin=stores.origin, most_bytes=most[name],
+                )  # fmt: skip
+                self._keepers.append(keeper)
+        return replace(wanted, kernels=stores.kernels is not None, blobs=stores.blobs is not None)
 
     def watch(self, on_death: DeathHandler) -> None:
         """Have its end told, once, if it ends by itself; at once if it has ended already.
@@ -233,6 +275,11 @@ class WorkerProcess:
             elif sent < len(header) + len(batch):
                 self._queue(memoryview(batch)[sent - len(header) :])
 
+    def end(self, reason: str) -> None:
+        """Kill it; its session is told of the reason, as of any other death."""
+        self._end_reason = reason
+        self._process.kill()
+
     def close(self, timeout_s: float = 2.0) -> None:
         """End the process: ask, wait at most `timeout_s`, then kill. Frees all that it holds."""
         with self._lock:
@@ -255,10 +302,19 @@ class WorkerProcess:
             if thread is not threading.current_thread():
                 thread.join(timeout=2.0)
         self._end.close()
+        for end in self._store_ends.values():
+            end.close()
+        for keeper in self._keepers:
+            keeper.join(2.0)
 
     def statistics(self) -> dict[str, Any]:
         """What the worker last reported (at most once per second), its pid and backlog."""
-        return {"pid": self.pid, "queued_bytes": self._outgoing_bytes, **asdict(self._statistics)}
+        return {
+            "pid": self.pid,
+            "queued_bytes": self._outgoing_bytes,
+            "store_requests_refused": sum(keeper.refused for keeper in self._keepers),
+            **asdict(self._statistics),
+        }
 
     def _queue(self, *parts: Buffer) -> None:
         """Leave parts to the writer thread; the lock is held."""
@@ -294,7 +350,7 @@ class WorkerProcess:
             return
         with stream:
             while line := stream.readline(_LOG_LINE_BYTES):
-                text = line.decode(errors="replace").rstrip()
+                text = printable(line.decode(errors="replace").rstrip())
                 self._last_lines.append(text)
                 self._log(text)
 
@@ -318,7 +374,8 @@ class WorkerProcess:
                 self._statistics = message
             case Malformed(text):
                 self._on_malformed(text)
-            case Hello():
+            case Hello(confined):
+                self.confined = confined
                 self.ready.set()
             case Ready(info):
                 self._info = info
@@ -345,6 +402,8 @@ class WorkerProcess:
         executing = self._progress.read()
         doing = f"while executing {executing}" if executing.index else "between two batches"
         text = f"the session's worker process {died} {doing}"
+        if self._end_reason:
+            text += f": {self._end_reason}"
         if code >= 0 and self._last_lines:
             text += f" ({self._last_lines[-1]})"
         status = CUresult.LAUNCH_FAILED

@@ -15,15 +15,20 @@ import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.errors import ProtocolError
+from rrto_ros.text import printable
 from rrto_ros.wire.descriptions import pack_device_info, unpack_device_info
 from rrto_ros.wire.format import Buffer
 
 HEADER = struct.Struct("<IIQ")
 MAX_BODY_BYTES = 1 << 30
+MAX_WORDS_BYTES = 1 << 20
+"""Of a message without records. A worker may be somebody else's, once it has executed a kernel."""
+MAX_TEXT = 4000
 _NUMBERS = struct.Struct("<QQQ")
 Counters = Mapping[str, int | float | str]
 
@@ -35,14 +40,14 @@ class Open:
     Attributes:
         device: Its kind.
         settings: What it is made with.
-        blob_directory: Where uploads are kept.
-        blob_bytes: Size limit of that directory, 0 to keep none.
+        kernels: Whether the host keeps compiled kernels for it.
+        blobs: Whether the host keeps uploads for it.
     """
 
     device: str
     settings: DeviceSettings
-    blob_directory: Path | None = None
-    blob_bytes: int = 0
+    kernels: bool = False
+    blobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,13 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Worker to host: started, with the device's modules imported."""
+    """Worker to host: started, with the device's modules imported.
+
+    Attributes:
+        confined: By what it is confined, in words.
+    """
+
+    confined: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +137,7 @@ def encode(message: Message) -> tuple[bytes, Buffer]:
             head = _NUMBERS.pack(executed, done, last_reply)
         case Ready(info):
             body = pack_device_info(info, bytes(16))
-        case Failed(text) | Malformed(text):
+        case Failed(text) | Malformed(text) | Hello(text):
             body = text.encode()
         case Open() | Statistics():
             body = json.dumps(asdict(message), default=str).encode()
@@ -141,6 +152,8 @@ def decode(number: int, body: memoryview) -> Message:
         ProtocolError: No host or worker sends this.
     """
     kind = KINDS[number] if number < len(KINDS) else None
+    if kind is not Batch and kind is not Results and len(body) > MAX_WORDS_BYTES:
+        raise ProtocolError(f"frame {number} of {len(body)} bytes, at most {MAX_WORDS_BYTES}")
     try:
         if kind is Batch:
             return Batch(body)
@@ -148,17 +161,30 @@ def decode(number: int, body: memoryview) -> Message:
             return Results(body[_NUMBERS.size :], *_NUMBERS.unpack_from(body))
         if kind is Ready:
             return Ready(unpack_device_info(bytes(body))[0])
-        if kind is Failed or kind is Malformed:
-            return kind(bytes(body).decode(errors="replace"))
+        if kind is Failed or kind is Malformed or kind is Hello:
+            return kind(printable(bytes(body).decode(errors="replace"), MAX_TEXT))
         if kind is Statistics:
-            return Statistics(**json.loads(bytes(body)))
+            return Statistics(**{n: _counters(c) for n, c in json.loads(bytes(body)).items()})
         if kind is Open:
             return _open(bytes(body))
-    except (ProtocolError, struct.error, ValueError, KeyError, TypeError) as error:
+    except (
+        ProtocolError, struct.error, ValueError, KeyError, TypeError, AttributeError,
+        RecursionError,
+    ) as error:  # fmt: skip
         raise ProtocolError(f"frame {number} of {len(body)} bytes: {error}") from error
-    if (kind is Close or kind is Hello) and not len(body):
+    if kind is Close and not len(body):
         return kind()
     raise ProtocolError(f"frame {number} of {len(body)} bytes, which no worker or host sends")
+
+
+def _counters(found: Any) -> Counters:
+    """Counters as they are shown: names and plain values."""
+    return {
+        printable(name, MAX_TEXT): value
+        if isinstance(value, (int, float))
+        else printable(str(value), MAX_TEXT)
+        for name, value in found.items()
+    }
 
 
 def _open(body: bytes) -> Open:
@@ -167,10 +193,9 @@ def _open(body: bytes) -> Open:
     capability, cache = settings["compute_capability"], settings["cache_directory"]
     settings["compute_capability"] = None if capability is None else tuple(capability)
     settings["cache_directory"] = None if cache is None else Path(cache)
-    blobs = values["blob_directory"]
     return Open(
         values["device"],
         DeviceSettings(**settings),
-        None if blobs is None else Path(blobs),
-        values["blob_bytes"],
+        bool(values["kernels"]),
+        bool(values["blobs"]),
     )

@@ -1,9 +1,10 @@
-"""A session's worker process: ``python -m rrto_ros.execution.worker --fd N --page M``.
+"""A session's worker process: ``python -m rrto_ros.execution.worker --fd N --page M ...``.
 
 Owns one device and one executor, and nothing of ROS. It is started ahead of its session with the
-device's modules imported (`Hello`), makes the device that the session wants (`Open`, answered by
-`Ready` or `Failed`) and executes batches until it is told to `Close` or its host is gone. While
-it executes it notes the call in the shared page, so that its host can name what killed it.
+device's modules imported and everything given up that it does not need (`Hello`), makes the device
+that the session wants (`Open`, answered by `Ready` or `Failed`) and executes batches until it is
+told to `Close` or its host is gone. While it executes it notes the call in the shared page, so
+that its host can name what killed it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from rrto_ros.confinement import AUTO, MODES, OFF, confine_worker, limit_memory
 from rrto_ros.devices.protocol import Device
-from rrto_ros.devices.registry import DeviceSettings, create_device, preload
-from rrto_ros.disk_store import opened
-from rrto_ros.errors import ProtocolError, RrtoError
+from rrto_ros.devices.registry import (
+    DeviceSettings,
+    create_device,
+    end_compilers,
+    preload,
+    start_compilers,
+    start_driver,
+)
+from rrto_ros.errors import ProtocolError, RrtoError, UnavailableError
 from rrto_ros.execution.executor import Executor
 from rrto_ros.execution.frames import MessageReader, enlarge_buffers, send
 from rrto_ros.execution.messages import (
@@ -40,7 +49,8 @@ from rrto_ros.execution.messages import (
     Statistics,
 )
 from rrto_ros.execution.progress import Progress
-from rrto_ros.wire.blob_store import FOLDER, BlobStore, BlobWriter
+from rrto_ros.store_link import RemoteStore
+from rrto_ros.wire.blob_store import Blobs, BlobWriter
 from rrto_ros.wire.format import Buffer
 
 STATISTICS_PERIOD_S = 1.0
@@ -134,39 +144,60 @@ class _Session:
         send(self._end, Results(results, *progress))
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What the process was started with.
+
+    Attributes:
+        page: Shared page for the progress.
+        kernels: Socket to the keeper of compiled kernels.
+        blobs: Socket to the keeper of uploads.
+        factory: Makes the device; None: as the session wants it.
+        confined: By what the process is confined, in words.
+        limited: Whether its memory is to be limited.
+    """
+
+    page: int
+    kernels: socket.socket
+    blobs: socket.socket
+    factory: Callable[[DeviceSettings], Device] | None = None
+    confined: str = ""
+    limited: bool = False
+
+
 def _open(
-    end: socket.socket, reader: MessageReader, wanted: Open, factory: str, page: int
+    end: socket.socket, reader: MessageReader, wanted: Open, start: _Start
 ) -> _Session | None:
     """Make the session's device and say how it went."""
     try:
-        if factory:
-            device = _factory(factory)(wanted.settings)
+        if start.limited and wanted.device != "gpu":
+            limit_memory(wanted.settings.limit_bytes)
+        if start.factory is not None:
+            device = start.factory(wanted.settings)
         else:
-            device = create_device(wanted.device, wanted.settings)
-        store = None
-        if wanted.blob_directory is not None:
-            store = opened(BlobStore, FOLDER, wanted.blob_directory, wanted.blob_bytes)
-        blobs = BlobWriter(store) if store is not None else None
+            kernels = RemoteStore(start.kernels) if wanted.kernels else None
+            device = create_device(wanted.device, wanted.settings, kernels)
+        blobs = BlobWriter(Blobs(RemoteStore(start.blobs))) if wanted.blobs else None
     except (RrtoError, MemoryError, OSError, ImportError, TypeError, ValueError) as error:
         text = str(error) if isinstance(error, RrtoError) else f"{type(error).__name__}: {error}"
         send(end, Failed(text))
         return None
-    session = _Session(end, reader, device, blobs, page)
+    session = _Session(end, reader, device, blobs, start.page)
     send(end, Ready(device.info))
     return session
 
 
-def serve(end: socket.socket, page: int, factory: str = "") -> int:
+def serve(end: socket.socket, start: _Start) -> int:
     """Serve one session over `end` until it closes; return the exit status."""
     reader = MessageReader(end)
     session: _Session | None = None
     try:
-        send(end, Hello())
+        send(end, Hello(start.confined))
         while (message := reader.read()) is not None and not isinstance(message, Close):
             if isinstance(message, Batch) and session is not None:
                 session.batch(message.records)
             elif isinstance(message, Open) and session is None:
-                session = _open(end, reader, message, factory, page)
+                session = _open(end, reader, message, start)
                 if session is None:
                     return 1
             else:
@@ -190,17 +221,46 @@ def main() -> int:
     parser.add_argument(
         "--factory", default="", help="device factory, for tests: module:attribute"
     )
+    parser.add_argument("--kernels", type=int, required=True, help="socket to their keeper")
+    parser.add_argument("--blobs", type=int, required=True, help="socket to their keeper")
+    parser.add_argument("--confinement", choices=MODES, default=AUTO)
     arguments = parser.parse_args()
     _prepare_process()
     end = socket.socket(fileno=arguments.fd)
     enlarge_buffers(end)
-    _die_with_host(end)
+    mode, device = arguments.confinement, arguments.preload
+    # Each step has a reason to be where it is: compilers are started without what follows, what a
+    # process gives up holds for threads that it starts later, and a GPU's driver starts some.
     try:
-        preload(arguments.preload)
+        start_compilers(device, mode)
+        _preload(device)
+        factory = _factory(arguments.factory) if arguments.factory else None
+        confined = confine_worker(mode, device)
+    except (UnavailableError, OSError) as error:
+        print(f"session worker: {error}", file=sys.stderr, flush=True)
+        return 1
+    _die_with_host(end)
+    start_driver(device)
+    start = _Start(
+        arguments.page,
+        socket.socket(fileno=arguments.kernels),
+        socket.socket(fileno=arguments.blobs),
+        factory,
+        str(confined),
+        mode != OFF,
+    )
+    try:
+        return serve(end, start)
+    finally:
+        end_compilers(device)
+
+
+def _preload(device: str) -> None:
+    try:
+        preload(device)
     except ImportError as error:
         # Said again, to the session that needs it, when the device is made.
-        print(f"device {arguments.preload}: {error}", file=sys.stderr, flush=True)
-    return serve(end, arguments.page, arguments.factory)
+        print(f"device {device}: {error}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

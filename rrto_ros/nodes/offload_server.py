@@ -26,10 +26,18 @@ from rrto_ros.edge.host import SessionHost
 from rrto_ros.edge.table import SessionTable
 from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.nodes.server_parameters import declare_robot, declare_settings
-from rrto_ros.ros.context import data_transports, find_log_folder, leave, use_profile
+from rrto_ros.ros.context import (
+    data_transports,
+    find_log_folder,
+    leave,
+    make_files_private,
+    use_profile,
+)
 from rrto_ros.ros.server_port import RosServerPort, SpinThread, id_array
+from rrto_ros.ros.shared_memory import start_clean
 from rrto_ros.runtime_files import hold, server_lock
 from rrto_ros.termination import Termination
+from rrto_ros.text import printable
 from rrto_ros.wire.port import (
     CallsMessage,
     OpenAnswer,
@@ -68,9 +76,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         status_topic = topic(self._robot, "status")
         # The port needs the table and the table the port; nothing arrives before both are there.
         self._port: RosServerPort | None = None
-        self._table = SessionTable(
-            settings, self._publish, self._announce, lambda text: self.get_logger().info(text)
-        )
+        self._table = SessionTable(settings, self._publish, self._announce, self._line)
         try:
             self._port = RosServerPort(
                 self.context.get_domain_id(),
@@ -122,6 +128,9 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
     def _close(self, session: bytes, reason: str) -> tuple[bool, str]:
         return self._table.close_session(session, reason)
 
+    def _line(self, text: str) -> None:
+        self.get_logger().info(printable(text))
+
     def _publish(self, message: ResultsMessage) -> None:
         if self._port is not None:
             self._port.publish_results(message)
@@ -164,6 +173,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
             **{key: value for key, value in statistics.items() if not isinstance(value, dict)},
             **{f"workers {key}": value for key, value in statistics["pool"].items()},
             **{f"blobs {key}": value for key, value in statistics["blobs"].items()},
+            **{f"kernels {key}": value for key, value in statistics["kernels"].items()},
         }
         out.values = [KeyValue(key=key, value=str(value)) for key, value in pairs.items()]
         message = DiagnosticArray()
@@ -219,6 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not await_release():
         return 0
     use_profile()
+    make_files_private()
+    start_clean()
     find_log_folder()
     # Sessions are told of a shutdown over ROS, so the context must outlive the signal.
     rclpy.init(

@@ -41,12 +41,14 @@ from rrto_ros.nodes.recorder_parameters import session_config
 from rrto_ros.nodes.session_messages import session_message
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.status import SessionSnapshot
-from rrto_ros.ros.context import end, find_log_folder, leave, use_profile
+from rrto_ros.ros.context import end, find_log_folder, leave, make_files_private, use_profile
 from rrto_ros.ros.parameters import declare
 from rrto_ros.ros.robot_port import RosRobotPort
 from rrto_ros.ros.server_port import SpinThread, announcement_qos
+from rrto_ros.ros.shared_memory import start_clean
 from rrto_ros.runtime_files import socket_path
 from rrto_ros.termination import Termination
+from rrto_ros.text import printable
 from rrto_ros.wire.port import SERVER, topic
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -232,7 +234,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
     # ---- what others see (the sessions' threads and the timers)
 
     def _log_info(self, text: str) -> None:
-        self.get_logger().info(text)
+        self.get_logger().info(printable(text))
 
     def _report(self, snapshot: SessionSnapshot) -> None:
         message = session_message(snapshot, EXPORTS, _SUPPORTED)
@@ -318,6 +320,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 stopped, 1 failed, 2 a parameter cannot be used or autostart failed.
     """
     use_profile()
+    make_files_private()
+    start_clean()
     find_log_folder()
     # Programs and the server are told of a shutdown, so the context must outlive the signal.
     rclpy.init(

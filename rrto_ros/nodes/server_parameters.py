@@ -48,4 +48,5 @@ def declare_settings(node: Node) -> ServerSettings:
         announce_blobs=v["announce_blobs"],
         limits=HostLimits(v["max_message_bytes"], timeout_s=v["session_timeout_s"]),
         spare_workers=v["spare_workers"],
+        confinement=v["confinement"],
     )

@@ -47,6 +47,7 @@ from rrto_ros.robot.ring import (
 )
 from rrto_ros.robot.ring_socket import hung_up, send_welcome
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
+from rrto_ros.text import printable
 from rrto_ros.wire.descriptions import Hello, Welcome, pack_device_info
 from rrto_ros.wire.format import RESULT_BLOB_WANTED, RESULT_STATE, Buffer
 from rrto_ros.wire.link import MessageReceiver, MessageSender
@@ -196,8 +197,8 @@ class RobotSession:
         request = OpenRequest(
             self.id,
             config.robot,
-            hello.program[:MAX_TEXT],
-            hello.label[:MAX_TEXT],
+            printable(hello.program)[:MAX_TEXT],
+            printable(hello.label)[:MAX_TEXT],
             hello.pid,
             config.device,
             limit_bytes=config.limit_bytes,
@@ -667,8 +668,8 @@ class RobotSession:
         served = self._phase == "open"
         return SessionSnapshot(
             session=self.id,
-            label=self.hello.label,
-            program=self.hello.program,
+            label=printable(self.hello.label),
+            program=printable(self.hello.program),
             pid=self.hello.pid,
             device=self._device,
             mode=self._mode,

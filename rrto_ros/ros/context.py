@@ -87,6 +87,11 @@ def find_log_folder() -> None:
         print(f"logs go to {os.environ['ROS_LOG_DIR']}: {error}", file=sys.stderr, flush=True)
 
 
+def make_files_private() -> None:
+    """Let only this user read what this process writes; at the start of a node of ours."""
+    os.umask(0o077)
+
+
 def keep_private() -> None:
     """Let only this user read what this process shares with others by Fast DDS's shared memory.
 

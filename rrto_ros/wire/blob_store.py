@@ -1,4 +1,4 @@
-"""Uploads kept on disk under their SHA-256, in a `DiskStore` that the workers of a server share.
+"""Uploads kept on disk under their SHA-256, in a `DiskStore` that a server keeps for its workers.
 
 A session gets a blob only by naming its SHA-256; `newest` (which the server tells a session that
 opens, if it announces blobs) is therefore as confidential as the contents.
@@ -8,45 +8,55 @@ from __future__ import annotations
 
 import queue
 import threading
-from hashlib import sha256
 from pathlib import Path
 
 from rrto_ros.disk_store import DiskStore
+from rrto_ros.store_link import EntryStore
 from rrto_ros.wire.format import Buffer
 
 FOLDER = "blobs"
 DEFAULT_LIMIT_BYTES = 4 << 30
+MOST_PENDING_BYTES = 128 << 20
+"""What a worker has not stored yet."""
 
 
-class BlobStore:
-    """A content-addressed store of bytes in one directory; see `DiskStore`."""
+class Blobs:
+    """A content-addressed store of bytes, wherever it is."""
 
-    def __init__(self, directory: Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
-        self.directory = directory
-        self._store = DiskStore(directory, limit_bytes, "blob")
-        self._store.look()
+    def __init__(self, store: EntryStore) -> None:
+        self._entries = store
 
     def get(self, digest: bytes, length: int) -> bytes | None:
         """The blob's content, None if it is not there (any more) or was damaged."""
-        data = self._store.get(digest.hex())
+        data = self._entries.get(digest.hex())
         # A right file with a wrong length in the reference stays: it is not damaged.
         return data if data is not None and len(data) == length else None
 
     def has(self, digest: bytes, length: int) -> bool:
         """Whether a file of that name and length is there (its content is not read)."""
-        return self._store.size(digest.hex()) == length
+        return self._entries.size(digest.hex()) == length
 
     def keep(self, data: Buffer) -> None:
-        """Store `data` under its SHA-256, which is computed here. A full disk is only counted."""
-        self._store.put(sha256(data).hexdigest(), data)
+        """Store `data` under its SHA-256, computed by who stores it. A full disk is counted."""
+        self._entries.keep(data)
+
+    def statistics(self) -> dict[str, int | str]:
+        """Counters of this process."""
+        return self._entries.statistics()
+
+
+class BlobStore(Blobs):
+    """Blobs in a directory of this process; see `DiskStore`."""
+
+    def __init__(self, directory: Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+        self.store = DiskStore(directory, limit_bytes, "blob")
+        super().__init__(self.store)
+        self.directory = directory
+        self.store.look()
 
     def newest(self, count: int) -> list[bytes]:
         """At most `count` digests, the most recently used first."""
-        return [bytes.fromhex(key) for key in self._store.newest(count)]
-
-    def statistics(self) -> dict[str, int | str]:
-        """Counters of this process and the size at the last look."""
-        return self._store.statistics()
+        return [bytes.fromhex(key) for key in self.store.newest(count)]
 
 
 class BlobWriter:
@@ -57,7 +67,7 @@ class BlobWriter:
         pending_bytes: What waits to be written is bounded by this; more is not kept.
     """
 
-    def __init__(self, store: BlobStore, pending_bytes: int = 128 << 20) -> None:
+    def __init__(self, store: Blobs, pending_bytes: int = MOST_PENDING_BYTES) -> None:
         self._store = store
         self._limit = pending_bytes
         self._pending = 0

@@ -71,6 +71,8 @@ def gpu_server(board):
     )
     command = [sys.executable, "-m", "rrto_ros.nodes.offload_server", "--ros-args",
                "-r", f"__ns:=/{board.robot}", "-p", f"robot:={board.robot}", "-p", "device:=auto",
+               # The shim wants a socket to its recorder, which no driver of NVIDIA's wants.
+               "-p", "confinement:='off'",
                "-p", f"limit_bytes:={256 << 20}", "-p", "spare_workers:=0",
                "-p", f"blob_directory:={board.folder / 'blobs2'}"]  # fmt: skip
     environment = board.environment()

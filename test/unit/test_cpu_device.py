@@ -1,5 +1,6 @@
 """The virtual device: launches are validated, memory is checked, handles are known."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -297,6 +298,37 @@ def test_damaged_cache_entries_are_compiled_again(tmp_path):
         assert len(entries) == 2
         for path in entries:
             path.write_bytes(damage or b"")
+
+
+def test_an_object_that_was_planted_under_a_kernels_key_is_not_loaded(tmp_path):
+    """Another kernel's object, whole and with a seal of the attacker's, under the right name."""
+    other = FILL.replace(b"st.global.u32 [%rd3], %r1", b"st.global.u32 [%rd3], %r2")
+    assert other != FILL
+
+    def compiled(image, folder):
+        device = CpuDevice(cache_dir=folder, threads=1)
+        device.module_load(1, image)
+        device.mem_alloc(device.info.arena_base, 64, 0)
+        device.launch(fill(device, device.info.arena_base, 8), 0)
+        found = words(device, device.info.arena_base, 4)
+        count = device.statistics()["kernels_compiled"]
+        device.close()
+        return found, count
+
+    def objects(folder):
+        return [path for path in folder.glob(f"??/{'?' * 64}") if b"ELF" in path.read_bytes()]
+
+    assert compiled(FILL, tmp_path / "mine") == ([8] * 4, 1)
+    compiled(other, tmp_path / "theirs")
+    (mine,), (theirs,) = objects(tmp_path / "mine"), objects(tmp_path / "theirs")
+    content = theirs.read_bytes()[32:]
+    for seal in (
+        theirs.read_bytes()[:32],
+        hashlib.sha256(b"rrto entry 1 " + mine.name.encode() + content).digest(),
+    ):
+        mine.write_bytes(seal + content)
+        assert compiled(FILL, tmp_path / "mine") == ([8] * 4, 1)
+    assert compiled(FILL, tmp_path / "mine") == ([8] * 4, 0)
 
 
 def test_the_cache_stays_under_its_limit_and_drops_the_oldest(tmp_path):

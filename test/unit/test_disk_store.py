@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hmac
 import os
 import pwd
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from rrto_ros import own_files
 from rrto_ros.disk_store import DiskStore, cache_directory, opened, write_whole
 from rrto_ros.errors import ConfigError
 
@@ -199,6 +201,114 @@ def test_what_another_user_wrote_is_neither_used_nor_counted_as_there(tmp_path, 
     monkeypatch.undo()
     store.put(key_of(A), A)
     assert store.get(key_of(A)) == A
+
+
+def test_who_has_not_the_secret_seals_no_entry(tmp_path):
+    """An attacker who may write there, knows all keys and how seals are made."""
+    store, elsewhere = make(tmp_path / "a", sealed=True), make(tmp_path / "b", sealed=True)
+    key = key_of(b"a key")
+    plain = sha256(b"rrto entry 1 " + key.encode() + B).digest()
+    unkeyed = hmac.new(b"", b"rrto entry 2 " + key.encode() + B, sha256).digest()
+    elsewhere.put(key, B)
+    other = place(tmp_path / "b", key).read_bytes()
+    for planted in (B, plain + B, unkeyed + B, sha256(B).digest() + B, bytes(32) + B, other):
+        store.put(key, A)
+        path = place(tmp_path / "a", key)
+        path.write_bytes(planted)
+        assert store.get(key) is None
+        assert not path.exists()
+    assert elsewhere.get(key) == B
+    store.put(key, A)
+    assert make(tmp_path / "a", sealed=True).get(key) == A
+
+
+@pytest.mark.parametrize("fault", ["open to others", "short", "long", "a link", "another user's"])
+def test_a_secret_that_others_may_know_is_none(tmp_path, monkeypatch, fault):
+    key = key_of(b"a key")
+    make(tmp_path / "store", sealed=True).put(key, A)
+    secret = tmp_path / "store" / ".secret"
+    known = secret.read_bytes()
+    assert (len(known), secret.stat().st_mode & 0o777) == (32, 0o600)
+    if fault == "open to others":
+        secret.chmod(0o604)
+    elif fault == "another user's":
+        if os.geteuid():
+            pytest.skip("only root can give a file away")
+        os.chown(secret, 4242, 4242)
+    elif fault == "a link":
+        (tmp_path / "known").write_bytes(known)
+        secret.unlink()
+        secret.symlink_to(tmp_path / "known")
+    else:
+        secret.write_bytes(known[:-1] if fault == "short" else known + b"x")
+        secret.chmod(0o600)
+    store = make(tmp_path / "store", sealed=True)
+    assert store.get(key) is None
+    store.put(key, A)
+    assert make(tmp_path / "store", sealed=True).get(key) == A
+    assert secret.read_bytes() != known
+    assert (secret.lstat().st_uid, secret.lstat().st_mode & 0o777) == (os.geteuid(), 0o600)
+
+
+def test_processes_that_begin_at_once_have_one_secret(tmp_path):
+    code = "store = make(Path(sys.argv[1]), sealed=True); print(store._secret.hex())"
+    secrets = {out.strip() for out in results([child(code, tmp_path / "s") for _ in range(4)])}
+    assert secrets == {(tmp_path / "s" / ".secret").read_bytes().hex()}
+    assert [path.name for path in (tmp_path / "s").iterdir()] == [".secret"]
+
+
+@pytest.mark.parametrize("sealed", KINDS)
+def test_a_folder_of_another_user_is_not_used(tmp_path, monkeypatch, sealed):
+    make(tmp_path / "store", sealed=sealed).put(key_of(A), A)
+    if os.geteuid():
+        me = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    else:
+        os.chown(tmp_path / "store", 4242, 4242)
+    with pytest.raises(ConfigError, match="belongs to user"):
+        make(tmp_path / "store", sealed=sealed)
+    lines = []
+    assert opened(make, "kernels", tmp_path / "store", 1 << 20, lines.append) is None
+    assert "kernels are not kept on disk" in lines[0]
+
+
+def test_a_folder_that_others_may_write_is_not_used_unless_it_is_a_store_which_is_closed(
+    tmp_path, monkeypatch
+):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "notes").write_text("")
+    shared.chmod(0o1777)
+    with pytest.raises(ConfigError, match="other users may write there"):
+        make(shared)
+    (shared / "notes").unlink()
+    monkeypatch.setattr(own_files, "_FOR_ALL", {shared})
+    with pytest.raises(ConfigError, match="other users may write there"):
+        make(shared)  # empty, and for all users, as /tmp
+    assert shared.stat().st_mode & 0o7777 == 0o1777
+    (shared / "notes").write_text("")
+    # Others may read, which is the user's business: what is made there they cannot.
+    shared.chmod(0o755)
+    make(shared).put(key_of(A), A)
+    assert shared.stat().st_mode & 0o777 == 0o755
+    assert place(shared, key_of(A)).parent.stat().st_mode & 0o777 == 0o700
+    for mode in (0o777, 0o775, 0o755):
+        store = make(tmp_path / "store", sealed=True)
+        store.put(key_of(A), A)
+        (tmp_path / "store").chmod(mode)
+        assert make(tmp_path / "store", sealed=True).get(key_of(A)) == A
+        assert (tmp_path / "store").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("sealed", KINDS)
+def test_an_entry_that_was_given_to_another_user_is_not_used(tmp_path, sealed):
+    store = make(tmp_path, sealed=sealed)
+    store.put(key_of(A), A)
+    os.chown(place(tmp_path, key_of(A)), 4242, 4242)
+    assert store.size(key_of(A)) is None
+    assert store.open(key_of(A)) == (-1, 0)
+    assert store.get(key_of(A)) is None
 
 
 @pytest.mark.parametrize("thing", ["link", "pipe", "folder"])

@@ -494,3 +494,21 @@ def test_a_server_for_a_gpu_says_at_once_that_there_is_none(make_edge, monkeypat
     monkeypatch.setattr("rrto_ros.devices.gpu.driver.load", no_module)
     with pytest.raises(UnavailableError, match="needs cuda-python"):
         make_edge(device="gpu", factory="")
+
+
+def test_a_name_with_lines_and_escape_codes_of_its_own_is_written_out(make_edge):
+    edge = make_edge()
+    name = "x\n[FATAL] [1.0] [offload_server]: all is lost\x1b[2J\x9b31m"
+    request = OpenRequest(b"n" * 16, "robot", name, "label\r\x07", 1)
+    for _ in range(2):  # asked again, it is the same session
+        assert edge.table.open(request).accepted
+    (host,) = edge.table.hosts
+    shown = [host.request.program, host.request.label, edge.events[0].program, *edge.lines]
+    assert all(text.isprintable() for text in shown)
+    assert any("\\n[FATAL]" in line for line in edge.lines)
+    # The limit is for what was sent.
+    assert edge.table.open(
+        dataclasses.replace(request, session=b"m" * 16, program="\n" * 256)
+    ).accepted
+    refused = edge.table.open(dataclasses.replace(request, session=b"o" * 16, program="x" * 257))
+    assert "at most 256" in refused.reason

@@ -16,11 +16,13 @@ from support.memory_device import KERNELS, PTX
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.registry import DeviceSettings
+from rrto_ros.edge.worker_environment import worker_environment
 from rrto_ros.edge.worker_pool import WorkerPool
-from rrto_ros.edge.worker_process import WorkerProcess, worker_environment
+from rrto_ros.edge.worker_process import Stores, WorkerProcess
 from rrto_ros.errors import UnavailableError
 from rrto_ros.execution.messages import Open
 from rrto_ros.shim.build import ensure_built
+from rrto_ros.wire.blob_store import BlobStore
 from rrto_ros.wire.codec import pack_call
 from rrto_ros.wire.format import FLAG_BLOB_REF, FLAG_KEEP
 from rrto_ros.wire.result_codec import iter_results
@@ -33,17 +35,20 @@ OPEN = Open("null", DeviceSettings(limit_bytes=64 << 20))
 class Host:
     """Collects what a worker says."""
 
-    def __init__(self, factory=MEMORY, settings=OPEN):
+    def __init__(self, factory=MEMORY, settings=OPEN, preload="", stores=None):
+        self.stores = stores or Stores()
         self.lines = []
         self.results = queue.Queue()
         self.malformed = queue.Queue()
         self.deaths = queue.Queue()
-        self.worker = WorkerProcess("", factory, self.lines.append)
+        self.worker = WorkerProcess(preload, factory, self.lines.append)
         self.info = None
         self._settings = settings
 
     def open(self):
-        self.info = self.worker.open(self._settings, self._results, self.malformed.put)
+        self.info = self.worker.open(
+            self._settings, self._results, self.malformed.put, stores=self.stores
+        )
         self.worker.watch(self.deaths.put)
         return self.info.arena_base
 
@@ -203,7 +208,7 @@ def test_an_unavailable_device_gives_its_reason(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # where there is a GPU, too
     settings = Open("gpu", DeviceSettings(limit_bytes=1 << 20))
     with pytest.raises(UnavailableError, match=r"device 'gpu'.*device 'cpu'"):
-        Host("", settings).open()
+        Host("", settings, "gpu").open()
 
 
 def test_what_a_worker_writes_reaches_the_log(monkeypatch):
@@ -217,9 +222,9 @@ def test_what_a_worker_writes_reaches_the_log(monkeypatch):
 
 
 def test_kept_uploads_serve_the_next_worker(tmp_path):
-    settings = Open("null", DeviceSettings(limit_bytes=1 << 20), tmp_path, 1 << 20)
     weights = b"w" * 1000
-    first, second = Host(settings=settings), Host(settings=settings)
+    store = BlobStore(tmp_path / "blobs", 1 << 20).store
+    first, second = (Host(stores=Stores(blobs=store)) for _ in range(2))
     try:
         base = first.open()
         alloc = pack_call("mem_alloc", 1, address=base, size=1000, stream=0)

@@ -1,6 +1,8 @@
 """Messages between a session host and its worker: what is sent is read, anything else refused."""
 
+import json
 import socket
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from rrto_ros.execution.messages import (
     HEADER,
     KINDS,
     MAX_BODY_BYTES,
+    MAX_WORDS_BYTES,
     Batch,
     Close,
     Failed,
@@ -33,12 +36,13 @@ MESSAGES = [
     Open(
         "gpu",
         DeviceSettings(1, 2, (9, 0), 3, Path("/cache"), 4, 5.5, memcheck=True, check_calls=True),
-        Path("/blobs"),
-        6,
+        kernels=True,
+        blobs=True,
     ),
     Batch(b"12345678"),
     Close(),
     Hello(),
+    Hello("seccomp; lacking: größe"),
     Ready(INFO),
     Failed("no device: größer"),
     Results(b"", 0, 0, 0),
@@ -98,11 +102,30 @@ def test_detached_records_stay_what_they_are(ends):
         (KINDS.index(Open), b"{}"),
         (KINDS.index(Open), b"no json"),
         (KINDS.index(Statistics), b'{"unknown": {}}'),
+        # of a worker that a kernel took over
+        (KINDS.index(Statistics), b'{"device": 1}'),
+        (KINDS.index(Statistics), b"[" * 100_000),
+        (KINDS.index(Statistics), b'{"device": {"n": ' + b"9" * 10_000 + b"}}"),
+        (KINDS.index(Statistics), b"{}".ljust(MAX_WORDS_BYTES + 1)),
+        (KINDS.index(Failed), b"x" * (MAX_WORDS_BYTES + 1)),
     ],
 )
 def test_what_nobody_sends_is_refused(kind, body):
     with pytest.raises(ProtocolError, match=f"frame {kind} of {len(body)} bytes"):
         decode(kind, memoryview(body))
+
+
+def test_texts_of_a_worker_end_no_line_and_are_cut():
+    hostile = b"x\n[FATAL] lost\x1b[2J" + b"y" * 10_000
+    for kind in (Failed, Malformed, Hello):
+        message = decode(KINDS.index(kind), memoryview(hostile))
+        (text,) = astuple(message)
+        assert text.startswith("x\\n[FATAL] lost\\x1b[2J")
+        assert text.isprintable()
+        assert len(text) < 5000
+    body = json.dumps({"device": {"a\nb": "c\x1bd", "n": 1.5, "odd": None}}).encode()
+    found = decode(KINDS.index(Statistics), memoryview(body))
+    assert found.device == {"a\\nb": "c\\x1bd", "n": 1.5, "odd": "None"}
 
 
 def test_a_body_beyond_the_bound_is_refused_before_there_is_room_for_it(ends):

@@ -82,6 +82,8 @@ class TestRegistry:
 
     def test_a_gpu_device_is_made_with_the_sessions_settings(self, cuda):
         registry.preload("gpu")
+        assert cuda.names() == []  # it would start threads before the worker is confined
+        registry.start_driver("gpu")
         assert "cuInit" in cuda.names()
         assert cuda.contexts == 0  # it holds no memory of the GPU yet
         registry.check_available("gpu")

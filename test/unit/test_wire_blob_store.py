@@ -78,7 +78,7 @@ def test_several_processes_share_a_directory(tmp_path):
         "s = BlobStore(Path(sys.argv[1]), 200_000)\n"
         "for i in range(60): s.keep(bytes([i]) * 10_000)\n"
     )
-    from rrto_ros.edge.worker_process import worker_environment
+    from rrto_ros.edge.worker_environment import worker_environment
 
     running = [
         subprocess.Popen([sys.executable, "-c", code, tmp_path], env=worker_environment())

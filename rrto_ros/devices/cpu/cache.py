@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rrto_ros.disk_store import DiskStore, opened
+from rrto_ros.devices.kernel_store import KERNELS, kernel_store
+from rrto_ros.disk_store import opened
+from rrto_ros.store_link import EntryStore
 
 _GENERATOR = (
     "ptx/*.py", "passes/*.py", "codegen/*.py", "outline.py", "program.py", "facts.py", "jit.py",
@@ -52,11 +54,13 @@ class KernelCache:
     Args:
         directory: Where they are; None is the user's cache directory.
         limit_bytes: The least recently used go beyond this; 0 keeps nothing.
+        kept: The store, where another process keeps it; the others mean nothing then.
     """
 
-    def __init__(self, directory: Path | None, limit_bytes: int) -> None:
-        make = partial(DiskStore, kind="kernel", sealed=True)
-        self._store = opened(make, "kernels", directory, limit_bytes)
+    def __init__(
+        self, directory: Path | None, limit_bytes: int, kept: EntryStore | None = None
+    ) -> None:
+        self._store = kept or opened(kernel_store, KERNELS, directory, limit_bytes)
 
     def get(self, key: str) -> Entry | None:
         """The entry, or None if it is not there or not intact."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import rrto_ros
 from rrto_ros.devices.cpu.compile_process import OK
+from rrto_ros.devices.cpu.compile_starter import MOST_COMPILERS, Compiler, begun
 
 DEFAULT_TIMEOUT_S = 120.0
 COMMAND = (sys.executable, "-m", "rrto_ros.devices.cpu.compile_process")
@@ -30,17 +31,8 @@ class CompileError(Exception):
 class _Helper:
     """One compile process."""
 
-    def __init__(self, command: Sequence[str]) -> None:
-        package = str(Path(rrto_ros.__file__).parents[1])
-        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        )
+    def __init__(self, process: subprocess.Popen[bytes] | Compiler) -> None:
+        self._process = process
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
@@ -104,24 +96,41 @@ class _Helper:
                 pipe.close()
 
 
+def _program(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    package = str(Path(rrto_ros.__file__).parents[1])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+
+
 class CompilePool:
     """Up to `processes` compile processes, started when there is work for them.
 
     Args:
         processes: How many jobs run at once.
         timeout_s: Seconds that a job may take.
-        command: What to start; tests put compilers there that crash and hang.
+        command: What to start; tests put compilers there that crash and hang. None: copies of the
+            process that was begun for it (`compile_starter`), in a process without one `COMMAND`.
     """
 
     def __init__(
         self,
         processes: int,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        command: Sequence[str] = COMMAND,
+        command: Sequence[str] | None = None,
     ) -> None:
         self._timeout_s = timeout_s
-        self._command = tuple(command)
-        self._threads = ThreadPoolExecutor(max(1, processes), thread_name_prefix="rrto-compile")
+        self._starter = begun() if command is None else None
+        self._command = tuple(command or COMMAND)
+        # One more may run: a launch does not wait for one of these.
+        threads = max(1, min(processes, MOST_COMPILERS - 1))
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rrto-compile")
         self._free: list[_Helper] = []
         self._all: set[_Helper] = set()
         self._lock = threading.Lock()
@@ -134,7 +143,8 @@ class CompilePool:
         with self._lock:
             wanted = not self._all
         if wanted:
-            self._give(self._start())
+            with contextlib.suppress(CompileError):  # said by the first job
+                self._give(self._start())
 
     def submit(self, ir: str, *, vectorise: bool) -> Future[bytes]:
         """Object code of an LLVM module, later; CompileError if there will be none."""
@@ -171,7 +181,10 @@ class CompilePool:
             helper.close()
 
     def _start(self) -> _Helper:
-        helper = _Helper(self._command)
+        try:
+            helper = _Helper(Compiler(self._starter) if self._starter else _program(self._command))
+        except OSError as error:
+            raise CompileError(f"no compiler can be started: {error}") from error
         with self._lock:
             self._all.add(helper)
             self.started += 1

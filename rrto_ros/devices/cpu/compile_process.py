@@ -20,6 +20,8 @@ from rrto_ros.errors import PtxError
 
 OK, REFUSED = b"\0", b"\1"
 MAX_IR_BYTES = 1 << 30
+MOST_JOB_S = 600
+"""A job that takes longer ends the process, whatever its session wants."""
 
 
 def _read_jobs(source: BinaryIO, jobs: queue.Queue[tuple[dict[str, object], str]]) -> None:
@@ -40,10 +42,12 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     target = host_target()
     while True:
         head, text = jobs.get()
+        signal.alarm(MOST_JOB_S)
         try:
             answer, status = compile_object(text, target, vectorise=bool(head["vectorise"])), OK
         except PtxError as error:
             answer, status = error.detail.encode(), REFUSED
+        signal.alarm(0)
         sink.write(status + len(answer).to_bytes(8, "little") + answer)
         sink.flush()
 

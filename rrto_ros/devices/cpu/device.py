@@ -22,7 +22,7 @@ from rrto_ros.api.ops import READ_WRITE
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu import attributes as attr
 from rrto_ros.devices.cpu.chain import Link
-from rrto_ros.devices.cpu.compile_pool import COMMAND, DEFAULT_TIMEOUT_S, CompilePool
+from rrto_ros.devices.cpu.compile_pool import DEFAULT_TIMEOUT_S, CompilePool
 from rrto_ros.devices.cpu.facts import KernelFacts, KernelHead, ModuleFacts
 from rrto_ros.devices.cpu.launcher import Launcher
 from rrto_ros.devices.cpu.memory import Arena
@@ -46,6 +46,7 @@ from rrto_ros.devices.protocol import (
 from rrto_ros.devices.textures import Texture
 from rrto_ros.devices.timeline import Timeline
 from rrto_ros.errors import ConfigError, CudaError
+from rrto_ros.store_link import EntryStore
 
 DEFAULT_LIMIT_BYTES = 2 << 30
 DEFAULT_ARENA_BASE = 0x2000_0000_0000
@@ -72,7 +73,8 @@ class CpuDevice:
             and the nearest allocation. Slow; without it a stray access is an error, too, but
             without these names, and one inside the session's own memory may go unnoticed.
         compile_timeout_s: Seconds that compiling a kernel may take.
-        compile_command: Starts a compile process.
+        compile_command: Starts a compile process; None: as `compile_pool` does it.
+        kernels: The cache of compiled kernels, where another process keeps it.
     """
 
     def __init__(
@@ -89,7 +91,8 @@ class CpuDevice:
         launch_timeout_s: float = DEFAULT_LAUNCH_TIMEOUT_S,
         memcheck: bool = False,
         compile_timeout_s: float = DEFAULT_TIMEOUT_S,
-        compile_command: Sequence[str] = COMMAND,
+        compile_command: Sequence[str] | None = None,
+        kernels: EntryStore | None = None,
     ) -> None:
         if launch_timeout_s < 0:
             raise ConfigError(f"launch_timeout_s is {launch_timeout_s}, at least 0 is wanted")
@@ -106,6 +109,7 @@ class CpuDevice:
             vector_lanes,
             CompilePool(cores, compile_timeout_s, compile_command),
             memcheck=memcheck,
+            kept=kernels,
         )
         self._arena = Arena(arena_base, arena_bytes, limit_bytes)
         self.launcher = Launcher(cores, launch_timeout_s, self._arena if memcheck else None)

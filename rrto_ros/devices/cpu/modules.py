@@ -34,6 +34,7 @@ from rrto_ros.devices.cpu.outline import open_outline
 from rrto_ros.devices.cpu.program import KernelProgram, ModuleProgram
 from rrto_ros.devices.linked import PtxInput
 from rrto_ros.errors import PtxError
+from rrto_ros.store_link import EntryStore
 
 _CHECK_BLOCK = (1, 1, 1)
 _FACTS = "facts"
@@ -85,6 +86,7 @@ class Compiler:
         max_lanes: Threads per vector instruction; 0 is what the processor does best.
         memcheck: Whether kernels look up every access.
         pool: The compile processes, closed with this object.
+        kept: The cache, where another process keeps it.
     """
 
     def __init__(
@@ -95,9 +97,10 @@ class Compiler:
         pool: CompilePool,
         *,
         memcheck: bool = False,
+        kept: EntryStore | None = None,
     ) -> None:
         self.memcheck = memcheck
-        self.cache = KernelCache(directory, limit_bytes)
+        self.cache = KernelCache(directory, limit_bytes, kept)
         self.target = host_target()
         self.lanes = max_lanes or self.target.lanes
         self.pool = pool
