@@ -255,6 +255,8 @@ class WorkerProcess:
             if thread is not threading.current_thread():
                 thread.join(timeout=2.0)
         self._end.close()
+        # It has a descriptor, and what refers to this object may stay until the next collection.
+        self._progress.close()
 
     def statistics(self) -> dict[str, Any]:
         """What the worker last reported (at most once per second), its pid and backlog."""

@@ -28,6 +28,7 @@ from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.nodes.server_parameters import declare_robot, declare_settings
 from rrto_ros.ros.context import data_transports, find_log_folder, leave, use_profile
 from rrto_ros.ros.server_port import RosServerPort, SpinThread, id_array
+from rrto_ros.ros.watchdog import Watchdog
 from rrto_ros.runtime_files import hold, server_lock
 from rrto_ros.termination import Termination
 from rrto_ros.wire.port import (
@@ -228,8 +229,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A result's thread takes over from a busy one within this time.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # A second signal does not cut the shutdown short either.
-    with Termination() as termination:
+    with Termination() as termination, Watchdog("offload_server", log=_warn):
         return _run(termination)
+
+
+def _warn(text: str) -> None:
+    rclpy.logging.get_logger("offload_server").warning(text)
 
 
 def _run(termination: Termination) -> int:

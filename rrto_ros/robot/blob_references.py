@@ -130,9 +130,11 @@ class BlobReferences:
 
     def wanted(self, index: int) -> bytes | None:
         """The BLOB_DATA record for the reference in call `index`, None if there is no such."""
-        found = self._kept.get(index)
+        # It is asked for once: who asks again would have it sent as often as it likes.
+        found = self._kept.pop(index, None)
         if found is None:
             return None
+        self._kept_bytes -= len(found[1])
         self._wanted += 1
         self._new = True
         self._saved_bytes -= len(found[1])

@@ -26,6 +26,7 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.inferences import InferenceCost
+from rrto_ros.robot.liveness import Liveness
 from rrto_ros.robot.outgoing import Outgoing
 from rrto_ros.robot.plan_store import PlanStore, memory_of
 from rrto_ros.robot.replay.replayer import ReplayState
@@ -38,7 +39,7 @@ from rrto_ros.robot.ring import (
     RingMemory,
     drain_eventfd,
 )
-from rrto_ros.robot.ring_socket import hung_up, send_welcome
+from rrto_ros.robot.ring_socket import hung_up, no_room, send_welcome
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
 from rrto_ros.wire.descriptions import Hello, Welcome, pack_device_info
 from rrto_ros.wire.format import RESULT_BLOB_WANTED, Buffer
@@ -46,6 +47,7 @@ from rrto_ros.wire.link import MessageReceiver, MessageSender
 from rrto_ros.wire.packing import Packer
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
+    FLAG_BUSY,
     FLAG_CLOSED,
     FLAG_FULL,
     FLAG_MORE,
@@ -58,7 +60,6 @@ from rrto_ros.wire.port import (
 )
 from rrto_ros.wire.result_codec import iter_results
 
-ALIVE_PERIOD_S = 1.0
 ACK_SLACK_S = 0.04
 """How late an acknowledgement may be that waits for the program's next call; with the receiver's
 own delay it stays below the other side's shortest retransmission time."""
@@ -114,7 +115,8 @@ class RobotSession:
         self._blobs_wanted: deque[int] = deque()
         self._packer = Packer()
         self._packs_to = 0
-        self._heard = 0.0
+        self._live = Liveness(config.server_timeout_s, time.monotonic())
+        self._beyond = False
         self._spoke = 0.0
         self._refused = 0
         self._last_refusal = ""
@@ -137,6 +139,10 @@ class RobotSession:
             self._fail(reason, CUresult.UNKNOWN)
         except OSError as error:
             reason = f"the program's socket failed: {error}"
+            if not self._welcomed:
+                reason = no_room(error)
+                with contextlib.suppress(OSError):
+                    self._refuse(reason)
             self._fail(reason, CUresult.DEVICE_UNAVAILABLE)
         except Exception as error:
             # A fault of ours must not leave a session open on the server or a program waiting.
@@ -211,7 +217,8 @@ class RobotSession:
             memory = memory_of(self._plans, hello.program, answer.info.arena_base)
             self._out = Outgoing(config, self._blobs, self._totals, memory)
             self._device = answer.info.kind
-            self._heard = self._spoke = now
+            self._live = Liveness(config.server_timeout_s, now)
+            self._spoke = now
             self._phase = "open"
         ring = self._ring
         self._welcomed = True
@@ -304,6 +311,7 @@ class RobotSession:
             return 3600.0
         out = self._out
         with self._lock:
+            self._live.woke(now, self._sleeps_until)
             pushed = bool(self._blobs_wanted)
             while self._blobs_wanted:
                 self._answer_wanted(self._blobs_wanted.popleft())
@@ -317,7 +325,7 @@ class RobotSession:
                 CallsMessage(self.id, m.sequence, ack, full | (FLAG_MORE if m.more else 0), m.data)
                 for m in self._sender.due(now)
             ]
-            silent = now - self._spoke >= ALIVE_PERIOD_S
+            silent = now >= self._live.probe_at(self._spoke)
             news = bool(full) is not self._said_full
             if not outgoing and (news or silent or self._receiver.ack_due(now)):
                 flags = full | FLAG_ACK_ONLY | (FLAG_PROBE if silent else 0)
@@ -326,12 +334,8 @@ class RobotSession:
                 self._said_full = bool(full)
                 self._spoke = now
                 self._receiver.ack_sent()
-            lost_at = self._heard + self._config.server_timeout_s
-            if now >= lost_at:
-                self._lost = (
-                    f"the offload server was silent for {self._config.server_timeout_s:g} s"
-                )
-            due = [self._spoke + ALIVE_PERIOD_S, lost_at]
+            self._lost = self._lost or self._live.lost(now, self._waited_for, self._settled)
+            due = [self._live.probe_at(self._spoke), self._live.deadline()]
             if out.pending:
                 due.append(out.flush_at)
             deadlines = (self._sender.deadline(), self._receiver.ack_deadline())
@@ -345,6 +349,22 @@ class RobotSession:
         for message in outgoing:
             self._port.publish_calls(self._packed(message, rate))
         return timeout
+
+    @property
+    def _waited_for(self) -> int:
+        """The oldest call for whose result the program waits; 0: none, or its error is known."""
+        return 0 if self._error else next(iter(self._out.waits), 0)
+
+    @property
+    def _settled(self) -> bool:
+        """Whether everything that was sent is there, and everything that was announced is here.
+
+        Where more is here than the server has sent, nothing that is said to it is believed.
+        """
+        if self._beyond:
+            return True
+        pending = self._out.pending or self._blobs_wanted or self._blocked
+        return self._sender.idle and not pending and not self._receiver.missing()
 
     def _packed(self, message: CallsMessage, bytes_per_s: float) -> CallsMessage:
         """The message as it leaves.
@@ -402,7 +422,6 @@ class RobotSession:
         with self._lock:
             if self._over or self._ring is None or self._phase == "lost":
                 return
-            self._heard = now
             if message.flags & FLAG_CLOSED:
                 self._lost = "the offload server has closed the session"
             else:
@@ -430,14 +449,21 @@ class RobotSession:
 
     def _received(self, message: ResultsMessage, now: float) -> None:
         assert self._ring is not None
-        self._ring.beat()
-        self._server_full = bool(message.flags & FLAG_FULL)
+        # Before anything of it is used: data that was delivered cannot be taken back, and the
+        # message whose place it took would never be.
+        self._sender.check(message.batches_ack, message.missing)
         if message.flags & FLAG_ACK_ONLY:
             self._receiver.announced(message.sequence, now)
+            self._beyond = message.sequence < self._receiver.ack
         else:
             more = bool(message.flags & FLAG_MORE)
             for batch in self._receiver.receive(message.sequence, more, message.data, now):
                 self._deliver(batch, now)
+        self._ring.beat()
+        self._server_full = bool(message.flags & FLAG_FULL)
+        busy = message.flags & (FLAG_BUSY | FLAG_FULL) != 0 or self._replies.full
+        position = (message.batches_ack, message.executed_call, self._receiver.ack)
+        self._live.heard(now, busy, position)
         self._sender.acknowledged(message.batches_ack, message.missing, now)
         self._out.measured(self._sender.fastest_s)
         if self._blobs is not None and message.executed_call:
@@ -480,6 +506,7 @@ class RobotSession:
         with self._lock:
             out: dict[str, int | float | str] = {}
             for name, part in (
+                ("server", self._live.statistics()),
                 ("sender", self._sender.statistics()),
                 ("receiver", self._receiver.statistics()),
                 ("blobs", self._blobs.statistics() if self._blobs is not None else {}),

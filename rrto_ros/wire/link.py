@@ -49,6 +49,9 @@ _PARTS_OF_WINDOW = 4
 _SLOW_BYTES_PER_S = 2.5e6
 """A link of this rate has not lost what is still passing."""
 _SOON_PASSED_BYTES = 64 << 10
+SILENT_RTO_S = 1.0
+"""Longest pause between two attempts on a link that answered faster before: whoever comes back
+within a session's timeout is to be noticed in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +239,8 @@ class MessageSender:
             self._timer = now + self._patience_s
         return out
 
-    def acknowledged(self, ack: int, missing: Iterable[int], now: float) -> bool:
-        """Take an acknowledgement: everything up to `ack` arrived, `missing` did not.
-
-        Returns:
-            Whether anything new was acknowledged or has to be sent (then call `due`).
+    def check(self, ack: int, missing: Iterable[int]) -> None:
+        """Refuse an acknowledgement that nobody can give, before anything of its message is used.
 
         Raises:
             ProtocolError: It names a message that was never sent.
@@ -248,6 +248,21 @@ class MessageSender:
         newest = self.newest
         if ack > newest or ack < 0:
             raise self._refuse(f"acknowledges message {ack}, the newest sent is {newest}")
+        for sequence in missing:
+            if not 1 <= sequence <= newest:
+                raise self._refuse(f"names message {sequence} missing, the newest is {newest}")
+
+    def acknowledged(self, ack: int, missing: Iterable[int], now: float) -> bool:
+        """Take an acknowledgement: everything up to `ack` arrived, `missing` did not.
+
+        Returns:
+            Whether anything new was acknowledged or has to be sent (then call `due`).
+
+        Raises:
+            ProtocolError: It names a message that was never sent; nothing of it was taken.
+        """
+        missing = tuple(missing)
+        self.check(ack, missing)
         advanced = ack > self._ack
         if advanced:
             sample: float | None = None
@@ -268,8 +283,6 @@ class MessageSender:
             if self._sent and ack < self._recover:
                 self._name(next(iter(self._sent)), now, 0.0)
         for sequence in missing:
-            if sequence > newest:
-                raise self._refuse(f"names message {sequence} missing, the newest is {newest}")
             # A message that is still under way is named again with every acknowledgement.
             self._name(sequence, now, self._srtt_s)
         return advanced or bool(self._urgent)
@@ -309,7 +322,8 @@ class MessageSender:
     def _patience_s(self) -> float:
         """How long to wait for an acknowledgement before sending again."""
         passing_s = max(self._sent_bytes - _SOON_PASSED_BYTES, 0) / _SLOW_BYTES_PER_S
-        return min(self._rto_s * self._backoff + passing_s, self._max_rto_s)
+        pause_s = min(self._rto_s * self._backoff, max(SILENT_RTO_S, self._rto_s))
+        return min(pause_s + passing_s, self._max_rto_s)
 
     def _fit(self, kept: _Sent, now: float) -> None:
         """Fit the window to how long an acknowledged message was on its way.

@@ -12,7 +12,7 @@ import threading
 import time
 
 from rrto_ros.api.info import DeviceInfo
-from rrto_ros.errors import UnavailableError
+from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.wire.codec import iter_calls, unpack_blob_ref
 from rrto_ros.wire.format import (
     BLOB_DATA_OP,
@@ -128,7 +128,12 @@ class EchoServer:
     def receive(self, message):
         receiver, sender = self.links[message.session]
         now = time.monotonic()
-        sender.acknowledged(message.results_ack, (), now)
+        try:
+            sender.acknowledged(message.results_ack, (), now)
+        except ProtocolError:
+            # As a session's host: refused, and the robot hears that the server lives.
+            self.say(message.session, None)
+            return
         if message.flags & FLAG_ACK_ONLY:
             receiver.announced(message.sequence, now)
             self.say(message.session, None)

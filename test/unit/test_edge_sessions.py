@@ -17,6 +17,7 @@ from support.robot_end import RobotEnd
 from rrto_ros import zstd
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.registry import DeviceSettings
+from rrto_ros.edge.fairness import PeerLimits
 from rrto_ros.edge.host import HostLimits, SessionHost
 from rrto_ros.edge.table import ServerSettings, SessionTable
 from rrto_ros.errors import UnavailableError
@@ -33,6 +34,7 @@ from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
     FLAG_BUSY,
     FLAG_CLOSED,
+    FLAG_FULL,
     FLAG_PACKED,
     CallsMessage,
     OpenRequest,
@@ -380,7 +382,61 @@ def test_a_session_that_cannot_be_is_refused_with_the_reason(edge, changes, word
     assert edge.open()[0].accepted
 
 
-def test_sessions_have_a_limit_and_an_id_of_their_own(edge):
+def test_a_stranger_leaves_a_place_for_others(make_edge):
+    edge = make_edge(max_sessions=3)
+    opened = [
+        edge.table.open(OpenRequest(bytes([n]) * 16, "stranger", "p", "", 1)) for n in range(1, 5)
+    ]
+    assert [answer.accepted for answer in opened] == [True, True, False, False]
+    assert "max_sessions_per_robot" in opened[2].reason
+    # Who proves who it is, is counted as that, whatever name it gives.
+    named = OpenRequest(b"k" * 16, "robot", "p", "", 1)
+    assert not edge.table.open(named, peer="stranger").accepted
+    assert edge.open()[0].accepted
+
+
+def test_a_robot_that_floods_is_slowed_and_others_are_not(make_edge):
+    edge = make_edge(peers=PeerLimits(messages_per_s=50))
+    edge.table.open(OpenRequest(b"f" * 16, "flood", "p", "", 1))
+    _, robot = edge.open(b"a")
+    for number in range(1000):
+        edge.table.receive(CallsMessage(b"f" * 16, number, 0, FLAG_ACK_ONLY, b""))
+    to = {host.peer: host for host in edge.table.hosts}
+    assert any(m.flags & FLAG_FULL for m in edge.raw if m.session == b"f" * 16)
+    assert edge.table.statistics()["peers"]["dropped"] >= 800
+    robot.push(synchronize(1))
+    assert robot.answer(1)[1] == 0
+    assert not any(m.flags & FLAG_FULL for m in edge.raw if m.session == b"a" * 16)
+    assert set(to) == {"flood", "robot"}
+
+
+def test_a_robot_that_sends_too_fast_and_obeys_has_its_calls_executed_all(make_edge):
+    edge = make_edge(peers=PeerLimits(messages_per_s=40))
+    _, robot = edge.open()
+    for index in range(1, 121):
+        robot.push(synchronize(index))
+    robot.answer(120, 60)
+    assert [r[0] for r in robot.records] == list(range(1, 121))
+
+
+def test_a_server_that_was_stopped_does_not_blame_the_recorder(edge):
+    _, robot = edge.open()
+    robot.push(synchronize(1))
+    robot.answer(1)
+    host = edge.table.hosts[0]
+    edge.table.close_session = lambda session, reason: reasons.append(reason)
+    reasons = []
+    # It looks a minute after it wanted to: what came meanwhile is in a queue.
+    assert host.tick(host.deadline + 60.0) == ""
+    now = time.monotonic() + 60.0
+    while not (reason := host.tick(now)):
+        now = max(host.deadline, now + 0.1)
+        assert now < time.monotonic() + 80.0
+    assert "nothing was heard" in reason
+
+
+def test_sessions_have_a_limit_and_an_id_of_their_own(make_edge):
+    edge = make_edge(peers=PeerLimits(sessions=3))
     assert [edge.open(name)[0].accepted for name in (b"a", b"b")] == [True, True]
     assert edge.open(b"b")[0].accepted, "a request that is sent again has the same answer"
     assert "already open" in edge.open(b"b", limit_bytes=4096)[0].reason
