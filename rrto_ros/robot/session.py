@@ -451,7 +451,7 @@ class RobotSession:
         assert self._ring is not None
         # Before anything of it is used: data that was delivered cannot be taken back, and the
         # message whose place it took would never be.
-        self._sender.check(message.batches_ack, message.missing)
+        self._sender.check(message.batches_ack)
         if message.flags & FLAG_ACK_ONLY:
             self._receiver.announced(message.sequence, now)
             self._beyond = message.sequence < self._receiver.ack

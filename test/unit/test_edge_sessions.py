@@ -1,6 +1,7 @@
 """Sessions on the server's end: message order, loss, limits, crashes and ends."""
 
 import dataclasses
+import gc
 import os
 import random
 import signal
@@ -380,6 +381,31 @@ def test_a_session_that_cannot_be_is_refused_with_the_reason(edge, changes, word
     assert words in answer.reason
     assert words in edge.table.statistics()["last_refusal"]
     assert edge.open()[0].accepted
+
+
+def test_sessions_that_are_over_keep_no_descriptor(edge):
+    def run(number):
+        session = bytes([number]) * 16
+        edge.open(bytes([number]))
+        edge.table.close_session(session, "")
+        edge.closing(session)
+
+    def descriptors():
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    run(1)
+    before = descriptors()
+    # What waits for the collection of cycles waits long in a server that allocates little.
+    gc.disable()
+    try:
+        for number in range(2, 14):
+            run(number)
+        end = time.monotonic() + 10
+        while descriptors() > before:
+            assert time.monotonic() < end, f"{descriptors()} descriptors, {before} before"
+            time.sleep(0.05)
+    finally:
+        gc.enable()
 
 
 def test_a_stranger_leaves_a_place_for_others(make_edge):

@@ -540,9 +540,9 @@ def forged(client, server, **changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"batches_ack": 1 << 40}, {"missing": (1 << 60,)}, {"missing": (0,)}, {"sequence": 1 << 40},
-     {"flags": FLAG_ACK_ONLY, "missing": (99,)}],
-    ids=["ack", "missing", "missing 0", "sequence", "probe"],
+    [{"batches_ack": 1 << 40}, {"sequence": 1 << 40}, {"batches_ack": 99, "missing": (1, 99)},
+     {"flags": FLAG_ACK_ONLY, "sequence": 1 << 40}],
+    ids=["ack", "sequence", "missing", "probe"],
 )  # fmt: skip
 def test_a_forged_message_that_cannot_be_right_takes_no_real_ones_place(world, changes):
     w = world(dataclasses.replace(CONFIG, server_timeout_s=5.0))
@@ -594,6 +594,7 @@ def test_an_outage_that_is_shorter_than_the_timeout_loses_nothing(world):
     client = w.client()
     client.put(sync(1))
     client.wait(1)
+    w.server.shy = True
     for index in (2, 3):
         w.server.deaf = True
         client.put(sync(index))

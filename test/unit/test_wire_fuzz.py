@@ -23,7 +23,7 @@ from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.fairness import PeerLimits
 from rrto_ros.edge.host import MAX_UNEXECUTED_BYTES, MOST_UNASKED_BYTES
 from rrto_ros.edge.table import ServerSettings, SessionTable
-from rrto_ros.errors import CudaError, UnavailableError
+from rrto_ros.errors import CudaError, ProtocolError, UnavailableError
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.codec import OP_BY_NAME, pack_call
@@ -35,7 +35,7 @@ from rrto_ros.wire.reference import pack_reference
 from rrto_ros.wire.templates import CallTemplate
 from rrto_ros.zstd import codec
 
-COUNT = int(os.environ.get("RRTO_WIRE_FUZZ", "3000"))
+COUNT = int(os.environ.get("RRTO_WIRE_FUZZ", "6000"))
 SEED = int(os.environ.get("RRTO_FUZZ_SEED", "1"))
 LIMIT_BYTES = 1 << 20
 MOST_GROWN_BYTES = 256 << 20
@@ -102,9 +102,12 @@ class Attacked:
         self.index = 1
 
     def results(self, message):
-        for end in (self.good, self.bad):
-            if end is not None:
-                end.receive(message)
+        if self.good is not None:
+            self.good.receive(message)
+        # What took the place of its messages is acknowledged to this end, too.
+        with contextlib.suppress(ProtocolError):
+            if self.bad is not None:
+                self.bad.receive(message)
 
     def open(self, session, robot):
         answer = self.table.open(OpenRequest(session, robot, "p", "", 1))
@@ -117,6 +120,7 @@ class Attacked:
         session = self.opened.to_bytes(8, "little") + BAD[:8]
         self.bad, base = self.open(session, "bad")
         self.batches = traffic(self.rng, base)
+        self.until = self.sent + self.rng.choice((20, 100, 400))
         self.late = []
 
     def attack(self):
@@ -190,8 +194,7 @@ def test_mutated_calls_neither_end_the_server_nor_touch_another_session():
                 if world.bad is not None:
                     world.table.close_session(world.bad.session, "over")
                 world.reopen()
-            with contextlib.suppress(Exception):  # the robot's end of it may refuse what comes
-                world.attack()
+            world.attack()
             if world.sent // 500 > checked:
                 checked = world.sent // 500
                 world.check_good()
@@ -204,15 +207,15 @@ def test_mutated_calls_neither_end_the_server_nor_touch_another_session():
         statistics = world.table.statistics()
         # Neither a generator that makes only nonsense nor a server that refuses all.
         assert statistics["refused"] > COUNT // 20
-        assert world.opened > 1
+        assert world.opened > COUNT // 1000
     finally:
         world.table.close()
 
 
 def alive(world):
-    """Whether the attacked session still takes messages; the reason of its end is in the log."""
-    hosts = [h for h in world.table.hosts if h.session == world.bad.session]
-    return bool(hosts) and not hosts[0].statistics()["received"]["refused"] > 400
+    """Whether the attacked session still takes messages, and did not have its share of them."""
+    open_ = any(host.session == world.bad.session for host in world.table.hosts)
+    return open_ and world.bad.sender.room and world.sent < world.until
 
 
 class MutatingServer(EchoServer):
@@ -249,7 +252,7 @@ class MutatingServer(EchoServer):
 def test_mutated_results_end_sessions_by_name_and_never_a_recorder_or_a_wait(sockets):
     rng = seeded(SEED)
     reports = queue.SimpleQueue()
-    config = SessionConfig(server_timeout_s=0.5, connect_timeout_s=5.0)
+    config = SessionConfig(server_timeout_s=0.25, connect_timeout_s=5.0)
     host = RobotHost(sockets / "r" / "s", config, 4, reports.put, lambda _: None)
     server = MutatingServer(host.on_results, rng)
     server.answer = lambda call: call.index.to_bytes(8, "little")
@@ -258,7 +261,8 @@ def test_mutated_results_end_sessions_by_name_and_never_a_recorder_or_a_wait(soc
     endless = 0
     ends = {"answers": 0, "errors": 0, "wrong": 0}
     try:
-        while server.sent < COUNT:
+        # Each session that is lost takes its time to be; in a short run there are few.
+        while server.sent < (COUNT if COUNT > 100_000 else COUNT // 4):
             client = RingClient(host.path)
             try:
                 for index in range(1, 200):
@@ -281,7 +285,7 @@ def test_mutated_results_end_sessions_by_name_and_never_a_recorder_or_a_wait(soc
             assert report.phase in ("lost", "closed")
             assert not report.error.startswith("recorder_replayer failed"), report.error
             assert resident() - start < MOST_GROWN_BYTES
-        assert ends["answers"] > COUNT // 100
+        assert ends["answers"] > COUNT // 400
         assert ends["errors"], "no mutation was ever noticed"
     finally:
         host.close()
