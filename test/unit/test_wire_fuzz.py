@@ -244,8 +244,14 @@ class MutatingServer(EchoServer):
 
     def receive(self, message):
         # Mutated acknowledgements come back as the robot's; a server refuses them.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(ProtocolError, KeyError):
             super().receive(message)
+
+    def speak(self, now):
+        for session, _ in self.closed:
+            self.links.pop(session, None)
+        self.closed.clear()
+        super().speak(now)
 
 
 @pytest.mark.timeout(120 + COUNT // 20)
@@ -285,8 +291,7 @@ def test_mutated_results_end_sessions_by_name_and_never_a_recorder_or_a_wait(soc
             assert report.phase in ("lost", "closed")
             assert not report.error.startswith("recorder_replayer failed"), report.error
             assert resident() - start < MOST_GROWN_BYTES
-        assert ends["answers"] > COUNT // 400
-        assert ends["errors"], "no mutation was ever noticed"
+        assert ends["answers"] > ends["errors"] > 0
     finally:
         host.close()
         server.stop()
