@@ -26,6 +26,7 @@ from launch.substitutions import LaunchConfiguration
 from launch import LaunchContext, LaunchDescription
 from rrto_ros.bringup.options import Options
 from rrto_ros.bringup.processes import Process, processes
+from rrto_ros.bringup.supervisor import MOST_RESTARTS, STOOD_STILL
 
 try:
     from launch_ros.actions import LifecycleNode
@@ -33,9 +34,14 @@ except ImportError:  # launch alone starts the same processes
     LifecycleNode = None
 
 
-def _ended(event: ProcessExited, process: Process) -> list[LaunchDescriptionEntity] | None:
+def _ended(
+    event: ProcessExited, process: Process, robot: str, restarts: int
+) -> list[LaunchDescriptionEntity] | None:
     if event.returncode == 0 and not process.ends_all:
         return None
+    if event.returncode == STOOD_STILL and process.restarts and restarts < MOST_RESTARTS:
+        again = LogInfo(msg=f"{process.name} stood still and is started again")
+        return [again, *_started(process, robot, restarts + 1)]
     reason = f"{process.name} ended with exit code {event.returncode}"
     return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]
 
@@ -66,16 +72,20 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     options = Options.from_texts(
         {name: LaunchConfiguration(name).perform(context) for name in names}
     )
-    out: list[LaunchDescriptionEntity] = []
-    for process in processes(options):
-        action = _action(process, options.robot)
-        # Processes that start late must not end before their handler is there.
-        handler = OnProcessExit(
-            target_action=action,
-            on_exit=lambda event, _, process=process: _ended(event, process),
-        )
-        out += [RegisterEventHandler(handler), action]
-    return out
+    return [
+        entity for process in processes(options) for entity in _started(process, options.robot)
+    ]
+
+
+def _started(process: Process, robot: str, restarts: int = 0) -> list[LaunchDescriptionEntity]:
+    """What starts a process and knows what to do when it ends."""
+    action = _action(process, robot)
+    # Processes that start late must not end before their handler is there.
+    handler = OnProcessExit(
+        target_action=action,
+        on_exit=lambda event, _: _ended(event, process, robot, restarts),
+    )
+    return [RegisterEventHandler(handler), action]
 
 
 def generate_launch_description() -> LaunchDescription:

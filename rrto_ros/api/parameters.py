@@ -298,6 +298,16 @@ SERVER = by_name((
               (1 << 20, _TIB)),
     Parameter("max_sessions", 8, "Sessions that may be open at once; others are refused.",
               (1, 256)),
+    Parameter("max_sessions_per_robot", 0,
+              "Sessions that one robot may have open at once, so that others find a place; 0 for "
+              "three quarters of max_sessions.", (0, 256)),
+    Parameter("robot_messages_per_s", 8000,
+              "Messages that one robot may send per second; who sends more is asked to wait, and "
+              "who goes on all the same has messages dropped, which it sends again. 0 for any "
+              "number.", (0, 10_000_000)),
+    Parameter("robot_bytes_per_s", 2 << 30,
+              "Bytes that one robot may send per second, as robot_messages_per_s; 0 for any "
+              "number.", (0, _TIB)),
     Parameter("spare_workers", 1,
               "Worker processes that are started ahead, so that a session opens at once.",
               (0, 16)),

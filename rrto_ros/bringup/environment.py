@@ -17,6 +17,8 @@ NODE_DEFAULTS: Mapping[str, str] = {
     # Keep the memory of large messages instead of asking the kernel for it each time.
     "MALLOC_MMAP_THRESHOLD_": "268435456",
     "MALLOC_TRIM_THRESHOLD_": "536870912",
+    # One heap: of others malloc_trim leaves the end, up to 64 MB each, when a session is over.
+    "MALLOC_ARENA_MAX": "1",
     # Log lines appear when they are written, also through a pipe.
     "RCUTILS_LOGGING_BUFFERED_STREAM": "1",
     "PYTHONUNBUFFERED": "1",

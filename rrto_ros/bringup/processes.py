@@ -28,6 +28,7 @@ class Process:
         ends_all: When this process ends, whatever its exit code, the bring-up ends.
         held: It waits, imports done, until the supervisor releases it (`bringup.held`).
         lifecycle: It is a lifecycle node.
+        restarts: It is started again where its watchdog has ended it (`ros.watchdog`).
     """
 
     name: str
@@ -36,6 +37,7 @@ class Process:
     ends_all: bool = False
     held: bool = False
     lifecycle: bool = False
+    restarts: bool = False
 
 
 def config_folder() -> Path:
@@ -89,6 +91,7 @@ def server(options: Options) -> Process:
         "offload_server",
         node_command(options, "nodes.offload_server", parameters),
         {**node_environment(), **options.environment()},
+        restarts=True,
     )
 
 
@@ -113,6 +116,7 @@ def recorder(options: Options, more: Mapping[str, Value] | None = None) -> Proce
         node_command(options, "nodes.recorder_replayer", parameters),
         {**node_environment(), **options.environment()},
         lifecycle=True,
+        restarts=True,
     )
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from rrto_ros.bringup.held import HELD
@@ -17,6 +18,11 @@ from rrto_ros.bringup.processes import Process
 
 GRACE_S = 10.0
 """How long a process may take after SIGINT before SIGTERM, and after that before SIGKILL."""
+
+MOST_RESTARTS = 3
+"""How often one process is started again by itself: what stands still each time is no accident."""
+STOOD_STILL = -signal.SIGABRT
+"""Exit code of a process that its watchdog has ended."""
 
 Output = Callable[[str, str], None]
 """Takes (process name, line), from any thread."""
@@ -113,7 +119,10 @@ class Child:
 
 
 class Supervisor:
-    """The processes of one bring-up on this machine. None is restarted but by `restart`.
+    """The processes of one bring-up on this machine.
+
+    A node that its watchdog has ended is started again, `MOST_RESTARTS` times at most; others are
+    started again by `restart` only.
 
     Args:
         processes: In the order of starting.
@@ -132,15 +141,17 @@ class Supervisor:
         self._base = dict(os.environ if environment is None else environment)
         self._children: list[Child] = []
         self._events: queue.SimpleQueue[Child | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self._stopped = False
         self._restarted = 0
+        self._stood_still: Counter[str] = Counter()
         self._started = time.monotonic()
 
     def start(self) -> None:
         """Start all; what cannot be started ends those before it."""
         try:
             for process in self._processes:
-                self._children.append(Child(process, self._output, self._events.put, self._base))
+                self._children.append(self._child(process))
         except OSError:
             self.stop()
             raise
@@ -166,11 +177,38 @@ class Supervisor:
         for place, child in enumerate(self._children):
             if child.process.name == name and child.code is None:
                 child.kill()
-                process = dataclasses.replace(child.process, held=False)
-                self._children[place] = Child(process, self._output, self._events.put, self._base)
+                self._children[place] = self._child(dataclasses.replace(child.process, held=False))
                 self._restarted += 1
                 return True
         return False
+
+    def _child(self, process: Process) -> Child:
+        return Child(process, self._output, self._ended, self._base)
+
+    def _ended(self, child: Child) -> None:
+        """One has ended by itself (the thread that read its output)."""
+        name = child.process.name
+        with self._lock:
+            again = (
+                child.process.restarts
+                and child.code == STOOD_STILL
+                and not self._stopped
+                and self._stood_still[name] < MOST_RESTARTS
+                and child in self._children
+            )
+            if again:
+                self._stood_still[name] += 1
+                process = dataclasses.replace(child.process, held=False)
+                with contextlib.suppress(OSError):
+                    self._children[self._children.index(child)] = self._child(process)
+                    self._restarted += 1
+                    self._output(
+                        name,
+                        f"stood still and is started again ({self._stood_still[name]} of "
+                        f"{MOST_RESTARTS} times)",
+                    )
+                    return
+        self._events.put(child)
 
     def interrupt(self) -> None:
         """Make `wait` return (any thread, also a signal handler)."""
@@ -207,7 +245,8 @@ class Supervisor:
         Args:
             together: Ask all at once, where none has anything left to say to another.
         """
-        self._stopped = True
+        with self._lock:
+            self._stopped = True
         for child in reversed(self._children) if together else ():
             child.ask()
         for child in reversed(self._children):

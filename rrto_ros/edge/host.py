@@ -44,6 +44,9 @@ from rrto_ros.wire.port import (
 from rrto_ros.wire.result_codec import pack_result
 
 KEEPALIVE_S = 0.25
+STOOD_STILL_S = 1.0
+"""Who looks at the time so much later than it wanted to was stopped: the recorder's signs of life
+are in a queue."""
 MAX_UNEXECUTED_BYTES = 32 << 20
 MOST_UNASKED_BYTES = 256 << 20
 """What a robot may still send after it was asked for no more: far more than is on its way."""
@@ -77,6 +80,8 @@ class SessionHost:
         publish: Sends one message; called by several threads, one at a time per session.
         limits: Bounds.
         wake: Told that `deadline` may have come closer.
+        peer: Who the session belongs to; empty: the robot of the request.
+        owes: Whether that peer is to hold back.
     """
 
     def __init__(
@@ -87,8 +92,12 @@ class SessionHost:
         publish: Callable[[ResultsMessage], None],
         limits: HostLimits,
         wake: Callable[[float], None] = lambda _: None,
+        peer: str = "",
+        owes: Callable[[], bool] = lambda: False,
     ) -> None:
         self.request = request
+        self.peer = peer or request.robot
+        self._owes = owes
         self.info = info
         self._worker = worker
         self._publish = publish
@@ -233,6 +242,8 @@ class SessionHost:
         with self._lock:
             if self._closed:
                 return ""
+            if now - self._deadline > STOOD_STILL_S:
+                self._heard_at = min(self._heard_at + now - self._deadline, now)
             silent = now - self._heard_at
             if silent > self._limits.timeout_s:
                 return f"nothing was heard from the recorder for {silent:.1f} s"
@@ -286,6 +297,8 @@ class SessionHost:
     @property
     def _full(self) -> bool:
         """Whether the robot shall hold its calls back; less room is wanted to let it go on."""
+        if self._owes():
+            return True
         held = self._unexecuted_bytes + self._sender.queued_bytes
         return held > self._limits.unexecuted_bytes >> self._said_full
 

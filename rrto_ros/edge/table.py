@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,11 +22,13 @@ from rrto_ros.confinement import check as check_confinement
 from rrto_ros.devices.kernel_store import KERNELS, kernel_store
 from rrto_ros.devices.registry import DeviceSettings, check_available
 from rrto_ros.disk_store import DiskStore, opened
+from rrto_ros.edge.fairness import Fairness, PeerLimits
 from rrto_ros.edge.host import HostLimits, SessionHost, closed_message
 from rrto_ros.edge.worker_pool import WorkerPool
 from rrto_ros.edge.worker_process import Stores, WorkerDeath
 from rrto_ros.errors import ProtocolError, RrtoError
 from rrto_ros.execution.messages import Open
+from rrto_ros.heap import give_back
 from rrto_ros.text import printable
 from rrto_ros.wire.blob_store import FOLDER, BlobStore
 from rrto_ros.wire.codec import blob_tag
@@ -58,6 +61,7 @@ class ServerSettings:
         blob_bytes: Size limit of that directory, 0 to keep none.
         announce_blobs: Whether a session that opens is told which uploads are kept.
         limits: Of each session.
+        peers: What one robot may take of it.
         spare_workers: Workers started ahead.
         factory: ``module:attribute`` of a device factory, for tests.
         confinement: What workers give up (`confinement.MODES`).
@@ -70,6 +74,7 @@ class ServerSettings:
     blob_bytes: int = 0
     announce_blobs: bool = True
     limits: HostLimits = field(default_factory=HostLimits)
+    peers: PeerLimits = field(default_factory=PeerLimits)
     spare_workers: int = 1
     factory: str = ""
     confinement: str = AUTO
@@ -109,7 +114,8 @@ class SessionTable:
         )
         self._kernels = self._kernel_store()
         self._hosts: dict[bytes, SessionHost] = {}
-        self._opening = 0
+        self._opening: Counter[str] = Counter()
+        self._fairness = Fairness(settings.peers, settings.max_sessions)
         self._lock = threading.Lock()
         self._refused = 0
         self._last_refusal = ""
@@ -137,8 +143,14 @@ class SessionTable:
             return None
         return opened(kernel_store, KERNELS, device.cache_directory, device.cache_bytes, self._log)
 
-    def open(self, request: OpenRequest) -> OpenAnswer:
-        """Answer a request for a session; making its device may take a second."""
+    def open(self, request: OpenRequest, peer: str = "") -> OpenAnswer:
+        """Answer a request for a session; making its device may take a second.
+
+        Args:
+            request: What is asked for.
+            peer: Who asks, as it was proved; empty: as the request says.
+        """
+        peer = peer or request.robot
         # What people will read; the limits are for what was sent.
         asked = request
         request = replace(asked, program=printable(asked.program), label=printable(asked.label))
@@ -146,18 +158,19 @@ class SessionTable:
         if present is not None and present.request == request:
             # Sent again because its answer was late or lost.
             return self._accepted(present)
-        reason = self._objection(asked)
+        reason = self._objection(asked, peer)
         if reason:
             self._refuse(f"session not opened: {reason}")
             return OpenAnswer(False, reason)
         try:
-            host = self._open(request)
+            host = self._open(request, peer)
         except RrtoError as error:
             self._refuse(f"session not opened: {error}")
             return OpenAnswer(False, str(error))
         finally:
             with self._lock:
-                self._opening -= 1
+                self._opening[peer] -= 1
+                self._opening += Counter()
         info = host.info
         self._announce(_announcement(request, info, opened=True))
         self._log(
@@ -192,6 +205,8 @@ class SessionTable:
                 "which is not open here"
             )
             self._tell_closed(message.session)
+            return
+        if not self._fairness.admit(host.peer, len(message.data), time.monotonic()):
             return
         try:
             host.receive(message)
@@ -233,9 +248,10 @@ class SessionTable:
             "pool": self._pool.statistics(),
             "blobs": self._blobs.statistics() if self._blobs is not None else {},
             "kernels": self._kernels.statistics() if self._kernels is not None else {},
+            "peers": self._fairness.statistics(),
         }
 
-    def _objection(self, request: OpenRequest) -> str:
+    def _objection(self, request: OpenRequest, peer: str) -> str:
         """Why a request is refused; if not (empty), a place is taken in `_opening`."""
         settings = self._settings
         if request.protocol_version != PROTOCOL_VERSION:
@@ -264,12 +280,15 @@ class SessionTable:
         with self._lock:
             if request.session in self._hosts:
                 return f"session {request.session.hex()[:8]} is already open"
-            if len(self._hosts) + self._opening >= settings.max_sessions:
+            open_ = [*(host.peer for host in self._hosts.values()), *self._opening.elements()]
+            if len(open_) >= settings.max_sessions:
                 return f"{settings.max_sessions} sessions are open (max_sessions)"
-            self._opening += 1
+            if objection := self._fairness.objection(peer, open_):
+                return objection
+            self._opening[peer] += 1
         return ""
 
-    def _open(self, request: OpenRequest) -> SessionHost:
+    def _open(self, request: OpenRequest, peer: str) -> SessionHost:
         settings = self._settings
         common = settings.device_settings
         device = replace(
@@ -291,7 +310,10 @@ class SessionTable:
             lambda text: hosts[0].on_malformed(text),
             stores=stores,
         )
-        host = SessionHost(request, info, worker, self._publish, settings.limits, self._wake)
+        host = SessionHost(
+            request, info, worker, self._publish, settings.limits, self._wake, peer,
+            lambda: self._fairness.owes(peer, time.monotonic()),
+        )  # fmt: skip
         hosts.append(host)
         with self._lock:
             self._hosts[request.session] = host
@@ -308,6 +330,7 @@ class SessionTable:
 
     def _end(self, host: SessionHost, reason: str) -> None:
         host.close(reason)
+        give_back()
         self._announce(_announcement(host.request, host.info, opened=False, reason=reason))
         self._log(f"session {host.session.hex()[:8]} closed: {reason}")
 

@@ -306,6 +306,8 @@ class WorkerProcess:
             end.close()
         for keeper in self._keepers:
             keeper.join(2.0)
+        # It has a descriptor, and what refers to this object may stay until the next collection.
+        self._progress.close()
 
     def statistics(self) -> dict[str, Any]:
         """What the worker last reported (at most once per second), its pid and backlog."""

@@ -79,6 +79,8 @@ class Progress:
 
     def read(self) -> Executing:
         """What the page says."""
+        if self._page.closed:
+            return Executing(0, 0, "")
         index, op, size = _CALL.unpack_from(self._page, 0)
         name = self._page[_NAME_AT : _NAME_AT + min(size, MAX_NAME_BYTES)]
         return Executing(index, op, name.decode(errors="replace"))

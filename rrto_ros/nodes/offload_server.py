@@ -35,6 +35,7 @@ from rrto_ros.ros.context import (
 )
 from rrto_ros.ros.server_port import RosServerPort, SpinThread, id_array
 from rrto_ros.ros.shared_memory import start_clean
+from rrto_ros.ros.watchdog import Watchdog
 from rrto_ros.runtime_files import hold, server_lock
 from rrto_ros.termination import Termination
 from rrto_ros.text import printable
@@ -240,8 +241,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A result's thread takes over from a busy one within this time.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # A second signal does not cut the shutdown short either.
-    with Termination() as termination:
+    with Termination() as termination, Watchdog("offload_server", log=_warn):
         return _run(termination)
+
+
+def _warn(text: str) -> None:
+    rclpy.logging.get_logger("offload_server").warning(text)
 
 
 def _run(termination: Termination) -> int:

@@ -46,6 +46,7 @@ from rrto_ros.ros.parameters import declare
 from rrto_ros.ros.robot_port import RosRobotPort
 from rrto_ros.ros.server_port import SpinThread, announcement_qos
 from rrto_ros.ros.shared_memory import start_clean
+from rrto_ros.ros.watchdog import Watchdog
 from rrto_ros.runtime_files import socket_path
 from rrto_ros.termination import Termination
 from rrto_ros.text import printable
@@ -331,8 +332,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The thread that brings a result takes over from a busy one within this time.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # A second signal does not cut the shutdown short either.
-    with Termination() as termination:
+    with Termination() as termination, Watchdog("recorder_replayer", log=_warn):
         return end(_run(termination))
+
+
+def _warn(text: str) -> None:
+    rclpy.logging.get_logger("recorder_replayer").warning(text)
 
 
 def _run(termination: Termination) -> int:

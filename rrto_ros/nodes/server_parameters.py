@@ -8,6 +8,7 @@ from rclpy.node import Node
 
 from rrto_ros.api.parameters import SERVER
 from rrto_ros.devices.registry import DeviceSettings, resolve
+from rrto_ros.edge.fairness import PeerLimits
 from rrto_ros.edge.host import HostLimits
 from rrto_ros.edge.table import ServerSettings
 from rrto_ros.ros.parameters import declare
@@ -47,6 +48,9 @@ def declare_settings(node: Node) -> ServerSettings:
         blob_bytes=v["blob_cache_bytes"],
         announce_blobs=v["announce_blobs"],
         limits=HostLimits(v["max_message_bytes"], timeout_s=v["session_timeout_s"]),
+        peers=PeerLimits(
+            v["max_sessions_per_robot"], v["robot_messages_per_s"], v["robot_bytes_per_s"]
+        ),
         spare_workers=v["spare_workers"],
         confinement=v["confinement"],
     )

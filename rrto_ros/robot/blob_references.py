@@ -58,6 +58,8 @@ class BlobReferences:
         self._kept: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()
         self._kept_bytes = 0
         self._archive: dict[int, tuple[bytes, bytes]] = {}
+        self._aside = 0
+        self._asked: set[int] = set()
         self._hashed_bytes = 0
         self._saved_bytes = 0
         self._references = 0
@@ -131,7 +133,7 @@ class BlobReferences:
         Returns:
             Bytes put aside.
         """
-        aside = 0
+        aside, self._aside = self._aside, 0
         while self._kept:
             first = next(iter(self._kept))
             if first > index:
@@ -147,15 +149,29 @@ class BlobReferences:
 
     def wanted(self, index: int) -> bytes | None:
         """The BLOB_DATA record for the reference in call `index`, None if there is no such."""
-        found = self._kept.get(index) or self._archive.get(index)
+        found = self._kept.pop(index, None)
+        if found is not None:
+            self._kept_bytes -= len(found[1])
+            self._archive[index] = found
+            self._aside += len(found[1])
+        else:
+            found = self._archive.get(index)
         return None if found is None else self.brought(index, found[1])
 
-    def brought(self, index: int, content: bytes) -> bytes:
-        """The BLOB_DATA record for a reference to this content."""
+    def brought(self, index: int, content: bytes) -> bytes | None:
+        """The BLOB_DATA record for a reference to this content, once for each server."""
+        if index in self._asked:
+            # Who asks again would have it sent as often as it likes.
+            return None
+        self._asked.add(index)
         self._wanted += 1
         self._new = True
         self._saved_bytes -= len(content)
         return pack_call("blob_data", index, payload=content)
+
+    def resumed(self) -> None:
+        """Another server executes the session's calls again, and may ask for what it lacks."""
+        self._asked.clear()
 
     def put_aside(self, index: int) -> tuple[bytes, bytes] | None:
         """Digest and content of the upload of an executed call, if it is kept."""

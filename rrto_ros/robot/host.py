@@ -17,9 +17,10 @@ from pathlib import Path
 from rrto_ros.api.results import CUresult
 from rrto_ros.disk_store import opened
 from rrto_ros.errors import ProtocolError
+from rrto_ros.heap import give_back
 from rrto_ros.robot.atomics import atomics
 from rrto_ros.robot.plan_store import PlanStore
-from rrto_ros.robot.ring_socket import RingListener, read_hello, send_welcome
+from rrto_ros.robot.ring_socket import RingListener, no_room, read_hello, send_welcome
 from rrto_ros.robot.session import RobotSession
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
 from rrto_ros.wire.descriptions import Welcome
@@ -167,6 +168,7 @@ class RobotHost:
             "resumed": self._resumed,
             "last_refusal": self._last_refusal,
             "stray_results": self._strays,
+            "turned_away": self._listener.turned_away,
             **{f"plans_{key}": value for key, value in plans.items()},
         }
 
@@ -212,9 +214,12 @@ class RobotHost:
         with self._lock:
             port, count = self._port, len(self._sessions)
             if port is not None and count < self._max_sessions and not self._closing:
-                session = RobotSession(
-                    connection, hello, self._config, port, self._plans, self._renamed
-                )
+                try:
+                    session = RobotSession(
+                        connection, hello, self._config, port, self._plans, self._renamed
+                    )
+                except OSError as error:
+                    return self._send_away(connection, no_room(error))
                 self._sessions[session.id] = session
                 self._accepted += 1
                 return session
@@ -242,6 +247,7 @@ class RobotHost:
                     self._recent.append(final)
                     self._link_refused += final.messages_refused
                     self._last_refusal = final.last_refusal or self._last_refusal
+        give_back()
         note = f": {final.error}" if final.error else ""
         self._log(f"session {session.id.hex()[:8]} {final.phase}{note}")
         self._on_closed(final)

@@ -7,6 +7,7 @@ anyone looks at them, so that a program that scribbles over the ring only loses 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import mmap
@@ -81,6 +82,9 @@ class RingMemory:
         mode: Value of the header's mode field.
         wait_timeout_ms: How long the shim waits without a sign of life.
         cuda_runtime: Whether the CUDA runtime library's validity check is answered.
+
+    Raises:
+        OSError: No memory or no descriptor is left; nothing is kept.
     """
 
     def __init__(
@@ -98,12 +102,20 @@ class RingMemory:
         self.call_bytes = call_bytes
         self.reply_bytes = reply_bytes
         total = RINGS + call_bytes + reply_bytes
-        self.memory_fd = os.memfd_create("rrto-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.memory_fd, total)
-        _seal_size(self.memory_fd)
-        self.call_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.reply_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._map = mmap.mmap(self.memory_fd, total)
+        with contextlib.ExitStack() as made:
+
+            def keep(fd: int) -> int:
+                made.callback(os.close, fd)
+                return fd
+
+            flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+            self.memory_fd = keep(os.memfd_create("rrto-ring", flags))
+            os.ftruncate(self.memory_fd, total)
+            _seal_size(self.memory_fd)
+            self.call_fd = keep(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            self.reply_fd = keep(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            self._map = mmap.mmap(self.memory_fd, total)
+            made.pop_all()
         self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
         self.address = ctypes.addressof(self._anchor)
         self.view = memoryview(self._map)

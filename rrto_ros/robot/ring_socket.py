@@ -7,6 +7,8 @@ lives; a socket that a killed recorder left is replaced. Only processes of the s
 from __future__ import annotations
 
 import array
+import contextlib
+import errno
 import os
 import select
 import socket
@@ -14,6 +16,7 @@ import struct
 import time
 from pathlib import Path
 
+from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.runtime_files import hold, socket_lock
 from rrto_ros.wire.descriptions import (
@@ -29,6 +32,9 @@ from rrto_ros.wire.format import PROTOCOL_VERSION, TABLE_HASH
 MAX_PATH_BYTES = 107
 HELLO_TIMEOUT_S = 5.0
 MAX_HELLO_BYTES = 16384
+PAUSE_S = 0.2
+"""How long the listener waits when the machine has nothing left for another program."""
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _CREDENTIALS = struct.Struct("iII")
 
 
@@ -69,20 +75,62 @@ class RingListener:
             os.close(self._lock_fd)
             raise UnavailableError(f"cannot listen on {path}: {error}") from error
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Given up for a moment where no descriptor is left, so that a program can be told.
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._turned_away = 0
 
     def accept(self) -> socket.socket | None:
-        """Wait for the next program; None once `stop` was called."""
+        """Wait for the next program; None once `stop` was called.
+
+        Programs for which there is no descriptor are sent away with that reason; those that are
+        gone before they are greeted are passed over.
+        """
         # Not select(), which takes no descriptor above 1023.
         waiting = select.poll()
         waiting.register(self._socket, select.POLLIN)
         waiting.register(self._wake, select.POLLIN)
-        if self._wake in dict(waiting.poll()):
-            return None
+        while self._wake not in dict(waiting.poll()):
+            try:
+                return self._socket.accept()[0]
+            except OSError as error:
+                if error.errno in _EXHAUSTED and not self._turn_away(error):
+                    # Nothing could be done; the program still waits at the socket.
+                    self._pause()
+        return None
+
+    @property
+    def turned_away(self) -> int:
+        """How many programs found no descriptor left for them."""
+        return self._turned_away
+
+    def _turn_away(self, reason: OSError) -> bool:
+        """Use the spare descriptor to tell the program that waits; whether it was told."""
+        if self._spare is None:
+            return False
+        os.close(self._spare)
+        self._spare = None
         try:
-            return self._socket.accept()[0]
+            connection = self._socket.accept()[0]
         except OSError:
-            # The program was gone before it was greeted.
-            return self.accept()
+            return False
+        else:
+            self._turned_away += 1
+            welcome = Welcome(int(CUresult.SYSTEM_NOT_READY), no_room(reason))
+            with connection, contextlib.suppress(OSError, ProtocolError):
+                send_welcome(connection, welcome)
+            return True
+        finally:
+            with contextlib.suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _pause(self) -> None:
+        """Wait a little, or until `stop`."""
+        if self._spare is None:
+            with contextlib.suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        waiting = select.poll()
+        waiting.register(self._wake, select.POLLIN)
+        waiting.poll(PAUSE_S * 1000)
 
     def stop(self) -> None:
         """Make `accept` return None (from any thread)."""
@@ -94,6 +142,16 @@ class RingListener:
         self.path.unlink(missing_ok=True)
         os.close(self._lock_fd)
         os.close(self._wake)
+        if self._spare is not None:
+            os.close(self._spare)
+
+
+def no_room(error: OSError) -> str:
+    """What a program is told for which the system has nothing left."""
+    return (
+        f"recorder_replayer has no room for another program ({error}); end other programs, or "
+        "start it with a higher limit (ulimit -n)"
+    )
 
 
 def read_hello(connection: socket.socket, timeout_s: float = HELLO_TIMEOUT_S) -> Hello:

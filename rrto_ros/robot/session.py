@@ -32,6 +32,7 @@ from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.inferences import InferenceCost
 from rrto_ros.robot.journal import Journal
+from rrto_ros.robot.liveness import ALIVE_PERIOD_S, Liveness
 from rrto_ros.robot.outgoing import Outgoing
 from rrto_ros.robot.plan_store import PlanStore, memory_of
 from rrto_ros.robot.replay.replayer import ReplayState
@@ -45,7 +46,7 @@ from rrto_ros.robot.ring import (
     RingMemory,
     drain_eventfd,
 )
-from rrto_ros.robot.ring_socket import hung_up, send_welcome
+from rrto_ros.robot.ring_socket import hung_up, no_room, send_welcome
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
 from rrto_ros.text import printable
 from rrto_ros.wire.descriptions import Hello, Welcome, pack_device_info
@@ -54,6 +55,7 @@ from rrto_ros.wire.link import MessageReceiver, MessageSender
 from rrto_ros.wire.packing import Packer
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
+    FLAG_BUSY,
     FLAG_CLOSED,
     FLAG_FULL,
     FLAG_MORE,
@@ -67,7 +69,6 @@ from rrto_ros.wire.port import (
 )
 from rrto_ros.wire.result_codec import ResultRecord, iter_results
 
-ALIVE_PERIOD_S = 1.0
 ACK_SLACK_S = 0.04
 """How late an acknowledgement may be that waits for the program's next call; with the receiver's
 own delay it stays below the other side's shortest retransmission time."""
@@ -140,7 +141,8 @@ class RobotSession:
         self._blobs_wanted: deque[int] = deque()
         self._packer = Packer()
         self._packs_to = 0
-        self._heard = 0.0
+        self._live = Liveness(config.server_timeout_s, time.monotonic())
+        self._beyond = False
         self._spoke = 0.0
         self._refused = 0
         self._last_refusal = ""
@@ -163,6 +165,10 @@ class RobotSession:
             self._fail(reason, CUresult.UNKNOWN)
         except OSError as error:
             reason = f"the program's socket failed: {error}"
+            if not self._welcomed:
+                reason = no_room(error)
+                with contextlib.suppress(OSError):
+                    self._refuse(reason)
             self._fail(reason, CUresult.DEVICE_UNAVAILABLE)
         except Exception as error:
             # A fault of ours must not leave a session open on the server or a program waiting.
@@ -233,7 +239,8 @@ class RobotSession:
             memory = memory_of(self._plans, hello.program, answer.info.arena_base)
             self._out = Outgoing(config, self._blobs, self._totals, memory)
             self._device = answer.info.kind
-            self._heard = self._spoke = now
+            self._live = Liveness(config.server_timeout_s, now)
+            self._spoke = now
             self._phase = "open"
         ring = self._ring
         self._welcomed = True
@@ -375,6 +382,7 @@ class RobotSession:
         if self._lost:
             return ALIVE_PERIOD_S
         with self._lock:
+            self._live.woke(now, self._sleeps_until)
             pushed = bool(self._blobs_wanted)
             while self._blobs_wanted:
                 self._answer_wanted(self._blobs_wanted.popleft())
@@ -392,7 +400,7 @@ class RobotSession:
                 CallsMessage(self.id, m.sequence, ack, full | (FLAG_MORE if m.more else 0), m.data)
                 for m in self._sender.due(now)
             ]
-            silent = now - self._spoke >= ALIVE_PERIOD_S
+            silent = now >= self._live.probe_at(self._spoke)
             news = bool(full) is not self._said_full
             if not outgoing and (news or silent or self._receiver.ack_due(now)):
                 flags = full | FLAG_ACK_ONLY | (FLAG_PROBE if silent else 0)
@@ -401,12 +409,12 @@ class RobotSession:
                 self._said_full = bool(full)
                 self._spoke = now
                 self._receiver.ack_sent()
-            lost_at = self._gives_up_at
-            if now >= lost_at:
-                self._lost = f"the offload server was silent for {lost_at - self._heard:g} s"
-            due = [self._spoke + ALIVE_PERIOD_S, lost_at]
+            self._lost = self._lost or self._live.lost(
+                now, self._waited_for, self._settled, self._patience_s
+            )
+            due = [self._live.probe_at(self._spoke), self._gives_up_at]
             if self._journal.whole and self._rescue is None:
-                due.append(self._heard + SUSPECT_S)
+                due.append(self._live.heard_at + SUSPECT_S)
             if out.pending:
                 due.append(out.flush_at)
             deadlines = (self._sender.deadline(), self._receiver.ack_deadline())
@@ -420,6 +428,22 @@ class RobotSession:
         for message in outgoing:
             self._port.publish_calls(self._packed(message, rate))
         return timeout
+
+    @property
+    def _waited_for(self) -> int:
+        """The oldest call for whose result the program waits; 0: none, or its error is known."""
+        return 0 if self._error else next(iter(self._out.waits), 0)
+
+    @property
+    def _settled(self) -> bool:
+        """Whether everything that was sent is there, and everything that was announced is here.
+
+        Where more is here than the server has sent, nothing that is said to it is believed.
+        """
+        if self._beyond:
+            return True
+        pending = self._out.pending or self._blobs_wanted or self._blocked
+        return self._sender.idle and not pending and not self._receiver.missing()
 
     def _packed(self, message: CallsMessage, bytes_per_s: float) -> CallsMessage:
         """The message as it leaves.
@@ -456,7 +480,7 @@ class RobotSession:
                 self._rescue.cancel(why)
             self._fail(why, CUresult.DEVICE_UNAVAILABLE)
             return
-        wanted = self._resumable and (self._lost or now - self._heard >= SUSPECT_S)
+        wanted = self._resumable and (self._lost or now - self._live.heard_at >= SUSPECT_S)
         if self._rescue is None:
             if wanted and self._opening is not None:
                 self._phase = "resuming"
@@ -473,7 +497,7 @@ class RobotSession:
         """Go on with a session that was just opened, which gets all calls so far first."""
         now = time.monotonic()
         with self._lock:
-            before, outage_s = self.id, now - self._heard
+            before, outage_s = self.id, now - self._live.heard_at
             self._earlier = self._traffic()
             self.id = request.session
             self._link(answer.max_message_bytes)
@@ -484,7 +508,10 @@ class RobotSession:
             self._packs_to = self._sender.last
             self._lost = ""
             self._server_full = self._said_full = False
-            self._heard = self._spoke = now
+            self._live = Liveness(self._config.server_timeout_s, now)
+            self._spoke, self._beyond, self._sleeps_until = now, False, 0.0
+            if self._blobs is not None:
+                self._blobs.resumed()
             self._resumed += 1
             self._phase = "open"
             # A server that is lost again and again by the same calls will not get over them.
@@ -503,10 +530,13 @@ class RobotSession:
     @property
     def _gives_up_at(self) -> float:
         """When the program is told that its server is gone, monotonic seconds."""
+        return self._live.heard_at + self._patience_s
+
+    @property
+    def _patience_s(self) -> float:
+        """How long the server may be silent."""
         config = self._config
-        return self._heard + (
-            config.outage_timeout_s if self._resumable else config.server_timeout_s
-        )
+        return config.outage_timeout_s if self._resumable else config.server_timeout_s
 
     def _awake(self) -> None:
         """Have the session's thread look about (any thread)."""
@@ -555,7 +585,6 @@ class RobotSession:
             if message.flags & FLAG_CLOSED:
                 self._lost = "the offload server has closed the session"
             else:
-                self._heard = now
                 try:
                     self._received(message, now)
                 except ProtocolError as error:
@@ -580,14 +609,21 @@ class RobotSession:
 
     def _received(self, message: ResultsMessage, now: float) -> None:
         assert self._ring is not None
-        self._ring.beat()
-        self._server_full = bool(message.flags & FLAG_FULL)
+        # Before anything of it is used: data that was delivered cannot be taken back, and the
+        # message whose place it took would never be.
+        self._sender.check(message.batches_ack)
         if message.flags & FLAG_ACK_ONLY:
             self._receiver.announced(message.sequence, now)
+            self._beyond = message.sequence < self._receiver.ack
         else:
             more = bool(message.flags & FLAG_MORE)
             for batch in self._receiver.receive(message.sequence, more, message.data, now):
                 self._deliver(batch, now)
+        self._ring.beat()
+        self._server_full = bool(message.flags & FLAG_FULL)
+        busy = message.flags & (FLAG_BUSY | FLAG_FULL) != 0 or self._replies.full
+        position = (message.batches_ack, message.executed_call, self._receiver.ack)
+        self._live.heard(now, busy, position)
         self._sender.acknowledged(message.batches_ack, message.missing, now)
         self._out.measured(self._sender.fastest_s)
         if self._blobs is not None and message.executed_call:
@@ -644,6 +680,7 @@ class RobotSession:
         with self._lock:
             out: dict[str, int | float | str] = {}
             for name, part in (
+                ("server", self._live.statistics()),
                 ("sender", self._sender.statistics()),
                 ("receiver", self._receiver.statistics()),
                 ("blobs", self._blobs.statistics() if self._blobs is not None else {}),

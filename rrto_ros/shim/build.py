@@ -1,7 +1,8 @@
 """Builds the shim with the system's C compiler, when its sources changed, and says where it is.
 
 Two libraries: `libcuda.so.1` (with `libcuda.so` beside it), which the interposed program loads,
-and `librrto_recorder.so`, the ring's atomics and the matching with plans for the recorder;
+and `librrto_recorder.so`, the ring's atomics and the matching with plans for the recorder, and
+the nodes' watchdog;
 `libnvidia-ml.so.1` beside the first, without which some programs see no GPU; and the stand-ins
 for libraries that make machine code, for programs whose device executes PTX. They lie in `lib/`
 inside the package: setup.py puts them there when a wheel is built or the package installed, so
@@ -40,7 +41,7 @@ CFLAGS = (
     "-Wall",
     "-Wextra",
 )
-_RECORDER_ONLY = ("ring_atomics.c", "recorder_match.c")
+_RECORDER_ONLY = ("ring_atomics.c", "recorder_match.c", "watchdog.c")
 _RECORDER = (*_RECORDER_ONLY, "match.c", "lanes.c", "plans.c")
 """The sources of the recorder's library; some are the shim's too."""
 STAND_INS = {

@@ -49,6 +49,9 @@ _PARTS_OF_WINDOW = 4
 _SLOW_BYTES_PER_S = 2.5e6
 """A link of this rate has not lost what is still passing."""
 _SOON_PASSED_BYTES = 64 << 10
+SILENT_RTO_S = 1.0
+"""Longest pause between two attempts on a link that answered faster before: whoever comes back
+within a session's timeout is to be noticed in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,18 +239,32 @@ class MessageSender:
             self._timer = now + self._patience_s
         return out
 
+    def check(self, ack: int) -> None:
+        """Refuse an acknowledgement that nobody can give, before anything of its message is used.
+
+        Raises:
+            ProtocolError: It is of a message that was never sent.
+        """
+        if not 0 <= ack <= self.newest:
+            self._refused += 1
+            raise ProtocolError(
+                f"acknowledgement refused: acknowledges message {ack}, the newest sent is "
+                f"{self.newest}"
+            )
+
     def acknowledged(self, ack: int, missing: Iterable[int], now: float) -> bool:
         """Take an acknowledgement: everything up to `ack` arrived, `missing` did not.
+
+        What is named missing and was never sent is passed over and counted: somebody else may have
+        told the other side that there is such a message.
 
         Returns:
             Whether anything new was acknowledged or has to be sent (then call `due`).
 
         Raises:
-            ProtocolError: It names a message that was never sent.
+            ProtocolError: It is of a message that was never sent; nothing of it was taken.
         """
-        newest = self.newest
-        if ack > newest or ack < 0:
-            raise self._refuse(f"acknowledges message {ack}, the newest sent is {newest}")
+        self.check(ack)
         advanced = ack > self._ack
         if advanced:
             sample: float | None = None
@@ -267,9 +284,11 @@ class MessageSender:
             self._timer = now + self._patience_s if self._sent else None
             if self._sent and ack < self._recover:
                 self._name(next(iter(self._sent)), now, 0.0)
+        newest = self.newest
         for sequence in missing:
-            if sequence > newest:
-                raise self._refuse(f"names message {sequence} missing, the newest is {newest}")
+            if not 1 <= sequence <= newest:
+                self._refused += 1
+                continue
             # A message that is still under way is named again with every acknowledgement.
             self._name(sequence, now, self._srtt_s)
         return advanced or bool(self._urgent)
@@ -309,7 +328,8 @@ class MessageSender:
     def _patience_s(self) -> float:
         """How long to wait for an acknowledgement before sending again."""
         passing_s = max(self._sent_bytes - _SOON_PASSED_BYTES, 0) / _SLOW_BYTES_PER_S
-        return min(self._rto_s * self._backoff + passing_s, self._max_rto_s)
+        pause_s = min(self._rto_s * self._backoff, max(SILENT_RTO_S, self._rto_s))
+        return min(pause_s + passing_s, self._max_rto_s)
 
     def _fit(self, kept: _Sent, now: float) -> None:
         """Fit the window to how long an acknowledged message was on its way.
@@ -364,10 +384,6 @@ class MessageSender:
             self._srtt_s += (sample - self._srtt_s) / 8
         rto = self._srtt_s + max(4 * self._rttvar_s, 0.01)
         self._rto_s = min(max(rto, self._min_rto_s), self._max_rto_s)
-
-    def _refuse(self, text: str) -> ProtocolError:
-        self._refused += 1
-        return ProtocolError(f"acknowledgement refused: {text}")
 
 
 def _keeps_more(batch: Buffer) -> bool:

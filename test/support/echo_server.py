@@ -1,7 +1,8 @@
 """An offload server without a device, in this process: what a recorder session talks to in tests.
 
 It executes nothing. It keeps every call record in order, and answers a REPLY with the payload that
-`answer` gives. It can be deaf, lose messages, ask for blobs, and be slow, as a test wants.
+`answer` gives. It can be deaf, shy (speak only when spoken to), lose messages, ask for blobs, and
+be slow, as a test wants.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 import time
 
 from rrto_ros.api.info import DeviceInfo
-from rrto_ros.errors import UnavailableError
+from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.wire.codec import iter_calls, unpack_blob_ref
 from rrto_ros.wire.format import (
     BLOB_DATA_OP,
@@ -63,6 +64,7 @@ class EchoServer:
         self.accept = True
         self.there = True
         self.deaf = False
+        self.shy = False
         self.answer = lambda call: bytes(call.payload or b"")
         self.waiting = {}
         self.inbox = queue.SimpleQueue()
@@ -113,7 +115,7 @@ class EchoServer:
                 return
             if message is not None and not self.deaf:
                 self.receive(message)
-            if not self.deaf:
+            if not self.deaf and not (self.shy and message is None):
                 self.speak(time.monotonic())
 
     def stop(self):
@@ -128,7 +130,12 @@ class EchoServer:
     def receive(self, message):
         receiver, sender = self.links[message.session]
         now = time.monotonic()
-        sender.acknowledged(message.results_ack, (), now)
+        try:
+            sender.acknowledged(message.results_ack, (), now)
+        except ProtocolError:
+            # As a session's host: refused, and the robot hears that the server lives.
+            self.say(message.session, None)
+            return
         if message.flags & FLAG_ACK_ONLY:
             receiver.announced(message.sequence, now)
             self.say(message.session, None)

@@ -116,7 +116,7 @@ class RingClient:
         self._room(size, timeout_s)
         start = layout.RINGS + offset
         self.view[start : start + size] = record
-        flags = CALL_HEADER.unpack_from(record)[2]
+        flags = CALL_HEADER.unpack_from(record)[2] if size >= CALL_HEADER.size else 0
         self._publish(size, waited=bool(flags & FLAG_WAITED))
 
     def wait(self, index: int, timeout_s: float = 10.0) -> ResultRecord:

@@ -82,6 +82,26 @@ def test_a_signal_is_told_by_its_name_and_as_a_shell_would(lines):
     supervisor.stop()
 
 
+def test_a_node_that_its_watchdog_ended_is_started_again_a_few_times(lines):
+    again = python("node", "import os; print('up', flush=True); os.abort()", restarts=True)
+    supervisor = supervised(lines, python("stays", STAYS), again)
+    assert supervisor.wait() == 128 + signal.SIGABRT
+    lines.wait(("stays", "up"))
+    supervisor.stop()
+    assert lines.lines.count(("node", "up")) == 1 + module.MOST_RESTARTS
+    told = [line for _, line in lines.lines if line.startswith("stood still and is started")]
+    assert len(told) == module.MOST_RESTARTS
+    assert supervisor.statistics()["restarted"] == module.MOST_RESTARTS
+
+
+@pytest.mark.parametrize(("ends", "restarts"), [("os.abort()", False), ("os._exit(1)", True)])
+def test_nothing_else_is_started_again(lines, ends, restarts):
+    supervisor = supervised(lines, python("node", f"import os; {ends}", restarts=restarts))
+    assert supervisor.wait() != 0
+    supervisor.stop()
+    assert supervisor.statistics()["restarted"] == 0
+
+
 def test_processes_end_in_the_reverse_order_of_starting(lines):
     supervisor = supervised(lines, python("first", STAYS), python("second", STAYS))
     lines.wait(("first", "up"), ("second", "up"))

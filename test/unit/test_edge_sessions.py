@@ -1,6 +1,7 @@
 """Sessions on the server's end: message order, loss, limits, crashes and ends."""
 
 import dataclasses
+import gc
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from support.robot_end import RobotEnd
 from rrto_ros import zstd
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.registry import DeviceSettings
+from rrto_ros.edge.fairness import PeerLimits
 from rrto_ros.edge.host import HostLimits, SessionHost
 from rrto_ros.edge.table import ServerSettings, SessionTable
 from rrto_ros.errors import UnavailableError
@@ -33,6 +35,7 @@ from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
     FLAG_BUSY,
     FLAG_CLOSED,
+    FLAG_FULL,
     FLAG_PACKED,
     CallsMessage,
     OpenRequest,
@@ -380,7 +383,86 @@ def test_a_session_that_cannot_be_is_refused_with_the_reason(edge, changes, word
     assert edge.open()[0].accepted
 
 
-def test_sessions_have_a_limit_and_an_id_of_their_own(edge):
+def test_sessions_that_are_over_keep_no_descriptor(edge):
+    def run(number):
+        session = bytes([number]) * 16
+        edge.open(bytes([number]))
+        edge.table.close_session(session, "")
+        edge.closing(session)
+
+    def descriptors():
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    run(1)
+    before = descriptors()
+    # What waits for the collection of cycles waits long in a server that allocates little.
+    gc.disable()
+    try:
+        for number in range(2, 14):
+            run(number)
+        end = time.monotonic() + 10
+        while descriptors() > before:
+            assert time.monotonic() < end, f"{descriptors()} descriptors, {before} before"
+            time.sleep(0.05)
+    finally:
+        gc.enable()
+
+
+def test_a_stranger_leaves_a_place_for_others(make_edge):
+    edge = make_edge(max_sessions=3)
+    opened = [
+        edge.table.open(OpenRequest(bytes([n]) * 16, "stranger", "p", "", 1)) for n in range(1, 5)
+    ]
+    assert [answer.accepted for answer in opened] == [True, True, False, False]
+    assert "max_sessions_per_robot" in opened[2].reason
+    # Who proves who it is, is counted as that, whatever name it gives.
+    named = OpenRequest(b"k" * 16, "robot", "p", "", 1)
+    assert not edge.table.open(named, peer="stranger").accepted
+    assert edge.open()[0].accepted
+
+
+def test_a_robot_that_floods_is_slowed_and_others_are_not(make_edge):
+    edge = make_edge(peers=PeerLimits(messages_per_s=50))
+    edge.table.open(OpenRequest(b"f" * 16, "flood", "p", "", 1))
+    _, robot = edge.open(b"a")
+    for number in range(1000):
+        edge.table.receive(CallsMessage(b"f" * 16, number, 0, FLAG_ACK_ONLY, b""))
+    to = {host.peer: host for host in edge.table.hosts}
+    assert any(m.flags & FLAG_FULL for m in edge.raw if m.session == b"f" * 16)
+    assert edge.table.statistics()["peers"]["dropped"] >= 800
+    robot.push(synchronize(1))
+    assert robot.answer(1)[1] == 0
+    assert not any(m.flags & FLAG_FULL for m in edge.raw if m.session == b"a" * 16)
+    assert set(to) == {"flood", "robot"}
+
+
+def test_a_robot_that_sends_too_fast_and_obeys_has_its_calls_executed_all(make_edge):
+    edge = make_edge(peers=PeerLimits(messages_per_s=40))
+    _, robot = edge.open()
+    for index in range(1, 121):
+        robot.push(synchronize(index))
+    robot.answer(120, 60)
+    assert [r[0] for r in robot.records] == list(range(1, 121))
+
+
+def test_a_server_that_was_stopped_does_not_blame_the_recorder(edge):
+    _, robot = edge.open()
+    robot.push(synchronize(1))
+    robot.answer(1)
+    host = edge.table.hosts[0]
+    edge.table.close_session = lambda session, reason: reasons.append(reason)
+    reasons = []
+    # It looks a minute after it wanted to: what came meanwhile is in a queue.
+    assert host.tick(host.deadline + 60.0) == ""
+    now = time.monotonic() + 60.0
+    while not (reason := host.tick(now)):
+        now = max(host.deadline, now + 0.1)
+        assert now < time.monotonic() + 80.0
+    assert "nothing was heard" in reason
+
+
+def test_sessions_have_a_limit_and_an_id_of_their_own(make_edge):
+    edge = make_edge(peers=PeerLimits(sessions=3))
     assert [edge.open(name)[0].accepted for name in (b"a", b"b")] == [True, True]
     assert edge.open(b"b")[0].accepted, "a request that is sent again has the same answer"
     assert "already open" in edge.open(b"b", limit_bytes=4096)[0].reason

@@ -1,6 +1,7 @@
 """The PTX parser accepts what compilers write and refuses the rest with PtxError."""
 
 import contextlib
+import random
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from rrto_ros.devices.cpu.facts import facts_of
 from rrto_ros.devices.cpu.modules import check_kernel
 from rrto_ros.devices.cpu.program import prepare
 from rrto_ros.devices.cpu.ptx import ast
+from rrto_ros.devices.cpu.ptx.lexer import Row, tokenize
 from rrto_ros.devices.cpu.ptx.parser import parse_module
 from rrto_ros.errors import PtxError
 
@@ -49,6 +51,77 @@ def test_operands_of_every_kind_are_read():
     assert code[3].args[2:] == (ast.Imm(-5), ast.Not(ast.Reg("%p1")))
     assert code[4].args[1] == ast.Special("ctaid.x")
     assert code[5].args[2] == ast.Imm(31)
+
+
+def variable_bytes(declaration):
+    """The bytes that a variable holds at the start."""
+    facts = facts_of(prepare(HEAD + declaration + " .visible .entry k() { ret; }"))
+    return b"".join(data for _, data in facts.initial)
+
+
+ROWS = {
+    "u8": ("u8", lambda r: str(r.randrange(-128, 256))),
+    "s16": ("s16", lambda r: str(r.randrange(-32768, 32768))),
+    "hex": ("b32", lambda r: f"0x{r.randrange(1 << 32):08X}"),
+    "u64": ("u64", lambda r: f"{r.randrange(1 << 64)}U"),
+    "f32 bits": ("f32", lambda r: f"0f{r.randrange(1 << 32):08x}"),
+    "f64 bits": ("f64", lambda r: f"0d{r.randrange(1 << 64):016X}"),
+    "f64 in f32": ("f32", lambda r: f"0D{r.randrange(1 << 59, 1 << 60) + (3 << 60):016X}"),
+    "f32 in f64": ("f64", lambda r: f"0F{r.randrange(1 << 30):08X}"),
+    "f32 bits in b32": ("b32", lambda r: f"0f{r.randrange(1 << 32):08x}"),
+    "integers in f32": ("f32", lambda r: str(r.randrange(-(10**9), 10**9))),
+    "integers in f16": ("f16", lambda r: str(r.randrange(1 << 16))),
+    "octal": ("u32", lambda r: f"0{r.randrange(8)}{r.randrange(8)}"),
+    "mixed": ("b64", lambda r: r.choice(["0x1F", "0f3F800000", "-7", "0b101", "12U"])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_long_row_of_initial_values_means_what_its_parts_mean(name):
+    kind, number = ROWS[name]
+    rng = random.Random(name)
+    numbers = [number(rng) for _ in range(300)]
+    long = f".global .{kind} x[{len(numbers)}] = {{{', '.join(numbers)}}};"
+    assert any(isinstance(token, Row) for token in tokenize(long))
+    apart = b"".join(variable_bytes(f".global .{kind} x = {n};").ljust(1, b"\0") for n in numbers)
+    assert variable_bytes(long) == apart
+    lines = ",\n".join(numbers)
+    assert variable_bytes(f".global .{kind} x[] = {{{lines},}};") == apart
+
+
+def test_rows_in_groups_fill_their_places():
+    one, two = ", ".join(["1"] * 150), ", ".join(["2"] * 149)
+    data = variable_bytes(f".const .u32 x[3][150] = {{{{{one}}}, {{{two}}}, {{3}}}};")
+    assert data == b"\1\0\0\0" * 150 + b"\2\0\0\0" * 149 + bytes(4) + b"\3" + bytes(599)
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [("1, " * 300 + "x", "x is too narrow"),
+     ("1, " * 300 + "1 2", "expected"), ("1,, " * 300, "line 5"), ("1, " * 300 + "--", "line 5"),
+     ("1, " * 300 + "0x", "line"), ("1, " * 401, "more initial"),
+     ("1, " * 401 + "1", "more initial")],
+    ids=range(7),
+)  # fmt: skip
+def test_a_long_row_that_is_wrong_is_refused_with_its_line(values, names):
+    with pytest.raises(PtxError, match=names):
+        variable_bytes(f"\n.global .u32 x[400] = {{{values}}};")
+
+
+def test_millions_of_initial_values_are_few_objects_and_beyond_a_bound_refused():
+    text = HEAD + f".global .u16 x[{1 << 20}] = {{{'65535,' * (1 << 20)}}};"
+    assert len(tokenize(text)) < 40
+    module = parse_module(text)
+    assert len(module.variables[0].init) == 1
+    too_many = HEAD + f".global .u8 x[] = {{{'1,' * ((1 << 22) + 1)}}};"
+    with pytest.raises(PtxError, match="initial values"):
+        parse_module(too_many)
+
+
+def test_a_text_of_more_words_than_a_bound_is_refused_before_it_takes_all_memory(monkeypatch):
+    monkeypatch.setattr("rrto_ros.devices.cpu.ptx.lexer.MAX_TOKENS", 1000)
+    with pytest.raises(PtxError, match="more than 1000 words"):
+        parse_module(HEAD + ".global .u32 x[2000][1] = {" + "{1}," * 2000 + "};")
 
 
 def test_directives_that_change_nothing_are_skipped():

@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from support.echo_server import EchoServer
@@ -23,7 +24,8 @@ from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.codec import blob_tag, pack_call
 from rrto_ros.wire.descriptions import HELLO, Hello, pack_hello
-from rrto_ros.wire.port import FLAG_ACK_ONLY, FLAG_PACKED
+from rrto_ros.wire.format import RESULT_BLOB_WANTED
+from rrto_ros.wire.port import FLAG_ACK_ONLY, FLAG_PACKED, ResultsMessage
 from rrto_ros.wire.result_codec import pack_result
 
 CONFIG = SessionConfig(server_timeout_s=1.0, connect_timeout_s=0.2, resume="off")
@@ -519,3 +521,123 @@ def test_a_sticky_error_reaches_the_program_and_the_status(world):
     assert (result.status, result.sticky) == (700, True)
     assert "kernel k" in w.host.sessions[0].snapshot().error
     client.close()
+
+
+def descriptors():
+    """How many this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def forged(client, server, **changes):
+    """A message of results as the server would send it next, changed."""
+    receiver, sender = server.links[client.session]
+    fields = {
+        "session": client.session, "sequence": sender.newest + 1, "batches_ack": receiver.ack,
+        "executed_call": 0, "missing": (), "flags": 0, "data": pack_result(2, 0, b"forged"),
+    }  # fmt: skip
+    return ResultsMessage(**fields | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"batches_ack": 1 << 40}, {"sequence": 1 << 40}, {"batches_ack": 99, "missing": (1, 99)},
+     {"flags": FLAG_ACK_ONLY, "sequence": 1 << 40}],
+    ids=["ack", "sequence", "missing", "probe"],
+)  # fmt: skip
+def test_a_forged_message_that_cannot_be_right_takes_no_real_ones_place(world, changes):
+    w = world(dataclasses.replace(CONFIG, server_timeout_s=5.0))
+    w.server.answer = lambda call: b"real"
+    client = w.client()
+    client.put(sync(1))
+    client.wait(1)
+    before = w.host.sessions[0].snapshot().messages_refused
+    w.host.on_results(forged(client, w.server, **changes))
+    assert w.host.sessions[0].snapshot().messages_refused == before + 1
+    client.put(sync(2))
+    assert bytes(client.wait(2).payload) == b"real"
+    client.close()
+
+
+def test_a_damaged_message_that_took_a_real_ones_place_is_an_error_in_the_stated_time(world):
+    w = world()
+    client = w.client()
+    client.put(sync(1))
+    client.wait(1)
+    # The answer to call 2 has this number, and is taken for one that came already.
+    w.host.on_results(forged(client, w.server, data=pack_result(77, 0, b"")))
+    client.put(sync(2))
+    with pytest.raises(CudaError) as caught:
+        client.wait(2)
+    assert caught.value.result == CUresult.DEVICE_UNAVAILABLE
+    assert "call 2 has waited for 1 s" in w.host.sessions[0].snapshot().error
+    client.close()
+
+
+def test_calls_that_are_acknowledged_and_never_came_are_an_error_in_the_stated_time(world):
+    w = world()
+    client = w.client()
+    client.put(sync(1))
+    client.wait(1)
+    lose, w.server.loss = w.server.loss, 1.0
+    client.put(sync(2))
+    until(lambda: any(m.sequence == 2 and len(m.data) for m in w.server.messages))
+    w.host.on_results(forged(client, w.server, flags=FLAG_ACK_ONLY, sequence=1, batches_ack=2))
+    w.server.loss = lose
+    with pytest.raises(CudaError, match="DEVICE_UNAVAILABLE"):
+        client.wait(2)
+    assert "call 2 has waited" in w.host.sessions[0].snapshot().error
+    client.close()
+
+
+def test_an_outage_that_is_shorter_than_the_timeout_loses_nothing(world):
+    w = world(dataclasses.replace(CONFIG, server_timeout_s=2.0))
+    client = w.client()
+    client.put(sync(1))
+    client.wait(1)
+    w.server.shy = True
+    for index in (2, 3):
+        w.server.deaf = True
+        client.put(sync(index))
+        threading.Timer(1.6, setattr, [w.server, "deaf", False]).start()
+        client.wait(index)
+    assert w.host.sessions[0].snapshot().error == ""
+    client.close()
+
+
+def test_a_content_is_sent_once_however_often_it_is_asked_for(world):
+    content = bytes(range(256)) * 200
+    digest = hashlib.sha256(content).digest()
+    w = world(known=[blob_tag(digest)])
+    w.server.blobs[digest] = content
+    client = w.client()
+    w.server.deaf = True
+    client.put(htod(1, content))
+    until(lambda: any(len(m.data) for m in w.server.messages))
+    wanted = pack_result(1, 500, flags=RESULT_BLOB_WANTED)
+    w.host.on_results(forged(client, w.server, sequence=1, data=wanted * 1000))
+    until(lambda: client.state)
+    assert "refers to none" in w.host.sessions[0].snapshot().error
+    assert sum(len(m.data) for m in w.server.messages) < 4 * len(content)
+    client.close()
+
+
+def test_sixty_sessions_leave_no_descriptor_and_what_they_used_is_given_back(world, monkeypatch):
+    given = []
+    monkeypatch.setattr("rrto_ros.robot.host.give_back", lambda: given.append(1))
+    w = world()
+
+    def run():
+        client = w.client()
+        client.put(sync(1))
+        client.wait(1)
+        client.close()
+        w.next_report()
+        until(lambda: not w.host.sessions)
+
+    run()
+    until(lambda: given)
+    before = descriptors()
+    for _ in range(60):
+        run()
+    until(lambda: len(given) == 61)
+    until(lambda: descriptors() <= before)

@@ -15,7 +15,7 @@ from support.shim_peer import CASES, RPC, Peer, refuse
 from support.shim_under_test import python, shim_environment
 
 from rrto_ros.errors import ConfigError, ProtocolError
-from rrto_ros.robot.ring_socket import RingListener, read_hello
+from rrto_ros.robot.ring_socket import RingListener, read_hello, send_welcome
 from rrto_ros.runtime_files import socket_path
 from rrto_ros.wire.descriptions import Welcome
 from rrto_ros.wire.format import RESULT_STICKY
@@ -163,6 +163,29 @@ def test_something_else_behind_the_socket_is_not_taken_for_a_recorder(sockets, r
         thread.join()
     assert answer["result"] == SYSTEM_NOT_READY
     assert said.startswith("rrto: ")
+    assert ("hung up before it answered" in said) == (len(reply) < 16)
+    assert "in time" not in said
+
+
+def test_a_recorder_that_hangs_up_before_it_reads_is_not_waited_for_and_its_word_is_heard(sockets):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(sockets / "s"))
+        server.listen()
+
+        def serve(answer):
+            connection, _ = server.accept()
+            if answer:
+                send_welcome(connection, Welcome(802, "no descriptor is left"))
+            connection.close()
+
+        for answer, word in ((False, "hung up"), (True, "no descriptor is left")):
+            thread = threading.Thread(target=serve, args=(answer,))
+            thread.start()
+            got, said = init(sockets / "s")
+            thread.join()
+            assert got["result"] == SYSTEM_NOT_READY
+            assert got["seconds"] < 2
+            assert word in said
 
 
 def test_a_refused_session_gives_the_recorders_status_and_reason():

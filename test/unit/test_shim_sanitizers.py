@@ -30,9 +30,9 @@ LEFT_OUT = (
     "test_a_replayed_call_allocates_nothing",  # counts in a malloc of its own
     "test_with_a_copy_still_queued_a_program_sees_what_cuda_documents[exits]",  # itself a race
 )
-FILES = ("answers", "calls", "capture", "failures", "graphs", "host_calls", "landing",
-         "loading", "memory_calls", "references", "refusals", "small", "start", "tables",
-         "virtual_memory")  # fmt: skip
+FILES = ("answers", "calls", "capture", "failures", "fuzz", "graphs", "host_calls",
+         "hostile_server", "landing", "loading", "memory_calls", "references", "refusals",
+         "small", "start", "tables", "virtual_memory")  # fmt: skip
 SHORT = (
     "test_shim_calls.py::test_a_program_sees_what_cuda_documents",
     "test_shim_calls.py::test_calls_are_numbered_from_one_without_gaps_also_with_several_threads",
@@ -50,6 +50,8 @@ SHORT = (
     "test_shim_memory_calls.py::test_a_program_sees_what_cuda_documents",
     "test_shim_virtual_memory.py::test_a_program_sees_what_cuda_documents",
     "test_shim_tables.py",
+    "test_shim_fuzz.py",
+    "test_shim_hostile_server.py",
 )
 PLANTED = {
     "address": "volatile int n = 8; volatile char *p = malloc(n); p[n] = 1; free((void *)p);",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrto_ros.errors import ProtocolError
-from rrto_ros.wire.link import MAX_MISSING, MessageReceiver, MessageSender
+from rrto_ros.wire.link import MAX_MISSING, SILENT_RTO_S, MessageReceiver, MessageSender
 
 
 class Network:
@@ -156,8 +156,20 @@ def test_the_retransmission_time_follows_the_measured_round_trip():
     assert sender.statistics()["round_trip_s"] == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize(("ack", "missing"), [(2, ()), (0, (7,)), (-1, ())])
-def test_an_acknowledgement_of_what_was_never_sent_is_refused_and_counted(ack, missing):
+@pytest.mark.parametrize("missing", [(2,), (0,), (1 << 60, 7)])
+def test_what_was_never_sent_cannot_be_missing_and_the_rest_is_believed(missing):
+    sender = MessageSender()
+    sender.push(b"a")
+    sender.due(0.0)
+    assert not sender.acknowledged(0, missing, 0.1)
+    assert [m.sequence for m in sender.due(0.1)] == []
+    assert sender.acknowledged(1, missing, 0.1)
+    assert sender.idle
+    assert sender.statistics()["refused"] == 2 * len(missing)
+
+
+@pytest.mark.parametrize(("ack", "missing"), [(2, ()), (-1, ()), (2, (1,)), (1 << 60, (1,))])
+def test_an_acknowledgement_of_what_was_never_sent_is_refused_whole_and_counted(ack, missing):
     sender = MessageSender()
     sender.push(b"a")
     sender.due(0.0)
@@ -165,6 +177,23 @@ def test_an_acknowledgement_of_what_was_never_sent_is_refused_and_counted(ack, m
         sender.acknowledged(ack, missing, 0.1)
     assert sender.statistics()["refused"] == 1
     assert not sender.idle
+    assert not sender.urgent
+
+
+def test_on_a_link_that_was_fast_no_pause_in_silence_exceeds_a_second():
+    sender = MessageSender()
+    sender.push(b"a")
+    sender.due(0.0)
+    sender.acknowledged(1, (), 0.01)
+    sender.push(b"b")
+    sender.due(1.0)
+    now, pauses = 1.0, []
+    for _ in range(8):
+        pauses.append(sender.deadline() - now)
+        now = sender.deadline()
+        assert [m.sequence for m in sender.due(now)] == [2]
+    assert max(pauses) == pytest.approx(SILENT_RTO_S)
+    assert now < 1.0 + 8 * SILENT_RTO_S
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MOST_PARAM_BYTES = 32764 };
+
 struct reader {
     const unsigned char *at, *end;
     int broken;
@@ -84,16 +86,19 @@ static void fill(struct reader *from, struct rrto_kernel *kernel, uint32_t index
     memcpy(kernel->attributes, take(from, attribute_bytes), attribute_bytes);
     for (unsigned i = 0; i < params; i++) {
         const struct rrto_param *p = &kernel->params[i];
-        if (p->offset > 65536 || p->size > 65536)
+        /* As much as CUDA passes: more would be read from beside the program's arguments. */
+        if (p->offset > MOST_PARAM_BYTES || p->size > MOST_PARAM_BYTES - p->offset)
             from->broken = 1;
         else if (p->offset + p->size > kernel->param_bytes)
             kernel->param_bytes = p->offset + p->size;
     }
     kernel->max_threads = rrto_kernel_told(kernel, 0);
     kernel->static_shared = rrto_kernel_told(kernel, 1);
-    int shared = rrto_attribute(8);
-    shared = (shared ? shared : 49152) - kernel->static_shared;
-    atomic_store(&kernel->dynamic_limit, shared > 0 ? shared : 0);
+    int whole = rrto_attribute(8);
+    int64_t shared = (int64_t)(whole ? whole : 49152) - kernel->static_shared;
+    if (kernel->max_threads < 0 || kernel->static_shared < 0)
+        from->broken = 1;
+    atomic_store(&kernel->dynamic_limit, shared > 0 ? (int)shared : 0);
     for (int id = RRTO_SETTABLE; id < RRTO_SETTABLE_END; id++)
         atomic_store(&kernel->settable[id], rrto_kernel_told(kernel, id));
 }

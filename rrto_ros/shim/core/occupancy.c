@@ -2,10 +2,13 @@
  * how many blocks fit by threads, blocks, registers and shared memory. */
 #include "shim.h"
 
+enum { MOST = 1 << 24 };
+
+/* A server may say any number; what is computed with it must not overflow. */
 static int attribute_or(int id, int otherwise)
 {
     int value = rrto_attribute(id);
-    return value > 0 ? value : otherwise;
+    return value > MOST ? MOST : value > 0 ? value : otherwise;
 }
 
 static int blocks_that_fit(const struct rrto_kernel *kernel, int threads, size_t dynamic)
@@ -13,14 +16,14 @@ static int blocks_that_fit(const struct rrto_kernel *kernel, int threads, size_t
     int warp = attribute_or(10, 32), most = attribute_or(1, 1024);
     if (threads < 1 || threads > most || (kernel->max_threads > 0 && threads > kernel->max_threads))
         return 0;
-    int rounded = (threads + warp - 1) / warp * warp;
-    int fit = attribute_or(39, 2048) / rounded;
+    int64_t rounded = ((int64_t)threads + warp - 1) / warp * warp;
+    int fit = (int)(attribute_or(39, 2048) / rounded);
     int blocks = attribute_or(106, 32);
     int registers = rrto_kernel_attribute(kernel, 4);
     size_t shared = dynamic + (size_t)kernel->static_shared;
     fit = blocks < fit ? blocks : fit;
     if (registers > 0) {
-        int by_registers = attribute_or(82, 65536) / (registers * rounded);
+        int by_registers = (int)(attribute_or(82, 65536) / (registers * rounded));
         fit = by_registers < fit ? by_registers : fit;
     }
     if (shared) {
@@ -87,7 +90,7 @@ CUresult rrto_cuOccupancyMaxPotentialBlockSizeWithFlags(
         }
     }
     *blockSize = best_threads;
-    *minGridSize = best_fit * attribute_or(16, 1);
+    *minGridSize = (int)((int64_t)best_fit * attribute_or(16, 1));
     return CUDA_SUCCESS;
 }
 

@@ -27,7 +27,8 @@ enum {
     MAX_TEXT = 4096,
     MAX_INFO = 65536,
     MAX_NAME = 512,
-    HIGHEST_DOMAIN = 232
+    HIGHEST_DOMAIN = 232,
+    HUNG_UP = -2
 };
 
 struct rrto_session rrto_session = {
@@ -136,7 +137,8 @@ static int send_all(int fd, const unsigned char *data, size_t bytes, int64_t dea
     return 0;
 }
 
-/* Receive exactly `bytes`; file descriptors that come along go to fds (3, -1 where none). */
+/* Receive exactly `bytes`; file descriptors that come along go to fds (3, -1 where none).
+ * Returns 0, HUNG_UP where the other side closed, else -1. */
 static int receive_all(int fd, unsigned char *data, size_t bytes, int *fds, int64_t deadline)
 {
     while (bytes) {
@@ -155,7 +157,7 @@ static int receive_all(int fd, unsigned char *data, size_t bytes, int *fds, int6
         if (got < 0 && (errno == EAGAIN || errno == EINTR))
             continue;
         if (got <= 0)
-            return -1;
+            return got == 0 || errno == ECONNRESET ? HUNG_UP : -1;
         for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
             if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
                 continue;
@@ -387,8 +389,16 @@ static CUresult open_session(int fd, const char *path, int64_t deadline)
     static unsigned char body[MAX_TEXT + MAX_INFO + 1];
     CUresult status = CUDA_SYSTEM_NOT_READY;
 
-    if (say_hello(fd, deadline) || receive_all(fd, head, sizeof head, fds, deadline)) {
-        refuse(status, "recorder_replayer at %s did not answer in time%s; look at its log", path, "");
+    /* Who is sent away before it said anything finds the reason all the same. */
+    int got = say_hello(fd, deadline);
+    if (!got || errno == EPIPE || errno == ECONNRESET)
+        got = receive_all(fd, head, sizeof head, fds, deadline);
+    if (got) {
+        refuse(status,
+               got == HUNG_UP ? "recorder_replayer at %s hung up before it answered%s; it ended, or "
+                                "its log says why"
+                              : "recorder_replayer at %s did not answer in time%s; look at its log",
+               path, "");
         goto failed;
     }
     memcpy(words, head, 16);

@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES
 from rrto_ros.errors import PtxError
@@ -193,6 +195,8 @@ def initial_values(layout: ModuleLayout) -> tuple[list[tuple[int, bytes]], list[
             elif isinstance(item, ast.Sym):
                 pointers.append(placed.offset + len(data))
                 data += _address(item, var, layout)
+            elif isinstance(item, ast.Numbers):
+                data += _encode_row(item, var)
             else:
                 data += _encode(item, var)
             if len(data) > var.size:
@@ -202,7 +206,9 @@ def initial_values(layout: ModuleLayout) -> tuple[list[tuple[int, bytes]], list[
     return values, pointers
 
 
-def _whole_addresses(var: ast.Var) -> Iterator[ast.Imm | ast.FloatImm | ast.Sym]:
+def _whole_addresses(
+    var: ast.Var,
+) -> Iterator[ast.Imm | ast.FloatImm | ast.Sym | ast.Numbers]:
     """The elements of an initial value; the eight bytes of an address as that address."""
     items = var.init or ()
     index = 0
@@ -231,6 +237,29 @@ def _address(symbol: ast.Sym, var: ast.Var, layout: ModuleLayout) -> bytes:
             "which is not the address of a variable"
         )
     return (target.offset + symbol.offset & (1 << 64) - 1).to_bytes(8, "little")
+
+
+def _encode_row(row: ast.Numbers, var: ast.Var) -> bytes:
+    """As `_encode`, of every number."""
+    kind, width = var.type, var.type.bytes
+    values = np.frombuffer(row.values, np.int64 if row.values.typecode == "q" else np.uint64)
+    plain = not kind.is_float or (kind.bits <= 16 and not row.width)
+    if width > 8:
+        return b"".join(_encode(_element(v, row.width), var) for v in row.values)
+    if row.width == kind.bits or plain:
+        out = values.astype(f"<u{width}")
+        return bytes((out & out.dtype.type((1 << kind.bits) - 1)).tobytes())
+    if row.width == 32:
+        values = values.astype(np.uint32).view(np.float32)
+    elif row.width == 64:
+        values = values.view(np.float64)
+    with np.errstate(over="ignore"):
+        floats = values.astype(np.float64).astype(f"<f{width}")
+    return bytes(floats.tobytes())
+
+
+def _element(value: int, width: int) -> ast.Imm | ast.FloatImm:
+    return ast.FloatImm(value, width) if width else ast.Imm(value)
 
 
 def _encode(item: ast.Imm | ast.FloatImm, var: ast.Var) -> bytes:

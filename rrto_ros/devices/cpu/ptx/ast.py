@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 
 from rrto_ros.devices.cpu.ptx.types import PtxType
@@ -44,6 +45,22 @@ class SymByte:
 
     symbol: Sym
     index: int
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Many elements of an initial value: integers, or the bits of floating-point numbers.
+
+    Attributes:
+        values: `q` or `Q` items.
+        width: 0 for integers, 32 or 64 for floating-point numbers.
+    """
+
+    values: array[int]
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.values)
 
 
 @dataclass(frozen=True)
@@ -124,8 +141,8 @@ class Label:
     name: str
 
 
-Initial = Imm | FloatImm | Sym | SymByte
-"""One element of a variable's initial value."""
+Initial = Imm | FloatImm | Sym | SymByte | Numbers
+"""One element of a variable's initial value, or a row of them."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +155,7 @@ class Var:
         name: Unique in its scope.
         align: Bytes.
         size: Bytes; 0 for an unsized extern array.
-        init: Flattened initial elements, gaps filled with 0, or None.
+        init: Flattened initial elements, gaps filled with 0, or None; long rows of numbers in one.
         external: Declared .extern.
         linkage: "visible", "weak" or "common" as declared; "" for its module alone.
     """

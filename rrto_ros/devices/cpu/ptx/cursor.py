@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rrto_ros.devices.cpu.ptx.lexer import Token
+from rrto_ros.devices.cpu.ptx.lexer import Row, Token
 from rrto_ros.errors import PtxError
 
 _END = Token("end", "", 0)
@@ -40,6 +40,14 @@ class Cursor:
             self._index += 1
             return True
         return False
+
+    def row(self) -> Row | None:
+        """Takes the next token if it is a long row of numbers."""
+        token = self.peek()
+        if not isinstance(token, Row):
+            return None
+        self._index += 1
+        return token
 
     def expect(self, text: str) -> None:
         """Takes `text`, or fails."""

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from rrto_ros.errors import PtxError
 
 MAX_TEXT_BYTES = 64 << 20
+MAX_TOKENS = 6 << 20
+"""Of a text, or of what is read of it at once; a token takes about 100 bytes."""
 
 
 class Token(NamedTuple):
@@ -16,6 +18,22 @@ class Token(NamedTuple):
     kind: str
     text: str
     line: int
+
+
+class Row(Token):
+    """A long row of plain numbers in braces, read as one token whose text is its opening brace.
+
+    Attributes:
+        content: What is between the braces.
+    """
+
+    content: str
+
+
+def _row(content: str, line: int) -> Row:
+    row = Row("row", "{", line)
+    row.content = content
+    return row
 
 
 _TOKEN = re.compile(
@@ -32,9 +50,14 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
+_ROW = re.compile(r"\{([\s0-9A-Fa-fxXU,\-]{256,})\}", re.ASCII)
+"""One class of characters, which is what the engine of `re` is fast at."""
+_BEFORE_ROW = frozenset("={,")
 
 
-def tokenize(text: str, start: int = 0, end: int | None = None, line: int = 1) -> list[Token]:
+def tokenize(
+    text: str, start: int = 0, end: int | None = None, line: int = 1, *, rows: bool = True
+) -> list[Token]:
     """Tokens of a PTX text, comments removed.
 
     Args:
@@ -42,6 +65,7 @@ def tokenize(text: str, start: int = 0, end: int | None = None, line: int = 1) -
         start: Of the part that is read.
         end: Of it; None is the text's.
         line: That the part begins in.
+        rows: Whether long rows of initial values are read as one token each.
 
     Raises:
         PtxError: A character that no token starts with, or a text that is too long.
@@ -64,6 +88,22 @@ def tokenize(text: str, start: int = 0, end: int | None = None, line: int = 1) -
             line += 1
         elif kind == "block":
             line += found.group().count("\n")
+        elif (
+            kind == "op"
+            and rows
+            and text[position - 1] == "{"
+            and tokens
+            and tokens[-1].text in _BEFORE_ROW
+            and (row := _ROW.match(text, position - 1, end)) is not None
+        ):
+            append(_row(row[1], line))
+            line += row[1].count("\n")
+            position = row.end()
         else:
             append(Token(kind or "", found.group(), line))
+            if len(tokens) > MAX_TOKENS:
+                raise PtxError(
+                    f"line {line}: PTX text of more than {MAX_TOKENS} words and signs; divide it "
+                    "into several modules, or declare large tables without nested braces"
+                )
     return tokens

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.cursor import Cursor
+from rrto_ros.devices.cpu.ptx.initial import count as count_values
 from rrto_ros.devices.cpu.ptx.initial import initial_values
 from rrto_ros.devices.cpu.ptx.types import SPACES, TYPES, PtxType
 
@@ -71,7 +72,7 @@ def parse_variables(
                 raise at.error(f"variable {name}: .{space} memory has no initial values")
             init = tuple(initial_values(at, [0, *sizes] if unsized else sizes))
             if unsized:
-                count = len(init)
+                count = count_values(init)
                 unsized = False
         size = 0 if unsized else count * kind.bytes
         if size > MAX_VARIABLE_BYTES or align & (align - 1) or align > MAX_ALIGNMENT:
