@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from support.fatbins import entry, fatbin
 from support.installations import ELF, PTX, install, library
 
+from rrto_ros import confinement
 from rrto_ros.cli import checks, doctor
 from rrto_ros.cli.checks import Check, State
 from rrto_ros.clients import environment
@@ -217,6 +219,24 @@ def test_shared_memory_that_is_not_there_is_missing_and_a_small_one_noted(tmp_pa
     assert checks.shared_memory(tmp_path).state is State.OK
     monkeypatch.setattr(checks, "LEAST_SHARED_BYTES", 1 << 62)
     assert checks.shared_memory(tmp_path).state is State.NOTE
+
+
+def test_what_workers_would_give_up_is_told_with_what_this_machine_lacks(monkeypatch):
+    monkeypatch.setattr(confinement, "version", lambda: 7)
+    monkeypatch.setattr(confinement, "available", lambda: "")
+    found = checks.confinement()
+    assert (found.state, found.step) == (State.OK, "")
+    assert "Landlock 7, seccomp" in found.text
+    monkeypatch.setattr(confinement, "version", lambda: 3)
+    found = checks.confinement()
+    assert "Landlock 3 does not cover TCP" in found.text
+    assert "kernel" in found.step
+    monkeypatch.setattr(confinement, "version", lambda: 0)
+    monkeypatch.setattr(confinement, "available", lambda: "not here")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    found = checks.confinement()
+    assert found.state is State.NOTE
+    assert "seccomp (not here)" in found.text
 
 
 def test_a_folder_without_an_environment_is_refused(tmp_path):

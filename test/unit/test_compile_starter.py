@@ -1,5 +1,6 @@
 """Compilers that are copies of a process with LLVM loaded: their work, ends and rights."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -173,7 +174,8 @@ def test_a_compiler_reaches_no_file_no_network_and_no_process(tmp_path):
     canary = tmp_path / "canary"
     canary.write_text("secret")
     for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o777)
+        with contextlib.suppress(PermissionError):  # a folder of all users
+            folder.chmod(0o777)
     canary.chmod(0o666)
     confined = json.loads(run(RIGHTS, str(canary)))
     for name in ("read", "etc", "write", "fork", "tcp", "execute", "kill", "look"):

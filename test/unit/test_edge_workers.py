@@ -340,3 +340,14 @@ def test_the_environment_of_a_worker_has_no_shim(monkeypatch, tmp_path):
     assert "LD_PRELOAD" not in environment
     monkeypatch.setenv("LD_LIBRARY_PATH", os.pathsep.join((shim, str(tmp_path), shim)))
     assert worker_environment()["LD_LIBRARY_PATH"] == str(tmp_path)
+
+
+def test_a_worker_imports_nothing_from_the_folder_that_its_server_runs_in(monkeypatch, tmp_path):
+    for name in ("numpy", "mmap", "rrto_ros"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('planted')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.path.relpath(TEST_FOLDER))
+    host = Host()
+    assert host.open()
+    host.worker.close()
+    assert not any("planted" in line for line in host.lines)

@@ -25,7 +25,7 @@ from rrto_ros.devices.cpu import compile_process
 from rrto_ros.devices.cpu.jit import host_target
 from rrto_ros.errors import UnavailableError
 
-MOST_COMPILERS = 64
+MOST_COMPILERS = 2 + len(os.sched_getaffinity(0))
 """At once; more than there are cores compile nothing sooner."""
 _START = b"start"
 _NUMBER = struct.Struct("<i")
