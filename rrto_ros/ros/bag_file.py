@@ -19,7 +19,7 @@ from rosbags.rosbag2.storage_mcap import McapWriter
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from rrto_ros.api.ops import OPS
-from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
+from rrto_ros.errors import ConfigError, ProtocolError, RrtoError, UnavailableError
 from rrto_ros.wire.codec import iter_headers
 from rrto_ros.wire.format import FLAG_BLOB_REF, FLAG_REPLY
 from rrto_ros.wire.link import MAX_MESSAGE_BYTES, MessageReceiver
@@ -209,9 +209,22 @@ def read_bag(folder: Path) -> list[RecordedSession]:
     """The sessions of a bag, in the order in which they opened.
 
     Raises:
-        ConfigError: It is no bag, or has no driver calls.
+        ConfigError: It is no bag, is damaged, or has no driver calls.
         ProtocolError: A message in it breaks the format.
     """
+    try:
+        return _read_bag(folder)
+    except RrtoError:
+        raise
+    except Exception as error:
+        # Whatever the readers of YAML, MCAP, CDR and compressed chunks make of a damaged file.
+        raise ConfigError(
+            f"{folder} is damaged or no bag of driver calls ({type(error).__name__}: {error}); "
+            "record it again"
+        ) from error
+
+
+def _read_bag(folder: Path) -> list[RecordedSession]:
     found: dict[str, _Streams] = {}
 
     def streams(session: str) -> _Streams:

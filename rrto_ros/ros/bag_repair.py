@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
-from rosbags.rosbag2.errors import ReaderError, WriterError
 from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
@@ -90,7 +89,8 @@ def _sound(folder: Path) -> bool:
     try:
         with Reader(folder):
             return True
-    except (ReaderError, OSError):
+    except Exception:
+        # Whatever the readers of YAML and MCAP make of a damaged file.
         return False
 
 
@@ -128,7 +128,8 @@ def repair(folder: Path) -> Repaired:
     try:
         with _readable(files[0], until) as reader:
             messages = _copy(reader, new)
-    except (ReaderError, WriterError, OSError) as error:
+    except Exception as error:
+        # Whatever the readers of MCAP and of message types make of a damaged file.
         shutil.rmtree(new, ignore_errors=True)
         raise ConfigError(f"{folder} cannot be repaired: {error}") from error
     folder.rename(kept)

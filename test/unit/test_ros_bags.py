@@ -1,12 +1,16 @@
 """Gaps in recorded streams, and bags whose recording was killed."""
 
+import collections
+import contextlib
 import random
+import shutil
+import struct
 
 import pytest
 
-from rrto_ros.errors import ConfigError
+from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.ros.bag_check import SessionCheck, StreamCheck
-from rrto_ros.ros.bag_file import BagWriter, typestore
+from rrto_ros.ros.bag_file import BagWriter, read_bag, typestore
 from rrto_ros.ros.bag_repair import DAMAGED, repair
 
 
@@ -146,3 +150,68 @@ def test_files_in_the_way_of_a_repair_are_not_touched(tmp_path, recorded):
     (tmp_path / f"bag{DAMAGED}").mkdir()
     with pytest.raises(ConfigError, match="in the way"):
         repair(tmp_path / "bag")
+
+
+def damages(rng, data):
+    """Bytes of a file, damaged in some way."""
+    while True:
+        kind = rng.randrange(4)
+        if kind == 0:
+            yield data[: rng.randrange(len(data))]
+        elif kind == 1:
+            at = rng.randrange(len(data))
+            yield data[:at] + rng.randbytes(rng.choice((1, 4, 8))) + data[at + 8 :]
+        elif kind == 2:
+            # Lengths and counts.
+            at = rng.randrange(len(data) - 8)
+            number = rng.choice((0, 1, 0xFFFFFFFF, 1 << 31, (1 << 64) - 1))
+            yield data[:at] + struct.pack("<Q", number) + data[at + 8 :]
+        else:
+            a, b = sorted(rng.randrange(len(data)) for _ in range(2))
+            yield data[:a] + data[b:] + data[a:b]
+
+
+@pytest.mark.parametrize("part", ["*.mcap", "metadata.yaml"])
+def test_a_damaged_bag_is_refused_by_a_reason_or_read(tmp_path, recorded, part):
+    written(tmp_path / "whole", recorded, close=True)
+    file = tmp_path / "bag" / next((tmp_path / "whole").glob(part)).name
+    whole = (tmp_path / "whole" / file.name).read_bytes()
+    rng = random.Random(part)
+    ends = collections.Counter()
+    for _, damaged in zip(range(40), damages(rng, whole), strict=False):
+        shutil.copytree(tmp_path / "whole", tmp_path / "bag")
+        file.write_bytes(damaged)
+        try:
+            read_bag(tmp_path / "bag")
+            ends["read"] += 1
+        except (ConfigError, ProtocolError):
+            ends["refused"] += 1
+        with contextlib.suppress(ConfigError):
+            repair(tmp_path / "bag")
+        for left in tmp_path.iterdir():
+            if left.name != "whole":
+                shutil.rmtree(left)
+    assert ends["refused"] > 10
+
+
+YAMLS = (
+    "rosbag2_bagfile_information: !!python/object/apply:os.system ['touch {mark}']",
+    "rosbag2_bagfile_information: &a [*a, *a]",
+    "rosbag2_bagfile_information: {version: 9, relative_file_paths: ['../secret']}",
+    "a: &a [x]\nb: &b [*a, *a, *a]\nc: &c [*b, *b, *b]",
+    "- " * 3000,
+    "\x00\xff",
+    "",
+)
+
+
+@pytest.mark.parametrize("number", range(len(YAMLS)))
+def test_a_bags_hostile_description_runs_nothing_and_is_refused(tmp_path, recorded, number):
+    written(tmp_path / "bag", recorded, close=True)
+    mark = tmp_path / "mark"
+    (tmp_path / "bag" / "metadata.yaml").write_text(
+        YAMLS[number].replace("{mark}", str(mark)), errors="surrogateescape"
+    )
+    with pytest.raises((ConfigError, ProtocolError)):
+        read_bag(tmp_path / "bag")
+    assert not mark.exists()
