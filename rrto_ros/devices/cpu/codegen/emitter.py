@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 
 from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
+from rrto_ros.devices.cpu.codegen.containment import NEAR, contained
 from rrto_ros.devices.cpu.passes.affine import Affine
 from rrto_ros.devices.cpu.passes.layout import KernelLayout
 from rrto_ros.devices.cpu.ptx import ast
@@ -112,6 +113,7 @@ class Emitter:
         self._known: dict[str, Val] = {}
         self._spread: dict[str, Val] = {}
         self._looked_at: set[tuple[str, int, int]] = set()
+        self._contained: dict[str, Val] = {}
 
     # flow
     def begin_block(self, label: str) -> None:
@@ -120,15 +122,16 @@ class Emitter:
         self._known.clear()
         self._spread.clear()
         self._looked_at.clear()
+        self._contained.clear()
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """Code on a path of its own: what it loads is not known behind it."""
         known, spread, first = dict(self._known), dict(self._spread), self.first
-        looked_at = set(self._looked_at)
+        looked_at, inside = set(self._looked_at), dict(self._contained)
         yield
         self._known, self._spread, self.first = known, spread, first
-        self._looked_at = looked_at
+        self._looked_at, self._contained = looked_at, inside
 
     def predicate(self, reg: ast.Reg, negated: bool) -> Val:
         value = self.read(reg, PRED)
@@ -164,8 +167,9 @@ class Emitter:
         self._spread[name] = value
         return value
 
-    def _steps(self, step: int, type_: str) -> Val:
-        items = ", ".join(f"{type_} {const(i * step, type_).text}" for i in range(self.b.lanes))
+    def _steps(self, step: int, type_: str, first: int = 0) -> Val:
+        steps = [const(first + i * step, type_).text for i in range(self.b.lanes)]
+        items = ", ".join(f"{type_} {text}" for text in steps)
         return Val(f"<{items}>", type_, True)
 
     def root(self, name: str) -> Val:
@@ -358,7 +362,11 @@ class Emitter:
         }.get(placed.var.space, self.local)
         if placed.var.space == "param" and not self._is_kernel_param(symbol.name):
             base = self.local
-        return self.offset(base, const(placed.offset + symbol.offset, "i64"))
+        distance = placed.offset + symbol.offset
+        pointer = self.offset(base, const(distance, "i64"))
+        if -NEAR <= distance <= NEAR or self.memcheck:
+            return pointer
+        return self.contained(self.b.cast("ptrtoint", pointer, "i64"))
 
     def on_stack(self, operand: ast.Operand) -> bool:
         """Whether an address is that of a variable which LLVM may keep in registers."""
@@ -381,32 +389,76 @@ class Emitter:
         self.b.line(f"{out} = getelementptr i8, {self.b.arg(pointer)}, {self.b.arg(bytes_)}")
         return Val(out, "ptr", vec)
 
+    def contained(self, address: Val) -> Val:
+        """The pointer of an address in the session's memory, else one that faults.
+
+        The pointer may be moved by `NEAR` bytes and by `NEAR` more between the lanes.
+        """
+        known = self._contained.get(address.text)
+        if known is None:
+            known = self._contained[address.text] = contained(self.b, address)
+        return known
+
     def pointer(self, operand: ast.Operand, space: str) -> Val:
-        """Where a memory operand points in a state space ("" is generic)."""
+        """Where a memory operand points in a state space ("" is generic).
+
+        It lies in the session's memory, or an access to it faults; with `memcheck` it is what the
+        program says, and `checked` looks it up.
+        """
         if not isinstance(operand, ast.Addr):
             raise unsupported(self.instr, "expected an address in brackets")
-        if isinstance(operand.base, ast.Sym):
-            symbol = operand.base
+        base = operand.base
+        if isinstance(base, ast.Sym):
             return self._symbol_pointer(
-                ast.Sym(symbol.name, symbol.offset + operand.offset, symbol.generic)
+                ast.Sym(base.name, base.offset + operand.offset, base.generic)
             )
-        if (
-            space == "shared"
-            and isinstance(operand.base, ast.Reg)
-            and (self._slot(operand.base.name)[1] == "i32")
-        ):
-            # 32-bit addresses wrap: a register may hold "minus something", and the first of
-            # neighbouring lanes may lie before the others' memory if it is masked out.
-            near = self.b.binary("add", self.get(operand.base.name), const(operand.offset, "i32"))
-            return self.offset(Val("%shared", "ptr"), self.b.resize(near, "i64", True))
-        base = self.read(operand.base, U64)
-        if operand.offset:
-            base = self.b.binary("add", base, const(operand.offset, "i64"))
         if space == "shared":
-            return self.offset(Val("%shared", "ptr"), base)
+            return self.offset(Val("%shared", "ptr"), self._shared_offset(operand))
+        if self.memcheck:
+            return self.b.cast("inttoptr", self._address(operand, space), "ptr")
+        if not -NEAR <= operand.offset <= NEAR:
+            return self.contained(self._address(operand, space))
+        if isinstance(base, ast.Reg) and not self.first and self._moves_little(base.name):
+            # What holds for the first lane holds for the others.
+            near = self.contained(self._stored(base.name))
+            steps = const(operand.offset, "i64")
+            if self.affine[base.name].stride:
+                steps = self._steps(self.affine[base.name].stride, "i64", operand.offset)
+            return self.offset(near, steps)
+        near = self.contained(self._address(ast.Addr(base), space))
+        return self.offset(near, const(operand.offset, "i64")) if operand.offset else near
+
+    def _moves_little(self, name: str) -> bool:
+        """Whether a register moves by a step from lane to lane that needs no look at each."""
+        affine = self.affine.get(name)
+        return (
+            affine is not None
+            and affine.exact
+            and abs(affine.stride) * (self.b.lanes - 1) <= NEAR
+            and self._slot(name)[1] == "i64"
+        )
+
+    def _address(self, operand: ast.Addr, space: str) -> Val:
+        """A generic address: a register or number, and a constant."""
+        assert not isinstance(operand.base, ast.Sym)
         if space == "const" and isinstance(operand.base, ast.Imm):
             raise unsupported(self.instr, "absolute constant addresses")
-        return self.b.cast("inttoptr", base, "ptr")
+        base = self.read(operand.base, U64)
+        return self.b.binary("add", base, const(operand.offset, "i64")) if operand.offset else base
+
+    def _shared_offset(self, operand: ast.Addr) -> Val:
+        """An offset in shared memory: 32 bits, whatever holds it, so that none leads far."""
+        b, base = self.b, operand.base
+        assert not isinstance(base, ast.Sym)
+        if isinstance(base, ast.Reg) and self._slot(base.name)[1] == "i32":
+            value = self.get(base.name)
+        elif self.memcheck:
+            return self._address(operand, "shared")
+        else:
+            value = b.resize(self.read(base, U64), "i32", False)
+        # These addresses wrap: a register may hold "minus something", and the first of
+        # neighbouring lanes may lie before the others' memory if it is masked out.
+        return b.resize(b.binary("add", value, const(operand.offset, "i32")), "i64", True)
 
     def row(self, operand: ast.Operand, space: str, span: int) -> tuple[Val, Val | None] | None:
         """Where lane 0 accesses memory, if the lanes access it side by side.
@@ -470,16 +522,21 @@ class Emitter:
                 return
             if self.mask is None:
                 self._looked_at.add(key)
-        pointer = self.pointer(operand, space)
+        if isinstance(operand.base, ast.Sym):
+            address = self.b.cast("ptrtoint", self.pointer(operand, space), "i64")
+        elif space == "shared":
+            address = self._shared_offset(operand)  # shared memory begins at a multiple
+        else:
+            address = self._address(operand, space)
         self.first = first
-        self.note_alignment(pointer, size)
+        self.note_alignment(address, size)
 
-    def note_alignment(self, pointer: Val, size: int) -> Val:
-        """Notes a pointer that is no multiple of `size`; returns whether it is one."""
+    def note_alignment(self, address: Val, size: int) -> Val:
+        """Notes an address that is no multiple of `size`; returns whether it is one."""
         b = self.b
-        low = b.binary("and", b.cast("ptrtoint", pointer, "i64"), const(size - 1, "i64"))
+        low = b.binary("and", address, const(size - 1, "i64"))
         good = b.compare("icmp eq", low, const(0, "i64"))
-        if pointer.vec:
+        if address.vec:
             odd = b.binary("xor", good, const(1, "i1"))
             if self.mask is not None:
                 odd = b.binary("and", odd, self.mask)

@@ -128,8 +128,12 @@ class RegionCode:
         for name, kind in self.program.types.items():
             vec = self.lanes > 1 and name not in affine and (plan is None or name in plan.varying)
             self.slots[name] = (b.alloca(b.ty(kind, vec)), kind, vec)
+            # What the passes overlook is some number, not something that LLVM makes up.
+            zero = "zeroinitializer" if vec else _ZERO.get(kind, "0")
+            b.allocas.append(f"  store {b.ty(kind, vec)} {zero}, ptr {self.slots[name][0]}")
             if name in affine and not affine[name].exact:
                 self.roots[name] = b.alloca("i32")
+                b.allocas.append(f"  store i32 0, ptr {self.roots[name]}")
         if self.program.uses_carry:
             vec = self.lanes > 1
             self.slots["%carry"] = (b.alloca(b.ty("i1", vec)), "i1", vec)
@@ -204,11 +208,17 @@ class RegionCode:
         """Local memory of the threads that run at once, where nothing is kept of it.
 
         On the stack LLVM turns it into registers, but takes an access beyond it for impossible.
+        What others left on the stack is not for kernels to see.
         """
         layout = self.program.layout
         if not layout.stacked:
             return "%local"
-        return self.b.alloca(f"[{size} x i8]", 64)
+        slot = self.b.alloca(f"[{size} x i8]", 64)
+        self.b.declared["memset"] = "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)"
+        self.b.allocas.append(
+            f"  call void @llvm.memset.p0.i64(ptr {slot}, i8 0, i64 {size}, i1 false)"
+        )
+        return slot
 
     # registers kept across barriers
     def _frame(self, name: str, t: Val) -> str:
