@@ -6,9 +6,11 @@ whose death by SIGSEGV is what a host reports as CUDA_ERROR_ILLEGAL_ADDRESS
 readable and writable: without containment every one of these ends well for the attacker.
 """
 
+import platform
 import re
 from pathlib import Path
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from support.attacks import CANARY, WORDS, ends
@@ -19,6 +21,7 @@ from rrto_ros.devices.cpu.cache import _GENERATOR
 from rrto_ros.devices.cpu.codegen.containment import NEAR, REACH
 from rrto_ros.devices.cpu.codegen.kernel import generate
 from rrto_ros.devices.cpu.device import CpuDevice
+from rrto_ros.devices.cpu.jit import _machine, host_target
 from rrto_ros.devices.cpu.program import prepare
 from rrto_ros.devices.protocol import Launch
 from rrto_ros.errors import CudaError
@@ -76,7 +79,7 @@ TOUCHES = {
     "load": "ld.global.u32 %r5,[%rd5]; st.global.u32 [%rd1],%r5;",
     "store": "st.global.u32 [%rd5],7;",
     "guarded": "setp.lt.u32 %p2,%r2,20; @%p2 ld.global.u32 %r5,[%rd5];"
-    "@%p2 st.global.u32 [%rd5],%r5;",
+    "@%p2 st.global.u32 [%rd5],%r2; st.global.u32 [%rd1],%r5;",
 }
 
 
@@ -338,16 +341,25 @@ def test_variables_on_the_stack_hold_nothing_of_what_was_there():
 
 
 def test_a_frame_larger_than_the_stack_ends_at_the_page_behind_it():
-    count = 60_000
-    loads = "".join(f"ld.volatile.global.u64 %x{k},[%rd1];" for k in range(count))
-    adds = "".join(f"add.u64 %rd5,%rd5,%x{k};" for k in range(count))
-    text = generate(
-        prepare(kernel(f".reg .b64 %x<{16}>; mov.u64 %rd5,0; st.global.u64 [%rd1],%rd5;")).kernels[0],
-        (32, 1, 1),
-        16,
-    ).text
-    assert '"probe-stack"="inline-asm"' in text
-    del loads, adds
+    """The pages of a large frame are touched one after the other as the stack pointer moves."""
+    if platform.machine() != "x86_64":
+        pytest.skip("looks for x86-64 instructions")
+    values = range(200)
+    loads = "".join(f"ld.volatile.global.u64 %x{k},[%rd5+{8 * k}];" for k in values)
+    adds = "".join(f"mad.lo.u64 %rd6,%rd6,%rd6,%x{k};" for k in (*values, *values))
+    text = kernel(
+        f".reg .b64 %x<{len(values)}>; mad.wide.u32 %rd5,%r2,8,%rd1; {loads}"
+        f"mov.u64 %rd6,3; {adds} st.global.u64 [%rd5],%rd6;"
+    )
+    (program,) = prepare(text).kernels
+    machine = _machine(host_target(), 2)
+    module = llvm.parse_assembly(generate(program, (32, 1, 1), 16).text)
+    module.triple, module.data_layout = machine.triple, str(machine.target_data)
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    assert re.search(r"subq\s+\$4096, %rsp\s+(\.cfi.*\s+)*movq\s+\$0, \(%rsp\)",
+                     machine.emit_assembly(module))  # fmt: skip
 
 
 def listings():
@@ -442,7 +454,7 @@ def resident():
 
 
 def test_local_memory_counts_as_device_memory():
-    device, launch = deep(64 << 10, 64 << 20, threads=1)
+    device, launch = deep(64 << 10, 48 << 20, threads=1)
     with pytest.raises(CudaError, match="asked") as caught:
         launch()
     assert caught.value.result is CUresult.OUT_OF_MEMORY
@@ -458,7 +470,7 @@ def test_much_local_memory_is_given_back_after_the_launch():
         statistics = device.statistics()
         assert statistics["memory_of_blocks_bytes"] == 0
         assert statistics["memory_bytes"] == 4 * 4096
-    assert statistics["memory_peak_bytes"] > 128 << 20
+    assert statistics["memory_peak_bytes"] > 127 << 20
     assert resident() - before < 16 << 20
     device.close()
 
@@ -466,7 +478,7 @@ def test_much_local_memory_is_given_back_after_the_launch():
 def test_where_there_is_no_memory_for_all_workers_fewer_run_the_blocks():
     device, launch = deep(64 << 10, 96 << 20)
     launch()
-    assert 64 << 20 < device.statistics()["memory_peak_bytes"] <= 96 << 20
+    assert 63 << 20 < device.statistics()["memory_peak_bytes"] <= 96 << 20
     device.close()
 
 
@@ -488,11 +500,11 @@ def test_local_memory_that_was_kept_makes_room_for_an_allocation():
 
 def test_registers_that_are_kept_across_barriers_count_too():
     count = 400
-    body = "".join(f"add.u64 %x{k},%rd1,%rd2; add.u64 %rd2,%rd2,%x{k};" for k in range(count))
+    loads = "".join(f"ld.volatile.global.u64 %x{k},[%rd1+{8 * k}];" for k in range(count))
+    adds = "".join(f"add.u64 %rd5,%rd5,%x{k};" for k in range(count))
     text = kernel(
-        f".reg .b64 %x<{count}>; {body} bar.sync 0; mov.u64 %rd5,0;"
-        + "".join(f"add.u64 %rd5,%rd5,%x{k};" for k in range(count))
-        + "st.global.u64 [%rd1],%rd5;"
+        f".reg .b64 %x<{count}>; {loads} bar.sync 0; mov.u64 %rd5,0; {adds}"
+        "st.global.u64 [%rd1],%rd5;"
     )
     device = CpuDevice(threads=1, cache_bytes=0, limit_bytes=1 << 20, arena_bytes=1 << 24)
     base = device.info.arena_base
