@@ -70,6 +70,8 @@ class Emitter:
         slots: Register -> (stack slot, LLVM element type, one value per lane).
         affine: Registers whose slot holds the first lane's value, which gives all others.
         roots: Those of them that were widened -> slot with the first lane's value before.
+        safe: Registers that address memory -> slot of the pointer that an access may use.
+        moved: Instruction -> the register of which it moves the address a little.
         mask: Guard of the current instruction, or None.
         first: Whether an affine register is set now, so that values are those of lane 0.
         special: Special register -> value in the current thread loop.
@@ -97,6 +99,8 @@ class Emitter:
         self.slots = slots
         self.affine = affine
         self.roots = roots
+        self.safe: Mapping[str, str] = {}
+        self.moved: Mapping[ast.Instr, str] = {}
         self.mask: Val | None = None
         self.first = False
         self.special: dict[str, Val] = {}
@@ -114,6 +118,7 @@ class Emitter:
         self._spread: dict[str, Val] = {}
         self._looked_at: set[tuple[str, int, int]] = set()
         self._contained: dict[str, Val] = {}
+        self._safe: dict[str, Val] = {}
 
     # flow
     def begin_block(self, label: str) -> None:
@@ -123,15 +128,17 @@ class Emitter:
         self._spread.clear()
         self._looked_at.clear()
         self._contained.clear()
+        self._safe.clear()
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """Code on a path of its own: what it loads is not known behind it."""
         known, spread, first = dict(self._known), dict(self._spread), self.first
         looked_at, inside = set(self._looked_at), dict(self._contained)
+        safe = dict(self._safe)
         yield
         self._known, self._spread, self.first = known, spread, first
-        self._looked_at, self._contained = looked_at, inside
+        self._looked_at, self._contained, self._safe = looked_at, inside, safe
 
     def predicate(self, reg: ast.Reg, negated: bool) -> Val:
         value = self.read(reg, PRED)
@@ -215,6 +222,8 @@ class Emitter:
                 f"line {self.instr.line}: {self.instr.text} writes {value.type} "
                 f"to {name}, which holds {kind}"
             )
+        if name in self.safe:
+            self._put_safe(name, value, vec)
         if self.mask is not None:
             value = self.b.select(self.mask, value, self._stored(name))
         if vec:
@@ -224,6 +233,42 @@ class Emitter:
         self.b.line(f"store {self.b.arg(value)}, ptr {slot}")
         self._known[name] = value
         self._spread.pop(name, None)
+
+    def _put_safe(self, name: str, value: Val, vec: bool) -> None:
+        """Sets the safe pointer of a register that is set to a value."""
+        base = self.moved.get(self.instr)
+        start = self._safe_pointer(base) if base is not None and base != name else None
+        if start is not None and base is not None:
+            # LLVM finds what was added; it is no more than the pass has found.
+            pointer = self.offset(start, self.b.binary("sub", value, self.get(base)))
+        else:
+            pointer = contained(self.b, value)
+        if self.mask is not None:
+            pointer = self.b.select(self.mask, pointer, self._stored_safe(name))
+        if vec:
+            pointer = self.b.widen(pointer)
+        self.b.line(f"store {self.b.arg(pointer)}, ptr {self.safe[name]}")
+        self._safe[name] = pointer
+
+    def _stored_safe(self, name: str) -> Val:
+        """What the slot of a register's safe pointer holds."""
+        known = self._safe.get(name)
+        if known is None:
+            text, vec = self.b.name("p"), self._slot(name)[2]
+            self.b.line(f"{text} = load {self.b.ty('ptr', vec)}, ptr {self.safe[name]}")
+            known = self._safe[name] = Val(text, "ptr", vec)
+        return known
+
+    def _safe_pointer(self, name: str, more: int = 0) -> Val | None:
+        """The safe pointer of a register, moved by a constant; None where lanes are far apart."""
+        near = self._stored_safe(name)
+        affine = None if self.first else self.affine.get(name)
+        if affine is None or (affine.exact and not affine.stride):
+            return self.offset(near, const(more, "i64")) if more else near
+        if not affine.exact or abs(affine.stride) * (self.b.lanes - 1) > NEAR:
+            return None
+        # What holds for the first lane holds for the others.
+        return self.offset(near, self._steps(affine.stride, "i64", more))
 
     def _slot(self, name: str) -> tuple[str, str, bool]:
         found = self.slots.get(name)
@@ -418,25 +463,12 @@ class Emitter:
             return self.b.cast("inttoptr", self._address(operand, space), "ptr")
         if not -NEAR <= operand.offset <= NEAR:
             return self.contained(self._address(operand, space))
-        if isinstance(base, ast.Reg) and not self.first and self._moves_little(base.name):
-            # What holds for the first lane holds for the others.
-            near = self.contained(self._stored(base.name))
-            steps = const(operand.offset, "i64")
-            if self.affine[base.name].stride:
-                steps = self._steps(self.affine[base.name].stride, "i64", operand.offset)
-            return self.offset(near, steps)
+        if isinstance(base, ast.Reg) and base.name in self.safe:
+            pointer = self._safe_pointer(base.name, operand.offset)
+            if pointer is not None:
+                return pointer
         near = self.contained(self._address(ast.Addr(base), space))
         return self.offset(near, const(operand.offset, "i64")) if operand.offset else near
-
-    def _moves_little(self, name: str) -> bool:
-        """Whether a register moves by a step from lane to lane that needs no look at each."""
-        affine = self.affine.get(name)
-        return (
-            affine is not None
-            and affine.exact
-            and abs(affine.stride) * (self.b.lanes - 1) <= NEAR
-            and self._slot(name)[1] == "i64"
-        )
 
     def _address(self, operand: ast.Addr, space: str) -> Val:
         """A generic address: a register or number, and a constant."""
@@ -522,12 +554,11 @@ class Emitter:
                 return
             if self.mask is None:
                 self._looked_at.add(key)
-        if isinstance(operand.base, ast.Sym):
-            address = self.b.cast("ptrtoint", self.pointer(operand, space), "i64")
-        elif space == "shared":
+        if space == "shared" and not isinstance(operand.base, ast.Sym):
             address = self._shared_offset(operand)  # shared memory begins at a multiple
         else:
-            address = self._address(operand, space)
+            # Of an address outside of the session's memory the access faults.
+            address = self.b.cast("ptrtoint", self.pointer(operand, space), "i64")
         self.first = first
         self.note_alignment(address, size)
 

@@ -137,12 +137,13 @@ class KernelWriter:
         b = self.b
         symbol = "rrto_kernel"
         self._prologue()
+        begin = len(b.lines)
         self._blocks()
         head = [
             f"define void @{symbol}(ptr noalias %context, i64 %first, i64 %last) #0 {{",
             "entry:",
         ]
-        lines = head + b.allocas + b.lines + ["}"]
+        lines = head + b.allocas + b.lines[:begin] + b.starts + b.lines[begin:] + ["}"]
         declared = sorted(set(b.declared.values()))
         width = "512" if self.frame.lanes >= 16 else "256"
         # An access to address 0 is one that faults, not one that cannot happen. A frame larger
