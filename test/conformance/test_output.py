@@ -87,7 +87,10 @@ def test_a_pattern_is_formatted_as_the_c_library_does(pattern, kinds, values):
 def test_text_and_pointers():
     text = ctypes.create_string_buffer(b"words")
     packed = ctypes.create_string_buffer(struct.pack("<QQQ", ctypes.addressof(text), 0, 4096))
-    assert formatted(b"%s|%s|%p", ctypes.addressof(packed), ANYWHERE) == (b"words|(null)|0x1000", 3)
+    assert formatted(b"%s|%s|%p", ctypes.addressof(packed), ANYWHERE) == (
+        b"words|(null)|0x1000",
+        3,
+    )
 
 
 def test_output_that_nobody_takes_is_bounded_and_the_newest_stays():

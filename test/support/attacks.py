@@ -1,8 +1,9 @@
 """Kernels that try to leave the session's memory, each launched in a process of its own.
 
-Reads a list of cases as JSON from standard input, each (PTX with a kernel `k` of a buffer, a target
-address and a number, lanes, name of the target, the number); writes a list of (how it ended, words
-of the buffer, whether the canary is as it was). How it ended is "ok", a CUDA result or a signal.
+Reads a list of cases as JSON from standard input, each (PTX with a kernel `k` of a buffer, a
+target address and a number, lanes, name of the target, the number); writes a list of (how it
+ended, words of the buffer, whether the canary is as it was). How it ended is "ok", a CUDA result
+or a signal.
 
 In a text, @shared@, @local@, @param@ and @global@ stand for the distance from the first such byte
 that a kernel has to the target. The kernels are compiled here, before the processes fork.
@@ -60,7 +61,8 @@ class Victim:
     def __init__(self) -> None:
         self.canary = mmap.mmap(-1, 1 << 16)
         self.canary[:] = struct.pack("<I", CANARY) * (1 << 14)
-        maps = re.findall(r"^(\w+)-\w+ (\S+) .*?(\S*)$", Path("/proc/self/maps").read_text(), re.M)
+        lines = Path("/proc/self/maps").read_text()
+        maps = re.findall(r"^(\w+)-\w+ (\S+) .*?(\S*)$", lines, re.MULTILINE)
         first = {name: int(start, 16) for start, _, name in reversed(maps) if name}
         code = next(int(start, 16) for start, rights, _ in maps if "x" in rights)
         environ = ctypes.c_void_p.in_dll(ctypes.CDLL(None), "environ").value or 0

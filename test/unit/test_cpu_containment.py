@@ -74,6 +74,23 @@ FORMS = {
     "one thread": "setp.eq.u32 %p1,%r2,17; selp.u64 %rd5,%rd2,%rd1,%p1;",
     "a difference": "sub.u64 %rd6,%rd1,%rd2; sub.u64 %rd5,%rd1,%rd6;",
     "around the end of addresses": "not.b64 %rd6,%rd2; sub.u64 %rd5,-1,%rd6;",
+    # What passes/addresses.py could get wrong.
+    "an index of 32 bits": "mad.wide.s32 %rd5,%r6,8,%rd2;",
+    "an index made small": "and.b64 %rd6,%rd2,-1; sub.u64 %rd6,%rd6,%rd1; add.u64 %rd5,%rd1,%rd6;",
+    "an index that is small sometimes": "mov.u64 %rd6,8; setp.ne.u32 %p1,%r1,9;"
+    "@%p1 sub.u64 %rd6,%rd2,%rd1; add.u64 %rd5,%rd1,%rd6;",
+    "an index of many parts": "sub.u64 %rd6,%rd2,%rd1; cvt.u32.u64 %r6,%rd6; shr.u64 %rd6,%rd6,32;"
+    "cvt.u32.u64 %r7,%rd6; cvt.u64.u32 %rd7,%r7; shl.b64 %rd7,%rd7,32; add.u64 %rd5,%rd1,%rd7;"
+    "cvt.u64.u32 %rd8,%r6; add.u64 %rd5,%rd5,%rd8;",
+    "a product that is cut off": "sub.u64 %rd6,%rd2,%rd1; mad.lo.u64 %rd5,%rd6,1,%rd1;",
+    "a product with a negative number": "sub.u64 %rd6,%rd1,%rd2; mad.lo.s64 %rd5,%rd6,-1,%rd1;",
+    "a chain of steps": "sub.u64 %rd5,%rd2,0x1000000000;" + "add.u64 %rd5,%rd5,0x200000000;" * 8,
+    "a chain of copies": "mov.u64 %rd6,%rd2; mov.u64 %rd7,%rd6; cvta.to.global.u64 %rd5,%rd7;",
+    "a register that was something else": "mov.u64 %rd5,%rd1; setp.eq.u32 %p1,%r1,9; @%p1 bra K;"
+    "mov.u64 %rd5,%rd2; K: add.u64 %rd5,%rd5,0;",
+    "what it was in the round before": "mov.u64 %rd6,%rd1; mov.u32 %r6,0; R: add.u64 %rd5,%rd6,0;"
+    "mov.u64 %rd6,%rd2; add.u32 %r6,%r6,1; setp.lt.u32 %p1,%r6,%r1; @%p1 bra R;",
+    "kept across a barrier": "add.u64 %rd5,%rd2,0; bar.sync 0; add.u64 %rd5,%rd5,0;",
 }
 TOUCHES = {
     "load": "ld.global.u32 %r5,[%rd5]; st.global.u32 [%rd1],%r5;",
@@ -141,7 +158,10 @@ DISTANCES = [
 
 
 def test_no_constant_behind_a_register_leads_out():
-    touches = ("ld.global.u32 %r5,[%rd6{}];" + READ, "st.global.v4.u32 [%rd6{}],{{%r1,%r1,%r1,%r1}};")
+    touches = (
+        "ld.global.u32 %r5,[%rd6{}];" + READ,
+        "st.global.v4.u32 [%rd6{}],{{%r1,%r1,%r1,%r1}};",
+    )
     all_fault(
         kernel(FORMS[form] + f"sub.u64 %rd6,%rd5,{distance};" + touch.format(f"{distance:+}"))
         for form in ("one address", "side by side")
@@ -153,7 +173,8 @@ def test_no_constant_behind_a_register_leads_out():
 def test_a_loop_whose_second_round_leads_out_faults():
     loop = (
         "sub.u64 %rd6,%rd2,%rd1; mad.wide.u32 %rd5,%r2,4,%rd1; mov.u32 %r6,0;"
-        "L: {touch} add.u64 %rd5,%rd5,%rd6; add.u32 %r6,%r6,1; setp.lt.u32 %p1,%r6,%r1; @%p1 bra L;"
+        "L: {touch} add.u64 %rd5,%rd5,%rd6; add.u32 %r6,%r6,1; setp.lt.u32 %p1,%r6,%r1;"
+        "@%p1 bra L;"
     )
     one = loop.replace("mad.wide.u32 %rd5,%r2,4,%rd1", "mov.u64 %rd5,%rd1")
     all_fault(
@@ -213,7 +234,9 @@ def described(more):
     """A description of a texture or surface in the buffer, whose memory is the target."""
     fields = {8: 64, 16: 64, 20: 1, 24: 1, 28: 32, 32: 1, 36: 1, 40: 1, 44: 1, 48: 1, 52: 256}
     words = "".join(f"st.global.u32 [%rd1+{at}],{value};" for at, value in fields.items())
-    return kernel(f"st.global.u64 [%rd1],%rd2; {words} mov.u32 %r6,{{x}}; {more}".replace("{x}", "4"))
+    return kernel(
+        f"st.global.u64 [%rd1],%rd2; {words} mov.u32 %r6,{{x}}; {more}".replace("{x}", "4")
+    )
 
 
 TEXTURES = (
@@ -251,8 +274,8 @@ TEXT = ".global .align 1 .b8 t[3] = {37, 115, 0};"
 def printed(pattern, values):
     """A call of vprintf."""
     return kernel(
-        f"mov.u64 %rd3,t; {{ .param .b64 x; .param .b64 y; .param .b32 z; st.param.b64 [x],{pattern};"
-        f"st.param.b64 [y],{values}; call.uni (z), vprintf, (x,y); }}",
+        f"mov.u64 %rd3,t; {{ .param .b64 x; .param .b64 y; .param .b32 z;"
+        f"st.param.b64 [x],{pattern}; st.param.b64 [y],{values}; call.uni (z), vprintf, (x,y); }}",
         VPRINTF + TEXT,
     )
 
@@ -264,7 +287,9 @@ def test_what_kernels_print_is_theirs():
         "st.param.b64 [e],1; call.uni __assertfail, (q,b,c,d,e); }",
         ASSERT,
     )
-    through = printed("%rd3", "%rd1").replace("mov.u64 %rd3,t;", "mov.u64 %rd3,t; st.u64 [%rd1],%rd2;")
+    through = printed("%rd3", "%rd1").replace(
+        "mov.u64 %rd3,t;", "mov.u64 %rd3,t; st.u64 [%rd1],%rd2;"
+    )
     all_fault([printed("%rd2", "%rd1"), printed("%rd3", "%rd2"), through, failed])
 
 
@@ -391,7 +416,8 @@ def test_what_lies_around_the_session_can_be_accessed_by_nobody():
         first, last, rights = re.match(r"(\w+)-(\w+) (\S+)", line).groups()
         start, end = int(first, 16), int(last, 16)
         if start < high and end > low and rights[:3] != "---":
-            assert inner.start <= start and end <= inner.stop, line
+            assert inner.start <= start, line
+            assert end <= inner.stop, line
     assert arena.contained(arena.base) == arena.base
     faulting = arena.low + arena.span
     for address in (0, arena.low - 1, faulting, faulting + 1, (1 << 64) - 1, -1):

@@ -111,9 +111,7 @@ class CpuDevice:
             CompilePool(cores, compile_timeout_s, compile_command),
             memcheck=memcheck,
         )
-        self._arena = Arena(
-            arena_base, arena_bytes, limit_bytes, range_bytes(cores, limit_bytes)
-        )
+        self._arena = Arena(arena_base, arena_bytes, limit_bytes, range_bytes(cores, limit_bytes))
         self.launcher = Launcher(cores, self._arena, launch_timeout_s, memcheck=memcheck)
         self._textures = Textures(self._arena)
         self._timeline = Timeline()
@@ -162,7 +160,7 @@ class CpuDevice:
             **self._graphs.counts(),
             "launches_ended": self.launcher.watchdog.fired,
             "modules": len(self._modules),
-            "memory_bytes": self._arena.used,
+            "memory_bytes": self._arena.used - self.launcher.memory.held,
             "memory_peak_bytes": self._arena.peak,
             "memory_of_blocks_bytes": self.launcher.memory.held,
             "kernels_compiled": compiler.compiled,

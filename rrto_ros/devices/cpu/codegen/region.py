@@ -160,10 +160,10 @@ class RegionCode:
         lines, pointer = [], LOW
         if self.slots[name][2]:
             one, pointer, vector = b.name(), b.name(), b.ty("ptr", True)
+            picks = f"<{self.lanes} x i32> zeroinitializer"
             lines = [
                 f"  {one} = insertelement {vector} poison, ptr {LOW}, i32 0",
-                f"  {pointer} = shufflevector {vector} {one}, {vector} poison, "
-                f"<{self.lanes} x i32> zeroinitializer",
+                f"  {pointer} = shufflevector {vector} {one}, {vector} poison, {picks}",
             ]
         kind = b.ty("ptr", self.slots[name][2])
         return [*lines, f"  store {kind} {pointer}, ptr {self.safe[name]}"]

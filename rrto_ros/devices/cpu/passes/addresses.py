@@ -49,9 +49,8 @@ def find_addresses(instrs: Sequence[ast.Instr], types: Mapping[str, str]) -> Add
     for instr in instrs:
         for name in destinations(instr):
             definitions.setdefault(name, []).append(instr)
-        for arg in instr.args:
-            if isinstance(arg, ast.Addr) and isinstance(arg.base, ast.Reg):
-                wanted.append(arg.base.name)
+        bases = [arg.base for arg in instr.args if isinstance(arg, ast.Addr)]
+        wanted += [base.name for base in bases if isinstance(base, ast.Reg)]
     finder = _Finder(definitions, types)
     registers: set[str] = set()
     while wanted:
