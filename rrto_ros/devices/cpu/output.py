@@ -124,8 +124,9 @@ class KernelOutput:
         try:
             if what == ASSERT:
                 where = shape & 0xFFFF, shape >> 16 & 0xFFFF, shape >> 32
-                said = [self._memory.text(at) if at else b"?" for at in (a, b, d)]
-                text = _failed(*said, c, _place(block, _grid(context)), _place(thread, where))
+                said, file, name = (self._memory.text(at) if at else b"?" for at in (a, b, d))
+                at = _place(block, _grid(context)), _place(thread, where)
+                text = _failed(said, file, name, c, *at)
             else:
                 text, count = formatted(self._memory.text(a), b, self._memory)
         except Exception as error:

@@ -18,24 +18,24 @@ class Access(NamedTuple):
     Attributes:
         space: State space; "" is generic.
         kind: Type of an element, None where none is named.
-        count: Elements.
+        number: Elements.
         volatile: Whether others may look at the memory meanwhile.
     """
 
     space: str
     kind: PtxType | None
-    count: int
+    number: int
     volatile: bool
 
     @property
     def bytes(self) -> int:
         """Of all elements; those of the largest where no type is named."""
-        return (self.kind or TYPES["b128"]).bytes * self.count
+        return (self.kind or TYPES["b128"]).bytes * self.number
 
 
 def access_of(instr: ast.Instr) -> Access:
     """What an ld or st accesses."""
-    space, kind, count, volatile = "", None, 1, False
+    space, kind, number, volatile = "", None, 1, False
     for mod in instr.mods:
         head = mod.split("::")[0]
         if head in _SPACES:
@@ -43,7 +43,7 @@ def access_of(instr: ast.Instr) -> Access:
         elif mod in TYPES:
             kind = TYPES[mod]
         elif mod in _VECTORS:
-            count = _VECTORS[mod]
+            number = _VECTORS[mod]
         elif mod in _STRONG:
             volatile = True
-    return Access(space, kind, count, volatile)
+    return Access(space, kind, number, volatile)
