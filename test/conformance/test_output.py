@@ -10,8 +10,10 @@ import pytest
 from support.printing import PTX
 
 from rrto_ros.api.results import CUresult
-from rrto_ros.devices.cpu.output import BUFFER_BYTES, KernelOutput, formatted
+from rrto_ros.devices.cpu.output import BUFFER_BYTES, KernelMemory, KernelOutput, formatted
 from rrto_ros.errors import CudaError
+
+ANYWHERE = KernelMemory(int)
 
 
 @pytest.fixture
@@ -79,17 +81,20 @@ def test_a_pattern_is_formatted_as_the_c_library_does(pattern, kinds, values):
         pattern,
         *(types[k](v) for k, v in zip(kinds, values, strict=True)),
     )
-    assert formatted(pattern, ctypes.addressof(arguments)) == (out.value, len(kinds))
+    assert formatted(pattern, ctypes.addressof(arguments), ANYWHERE) == (out.value, len(kinds))
 
 
 def test_text_and_pointers():
     text = ctypes.create_string_buffer(b"words")
     packed = ctypes.create_string_buffer(struct.pack("<QQQ", ctypes.addressof(text), 0, 4096))
-    assert formatted(b"%s|%s|%p", ctypes.addressof(packed)) == (b"words|(null)|0x1000", 3)
+    assert formatted(b"%s|%s|%p", ctypes.addressof(packed), ANYWHERE) == (
+        b"words|(null)|0x1000",
+        3,
+    )
 
 
 def test_output_that_nobody_takes_is_bounded_and_the_newest_stays():
-    output = KernelOutput()
+    output = KernelOutput(int)
     called = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 9)(output.address)
     line = ctypes.create_string_buffer(b"x" * 999 + b"\n")
     context = (ctypes.c_int64 * 16)()

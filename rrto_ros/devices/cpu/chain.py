@@ -18,7 +18,7 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.codegen.checks import REPORT_WORDS
 from rrto_ros.devices.cpu.codegen.kernel import CONTEXT_FIELDS
 from rrto_ros.devices.cpu.jit import LoadedCode, compile_object, host_target
-from rrto_ros.devices.cpu.launcher import Launcher, Runnable, reported
+from rrto_ros.devices.cpu.launcher import TAIL, Launcher, Runnable, reported
 from rrto_ros.devices.cpu.passes.layout import PARAMS_ALIGNMENT
 from rrto_ros.devices.protocol import Launch
 from rrto_ros.errors import CudaError
@@ -139,12 +139,11 @@ class Chain:
         _, self._call = _loop()
         offsets = [0]
         for link in links:
-            # Loads of whole vectors may read past the last parameter.
-            size = len(link.launch.params) + 64
+            size = len(link.launch.params) + len(TAIL)
             offsets.append(offsets[-1] + -(-size // _PARAMS_ALIGN) * _PARAMS_ALIGN)
-        self._params = np.zeros(offsets[-1] + _PARAMS_ALIGN, np.uint8)
-        base = self._params.ctypes.data
-        self._offsets = [offset + -base % _PARAMS_ALIGN for offset in offsets]
+        # They are put in their place before each run: kernels may write there.
+        self._params = np.zeros(offsets[-1], np.uint8)
+        self._offsets = offsets
         self._report = np.zeros(REPORT_WORDS, np.int64)
         self._areas: list[int] = []
         self.failed = 0
@@ -195,10 +194,19 @@ class Chain:
             CudaError: LAUNCH_TIMEOUT, LAUNCH_FAILED or MISALIGNED_ADDRESS, with its launch in
                 `failed`.
         """
+        try:
+            return self._run(first, last, index, page)
+        finally:
+            self._launcher.memory.over()
+
+    def _run(self, first: int, last: int, index: int, page: int) -> int:
         launcher, watchdog = self._launcher, self._launcher.watchdog
-        areas = launcher.areas(*self._needs)
+        start, end = self._offsets[first], self._offsets[last]
+        arguments = launcher.memory.arguments(len(self._params))
+        areas = [arguments, *launcher.memory.areas(1, *self._needs)[0]]
         if areas != self._areas:
-            self._place(list(areas))
+            self._place(areas)
+        ctypes.memmove(arguments + start, self._params.ctypes.data + start, end - start)
         self._report[0] = 0
         launcher.output.begins(one=False)
         started = time.thread_time_ns()
@@ -223,13 +231,14 @@ class Chain:
         self._params[at : at + len(params)] = np.frombuffer(params, np.uint8)
 
     def _place(self, areas: list[int]) -> None:
-        """The memory that blocks use lies elsewhere than before."""
+        """The memory that blocks use lies elsewhere than before: arguments, then the areas."""
         self._areas = areas
-        base, launcher = self._params.ctypes.data, self._launcher
+        (base, *own), launcher = areas, self._launcher
         for k, link in enumerate(self.links):
             launch, static = link.launch, link.static_bytes
             self._contexts[k] = (
-                base + self._offsets[k], *areas, link.module_base, launcher.scratch, *launch.grid,
+                base + self._offsets[k], *own, link.module_base, launcher.scratch, *launch.grid,
                 launch.shared_bytes, static + launch.shared_bytes, launcher.watchdog.flag,
                 0, 0, self._report.ctypes.data, launcher.output.address, 0, 0,
+                *launcher.session,
             )  # fmt: skip

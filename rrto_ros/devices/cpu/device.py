@@ -2,7 +2,8 @@
 
 Every operation is finished when its call returns, so streams and events need bookkeeping only.
 A kernel that touches an address outside live allocations faults, which ends this process; the
-parent reports it as ILLEGAL_ADDRESS.
+parent reports it as ILLEGAL_ADDRESS. It cannot reach anything else of this process
+(codegen/containment.py).
 
 Over 400 lines: it is the device protocol, one short method for each operation.
 """
@@ -21,6 +22,7 @@ from rrto_ros.api.info import DRIVER_VERSION
 from rrto_ros.api.ops import READ_WRITE
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu import attributes as attr
+from rrto_ros.devices.cpu.block_memory import range_bytes
 from rrto_ros.devices.cpu.chain import Link
 from rrto_ros.devices.cpu.compile_pool import DEFAULT_TIMEOUT_S, CompilePool
 from rrto_ros.devices.cpu.facts import KernelFacts, KernelHead, ModuleFacts
@@ -60,7 +62,8 @@ class CpuDevice:
     """One session's virtual device (see `protocol.Device` for the calls).
 
     Args:
-        limit_bytes: Device memory that the session may allocate.
+        limit_bytes: Device memory that the session may use: what it allocates, and local memory
+            of running kernels.
         arena_base: Wanted first address; another is taken, and reported, if it is not free.
         arena_bytes: Size of the address range.
         compute_capability: What programs are told; steers the PTX that they generate.
@@ -71,7 +74,8 @@ class CpuDevice:
         launch_timeout_s: Seconds after which a launch ends with LAUNCH_TIMEOUT; 0 never.
         memcheck: Look up every access; a stray one is an error that names kernel, thread, address
             and the nearest allocation. Slow; without it a stray access is an error, too, but
-            without these names, and one inside the session's own memory may go unnoticed.
+            without these names, and one inside the session's own memory may go unnoticed. Nothing
+            outside of that is read or written in either case.
         compile_timeout_s: Seconds that compiling a kernel may take.
         compile_command: Starts a compile process; None: as `compile_pool` does it.
         kernels: The cache of compiled kernels, where another process keeps it.
@@ -111,8 +115,8 @@ class CpuDevice:
             memcheck=memcheck,
             kept=kernels,
         )
-        self._arena = Arena(arena_base, arena_bytes, limit_bytes)
-        self.launcher = Launcher(cores, launch_timeout_s, self._arena if memcheck else None)
+        self._arena = Arena(arena_base, arena_bytes, limit_bytes, range_bytes(cores, limit_bytes))
+        self.launcher = Launcher(cores, self._arena, launch_timeout_s, memcheck=memcheck)
         self._textures = Textures(self._arena)
         self._timeline = Timeline()
         self._graphs = Graphs()
@@ -160,8 +164,9 @@ class CpuDevice:
             **self._graphs.counts(),
             "launches_ended": self.launcher.watchdog.fired,
             "modules": len(self._modules),
-            "memory_bytes": self._arena.used,
+            "memory_bytes": self._arena.used - self.launcher.memory.held,
             "memory_peak_bytes": self._arena.peak,
+            "memory_of_blocks_bytes": self.launcher.memory.held,
             "kernels_compiled": compiler.compiled,
             "kernels_compiled_ahead": compiler.ahead,
             "modules_known": compiler.known,

@@ -1,4 +1,4 @@
-"""Runs compiled kernels: contexts, per-worker memory and the spread of blocks over cores.
+"""Runs compiled kernels: contexts, arguments and the spread of blocks over cores.
 
 Blocks of a kernel are independent but for global atomics, so the result does not depend on which
 worker runs which; kernels with global atomics whose order shows (float sums, values read back) run
@@ -9,14 +9,13 @@ cooperative launch, which may wait for each other, are all there at once and tak
 from __future__ import annotations
 
 import ctypes
-import mmap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from rrto_ros.api.results import CUresult
-from rrto_ros.devices.cpu.attributes import SHARED_OPTIN_BYTES
+from rrto_ros.devices.cpu.block_memory import BEYOND, BlockMemory, address_of
 from rrto_ros.devices.cpu.codegen.checks import (
     ASSERTED,
     BROKEN,
@@ -30,7 +29,7 @@ from rrto_ros.devices.cpu.codegen.kernel import CONTEXT_FIELDS
 from rrto_ros.devices.cpu.jit import LoadedCode
 from rrto_ros.devices.cpu.memory import Arena
 from rrto_ros.devices.cpu.output import KernelOutput
-from rrto_ros.devices.cpu.passes.layout import PARAMS_ALIGNMENT, align_up
+from rrto_ros.devices.cpu.passes.layout import align_up
 from rrto_ros.devices.cpu.passes.recursion import STACK_BYTES
 from rrto_ros.devices.cpu.ptx.variables import MAX_ALIGNMENT
 from rrto_ros.devices.cpu.watchdog import Watchdog
@@ -38,15 +37,13 @@ from rrto_ros.errors import AccessError, CudaError
 
 _SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 _Context = ctypes.c_int64 * len(CONTEXT_FIELDS)
-_BEYOND = 4096
-"""Behind shared memory, for loads of whole vectors."""
-_SHARED_BYTES = SHARED_OPTIN_BYTES + _BEYOND
 # Below this, handing blocks to another thread costs more than it saves.
 _SPREAD_NS = 300_000
 _CHUNKS_PER_WORKER = 8
-_GROWS_TWOFOLD_BYTES = 64 << 20
 _TOTAL_SHARED, _STEP = CONTEXT_FIELDS.index("total_smem"), CONTEXT_FIELDS.index("step")
 _WORKSPACE_BYTES = 64
+TAIL = bytes(64)
+"""Behind arguments: loads of whole vectors may read past the last parameter."""
 
 
 @dataclass
@@ -69,28 +66,6 @@ class Runnable:
 
     def __post_init__(self) -> None:
         self.call = _SIGNATURE(self.code.address)
-
-
-class _WorkerMemory:
-    """Shared, frame and local memory of the block that a worker runs."""
-
-    def __init__(self) -> None:
-        self.shared = _area(_SHARED_BYTES)
-        self.frames = mmap.mmap(-1, 1 << 16)
-        self.local = _area(1 << 16)
-        self._local_bytes = 1 << 16
-        self.addresses = [_aligned(self.shared), _address(self.frames), _aligned(self.local)]
-
-    def ensure(self, frame_bytes: int, local_bytes: int) -> list[int]:
-        """Addresses of the three areas, grown where needed."""
-        if len(self.frames) < frame_bytes:
-            self.frames = mmap.mmap(-1, 2 * frame_bytes)
-            self.addresses[1] = _address(self.frames)
-        if self._local_bytes < local_bytes:
-            self._local_bytes = max(local_bytes, min(2 * local_bytes, _GROWS_TWOFOLD_BYTES))
-            self.local = _area(self._local_bytes)
-            self.addresses[2] = _aligned(self.local)
-        return self.addresses
 
 
 def reported(word: int, name: str) -> CudaError:
@@ -127,39 +102,30 @@ def _place(number: int, size: tuple[int, int, int]) -> tuple[int, int, int]:
     return number % size[0], number // size[0] % size[1], number // (size[0] * size[1])
 
 
-def _address(area: mmap.mmap) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(area))
-
-
-def _area(size: int) -> mmap.mmap:
-    """Memory with `size` bytes behind its first multiple of the largest alignment."""
-    return mmap.mmap(-1, size + MAX_ALIGNMENT)
-
-
-def _aligned(area: mmap.mmap) -> int:
-    return align_up(_address(area), MAX_ALIGNMENT)
-
-
 class Launcher:
     """A small pool of worker threads; the calling thread works too.
 
     Args:
         threads: Threads in all.
+        arena: What kernels may access, with a range for the memory of blocks.
         timeout_s: Seconds after which a launch is ended; 0 never ends one.
-        arena: Whose allocations kernels may access, where they were compiled with `memcheck`.
+        memcheck: Whether kernels look up every access among the allocations.
     """
 
-    def __init__(self, threads: int, timeout_s: float = 0.0, arena: Arena | None = None) -> None:
+    def __init__(
+        self, threads: int, arena: Arena, timeout_s: float = 0.0, *, memcheck: bool = False
+    ) -> None:
         self._arena = arena
+        self._memcheck = memcheck
         self.watchdog = Watchdog(timeout_s)
-        self.output = KernelOutput()
+        self.output = KernelOutput(arena.contained)
         self.threads = max(1, threads)
+        self.memory = BlockMemory(arena, self.threads)
         self._pool = (
             ThreadPoolExecutor(self.threads - 1, thread_name_prefix="rrto-cpu")
             if self.threads > 1
             else None
         )
-        self._memory = threading.local()
         self._scratch = ctypes.create_string_buffer(256)
 
     def close(self) -> None:
@@ -195,15 +161,14 @@ class Launcher:
             CudaError: LAUNCH_FAILED if it executed trap.
             AccessError: A checked access went astray; what was written before stays.
         """
-        # Loads of whole vectors may read past the last parameter.
-        arguments = ctypes.create_string_buffer(len(params) + 64 + PARAMS_ALIGNMENT)
-        first = align_up(ctypes.addressof(arguments), PARAMS_ALIGNMENT)
-        ctypes.memmove(first, params, len(params))
-        workspace = 0
+        arguments = params + TAIL
+        distance = align_up(len(arguments), _WORKSPACE_BYTES)
         if cooperative:
-            grids = ctypes.create_string_buffer(2 * _WORKSPACE_BYTES)
-            workspace = align_up(ctypes.addressof(grids), _WORKSPACE_BYTES)
-            ctypes.c_uint32.from_address(workspace).value = _WORKSPACE_BYTES
+            size = _WORKSPACE_BYTES.to_bytes(4, "little").ljust(_WORKSPACE_BYTES, b"\0")
+            arguments = arguments.ljust(distance, b"\0") + size
+        first = self.memory.arguments(len(arguments))
+        workspace = first + distance if cooperative else 0
+        ctypes.memmove(first, arguments, len(arguments))
         words = (
             first,
             0,
@@ -219,6 +184,7 @@ class Launcher:
             self.output.address,
             0,
             workspace,
+            *self.session,
         )
         self.output.begins(one=True)
         total = grid[0] * grid[1] * grid[2]
@@ -235,9 +201,11 @@ class Launcher:
             elif spread:
                 spent = self._spread(kernel, words, total)
             else:
-                spent = self._blocks(kernel, words, 0, total)
+                areas = self.memory.areas(1, kernel.frame_bytes, kernel.local_bytes)
+                spent = self._blocks(kernel, words, areas[0], 0, total)
         finally:
             ended = self.watchdog.end()
+            self.memory.over()
             self._raise_report(kernel.name, grid, block)
         if ended:
             raise CudaError(CUresult.LAUNCH_TIMEOUT, self.too_long(kernel.name))
@@ -249,24 +217,22 @@ class Launcher:
         return ctypes.addressof(self._scratch)
 
     @property
+    def session(self) -> tuple[int, int]:
+        """The lowest address that kernels may form, and how far the highest lies from it."""
+        return self._arena.low, self._arena.span
+
+    @property
     def checks(self) -> bool:
         """Whether every access is looked up."""
-        return self._arena is not None
+        return self._memcheck
 
     def too_long(self, name: str) -> str:
         """What a launch says that the watchdog ended."""
         return f"kernel {name} ran longer than {self.watchdog.limit_s:g} s (launch_timeout_s)"
 
-    def areas(self, frame_bytes: int, local_bytes: int) -> list[int]:
-        """Addresses of this thread's shared, frame and local memory."""
-        memory: _WorkerMemory | None = getattr(self._memory, "value", None)
-        if memory is None:
-            memory = self._memory.value = _WorkerMemory()
-        return memory.ensure(frame_bytes, local_bytes)
-
     def _memory_map(self, workspace: int) -> tuple[int, int, int]:
         """Address of the live allocations, how many, and where traps and so on are reported."""
-        ranges = self._arena.ranges() if self._arena is not None else []
+        ranges = self._arena.ranges() if self._memcheck else []
         if ranges and workspace:
             pairs = sorted(
                 [
@@ -284,7 +250,7 @@ class Launcher:
     ) -> None:
         if self._report[0] in (TRAPPED, MISALIGNED, ASSERTED, BROKEN, NO_ROOM, NO_FUNCTION):
             raise reported(self._report[0], name)
-        if self._arena is None or not self._report[0]:
+        if not self._memcheck or not self._report[0]:
             return
         _, address, what, number, thread = self._report
         does = "writes" if what >> 16 & 1 else "reads"
@@ -306,21 +272,22 @@ class Launcher:
     def _spread(self, kernel: Runnable, words: tuple[int, ...], total: int) -> int:
         """Run all blocks on all workers; returns their processor time in nanoseconds."""
         assert self._pool is not None
+        areas = self.memory.areas(self.threads, kernel.frame_bytes, kernel.local_bytes)
         chunk = max(1, total // (self.threads * _CHUNKS_PER_WORKER))
         starts = iter(range(0, total, chunk))
         lock = threading.Lock()
 
-        def work() -> int:
+        def work(own: list[int]) -> int:
             spent = 0
             while True:
                 with lock:
                     first = next(starts, -1)
                 if first < 0:
                     return spent
-                spent += self._blocks(kernel, words, first, min(first + chunk, total))
+                spent += self._blocks(kernel, words, own, first, min(first + chunk, total))
 
-        others = [self._pool.submit(work) for _ in range(self.threads - 1)]
-        return work() + sum(other.result() for other in others)
+        others = [self._pool.submit(work, own) for own in areas[1:]]
+        return work(areas[0]) + sum(other.result() for other in others)
 
     def _together(self, kernel: Runnable, words: tuple[int, ...], total: int) -> int:
         """Run all blocks at once, each worker some of them in turns.
@@ -328,20 +295,16 @@ class Launcher:
         Where the order of blocks shows, one worker runs all: what a thread sees of another block
         then depends on the code alone.
         """
-        shared = align_up(words[_TOTAL_SHARED] + _BEYOND, MAX_ALIGNMENT)
+        size = words[_TOTAL_SHARED] + BEYOND + kernel.local_bytes + kernel.frame_bytes
+        shared = align_up(words[_TOTAL_SHARED] + BEYOND, MAX_ALIGNMENT)
         local = align_up(kernel.local_bytes, MAX_ALIGNMENT)
         step = align_up(shared + local + kernel.frame_bytes, MAX_ALIGNMENT)
         try:
-            memory = _area(step * total)
-        except (OSError, OverflowError, ValueError) as error:
-            raise CudaError(
-                CUresult.OUT_OF_MEMORY,
-                f"kernel {kernel.name}: no room for {total} blocks of "
-                f"{step} bytes at once: {error}",
-            ) from error
-        at = _aligned(memory)
+            at, frames = self.memory.together(size, step, total)
+        except CudaError as error:
+            raise CudaError(error.result, f"kernel {kernel.name}: {error.detail}") from error
         placed = [*words]
-        placed[1:4], placed[_STEP] = (at, at + shared + local, at + shared), step
+        placed[1:4], placed[_STEP] = (at, address_of(frames), at + shared), step
         parts = 1 if kernel.ordered or self._pool is None else min(self.threads, total)
         bounds = [total * k // parts for k in range(parts + 1)]
 
@@ -354,12 +317,13 @@ class Launcher:
         # As many as there are workers: none waits in a queue for another to end.
         others = [self._pool.submit(work, k) for k in range(1, parts)] if self._pool else []
         spent = work(0) + sum(other.result() for other in others)
-        del memory
+        self.memory.apart(size, step, total)
         return spent
 
-    def _blocks(self, kernel: Runnable, words: tuple[int, ...], first: int, last: int) -> int:
+    def _blocks(
+        self, kernel: Runnable, words: tuple[int, ...], areas: list[int], first: int, last: int
+    ) -> int:
         """Run some blocks in this thread; returns its processor time in nanoseconds."""
-        areas = self.areas(kernel.frame_bytes, kernel.local_bytes)
         context = _Context(words[0], *areas, *words[4:])
         started = time.thread_time_ns()
         kernel.call(ctypes.addressof(context), first, last)

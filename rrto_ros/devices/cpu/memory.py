@@ -4,7 +4,9 @@ A range of virtual addresses is reserved at a fixed base. An allocation makes it
 accessible; freeing it makes pages that no other allocation uses inaccessible and gives their
 memory back, so a stray access faults instead of reading stale data. Memory that the program maps
 itself (`physical.py`) lies at other addresses of the range. Behind the arena lies a second range
-for module variables.
+for module variables, and a third for the memory of running blocks (`block_memory.py`). Nothing
+else lies there, and nothing at all within `2 * REACH` bytes around it: compiled kernels keep their
+accesses inside (codegen/containment.py).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import bisect
 import ctypes
 import mmap
 import os
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +23,7 @@ import numpy.typing as npt
 from rrto_ros.api.ops import READ_WRITE
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu import pages
+from rrto_ros.devices.cpu.codegen.containment import REACH
 from rrto_ros.devices.cpu.physical import PhysicalMemory
 from rrto_ros.devices.mappings import READ, Mappings
 from rrto_ros.errors import CudaError, UnavailableError
@@ -35,16 +39,23 @@ class Arena:
         base: First address (2 MiB aligned); another than asked for if that was taken.
         size: Bytes of the range for allocations; MODULE_BYTES for modules follow it.
         limit: Bytes that may be allocated at once.
-        used: Bytes allocated, modules and memory that has no address included.
+        used: Bytes allocated, modules, memory that has no address and what was charged included.
+        block_base: First address of the range for running blocks.
+        low: The lowest address that kernels may form.
+        span: How far the highest, which faults, lies from that.
+        spare: Gives back what was charged and is not needed now.
     """
 
-    def __init__(self, base: int, size: int, limit: int) -> None:
+    def __init__(self, base: int, size: int, limit: int, block_bytes: int = 0) -> None:
         self.size = -(-size // _ALIGNMENT) * _ALIGNMENT
         self.limit = limit
         self.used = 0
         self.peak = 0
-        total = self.size + MODULE_BYTES
-        address = pages.reserve(base, total) if base % _ALIGNMENT == 0 else None
+        self.spare: Callable[[], None] = lambda: None
+        inside = self.size + MODULE_BYTES + -(-block_bytes // _ALIGNMENT) * _ALIGNMENT
+        total = inside + 4 * REACH
+        fits = base % _ALIGNMENT == 0 and base > 2 * REACH
+        address = pages.reserve(base - 2 * REACH, total) if fits else None
         self._mapping = (address or 0, total)
         if address is None:
             address = pages.reserve(0, total + _ALIGNMENT)
@@ -55,7 +66,9 @@ class Arena:
                 )
             self._mapping = (address, total + _ALIGNMENT)
             address = -(-address // _ALIGNMENT) * _ALIGNMENT
-        self.base = address
+        self.base = address + 2 * REACH
+        self.block_base = self.base + self.size + MODULE_BYTES
+        self.low, self.span = self.base - REACH, inside + 2 * REACH
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._module_next = self.base + self.size
@@ -122,7 +135,23 @@ class Arena:
         """Changes the access to whole mappings."""
         self._physical.access(address, size, flags)
 
+    # memory of running blocks
+    def charge(self, size: int) -> None:
+        """Counts memory that is not allocated here (OUT_OF_MEMORY beyond the limit)."""
+        self._check_budget(size)
+        self._take(size)
+
+    def refund(self, size: int) -> None:
+        """What was charged is not used any more."""
+        self.used -= size
+
+    def contained(self, address: int) -> int:
+        """An address that a kernel gave, or one that faults if it is not the session's."""
+        return self.low + min(address - self.low & (1 << 64) - 1, self.span)
+
     def _check_budget(self, size: int) -> None:
+        if self.used + size > self.limit:
+            self.spare()
         if self.used + size > self.limit:
             raise CudaError(
                 CUresult.OUT_OF_MEMORY,

@@ -26,18 +26,46 @@ _CONVERSION = re.compile(
     rb"(?P<length>hh|h|ll|l|j|z|t|L)?(?P<kind>[diouxXcsfFeEgGaAp%n])"
 )
 _LONG = frozenset((b"l", b"ll", b"j", b"z", b"t"))
+_libc = ctypes.CDLL(None)
+_libc.strnlen.argtypes, _libc.strnlen.restype = (ctypes.c_void_p, ctypes.c_size_t), ctypes.c_size_t
+
+
+class KernelMemory:
+    """What kernels point to.
+
+    Args:
+        contained: The address that a kernel gave, or one that faults if it is not the session's.
+    """
+
+    def __init__(self, contained: Callable[[int], int]) -> None:
+        self._contained = contained
+
+    def text(self, address: int) -> bytes:
+        """The text at an address, at most as much as is kept (ValueError for address 0)."""
+        if not address:
+            raise ValueError("no text")
+        place = self._contained(address)
+        return ctypes.string_at(place, _libc.strnlen(place, BUFFER_BYTES))
+
+    def read(self, address: int, size: int) -> bytes:
+        """Some bytes."""
+        return ctypes.string_at(self._contained(address), size)
 
 
 class KernelOutput:
     """The output of one device's kernels. Thread-safe.
+
+    Args:
+        contained: The address that a kernel gave, or one that faults if it is not the session's.
 
     Attributes:
         address: Of the function that kernels call.
         lost: Bytes that did not fit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, contained: Callable[[int], int]) -> None:
         self._lock = threading.Lock()
+        self._memory = KernelMemory(contained)
         self._lines: list[tuple[int, int, bytes, bool]] = []
         self._launch: tuple[int, int] = (0, 0)
         self._kept: deque[tuple[bytes, bool]] = deque()
@@ -95,10 +123,12 @@ class KernelOutput:
         count = 0
         try:
             if what == ASSERT:
-                text = _failed(a, b, c, d, _place(block, _grid(context)), _place(thread, (
-                    shape & 0xFFFF, shape >> 16 & 0xFFFF, shape >> 32)))  # fmt: skip
+                where = shape & 0xFFFF, shape >> 16 & 0xFFFF, shape >> 32
+                said, file, name = (self._memory.text(at) if at else b"?" for at in (a, b, d))
+                at = _place(block, _grid(context)), _place(thread, where)
+                text = _failed(said, file, name, c, *at)
             else:
-                text, count = formatted(ctypes.string_at(a), b)
+                text, count = formatted(self._memory.text(a), b, self._memory)
         except Exception as error:
             text = f"<printf of a kernel: {error}>\n".encode()
         launch = (self._number, 0 if self._one else context)
@@ -113,15 +143,18 @@ class KernelOutput:
         return count
 
 
-def formatted(pattern: bytes, arguments: int) -> tuple[bytes, int]:
-    """What printf makes of a pattern and the packed arguments at an address, and their number."""
+def formatted(pattern: bytes, arguments: int, memory: KernelMemory) -> tuple[bytes, int]:
+    """What printf makes of a pattern and the packed arguments at an address, and their number.
+
+    No more is made than is kept.
+    """
     parts: list[bytes] = []
-    end, count, at = 0, 0, arguments
+    end, count, at, made = 0, 0, arguments, 0
 
     def word(size: int, kind: str) -> Any:
         nonlocal at, count
         at += -at % size
-        value = struct.unpack(f"<{kind}", ctypes.string_at(at, size))[0]
+        value = struct.unpack(f"<{kind}", memory.read(at, size))[0]
         at += size
         count += 1
         return value
@@ -136,17 +169,24 @@ def formatted(pattern: bytes, arguments: int) -> tuple[bytes, int]:
         spec = b"%" + found["flags"]
         for name, before in (("width", b""), ("precision", b".")):
             value = found[name]
-            if value == b"*":
-                value = str(word(4, "i")).encode()
             if value is not None:
-                spec += before + value
-        parts.append(_converted(kind, spec, found["length"], word))
+                number = word(4, "i") if value == b"*" else int(value or b"0")
+                limited = min(max(number, -BUFFER_BYTES), BUFFER_BYTES)
+                spec += before + str(limited).encode()
+        parts.append(_converted(kind, spec, found["length"], word, memory))
+        made += len(parts[-1])
+        if made > BUFFER_BYTES:
+            break
     parts.append(pattern[end:])
-    return b"".join(parts), count
+    return b"".join(parts)[:BUFFER_BYTES], count
 
 
 def _converted(
-    kind: bytes, spec: bytes, length: bytes | None, word: Callable[[int, str], Any]
+    kind: bytes,
+    spec: bytes,
+    length: bytes | None,
+    word: Callable[[int, str], Any],
+    memory: KernelMemory,
 ) -> bytes:
     """One argument as its conversion says; `word` reads one of a size and struct kind."""
     if kind in b"fFeEgG":
@@ -156,7 +196,7 @@ def _converted(
         return (spec + b"s") % (text.upper() if kind == b"A" else text)
     if kind == b"s":
         address = word(8, "Q")
-        return (spec + b"s") % (ctypes.string_at(address) if address else b"(null)")
+        return (spec + b"s") % (memory.text(address) if address else b"(null)")
     if kind == b"p":
         return (spec + b"s") % f"{word(8, 'Q'):#x}".encode()
     if kind == b"n":
@@ -177,17 +217,16 @@ def _converted(
 
 
 def _failed(
-    message: int,
-    file: int,
+    message: bytes,
+    file: bytes,
+    function: bytes,
     line: int,
-    function: int,
     block: tuple[int, int, int],
     thread: tuple[int, int, int],
 ) -> bytes:
     """The driver's words for an assertion that does not hold."""
-    said, where, name = (ctypes.string_at(at) if at else b"?" for at in (message, file, function))
     return b"%s:%d: %s: block: [%d,%d,%d], thread: [%d,%d,%d] Assertion `%s` failed.\n" % (
-        where, line & 0xFFFFFFFF, name, *block, *thread, said)  # fmt: skip
+        file, line & 0xFFFFFFFF, function, *block, *thread, message)  # fmt: skip
 
 
 def _grid(context: int) -> tuple[int, int, int]:

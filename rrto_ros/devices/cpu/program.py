@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rrto_ros.devices.cpu.outline import Outline
+from rrto_ros.devices.cpu.passes.addresses import Addresses, find_addresses
 from rrto_ros.devices.cpu.passes.cfg import YIELD, build_blocks, destinations, sources
 from rrto_ros.devices.cpu.passes.constants import constant_barriers
 from rrto_ros.devices.cpu.passes.inline import inline_calls
@@ -41,6 +42,7 @@ class KernelProgram:
         ordered: Blocks must run one after the other for results to be the same every time
             (global atomics whose order shows).
         yields: Its blocks take turns.
+        addresses: Registers that address memory.
         bounded: Backward edges that need not look at the stop flag.
     """
 
@@ -53,6 +55,7 @@ class KernelProgram:
     ordered: bool
     bounded: frozenset[tuple[int, int]]
     yields: bool
+    addresses: Addresses
 
     @property
     def spins(self) -> bool:
@@ -245,4 +248,5 @@ def _program(function: ast.Function, layout: KernelLayout) -> KernelProgram:
         ordered,
         bounded_edges(regions.blocks),
         any(b.barrier is not None and b.barrier.op == YIELD for b in blocks),
+        find_addresses([*instrs, *(b.barrier for b in blocks if b.barrier is not None)], types),
     )

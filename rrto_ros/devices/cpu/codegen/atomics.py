@@ -58,7 +58,8 @@ def atomic(e: Emitter, instr: ast.Instr) -> None:
     pointer = checked(e, e.pointer(address, space), kind.bytes * count, writes=True)
     if not e.memcheck and kind.bytes * count > 1:
         # LLVM takes the address of an atomic for a multiple of its size.
-        good = e.note_alignment(pointer, kind.bytes * count)
+        place = e.b.cast("ptrtoint", pointer, "i64")
+        good = e.note_alignment(place, kind.bytes * count)
         pointer = e.b.select(good, pointer, Val("%scratch", "ptr"))
     elements = [_items(instr, a, count) for a in operands]
     wanted: tuple[ast.Operand, ...] = (ast.Sink(),) * count

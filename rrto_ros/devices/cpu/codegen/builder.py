@@ -67,6 +67,7 @@ class Builder:
         self.lanes = lanes
         self.lines: list[str] = []
         self.allocas: list[str] = []
+        self.starts: list[str] = []
         self.declared: dict[str, str] = {}
         self._count = 0
 

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 
 from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
+from rrto_ros.devices.cpu.codegen.containment import NEAR, contained
 from rrto_ros.devices.cpu.passes.affine import Affine
 from rrto_ros.devices.cpu.passes.layout import KernelLayout
 from rrto_ros.devices.cpu.ptx import ast
@@ -69,6 +70,8 @@ class Emitter:
         slots: Register -> (stack slot, LLVM element type, one value per lane).
         affine: Registers whose slot holds the first lane's value, which gives all others.
         roots: Those of them that were widened -> slot with the first lane's value before.
+        safe: Registers that address memory -> slot of the pointer that an access may use.
+        moved: Instruction -> the register of which it moves the address a little.
         mask: Guard of the current instruction, or None.
         first: Whether an affine register is set now, so that values are those of lane 0.
         special: Special register -> value in the current thread loop.
@@ -96,6 +99,8 @@ class Emitter:
         self.slots = slots
         self.affine = affine
         self.roots = roots
+        self.safe: Mapping[str, str] = {}
+        self.moved: Mapping[ast.Instr, str] = {}
         self.mask: Val | None = None
         self.first = False
         self.special: dict[str, Val] = {}
@@ -112,6 +117,8 @@ class Emitter:
         self._known: dict[str, Val] = {}
         self._spread: dict[str, Val] = {}
         self._looked_at: set[tuple[str, int, int]] = set()
+        self._contained: dict[str, Val] = {}
+        self._safe: dict[str, Val] = {}
 
     # flow
     def begin_block(self, label: str) -> None:
@@ -120,15 +127,18 @@ class Emitter:
         self._known.clear()
         self._spread.clear()
         self._looked_at.clear()
+        self._contained.clear()
+        self._safe.clear()
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """Code on a path of its own: what it loads is not known behind it."""
         known, spread, first = dict(self._known), dict(self._spread), self.first
-        looked_at = set(self._looked_at)
+        looked_at, inside = set(self._looked_at), dict(self._contained)
+        safe = dict(self._safe)
         yield
         self._known, self._spread, self.first = known, spread, first
-        self._looked_at = looked_at
+        self._looked_at, self._contained, self._safe = looked_at, inside, safe
 
     def predicate(self, reg: ast.Reg, negated: bool) -> Val:
         value = self.read(reg, PRED)
@@ -164,8 +174,9 @@ class Emitter:
         self._spread[name] = value
         return value
 
-    def _steps(self, step: int, type_: str) -> Val:
-        items = ", ".join(f"{type_} {const(i * step, type_).text}" for i in range(self.b.lanes))
+    def _steps(self, step: int, type_: str, first: int = 0) -> Val:
+        steps = [const(first + i * step, type_).text for i in range(self.b.lanes)]
+        items = ", ".join(f"{type_} {text}" for text in steps)
         return Val(f"<{items}>", type_, True)
 
     def root(self, name: str) -> Val:
@@ -211,6 +222,8 @@ class Emitter:
                 f"line {self.instr.line}: {self.instr.text} writes {value.type} "
                 f"to {name}, which holds {kind}"
             )
+        if name in self.safe:
+            self._put_safe(name, value, vec)
         if self.mask is not None:
             value = self.b.select(self.mask, value, self._stored(name))
         if vec:
@@ -220,6 +233,42 @@ class Emitter:
         self.b.line(f"store {self.b.arg(value)}, ptr {slot}")
         self._known[name] = value
         self._spread.pop(name, None)
+
+    def _put_safe(self, name: str, value: Val, vec: bool) -> None:
+        """Sets the safe pointer of a register that is set to a value."""
+        base = self.moved.get(self.instr)
+        start = self._safe_pointer(base) if base is not None and base != name else None
+        if start is not None and base is not None:
+            # LLVM finds what was added; it is no more than the pass has found.
+            pointer = self.offset(start, self.b.binary("sub", value, self.get(base)))
+        else:
+            pointer = contained(self.b, value)
+        if self.mask is not None:
+            pointer = self.b.select(self.mask, pointer, self._stored_safe(name))
+        if vec:
+            pointer = self.b.widen(pointer)
+        self.b.line(f"store {self.b.arg(pointer)}, ptr {self.safe[name]}")
+        self._safe[name] = pointer
+
+    def _stored_safe(self, name: str) -> Val:
+        """What the slot of a register's safe pointer holds."""
+        known = self._safe.get(name)
+        if known is None:
+            text, vec = self.b.name("p"), self._slot(name)[2]
+            self.b.line(f"{text} = load {self.b.ty('ptr', vec)}, ptr {self.safe[name]}")
+            known = self._safe[name] = Val(text, "ptr", vec)
+        return known
+
+    def _safe_pointer(self, name: str, more: int = 0) -> Val | None:
+        """The safe pointer of a register, moved by a constant; None where lanes are far apart."""
+        near = self._stored_safe(name)
+        affine = None if self.first else self.affine.get(name)
+        if affine is None or (affine.exact and not affine.stride):
+            return self.offset(near, const(more, "i64")) if more else near
+        if not affine.exact or abs(affine.stride) * (self.b.lanes - 1) > NEAR:
+            return None
+        # What holds for the first lane holds for the others.
+        return self.offset(near, self._steps(affine.stride, "i64", more))
 
     def _slot(self, name: str) -> tuple[str, str, bool]:
         found = self.slots.get(name)
@@ -358,7 +407,11 @@ class Emitter:
         }.get(placed.var.space, self.local)
         if placed.var.space == "param" and not self._is_kernel_param(symbol.name):
             base = self.local
-        return self.offset(base, const(placed.offset + symbol.offset, "i64"))
+        distance = placed.offset + symbol.offset
+        pointer = self.offset(base, const(distance, "i64"))
+        if -NEAR <= distance <= NEAR or self.memcheck:
+            return pointer
+        return self.contained(self.b.cast("ptrtoint", pointer, "i64"))
 
     def on_stack(self, operand: ast.Operand) -> bool:
         """Whether an address is that of a variable which LLVM may keep in registers."""
@@ -381,32 +434,63 @@ class Emitter:
         self.b.line(f"{out} = getelementptr i8, {self.b.arg(pointer)}, {self.b.arg(bytes_)}")
         return Val(out, "ptr", vec)
 
+    def contained(self, address: Val) -> Val:
+        """The pointer of an address in the session's memory, else one that faults.
+
+        The pointer may be moved by `NEAR` bytes and by `NEAR` more between the lanes.
+        """
+        known = self._contained.get(address.text)
+        if known is None:
+            known = self._contained[address.text] = contained(self.b, address)
+        return known
+
     def pointer(self, operand: ast.Operand, space: str) -> Val:
-        """Where a memory operand points in a state space ("" is generic)."""
+        """Where a memory operand points in a state space ("" is generic).
+
+        It lies in the session's memory, or an access to it faults; with `memcheck` it is what the
+        program says, and `checked` looks it up.
+        """
         if not isinstance(operand, ast.Addr):
             raise unsupported(self.instr, "expected an address in brackets")
-        if isinstance(operand.base, ast.Sym):
-            symbol = operand.base
+        base = operand.base
+        if isinstance(base, ast.Sym):
             return self._symbol_pointer(
-                ast.Sym(symbol.name, symbol.offset + operand.offset, symbol.generic)
+                ast.Sym(base.name, base.offset + operand.offset, base.generic)
             )
-        if (
-            space == "shared"
-            and isinstance(operand.base, ast.Reg)
-            and (self._slot(operand.base.name)[1] == "i32")
-        ):
-            # 32-bit addresses wrap: a register may hold "minus something", and the first of
-            # neighbouring lanes may lie before the others' memory if it is masked out.
-            near = self.b.binary("add", self.get(operand.base.name), const(operand.offset, "i32"))
-            return self.offset(Val("%shared", "ptr"), self.b.resize(near, "i64", True))
-        base = self.read(operand.base, U64)
-        if operand.offset:
-            base = self.b.binary("add", base, const(operand.offset, "i64"))
         if space == "shared":
-            return self.offset(Val("%shared", "ptr"), base)
+            return self.offset(Val("%shared", "ptr"), self._shared_offset(operand))
+        if self.memcheck:
+            return self.b.cast("inttoptr", self._address(operand, space), "ptr")
+        if not -NEAR <= operand.offset <= NEAR:
+            return self.contained(self._address(operand, space))
+        if isinstance(base, ast.Reg) and base.name in self.safe:
+            pointer = self._safe_pointer(base.name, operand.offset)
+            if pointer is not None:
+                return pointer
+        near = self.contained(self._address(ast.Addr(base), space))
+        return self.offset(near, const(operand.offset, "i64")) if operand.offset else near
+
+    def _address(self, operand: ast.Addr, space: str) -> Val:
+        """A generic address: a register or number, and a constant."""
+        assert not isinstance(operand.base, ast.Sym)
         if space == "const" and isinstance(operand.base, ast.Imm):
             raise unsupported(self.instr, "absolute constant addresses")
-        return self.b.cast("inttoptr", base, "ptr")
+        base = self.read(operand.base, U64)
+        return self.b.binary("add", base, const(operand.offset, "i64")) if operand.offset else base
+
+    def _shared_offset(self, operand: ast.Addr) -> Val:
+        """An offset in shared memory: 32 bits, whatever holds it, so that none leads far."""
+        b, base = self.b, operand.base
+        assert not isinstance(base, ast.Sym)
+        if isinstance(base, ast.Reg) and self._slot(base.name)[1] == "i32":
+            value = self.get(base.name)
+        elif self.memcheck:
+            return self._address(operand, "shared")
+        else:
+            value = b.resize(self.read(base, U64), "i32", False)
+        # These addresses wrap: a register may hold "minus something", and the first of
+        # neighbouring lanes may lie before the others' memory if it is masked out.
+        return b.resize(b.binary("add", value, const(operand.offset, "i32")), "i64", True)
 
     def row(self, operand: ast.Operand, space: str, span: int) -> tuple[Val, Val | None] | None:
         """Where lane 0 accesses memory, if the lanes access it side by side.
@@ -470,16 +554,20 @@ class Emitter:
                 return
             if self.mask is None:
                 self._looked_at.add(key)
-        pointer = self.pointer(operand, space)
+        if space == "shared" and not isinstance(operand.base, ast.Sym):
+            address = self._shared_offset(operand)  # shared memory begins at a multiple
+        else:
+            # Of an address outside of the session's memory the access faults.
+            address = self.b.cast("ptrtoint", self.pointer(operand, space), "i64")
         self.first = first
-        self.note_alignment(pointer, size)
+        self.note_alignment(address, size)
 
-    def note_alignment(self, pointer: Val, size: int) -> Val:
-        """Notes a pointer that is no multiple of `size`; returns whether it is one."""
+    def note_alignment(self, address: Val, size: int) -> Val:
+        """Notes an address that is no multiple of `size`; returns whether it is one."""
         b = self.b
-        low = b.binary("and", b.cast("ptrtoint", pointer, "i64"), const(size - 1, "i64"))
+        low = b.binary("and", address, const(size - 1, "i64"))
         good = b.compare("icmp eq", low, const(0, "i64"))
-        if pointer.vec:
+        if address.vec:
             odd = b.binary("xor", good, const(1, "i1"))
             if self.mask is not None:
                 odd = b.binary("and", odd, self.mask)

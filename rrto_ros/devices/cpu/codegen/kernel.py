@@ -28,6 +28,7 @@ from rrto_ros.devices.cpu.codegen import (  # noqa: F401  (importing registers t
 )
 from rrto_ros.devices.cpu.codegen.barriers import Barriers
 from rrto_ros.devices.cpu.codegen.checks import HELPERS, TELL_MISALIGNED
+from rrto_ros.devices.cpu.codegen.containment import LOW, LOW_NUMBER
 from rrto_ros.devices.cpu.codegen.frame import DONE, KernelFrame
 from rrto_ros.devices.cpu.codegen.vector_region import write_region
 from rrto_ros.devices.cpu.passes.layout import align_up
@@ -52,9 +53,11 @@ CONTEXT_FIELDS = (
     "print",
     "step",
     "workspace",
+    "session_low",
+    "session_span",
 )
 """The launch context: one 64-bit word each, in this order."""
-_NUMBERS = frozenset({*CONTEXT_FIELDS[6:11], "range_count", "step", "workspace"})
+_NUMBERS = frozenset({*CONTEXT_FIELDS[6:11], "range_count", "step", "workspace", "session_span"})
 _OF_BLOCK = ("shared", "frames", "local")
 
 _STEP, _WORKSPACE = CONTEXT_FIELDS.index("step"), CONTEXT_FIELDS.index("workspace")
@@ -134,17 +137,19 @@ class KernelWriter:
         b = self.b
         symbol = "rrto_kernel"
         self._prologue()
+        begin = len(b.lines)
         self._blocks()
         head = [
             f"define void @{symbol}(ptr noalias %context, i64 %first, i64 %last) #0 {{",
             "entry:",
         ]
-        lines = head + b.allocas + b.lines + ["}"]
+        lines = head + b.allocas + b.lines[:begin] + b.starts + b.lines[begin:] + ["}"]
         declared = sorted(set(b.declared.values()))
         width = "512" if self.frame.lanes >= 16 else "256"
-        # An access to address 0 is one that faults, not one that cannot happen.
+        # An access to address 0 is one that faults, not one that cannot happen. A frame larger
+        # than the stack ends at the page behind it and does not reach what lies beyond.
         attributes = (
-            "attributes #0 = { nounwind null_pointer_is_valid "
+            'attributes #0 = { nounwind null_pointer_is_valid "probe-stack"="inline-asm" '
             f'"min-legal-vector-width"="{width}" "prefer-vector-width"="{width}" }}'
         )
         extra = ("" if self.frame.single else _FIND + warp.HELPERS + self.barriers.helpers) + (
@@ -166,10 +171,11 @@ class KernelWriter:
             kind = "i64" if name in _NUMBERS else "ptr"
             where = f"%c{index}"
             b.line(f"{where} = getelementptr i64, ptr %context, i64 {index}")
-            target = f"%{name}" if kind == "ptr" else f"%f{index}"
+            target = f"%{name}" if kind == "ptr" or name == "session_span" else f"%f{index}"
             if name in _OF_BLOCK and self.frame.cells:
                 target += ".first"
             b.line(f"{target} = load {kind}, ptr {where}")
+        b.line(f"{LOW_NUMBER} = ptrtoint ptr {LOW} to i64")
         for index, target in ((6, "nx"), (7, "ny"), (8, "nz"), (9, "dyn"), (10, "total")):
             b.line(f"%{target} = trunc i64 %f{index} to i32")
         b.line(f"%workspace_low = trunc i64 %f{_WORKSPACE} to i32")

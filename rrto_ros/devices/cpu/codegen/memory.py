@@ -12,27 +12,15 @@ from rrto_ros.devices.cpu.codegen.checks import checked
 from rrto_ros.devices.cpu.codegen.columns import dealt
 from rrto_ros.devices.cpu.codegen.emitter import U64, Emitter, unsupported
 from rrto_ros.devices.cpu.codegen.table import emits
+from rrto_ros.devices.cpu.passes.accesses import access_of
 from rrto_ros.devices.cpu.passes.columns import WIDTH, strided_type
 from rrto_ros.devices.cpu.ptx import ast
-from rrto_ros.devices.cpu.ptx.types import TYPES, PtxType
-
-_STRONG = ("volatile", "mmio", "relaxed", "acquire", "release")
-_SPACES = {"global", "shared", "local", "const", "param"}
+from rrto_ros.devices.cpu.ptx.types import PtxType
 
 
 def access(instr: ast.Instr) -> tuple[str, PtxType, int, bool]:
     """(space, element type, elements, volatile) of a load or store."""
-    space, kind, count, volatile = "", None, 1, False
-    for mod in instr.mods:
-        head = mod.split("::")[0]
-        if head in _SPACES:
-            space = head
-        elif mod in TYPES:
-            kind = TYPES[mod]
-        elif mod in ("v2", "v4", "v8"):
-            count = int(mod[1:])
-        elif mod in _STRONG:
-            volatile = True
+    space, kind, count, volatile = access_of(instr)
     if kind is None:
         raise unsupported(instr, "no type")
     return space, kind, count, volatile

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from rrto_ros.devices.cpu.codegen import warp
 from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.columns import load_columns
+from rrto_ros.devices.cpu.codegen.containment import LOW, contained
 from rrto_ros.devices.cpu.codegen.emitter import U32, Emitter
 from rrto_ros.devices.cpu.codegen.frame import DONE, KernelFrame
 from rrto_ros.devices.cpu.codegen.table import emit
@@ -67,6 +68,7 @@ class RegionCode:
         self.prefix = f"g{index}w{lanes}"
         self.slots: dict[str, tuple[str, str, bool]] = {}
         self.roots: dict[str, str] = {}
+        self.safe: dict[str, str] = {}
         self.polls: list[tuple[str, int]] = []
         instrs = [i for k in self.region.blocks for i in self.program.regions.blocks[k].instrs]
         self.used = {n for i in instrs for n in (*destinations(i), *sources(i))}
@@ -83,6 +85,7 @@ class RegionCode:
     def emitter(self, t: Val) -> Emitter:
         """Slots, special registers and memory of the thread(s) from `t` on."""
         e = Emitter(self.b, self.program.layout, self.slots, self.affine, self.roots)
+        e.safe, e.moved = self.safe, self.program.addresses.moved
         e.kernel_params = self.program.kernel_params
         e.threads = self.kernel.threads
         e.region = self.index
@@ -128,8 +131,15 @@ class RegionCode:
         for name, kind in self.program.types.items():
             vec = self.lanes > 1 and name not in affine and (plan is None or name in plan.varying)
             self.slots[name] = (b.alloca(b.ty(kind, vec)), kind, vec)
+            # What the passes overlook is some number, not something that LLVM makes up.
+            zero = "zeroinitializer" if vec else _ZERO.get(kind, "0")
+            b.allocas.append(f"  store {b.ty(kind, vec)} {zero}, ptr {self.slots[name][0]}")
             if name in affine and not affine[name].exact:
                 self.roots[name] = b.alloca("i32")
+                b.allocas.append(f"  store i32 0, ptr {self.roots[name]}")
+            if name in self.program.addresses.registers and not self.kernel.memcheck:
+                self.safe[name] = b.alloca(b.ty("ptr", vec))
+                b.starts += self._never_set(name)
         if self.program.uses_carry:
             vec = self.lanes > 1
             self.slots["%carry"] = (b.alloca(b.ty("i1", vec)), "i1", vec)
@@ -141,6 +151,28 @@ class RegionCode:
         self.b.line(f"store {self.b.ty(kind, vec)} {zero}, ptr {slot}")
         if name in self.roots:
             self.b.line(f"store i32 {_MIDDLE}, ptr {self.roots[name]}")
+        if name in self.safe:
+            self.b.lines += self._never_set(name)
+
+    def _never_set(self, name: str) -> list[str]:
+        """The safe pointer of a register that nothing was written to."""
+        b = self.b
+        lines, pointer = [], LOW
+        if self.slots[name][2]:
+            one, pointer, vector = b.name(), b.name(), b.ty("ptr", True)
+            picks = f"<{self.lanes} x i32> zeroinitializer"
+            lines = [
+                f"  {one} = insertelement {vector} poison, ptr {LOW}, i32 0",
+                f"  {pointer} = shufflevector {vector} {one}, {vector} poison, {picks}",
+            ]
+        kind = b.ty("ptr", self.slots[name][2])
+        return [*lines, f"  store {kind} {pointer}, ptr {self.safe[name]}"]
+
+    def _set_safe(self, name: str, value: Val) -> None:
+        """Beside a register that is set from memory: its safe pointer."""
+        if name in self.safe:
+            pointer = contained(self.b, value)
+            self.b.line(f"store {self.b.arg(pointer)}, ptr {self.safe[name]}")
 
     def _specials(self, e: Emitter, t: Val) -> None:
         b = self.b
@@ -204,11 +236,17 @@ class RegionCode:
         """Local memory of the threads that run at once, where nothing is kept of it.
 
         On the stack LLVM turns it into registers, but takes an access beyond it for impossible.
+        What others left on the stack is not for kernels to see.
         """
         layout = self.program.layout
         if not layout.stacked:
             return "%local"
-        return self.b.alloca(f"[{size} x i8]", 64)
+        slot = self.b.alloca(f"[{size} x i8]", 64)
+        self.b.declared["memset"] = "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)"
+        self.b.allocas.append(
+            f"  call void @llvm.memset.p0.i64(ptr {slot}, i8 0, i64 {size}, i1 false)"
+        )
+        return slot
 
     # registers kept across barriers
     def _frame(self, name: str, t: Val) -> str:
@@ -243,6 +281,7 @@ class RegionCode:
             slot, kind, vec = self.slots[name]
             value = self._load(kind, vec, self._frame(name, t))
             self.b.line(f"store {self.b.arg(value)}, ptr {slot}")
+            self._set_safe(name, value)
             if name in self.roots:
                 self.b.line(f"store i32 {_MIDDLE}, ptr {self.roots[name]}")
 
@@ -436,7 +475,9 @@ class ScalarRegion(RegionCode):
             b.label(label)
             for name in sorted(names):
                 slot, kind, _ = self.slots[name]
-                b.line(f"store {b.arg(item(spill.arrays[name], kind))}, ptr {slot}")
+                value = item(spill.arrays[name], kind)
+                b.line(f"store {b.arg(value)}, ptr {slot}")
+                self._set_safe(name, value)
             condition = item(spill.condition, "i1")
             b.line(
                 f"br i1 {condition.text}, label %{self._label(taken)}, "

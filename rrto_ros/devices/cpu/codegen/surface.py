@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rrto_ros.devices.cpu.codegen.builder import Val, const
 from rrto_ros.devices.cpu.codegen.checks import TRAPPED
+from rrto_ros.devices.cpu.codegen.containment import LOW, SPAN, declare_helper
 from rrto_ros.devices.cpu.codegen.emitter import S32, U64, Emitter, unsupported
 from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.codegen.texture import (
@@ -88,13 +89,17 @@ def _places(
     vec = any(v.vec for v in [*values, *(e.read(o, kind) for o in beside)])
     b.declared["llvm.smax.i32"] = "declare i32 @llvm.smax.i32(i32, i32)"
     b.declared["llvm.smin.i32"] = "declare i32 @llvm.smin.i32(i32, i32)"
+    declare_helper(b)
     b.declared["rrto_surface"] = _PLACE
     places, trapped = [], const(0, "i1")
     for lane in range(b.lanes if vec else 1):
         out = b.name("place")
         where = ", ".join(b.arg(b.lane(v, lane)) for v in values)
         clamps = str(mode == "clamp").lower()
-        b.line(f"{out} = call ptr @rrto_surface({where}, i32 {kind.bytes * count}, i1 {clamps})")
+        b.line(
+            f"{out} = call ptr @rrto_surface({where}, i32 {kind.bytes * count}, i1 {clamps}, "
+            f"ptr {LOW}, i64 {SPAN})"
+        )
         outside = b.compare("icmp eq", Val(out, "ptr"), Val("null", "ptr"))
         places.append((Val(out, "ptr"), outside))
         if mode == "trap":
@@ -112,8 +117,8 @@ def _trap(e: Emitter) -> None:
 
 
 _PLACE = f"""define internal ptr @rrto_surface(i64 %surface, i32 %x, i32 %y, i32 %z, i32 %bytes,
-  i1 %clamps) {{
-  %d = inttoptr i64 %surface to ptr
+  i1 %clamps, ptr {LOW}, i64 {SPAN}) {{
+  %d = call ptr @rrto_contained(i64 %surface, ptr {LOW}, i64 {SPAN})
   %none = icmp eq i64 %surface, 0
   br i1 %none, label %nothing, label %look
 look:
@@ -147,7 +152,7 @@ there:
   %far = mul i64 %n, %pitch
   %near = add i64 %far, %x64
   %at = add i64 %address, %near
-  %at.p = inttoptr i64 %at to ptr
+  %at.p = call ptr @rrto_contained(i64 %at, ptr {LOW}, i64 {SPAN})
   ret ptr %at.p
 nothing:
   ret ptr null

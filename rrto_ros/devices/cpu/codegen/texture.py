@@ -1,13 +1,16 @@
 """Texture reads: from a description in memory, element by element, filtered as CUDA says.
 
 The functions below become part of a kernel that reads textures; each lane calls them by itself.
+A description is memory that kernels may write, and its address a number that they may make up: it
+and what it says are kept inside of the session's memory (containment.py).
 Filtering follows the CUDA programming guide: the fraction of a coordinate has 8 bits. Elements are
 weighed in double precision and rounded once.
 """
 
 from __future__ import annotations
 
-from rrto_ros.devices.cpu.codegen.builder import Val, const
+from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
+from rrto_ros.devices.cpu.codegen.containment import LOW, SPAN, declare_helper
 from rrto_ros.devices.cpu.codegen.emitter import S32, U64, Emitter, unsupported
 from rrto_ros.devices.cpu.codegen.table import emits
 from rrto_ros.devices.cpu.ptx import ast
@@ -75,7 +78,7 @@ def _read(
     e: Emitter, coordinate: str, texture: Val, values: list[Val], dimensions: int
 ) -> list[Val]:
     b = e.b
-    _declare(b.declared)
+    _declare(b)
     lanes = range(b.lanes) if any(v.vec for v in (texture, *values)) else range(1)
     found: list[list[Val]] = [[] for _ in range(4)]
     for lane in lanes:
@@ -83,7 +86,7 @@ def _read(
         out = b.name("texel")
         b.line(
             f"{out} = call <4 x i32> @rrto_tex_{coordinate}({b.arg(b.lane(texture, lane))}, "
-            f"{place}, i32 {dimensions})"
+            f"{place}, i32 {dimensions}, ptr {LOW}, i64 {SPAN})"
         )
         for k in range(4):
             part = b.name("texel")
@@ -92,7 +95,9 @@ def _read(
     return [b.from_lanes(part) if len(part) > 1 else part[0] for part in found]
 
 
-def _declare(declared: dict[str, str]) -> None:
+def _declare(b: Builder) -> None:
+    declare_helper(b)
+    declared = b.declared
     for name, kind in _INTRINSICS.items():
         result, arguments = kind.split(" ", 1)
         declared[f"llvm.{name}"] = f"declare {result} @llvm.{name}{arguments}"
@@ -167,7 +172,8 @@ next{k}:
     return text
 
 
-_TEXEL = f"""define internal <4 x i32> @rrto_tex_texel(ptr %d, i32 %x, i32 %y, i32 %z) {{
+_TEXEL = f"""define internal <4 x i32> @rrto_tex_texel(ptr %d, i32 %x, i32 %y, i32 %z,
+  ptr {LOW}, i64 {SPAN}) {{
   %both = or i32 %x, %y
   %either = or i32 %both, %z
   %out = icmp slt i32 %either, 0
@@ -206,11 +212,16 @@ inside:
   %column = mul i64 %x64, %element
   %far = add i64 %row, %column
   %place = add i64 %address, %far
-  %element.p = inttoptr i64 %place to ptr
+  %element.p = call ptr @rrto_contained(i64 %place, ptr {LOW}, i64 {SPAN})
 {_channels()}  ret <4 x i32> %v3
 }}"""
 """One element; a negative place is outside."""
 _INDEX = """define internal i32 @rrto_tex_index(i32 %i, i32 %n, i32 %mode) {
+  %some = icmp sgt i32 %n, 0
+  br i1 %some, label %look, label %none
+none:
+  ret i32 -1
+look:
   switch i32 %mode, label %border [ i32 0, label %wrap i32 1, label %clamp i32 2, label %mirror ]
 wrap:
   %rest = srem i32 %i, %n
@@ -312,7 +323,7 @@ def _texels() -> str:
     for x, y, z in _CORNERS:
         corner = x + y + z
         text += f"""  %t{corner} = call <4 x i32> @rrto_tex_texel(ptr %d, i32 %ix{x}, i32 %iy{y}, \
-i32 %iz{z})
+i32 %iz{z}, ptr {LOW}, i64 {SPAN})
   %wxy{corner} = fmul double %wx{x}, %wy{y}
   %w{corner} = fmul double %wxy{corner}, %wz{z}
 """
@@ -330,7 +341,7 @@ def _axes(code: str) -> str:
     )
 
 
-_OPEN = f"""  %d = inttoptr i64 %texture to ptr
+_OPEN = f"""  %d = call ptr @rrto_contained(i64 %texture, ptr {LOW}, i64 {SPAN})
   %none = icmp eq i64 %texture, 0
   br i1 %none, label %nothing, label %look
 look:
@@ -367,11 +378,12 @@ _NEIGHBOURS = """  %bAXIS = fsub float %cAXIS, 0.5
 _WHOLE = """  %pAXIS.m = call i32 @rrto_tex_index(i32 %AXIS, i32 %SIZE, i32 %MODE)
   %pAXIS = select i1 %has.AXIS, i32 %pAXIS.m, i32 0
 """
-_FETCH = """  %nearest = call <4 x i32> @rrto_tex_texel(ptr %d, i32 %px, i32 %py, i32 %pz)
+_FETCH = f"""  %nearest = call <4 x i32> @rrto_tex_texel(ptr %d, i32 %px, i32 %py, i32 %pz,
+    ptr {LOW}, i64 {SPAN})
   ret <4 x i32> %nearest
 """
 _READ_F32 = f"""define internal <4 x i32> @rrto_tex_f32(i64 %texture, float %x, float %y,
-  float %z, i32 %dimensions) {{
+  float %z, i32 %dimensions, ptr {LOW}, i64 {SPAN}) {{
 {_OPEN}{_axes(_SCALE)}  %linear.bit = and i32 %flags, {_LINEAR}
   %linear = icmp ne i32 %linear.bit, 0
   br i1 %linear, label %filter, label %point
@@ -380,5 +392,5 @@ point:
 {_axes(_NEIGHBOURS)}{_texels()}{_mixed()}  ret <4 x i32> %mix3
 }}"""
 _READ_S32 = f"""define internal <4 x i32> @rrto_tex_s32(i64 %texture, i32 %x, i32 %y, i32 %z,
-  i32 %dimensions) {{
+  i32 %dimensions, ptr {LOW}, i64 {SPAN}) {{
 {_OPEN}{_axes(_WHOLE)}{_FETCH}}}"""

@@ -21,6 +21,7 @@ WIDTH = 4
 _SPACES = frozenset({"global", "const"})
 _WIDENING = (("s64", "s32"), ("u64", "u32"), ("s64", "u32"), ("u64", "s32"))
 _FAR = 1 << 24
+"""Where lanes, or what they add, lie too far apart to be looked at together."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,7 @@ def strided_type(instr: ast.Instr, affine: Mapping[str, Affine]) -> PtxType | No
         known is None
         or kind is None
         or known.stride in (0, kind.bytes)
+        or abs(known.stride) > _FAR
         or kind.bits < 16
         or (kind.bits > 64 or (not known.exact and known.factor <= 0))
     ):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rrto_ros.devices.cpu.passes.accesses import access_of
 from rrto_ros.devices.cpu.ptx import ast
-from rrto_ros.devices.cpu.ptx.types import TYPES
 from rrto_ros.errors import PtxError
 
 MAX_STATIC_SHARED_BYTES = 48 * 1024
@@ -148,18 +148,17 @@ def layout_kernel(
 
 def _inside(instr: ast.Instr, variables: Mapping[str, ast.Var]) -> bool:
     """Whether an instruction that names one of the variables accesses bytes of it alone."""
-    for arg in instr.args:
+    args = [i for a in instr.args for i in (a.items if isinstance(a, ast.Vec) else (a,))]
+    for arg in args:
         base = arg.base if isinstance(arg, ast.Addr) else arg
         var = variables.get(base.name) if isinstance(base, ast.Sym) else None
         if var is None:
             continue
         if not isinstance(arg, ast.Addr) or instr.op not in ("ld", "st"):
             return False
-        kind = next((TYPES[m] for m in reversed(instr.mods) if m in TYPES), TYPES["b128"])
-        count = next((int(m[1:]) for m in instr.mods if m in ("v2", "v4", "v8")), 1)
         assert isinstance(base, ast.Sym)
         start = base.offset + arg.offset
-        if not 0 <= start <= var.size - kind.bytes * count:
+        if not 0 <= start <= var.size - access_of(instr).bytes:
             return False
     return True
 

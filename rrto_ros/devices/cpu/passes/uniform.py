@@ -230,5 +230,6 @@ def _names_private(instr: ast.Instr, private: frozenset[str]) -> bool:
     """Whether the value comes from, or is the address of, memory of the thread."""
     if instr.op == "ld" and instr.mods and instr.mods[0] == "local":
         return True
-    bases = [a.base if isinstance(a, ast.Addr) else a for a in instr.args]
+    items = [i for a in instr.args for i in (a.items if isinstance(a, ast.Vec) else (a,))]
+    bases = [a.base if isinstance(a, ast.Addr) else a for a in items]
     return any(isinstance(base, ast.Sym) and base.name in private for base in bases)
