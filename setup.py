@@ -98,6 +98,7 @@ setup(
         "rich",
         "rosbags",
         "platformdirs",
+        "cryptography",
     ],
     extras_require={
         "gpu": ["cuda-python>=12.6", "nvidia-ml-py"],

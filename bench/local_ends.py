@@ -100,9 +100,9 @@ class RecorderPort:
         finally:
             del self._answers[request.session]
 
-    def close_session(self, session: bytes, reason: str) -> None:
+    def close_session(self, session: bytes, reason: str, proof: bytes = b"") -> None:
         """Ask, and do not wait."""
-        self._pipe.send("close", session, reason)
+        self._pipe.send("close", session, reason, proof)
 
     def _opened(self, session: bytes, answer: OpenAnswer) -> None:
         if (waits := self._answers.get(session)) is not None:

@@ -8,6 +8,7 @@ LATER_MODES = ("local", "partition")
 MODES = (*READY_MODES, *LATER_MODES)
 DEVICES = ("cpu", "gpu", "null")
 SEARCHES = ("operator_sequence", "data_dependency")
+AUTHENTICATION = ("on", "off")
 RUN_AHEAD = ("off", "reads", "auto")
 """What the server may execute before the program calls it: nothing, calls that only read, or calls
 that write as well, where rolling them back is cheaper than the exchanges that are saved."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rrto_ros.api.info import DeviceInfo
+from rrto_ros.edge.gate import Admission, Peer
 from rrto_ros.edge.refusals import refuse_calls
 from rrto_ros.edge.worker_process import WorkerDeath, WorkerProcess
 from rrto_ros.errors import ProtocolError
@@ -77,6 +78,7 @@ class SessionHost:
         publish: Sends one message; called by several threads, one at a time per session.
         limits: Bounds.
         wake: Told that `deadline` may have come closer.
+        admission: Whose session it is, and the seal of its messages; None for nobody's, unsealed.
     """
 
     def __init__(
@@ -87,8 +89,10 @@ class SessionHost:
         publish: Callable[[ResultsMessage], None],
         limits: HostLimits,
         wake: Callable[[float], None] = lambda _: None,
+        admission: Admission | None = None,
     ) -> None:
         self.request = request
+        self.admission = admission or Admission(Peer(), b"", None, b"")
         self.info = info
         self._worker = worker
         self._publish = publish
@@ -163,6 +167,13 @@ class SessionHost:
                 self._say_closed()
                 return
             now = time.monotonic()
+            try:
+                message = self._opened(message)
+            except ProtocolError as error:
+                # Anybody can send it, so it is no sign of life and is not answered.
+                self._refused += 1
+                self._last_refusal = str(error)
+                raise
             self._heard_at = now
             self._robot_full = bool(message.flags & FLAG_FULL)
             try:
@@ -273,10 +284,20 @@ class SessionHost:
                 "refused": self._refused,
                 "last_refusal": self._last_refusal,
                 "error": self.error,
+                "peer": str(self.admission.peer),
+                "seal": seal.statistics() if (seal := self.admission.seal) is not None else {},
                 "received": self._receiver.statistics(),
                 "sent": self._sender.statistics(),
                 "worker": self._worker.statistics(),
             }
+
+    def _opened(self, message: CallsMessage) -> CallsMessage:
+        seal = self.admission.seal
+        if seal is not None:
+            return seal.calls(message, self._limits.max_message_bytes)
+        if message.seal:
+            raise ProtocolError("the message is sealed, and this session's messages are not")
+        return message
 
     @property
     def _may_send(self) -> bool:
@@ -333,24 +354,29 @@ class SessionHost:
         else:
             sequence, data = message.sequence, message.data
             flags |= FLAG_MORE if message.more else 0
-        self._publish(
-            ResultsMessage(
-                self.session,
-                sequence,
-                self._receiver.ack,
-                self._executed,
-                tuple(self._receiver.missing()),
-                flags,
-                data,
-            )
+        out = ResultsMessage(
+            self.session,
+            sequence,
+            self._receiver.ack,
+            self._executed,
+            tuple(self._receiver.missing()),
+            flags,
+            data,
         )
+        seal = self.admission.seal
+        self._publish(out if seal is None else seal.results(out))
         self._receiver.ack_sent()
         self._said_at = now
 
     def _say_closed(self) -> None:
-        self._publish(closed_message(self.session, self._receiver.ack, self._executed))
+        self._publish(closed_message(self.session, self.admission.closed))
 
 
-def closed_message(session: bytes, batches_ack: int = 0, executed: int = 0) -> ResultsMessage:
-    """What tells a robot that a session is not open here."""
-    return ResultsMessage(session, 0, batches_ack, executed, (), FLAG_ACK_ONLY | FLAG_CLOSED, b"")
+def closed_message(session: bytes, proof: bytes = b"") -> ResultsMessage:
+    """What tells a robot that a session is not open here.
+
+    Args:
+        session: Its id.
+        proof: Who says so (`wire/closing.py`).
+    """
+    return ResultsMessage(session, 0, 0, 0, (), FLAG_ACK_ONLY | FLAG_CLOSED, proof)

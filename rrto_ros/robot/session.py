@@ -23,7 +23,7 @@ from collections import deque
 from dataclasses import replace
 
 from rrto_ros.api.results import CUresult
-from rrto_ros.errors import ProtocolError, UnavailableError
+from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.inferences import InferenceCost
 from rrto_ros.robot.outgoing import Outgoing
@@ -43,6 +43,7 @@ from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
 from rrto_ros.wire.descriptions import Hello, Welcome, pack_device_info
 from rrto_ros.wire.format import RESULT_BLOB_WANTED, Buffer
 from rrto_ros.wire.link import MessageReceiver, MessageSender
+from rrto_ros.wire.opening import Opened, believed, close_session, open_session
 from rrto_ros.wire.packing import Packer
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
@@ -52,6 +53,7 @@ from rrto_ros.wire.port import (
     FLAG_PACKED,
     FLAG_PROBE,
     CallsMessage,
+    OpenAnswer,
     OpenRequest,
     ResultsMessage,
     RobotPort,
@@ -106,6 +108,9 @@ class RobotSession:
         self._said_full = False
         self._sleeps_until = 0.0
         self._opened = False
+        self._opening = Opened(OpenAnswer(False))
+        self._most_bytes = 0
+        self._unproven = 0
         self._welcomed = False
         self._ring: RingMemory | None = None
         self._sender = MessageSender()
@@ -178,14 +183,23 @@ class RobotSession:
             limit_bytes=config.limit_bytes,
         )
         try:
-            answer = self._port.open_session(request, config.connect_timeout_s)
-        except UnavailableError as error:
-            # It may have been opened after all, only too late.
-            self._port.close_session(self.id, "the robot no longer waits for this session")
+            self._opening = open_session(
+                self._port, request, config.credentials, config.connect_timeout_s
+            )
+        except ConfigError as error:
             return self._refuse(str(error))
+        except UnavailableError as error:
+            # It may have been opened after all, only too late. Where messages are sealed there
+            # is no proof to give, and the server finds that nobody speaks.
+            self._close_there("the robot no longer waits for this session")
+            return self._refuse(str(error))
+        answer = self._opening.answer
         if not answer.accepted or answer.info is None:
             return self._refuse(f"the offload server refused the session: {answer.reason}")
         self._opened = True
+        if self._opening.seal is not None:
+            config.disclose(self.id, self._opening.seal.keys.pack())
+        self._most_bytes = answer.max_message_bytes
         now = time.monotonic()
         with self._lock:
             if self._stop:
@@ -342,8 +356,10 @@ class RobotSession:
             self._blocked = not self._room
             timeout = max(self._sleeps_until - now, 0.0)
             rate = self._sender.bytes_per_s
+        seal = self._opening.seal
         for message in outgoing:
-            self._port.publish_calls(self._packed(message, rate))
+            packed = self._packed(message, rate)
+            self._port.publish_calls(packed if seal is None else seal.calls(packed))
         return timeout
 
     def _packed(self, message: CallsMessage, bytes_per_s: float) -> CallsMessage:
@@ -391,8 +407,11 @@ class RobotSession:
         if self._ring is not None:
             self._out.replayer.end()
         if self._opened:
-            self._port.close_session(self.id, reason)
+            self._close_there(reason)
         return final
+
+    def _close_there(self, reason: str) -> None:
+        close_session(self._port, self._opening, self.id, reason)
 
     # ---- the port's take thread
 
@@ -401,6 +420,14 @@ class RobotSession:
         now = time.monotonic()
         with self._lock:
             if self._over or self._ring is None or self._phase == "lost":
+                return
+            try:
+                message = believed(self._opening, self.id, message, self._most_bytes)
+            except ProtocolError as error:
+                # Anybody can send it, so it is no sign of life.
+                self._unproven += 1
+                self._refused += 1
+                self._last_refusal = str(error)
                 return
             self._heard = now
             if message.flags & FLAG_CLOSED:
@@ -484,6 +511,7 @@ class RobotSession:
                 ("receiver", self._receiver.statistics()),
                 ("blobs", self._blobs.statistics() if self._blobs is not None else {}),
                 ("packed", self._packer.statistics()),
+                ("seal", seal.statistics() if (seal := self._opening.seal) is not None else {}),
                 ("ring", self._consumer.statistics() if self._ring is not None else {}),
                 ("replies", self._replies.statistics() if self._ring is not None else {}),
                 ("replay", self._out.statistics() if self._ring is not None else {}),

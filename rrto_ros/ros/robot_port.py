@@ -32,6 +32,7 @@ from rrto_ros.ros.server_port import (
     NO_SESSION,
     SpinThread,
     TakeThread,
+    byte_array,
     call_qos,
     id_array,
     listeners,
@@ -164,6 +165,7 @@ class RosRobotPort:
         out.session = id_array(message.session)
         out.sequence = message.sequence
         out.results_ack = message.results_ack
+        out.seal = message.seal
         out.flags = message.flags
         set_bytes(out, "data", message.data)
         with self._lock:
@@ -192,6 +194,9 @@ class RosRobotPort:
         message.device = request.device
         message.arena_base = request.arena_base
         message.limit_bytes = request.limit_bytes
+        message.server = id_array(request.server)
+        message.hello = byte_array(request.hello)
+        message.proof = byte_array(request.proof)
         end = time.monotonic() + timeout_s
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         asked: list[tuple[_Ends, Any]] = []
@@ -222,11 +227,12 @@ class RosRobotPort:
             for ends, future in asked:
                 ends.open.remove_pending_request(future)
 
-    def close_session(self, session: bytes, reason: str) -> None:
+    def close_session(self, session: bytes, reason: str, proof: bytes = b"") -> None:
         """Ask the server to close a session, without waiting for the answer (any thread)."""
         message = CloseSession.Request()
         message.session = id_array(session)
         message.reason = reason
+        message.proof = byte_array(proof)
         with self._lock:
             close = self._ends.close
             if not close.service_is_ready():
@@ -359,13 +365,18 @@ class RosRobotPort:
                 tuple(m.missing),
                 m.flags,
                 memoryview(m.data),
+                m.seal,
             )
         )
 
 
 def _open_answer(m: Any) -> OpenAnswer:
+    server, challenge, proof = m.server.tobytes(), m.challenge.tobytes(), m.proof.tobytes()
     if not m.accepted:
-        return OpenAnswer(False, m.reason or "the server gave no reason")
+        return OpenAnswer(
+            False, m.reason, max_message_bytes=m.max_message_bytes, server=server,
+            challenge=challenge, proof=proof,
+        )  # fmt: skip
     info = DeviceInfo(
         m.device,
         m.device_name,
@@ -379,4 +390,6 @@ def _open_answer(m: Any) -> OpenAnswer:
     )
     blobs = m.known_blobs.tobytes()
     known = frozenset(blobs[at : at + 32] for at in range(0, len(blobs) - 31, 32))
-    return OpenAnswer(True, "", info, m.max_message_bytes, known)
+    return OpenAnswer(
+        True, m.reason, info, m.max_message_bytes, known, server, challenge, proof
+    )

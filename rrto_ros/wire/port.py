@@ -31,6 +31,9 @@ FLAG_FULL = 16
 FLAG_PACKED = 32
 """Calls only: the data is packed (`wire/packing.py`)."""
 
+ANY_SERVER = bytes(16)
+"""A request for whichever server is there; no server has this id."""
+
 _ROBOT = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 RECORDER = "recorder_replayer"
 SERVER = "offload_server"
@@ -83,6 +86,7 @@ class CallsMessage:
     results_ack: int
     flags: int
     data: Buffer
+    seal: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,7 @@ class ResultsMessage:
     missing: tuple[int, ...]
     flags: int
     data: Buffer
+    seal: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +117,27 @@ class OpenRequest:
     limit_bytes: int = 0
     protocol_version: int = PROTOCOL_VERSION
     table_hash: bytes = TABLE_HASH
+    server: bytes = ANY_SERVER
+    hello: bytes = b""
+    proof: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAnswer:
-    """How the server answers; `info` is there if and only if it accepted."""
+    """How the server answers; `info` is there if and only if it accepted.
+
+    `challenge` is its part of an agreement on keys (`wire/handshake.py`), which a request without
+    a proof is answered with; `proof` shows who answered a request with one.
+    """
 
     accepted: bool
     reason: str = ""
     info: DeviceInfo | None = None
     max_message_bytes: int = MAX_MESSAGE_BYTES
     known_blobs: frozenset[bytes] = field(default_factory=frozenset)
+    server: bytes = ANY_SERVER
+    challenge: bytes = b""
+    proof: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +168,12 @@ class RobotPort(Protocol):
         """
         ...
 
-    def close_session(self, session: bytes, reason: str) -> None:
-        """Ask the server to close a session; does not wait for the answer."""
+    def close_session(self, session: bytes, reason: str, proof: bytes = b"") -> None:
+        """Ask the server to close a session; does not wait for the answer.
+
+        Args:
+            session: Its id.
+            reason: For the log.
+            proof: That the session's robot asks, where its messages are sealed.
+        """
         ...

@@ -99,8 +99,8 @@ class OneProcess:
     def open_session(self, request, timeout_s):
         return self.table.open(request)
 
-    def close_session(self, session, reason):
-        self.table.close_session(session, reason)
+    def close_session(self, session, reason, proof=b""):
+        self.table.close_session(session, reason, proof)
 
     # for tests
 

@@ -1,0 +1,201 @@
+"""The robot's side of opening a session: owns the two requests and whom the robot believes.
+
+Over any `RobotPort`. What comes from a server that does not prove itself is not believed: the
+question is asked again, so that one participant's forged answer does not end the opening.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from rrto_ros.errors import ProtocolError, UnavailableError
+from rrto_ros.wire.closing import ServerOfSession
+from rrto_ros.wire.handshake import (
+    KEYS,
+    LOCAL,
+    Agreement,
+    Challenge,
+    Credentials,
+    Hello,
+    agree,
+    answer_digest,
+    key_id,
+)
+from rrto_ros.wire.keys_text import key_text
+from rrto_ros.wire.port import (
+    FLAG_CLOSED,
+    OpenAnswer,
+    OpenRequest,
+    ResultsMessage,
+    RobotPort,
+)
+from rrto_ros.wire.seal import RobotSeal, own_cipher, proves
+
+ATTEMPTS = 5
+"""So many answers are heard in all; those before the last one that nobody proved are passed by."""
+
+GetCredentials = Callable[[], Credentials]
+"""Reads the user's keys as they are now."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What an opening came to.
+
+    Attributes:
+        answer: The server's, or why it is not believed.
+        seal: Of the session's messages, None if they are not sealed.
+        server: Who may say that the session is closed.
+        unproven: Answers that were not believed.
+    """
+
+    answer: OpenAnswer
+    seal: RobotSeal | None = None
+    server: ServerOfSession = field(default_factory=ServerOfSession)
+    unproven: int = 0
+
+
+class _Unproven(Exception):
+    """Anybody may have sent this answer; the text is for the user."""
+
+
+def open_session(
+    port: RobotPort,
+    request: OpenRequest,
+    credentials: GetCredentials | None,
+    timeout_s: float,
+) -> Opened:
+    """Open a session, with sealed messages if there are credentials.
+
+    Args:
+        port: The way to the server.
+        request: Without a hello and a proof.
+        credentials: None for `authentication: off`.
+        timeout_s: For all of it.
+
+    Raises:
+        UnavailableError: No server answered within the time.
+        ConfigError: The user's keys cannot be used.
+    """
+    end = time.monotonic() + timeout_s
+    if credentials is None:
+        answer = port.open_session(request, timeout_s)
+        return Opened(answer, None, ServerOfSession(answer.server))
+    mine = credentials()
+    private = X25519PrivateKey.generate()
+    hello = Hello(own_cipher(), private.public_key().public_bytes_raw(), mine.public)
+    asks = replace(request, hello=hello.pack())
+    unproven, why = 0, ""
+    while unproven < ATTEMPTS:
+        try:
+            opened = _attempt(port, asks, private, hello, mine, end)
+            return replace(opened, unproven=unproven)
+        except UnavailableError:
+            if not why:
+                raise
+            break
+        except _Unproven as error:
+            unproven, why = unproven + 1, str(error)
+    return Opened(OpenAnswer(False, why), unproven=unproven)
+
+
+def close_session(port: RobotPort, opened: Opened, session: bytes, reason: str) -> None:
+    """Ask the server to close a session, with the proof that it wants."""
+    if opened.seal is None:
+        port.close_session(session, reason)
+    else:
+        port.close_session(session, reason, opened.seal.close_proof(session, reason))
+
+
+def believed(
+    opened: Opened, session: bytes, message: ResultsMessage, most: int
+) -> ResultsMessage:
+    """A message of results as the session's server made it, opened if it was sealed.
+
+    Args:
+        opened: The session's opening.
+        session: Its id.
+        message: As it came.
+        most: Bytes of data, at most.
+
+    Raises:
+        ProtocolError: It is not of the server that has the session.
+    """
+    if message.flags & FLAG_CLOSED:
+        if not opened.server.closed(session, bytes(message.data)):
+            raise ProtocolError("CLOSED is not of the server that has the session")
+        return message
+    if opened.seal is not None:
+        return opened.seal.results(message, most)
+    if message.seal:
+        raise ProtocolError("the message is sealed, and this session's messages are not")
+    return message
+
+
+def _attempt(
+    port: RobotPort,
+    asks: OpenRequest,
+    private: X25519PrivateKey,
+    hello: Hello,
+    mine: Credentials,
+    end: float,
+) -> Opened:
+    first = port.open_session(asks, max(end - time.monotonic(), 0.1))
+    if not first.challenge:
+        raise _Unproven(first.reason or "the server proves nothing")
+    try:
+        challenge = Challenge.unpack(first.challenge)
+        agreed = agree(private, hello, challenge, asks, first.server, first.reason, mine.local)
+    except ProtocolError as error:
+        if mine.local is None and first.challenge[1:2] == bytes([LOCAL]):
+            raise _Unproven(_from_elsewhere(mine)) from None
+        raise _Unproven(str(error)) from None
+    _believe(agreed, challenge, first, mine)
+    if first.reason:
+        return Opened(OpenAnswer(False, first.reason))
+    shown = agreed.robot_proof(mine.identity)
+    second = port.open_session(
+        replace(asks, server=first.server, proof=shown), max(end - time.monotonic(), 0.1)
+    )
+    if not proves(second.proof, agreed.keys.control, b"rrto answer", answer_digest(second)):
+        raise _Unproven(f"the answer to the robot's proof is not proven: {second.reason}")
+    server = ServerOfSession(
+        first.server, challenge.run, challenge.kind, challenge.identity, mine.local or b"",
+        agreed.keys.control,
+    )  # fmt: skip
+    return Opened(second, RobotSeal(agreed.keys), server)
+
+
+def _believe(
+    agreed: Agreement, challenge: Challenge, answer: OpenAnswer, mine: Credentials
+) -> None:
+    """Whether the server is one that the robot trusts; else `_Unproven` with what to do."""
+    if challenge.kind == KEYS and not mine.name_of(challenge.identity):
+        theirs = key_text(challenge.identity)
+        says = f" (it says: {answer.reason})" if answer.reason else ""
+        raise _Unproven(
+            f"the server's key {key_id(challenge.identity)} is not trusted here{says}; if it is "
+            f"the edge's, run on the robot: rrto keys trust {theirs} --name EDGE"
+        )
+    if agreed.proves_server(challenge.proof, challenge.identity):
+        return
+    if challenge.kind == LOCAL:
+        raise _Unproven(_from_elsewhere(mine))
+    raise _Unproven(f"the server does not have the key {key_id(challenge.identity)} that it shows")
+
+
+def _from_elsewhere(mine: Credentials) -> str:
+    shown = (
+        f"rrto keys trust {key_text(mine.public)} --name ROBOT"
+        if mine.identity
+        else "rrto keys trust KEY --name ROBOT (KEY: what `rrto keys new` on the robot prints)"
+    )
+    return (
+        "the server trusts no key, so it serves its own machine and user only, which this "
+        f"recorder is not on; run on the edge: {shown}; and on the robot what that prints; or set "
+        "authentication to off on both, where nobody else reaches their network"
+    )
