@@ -1,4 +1,4 @@
-"""How a recording on the robot's machine gets the keys of sessions: owns the folders they go through.
+"""How a recording gets the keys of sessions: owns the folders that they go through.
 
 A recording that wants keys makes a folder in the user's runtime folder and holds its lock; a
 recorder_replayer of the same user puts the keys of each session that opens into every such folder.

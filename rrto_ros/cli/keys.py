@@ -78,7 +78,9 @@ def revoke(which: str) -> None:
     one = credentials.revoke(which)
     typer.echo(f"{one.name} is no longer trusted; its sessions end within a second")
     if not key_files.trusted():
-        typer.echo("no key is trusted any more: a server here serves this user on this machine only")
+        typer.echo(
+            "no key is trusted any more: a server here serves this user on this machine only"
+        )
 
 
 def _tell(public: bytes) -> None:

@@ -248,8 +248,6 @@ class Gate:
             now = time.monotonic()
             made, _ = self._secrets[0]
             if now - made > SECRET_S:
-                fresh = (now, secrets.token_bytes(32))
-                # One that nobody used for long is no predecessor.
-                kept = self._secrets[:1] if now - made <= 2 * SECRET_S else []
-                self._secrets = [fresh, *kept]
-            return [secret for _, secret in self._secrets]
+                self._secrets = [(now, secrets.token_bytes(32)), self._secrets[0]]
+            # Not for longer than what it opened is remembered.
+            return [secret for made, secret in self._secrets if now - made < 2 * SECRET_S]

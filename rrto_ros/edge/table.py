@@ -41,7 +41,7 @@ KNOWN_BLOBS = 4096
 LOG_PERIOD_S = 1.0
 MAX_TEXT = 256
 CLOSED_PER_S = 100
-"""So often per second, at most, it is said that a session is not open here: it costs a signature."""
+"""So often per second it is said that a session is not open here: each time costs a signature."""
 MOST_CLOSED = 1024
 """Sessions that are over of which it can still be proven."""
 

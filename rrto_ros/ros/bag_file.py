@@ -255,7 +255,10 @@ class _Streams:
         for name, receiver in (("calls", self._calls), ("results", self._results)):
             missing = receiver.missing()
             if missing:
-                session.faults.append(f"{name}: message {missing[0]} is missing")
+                fault = f"{name}: message {missing[0]} is missing"
+                if self._foreign:
+                    fault += f" ({self._foreign} messages were changed, or are a stranger's)"
+                session.faults.append(fault)
         if not session.device:
             session.faults.append("its opening was not recorded")
         try:

@@ -153,9 +153,7 @@ class CallRecorder:
         abandon(self._context, self._node)
 
     def statistics(self) -> dict[str, int]:
-        """Messages written and left out, sessions recorded, those of them that closed, and those
-        that are sealed and whose keys were not there.
-        """
+        """Messages written and left out; sessions recorded, closed, and sealed without keys."""
         with self._changed:
             return {
                 "written": self._written,

@@ -54,9 +54,7 @@ def declare(node: Node, parameters: Iterable[Parameter], *, check: bool = True) 
             if value not in parameter.choices:
                 raise parameter.refusal(given) from None
             node.undeclare_parameter(name)
-            node.declare_parameter(
-                name, value, descriptor(parameter), ignore_override=True
-            )
+            node.declare_parameter(name, value, descriptor(parameter), ignore_override=True)
         if check:
             parameter.check(value)
         values[name] = value

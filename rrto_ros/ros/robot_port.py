@@ -390,6 +390,4 @@ def _open_answer(m: Any) -> OpenAnswer:
     )
     blobs = m.known_blobs.tobytes()
     known = frozenset(blobs[at : at + 32] for at in range(0, len(blobs) - 31, 32))
-    return OpenAnswer(
-        True, m.reason, info, m.max_message_bytes, known, server, challenge, proof
-    )
+    return OpenAnswer(True, m.reason, info, m.max_message_bytes, known, server, challenge, proof)

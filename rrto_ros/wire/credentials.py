@@ -1,4 +1,4 @@
-"""A user's credentials as they are on this machine now, and what the command line does with them."""
+"""A user's credentials on this machine: read as they are now, and changed by `rrto keys`."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def identity() -> Ed25519PrivateKey | None:
         raise ConfigError(f"{key_files.folder() / 'identity.pem'} is no key: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(
-            f"{key_files.folder() / 'identity.pem'} is a key of another kind, want Ed25519; remove "
-            "it and run `rrto keys new`"
+            f"{key_files.folder() / 'identity.pem'} is a key of another kind, want Ed25519; "
+            "remove it and run `rrto keys new`"
         )
     return key
 
@@ -88,7 +88,8 @@ def trust(text: str, name: str) -> bytes:
     kept = [one for one in key_files.trusted() if key_from(one.key) != public]
     if any(one.name == name for one in kept):
         raise ConfigError(
-            f"name {name!r} is another key's; choose another one or `rrto keys revoke {name}` first"
+            f"name {name!r} is another key's; choose another one, or `rrto keys revoke {name}` "
+            "first"
         )
     key_files.write_trusted([*kept, key_files.Trusted(key_text(public), name)])
     return public

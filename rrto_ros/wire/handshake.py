@@ -204,7 +204,12 @@ def request_digest(request: OpenRequest) -> bytes:
 
 def answer_digest(answer: OpenAnswer) -> bytes:
     """Of all that an answer says, without challenge and proof."""
-    out = [answer.accepted, answer.reason, answer.max_message_bytes, answer.server]
+    out: list[bytes | str | int] = [
+        answer.accepted,
+        answer.reason,
+        answer.max_message_bytes,
+        answer.server,
+    ]
     out += sorted(answer.known_blobs)
     if (info := answer.info) is not None:
         out += [

@@ -59,10 +59,6 @@ class Opened:
     unproven: int = 0
 
 
-class _Unproven(Exception):
-    """Anybody may have sent this answer; the text is for the user."""
-
-
 def open_session(
     port: RobotPort,
     request: OpenRequest,
@@ -98,7 +94,7 @@ def open_session(
             if not why:
                 raise
             break
-        except _Unproven as error:
+        except ProtocolError as error:
             unproven, why = unproven + 1, str(error)
     return Opened(OpenAnswer(False, why), unproven=unproven)
 
@@ -111,9 +107,7 @@ def close_session(port: RobotPort, opened: Opened, session: bytes, reason: str) 
         port.close_session(session, reason, opened.seal.close_proof(session, reason))
 
 
-def believed(
-    opened: Opened, session: bytes, message: ResultsMessage, most: int
-) -> ResultsMessage:
+def believed(opened: Opened, session: bytes, message: ResultsMessage, most: int) -> ResultsMessage:
     """A message of results as the session's server made it, opened if it was sealed.
 
     Args:
@@ -146,14 +140,14 @@ def _attempt(
 ) -> Opened:
     first = port.open_session(asks, max(end - time.monotonic(), 0.1))
     if not first.challenge:
-        raise _Unproven(first.reason or "the server proves nothing")
+        raise ProtocolError(first.reason or "the server proves nothing")
     try:
         challenge = Challenge.unpack(first.challenge)
         agreed = agree(private, hello, challenge, asks, first.server, first.reason, mine.local)
-    except ProtocolError as error:
+    except ProtocolError:
         if mine.local is None and first.challenge[1:2] == bytes([LOCAL]):
-            raise _Unproven(_from_elsewhere(mine)) from None
-        raise _Unproven(str(error)) from None
+            raise ProtocolError(_from_elsewhere(mine)) from None
+        raise
     _believe(agreed, challenge, first, mine)
     if first.reason:
         return Opened(OpenAnswer(False, first.reason))
@@ -162,7 +156,7 @@ def _attempt(
         replace(asks, server=first.server, proof=shown), max(end - time.monotonic(), 0.1)
     )
     if not proves(second.proof, agreed.keys.control, b"rrto answer", answer_digest(second)):
-        raise _Unproven(f"the answer to the robot's proof is not proven: {second.reason}")
+        raise ProtocolError(f"the answer to the robot's proof is not proven: {second.reason}")
     server = ServerOfSession(
         first.server, challenge.run, challenge.kind, challenge.identity, mine.local or b"",
         agreed.keys.control,
@@ -173,19 +167,25 @@ def _attempt(
 def _believe(
     agreed: Agreement, challenge: Challenge, answer: OpenAnswer, mine: Credentials
 ) -> None:
-    """Whether the server is one that the robot trusts; else `_Unproven` with what to do."""
+    """See whether the server is one that the robot trusts.
+
+    Raises:
+        ProtocolError: It is not; the text says what to do.
+    """
     if challenge.kind == KEYS and not mine.name_of(challenge.identity):
         theirs = key_text(challenge.identity)
         says = f" (it says: {answer.reason})" if answer.reason else ""
-        raise _Unproven(
+        raise ProtocolError(
             f"the server's key {key_id(challenge.identity)} is not trusted here{says}; if it is "
             f"the edge's, run on the robot: rrto keys trust {theirs} --name EDGE"
         )
     if agreed.proves_server(challenge.proof, challenge.identity):
         return
     if challenge.kind == LOCAL:
-        raise _Unproven(_from_elsewhere(mine))
-    raise _Unproven(f"the server does not have the key {key_id(challenge.identity)} that it shows")
+        raise ProtocolError(_from_elsewhere(mine))
+    raise ProtocolError(
+        f"the server does not have the key {key_id(challenge.identity)} that it shows"
+    )
 
 
 def _from_elsewhere(mine: Credentials) -> str:

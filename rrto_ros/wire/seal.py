@@ -36,6 +36,8 @@ REKEY_MESSAGES = 1 << 16
 """So many messages a key seals: 64 GiB at the usual bound of a message."""
 WINDOW = 4096
 """A message that is so far behind the newest is refused; the link sends it again."""
+MOST_KEYS = 16
+"""Keys in whose time every message may be lost."""
 _SEEN = (1 << WINDOW) - 1
 _NONCE = struct.Struct("<4xQ")
 _CALLS = struct.Struct("<B16sQQB")
@@ -72,8 +74,8 @@ class SessionKeys:
         """
         if len(data) != 1 + 3 * KEY_BYTES or data[0] not in CIPHERS:
             raise ProtocolError(f"{len(data)} bytes are no keys of a session")
-        parts = (data[at : at + KEY_BYTES] for at in range(1, len(data), KEY_BYTES))
-        return SessionKeys(*parts, cipher=data[0])
+        parts = [data[at : at + KEY_BYTES] for at in range(1, len(data), KEY_BYTES)]
+        return SessionKeys(parts[0], parts[1], parts[2], data[0])
 
 
 @lru_cache(maxsize=1)
@@ -140,7 +142,7 @@ class Opener:
 
     def __init__(self, key: bytes, cipher: int) -> None:
         self._make = CIPHERS[cipher]
-        # By age: number // REKEY_MESSAGES. Beside the newest, the one before and the one after.
+        # By age (number // REKEY_MESSAGES), from the one before the newest on.
         self._keys = {0: key}
         self._ciphers = {0: self._make(key)}
         self._age = 0
@@ -196,11 +198,14 @@ class Opener:
         return {"opened": self._opened, **refused}
 
     def _following(self, age: int) -> Any:
-        # Further ahead nobody can be who sends in order: deriving keys for it would be work.
-        if age != self._age + 1:
+        # Further ahead is nobody whose messages were lost; deriving keys for it would be work.
+        if not self._age < age <= self._age + MOST_KEYS:
             raise self._refuse("far", f"its key is {age - self._age} keys away")
-        self._keys[age] = _next_key(self._keys[self._age])
-        self._ciphers[age] = self._make(self._keys[age])
+        last = max(self._keys)
+        while last < age:
+            self._keys[last + 1] = _next_key(self._keys[last])
+            last += 1
+            self._ciphers[last] = self._make(self._keys[last])
         return self._ciphers[age]
 
     def _refuse(self, name: str, text: str) -> ProtocolError:

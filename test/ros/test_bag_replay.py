@@ -75,7 +75,8 @@ def test_a_bag_of_two_runs_gives_the_same_results_byte_for_byte(rig, program, tm
 
 
 def test_a_changed_result_is_found(rig, program, tmp_path):
-    rig.both()
+    off = {"authentication": "off"}
+    rig.both(server=off, recorder=off)
     recorded(rig, program, tmp_path / "bag")
     from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
