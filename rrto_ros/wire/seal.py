@@ -13,7 +13,7 @@ import hmac
 import struct
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -239,9 +239,9 @@ class RobotSeal:
 
     def calls(self, message: CallsMessage) -> CallsMessage:
         """A message of calls as it leaves."""
-        header = calls_header(message)
-        number, data = self._sealer.seal(message.data, header)
-        return replace(message, data=data, seal=number)
+        m = message
+        number, data = self._sealer.seal(m.data, calls_header(m))
+        return CallsMessage(m.session, m.sequence, m.results_ack, m.flags, data, number)
 
     def results(self, message: ResultsMessage, most: int) -> ResultsMessage:
         """A message of results as the server made it.
@@ -249,8 +249,11 @@ class RobotSeal:
         Raises:
             ProtocolError: It is not the server's, or came before.
         """
-        data = self._opener.open(message.seal, message.data, results_header(message), most)
-        return replace(message, data=data, seal=0)
+        m = message
+        data = self._opener.open(m.seal, m.data, results_header(m), most)
+        return ResultsMessage(
+            m.session, m.sequence, m.batches_ack, m.executed_call, m.missing, m.flags, data
+        )
 
     def close_proof(self, session: bytes, reason: str) -> bytes:
         """Shows the server that the session's robot wants it closed."""
@@ -271,9 +274,11 @@ class EdgeSeal:
 
     def results(self, message: ResultsMessage) -> ResultsMessage:
         """A message of results as it leaves."""
-        header = results_header(message)
-        number, data = self._sealer.seal(message.data, header)
-        return replace(message, data=data, seal=number)
+        m = message
+        number, data = self._sealer.seal(m.data, results_header(m))
+        return ResultsMessage(
+            m.session, m.sequence, m.batches_ack, m.executed_call, m.missing, m.flags, data, number
+        )
 
     def calls(self, message: CallsMessage, most: int) -> CallsMessage:
         """A message of calls as the robot made it.
@@ -281,8 +286,9 @@ class EdgeSeal:
         Raises:
             ProtocolError: It is not the robot's, or came before.
         """
-        data = self._opener.open(message.seal, message.data, calls_header(message), most)
-        return replace(message, data=data, seal=0)
+        m = message
+        data = self._opener.open(m.seal, m.data, calls_header(m), most)
+        return CallsMessage(m.session, m.sequence, m.results_ack, m.flags, data)
 
     def proves_close(self, given: bytes, session: bytes, reason: str) -> bool:
         """Whether the session's robot asked to close it."""
