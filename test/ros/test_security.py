@@ -45,17 +45,16 @@ def test_a_second_participant_reads_nothing_and_disturbs_nothing(rig):
     server, recorder = rig.both("cpu")
     watch = rig.watch()
     hostile, program = attacked(rig)
-    iteration = 0
-    for command in (
+    commands = (
         "garbage_next", "sealed_next", "replay", "results", "closed", "close", "open",
         "acknowledge", "garbage_next",
-    ):  # fmt: skip
+    )  # fmt: skip
+    for iteration, command in enumerate(commands, 1):
         did = does(hostile, command)
         assert did.get("done", False) is False
         if command == "open":
             assert "authentication" in did["reason"]
         program.say("go")
-        iteration += 1
         said(program, iteration=iteration)
     refused = watch.wait("offload_server", lambda m: m["messages_refused"] >= 4, 10, "refusals")
     assert refused["authentication"] == "local"
