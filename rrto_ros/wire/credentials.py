@@ -6,12 +6,6 @@ from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
 from rrto_ros import key_files
 from rrto_ros.errors import ConfigError
@@ -49,6 +43,9 @@ def identity() -> Ed25519PrivateKey | None:
     pem = key_files.identity_pem()
     if pem is None:
         return None
+    # As long to import as all the rest of it; most nodes have no key.
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -67,6 +64,12 @@ def new_identity() -> tuple[Ed25519PrivateKey, Path]:
     Raises:
         ConfigError: There is one, or it cannot be written.
     """
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+    )
+
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return key, key_files.write_identity(pem)

@@ -64,13 +64,16 @@ class OneProcess:
         config: SessionConfig.
         limits: HostLimits.
         bytes_per_s: Rate of each direction; 0 for none.
+        gate: Who may open a session (`edge.gate.Gate`); None for anybody.
         server: Further ServerSettings.
 
     Attributes:
+        on_the_way: Called with ("up" or "down", message); gives the messages that arrive for it.
         most: The most bytes that each part held at once, by the part's name.
     """
 
-    def __init__(self, path, config, limits, bytes_per_s=0, **server):
+    def __init__(self, path, config, limits, bytes_per_s=0, gate=None, **server):
+        self.on_the_way = lambda _, message: [message]
         self.reports, self.events, self.lines = queue.SimpleQueue(), queue.SimpleQueue(), []
         settings = {
             "device": "cpu",
@@ -79,17 +82,24 @@ class OneProcess:
             **server,
         }
         self.host = RobotHost(path, config, 4, self.reports.put, self.lines.append)
-        self.down = Lane(self.host.on_results, bytes_per_s)
+        self.down = Lane(self._arriving("down", self.host.on_results), bytes_per_s)
         self.table = SessionTable(
-            ServerSettings(**settings), self.down.put, self.events.put, self.lines.append
+            ServerSettings(**settings), self.down.put, self.events.put, self.lines.append, gate
         )
-        self.up = Lane(self.table.receive, bytes_per_s)
+        self.up = Lane(self._arriving("up", self.table.receive), bytes_per_s)
         self.most = {}
         self.programs = []
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._look, daemon=True)
         self._watch.start()
         self.host.activate(self)
+
+    def _arriving(self, way, deliver):
+        def arrive(message):
+            for one in self.on_the_way(way, message):
+                deliver(one)
+
+        return arrive
 
     # the robot's port
 
