@@ -6,7 +6,7 @@
 
 `<config>` is the user's configuration directory, `<runtime>` that of `runtime_files`. Folders have
 mode 0700 and files 0600. A file that belongs to someone else, or that others can read (a private
-one) or write, is refused. Files are read each time, so that a change holds from then on.
+one) or write, is refused. A change of them holds from then on (`stamp`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from platformdirs import user_config_path
 
 from rrto_ros.disk_store import write_whole
 from rrto_ros.errors import ConfigError
-from rrto_ros.runtime_files import runtime_folder
+from rrto_ros.runtime_files import runtime_folder, secret_path
 
 SECRET_BYTES = 32
 MAX_FILE_BYTES = 1 << 20
@@ -124,13 +124,22 @@ def write_trusted(keys: list[Trusted]) -> Path:
     return path
 
 
-def trusted_stamp() -> tuple[int, int, int]:
-    """Another one whenever the keys that are trusted have changed."""
+def stamp() -> tuple[object, ...]:
+    """Another one whenever a file of keys, or who may read it, has changed."""
     try:
-        found = (folder() / "trusted_keys").stat()
-    except (OSError, ConfigError):
-        return (0, 0, 0)
-    return (found.st_ino, found.st_mtime_ns, found.st_size)
+        where = folder()
+        paths = [where, where / "identity.pem", where / "trusted_keys"]
+    except ConfigError:
+        paths = []
+    out: list[object] = []
+    for path in (*paths, secret_path()):
+        try:
+            found = path.lstat()
+        except OSError:
+            out.append((str(path), None))
+            continue
+        out.append((str(path), found.st_ino, found.st_ctime_ns, found.st_size, found.st_mode))
+    return tuple(out)
 
 
 def local_secret(*, make: bool) -> bytes | None:
@@ -142,7 +151,8 @@ def local_secret(*, make: bool) -> bytes | None:
     Raises:
         ConfigError: It is not the user's own, or others can read it.
     """
-    path = runtime_folder() / "local.secret"
+    runtime_folder()
+    path = secret_path()
     data = _checked(path, private=True)
     if data is None and make:
         fresh = path.with_name(f".secret-{os.getpid()}-{secrets.token_hex(4)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -19,7 +20,7 @@ def of_robot() -> Credentials:
     Raises:
         ConfigError: A file of keys cannot be used.
     """
-    return _read(make=False)
+    return _read(key_files.stamp(), make=False)
 
 
 def of_server() -> Credentials:
@@ -28,7 +29,7 @@ def of_server() -> Credentials:
     Raises:
         ConfigError: A file of keys cannot be used, or keys are trusted and there is no own one.
     """
-    found = _read(make=True)
+    found = _read(key_files.stamp(), make=True)
     if found.trusted and found.identity is None:
         raise ConfigError("keys are trusted here and there is no own one; run `rrto keys new`")
     return found
@@ -116,7 +117,9 @@ def revoke(which: str) -> key_files.Trusted:
     raise ConfigError(f"no key {which[:80]!r} is trusted here; trusted are: {names}")
 
 
-def _read(*, make: bool) -> Credentials:
+@lru_cache(maxsize=2)
+def _read(_: tuple[object, ...], *, make: bool) -> Credentials:
+    # A status or a flood of hellos asks often, and the files change seldom.
     return Credentials(
         identity(),
         {key_from(one.key): one.name for one in key_files.trusted()},

@@ -35,7 +35,7 @@ from rrto_ros.wire.port import (
 )
 from rrto_ros.wire.seal import RobotSeal, own_cipher, proves
 
-ATTEMPTS = 5
+ATTEMPTS = 8
 """So many answers are heard in all; those before the last one that nobody proved are passed by."""
 
 GetCredentials = Callable[[], Credentials]

@@ -173,6 +173,28 @@ def test_a_server_that_trusts_keys_needs_one_of_its_own():
     assert credentials.of_server().trusted == {b"k" * 32: "robot"}
 
 
+def test_a_change_of_keys_holds_at_once_and_without_one_no_file_is_read_again(monkeypatch):
+    credentials.new_identity()
+    first = credentials.of_server()
+    reads = []
+    original = key_files._checked
+    monkeypatch.setattr(
+        key_files, "_checked", lambda *a, **k: reads.append(a) or original(*a, **k)
+    )
+    again = credentials.of_server()  # the first one made the secret
+    count = len(reads)
+    assert credentials.of_server() is again
+    assert len(reads) == count
+    assert again.local == first.local
+    credentials.trust(key_text(b"k" * 32), "robot")
+    assert credentials.of_server().trusted == {b"k" * 32: "robot"}
+    credentials.revoke("robot")
+    assert credentials.of_server().trusted == {}
+    (key_files.folder() / "identity.pem").chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod"):
+        credentials.of_server()
+
+
 def test_two_machines_are_paired_by_one_command_on_each(rrto):
     code, out, err = rrto("new", user="robot")
     assert code == 0, err
