@@ -89,7 +89,7 @@ class RecorderPort:
         """Send one message of calls."""
         self._pipe.send("calls", replace(message, data=bytes(message.data)))
 
-    def open_session(self, request: OpenRequest, timeout_s: float) -> OpenAnswer:
+    def open_session(self, request: OpenRequest, timeout_s: float, *_: object) -> OpenAnswer:
         """Ask, and wait for the answer."""
         waits = self._answers[request.session] = queue.SimpleQueue()
         self._pipe.send("open", request)

@@ -24,6 +24,7 @@ from rrto_ros.wire.handshake import (
     KEYS,
     LOCAL,
     NO_KEY,
+    UNSEALED,
     Agreement,
     Challenge,
     Credentials,
@@ -130,6 +131,8 @@ class Gate:
             wanted.
         """
         if self._credentials is None:
+            if request.hello == UNSEALED and not unfit:
+                return OpenAnswer(False, server=self.server, challenge=UNSEALED)
             if unfit or request.hello:
                 reason = unfit or (
                     "this server has authentication off and the robot has it on; set the "
@@ -139,7 +142,7 @@ class Gate:
             return Admission(Peer(), b"", None, self.server + self._run)
         try:
             mine = self._credentials()
-            if not request.hello:
+            if request.hello in (b"", UNSEALED):
                 raise ProtocolError(
                     "the robot has authentication off and this server has it on; set the "
                     "parameter `authentication` to the same on both"

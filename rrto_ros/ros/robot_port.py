@@ -39,7 +39,14 @@ from rrto_ros.ros.server_port import (
     set_bytes,
     wait_delivered,
 )
-from rrto_ros.wire.port import CallsMessage, OpenAnswer, OpenRequest, ResultsMessage, topic
+from rrto_ros.wire.port import (
+    Believes,
+    CallsMessage,
+    OpenAnswer,
+    OpenRequest,
+    ResultsMessage,
+    topic,
+)
 
 OPEN_REPEAT_S = 1.0
 """How long a request for a session waits for its answer before it is sent again."""
@@ -172,8 +179,14 @@ class RosRobotPort:
             self._published += 1
             self._ends.calls.publish(out)
 
-    def open_session(self, request: OpenRequest, timeout_s: float) -> OpenAnswer:
-        """Ask for a session (any thread but the port's own).
+    def open_session(
+        self,
+        request: OpenRequest,
+        timeout_s: float,
+        believes: Believes | None = None,
+        patience_s: float = 0.0,
+    ) -> OpenAnswer:
+        """Ask for a session (any thread but the port's own); `RobotPort` says how.
 
         Raises:
             UnavailableError: No server answered within the time.
@@ -200,28 +213,43 @@ class RosRobotPort:
         end = time.monotonic() + timeout_s
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         asked: list[tuple[_Ends, Any]] = []
+        stranger: OpenAnswer | None = None
         try:
             while True:
                 with self._answers:
                     left = end - time.monotonic()
                     if not self._answers.wait_for(lambda: self._connected, max(left, 0.0)):
+                        if stranger is not None:
+                            return stranger
                         raise missing
                 # A server that was killed stays known for a while, and what went to it alone is
                 # lost; the one that took its place answers a later request.
                 with self._lock:
                     ends = self._ends
                     future = ends.open.call_async(message)
-                future.add_done_callback(lambda done: answers.put(done.result()))
+                # A future has one result, and the first answer may be a stranger's. So it never
+                # is done, and all that come for it are seen.
+                future.set_result = answers.put
                 asked.append((ends, future))
-                left = max(end - time.monotonic(), 0.1)
+                end = max(end, time.monotonic() + 0.1)
+                repeat = time.monotonic() + OPEN_REPEAT_S
                 try:
-                    answer = _open_answer(answers.get(timeout=min(left, OPEN_REPEAT_S)))
-                    ends.doubted_since = 0.0
-                    return answer
+                    while True:
+                        wait_s = max(min(repeat, end) - time.monotonic(), 0.0)
+                        answer = _open_answer(answers.get(timeout=wait_s))
+                        ends.doubted_since = 0.0
+                        if believes is None or believes(answer):
+                            return answer
+                        if stranger is None:
+                            end = min(end, time.monotonic() + patience_s)
+                        stranger = answer
                 except queue.Empty:
-                    # What answered may have been a server that is gone.
-                    ends.doubted_since = ends.doubted_since or time.monotonic()
-                    if left <= OPEN_REPEAT_S:
+                    if stranger is None:
+                        # What answered may have been a server that is gone.
+                        ends.doubted_since = ends.doubted_since or time.monotonic()
+                    if time.monotonic() >= end:
+                        if stranger is not None:
+                            return stranger
                         raise missing from None
         finally:
             for ends, future in asked:

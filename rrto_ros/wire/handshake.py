@@ -31,6 +31,8 @@ from rrto_ros.wire.seal import CIPHERS, KEY_BYTES, PROOF_BYTES, SessionKeys, pro
 FORM = 1
 LOCAL, KEYS = 1, 2
 """Kinds: the same user on the same machine; keys that each end trusts."""
+UNSEALED = b"\0"
+"""Hello and challenge where authentication is off: they only say which server it is."""
 ID_BYTES, SIGNATURE_BYTES = 16, 64
 NO_KEY = bytes(KEY_BYTES)
 _HELLO = struct.Struct("<BB32s32s")

@@ -1,7 +1,7 @@
 """The robot's side of opening a session: owns the two requests and whom the robot believes.
 
-Over any `RobotPort`. What comes from a server that does not prove itself is not believed: the
-question is asked again, so that one participant's forged answer does not end the opening.
+Over any `RobotPort`. Every server of a robot's name, and every participant, may answer a request.
+What comes from one that does not prove itself is passed by, whoever is first.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from rrto_ros.errors import ProtocolError, UnavailableError
+from rrto_ros.errors import ProtocolError
 from rrto_ros.wire.closing import ServerOfSession
 from rrto_ros.wire.handshake import (
     KEYS,
     LOCAL,
+    UNSEALED,
     Agreement,
     Challenge,
     Credentials,
@@ -35,8 +36,9 @@ from rrto_ros.wire.port import (
 )
 from rrto_ros.wire.seal import RobotSeal, own_cipher, proves
 
-ATTEMPTS = 8
-"""So many answers are heard in all; those before the last one that nobody proved are passed by."""
+STRANGERS_S = 3.0
+"""So long after the first answer to a hello of a server that the robot does not believe, others are
+waited for; then the reason is told. While it opens another session, a server may be silent for two."""
 
 GetCredentials = Callable[[], Credentials]
 """Reads the user's keys as they are now."""
@@ -50,13 +52,13 @@ class Opened:
         answer: The server's, or why it is not believed.
         seal: Of the session's messages, None if they are not sealed.
         server: Who may say that the session is closed.
-        unproven: Answers that were not believed.
+        passed_by: Answers to the hello that were not believed.
     """
 
     answer: OpenAnswer
     seal: RobotSeal | None = None
     server: ServerOfSession = field(default_factory=ServerOfSession)
-    unproven: int = 0
+    passed_by: int = 0
 
 
 def open_session(
@@ -79,24 +81,53 @@ def open_session(
     """
     end = time.monotonic() + timeout_s
     if credentials is None:
-        answer = port.open_session(request, timeout_s)
+        # Every server of the robot's name hears a request; the one whose answer comes first opens.
+        answer = port.open_session(replace(request, hello=UNSEALED), timeout_s)
+        if answer.challenge == UNSEALED:
+            asks = replace(request, server=answer.server)
+            answer = port.open_session(asks, max(end - time.monotonic(), 0.1))
         return Opened(answer, None, ServerOfSession(answer.server))
     mine = credentials()
     private = X25519PrivateKey.generate()
     hello = Hello(own_cipher(), private.public_key().public_bytes_raw(), mine.public)
     asks = replace(request, hello=hello.pack())
-    unproven, why = 0, ""
-    while unproven < ATTEMPTS:
+    passed_by = 0
+
+    def agreed_with(answer: OpenAnswer) -> _Agreed:
+        return _believed_challenge(answer, private, hello, mine, asks)
+
+    def takes(answer: OpenAnswer) -> bool:
+        nonlocal passed_by
         try:
-            opened = _attempt(port, asks, private, hello, mine, end)
-            return replace(opened, unproven=unproven)
-        except UnavailableError:
-            if not why:
-                raise
-            break
-        except ProtocolError as error:
-            unproven, why = unproven + 1, str(error)
-    return Opened(OpenAnswer(False, why), unproven=unproven)
+            agreed_with(answer)
+        except ProtocolError:
+            passed_by += 1
+            return False
+        return True
+
+    first = port.open_session(asks, timeout_s, takes, STRANGERS_S)
+    try:
+        challenge, agreed = agreed_with(first)
+    except ProtocolError as error:
+        return Opened(OpenAnswer(False, str(error)), passed_by=passed_by)
+    if first.reason:
+        return Opened(OpenAnswer(False, first.reason), passed_by=passed_by)
+
+    def proven(answer: OpenAnswer) -> bool:
+        control = agreed.keys.control
+        return proves(answer.proof, control, b"rrto answer", answer_digest(answer))
+
+    asks = replace(asks, server=first.server, proof=agreed.robot_proof(mine.identity))
+    left = max(end - time.monotonic(), 0.1)
+    second = port.open_session(asks, left, proven, left)
+    if not proven(second):
+        why = f"the server's last answer is not proven to be its own: {second.reason}"
+        return Opened(OpenAnswer(False, why), passed_by=passed_by)
+    server = ServerOfSession(
+        first.server, challenge.run, challenge.kind, challenge.identity, mine.local or b"",
+        agreed.keys.control,
+    )  # fmt: skip
+    return Opened(second, RobotSeal(agreed.keys), server, passed_by)
 
 
 def close_session(port: RobotPort, opened: Opened, session: bytes, reason: str) -> None:
@@ -130,38 +161,32 @@ def believed(opened: Opened, session: bytes, message: ResultsMessage, most: int)
     return message
 
 
-def _attempt(
-    port: RobotPort,
-    asks: OpenRequest,
+_Agreed = tuple[Challenge, Agreement]
+
+
+def _believed_challenge(
+    answer: OpenAnswer,
     private: X25519PrivateKey,
     hello: Hello,
     mine: Credentials,
-    end: float,
-) -> Opened:
-    first = port.open_session(asks, max(end - time.monotonic(), 0.1))
-    if not first.challenge:
-        raise ProtocolError(first.reason or "the server proves nothing")
+    asks: OpenRequest,
+) -> _Agreed:
+    """What follows from an answer to a hello, of a server that the robot believes.
+
+    Raises:
+        ProtocolError: It is not of one; the text is for the user.
+    """
+    if not answer.challenge:
+        raise ProtocolError(answer.reason or "the server proves nothing")
     try:
-        challenge = Challenge.unpack(first.challenge)
-        agreed = agree(private, hello, challenge, asks, first.server, first.reason, mine.local)
+        challenge = Challenge.unpack(answer.challenge)
+        agreed = agree(private, hello, challenge, asks, answer.server, answer.reason, mine.local)
     except ProtocolError:
-        if mine.local is None and first.challenge[1:2] == bytes([LOCAL]):
+        if mine.local is None and answer.challenge[1:2] == bytes([LOCAL]):
             raise ProtocolError(_from_elsewhere(mine)) from None
         raise
-    _believe(agreed, challenge, first, mine)
-    if first.reason:
-        return Opened(OpenAnswer(False, first.reason))
-    shown = agreed.robot_proof(mine.identity)
-    second = port.open_session(
-        replace(asks, server=first.server, proof=shown), max(end - time.monotonic(), 0.1)
-    )
-    if not proves(second.proof, agreed.keys.control, b"rrto answer", answer_digest(second)):
-        raise ProtocolError(f"the answer to the robot's proof is not proven: {second.reason}")
-    server = ServerOfSession(
-        first.server, challenge.run, challenge.kind, challenge.identity, mine.local or b"",
-        agreed.keys.control,
-    )  # fmt: skip
-    return Opened(second, RobotSeal(agreed.keys), server)
+    _believe(agreed, challenge, answer, mine)
+    return challenge, agreed
 
 
 def _believe(

@@ -7,6 +7,7 @@ over DDS. A session id is 16 bytes chosen by the robot.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -155,13 +156,31 @@ class SessionAnnouncement:
     reason: str = ""
 
 
+Believes = Callable[[OpenAnswer], bool]
+
+
 class RobotPort(Protocol):
     """What a robot-side session needs of the network. Every method may be called by any thread."""
 
     def publish_calls(self, message: CallsMessage) -> None: ...
 
-    def open_session(self, request: OpenRequest, timeout_s: float) -> OpenAnswer:
+    def open_session(
+        self,
+        request: OpenRequest,
+        timeout_s: float,
+        believes: Believes | None = None,
+        patience_s: float = 0.0,
+    ) -> OpenAnswer:
         """Ask the server to open a session.
+
+        Args:
+            request: What is asked.
+            timeout_s: How long an answer is waited for.
+            believes: Whether an answer is the one; others may come, of strangers. None: any is.
+            patience_s: So long after the first answer that is not, one that is is waited for.
+
+        Returns:
+            The first answer that is believed, else the last that is not.
 
         Raises:
             UnavailableError: No server answered within the time.

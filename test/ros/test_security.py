@@ -159,3 +159,19 @@ def test_a_bag_of_sealed_calls_is_read_by_who_has_the_keys(rig, tmp_path, sealed
         play = rrto(rig, "bag", "play", folder)
         assert play.wait() == 2
         assert "sealed and their keys are not in the bag" in play.text()
+
+
+@pytest.mark.parametrize("settings", [{}, OFF], ids=["on", "off"])
+def test_two_servers_of_one_robots_name_leave_each_others_sessions_alone(rig, tmp_path, settings):
+    """Of two users: each hears every message, and knows half of the sessions."""
+    mine = rig.server("cpu", **settings)
+    (tmp_path / "other-run").mkdir()
+    rig.variables = {"XDG_RUNTIME_DIR": str(tmp_path / "other-run")}
+    rig.server("cpu", blob_directory=str(tmp_path / "other-blobs"), **settings)
+    rig.variables = {}
+    recorder = rig.recorder(**settings)
+    for _ in range(3):
+        assert said(rig.program("infer.py", "3", "--count", COUNT), done=True)["digest"]
+    assert "has closed the session" not in recorder.text()
+    if not settings:
+        assert sum("opened on" in line for line in mine.lines) == 3

@@ -106,7 +106,7 @@ class OneProcess:
     def publish_calls(self, message):
         self.up.put(message)
 
-    def open_session(self, request, timeout_s):
+    def open_session(self, request, timeout_s, believes=None, patience_s=0.0):
         return self.table.open(request)
 
     def close_session(self, session, reason, proof=b""):

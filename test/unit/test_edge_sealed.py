@@ -55,7 +55,7 @@ class World:
 
     # the robot's port
 
-    def open_session(self, request, timeout_s):
+    def open_session(self, request, timeout_s, believes=None, patience_s=0.0):
         return self.table.open(request)
 
     def close_session(self, session, reason, proof=b""):
