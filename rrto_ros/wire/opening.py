@@ -37,8 +37,8 @@ from rrto_ros.wire.port import (
 from rrto_ros.wire.seal import RobotSeal, own_cipher, proves
 
 STRANGERS_S = 3.0
-"""So long after the first answer to a hello of a server that the robot does not believe, others are
-waited for; then the reason is told. While it opens another session, a server may be silent for two."""
+"""So long after the first answer to a hello that is not believed others are waited for; then the
+reason is told. While it opens another session a server may be silent for two."""
 
 GetCredentials = Callable[[], Credentials]
 """Reads the user's keys as they are now."""
