@@ -195,7 +195,8 @@ class RobotSession:
             return self._refuse(str(error))
         answer = self._opening.answer
         if not answer.accepted or answer.info is None:
-            return self._refuse(f"the offload server refused the session: {answer.reason}")
+            why = answer.reason or "it gave no reason"
+            return self._refuse(f"the offload server refused the session: {why}")
         self._opened = True
         if self._opening.seal is not None:
             config.disclose(self.id, self._opening.seal.keys.pack())
@@ -517,6 +518,7 @@ class RobotSession:
                 ("replay", self._out.statistics() if self._ring is not None else {}),
             ):
                 out.update({f"{name}_{key}": value for key, value in part.items()})
+            out["unproven_results"] = self._unproven
             return out
 
     def _snapshot(self) -> SessionSnapshot:
