@@ -86,7 +86,7 @@ setup(
         (f"share/{PACKAGE}", ["package.xml"]),
         (f"share/{PACKAGE}/launch", sorted(map(str, Path("launch").glob("*.launch.py")))),
         (f"share/{PACKAGE}/examples", sorted(map(str, Path("examples").glob("*.py")))),
-        (f"share/{PACKAGE}/config", sorted(map(str, Path("config").glob("*.yaml")))),
+        (f"share/{PACKAGE}/config", sorted(map(str, Path("config").glob("*.*ml")))),
     ],
     install_requires=[
         "numpy",
@@ -98,6 +98,7 @@ setup(
         "rich",
         "rosbags",
         "platformdirs",
+        "cryptography>=41",
     ],
     extras_require={
         "gpu": ["cuda-python>=12.6", "nvidia-ml-py"],

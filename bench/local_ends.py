@@ -89,7 +89,7 @@ class RecorderPort:
         """Send one message of calls."""
         self._pipe.send("calls", replace(message, data=bytes(message.data)))
 
-    def open_session(self, request: OpenRequest, timeout_s: float) -> OpenAnswer:
+    def open_session(self, request: OpenRequest, timeout_s: float, *_: object) -> OpenAnswer:
         """Ask, and wait for the answer."""
         waits = self._answers[request.session] = queue.SimpleQueue()
         self._pipe.send("open", request)
@@ -100,9 +100,9 @@ class RecorderPort:
         finally:
             del self._answers[request.session]
 
-    def close_session(self, session: bytes, reason: str) -> None:
+    def close_session(self, session: bytes, reason: str, proof: bytes = b"") -> None:
         """Ask, and do not wait."""
-        self._pipe.send("close", session, reason)
+        self._pipe.send("close", session, reason, proof)
 
     def _opened(self, session: bytes, answer: OpenAnswer) -> None:
         if (waits := self._answers.get(session)) is not None:

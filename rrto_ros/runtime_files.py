@@ -32,6 +32,26 @@ def server_lock(robot: str, domain: int) -> Path:
     return _folder() / f"{_name(robot, domain)}.server.lock"
 
 
+def secret_path() -> Path:
+    """The secret that processes of this user on this machine know each other by (`key_files`)."""
+    return _folder() / "local.secret"
+
+
+def recording_folder(robot: str, domain: int, name: str) -> Path:
+    """Where a recording of a robot's calls wants the sessions' keys (`session_keys`)."""
+    return _folder() / f"{_name(robot, domain)}.recording-{name}"
+
+
+def recording_folders(robot: str, domain: int) -> list[Path]:
+    """All such folders of a robot."""
+    prefix = f"{_name(robot, domain)}.recording-"
+    try:
+        found = [path for path in _folder().iterdir() if path.name.startswith(prefix)]
+    except OSError:
+        return []
+    return sorted(found)
+
+
 def hold(lock: Path) -> int | None:
     """Take a lock.
 

@@ -10,6 +10,7 @@ RESUME = ("exact", "off")
 DEVICES = ("cpu", "gpu", "null")
 CONFINEMENTS = ("auto", "required", "off")
 SEARCHES = ("operator_sequence", "data_dependency")
+AUTHENTICATION = ("on", "off")
 RUN_AHEAD = ("off", "reads", "auto")
 """What the server may execute before the program calls it: nothing, calls that only read, or calls
 that write as well, where rolling them back is cheaper than the exchanges that are saved."""

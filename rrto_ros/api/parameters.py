@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rrto_ros.api.choices import (
+    AUTHENTICATION,
     CONFINEMENTS,
     DEVICES,
     LATER_MODES,
@@ -273,6 +274,12 @@ RECORDER = by_name((
            "that it takes; it is refused if not. That is for you to decide: NVIDIA's licence "
            "terms apply (docs/cuda_runtime.md). A program's RRTO_CUDA_RUNTIME (0 or 1) comes "
            "before it."),
+    # Read-only: whoever can set parameters must not be able to turn it off.
+    Parameter("authentication", "on",
+              "Whether robot and server prove to each other who they are, and seal every message: "
+              "on (with the keys of `rrto keys`; without any, on one machine, as one user) or off "
+              "(anybody in the ROS domain can read and write). The same on both. "
+              "docs/security.md.", choices=AUTHENTICATION),
     *REPLAY,
     Parameter("max_sessions", 32, "Programs served at once; others are refused.", (1, 256)),
     Parameter("ring_mib", 32,
@@ -296,6 +303,10 @@ SERVER = by_name((
               "transport measurements).", choices=("auto", *DEVICES), in_file=True),
     Parameter("limit_bytes", 2 << 30, "Device memory that one session may allocate, in bytes.",
               (1 << 20, _TIB)),
+    Parameter("authentication", "on",
+              "Who may open a session: on (whose key `rrto keys trust` trusts; while none is "
+              "trusted, this user on this machine) or off (anybody in the ROS domain). The same "
+              "on the robot. docs/security.md.", choices=AUTHENTICATION),
     Parameter("max_sessions", 8, "Sessions that may be open at once; others are refused.",
               (1, 256)),
     Parameter("max_sessions_per_robot", 0,
@@ -408,6 +419,7 @@ OPTIONS = by_name((
     Parameter("log_level", "info", "Least severe log messages shown.",
               choices=("debug", "info", "warn", "error", "fatal")),
     dataclasses.replace(SERVER["limit_bytes"], default=0, unset=0),
+    dataclasses.replace(RECORDER["authentication"], default="", unset=""),
     *(parameter.left_to_files() for parameter in REPLAY),
     dataclasses.replace(RECORDER["cuda_runtime"], unset=False),
     Parameter("params_file", "", "ROS parameter file (YAML), read after the package's own."),

@@ -87,6 +87,8 @@ def server(options: Options) -> Process:
     parameters: dict[str, Value] = {"robot": options.robot, "device": options.device}
     if options.limit_bytes:
         parameters["limit_bytes"] = options.limit_bytes
+    if options.authentication:
+        parameters["authentication"] = options.authentication
     return Process(
         "offload_server",
         node_command(options, "nodes.offload_server", parameters),
@@ -109,6 +111,8 @@ def recorder(options: Options, more: Mapping[str, Value] | None = None) -> Proce
         **options.chosen_replay(),
         **(more or {}),
     }
+    if options.authentication:
+        parameters["authentication"] = options.authentication
     if options.cuda_runtime:
         parameters["cuda_runtime"] = True
     return Process(

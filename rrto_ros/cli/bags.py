@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,11 +21,13 @@ from rrto_ros.cli.console import note, out, print_json, process_line
 from rrto_ros.cli.state import STATUS_TIMEOUT_S
 from rrto_ros.cli.summary import human_bytes
 from rrto_ros.errors import ConfigError, UnavailableError
-from rrto_ros.ros.bag_file import BagWriter, RecordedSession, read_bag
+from rrto_ros.ros.bag_file import BagWriter, RecordedSession, keys_file, read_bag
 from rrto_ros.ros.bag_player import Outcome, SessionPlayer
 from rrto_ros.ros.bag_recorder import CallRecorder
 from rrto_ros.ros.client import RECORDER, SERVER, RobotClient
+from rrto_ros.session_keys import taken, wanted_keys
 from rrto_ros.termination import Termination
+from rrto_ros.wire.credentials import of_robot
 from rrto_ros.wire.port import ResultsMessage
 
 CLOSE_TIMEOUT_S = 10.0
@@ -52,8 +55,15 @@ def _whole_uploads(client: RobotClient) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def recording(client: RobotClient, folder: Path) -> Iterator[CallRecorder]:
+def recording(
+    client: RobotClient, folder: Path, *, sealed: bool = False
+) -> Iterator[CallRecorder]:
     """Record the sessions that begin while the block lasts, to their end.
+
+    Args:
+        client: Of the robot.
+        folder: Of the bag.
+        sealed: Keep the sessions' keys beside the bag instead of in it.
 
     Raises:
         ConfigError: The folder cannot be used.
@@ -64,8 +74,12 @@ def recording(client: RobotClient, folder: Path) -> Iterator[CallRecorder]:
             f"no recorder_replayer of robot {client.robot!r} in ROS domain {client.domain}; start "
             "one with `rrto up`"
         )
-    with BagWriter(folder, client.robot) as writer, _whole_uploads(client):
-        recorder = _known(client, writer)
+    with (
+        BagWriter(folder, client.robot, sealed=sealed) as writer,
+        wanted_keys(client.robot, client.domain) as keys,
+        _whole_uploads(client),
+    ):
+        recorder = _known(client, writer, keys)
         try:
             # A status from after that and after the change of the uploads: what it lists may hold
             # references, or have spoken before we were heard.
@@ -81,6 +95,11 @@ def recording(client: RobotClient, folder: Path) -> Iterator[CallRecorder]:
             recorder.wait_complete(CLOSE_TIMEOUT_S)
         finally:
             recorder.close()
+        if strangers := recorder.statistics()["without_keys"]:
+            note(
+                f"{strangers} sessions are sealed, and their keys were not given to this user: "
+                "the bag cannot be played. Record on the robot, as the user of recorder_replayer"
+            )
         if recorder.failure:
             raise UnavailableError(f"the bag {folder} is not complete: {recorder.failure}")
         faults = recorder.faults()
@@ -116,7 +135,7 @@ def _fresh(
     return status
 
 
-def _known(client: RobotClient, writer: BagWriter) -> CallRecorder:
+def _known(client: RobotClient, writer: BagWriter, keys: Path) -> CallRecorder:
     """A recording that both ends know: from now on it gets all that they publish.
 
     Raises:
@@ -130,6 +149,8 @@ def _known(client: RobotClient, writer: BagWriter) -> CallRecorder:
             writer.write,
             writer.flush,
             status.get("transports", ""),
+            functools.partial(taken, keys),
+            writer.write_keys,
         )
         try:
             _wait_known(client, recorder.name, timeout_s)
@@ -149,15 +170,20 @@ def _wait_known(client: RobotClient, name: str, timeout_s: float) -> None:
         _fresh(client, kind, timeout_s, lambda status: name in status["listeners"])
 
 
-def record(client: RobotClient, folder: Path) -> None:
+def record(client: RobotClient, folder: Path, *, sealed: bool = False) -> None:
     """Record until Ctrl-C or SIGTERM.
+
+    Args:
+        client: Of the robot.
+        folder: Of the bag.
+        sealed: Keep the sessions' keys beside the bag instead of in it.
 
     Raises:
         ConfigError: The folder cannot be used.
         UnavailableError: No recorder or server answers, the bag could not be written, or it lacks
             messages.
     """
-    with Termination() as termination, recording(client, folder) as recorder:
+    with Termination() as termination, recording(client, folder, sealed=sealed) as recorder:
         note(
             f"recording to {folder}; uploads are sent whole meanwhile (blob_references: "
             "false). Ctrl-C ends"
@@ -165,6 +191,8 @@ def record(client: RobotClient, folder: Path) -> None:
         termination.wait()
     counted = recorder.statistics()
     out.print(f"{counted['written']} messages of {counted['sessions']} sessions in {folder}")
+    if sealed:
+        note(f"who has {keys_file(folder)} beside the bag can read it")
     running = counted["sessions"] - counted["closed"]
     if running:
         note(f"{running} of them go on; the bag has them up to here")
@@ -211,7 +239,7 @@ def play(folder: Path, device: str | None, domain: int) -> dict[str, Any]:
                     raise UnavailableError(supervisor.failed())
         with playing_port(robot, domain, on_results) as port:
             for session in sessions:
-                player = SessionPlayer(session, options.device)
+                player = SessionPlayer(session, options.device, of_robot)
                 current[:] = [player]
                 outcome = player.play(port, robot)
                 outcomes.append(outcome)
@@ -248,6 +276,7 @@ def describe(session: RecordedSession) -> dict[str, Any]:
         "batches": len(session.batches),
         "bytes_sent": session.bytes_sent,
         "bytes_received": session.bytes_received,
+        "foreign": session.foreign,
         "operations": dict(session.operations.most_common()),
         "faults": session.faults,
     }

@@ -33,6 +33,10 @@ app = typer.Typer(
 )
 bag = typer.Typer(no_args_is_help=True, help="Record, replay and look at bags of driver calls.")
 app.add_typer(bag, name="bag")
+keys = typer.Typer(
+    no_args_is_help=True, help="Who may use this machine's server, and whose server is used."
+)
+app.add_typer(keys, name="keys")
 
 Robot = Annotated[str, option("robot")]
 Domain = Annotated[int, option("domain")]
@@ -110,6 +114,7 @@ def run(
     cuda_runtime: Annotated[
         bool, option("cuda_runtime", show_default="as the recorder's")
     ] = False,
+    authentication: Annotated[str, option("authentication")] = "",
     log_level: Annotated[str, option("log_level")] = "warn",
     params_file: Annotated[str, option("params_file")] = "",
     replay: Given = _NONE,
@@ -132,6 +137,7 @@ def run(
             log_level=log_level,
             limit_bytes=0 if limit is None else limit,
             cuda_runtime=cuda_runtime,
+            authentication=authentication,
             params_file=params_file,
             **replay,
         )
@@ -292,12 +298,16 @@ def bag_record(
     folder: Annotated[Path, typer.Argument(help="New folder for the bag.")],
     robot: Robot = "robot",
     domain: Domain = -1,
+    sealed: Annotated[
+        bool,
+        typer.Option("--sealed", help="Keep what opens the bag in FOLDER.keys, not in the bag."),
+    ] = False,
 ) -> None:
     """Record the driver calls and results of the sessions that begin from now on; Ctrl-C ends."""
     with _client(robot, domain) as client:
         from rrto_ros.cli.bags import record
 
-        record(client, folder)
+        record(client, folder, sealed=sealed)
 
 
 @bag.command("play")
@@ -355,6 +365,48 @@ def bag_repair(
     )
     if done.messages:
         info(folder, as_json=False)
+
+
+@keys.command("new")
+def keys_new() -> None:
+    """Make this user's own key, for every robot and server here."""
+    from rrto_ros.cli.keys import new
+
+    new()
+
+
+@keys.command("show")
+def keys_show(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the own key, what to run on the other machine, and the keys that are trusted."""
+    from rrto_ros.cli.keys import show
+
+    show(as_json=as_json)
+
+
+@keys.command("trust")
+def keys_trust(
+    key: Annotated[str, typer.Argument(help="What `rrto keys show` prints on the other machine.")],
+    name: Annotated[str, typer.Option(help="What the key is called here.")],
+) -> None:
+    """Trust another machine's key: its robots may use this server, its server is used by robots.
+
+    Makes this user's own key if there is none, and prints what to run on the other machine.
+    """
+    from rrto_ros.cli.keys import trust
+
+    trust(key, name)
+
+
+@keys.command("revoke")
+def keys_revoke(
+    which: Annotated[str, typer.Argument(help="Name, key or id.")],
+) -> None:
+    """Trust a key no longer; a running server ends its sessions within a second."""
+    from rrto_ros.cli.keys import revoke
+
+    revoke(which)
 
 
 def _need_ros(*, look: bool = False) -> None:

@@ -16,7 +16,7 @@ from rrto_ros.errors import ConfigError
 GROUPS = {
     "replay": [p.name for p in REPLAY_PARAMETERS],
     "bring_up": [name for name in OPTIONS if name not in ("limit_bytes", "jit", "label")],
-    "demo": ["robot", "device", "mode", "domain", "log_level", "input"],
+    "demo": ["robot", "device", "mode", "domain", "log_level", "input", "authentication"],
 }
 """Parameter in whose place a command gets options -> their names."""
 

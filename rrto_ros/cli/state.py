@@ -36,7 +36,16 @@ def read_statuses(client: RobotClient) -> list[dict[str, Any]]:
 def node_table(statuses: list[dict[str, Any]]) -> Table:
     """One row per node."""
     table = Table(title="nodes", title_justify="left")
-    for name in ("node", "state", "mode", "device", "server", "sessions", "refused"):
+    for name in (
+        "node",
+        "state",
+        "mode",
+        "device",
+        "server",
+        "sessions",
+        "authentication",
+        "refused",
+    ):
         table.add_column(name, overflow="fold")
     for status in statuses:
         refused = str(status["messages_refused"])
@@ -49,6 +58,7 @@ def node_table(statuses: list[dict[str, Any]]) -> Table:
             status["device"] or "-",
             status["server_state"],
             str(len(status["sessions"])),
+            status["authentication"] or "-",
             refused,
         )
     return table

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rrto_ros.api.info import DeviceInfo
+from rrto_ros.edge.gate import Admission, Peer
 from rrto_ros.edge.refusals import refuse_calls
 from rrto_ros.edge.worker_process import WorkerDeath, WorkerProcess
 from rrto_ros.errors import ProtocolError
@@ -80,8 +81,9 @@ class SessionHost:
         publish: Sends one message; called by several threads, one at a time per session.
         limits: Bounds.
         wake: Told that `deadline` may have come closer.
-        peer: Who the session belongs to; empty: the robot of the request.
+        admission: Whose session it is, and the seal of its messages; None for nobody's, unsealed.
         owes: Whether that peer is to hold back.
+        admits: Whether so many bytes more may be taken from it now; counts them.
     """
 
     def __init__(
@@ -92,12 +94,15 @@ class SessionHost:
         publish: Callable[[ResultsMessage], None],
         limits: HostLimits,
         wake: Callable[[float], None] = lambda _: None,
-        peer: str = "",
+        admission: Admission | None = None,
         owes: Callable[[], bool] = lambda: False,
+        admits: Callable[[int], bool] = lambda _: True,
     ) -> None:
         self.request = request
-        self.peer = peer or request.robot
+        self.admission = admission or Admission(Peer(), b"", None, b"")
+        self.peer = self.admission.peer.key or request.robot
         self._owes = owes
+        self._admits = admits
         self.info = info
         self._worker = worker
         self._publish = publish
@@ -172,6 +177,16 @@ class SessionHost:
                 self._say_closed()
                 return
             now = time.monotonic()
+            try:
+                message = self._opened(message)
+            except ProtocolError as error:
+                # Anybody can send it, so it is no sign of life and is not answered.
+                self._refused += 1
+                self._last_refusal = str(error)
+                raise
+            # Only what the robot has proven to be its own counts against it.
+            if not self._admits(len(message.data)):
+                return
             self._heard_at = now
             self._robot_full = bool(message.flags & FLAG_FULL)
             try:
@@ -284,10 +299,20 @@ class SessionHost:
                 "refused": self._refused,
                 "last_refusal": self._last_refusal,
                 "error": self.error,
+                "peer": str(self.admission.peer),
+                "seal": seal.statistics() if (seal := self.admission.seal) is not None else {},
                 "received": self._receiver.statistics(),
                 "sent": self._sender.statistics(),
                 "worker": self._worker.statistics(),
             }
+
+    def _opened(self, message: CallsMessage) -> CallsMessage:
+        seal = self.admission.seal
+        if seal is not None:
+            return seal.calls(message, self._limits.max_message_bytes)
+        if message.seal:
+            raise ProtocolError("the message is sealed, and this session's messages are not")
+        return message
 
     @property
     def _may_send(self) -> bool:
@@ -346,24 +371,29 @@ class SessionHost:
         else:
             sequence, data = message.sequence, message.data
             flags |= FLAG_MORE if message.more else 0
-        self._publish(
-            ResultsMessage(
-                self.session,
-                sequence,
-                self._receiver.ack,
-                self._executed,
-                tuple(self._receiver.missing()),
-                flags,
-                data,
-            )
+        out = ResultsMessage(
+            self.session,
+            sequence,
+            self._receiver.ack,
+            self._executed,
+            tuple(self._receiver.missing()),
+            flags,
+            data,
         )
+        seal = self.admission.seal
+        self._publish(out if seal is None else seal.results(out))
         self._receiver.ack_sent()
         self._said_at = now
 
     def _say_closed(self) -> None:
-        self._publish(closed_message(self.session, self._receiver.ack, self._executed))
+        self._publish(closed_message(self.session, self.admission.closed))
 
 
-def closed_message(session: bytes, batches_ack: int = 0, executed: int = 0) -> ResultsMessage:
-    """What tells a robot that a session is not open here."""
-    return ResultsMessage(session, 0, batches_ack, executed, (), FLAG_ACK_ONLY | FLAG_CLOSED, b"")
+def closed_message(session: bytes, proof: bytes = b"") -> ResultsMessage:
+    """What tells a robot that a session is not open here.
+
+    Args:
+        session: Its id.
+        proof: Who says so (`wire/closing.py`).
+    """
+    return ResultsMessage(session, 0, 0, 0, (), FLAG_ACK_ONLY | FLAG_CLOSED, proof)

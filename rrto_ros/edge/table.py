@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -23,6 +23,7 @@ from rrto_ros.devices.kernel_store import KERNELS, kernel_store
 from rrto_ros.devices.registry import DeviceSettings, check_available
 from rrto_ros.disk_store import DiskStore, opened
 from rrto_ros.edge.fairness import Fairness, PeerLimits
+from rrto_ros.edge.gate import Admission, Gate
 from rrto_ros.edge.host import HostLimits, SessionHost, closed_message
 from rrto_ros.edge.worker_pool import WorkerPool
 from rrto_ros.edge.worker_process import Stores, WorkerDeath
@@ -47,6 +48,10 @@ LOG_PERIOD_S = 1.0
 MAX_TEXT = 256
 MEASURE_PERIOD_S = 1.0
 """How often the memory of workers is looked at."""
+CLOSED_PER_S = 100
+"""So often per second it is said that a session is not open here: each time costs a signature."""
+MOST_CLOSED = 1024
+"""Sessions that are over of which it can still be proven."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class SessionTable:
         publish: Sends one message of results (any thread).
         announce: Says that a session opened or closed (any thread).
         log: Takes lines for the log (any thread).
+        gate: Who may open a session; None for anybody.
 
     Raises:
         ConfigError: A setting cannot be used.
@@ -100,6 +106,7 @@ class SessionTable:
         publish: Callable[[ResultsMessage], None],
         announce: Callable[[SessionAnnouncement], None],
         log: Callable[[str], None],
+        gate: Gate | None = None,
     ) -> None:
         codec()  # robots pack what they send
         if not settings.factory:
@@ -109,6 +116,7 @@ class SessionTable:
         self._publish = publish
         self._announce = announce
         self._log = log
+        self._gate = gate or Gate(None)
         self._blobs = opened(
             BlobStore, FOLDER, settings.blob_directory, settings.blob_bytes, log, strict=True
         )
@@ -122,6 +130,10 @@ class SessionTable:
         self._logged_at = 0.0
         self._unlogged = 0
         self._told: dict[bytes, float] = {}
+        self._told_at = 0.0
+        self._told_then = 0
+        self._over: OrderedDict[bytes, bytes] = OrderedDict()
+        self._unproven_closes = 0
         self._opened = 0
         self._ended = 0
         self._measured_at = 0.0
@@ -143,30 +155,34 @@ class SessionTable:
             return None
         return opened(kernel_store, KERNELS, device.cache_directory, device.cache_bytes, self._log)
 
-    def open(self, request: OpenRequest, peer: str = "") -> OpenAnswer:
+    def open(self, request: OpenRequest) -> OpenAnswer | None:
         """Answer a request for a session; making its device may take a second.
 
-        Args:
-            request: What is asked for.
-            peer: Who asks, as it was proved; empty: as the request says.
+        Returns:
+            None for a request that is another server's to answer.
         """
-        peer = peer or request.robot
-        # What people will read; the limits are for what was sent.
-        asked = request
-        request = replace(asked, program=printable(asked.program), label=printable(asked.label))
+        if self._gate.others(request):
+            return None
         present = self._hosts.get(request.session)
         if present is not None and present.request == request:
             # Sent again because its answer was late or lost.
             return self._accepted(present)
-        reason = self._objection(asked, peer)
+        unfit = self._unfit(request)
+        admission = self._gate.admit(request, unfit)
+        if isinstance(admission, OpenAnswer):
+            if admission.reason:
+                self._refuse(f"session not opened: {admission.reason}")
+            return admission
+        peer = admission.peer.key or request.robot
+        reason = unfit or self._no_room(request, peer)
         if reason:
             self._refuse(f"session not opened: {reason}")
-            return OpenAnswer(False, reason)
+            return admission.proven(OpenAnswer(False, reason, server=self._gate.server))
         try:
-            host = self._open(request, peer)
+            host = self._open(request, admission)
         except RrtoError as error:
             self._refuse(f"session not opened: {error}")
-            return OpenAnswer(False, str(error))
+            return admission.proven(OpenAnswer(False, str(error), server=self._gate.server))
         finally:
             with self._lock:
                 self._opening[peer] -= 1
@@ -174,8 +190,8 @@ class SessionTable:
         info = host.info
         self._announce(_announcement(request, info, opened=True))
         self._log(
-            f"session {request.session.hex()[:8]} of {request.program or 'a program'} "
-            f"(pid {request.pid}) opened on {info.name}"
+            f"session {request.session.hex()[:8]} of {printable(request.program) or 'a program'} "
+            f"(pid {request.pid}, {admission.peer}) opened on {info.name}"
         )
         return self._accepted(host)
 
@@ -184,17 +200,42 @@ class SessionTable:
         if self._blobs is not None and self._settings.announce_blobs:
             known = frozenset(map(blob_tag, self._blobs.newest(KNOWN_BLOBS)))
         limit = self._settings.limits.max_message_bytes
-        return OpenAnswer(True, "", host.info, limit, known)
+        answer = OpenAnswer(True, "", host.info, limit, known, self._gate.server)
+        return host.admission.proven(answer)
 
-    def close_session(self, session: bytes, reason: str) -> tuple[bool, str]:
-        """Close a session; returns at once. Returns whether it was open, and why not."""
-        with self._lock:
-            host = self._hosts.pop(session, None)
-            self._ended += host is not None
+    def close_session(self, session: bytes, reason: str, proof: bytes = b"") -> tuple[bool, str]:
+        """Close a session because its robot asks; returns at once.
+
+        Args:
+            session: Its id.
+            reason: For the log.
+            proof: That the robot asks, where the session's messages are sealed.
+
+        Returns:
+            Whether it was open and is closed, and why not.
+        """
+        host = self._hosts.get(session)
         if host is None:
             return False, f"session {session.hex()[:8]} is not open on this server"
-        self._closers.submit(self._end, host, reason or "the recorder closed it")
+        seal = host.admission.seal
+        if seal is not None and not seal.proves_close(proof, session, reason):
+            self._unproven_closes += 1
+            text = f"session {session.hex()[:8]} not closed: it was not its robot that asked"
+            self._refuse(text)
+            return False, text
+        self._close(host, reason or "the recorder closed it")
         return True, ""
+
+    def _close(self, host: SessionHost, reason: str) -> None:
+        with self._lock:
+            if self._hosts.get(host.session) is not host:
+                return
+            del self._hosts[host.session]
+            self._ended += 1
+            self._over[host.session] = host.admission.closed
+            if len(self._over) > MOST_CLOSED:
+                self._over.popitem(last=False)
+        self._closers.submit(self._end, host, reason)
 
     def receive(self, message: CallsMessage) -> None:
         """Route one message of calls to its session; what is refused is counted and named."""
@@ -206,8 +247,6 @@ class SessionTable:
             )
             self._tell_closed(message.session)
             return
-        if not self._fairness.admit(host.peer, len(message.data), time.monotonic()):
-            return
         try:
             host.receive(message)
         except ProtocolError as error:
@@ -218,6 +257,17 @@ class SessionTable:
         """The open sessions."""
         with self._lock:
             return list(self._hosts.values())
+
+    @property
+    def authentication(self) -> str:
+        """Who may open a session: "off" (anybody), "local" or "keys" (see `Gate.mode`)."""
+        return self._gate.mode
+
+    def end_untrusted(self) -> None:
+        """Close the sessions of keys that are trusted no longer."""
+        for host in self.hosts:
+            if not self._gate.trusts(host.admission):
+                self._close(host, f"its {host.admission.peer} is no longer trusted")
 
     @property
     def refused(self) -> tuple[int, str]:
@@ -232,7 +282,7 @@ class SessionTable:
         if self._ticker is not threading.current_thread():
             self._ticker.join(timeout=5.0)
         for host in self.hosts:
-            self.close_session(host.session, reason)
+            self._close(host, reason)
         self._pool.close()
         self._closers.shutdown(wait=True)
 
@@ -245,14 +295,17 @@ class SessionTable:
             "refused": self._refused,
             "last_refusal": self._last_refusal,
             "confinement": self._pool.confined,
+            "authentication": self._gate.mode,
+            "unproven_closes": self._unproven_closes,
+            "gate": self._gate.statistics(),
             "pool": self._pool.statistics(),
             "blobs": self._blobs.statistics() if self._blobs is not None else {},
             "kernels": self._kernels.statistics() if self._kernels is not None else {},
             "peers": self._fairness.statistics(),
         }
 
-    def _objection(self, request: OpenRequest, peer: str) -> str:
-        """Why a request is refused; if not (empty), a place is taken in `_opening`."""
+    def _unfit(self, request: OpenRequest) -> str:
+        """Why a request is refused whoever makes it; empty if it is not."""
         settings = self._settings
         if request.protocol_version != PROTOCOL_VERSION:
             return (
@@ -277,6 +330,11 @@ class SessionTable:
             return f"a session id has 16 bytes that are not all zero, got {request.session!r}"
         if len(request.program) > MAX_TEXT or len(request.label) > MAX_TEXT:
             return f"program and label have at most {MAX_TEXT} characters"
+        return ""
+
+    def _no_room(self, request: OpenRequest, peer: str) -> str:
+        """Why there is no place for a session; if there is (empty), it is taken in `_opening`."""
+        settings = self._settings
         with self._lock:
             if request.session in self._hosts:
                 return f"session {request.session.hex()[:8]} is already open"
@@ -288,7 +346,8 @@ class SessionTable:
             self._opening[peer] += 1
         return ""
 
-    def _open(self, request: OpenRequest, peer: str) -> SessionHost:
+    def _open(self, request: OpenRequest, admission: Admission) -> SessionHost:
+        peer = admission.peer.key or request.robot
         settings = self._settings
         common = settings.device_settings
         device = replace(
@@ -311,13 +370,15 @@ class SessionTable:
             stores=stores,
         )
         host = SessionHost(
-            request, info, worker, self._publish, settings.limits, self._wake, peer,
+            request, info, worker, self._publish, settings.limits, self._wake, admission,
             lambda: self._fairness.owes(peer, time.monotonic()),
+            lambda size: self._fairness.admit(peer, size, time.monotonic()),
         )  # fmt: skip
         hosts.append(host)
         with self._lock:
             self._hosts[request.session] = host
             self._told.pop(request.session, None)
+            self._over.pop(request.session, None)
             self._opened += 1
         # Only now is there somebody to tell; a worker that has ended meanwhile says so at once.
         worker.watch(lambda death: self._died(host, death))
@@ -352,8 +413,14 @@ class SessionTable:
             return
         if len(self._told) > 1024:
             self._told.clear()
+        if now - self._told_at >= 1.0:
+            self._told_at, self._told_then = now, 0
+        self._told_then += 1
+        if self._told_then > CLOSED_PER_S:
+            return
         self._told[session] = now
-        self._publish(closed_message(session))
+        over = self._over.get(session)
+        self._publish(closed_message(session, over or self._gate.closed(session)))
 
     def _wake(self, deadline: float) -> None:
         # Read without the lock: at worst the clock is woken once too often.
@@ -379,7 +446,7 @@ class SessionTable:
             measure_at = self._measured_at + MEASURE_PERIOD_S
             for host in self.hosts:
                 if host.deadline <= now and (reason := host.tick(now)):
-                    self.close_session(host.session, reason)
+                    self._close(host, reason)
                     continue
                 if now >= measure_at:
                     self._measure(host)
@@ -400,7 +467,7 @@ def _announcement(
         request.session,
         opened,
         request.robot,
-        request.program,
+        printable(request.program),
         request.pid,
         info.kind,
         info.arena_base,

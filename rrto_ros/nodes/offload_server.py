@@ -22,6 +22,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from rrto_msgs.msg import SessionStatus, Status
 from rrto_ros.bringup.held import await_release
+from rrto_ros.edge.gate import Gate
 from rrto_ros.edge.host import SessionHost
 from rrto_ros.edge.table import SessionTable
 from rrto_ros.errors import RrtoError, UnavailableError
@@ -39,6 +40,7 @@ from rrto_ros.ros.watchdog import Watchdog
 from rrto_ros.runtime_files import hold, server_lock
 from rrto_ros.termination import Termination
 from rrto_ros.text import printable
+from rrto_ros.wire.credentials import of_server
 from rrto_ros.wire.port import (
     CallsMessage,
     OpenAnswer,
@@ -72,12 +74,14 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
                 f"domain (it holds {path}); stop it, or give this one another robot name"
             )
         self._lock = lock
-        settings = declare_settings(self)
+        settings, self._authentication = declare_settings(self)
         self._device = settings.device
         status_topic = topic(self._robot, "status")
         # The port needs the table and the table the port; nothing arrives before both are there.
         self._port: RosServerPort | None = None
-        self._table = SessionTable(settings, self._publish, self._announce, self._line)
+        self._table = SessionTable(
+            settings, self._publish, self._announce, self._line, self._gate()
+        )
         try:
             self._port = RosServerPort(
                 self.context.get_domain_id(),
@@ -103,6 +107,17 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
             f"{settings.device_settings.limit_bytes >> 20} MiB"
         )
 
+    def _gate(self) -> Gate:
+        """Who may open a session, as `authentication` and the user's keys say."""
+        name = server_lock(self._robot, self.context.get_domain_id()).name
+        if self._authentication == "off":
+            self.get_logger().warning(
+                "authentication is off: anybody in this ROS domain can open sessions, read them "
+                "and write into them (docs/security.md)"
+            )
+            return Gate(None, name)
+        return Gate(of_server, name)
+
     def statistics(self) -> dict[str, Any]:
         """Counters of the sessions' table and of the port."""
         port = self._port.statistics() if self._port is not None else {}
@@ -123,11 +138,11 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
     def _calls(self, message: CallsMessage) -> None:
         self._table.receive(message)
 
-    def _open(self, request: OpenRequest) -> OpenAnswer:
+    def _open(self, request: OpenRequest) -> OpenAnswer | None:
         return self._table.open(request)
 
-    def _close(self, session: bytes, reason: str) -> tuple[bool, str]:
-        return self._table.close_session(session, reason)
+    def _close(self, session: bytes, reason: str, proof: bytes) -> tuple[bool, str]:
+        return self._table.close_session(session, reason, proof)
 
     def _line(self, text: str) -> None:
         self.get_logger().info(printable(text))
@@ -143,6 +158,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
     # Timers of this node.
 
     def _publish_status(self) -> None:
+        self._table.end_untrusted()
         refused, reason = self._table.refused
         out = Status()
         out.stamp = self.get_clock().now().to_msg()
@@ -153,6 +169,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         out.server_state = "connected"
         out.listeners = self._port.listeners() if self._port is not None else []
         out.transports = data_transports()
+        out.authentication = self._table.authentication
         out.messages_refused = refused
         out.last_refusal = reason
         out.sessions = [_session_status(host) for host in self._table.hosts]
@@ -167,11 +184,14 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         out.hardware_id = f"{self._robot} {self._device}"
         out.level = DiagnosticStatus.OK
         out.message = f"{len(hosts)} sessions on device {self._device}"
+        if self._authentication == "off":
+            out.message += "; authentication is off"
         if failed:
             out.level = DiagnosticStatus.WARN
             out.message = f"{len(failed)} of {len(hosts)} sessions failed: {failed[0].error}"
         pairs = {
             **{key: value for key, value in statistics.items() if not isinstance(value, dict)},
+            **{f"gate {key}": value for key, value in statistics["gate"].items()},
             **{f"workers {key}": value for key, value in statistics["pool"].items()},
             **{f"blobs {key}": value for key, value in statistics["blobs"].items()},
             **{f"kernels {key}": value for key, value in statistics["kernels"].items()},
@@ -190,7 +210,9 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         out.name = f"{self.get_name()}: device of session {short}"
         out.hardware_id = host.info.name
         out.level = DiagnosticStatus.ERROR if host.error else DiagnosticStatus.OK
-        out.message = host.error or f"{host.request.program or 'a program'} on {host.info.name}"
+        out.message = (
+            host.error or f"{printable(host.request.program) or 'a program'} on {host.info.name}"
+        )
         out.values = [KeyValue(key=key, value=str(value)) for key, value in reported.items()]
         return out
 
@@ -201,8 +223,8 @@ def _session_status(host: SessionHost) -> SessionStatus:
     received, sent = statistics["received"], statistics["sent"]
     out = SessionStatus()
     out.session = id_array(host.session)
-    out.label = host.request.label
-    out.program = host.request.program
+    out.label = printable(host.request.label)
+    out.program = printable(host.request.program)
     out.pid = host.request.pid
     out.device = host.info.kind
     out.phase = "lost" if host.error else "recording"

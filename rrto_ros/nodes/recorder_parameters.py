@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from rclpy.node import Node
 from rrto_ros.api.parameters import RECORDER, check_values
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
+from rrto_ros.session_keys import disclose
+from rrto_ros.wire.credentials import of_robot
 from rrto_ros.wire.port import topic
 
 
@@ -48,4 +51,6 @@ def session_config(node: Node, changed: dict[str, Any] | None = None) -> Session
             run_ahead=v["run_ahead"],
         ),
         plan_cache_directory=Path(directory) if directory else None,
+        disclose=functools.partial(disclose, v["robot"], node.context.get_domain_id()),
+        credentials=None if v["authentication"] == "off" else of_robot,
     )

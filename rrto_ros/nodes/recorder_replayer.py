@@ -124,6 +124,11 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         if self._host is None or self._port is None:
             return TransitionCallbackReturn.ERROR
         self._host.activate(self._port)
+        if self.get_parameter("authentication").value == "off":
+            self.get_logger().warning(
+                "authentication is off: anybody in this ROS domain can read the sessions and "
+                "write into them (docs/security.md)"
+            )
         super().on_activate(state)
         self._entered("active")
         mode = self.get_parameter("mode").value
@@ -272,6 +277,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         port = self._port
         out.listeners = port.listeners() if port is not None else []
         out.transports = port.transports if port is not None else ""
+        out.authentication = str(self.get_parameter("authentication").value)
         if host is not None:
             out.messages_refused, out.last_refusal = host.refused
             out.sessions = [
@@ -291,6 +297,8 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         out.hardware_id = self._robot
         out.level = DiagnosticStatus.OK
         out.message = f"{self._lifecycle_state}, {len(snapshots)} sessions, server {server}"
+        if self.get_parameter("authentication").value == "off":
+            out.message += ", authentication is off"
         if self._lifecycle_state == "active" and server != "connected":
             out.level = DiagnosticStatus.WARN
             out.message = f"no offload server on {topic(self._robot, 'open_session')} ({server})"

@@ -19,8 +19,11 @@ def declare_robot(node: Node) -> str:
     return str(declare(node, [SERVER["robot"]])["robot"])
 
 
-def declare_settings(node: Node) -> ServerSettings:
-    """Declare every other parameter and return what they say.
+def declare_settings(node: Node) -> tuple[ServerSettings, str]:
+    """Declare every other parameter.
+
+    Returns:
+        What they say, and the parameter `authentication`.
 
     Raises:
         ConfigError: A value cannot be used.
@@ -31,7 +34,7 @@ def declare_settings(node: Node) -> ServerSettings:
         node.get_logger().info(f"device auto is {device}: {why}")
     major, _, minor = v["compute_capability"].partition(".")
     kernels, blobs = v["kernel_cache_directory"], v["blob_directory"]
-    return ServerSettings(
+    settings = ServerSettings(
         device=device,
         device_settings=DeviceSettings(
             limit_bytes=v["limit_bytes"],
@@ -54,3 +57,4 @@ def declare_settings(node: Node) -> ServerSettings:
         spare_workers=v["spare_workers"],
         confinement=v["confinement"],
     )
+    return settings, str(v["authentication"])

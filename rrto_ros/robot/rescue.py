@@ -1,8 +1,7 @@
 """The search for a server that takes over a session: owns the thread that asks, and its answer.
 
 It asks again and again until a server accepts whose device is the one that the program was told
-of, or nobody wants to know any more. As long as nobody answers it is the same question, so that a
-link that comes back does not bring a server many. What was opened and not taken is closed again.
+of, or nobody wants to know any more. What was opened and is not taken is closed again.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from rrto_ros.api.info import DeviceInfo
-from rrto_ros.errors import UnavailableError
-from rrto_ros.wire.port import OpenAnswer, OpenRequest, RobotPort
+from rrto_ros.errors import RrtoError
+from rrto_ros.wire.opening import GetCredentials, Opened, close_session, open_session
+from rrto_ros.wire.port import OpenRequest, RobotPort
 
-ASK_S = 0.3
-"""How long one question waits for its answer."""
+ASK_S = 5.0
+"""How long one attempt waits for its answers; the port repeats what it asks meanwhile."""
 PAUSE_S = 0.1
 """Between a refusal and the next question."""
 
@@ -29,6 +29,7 @@ class Rescue:
         port: The way to servers.
         request: How the session was opened.
         info: The device that the program knows.
+        credentials: The user's keys; None for `authentication: off`.
         found: Called once, in the thread that asks, when a server has accepted.
     """
 
@@ -37,15 +38,16 @@ class Rescue:
         port: RobotPort,
         request: OpenRequest,
         info: DeviceInfo,
+        credentials: GetCredentials | None,
         found: Callable[[], None],
     ) -> None:
         self._port = port
         self._request = replace(request, arena_base=info.arena_base)
         self._info = info
+        self._credentials = credentials
         self._found = found
         self._lock = threading.Lock()
-        self._taken: tuple[OpenRequest, OpenAnswer] | None = None
-        self._unanswered = b""
+        self._taken: tuple[bytes, Opened] | None = None
         self._stopped = threading.Event()
         self._reason = "no offload server answered"
         self._asked = 0
@@ -57,8 +59,12 @@ class Rescue:
         """Why there is no server yet."""
         return self._reason
 
-    def take(self) -> tuple[OpenRequest, OpenAnswer] | None:
-        """The session that was opened, which is the caller's from then on; None for none yet."""
+    def take(self) -> tuple[bytes, Opened] | None:
+        """The session that was opened, which is the caller's from then on; None for none yet.
+
+        Returns:
+            Its id, and what its opening came to.
+        """
         with self._lock:
             taken, self._taken = self._taken, None
             if taken is not None:
@@ -70,10 +76,8 @@ class Rescue:
         self._stopped.set()
         with self._lock:
             taken, self._taken = self._taken, None
-            session = self._unanswered if taken is None else taken[0].session
-        if session:
-            # It may be opened yet, if the question is still under way.
-            self._port.close_session(session, reason)
+        if taken is not None:
+            close_session(self._port, taken[1], taken[0], reason)
 
     def statistics(self) -> dict[str, int | str]:
         """Questions asked, and why there is no server yet."""
@@ -81,35 +85,34 @@ class Rescue:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            request = replace(self._request, session=self._unanswered or uuid.uuid4().bytes)
-            self._unanswered = request.session
+            request = replace(self._request, session=uuid.uuid4().bytes)
             self._asked += 1
             try:
-                answer = self._port.open_session(request, ASK_S)
-            except UnavailableError as error:
+                opened = open_session(self._port, request, self._credentials, ASK_S)
+            except RrtoError as error:
                 self._reason = str(error)
                 self._stopped.wait(PAUSE_S)
                 continue
-            self._unanswered = b""
+            answer = opened.answer
             if not answer.accepted or answer.info is None:
                 self._reason = f"the offload server refused the session: {answer.reason}"
             elif difference := _difference(self._info, answer.info):
                 self._reason = f"the offload server's device is another one: {difference}"
-                self._port.close_session(request.session, self._reason)
+                close_session(self._port, opened, request.session, self._reason)
             else:
-                self._offer(request, answer)
+                self._offer(request.session, opened)
                 return
             self._stopped.wait(PAUSE_S)
 
-    def _offer(self, request: OpenRequest, answer: OpenAnswer) -> None:
+    def _offer(self, session: bytes, opened: Opened) -> None:
         with self._lock:
             wanted = not self._stopped.is_set()
             if wanted:
-                self._taken = request, answer
+                self._taken = session, opened
         if wanted:
             self._found()
         else:
-            self._port.close_session(request.session, "the session goes on where it was")
+            close_session(self._port, opened, session, "the session goes on where it was")
 
 
 def _difference(known: DeviceInfo, other: DeviceInfo) -> str:

@@ -28,7 +28,7 @@ from dataclasses import replace
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.api.results import CUresult
-from rrto_ros.errors import ProtocolError, UnavailableError
+from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.inferences import InferenceCost
 from rrto_ros.robot.journal import Journal
@@ -52,6 +52,7 @@ from rrto_ros.text import printable
 from rrto_ros.wire.descriptions import Hello, Welcome, pack_device_info
 from rrto_ros.wire.format import RESULT_BLOB_WANTED, RESULT_STATE, Buffer
 from rrto_ros.wire.link import MessageReceiver, MessageSender
+from rrto_ros.wire.opening import Opened, believed, close_session, open_session
 from rrto_ros.wire.packing import Packer
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
@@ -126,6 +127,9 @@ class RobotSession:
         self._said_full = False
         self._sleeps_until = 0.0
         self._opened = False
+        self._opening = Opened(OpenAnswer(False))
+        self._most_bytes = 0
+        self._unproven = 0
         self._welcomed = False
         self._ring: RingMemory | None = None
         self._sender = MessageSender()
@@ -133,7 +137,7 @@ class RobotSession:
         kept = config.resume_bytes if config.resume == "exact" else 0
         self._journal = Journal(kept, self._archived)
         self._rescue: Rescue | None = None
-        self._opening: tuple[OpenRequest, DeviceInfo] | None = None
+        self._asked: tuple[OpenRequest, DeviceInfo] | None = None
         self._earlier: Counter[str] = Counter()
         self._resumed = 0
         self._newest = self._fruitless = 0
@@ -210,15 +214,23 @@ class RobotSession:
             limit_bytes=config.limit_bytes,
         )
         try:
-            answer = self._port.open_session(request, config.connect_timeout_s)
-        except UnavailableError as error:
-            # It may have been opened after all, only too late.
-            self._port.close_session(self.id, "the robot no longer waits for this session")
+            self._opening = open_session(
+                self._port, request, config.credentials, config.connect_timeout_s
+            )
+        except ConfigError as error:
             return self._refuse(str(error))
+        except UnavailableError as error:
+            # It may have been opened after all, only too late. Where messages are sealed there
+            # is no proof to give, and the server finds that nobody speaks.
+            self._close_there("the robot no longer waits for this session")
+            return self._refuse(str(error))
+        answer = self._opening.answer
         if not answer.accepted or answer.info is None:
-            return self._refuse(f"the offload server refused the session: {answer.reason}")
+            why = answer.reason or "it gave no reason"
+            return self._refuse(f"the offload server refused the session: {why}")
         self._opened = True
-        self._opening = request, answer.info
+        self._asked = request, answer.info
+        self._believe(self._opening)
         now = time.monotonic()
         with self._lock:
             if self._stop:
@@ -250,6 +262,12 @@ class RobotSession:
         )
         self._connection.setblocking(False)
         return True
+
+    def _believe(self, opened: Opened) -> None:
+        """Take messages of the server that opened the session, and of no other."""
+        if opened.seal is not None:
+            self._config.disclose(self.id, opened.seal.keys.pack())
+        self._most_bytes = opened.answer.max_message_bytes
 
     def _link(self, max_message_bytes: int) -> None:
         """Begin to number messages to and from a server."""
@@ -425,8 +443,10 @@ class RobotSession:
             self._blocked = not self._room
             timeout = max(self._sleeps_until - now, 0.0)
             rate = self._sender.bytes_per_s
+        seal = self._opening.seal
         for message in outgoing:
-            self._port.publish_calls(self._packed(message, rate))
+            packed = self._packed(message, rate)
+            self._port.publish_calls(packed if seal is None else seal.calls(packed))
         return timeout
 
     @property
@@ -482,9 +502,10 @@ class RobotSession:
             return
         wanted = self._resumable and (self._lost or now - self._live.heard_at >= SUSPECT_S)
         if self._rescue is None:
-            if wanted and self._opening is not None:
+            if wanted and self._asked is not None:
                 self._phase = "resuming"
-                self._rescue = Rescue(self._port, *self._opening, self._awake)
+                credentials = self._config.credentials
+                self._rescue = Rescue(self._port, *self._asked, credentials, self._awake)
         elif not wanted:
             self._rescue.cancel("the session goes on where it was")
             self._rescue = None
@@ -493,14 +514,16 @@ class RobotSession:
             self._rescue = None
             self._move(*taken)
 
-    def _move(self, request: OpenRequest, answer: OpenAnswer) -> None:
+    def _move(self, session: bytes, opened: Opened) -> None:
         """Go on with a session that was just opened, which gets all calls so far first."""
-        now = time.monotonic()
+        now, old = time.monotonic(), self._opening
         with self._lock:
+            self._opening = opened
             before, outage_s = self.id, now - self._live.heard_at
             self._earlier = self._traffic()
-            self.id = request.session
-            self._link(answer.max_message_bytes)
+            self.id = session
+            self._believe(opened)
+            self._link(opened.answer.max_message_bytes)
             self._blobs_wanted.clear()
             self._out.replayer.speculation.resumed()
             for batch in self._journal.begin_again():
@@ -520,7 +543,7 @@ class RobotSession:
             self._newest = newest
             self._hopeless = self._hopeless or self._fruitless >= MOST_FRUITLESS
         self._moved(self, before, outage_s)
-        self._port.close_session(before, "the session goes on elsewhere")
+        close_session(self._port, old, before, "the session goes on elsewhere")
 
     @property
     def _resumable(self) -> bool:
@@ -571,8 +594,11 @@ class RobotSession:
         if self._ring is not None:
             self._out.replayer.end()
         if self._opened:
-            self._port.close_session(self.id, reason)
+            self._close_there(reason)
         return final
+
+    def _close_there(self, reason: str) -> None:
+        close_session(self._port, self._opening, self.id, reason)
 
     # ---- the port's take thread
 
@@ -581,6 +607,14 @@ class RobotSession:
         now = time.monotonic()
         with self._lock:
             if self._over or self._ring is None or self._lost or message.session != self.id:
+                return
+            try:
+                message = believed(self._opening, self.id, message, self._most_bytes)
+            except ProtocolError as error:
+                # Anybody can send it, so it is no sign of life.
+                self._unproven += 1
+                self._refused += 1
+                self._last_refusal = str(error)
                 return
             if message.flags & FLAG_CLOSED:
                 self._lost = "the offload server has closed the session"
@@ -686,11 +720,13 @@ class RobotSession:
                 ("blobs", self._blobs.statistics() if self._blobs is not None else {}),
                 ("packed", self._packer.statistics()),
                 ("journal", self._journal.statistics()),
+                ("seal", seal.statistics() if (seal := self._opening.seal) is not None else {}),
                 ("ring", self._consumer.statistics() if self._ring is not None else {}),
                 ("replies", self._replies.statistics() if self._ring is not None else {}),
                 ("replay", self._out.statistics() if self._ring is not None else {}),
             ):
                 out.update({f"{name}_{key}": value for key, value in part.items()})
+            out["unproven_results"] = self._unproven
             return out
 
     def _snapshot(self) -> SessionSnapshot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.reply_writer import MAX_UNTAKEN_BYTES
 from rrto_ros.robot.ring import DEFAULT_CALL_BYTES, DEFAULT_REPLY_BYTES
 from rrto_ros.wire.link import MAX_MESSAGE_BYTES, WINDOW_BYTES
+from rrto_ros.wire.opening import GetCredentials
 
 MODES: dict[str, int] = {name: number for number, name in enumerate(choices.MODES)}
 """Mode name -> value of the ring header's mode field."""
@@ -56,6 +58,8 @@ class SessionConfig:
         replay: Of mode replay.
         plan_cache_bytes: Size limit of the plans kept on disk, 0 for none.
         plan_cache_directory: Where; None for the user's cache directory.
+        credentials: Reads the user's keys; None for `authentication: off`.
+        disclose: Takes the id and the keys of a session that opens, for recordings.
     """
 
     robot: str = "robot"
@@ -81,6 +85,8 @@ class SessionConfig:
     replay: ReplayOptions = field(default_factory=ReplayOptions)
     plan_cache_bytes: int = 0
     plan_cache_directory: Path | None = None
+    credentials: GetCredentials | None = None
+    disclose: Callable[[bytes, bytes], object] = lambda *_: None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
@@ -25,11 +27,22 @@ from rrto_ros.wire.format import FLAG_BLOB_REF, FLAG_REPLY
 from rrto_ros.wire.link import MAX_MESSAGE_BYTES, MessageReceiver
 from rrto_ros.wire.literal import LiteralReader
 from rrto_ros.wire.packing import unpacked
-from rrto_ros.wire.port import FLAG_ACK_ONLY, FLAG_MORE, FLAG_PACKED, topic
+from rrto_ros.wire.port import (
+    FLAG_ACK_ONLY,
+    FLAG_MORE,
+    FLAG_PACKED,
+    CallsMessage,
+    ResultsMessage,
+    topic,
+)
 from rrto_ros.wire.result_codec import iter_results
+from rrto_ros.wire.seal import EdgeSeal, RobotSeal, SessionKeys
 
-NAMES = ("sessions", "call_batches", "call_results")
-_TYPES = ("SessionEvent", "CallBatch", "CallResult")
+NAMES = ("sessions", "call_batches", "call_results", "session_keys")
+_TYPES = ("SessionEvent", "CallBatch", "CallResult", "SessionKeys")
+KEYS = "session_keys"
+KEYS_SUFFIX = ".keys"
+"""Beside a sealed bag: a file with a line for each session, its id and its keys, hexadecimal."""
 _OPENED = 1
 _MAX_MESSAGE_BYTES = max(MAX_MESSAGE_BYTES, 64 << 20)
 _OP_NAMES = {op.code: op.name for op in OPS}
@@ -69,13 +82,15 @@ class BagWriter:
     Args:
         folder: Must not exist.
         robot: Robot name, for the topics' names.
+        sealed: Keep the sessions' keys out of the bag, in a file beside it.
 
     Raises:
         ConfigError: The folder exists or cannot be made.
     """
 
-    def __init__(self, folder: Path, robot: str) -> None:
-        store = typestore()
+    def __init__(self, folder: Path, robot: str, *, sealed: bool = False) -> None:
+        store = self._store = typestore()
+        self._apart = keys_file(folder) if sealed else None
         try:
             self._writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
@@ -91,6 +106,23 @@ class BagWriter:
     def write(self, name: str, time_ns: int, data: bytes) -> None:
         """Add one serialised message of a call topic."""
         self._writer.write(self._connections[name], time_ns, data)
+
+    def write_keys(self, session: bytes, keys: bytes, time_ns: int) -> None:
+        """Keep what opens a session's messages.
+
+        Raises:
+            OSError: The file beside the bag cannot be written.
+        """
+        if self._apart is not None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            with os.fdopen(os.open(self._apart, flags, 0o600), "w") as file:
+                file.write(f"{session.hex()} {keys.hex()}\n")
+            return
+        kind = "rrto_msgs/msg/SessionKeys"
+        message = self._store.types[kind](
+            session=np.frombuffer(session, np.uint8), keys=np.frombuffer(keys, np.uint8)
+        )
+        self.write(KEYS, time_ns, bytes(self._store.serialize_cdr(message, kind)))
 
     def flush(self) -> None:
         """Hand all that was written to the operating system, safe from this process's end."""
@@ -124,6 +156,7 @@ class RecordedSession:
         answered: Indices of calls that were to be answered.
         timings: Indices of calls whose answer is a measured time.
         operations: How often each operation was called.
+        foreign: Messages passed by that neither end of the session sealed.
         faults: Why it is not complete; empty if it is.
     """
 
@@ -142,14 +175,22 @@ class RecordedSession:
     messages: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
+    foreign: int = 0
     faults: list[str] = field(default_factory=list)
 
 
 class _Streams:
     """Puts one session's two streams of messages in order again."""
 
-    def __init__(self, session: RecordedSession) -> None:
+    def __init__(self, session: RecordedSession, keys: bytes | None) -> None:
         self.session = session
+        self._calls_seal: EdgeSeal | None = None
+        self._results_seal: RobotSeal | None = None
+        if keys is not None:
+            both = SessionKeys.unpack(keys)
+            self._calls_seal, self._results_seal = EdgeSeal(both), RobotSeal(both)
+        self._sealed = 0
+        self._foreign = 0
         limit = {"max_message_bytes": _MAX_MESSAGE_BYTES}
         self._calls = MessageReceiver(**limit)
         self._results = MessageReceiver(**limit)
@@ -159,7 +200,9 @@ class _Streams:
         self.session.messages += 1
         if message.flags & FLAG_ACK_ONLY:
             return
-        data = message.data.tobytes()
+        data = self._opened(message, calls=calls)
+        if data is None:
+            return
         receiver = self._calls if calls else self._results
         more = bool(message.flags & FLAG_MORE)
         size = len(data)
@@ -173,13 +216,49 @@ class _Streams:
             self.session.bytes_received += len(data)
             self._parts += [bytes(batch) for batch in whole]
 
+    def _opened(self, message: Any, *, calls: bool) -> bytes | None:
+        """The message's data; None if it is sealed and not to be opened."""
+        data: bytes = message.data.tobytes()
+        # Bags of before have no such field.
+        number = int(getattr(message, "seal", 0))
+        if not number and self._calls_seal is None:
+            return data
+        session, sequence, flags = message.session.tobytes(), int(message.sequence), message.flags
+        if self._calls_seal is None or self._results_seal is None:
+            self._sealed += 1
+            return None
+        try:
+            if calls:
+                sent = CallsMessage(
+                    session, sequence, int(message.results_ack), int(flags), data, number
+                )
+                return bytes(self._calls_seal.calls(sent, _MAX_MESSAGE_BYTES).data)
+            came = ResultsMessage(
+                session, sequence, int(message.batches_ack), int(message.executed_call),
+                tuple(int(one) for one in message.missing), int(flags), data, number,
+            )  # fmt: skip
+            return bytes(self._results_seal.results(came, _MAX_MESSAGE_BYTES).data)
+        except ProtocolError:
+            # Neither end took it either.
+            self._foreign += 1
+            return None
+
     def finish(self) -> None:
         session = self.session
+        session.foreign = self._foreign
+        if self._sealed:
+            session.faults.append(
+                f"its {self._sealed} messages are sealed and their keys are not in the bag; "
+                "record on the robot, as the user of recorder_replayer, without --sealed"
+            )
         session.results = b"".join(self._parts)
         for name, receiver in (("calls", self._calls), ("results", self._results)):
             missing = receiver.missing()
             if missing:
-                session.faults.append(f"{name}: message {missing[0]} is missing")
+                fault = f"{name}: message {missing[0]} is missing"
+                if self._foreign:
+                    fault += f" ({self._foreign} messages were changed, or are a stranger's)"
+                session.faults.append(fault)
         if not session.device:
             session.faults.append("its opening was not recorded")
         try:
@@ -205,6 +284,28 @@ class _Streams:
             )
 
 
+def keys_file(folder: Path) -> Path:
+    """Where the keys of a sealed bag are, if somebody has them."""
+    folder = folder.absolute()
+    return folder.with_name(folder.name + KEYS_SUFFIX)
+
+
+def _keys_apart(folder: Path) -> dict[str, bytes]:
+    """Session -> keys, from the file beside a bag.
+
+    Raises:
+        ConfigError: A line of it is none of a session's.
+    """
+    path = keys_file(folder)
+    try:
+        lines = path.read_text().splitlines()
+        return {session: bytes.fromhex(keys) for session, keys in map(str.split, lines)}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} has not the keys of a bag: {error}; remove it") from error
+
+
 def read_bag(folder: Path) -> list[RecordedSession]:
     """The sessions of a bag, in the order in which they opened.
 
@@ -226,9 +327,12 @@ def read_bag(folder: Path) -> list[RecordedSession]:
 
 def _read_bag(folder: Path) -> list[RecordedSession]:
     found: dict[str, _Streams] = {}
+    keys = _keys_apart(folder)
 
     def streams(session: str) -> _Streams:
-        return found.setdefault(session, _Streams(RecordedSession(session)))
+        if session not in found:
+            found[session] = _Streams(RecordedSession(session), keys.get(session))
+        return found[session]
 
     try:
         reader = AnyReader([folder], default_typestore=typestore())
@@ -239,9 +343,14 @@ def _read_bag(folder: Path) -> list[RecordedSession]:
             f"bag repair {folder}` saves what is in it"
         ) from error
     with contextlib.closing(reader):
-        chosen = [c for c in reader.connections if c.topic.rpartition("/")[2] in NAMES]
-        for connection, _, data in reader.messages(connections=chosen):
+        for connection, _, data in reader.messages(
+            connections=[c for c in reader.connections if c.topic.rpartition("/")[2] == KEYS]
+        ):
             message: Any = reader.deserialize(data, connection.msgtype)
+            keys[message.session.tobytes().hex()] = message.keys.tobytes()
+        chosen = [c for c in reader.connections if c.topic.rpartition("/")[2] in NAMES[:3]]
+        for connection, _, data in reader.messages(connections=chosen):
+            message = reader.deserialize(data, connection.msgtype)
             name = connection.topic.rpartition("/")[2]
             one = streams(message.session.tobytes().hex())
             if name != "sessions":

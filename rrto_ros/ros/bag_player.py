@@ -7,15 +7,23 @@ import time
 import uuid
 from dataclasses import dataclass
 
-from rrto_ros.errors import UnavailableError
+from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.ros.bag_file import RecordedSession
 from rrto_ros.wire.format import (
     RESULT_BLOB_WANTED,
     RESULT_PRINTED,
     RESULT_ROLLED_BACK,
     RESULT_SPECULATIVE,
+    Buffer,
 )
 from rrto_ros.wire.link import Message, MessageReceiver, MessageSender
+from rrto_ros.wire.opening import (
+    GetCredentials,
+    Opened,
+    believed,
+    close_session,
+    open_session,
+)
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
     FLAG_CLOSED,
@@ -23,6 +31,7 @@ from rrto_ros.wire.port import (
     FLAG_MORE,
     FLAG_PROBE,
     CallsMessage,
+    OpenAnswer,
     OpenRequest,
     ResultsMessage,
     RobotPort,
@@ -109,9 +118,15 @@ class SessionPlayer:
     Args:
         recorded: What to play.
         device: Device wanted; empty for the recorded one.
+        credentials: Reads the user's keys; None for a server with `authentication: off`.
     """
 
-    def __init__(self, recorded: RecordedSession, device: str = "") -> None:
+    def __init__(
+        self,
+        recorded: RecordedSession,
+        device: str = "",
+        credentials: GetCredentials | None = None,
+    ) -> None:
         self._recorded = recorded
         self._expected = Answers(recorded.answered)
         self._expected.take(recorded.results)
@@ -122,6 +137,9 @@ class SessionPlayer:
         self._receiver = MessageReceiver()
         self._got = Answers(recorded.answered)
         self._server_full = False
+        self._credentials = credentials
+        self._opened = Opened(OpenAnswer(False))
+        self._passed_by = 0
 
     def on_results(self, message: ResultsMessage) -> None:
         """Take a message (the port's thread)."""
@@ -140,7 +158,8 @@ class SessionPlayer:
             self._id, robot, recorded.program, "bag", recorded.pid, self._device,
             arena_base=recorded.arena_base,
         )  # fmt: skip
-        answer = port.open_session(request, OPEN_TIMEOUT_S)
+        self._opened = open_session(port, request, self._credentials, OPEN_TIMEOUT_S)
+        answer = self._opened.answer
         if not answer.accepted or answer.info is None:
             raise UnavailableError(f"the server refused the session: {answer.reason}")
         try:
@@ -153,14 +172,14 @@ class SessionPlayer:
             self._receiver = MessageReceiver(max_message_bytes=answer.max_message_bytes)
             self._exchange(port)
         finally:
-            port.close_session(self._id, "the bag was played")
+            close_session(port, self._opened, self._id, "the bag was played")
         return self._compare()
 
     def _exchange(self, port: RobotPort) -> None:
         waiting = iter(self._recorded.batches)
         batch = next(waiting, None)
         heard = spoke = time.monotonic()
-        wanted = self._expected.indices
+        wanted, most = self._expected.indices, self._opened.answer.max_message_bytes
         while True:
             now = time.monotonic()
             while batch is not None and self._sender.room and not self._server_full:
@@ -175,10 +194,7 @@ class SessionPlayer:
             probe = now - spoke >= PROBE_S
             if probe or self._receiver.ack_due(now):
                 flags = FLAG_ACK_ONLY | (FLAG_PROBE if probe else 0)
-                port.publish_calls(
-                    CallsMessage(self._id, self._sender.newest, self._receiver.ack, flags, b"")
-                )
-                self._receiver.ack_sent()
+                self._say(port, self._sender.newest, flags, b"")
                 spoke = now
             if now - heard > SILENCE_S:
                 raise UnavailableError(
@@ -191,16 +207,24 @@ class SessionPlayer:
                 message = self._inbox.get(timeout=max(timeout, 0.001))
             except queue.Empty:
                 continue
+            try:
+                message = believed(self._opened, self._id, message, most)
+            except ProtocolError:
+                # Anybody can send it.
+                self._passed_by += 1
+                continue
             heard = time.monotonic()
             self._take(message, heard)
 
     def _publish(self, port: RobotPort, messages: list[Message]) -> None:
         for message in messages:
-            flags = FLAG_MORE if message.more else 0
-            port.publish_calls(
-                CallsMessage(self._id, message.sequence, self._receiver.ack, flags, message.data)
-            )
-            self._receiver.ack_sent()
+            self._say(port, message.sequence, FLAG_MORE if message.more else 0, message.data)
+
+    def _say(self, port: RobotPort, sequence: int, flags: int, data: Buffer) -> None:
+        message = CallsMessage(self._id, sequence, self._receiver.ack, flags, data)
+        seal = self._opened.seal
+        port.publish_calls(message if seal is None else seal.calls(message))
+        self._receiver.ack_sent()
 
     def _take(self, message: ResultsMessage, now: float) -> None:
         if message.flags & FLAG_CLOSED:

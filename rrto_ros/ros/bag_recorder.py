@@ -55,6 +55,8 @@ class CallRecorder:
         flush: Called there at most `FLUSH_S` after a message: what was written is to be safe from
             the end of this process.
         transports: Of the calls' participants, as their status has them.
+        keys: Gives the keys of a session (its id hexadecimal), None if it has none to give.
+        write_keys: Takes a session's id and keys and the time in ns, in the recorder's own thread.
 
     Attributes:
         name: Full name of the subscribing node, for the lists of those who publish.
@@ -67,8 +69,13 @@ class CallRecorder:
         write: Write,
         flush: Callable[[], None],
         transports: str = "",
+        keys: Callable[[str], bytes | None] = lambda _: None,
+        write_keys: Callable[[bytes, bytes, int], None] = lambda *_: None,
     ) -> None:
         self._write = write
+        self._keys = keys
+        self._write_keys = write_keys
+        self._without_keys = 0
         self._flush = flush
         self._changed = threading.Condition()
         self._skip: set[str] = set()
@@ -78,7 +85,7 @@ class CallRecorder:
         self._written = 0
         self._skipped = 0
         self._failure = ""
-        self._queue: queue.SimpleQueue[tuple[str, int, bytes] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._context = own_context(domain)
         node = f"rrto_bag_record_{os.getpid()}_{secrets.token_hex(4)}"
         self.name = f"/{node}"
@@ -146,13 +153,14 @@ class CallRecorder:
         abandon(self._context, self._node)
 
     def statistics(self) -> dict[str, int]:
-        """Messages written and left out, sessions recorded, and those of them that closed."""
+        """Messages written and left out; sessions recorded, closed, and sealed without keys."""
         with self._changed:
             return {
                 "written": self._written,
                 "skipped": self._skipped,
                 "sessions": len(self._checks),
                 "closed": sum(one.closed for one in self._checks.values()),
+                "without_keys": self._without_keys,
             }
 
     def _stop(self) -> None:
@@ -186,6 +194,8 @@ class CallRecorder:
                 if event is not None:
                     check.opened, check.program = True, program
                     self._put(event)
+                if self._begun and deserialize_message(item[2], kind).seal:
+                    self._put_keys(raw, item[1])
             this, other = (
                 (check.calls, check.results)
                 if name == "call_batches"
@@ -222,7 +232,15 @@ class CallRecorder:
 
     def _put(self, item: tuple[str, int, bytes]) -> None:
         if self._begun:
-            self._queue.put(item)
+            self._queue.put(functools.partial(self._write, *item))
+
+    def _put_keys(self, session: bytes, time_ns: int) -> None:
+        # The recorder_replayer gives them before the session's first message leaves.
+        keys = self._keys(session.hex())
+        if keys is None:
+            self._without_keys += 1
+        else:
+            self._queue.put(functools.partial(self._write_keys, session, keys, time_ns))
 
     def _run(self) -> None:
         flush_at: float | None = None
@@ -238,7 +256,7 @@ class CallRecorder:
                 return
             if flush_at is None:
                 flush_at = time.monotonic() + FLUSH_S
-            if self._guarded(functools.partial(self._write, *item)):
+            if self._guarded(item):
                 self._written += 1
             if time.monotonic() >= flush_at:
                 self._guarded(self._flush)

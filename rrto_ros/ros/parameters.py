@@ -49,7 +49,12 @@ def declare(node: Node, parameters: Iterable[Parameter], *, check: bool = True) 
             # What was given is only to be had from a parameter that takes everything.
             anything = ParameterDescriptor(dynamic_typing=True)
             given = node.declare_parameter(name, parameter.default, anything).value
-            raise parameter.refusal(given) from None
+            # YAML takes the words on and off for true and false.
+            value = {True: "on", False: "off"}.get(given) if isinstance(given, bool) else None
+            if value not in parameter.choices:
+                raise parameter.refusal(given) from None
+            node.undeclare_parameter(name)
+            node.declare_parameter(name, value, descriptor(parameter), ignore_override=True)
         if check:
             parameter.check(value)
         values[name] = value

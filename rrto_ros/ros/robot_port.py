@@ -32,15 +32,23 @@ from rrto_ros.ros.server_port import (
     NO_SESSION,
     SpinThread,
     TakeThread,
+    byte_array,
     call_qos,
     id_array,
     listeners,
     set_bytes,
     wait_delivered,
 )
-from rrto_ros.wire.port import CallsMessage, OpenAnswer, OpenRequest, ResultsMessage, topic
+from rrto_ros.wire.port import (
+    Believes,
+    CallsMessage,
+    OpenAnswer,
+    OpenRequest,
+    ResultsMessage,
+    topic,
+)
 
-OPEN_REPEAT_S = 1.0
+OPEN_REPEAT_S = 0.5
 """How long a request for a session waits for its answer before it is sent again."""
 ASK_S, ASK_MOST_S = 0.1, 1.0
 """How long the question whether a server is there waits for its answer before it is sent again:
@@ -164,14 +172,21 @@ class RosRobotPort:
         out.session = id_array(message.session)
         out.sequence = message.sequence
         out.results_ack = message.results_ack
+        out.seal = message.seal
         out.flags = message.flags
         set_bytes(out, "data", message.data)
         with self._lock:
             self._published += 1
             self._ends.calls.publish(out)
 
-    def open_session(self, request: OpenRequest, timeout_s: float) -> OpenAnswer:
-        """Ask for a session (any thread but the port's own).
+    def open_session(
+        self,
+        request: OpenRequest,
+        timeout_s: float,
+        believes: Believes | None = None,
+        patience_s: float = 0.0,
+    ) -> OpenAnswer:
+        """Ask for a session (any thread but the port's own); `RobotPort` says how.
 
         Raises:
             UnavailableError: No server answered within the time.
@@ -192,41 +207,60 @@ class RosRobotPort:
         message.device = request.device
         message.arena_base = request.arena_base
         message.limit_bytes = request.limit_bytes
+        message.server = id_array(request.server)
+        message.hello = byte_array(request.hello)
+        message.proof = byte_array(request.proof)
         end = time.monotonic() + timeout_s
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         asked: list[tuple[_Ends, Any]] = []
+        stranger: OpenAnswer | None = None
         try:
             while True:
                 with self._answers:
                     left = end - time.monotonic()
                     if not self._answers.wait_for(lambda: self._connected, max(left, 0.0)):
+                        if stranger is not None:
+                            return stranger
                         raise missing
                 # A server that was killed stays known for a while, and what went to it alone is
                 # lost; the one that took its place answers a later request.
                 with self._lock:
                     ends = self._ends
                     future = ends.open.call_async(message)
-                future.add_done_callback(lambda done: answers.put(done.result()))
+                # A future has one result, and the first answer may be a stranger's. So it never
+                # is done, and all that come for it are seen.
+                future.set_result = answers.put
                 asked.append((ends, future))
-                left = max(end - time.monotonic(), 0.1)
+                end = max(end, time.monotonic() + 0.1)
+                repeat = time.monotonic() + OPEN_REPEAT_S
                 try:
-                    answer = _open_answer(answers.get(timeout=min(left, OPEN_REPEAT_S)))
-                    ends.doubted_since = 0.0
-                    return answer
+                    while True:
+                        wait_s = max(min(repeat, end) - time.monotonic(), 0.0)
+                        answer = _open_answer(answers.get(timeout=wait_s))
+                        ends.doubted_since = 0.0
+                        if believes is None or believes(answer):
+                            return answer
+                        if stranger is None:
+                            end = min(end, time.monotonic() + patience_s)
+                        stranger = answer
                 except queue.Empty:
-                    # What answered may have been a server that is gone.
-                    ends.doubted_since = ends.doubted_since or time.monotonic()
-                    if left <= OPEN_REPEAT_S:
+                    if stranger is None:
+                        # What answered may have been a server that is gone.
+                        ends.doubted_since = ends.doubted_since or time.monotonic()
+                    if time.monotonic() >= end:
+                        if stranger is not None:
+                            return stranger
                         raise missing from None
         finally:
             for ends, future in asked:
                 ends.open.remove_pending_request(future)
 
-    def close_session(self, session: bytes, reason: str) -> None:
+    def close_session(self, session: bytes, reason: str, proof: bytes = b"") -> None:
         """Ask the server to close a session, without waiting for the answer (any thread)."""
         message = CloseSession.Request()
         message.session = id_array(session)
         message.reason = reason
+        message.proof = byte_array(proof)
         with self._lock:
             close = self._ends.close
             if not close.service_is_ready():
@@ -359,13 +393,18 @@ class RosRobotPort:
                 tuple(m.missing),
                 m.flags,
                 memoryview(m.data),
+                m.seal,
             )
         )
 
 
 def _open_answer(m: Any) -> OpenAnswer:
+    server, challenge, proof = m.server.tobytes(), m.challenge.tobytes(), m.proof.tobytes()
     if not m.accepted:
-        return OpenAnswer(False, m.reason or "the server gave no reason")
+        return OpenAnswer(
+            False, m.reason, max_message_bytes=m.max_message_bytes, server=server,
+            challenge=challenge, proof=proof,
+        )  # fmt: skip
     info = DeviceInfo(
         m.device,
         m.device_name,
@@ -379,4 +418,4 @@ def _open_answer(m: Any) -> OpenAnswer:
     )
     blobs = m.known_blobs.tobytes()
     known = frozenset(blobs[at : at + 32] for at in range(0, len(blobs) - 31, 32))
-    return OpenAnswer(True, "", info, m.max_message_bytes, known)
+    return OpenAnswer(True, m.reason, info, m.max_message_bytes, known, server, challenge, proof)

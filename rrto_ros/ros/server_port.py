@@ -42,6 +42,7 @@ CLOSE_ANSWER_S = 1.0
 NO_SESSION = bytes(16)
 """No session has this id; to close it is a question that does nothing but be answered."""
 _U32 = 0xFFFFFFFF
+_NO_ANSWER = object()
 
 
 def call_qos(depth: int = CALL_DEPTH) -> QoSProfile:
@@ -211,8 +212,10 @@ class RosServerPort:
         domain: ROS domain number, None for the environment's; the port has an own context.
         robot: Robot name, the topics' prefix.
         on_calls: Called for every calls message, in the port's take thread.
-        on_open: Answers a session request, in the port's service thread; may take its time.
-        on_close: Closes a session; returns (closed, reason if not).
+        on_open: Answers a session request, in the port's service thread; may take its time. None
+            leaves it to another server.
+        on_close: Closes a session, given its id, a reason and who asks; returns (closed, reason
+            if not).
         name: Prefix of the data nodes' names.
     """
 
@@ -221,8 +224,8 @@ class RosServerPort:
         domain: int | None,
         robot: str,
         on_calls: Callable[[CallsMessage], None],
-        on_open: Callable[[OpenRequest], OpenAnswer],
-        on_close: Callable[[bytes, str], tuple[bool, str]],
+        on_open: Callable[[OpenRequest], OpenAnswer | None],
+        on_close: Callable[[bytes, str, bytes], tuple[bool, str]],
         name: str = "offload_server",
     ) -> None:
         self.robot = robot
@@ -244,6 +247,11 @@ class RosServerPort:
         self._open = self._control.create_service(
             OpenSession, topic(robot, "open_session"), self._opening
         )
+        # The first answer is the one that the robot gets, so who is not asked gives none.
+        answer = self._open.send_response
+        self._open.send_response = lambda response, header: (
+            None if response is _NO_ANSWER else answer(response, header)
+        )
         self._close = self._control.create_service(
             CloseSession, topic(robot, "close_session"), self._closing
         )
@@ -261,6 +269,7 @@ class RosServerPort:
         out.executed_call = message.executed_call
         if message.missing:
             out.missing = array.array("Q", message.missing)
+        out.seal = message.seal
         out.flags = message.flags
         set_bytes(out, "data", message.data)
         with self._lock:
@@ -301,7 +310,7 @@ class RosServerPort:
     def _received(self, m: Any) -> None:
         self._on_calls(
             CallsMessage(
-                m.session.tobytes(), m.sequence, m.results_ack, m.flags, memoryview(m.data)
+                m.session.tobytes(), m.sequence, m.results_ack, m.flags, memoryview(m.data), m.seal
             )
         )
 
@@ -318,8 +327,13 @@ class RosServerPort:
                 request.limit_bytes,
                 request.protocol_version,
                 request.table_hash.tobytes(),
+                request.server.tobytes(),
+                request.hello.tobytes(),
+                request.proof.tobytes(),
             )
         )
+        if answer is None:
+            return _NO_ANSWER
         response.accepted = answer.accepted
         response.reason = answer.reason
         if answer.info is not None:
@@ -336,11 +350,16 @@ class RosServerPort:
             response.attribute_ids = array.array("i", [key for key, _ in pairs])
             response.attribute_values = array.array("i", [value for _, value in pairs])
         response.max_message_bytes = answer.max_message_bytes
+        response.server = id_array(answer.server)
+        response.challenge = byte_array(answer.challenge)
+        response.proof = byte_array(answer.proof)
         response.known_blobs = byte_array(b"".join(list(answer.known_blobs)[:MAX_KNOWN_BLOBS]))
         return response
 
     def _closing(self, request: Any, response: Any) -> Any:
-        closed, reason = self._on_close(request.session.tobytes(), request.reason)
+        closed, reason = self._on_close(
+            request.session.tobytes(), request.reason, request.proof.tobytes()
+        )
         response.closed = closed
         response.reason = reason
         return response

@@ -7,6 +7,7 @@ over DDS. A session id is 16 bytes chosen by the robot.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,6 +31,9 @@ FLAG_FULL = 16
 (from the program, from the worker) until a message comes without it."""
 FLAG_PACKED = 32
 """Calls only: the data is packed (`wire/packing.py`)."""
+
+ANY_SERVER = bytes(16)
+"""A request for whichever server is there; no server has this id."""
 
 _ROBOT = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 RECORDER = "recorder_replayer"
@@ -83,6 +87,7 @@ class CallsMessage:
     results_ack: int
     flags: int
     data: Buffer
+    seal: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,7 @@ class ResultsMessage:
     missing: tuple[int, ...]
     flags: int
     data: Buffer
+    seal: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +118,27 @@ class OpenRequest:
     limit_bytes: int = 0
     protocol_version: int = PROTOCOL_VERSION
     table_hash: bytes = TABLE_HASH
+    server: bytes = ANY_SERVER
+    hello: bytes = b""
+    proof: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAnswer:
-    """How the server answers; `info` is there if and only if it accepted."""
+    """How the server answers; `info` is there if and only if it accepted.
+
+    `challenge` is its part of an agreement on keys (`wire/handshake.py`), which a request without
+    a proof is answered with; `proof` shows who answered a request with one.
+    """
 
     accepted: bool
     reason: str = ""
     info: DeviceInfo | None = None
     max_message_bytes: int = MAX_MESSAGE_BYTES
     known_blobs: frozenset[bytes] = field(default_factory=frozenset)
+    server: bytes = ANY_SERVER
+    challenge: bytes = b""
+    proof: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +156,43 @@ class SessionAnnouncement:
     reason: str = ""
 
 
+Believes = Callable[[OpenAnswer], bool]
+
+
 class RobotPort(Protocol):
     """What a robot-side session needs of the network. Every method may be called by any thread."""
 
     def publish_calls(self, message: CallsMessage) -> None: ...
 
-    def open_session(self, request: OpenRequest, timeout_s: float) -> OpenAnswer:
+    def open_session(
+        self,
+        request: OpenRequest,
+        timeout_s: float,
+        believes: Believes | None = None,
+        patience_s: float = 0.0,
+    ) -> OpenAnswer:
         """Ask the server to open a session.
+
+        Args:
+            request: What is asked.
+            timeout_s: How long an answer is waited for.
+            believes: Whether an answer is the one; others may come, of strangers. None: any is.
+            patience_s: So long after the first answer that is not, one that is is waited for.
+
+        Returns:
+            The first answer that is believed, else the last that is not.
 
         Raises:
             UnavailableError: No server answered within the time.
         """
         ...
 
-    def close_session(self, session: bytes, reason: str) -> None:
-        """Ask the server to close a session; does not wait for the answer."""
+    def close_session(self, session: bytes, reason: str, proof: bytes = b"") -> None:
+        """Ask the server to close a session; does not wait for the answer.
+
+        Args:
+            session: Its id.
+            reason: For the log.
+            proof: That the session's robot asks, where its messages are sealed.
+        """
         ...

@@ -75,7 +75,8 @@ def test_a_bag_of_two_runs_gives_the_same_results_byte_for_byte(rig, program, tm
 
 
 def test_a_changed_result_is_found(rig, program, tmp_path):
-    rig.both()
+    off = {"authentication": "off"}
+    rig.both(server=off, recorder=off)
     recorded(rig, program, tmp_path / "bag")
     from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
@@ -158,6 +159,8 @@ def test_a_recording_that_is_not_discovered_is_made_anew(rig, program, tmp_path,
     from rrto_ros.ros.client import RobotClient
 
     monkeypatch.setattr(bags, "KNOWN_ATTEMPTS_S", (0.0, 0.0, START_S))
+    # This process records: it is of the rig's user, who gets the keys.
+    monkeypatch.setenv("XDG_RUNTIME_DIR", rig.environment()["XDG_RUNTIME_DIR"])
     made = []
     monkeypatch.setattr(
         bags, "CallRecorder", lambda *a, make=bags.CallRecorder: made.append(make(*a)) or made[-1]

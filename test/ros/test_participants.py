@@ -129,7 +129,7 @@ def test_a_participant_that_does_not_reach_a_server_that_others_see_is_made_anew
         assert not changes
         server = RosServerPort(
             domain, "alone", lambda _: None, lambda _: OpenAnswer(False, "a test"),
-            lambda session, reason: (asked.append((session, reason)) or False, "a test"),
+            lambda session, reason, proof: (asked.append((session, reason)) or False, "a test"),
         )  # fmt: skip
         wait(lambda: port.server_seen())
         assert changes == [True]
@@ -155,7 +155,7 @@ def test_a_participant_made_anew_does_not_wait_for_the_old_one_to_be_destroyed(r
         wait(lambda: port.statistics()["renewed"] == 2)
         server = RosServerPort(
             rig.domain, "stuck", lambda _: None, lambda _: OpenAnswer(False, "a test"),
-            lambda session, reason: (False, "a test"),
+            lambda session, reason, proof: (False, "a test"),
         )  # fmt: skip
         wait(port.server_seen)
         assert not destroyed
@@ -194,7 +194,7 @@ def test_a_server_that_answers_no_more_does_not_stay_reached(rig, monkeypatch):
 
     server = RosServerPort(
         rig.domain, "deaf", lambda _: None, lambda _: said(OpenAnswer(False, "a test")),
-        lambda session, reason: said((False, "a test")),
+        lambda session, reason, proof: said((False, "a test")),
     )  # fmt: skip
     port = RosRobotPort(rig.domain, "deaf", lambda _: None, elsewhere=lambda: True)
     request = OpenRequest(b"s" * 16, "deaf", "program", "", 1, "", 0, 0, 1, bytes(32))

@@ -132,7 +132,7 @@ def launch(index, address, count):
 
 
 def test_the_cpu_device_computes_for_two_sessions_at_once(rig, robot):
-    rig.server("cpu", limit_bytes=64 << 20)
+    rig.server("cpu", authentication="off", limit_bytes=64 << 20)
     opened = [robot.open(b"a"), robot.open(b"b")]
     for number, (answer, end) in enumerate(opened):
         assert answer.accepted, answer.reason
@@ -149,7 +149,7 @@ def test_the_cpu_device_computes_for_two_sessions_at_once(rig, robot):
 
 
 def test_a_wild_kernel_is_an_illegal_address_for_its_session_only(rig, robot):
-    rig.server("cpu", limit_bytes=64 << 20)
+    rig.server("cpu", authentication="off", limit_bytes=64 << 20)
     (answer, first), (_, second) = robot.open(b"a"), robot.open(b"b")
     base = answer.info.arena_base
     first.push(pack_call("module_load", 1, module=1, payload=PTX) + launch(2, base + 4096, 64))
@@ -165,7 +165,7 @@ def test_a_wild_kernel_is_an_illegal_address_for_its_session_only(rig, robot):
 
 
 def test_large_copies_cross_in_pieces(rig, robot):
-    rig.server("cpu", limit_bytes=64 << 20)
+    rig.server("cpu", authentication="off", limit_bytes=64 << 20)
     answer, end = robot.open()
     base, size = answer.info.arena_base, 20_000_000
     data = bytes(range(256)) * (size // 256)
@@ -174,7 +174,7 @@ def test_large_copies_cross_in_pieces(rig, robot):
 
 
 def test_a_silent_recorder_loses_its_session_within_the_stated_time(rig, robot):
-    rig.server("null", session_timeout_s=1.0)
+    rig.server("null", authentication="off", session_timeout_s=1.0)
     answer, end = robot.open()
     end.push(alloc(1, answer.info.arena_base, 8, FLAG_REPLY))
     end.answer(1)
@@ -188,7 +188,7 @@ def test_a_silent_recorder_loses_its_session_within_the_stated_time(rig, robot):
 
 
 def test_messages_for_a_session_that_is_not_open_are_refused_and_answered(rig, robot):
-    rig.server("null")
+    rig.server("null", authentication="off")
     assert robot.open(b"a")[0].accepted
     stranger = RobotEnd(b"z" * 16, robot.port.publish_calls)
     robot.ends.append(stranger)
@@ -202,7 +202,7 @@ def test_messages_for_a_session_that_is_not_open_are_refused_and_answered(rig, r
 
 
 def test_another_table_or_version_is_refused_with_the_reason(rig, robot):
-    rig.server("null")
+    rig.server("null", authentication="off")
     answer, _ = robot.open(table_hash=b"?" * 32)
     assert not answer.accepted
     assert "table of operations" in answer.reason
@@ -213,7 +213,7 @@ def test_another_table_or_version_is_refused_with_the_reason(rig, robot):
 
 def test_opening_a_session_does_not_stop_another(rig, robot):
     """While sessions open, each starting a process, small calls of another go on."""
-    rig.server("cpu", spare_workers=0, max_sessions=8)
+    rig.server("cpu", authentication="off", spare_workers=0, max_sessions=8)
     answer, end = robot.open(b"a")
     assert answer.accepted
     opened = threading.Event()
@@ -238,7 +238,7 @@ def test_opening_a_session_does_not_stop_another(rig, robot):
 
 
 def test_a_stopped_server_tells_its_sessions_and_leaves_no_process(rig, robot):
-    server = rig.server("null")
+    server = rig.server("null", authentication="off")
     answer, end = robot.open()
     assert answer.accepted
     server.signal(signal.SIGTERM)

@@ -93,7 +93,7 @@ class EchoServer:
         if self.random.random() >= self.loss:
             self.inbox.put(message)
 
-    def close_session(self, session, reason):
+    def close_session(self, session, reason, proof=b""):
         self.closed.append((session, reason))
 
     # the server

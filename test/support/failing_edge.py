@@ -40,7 +40,7 @@ class FailingEdge(OneProcess):
             if mine == self.deaths and not self._gone:
                 self.down.put(message)
 
-        return SessionTable(self.settings, heard, self.events.put, self.lines.append)
+        return SessionTable(self.settings, heard, self.events.put, self.lines.append, self._gate)
 
     def receive(self, message):
         with self._swap:
@@ -54,15 +54,15 @@ class FailingEdge(OneProcess):
         self.die()
         threading.Timer(pause_s, self.rise).start()
 
-    def open_session(self, request, timeout_s):
+    def open_session(self, request, timeout_s, believes=None, patience_s=0.0):
         with self._swap:
             if self._gone:
                 raise UnavailableError("no server is there")
             return self.table.open(request)
 
-    def close_session(self, session, reason):
+    def close_session(self, session, reason, proof=b""):
         with self._swap:
-            self.table.close_session(session, reason)
+            self.table.close_session(session, reason, proof)
 
     def die(self):
         """The server ends at once, with all its workers; nobody is told, and nobody answers."""
@@ -84,7 +84,7 @@ class FailingEdge(OneProcess):
 class RefusingEdge(FailingEdge):
     """Its later servers have no room."""
 
-    def open_session(self, request, timeout_s):
+    def open_session(self, request, timeout_s, believes=None, patience_s=0.0):
         if self.deaths:
             return OpenAnswer(False, "8 sessions are open (max_sessions)")
-        return super().open_session(request, timeout_s)
+        return super().open_session(request, timeout_s, believes, patience_s)

@@ -64,13 +64,16 @@ class OneProcess:
         config: SessionConfig.
         limits: HostLimits.
         bytes_per_s: Rate of each direction; 0 for none.
+        gate: Who may open a session (`edge.gate.Gate`); None for anybody.
         server: Further ServerSettings.
 
     Attributes:
+        on_the_way: Called with ("up" or "down", message); gives the messages that arrive for it.
         most: The most bytes that each part held at once, by the part's name.
     """
 
-    def __init__(self, path, config, limits, bytes_per_s=0, **server):
+    def __init__(self, path, config, limits, bytes_per_s=0, gate=None, **server):
+        self.on_the_way = lambda _, message: [message]
         self.reports, self.events, self.lines = queue.SimpleQueue(), queue.SimpleQueue(), []
         settings = {
             "device": "cpu",
@@ -79,10 +82,11 @@ class OneProcess:
             **server,
         }
         self.host = RobotHost(path, config, 4, self.reports.put, self.lines.append)
-        self.down = Lane(self.host.on_results, bytes_per_s)
         self.settings = ServerSettings(**settings)
+        self._gate = gate
+        self.down = Lane(self._arriving("down", self.host.on_results), bytes_per_s)
         self.table = self.make_table()
-        self.up = Lane(self.receive, bytes_per_s)
+        self.up = Lane(self._arriving("up", self.receive), bytes_per_s)
         self.most = {}
         self.programs = []
         self._over = threading.Event()
@@ -92,22 +96,31 @@ class OneProcess:
 
     def make_table(self):
         """The server."""
-        return SessionTable(self.settings, self.down.put, self.events.put, self.lines.append)
+        return SessionTable(
+            self.settings, self.down.put, self.events.put, self.lines.append, self._gate
+        )
 
     def receive(self, message):
         """A message of calls has arrived at the server."""
         self.table.receive(message)
+
+    def _arriving(self, way, deliver):
+        def arrive(message):
+            for one in self.on_the_way(way, message):
+                deliver(one)
+
+        return arrive
 
     # the robot's port
 
     def publish_calls(self, message):
         self.up.put(message)
 
-    def open_session(self, request, timeout_s):
+    def open_session(self, request, timeout_s, believes=None, patience_s=0.0):
         return self.table.open(request)
 
-    def close_session(self, session, reason):
-        self.table.close_session(session, reason)
+    def close_session(self, session, reason, proof=b""):
+        self.table.close_session(session, reason, proof)
 
     # for tests
 

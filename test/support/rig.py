@@ -60,6 +60,7 @@ class Rig:
             "RRTO_APART": str(int(apart)),
             "ROS_LOG_DIR": str(self.folder / "log"),
             "XDG_RUNTIME_DIR": self._run,
+            "XDG_CONFIG_HOME": str(self.folder / "config"),
             **self.variables,
             **extra,
         }

@@ -72,6 +72,7 @@ def recorded():
             session=np.full(16, 7, np.uint8),
             sequence=number,
             results_ack=0,
+            seal=0,
             flags=0,
             data=np.full(50_000 if number % 5 == 0 else number, number, np.uint8),
         )

@@ -29,7 +29,7 @@ def server():
         ROBOT,
         lambda message: None,
         lambda request: OpenAnswer(False, "a test"),
-        lambda session, reason: (False, "a test"),
+        lambda session, reason, proof: (False, "a test"),
     )
 
 

@@ -74,8 +74,8 @@ def main():
     ways = {}
     robot = RosRobotPort(None, far, lambda m: ways["down"].take(m), name="relay_far")
 
-    def close(session, reason):
-        robot.close_session(session, reason)
+    def close(session, reason, proof):
+        robot.close_session(session, reason, proof)
         return True, ""
 
     server = RosServerPort(
