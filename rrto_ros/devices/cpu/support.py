@@ -70,6 +70,17 @@ What is executed differently from a GPU:
   numba-cuda's, and any other. Without a cooperative launch the former fail it, as on a GPU.
 - Of libcudadevrt.a a link has cudaCGGetIntrinsicHandle and cudaCGSynchronize, written anew; what
   else is in that archive (launches from kernels, groups of several grids) is undefined.
+- A kernel reaches the session's memory and nothing else of the process that runs it: what it
+  allocates, module variables, and the shared, local and parameter memory of running blocks. Any
+  other address ends the session with `CUDA_ERROR_ILLEGAL_ADDRESS`, in whatever instruction it
+  stands (codegen/containment.py). An offset in shared memory has 32 bits; what a 64-bit register
+  has above them is ignored, as on a GPU. Inside of the session's memory an access that goes astray
+  may meet other memory of the same session; the parameter `memcheck` finds those.
+- Local memory of the blocks that run counts as device memory, with the registers that are kept
+  across barriers: where it does not fit, fewer cores run blocks, and where there is none for one
+  block the launch fails with `CUDA_ERROR_OUT_OF_MEMORY`. A GPU reserves local memory for all
+  threads that it can run at once.
+- What a kernel prints is cut off at 1 MiB a call, and so are a text and a width.
 - clock, clock64 and globaltimer count processor cycles.
 - After sub.cc and subc.cc the carry flag says that there was no borrow, as the hardware's adder
   leaves it: addc after a borrowing sub.cc adds 0. The manual's wording (borrow-out in CC.CF) is
@@ -94,8 +105,11 @@ with 716 where an access is at no multiple of its size, as on a GPU; atomics, fo
 has no such form, go elsewhere first |
 | access beyond a variable on the stack | on the stack lie only variables of which every access \
 is inside; other local memory is memory that LLVM knows nothing of |
-| value of what was never written | registers and the carry flag start as 0; loads from \
-variables on the stack are frozen: some value, the same one for whoever looks |
+| a frame larger than the stack | its pages are touched in order, so that it ends at the page \
+behind the stack (`probe-stack`) |
+| value of what was never written | registers, the carry flag and variables on the stack start \
+as 0 in each native call; loads from variables on the stack are frozen: the same value for \
+whoever looks |
 | a loop without effects that never ends | functions do not promise progress, and loops read \
 the flag of the time limit (702) |
 | division by 0; the least integer / -1 | all ones, the dividend as the remainder; it wraps |

@@ -15,11 +15,13 @@ An offset in shared memory has 32 bits, as on a GPU, and needs no comparison at 
 from __future__ import annotations
 
 from rrto_ros.devices.cpu.codegen.builder import Builder, Val
-from rrto_ros.devices.cpu.passes.addresses import FAR
+from rrto_ros.devices.cpu.passes import addresses
 
+FAR = addresses.FAR
+"""How far other registers, and how far lanes, may move an address that was compared."""
 NEAR = 1 << 31
-"""How far constants, and how far lanes, may move an address that was compared."""
-REACH = FAR + 2 * NEAR + (2 << 20)
+"""How far a constant may move it besides."""
+REACH = 2 * FAR + NEAR + (2 << 20)
 """All of these, and the bytes of an access. A multiple of the arena's alignment."""
 LOW, SPAN = "%session_low", "%session_span"
 """Where addresses may begin (a pointer, and `LOW_NUMBER` as a number), and how many there are."""

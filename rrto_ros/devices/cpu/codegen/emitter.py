@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 
 from rrto_ros.devices.cpu.codegen.builder import Builder, Val, const
-from rrto_ros.devices.cpu.codegen.containment import NEAR, contained
+from rrto_ros.devices.cpu.codegen.containment import FAR, NEAR, contained
 from rrto_ros.devices.cpu.passes.affine import Affine
 from rrto_ros.devices.cpu.passes.layout import KernelLayout
 from rrto_ros.devices.cpu.ptx import ast
@@ -265,10 +265,15 @@ class Emitter:
         affine = None if self.first else self.affine.get(name)
         if affine is None or (affine.exact and not affine.stride):
             return self.offset(near, const(more, "i64")) if more else near
-        if not affine.exact or abs(affine.stride) * (self.b.lanes - 1) > NEAR:
-            return None
         # What holds for the first lane holds for the others.
-        return self.offset(near, self._steps(affine.stride, "i64", more))
+        if affine.exact:
+            if abs(affine.stride) * (self.b.lanes - 1) > FAR:
+                return None
+            return self.offset(near, self._steps(affine.stride, "i64", more))
+        if abs(affine.factor) << 32 > FAR:
+            return None
+        apart = self.b.binary("sub", self.get(name), self._stored(name))
+        return self.offset(self.offset(near, const(more, "i64")) if more else near, apart)
 
     def _slot(self, name: str) -> tuple[str, str, bool]:
         found = self.slots.get(name)
@@ -437,7 +442,7 @@ class Emitter:
     def contained(self, address: Val) -> Val:
         """The pointer of an address in the session's memory, else one that faults.
 
-        The pointer may be moved by `NEAR` bytes and by `NEAR` more between the lanes.
+        The pointer may be moved by `NEAR` bytes.
         """
         known = self._contained.get(address.text)
         if known is None:
@@ -554,11 +559,13 @@ class Emitter:
                 return
             if self.mask is None:
                 self._looked_at.add(key)
-        if space == "shared" and not isinstance(operand.base, ast.Sym):
+        if isinstance(operand.base, ast.Sym):
+            address = self.b.cast("ptrtoint", self.pointer(operand, space), "i64")
+        elif space == "shared":
             address = self._shared_offset(operand)  # shared memory begins at a multiple
         else:
-            # Of an address outside of the session's memory the access faults.
-            address = self.b.cast("ptrtoint", self.pointer(operand, space), "i64")
+            # Of the number LLVM sees better than of the pointer that its low bits do not change.
+            address = self._address(operand, space)
         self.first = first
         self.note_alignment(address, size)
 
