@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rrto_ros.api.info import DeviceInfo
@@ -21,6 +21,7 @@ from rrto_ros.edge.refusals import refuse_calls
 from rrto_ros.edge.worker_process import WorkerDeath, WorkerProcess
 from rrto_ros.errors import ProtocolError
 from rrto_ros.execution.messages import Results
+from rrto_ros.text import printable
 from rrto_ros.wire.format import RESULT_STICKY, Buffer
 from rrto_ros.wire.link import (
     MAX_MESSAGE_BYTES,
@@ -98,7 +99,10 @@ class SessionHost:
         owes: Callable[[], bool] = lambda: False,
         admits: Callable[[int], bool] = lambda _: True,
     ) -> None:
-        self.request = request
+        self.asked = request
+        # What people will read; the limits are for what was sent.
+        shown, label = printable(request.program), printable(request.label)
+        self.request = replace(request, program=shown, label=label)
         self.admission = admission or Admission(Peer(), b"", None, b"")
         self.peer = self.admission.peer.key or request.robot
         self._owes = owes

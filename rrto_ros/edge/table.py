@@ -30,7 +30,6 @@ from rrto_ros.edge.worker_process import Stores, WorkerDeath
 from rrto_ros.errors import ProtocolError, RrtoError
 from rrto_ros.execution.messages import Open
 from rrto_ros.heap import give_back
-from rrto_ros.text import printable
 from rrto_ros.wire.blob_store import FOLDER, BlobStore
 from rrto_ros.wire.codec import blob_tag
 from rrto_ros.wire.format import PROTOCOL_VERSION, TABLE_HASH
@@ -164,7 +163,7 @@ class SessionTable:
         if self._gate.others(request):
             return None
         present = self._hosts.get(request.session)
-        if present is not None and present.request == request:
+        if present is not None and present.asked == request:
             # Sent again because its answer was late or lost.
             return self._accepted(present)
         unfit = self._unfit(request)
@@ -188,9 +187,10 @@ class SessionTable:
                 self._opening[peer] -= 1
                 self._opening += Counter()
         info = host.info
+        request = host.request
         self._announce(_announcement(request, info, opened=True))
         self._log(
-            f"session {request.session.hex()[:8]} of {printable(request.program) or 'a program'} "
+            f"session {request.session.hex()[:8]} of {request.program or 'a program'} "
             f"(pid {request.pid}, {admission.peer}) opened on {info.name}"
         )
         return self._accepted(host)
@@ -467,7 +467,7 @@ def _announcement(
         request.session,
         opened,
         request.robot,
-        printable(request.program),
+        request.program,
         request.pid,
         info.kind,
         info.arena_base,

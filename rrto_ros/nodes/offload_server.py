@@ -210,9 +210,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         out.name = f"{self.get_name()}: device of session {short}"
         out.hardware_id = host.info.name
         out.level = DiagnosticStatus.ERROR if host.error else DiagnosticStatus.OK
-        out.message = (
-            host.error or f"{printable(host.request.program) or 'a program'} on {host.info.name}"
-        )
+        out.message = host.error or f"{host.request.program or 'a program'} on {host.info.name}"
         out.values = [KeyValue(key=key, value=str(value)) for key, value in reported.items()]
         return out
 
@@ -223,8 +221,8 @@ def _session_status(host: SessionHost) -> SessionStatus:
     received, sent = statistics["received"], statistics["sent"]
     out = SessionStatus()
     out.session = id_array(host.session)
-    out.label = printable(host.request.label)
-    out.program = printable(host.request.program)
+    out.label = host.request.label
+    out.program = host.request.program
     out.pid = host.request.pid
     out.device = host.info.kind
     out.phase = "lost" if host.error else "recording"

@@ -92,7 +92,7 @@ class ThreadWorker:
         self.failure = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def open(self, wanted, on_results, on_malformed):
+    def open(self, wanted, on_results, on_malformed, stores=None):
         self._on_results, self._on_malformed = on_results, on_malformed
         self._thread.start()
         return self._info
