@@ -5,7 +5,7 @@
 
 Each checkout is set up already (`make setup-test`) and runs its own bench with its own
 environment. A row's value is the median of its turns' medians; the spread is that of the turns,
-so a ratio within it says nothing.
+so a ratio within it says nothing. A bench that fails is told and costs its turn.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ Turn = dict[str, tuple[float, str]]
 def turn(checkout: Path, bench: str, smoke: bool) -> Turn:
     """Run a bench of one checkout once.
 
+    Returns:
+        No rows where it failed; it says why.
+
     Raises:
-        SystemExit: It failed, or its environment is missing.
+        SystemExit: Its environment is missing.
     """
     python = checkout / ".venv" / "bin" / "python"
     if not python.exists():
@@ -36,7 +39,8 @@ def turn(checkout: Path, bench: str, smoke: bool) -> Turn:
         command = [python, Path("bench") / bench, "--json", out, *(["--smoke"] * smoke)]
         done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise SystemExit(f"{checkout}: bench/{bench} failed:\n{done.stdout}{done.stderr}")
+            sys.stderr.write(f"{checkout}: bench/{bench} failed:\n{done.stdout}{done.stderr}\n")
+            return {}
         rows = json.loads(out.read_text())["rows"]
     return {r["name"]: (r["median"], r["unit"]) for r in rows}
 
@@ -78,7 +82,8 @@ def main() -> int:
             # Which comes first alternates: a machine that warms up or slows down favours neither.
             sides = [(chosen.before, before), (chosen.after, after)]
             for checkout, turns in sides if number % 2 else sides[::-1]:
-                turns.append(turn(checkout.resolve(), chosen.only, chosen.smoke))
+                if rows := turn(checkout.resolve(), chosen.only, chosen.smoke):
+                    turns.append(rows)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
     if not before or not after:

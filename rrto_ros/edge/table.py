@@ -359,7 +359,9 @@ class SessionTable:
             cache_bytes=0,
         )
         wanted = Open(settings.device, device)
-        stores = Stores(self._kernels, self._blobs.store if self._blobs is not None else None)
+        blobs = self._blobs.store if self._blobs is not None else None
+        # Kernels that one key's sessions had compiled are no other's.
+        stores = Stores(self._kernels, blobs, origin=admission.peer.key.encode())
         worker = self._pool.take()
         # The worker has nothing to say before the host gives it a batch.
         hosts: list[SessionHost] = []
