@@ -325,8 +325,9 @@ SERVER = by_name((
     Parameter("confinement", "auto",
               "What the processes that execute kernels and compile them give up (files, network, "
               "other processes, root, memory): auto (all that this machine has the means for; the "
-              "log names what it lacks), required (the server does not start without Landlock and "
-              "seccomp), off (nothing). See docs/security.md.", choices=CONFINEMENTS),
+              "log names what it lacks; nothing with device gpu, where it has not been tried), "
+              "required (the server does not start without Landlock and seccomp), off (nothing). "
+              "See docs/security.md.", choices=CONFINEMENTS),
     Parameter("session_timeout_s", 10.0,
               "A session is closed and freed when nothing came from its recorder for so many "
               "seconds.", (0.5, 3600.0)),

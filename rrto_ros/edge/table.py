@@ -138,7 +138,7 @@ class SessionTable:
         self._measured_at = 0.0
         self._pool = WorkerPool(
             settings.spare_workers, settings.device, settings.factory, log,
-            confinement=settings.confinement,
+            confinement=_confinement(settings, log),
         )  # fmt: skip
         self._closers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="close-session")
         self._clock = threading.Condition()
@@ -460,6 +460,20 @@ class SessionTable:
                 remaining = self._next_tick - time.monotonic()
                 if remaining > 0 and not self._stopped.is_set():
                     self._clock.wait(remaining)
+
+
+def _confinement(settings: ServerSettings, log: Callable[[str], None]) -> str:
+    """What workers give up: with device gpu nothing that the user did not ask for by name.
+
+    No GPU's driver was ever started in a confined worker; what it needs may be missing there.
+    """
+    if settings.device == "gpu" and settings.confinement == AUTO:
+        log(
+            "session workers are not confined: with device gpu that has not been tried; "
+            "`confinement: required` does it (docs/security.md)"
+        )
+        return OFF
+    return settings.confinement
 
 
 def _announcement(

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -157,7 +158,8 @@ class RecordedSession:
         timings: Indices of calls whose answer is a measured time.
         operations: How often each operation was called.
         foreign: Messages passed by that neither end of the session sealed.
-        faults: Why it is not complete; empty if it is.
+        unread: Why calls are missing from `batches`; empty if none are.
+        faults: Why it is not complete, that included; empty if it is.
     """
 
     session: str
@@ -176,6 +178,7 @@ class RecordedSession:
     bytes_sent: int = 0
     bytes_received: int = 0
     foreign: int = 0
+    unread: str = ""
     faults: list[str] = field(default_factory=list)
 
 
@@ -251,6 +254,7 @@ class _Streams:
                 f"its {self._sealed} messages are sealed and their keys are not in the bag; "
                 "record on the robot, as the user of recorder_replayer, without --sealed"
             )
+            session.unread = session.faults[-1]
         session.results = b"".join(self._parts)
         for name, receiver in (("calls", self._calls), ("results", self._results)):
             missing = receiver.missing()
@@ -259,6 +263,8 @@ class _Streams:
                 if self._foreign:
                     fault += f" ({self._foreign} messages were changed, or are a stranger's)"
                 session.faults.append(fault)
+                if name == "calls":
+                    session.unread = f"{fault} from the bag; record the session from its beginning"
         if not session.device:
             session.faults.append("its opening was not recorded")
         try:
@@ -325,6 +331,15 @@ def read_bag(folder: Path) -> list[RecordedSession]:
         ) from error
 
 
+def _messages(reader: AnyReader, names: Sequence[str]) -> Iterator[tuple[Any, bytes]]:
+    """Connection and bytes of the messages of some topics, by the last part of their names."""
+    chosen = [c for c in reader.connections if c.topic.rpartition("/")[2] in names]
+    # Without connections the reader gives the messages of all.
+    if chosen:
+        for connection, _, data in reader.messages(connections=chosen):
+            yield connection, data
+
+
 def _read_bag(folder: Path) -> list[RecordedSession]:
     found: dict[str, _Streams] = {}
     keys = _keys_apart(folder)
@@ -343,13 +358,10 @@ def _read_bag(folder: Path) -> list[RecordedSession]:
             f"bag repair {folder}` saves what is in it"
         ) from error
     with contextlib.closing(reader):
-        for connection, _, data in reader.messages(
-            connections=[c for c in reader.connections if c.topic.rpartition("/")[2] == KEYS]
-        ):
+        for connection, data in _messages(reader, (KEYS,)):
             message: Any = reader.deserialize(data, connection.msgtype)
             keys[message.session.tobytes().hex()] = message.keys.tobytes()
-        chosen = [c for c in reader.connections if c.topic.rpartition("/")[2] in NAMES[:3]]
-        for connection, _, data in reader.messages(connections=chosen):
+        for connection, data in _messages(reader, NAMES[:3]):
             message = reader.deserialize(data, connection.msgtype)
             name = connection.topic.rpartition("/")[2]
             one = streams(message.session.tobytes().hex())

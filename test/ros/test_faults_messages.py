@@ -80,7 +80,7 @@ def test_a_message_that_cannot_be_right_is_refused_and_disturbs_nobody(rig, comm
 def test_garbage_in_the_place_of_a_message_ends_that_session_only_and_says_why(rig):
     """With authentication off anyone on the network can do this; it must not spread."""
     off = {"authentication": "off"}
-    server, recorder = rig.both("cpu", server=off, recorder=off)
+    server, recorder = rig.both("cpu", server=off, recorder={**off, "resume": "off"})
     hostile = rig.helper("hostile.py", rig.robot)
     said(hostile, START_S, hostile=True)
     victim = rig.program("infer.py", "1000", "--pace", stdin=True)

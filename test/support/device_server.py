@@ -88,7 +88,7 @@ def robot_and_server(folder, config, round_trip_s=0.0, *, cache_dir=None,
     Gives both, and the environment of such a program. The server is silent while it executes,
     which is no loss of it however long a kernel takes to compile on a busy machine.
     """
-    config = replace(config, server_timeout_s=120.0)
+    config = replace(config, server_timeout_s=120.0, resume="off")
     host = RobotHost(folder / "robot.sock", config, 2, on_report, on_line)
     server = DeviceServer(host.on_results, round_trip_s, cache_dir=cache_dir)
     host.activate(server)

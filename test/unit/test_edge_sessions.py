@@ -575,6 +575,16 @@ def test_a_server_for_a_gpu_says_at_once_that_there_is_none(make_edge, monkeypat
         make_edge(device="gpu", factory="")
 
 
+def test_workers_of_a_gpu_are_confined_only_where_the_user_says_so(make_edge, monkeypatch):
+    from rrto_ros.edge import table
+
+    monkeypatch.setattr(table, "check_available", lambda _: None)
+    for mode, wanted in (("auto", "off"), ("required", "required"), ("off", "off")):
+        edge = make_edge(device="gpu", factory="", spare_workers=0, confinement=mode)
+        assert edge.table._pool._confinement == wanted
+        assert any("not confined" in line for line in edge.lines) is (mode == "auto")
+
+
 def test_a_name_with_lines_and_escape_codes_of_its_own_is_written_out(make_edge):
     edge = make_edge()
     name = "x\n[FATAL] [1.0] [offload_server]: all is lost\x1b[2J\x9b31m"

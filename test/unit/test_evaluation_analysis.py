@@ -11,11 +11,12 @@ from support.synthetic import Model, Program, interleave
 
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.evaluation.analyze import NOISE, analyze, analyze_log, report
-from rrto_ros.evaluation.analyze_bag import DEFINITION, TYPE
 from rrto_ros.evaluation.timeline import columns, runs, write_html, write_png
 from rrto_ros.robot.record import CallLog, dump
 from rrto_ros.robot.search.sequence import plan_of
+from rrto_ros.ros.bag_file import typestore
 
+TYPE = "rrto_msgs/msg/CallBatch"
 SESSION = bytes(range(16))
 
 
@@ -163,10 +164,8 @@ def test_names_in_the_page_cannot_break_out_of_it(tmp_path):
 def write_bag(path, messages):
     """A bag of call batches: (sequence, flags, data)."""
     from rosbags.rosbag2 import StoragePlugin, Writer
-    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-    store = get_typestore(Stores.ROS2_HUMBLE)
-    store.register(get_types_from_msg(DEFINITION, TYPE))
+    store = typestore()
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connection = writer.add_connection("/robot/rrto/call_batches", TYPE, typestore=store)
         for i, (sequence, flags, data) in enumerate(messages):
@@ -174,6 +173,7 @@ def write_bag(path, messages):
                 session=np.frombuffer(SESSION, np.uint8),
                 sequence=sequence,
                 results_ack=0,
+                seal=0,
                 flags=flags,
                 data=np.frombuffer(data, np.uint8),
             )
@@ -212,7 +212,7 @@ def test_a_bag_gives_the_same_sequences_as_the_log(tmp_path):
 def test_a_bag_with_a_hole_is_refused(tmp_path):
     messages = messages_of(program(), random.Random(5))
     write_bag(tmp_path / "bag", [m for m in messages if m[0] != 6])
-    with pytest.raises(ProtocolError, match="message 6 of a session is missing"):
+    with pytest.raises(ProtocolError, match="calls: message 6 is missing"):
         analyze(tmp_path / "bag")
 
 
