@@ -68,7 +68,7 @@ def test_a_second_participant_reads_nothing_and_disturbs_nothing(rig):
 
 def test_with_authentication_off_the_same_stranger_reads_and_closes(rig):
     """So the attacks of these tests are attacks; and that it is off is said."""
-    server, recorder = rig.both("cpu", server=OFF, recorder=OFF)
+    server, recorder = rig.both("cpu", server=OFF, recorder={**OFF, "resume": "off"})
     for node in (server, recorder):
         node.wait_for("authentication is off", 10)
     watch = rig.watch()
@@ -113,7 +113,7 @@ def apart(rig, tmp_path):
 
 def test_a_robot_of_another_machine_needs_a_key_and_one_that_is_revoked_is_shut_out(rig, tmp_path):
     server = apart(rig, tmp_path)
-    recorder = rig.recorder(connect_timeout_s=5.0)
+    recorder = rig.recorder(connect_timeout_s=5.0, outage_timeout_s=4.0)
     refused = rig.program("infer.py", "1")
     assert refused.wait(30) != 0
     recorder.wait_for("run on the edge: rrto keys trust", 10)
