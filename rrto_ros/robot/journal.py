@@ -41,6 +41,9 @@ from rrto_ros.wire.state import read_pieces
 
 PERIOD_S = 10.0
 """A checkpoint is due so long after the last one, when the program makes no use of the link."""
+_RARELY = 50
+"""It is due no sooner than so many times what the last one took: the server does nothing else
+meanwhile."""
 _FILLED, _CROWDED = 8, 2
 """It is due sooner with so much (a part of the limit) kept; with so much, whatever is going on."""
 _DIGEST_BYTES = 8
@@ -103,6 +106,7 @@ class Journal:
         self._came = False
         self._mark = self._folded = 0
         self._at = time.monotonic()
+        self._took_s = 0.0
         self._fails = ""
 
     @property
@@ -160,7 +164,8 @@ class Journal:
             return False
         if self._bytes > self._limit_bytes // _CROWDED:
             return True
-        return idle and (now - self._at >= PERIOD_S or self._bytes > self._limit_bytes // _FILLED)
+        due = now - self._at >= PERIOD_S or self._bytes > self._limit_bytes // _FILLED
+        return idle and due and now - self._at >= _RARELY * self._took_s
 
     def checkpoint(self, now: float) -> bytes:
         """The record that asks for a checkpoint, behind everything that was sent so far."""
@@ -188,6 +193,7 @@ class Journal:
                 self._image.arrived(piece)
         else:
             self._came = True
+            self._took_s = time.monotonic() - self._at
             # What is printed from now on is not covered.
             for output in self._printed.values():
                 output.told = 0
@@ -282,6 +288,7 @@ class Journal:
             "compared": self._compared,
             "checkpoints": self._number,
             "covered": self._covered,
+            "checkpoint_s": round(self._took_s, 4),
             "no_checkpoint": self._fails,
         }
 

@@ -66,8 +66,9 @@ def test_both_ends_find_each_other_whoever_comes_and_goes(rig, stays, kill_every
     assert len(found) == COUNT
     assert not [one for one in found if one[1] is None], found
     times = sorted(taken for _, taken, _ in found)
-    # Most need no second try: half a second, and one or two where a message was lost.
-    assert times[len(times) // 2] < 2.5 + 2 * still_s, times
+    # Most need no second try: half a second, and one or two where a message was lost; a busy
+    # machine doubles that.
+    assert times[len(times) // 2] < 4.0 + 2 * still_s, times
 
 
 @pytest.mark.parametrize(("edge", "robot"), [("1", "0"), ("0", "1")], ids=["tcp", "memory"])
