@@ -92,8 +92,8 @@ def test_deaths_at_any_moment_cost_no_byte(edge, monkeypatch, mode, run_ahead, s
 def test_memory_that_is_not_restored_is_noticed(edge, monkeypatch):
     monkeypatch.setattr(journal, "PERIOD_S", 0.0)
     monkeypatch.setattr(MemoryImage, "records", lambda image: iter(()))
-    world = edge("batched", lives=[(30, 0.0)])
-    program = world.start("tracker.py", 100)
+    world = edge("batched", lives=[(60, 0.0)], resume_bytes=2 * MIB)
+    program = world.start("tracker.py", 200)
     _, errors = program.communicate(timeout=60)
     assert program.returncode != 0
     report = world.reports.get(timeout=10)
