@@ -132,6 +132,8 @@ class ThreadWorker:
 class ThreadPool:
     """Makes such workers in the place of `edge.worker_pool.WorkerPool`."""
 
+    confined = "not confined"
+
     def __init__(self, make_device):
         self._make = make_device
         self.workers = []
