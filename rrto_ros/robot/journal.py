@@ -278,7 +278,7 @@ class Journal:
             )
         return True, b""
 
-    def statistics(self) -> dict[str, int | str]:
+    def statistics(self) -> dict[str, int | float | str]:
         """What is kept, results compared with earlier ones, checkpoints and why there is none."""
         return {
             "batches": len(self._batches),
