@@ -28,7 +28,7 @@ from typing import TypeAlias, TypeVar
 from platformdirs import user_cache_path
 
 from rrto_ros.errors import ConfigError
-from rrto_ros.own_files import OPEN_TO_READ, is_own, make_own, secret_of
+from rrto_ros.own_files import OPEN_TO_READ, is_own, make_own, secret_of, user_folder
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 _Store = TypeVar("_Store")
@@ -48,12 +48,7 @@ def cache_directory() -> Path:
     Raises:
         ConfigError: This user has no home.
     """
-    with contextlib.suppress(RuntimeError):
-        path = user_cache_path("rrto")
-        # Where there is no home, some versions of it say so and some leave the "~".
-        if path.is_absolute():
-            return path
-    raise ConfigError("this user has no home directory; set HOME or XDG_CACHE_HOME")
+    return user_folder(user_cache_path, "XDG_CACHE_HOME")
 
 
 def opened(

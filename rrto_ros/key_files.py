@@ -11,10 +11,8 @@ one) or write, is refused. A change of them holds from then on (`stamp`).
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +21,11 @@ from platformdirs import user_config_path
 
 from rrto_ros.disk_store import write_whole
 from rrto_ros.errors import ConfigError
+from rrto_ros.own_files import OPEN_TO_READ, SECRET_BYTES, make_secret, user_folder
 from rrto_ros.runtime_files import runtime_folder, secret_path
 
-SECRET_BYTES = 32
 MAX_FILE_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -45,11 +42,7 @@ def folder() -> Path:
     Raises:
         ConfigError: This user has no home.
     """
-    with contextlib.suppress(RuntimeError):
-        path = user_config_path("rrto")
-        if path.is_absolute():
-            return path
-    raise ConfigError("this user has no home directory; set HOME or XDG_CONFIG_HOME")
+    return user_folder(user_config_path, "XDG_CONFIG_HOME")
 
 
 def identity_pem() -> bytes | None:
@@ -155,16 +148,7 @@ def local_secret(*, make: bool) -> bytes | None:
     path = secret_path()
     data = _checked(path, private=True)
     if data is None and make:
-        fresh = path.with_name(f".secret-{os.getpid()}-{secrets.token_hex(4)}")
-        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(SECRET_BYTES))
-        try:
-            # Of servers that start at once the first one's stays.
-            with contextlib.suppress(FileExistsError):
-                os.link(fresh, path)
-        finally:
-            fresh.unlink()
+        make_secret(path)
         data = _checked(path, private=True)
     if data is not None and len(data) != SECRET_BYTES:
         raise ConfigError(f"{path} has {len(data)} bytes, want {SECRET_BYTES}; remove it")
@@ -195,7 +179,7 @@ def _made() -> Path:
 def _checked(path: Path, *, private: bool) -> bytes | None:
     """The content of a file; None if there is none."""
     try:
-        with os.fdopen(os.open(path, _READ), "rb") as file:
+        with os.fdopen(os.open(path, OPEN_TO_READ), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise ConfigError(f"{path} is no file; remove it")

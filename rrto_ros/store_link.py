@@ -68,13 +68,10 @@ class RemoteStore:
 
     def get(self, key: str) -> bytes | None:
         """As `EntryStore.get`; an entry that came as a file is compared with its key here."""
-        try:
-            with self._lock:
-                self._send(GET, key)
-                (direct, size), file = self._answer()
-        except OSError as error:
-            self._failed(error)
+        answer = self._ask(GET, key)
+        if answer is None:
             return None
+        direct, size, file = answer
         if file < 0:
             self._counts["misses"] += 1
             return None
@@ -95,14 +92,8 @@ class RemoteStore:
 
     def size(self, key: str) -> int | None:
         """As `EntryStore.size`."""
-        try:
-            with self._lock:
-                self._send(SIZE, key)
-                (found, size), _ = self._answer()
-        except OSError as error:
-            self._failed(error)
-            return None
-        return size if found else None
+        answer = self._ask(SIZE, key)
+        return answer[1] if answer is not None and answer[0] else None
 
     def put(self, key: str, data: Buffer) -> None:
         """As `EntryStore.put`; not waited for."""
@@ -134,12 +125,19 @@ class RemoteStore:
     def _send(self, what: int, key: str, size: int = 0, file: int = -1) -> None:
         _send(self._end, _REQUEST.pack(what, bytes.fromhex(key), size), file)
 
-    def _answer(self) -> tuple[tuple[int, int], int]:
-        data, file = _receive(self._end, _ANSWER.size)
-        if len(data) != _ANSWER.size:
-            raise ConnectionResetError("the keeper of the store is gone")
+    def _ask(self, what: int, key: str) -> tuple[int, int, int] | None:
+        """The numbers and the descriptor of the answer; None, which is counted, without one."""
+        try:
+            with self._lock:
+                self._send(what, key)
+                data, file = _receive(self._end, _ANSWER.size)
+            if len(data) != _ANSWER.size:
+                raise ConnectionResetError("the keeper of the store is gone")
+        except OSError as error:
+            self._failed(error)
+            return None
         found, size = _ANSWER.unpack(data)
-        return (found, size), file
+        return found, size, file
 
     def _failed(self, error: OSError) -> None:
         self._counts["failed"] += 1

@@ -1,7 +1,7 @@
 """What one peer may take of a server: owns the shares of sessions, messages and bytes.
 
-A peer is who a session belongs to: today the robot that the request names. A name is no proof;
-where sessions are opened with keys, the key's is to be given in its place (`SessionTable.open`).
+A peer is who a session belongs to: the key that opened it, or where there is none the robot that
+the request names (`gate.Admission.share`). A name is no proof.
 
 Who sends faster than its share is first asked to hold back, by the FULL of its sessions' messages,
 which costs a robot that obeys nothing but time. Of who goes on all the same messages are dropped;

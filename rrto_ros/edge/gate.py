@@ -77,6 +77,10 @@ class Admission:
     seal: EdgeSeal | None
     closed: bytes
 
+    def share(self, request: OpenRequest) -> str:
+        """By what the session's share of the server goes: the key, or without one the name."""
+        return self.peer.key or request.robot
+
     def proven(self, answer: OpenAnswer) -> OpenAnswer:
         """The answer with the proof that this server gives it."""
         if self.seal is None:

@@ -104,7 +104,7 @@ class SessionHost:
         shown, label = printable(request.program), printable(request.label)
         self.request = replace(request, program=shown, label=label)
         self.admission = admission or Admission(Peer(), b"", None, b"")
-        self.peer = self.admission.peer.key or request.robot
+        self.peer = self.admission.share(request)
         self._owes = owes
         self._admits = admits
         self.info = info

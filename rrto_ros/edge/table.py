@@ -172,7 +172,7 @@ class SessionTable:
             if admission.reason:
                 self._refuse(f"session not opened: {admission.reason}")
             return admission
-        peer = admission.peer.key or request.robot
+        peer = admission.share(request)
         reason = unfit or self._no_room(request, peer)
         if reason:
             self._refuse(f"session not opened: {reason}")
@@ -347,7 +347,7 @@ class SessionTable:
         return ""
 
     def _open(self, request: OpenRequest, admission: Admission) -> SessionHost:
-        peer = admission.peer.key or request.robot
+        peer = admission.share(request)
         settings = self._settings
         common = settings.device_settings
         device = replace(

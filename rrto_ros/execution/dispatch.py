@@ -71,6 +71,16 @@ def bind(device: Device, loaded: Loaded) -> dict[int, Handler]:
     return {op.code: special.get(op.name) or _plain(getattr(device, op.name)) for op in OPS}
 
 
+def read_memory(device: Device, address: int, size: int, stream: int = 0) -> Buffer:
+    """Bytes of device memory, without another copy of them.
+
+    Raises:
+        CudaError: As the device says.
+    """
+    data = device.memcpy_dtoh(address, size, stream)
+    return data if isinstance(data, bytes) else memoryview(data).cast("B")
+
+
 def prepare(device: Device, handlers: dict[int, Handler], record: CallRecord) -> Prepared:
     """What executes a record without payload again and again, its arguments made once."""
     handler = handlers[record.op.code]
@@ -144,8 +154,7 @@ def _special(device: Device, loaded: Loaded) -> dict[str, Handler]:
                 CUresult.INVALID_VALUE,
                 f"copy of {size} bytes to the host, the arena has {device.info.arena_bytes}",
             )
-        data = device.memcpy_dtoh(src, size, stream)
-        return data if isinstance(data, bytes) else memoryview(data).cast("B")
+        return read_memory(device, src, size, stream)
 
     def memset(record: CallRecord) -> Buffer:
         device.memset(fill_of(record.values), record.values[6])

@@ -19,7 +19,7 @@ from rrto_ros.api.results import BREAKS_CONTEXT, CUresult
 from rrto_ros.devices.protocol import Device, NumberedDevice, PrintingDevice, SegmentDevice
 from rrto_ros.errors import CudaError, ProtocolError
 from rrto_ros.execution.checkpoints import Checkpoints
-from rrto_ros.execution.dispatch import Handler, Prepared, bind, prepare
+from rrto_ros.execution.dispatch import Handler, Prepared, bind, prepare, read_memory
 from rrto_ros.execution.prepared_plan import Preparer, RowRun, Step
 from rrto_ros.execution.progress import Progress, describe
 from rrto_ros.execution.references import BlobAwaited, BlobReferences, BlobSource, NoBlobs
@@ -104,7 +104,7 @@ class Executor:
             Preparer(partial(prepare, device, self._handlers), rows, self._note),
             self._speculation,
         )
-        self._state = MemoryState(partial(_read, device), device.info.kind)
+        self._state = MemoryState(partial(read_memory, device), device.info.kind)
         self._restore_to = device.memcpy_htod
         self._synchronize = device.ctx_synchronize
         self._kernels: dict[int, tuple[bytes, ...]] = {}
@@ -458,8 +458,3 @@ class Executor:
     def _kernel_name(self, module: int, kernel: int) -> bytes:
         names = self._kernels.get(module, ())
         return names[kernel] if kernel < len(names) else b"?"
-
-
-def _read(device: Device, address: int, size: int) -> Buffer:
-    data = device.memcpy_dtoh(address, size, 0)
-    return data if isinstance(data, bytes) else memoryview(data).cast("B")

@@ -68,26 +68,15 @@ class MemoryState:
         found = memory.find(address)
         if found is None:
             return
-        base, size = found
-        skip = -(address - base) % BLOCK_BYTES
-        view = memoryview(content)
-        for offset in range(skip, len(view), BLOCK_BYTES):
-            start = address + offset
-            block = min(BLOCK_BYTES, base + size - start)
-            if offset + block > len(view):
-                break
-            digest = _digest(view[offset : offset + block])
-            self._uploads[start, block] = digest, call, offset
+        for at, block, digest in _whole_blocks(*found, address, content):
+            self._uploads[at, block] = digest, call, at - address
 
     def restored(self, address: int, content: Buffer, memory: Allocations) -> None:
         """Memory has what the robot knows of it."""
-        for start, size in self._ranges(memory):
-            if start <= address < start + size:
-                view = memoryview(content)
-                for at, block in _blocks(start, size):
-                    offset = at - address
-                    if offset >= 0 and offset + block <= len(view):
-                        self._known[at, block] = _digest(view[offset : offset + block])
+        found = memory.find(address) or self._variable(address)
+        if found is not None:
+            for at, block, digest in _whole_blocks(*found, address, content):
+                self._known[at, block] = digest
 
     def refused(self) -> str:
         """Why memory is not all that would have to be restored, empty if it is."""
@@ -146,6 +135,14 @@ class MemoryState:
                 else:
                     yield Piece(PieceKind.CONTENT, at, block, content=bytes(content))
 
+    def _variable(self, address: int) -> Block | None:
+        """The module's variable that holds an address."""
+        for variables in self._globals.values():
+            for start, size in variables:
+                if start <= address < start + size:
+                    return start, size
+        return None
+
     def _ranges(self, memory: Allocations) -> Iterable[Block]:
         yield from memory
         for variables in self._globals.values():
@@ -155,6 +152,26 @@ class MemoryState:
 def _blocks(start: int, size: int) -> Iterator[Block]:
     for at in range(start, start + size, BLOCK_BYTES):
         yield at, min(BLOCK_BYTES, start + size - at)
+
+
+def _whole_blocks(
+    start: int, size: int, address: int, content: Buffer
+) -> Iterator[tuple[int, int, bytes]]:
+    """Address, bytes and digest of the blocks of a range that lie whole in what was written there.
+
+    Args:
+        start: Of the range.
+        size: Its bytes.
+        address: In it, where the content was written.
+        content: What was written.
+    """
+    view = memoryview(content)
+    end = min(address + len(view), start + size)
+    for at in range(address + -(address - start) % BLOCK_BYTES, end, BLOCK_BYTES):
+        block = min(BLOCK_BYTES, start + size - at)
+        if at + block > end:
+            break
+        yield at, block, _digest(view[at - address : at - address + block])
 
 
 def _digest(content: Buffer) -> bytes:

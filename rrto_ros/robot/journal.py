@@ -34,6 +34,7 @@ from rrto_ros.wire.format import (
     RESULT_SPECULATIVE,
     Buffer,
 )
+from rrto_ros.wire.link import keeps_more
 from rrto_ros.wire.plan import Plan, read_define
 from rrto_ros.wire.reference import literal, read_reference
 from rrto_ros.wire.result_codec import ResultRecord, pack_result
@@ -134,7 +135,7 @@ class Journal:
         """
         if not self._whole:
             return batch
-        if isinstance(batch, memoryview) and memoryview(batch.obj).nbytes > 2 * batch.nbytes:
+        if keeps_more(batch):
             batch = bytes(batch)
         self._batches.append(batch)
         self._grow(len(batch))
@@ -324,7 +325,7 @@ class Journal:
 
     def _fold_call(self, view: memoryview, header: CallHeader) -> None:
         if header.op in SHAPES:
-            self._shape.feed(view[header.offset : header.offset + header.size])
+            self._shape.feed(view, header)
             if header.op == _TEXTURE:
                 self._kept_answers.add(header.index)
         elif header.op == _HTOD and header.flags & FLAG_KEEP:

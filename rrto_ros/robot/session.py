@@ -187,8 +187,7 @@ class RobotSession:
         """End the session soon (any thread); the program's calls fail from then on."""
         with self._lock:
             self._stop = reason
-            if not self._over:
-                os.eventfd_write(self._wake, 1)
+        self._awake()
 
     def set_mode(self, mode: str) -> None:
         """Change the mode; it holds from the program's next call on (any thread).

@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 
 from rrto_ros.api.ops import OPS
-from rrto_ros.wire.codec import CallHeader, decode_call, iter_headers, pack_call
-from rrto_ros.wire.format import FLAG_REPLY, FLAG_WAITED, Buffer
+from rrto_ros.wire.codec import CallHeader, decode_call, pack_call
+from rrto_ros.wire.format import FLAG_REPLY, FLAG_WAITED
 from rrto_ros.wire.plan import Plan
 
 MEMORY_ONLY = frozenset((
@@ -44,15 +44,13 @@ class Shape:
         """Whether the calls so far can be kept in this way."""
         return self._followed
 
-    def feed(self, record: Buffer) -> None:
-        """Take one literal call of `SHAPES`, in order."""
-        view = memoryview(bytes(record))
-        for header in iter_headers(view):
-            name = _NAMES[header.op]
-            if name in NOT_FOLLOWED:
-                self._followed = False
-            else:
-                self._take(name, view, header)
+    def feed(self, view: memoryview, header: CallHeader) -> None:
+        """Take one literal call of `SHAPES`, in order; `header` is of a record in `view`."""
+        name = _NAMES[header.op]
+        if name in NOT_FOLLOWED:
+            self._followed = False
+        else:
+            self._take(name, view, header)
 
     def records(self) -> list[bytes]:
         """The calls, by ascending index; those in several lists once."""

@@ -12,10 +12,11 @@ import contextlib
 import fcntl
 import os
 import re
-import stat
 import sys
 import time
 from pathlib import Path
+
+from rrto_ros.own_files import OPEN_TO_READ, is_own
 
 FOLDER = Path("/dev/shm")
 YOUNG_S = 10.0
@@ -60,10 +61,10 @@ def _remove(folder: Path, name: str, lock: Path) -> int:
     Raises:
         OSError: It is another user's, young, no file or somebody's.
     """
-    handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    handle = os.open(lock, OPEN_TO_READ)
     try:
         status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        if not is_own(status):
             raise PermissionError
         if status.st_mtime > time.time() - YOUNG_S:
             raise BlockingIOError
@@ -73,7 +74,7 @@ def _remove(folder: Path, name: str, lock: Path) -> int:
         for path in (folder / f"sem.{name}_mutex", folder / name, lock):
             with contextlib.suppress(FileNotFoundError):
                 found = path.lstat()
-                if found.st_uid == os.geteuid() and stat.S_ISREG(found.st_mode):
+                if is_own(found):
                     path.unlink()
                     size += found.st_blocks * 512
         return size

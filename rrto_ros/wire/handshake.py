@@ -90,11 +90,7 @@ class Hello:
         Raises:
             ProtocolError: It is of another version, or no hello.
         """
-        if not data or data[0] != FORM:
-            raise ProtocolError(
-                f"the robot agrees on keys in form {data[0] if data else 'none'}, this server in "
-                f"form {FORM}; install the same rrto_ros on both"
-            )
+        _check_form(data, "the robot", "this server")
         if len(data) != _HELLO.size or data[1] not in CIPHERS:
             raise ProtocolError(f"{len(data)} bytes are no hello, want {_HELLO.size}")
         _, cipher, ephemeral, identity = _HELLO.unpack(data)
@@ -130,11 +126,7 @@ class Challenge:
         Raises:
             ProtocolError: It is of another version, or no challenge.
         """
-        if not data or data[0] != FORM:
-            raise ProtocolError(
-                f"the server agrees on keys in form {data[0] if data else 'none'}, this robot in "
-                f"form {FORM}; install the same rrto_ros on both"
-            )
+        _check_form(data, "the server", "this robot")
         size = PROOF_SIZES.get(data[1], 0) if len(data) > 1 else 0
         if not size or len(data) != _CHALLENGE.size + size:
             raise ProtocolError(f"{len(data)} bytes are no challenge")
@@ -181,6 +173,14 @@ class Agreement:
             return False
         signature = given[PROOF_BYTES:]
         return self.kind == LOCAL or signed(identity, signature, who + b"\0" + self.transcript)
+
+
+def _check_form(data: bytes, theirs: str, ours: str) -> None:
+    if not data or data[0] != FORM:
+        raise ProtocolError(
+            f"{theirs} agrees on keys in form {data[0] if data else 'none'}, {ours} in form "
+            f"{FORM}; install the same rrto_ros on both"
+        )
 
 
 def signed(public: bytes, signature: bytes, message: bytes) -> bool:

@@ -199,7 +199,7 @@ class MessageSender:
         limit = self.max_message_bytes
         if self._window_bytes < limit * _PARTS_OF_WINDOW and self._slow:
             limit = min(limit, self._window_bytes // _PARTS_OF_WINDOW)
-        if not given or _keeps_more(batch):
+        if not given or keeps_more(batch):
             batch = bytes(batch)
         if size <= limit:
             self._queue.append(Message(self._next, False, batch))
@@ -386,7 +386,7 @@ class MessageSender:
         self._rto_s = min(max(rto, self._min_rto_s), self._max_rto_s)
 
 
-def _keeps_more(batch: Buffer) -> bool:
+def keeps_more(batch: Buffer) -> bool:
     """Whether it is a piece of a buffer that would stay in memory for it, mostly for nothing."""
     return isinstance(batch, memoryview) and memoryview(batch.obj).nbytes > 2 * batch.nbytes
 

@@ -38,3 +38,12 @@ ADD = """
 }
 """
 """Adds `value` to one 32-bit word for each thread of a block."""
+RAMP = b""".version 8.0
+.target sm_80
+.address_size 64
+.visible .entry ramp(.param .u64 out)
+{ .reg .b32 %r<3>; .reg .b64 %a<3>;
+  ld.param.u64 %a0, [out]; mov.u32 %r0, %tid.x; mul.wide.u32 %a1, %r0, 4;
+  add.s64 %a2, %a0, %a1; st.global.u32 [%a2], %r0; ret; }
+"""
+"""Each thread of `ramp` stores its number."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import support
+from support.ptx_texts import RAMP
 
 from rrto_ros import landlock, seccomp
 from rrto_ros.devices.registry import DeviceSettings
@@ -25,14 +26,6 @@ needs_landlock = pytest.mark.skipif(
     landlock.version() < 6 or bool(seccomp.available()),
     reason="this kernel has no Landlock of version 6, or no seccomp",
 )
-PTX = b""".version 8.0
-.target sm_80
-.address_size 64
-.visible .entry ramp(.param .u64 out)
-{ .reg .b32 %r<3>; .reg .b64 %a<3>;
-  ld.param.u64 %a0, [out]; mov.u32 %r0, %tid.x; mul.wide.u32 %a1, %r0, 4;
-  add.s64 %a2, %a0, %a1; st.global.u32 [%a2], %r0; ret; }
-"""
 
 
 def run(code, *arguments, mode="auto"):
@@ -207,7 +200,7 @@ def test_a_confined_worker_compiles_and_its_hosts_cache_serves_the_next(tmp_path
         )
         base = process.open(settings, take, print, stores=Stores(kernels=store)).arena_base
         process.send(
-            pack_call("module_load", 1, module=1, payload=PTX)
+            pack_call("module_load", 1, module=1, payload=RAMP)
             + pack_call("mem_alloc", 2, address=base, size=256, stream=0)
             + pack_call(
                 "launch", 3, module=1, kernel=0, flags=0, grid_x=1, grid_y=1, grid_z=1,

@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from support.ptx_texts import RAMP
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.cpu.compile_pool import CompileError, CompilePool
@@ -13,14 +14,6 @@ from rrto_ros.devices.cpu.outline import LARGE_TEXT
 from rrto_ros.devices.protocol import Launch
 from rrto_ros.errors import PtxError
 
-ADD = b""".version 8.0
-.target sm_80
-.address_size 64
-.visible .entry ramp(.param .u64 out)
-{ .reg .b32 %r<3>; .reg .b64 %a<3>;
-  ld.param.u64 %a0, [out]; mov.u32 %r0, %tid.x; mul.wide.u32 %a1, %r0, 4;
-  add.s64 %a2, %a0, %a1; st.global.u32 [%a2], %r0; ret; }
-"""
 IR = "define i32 @f() { ret i32 7 }"
 # Reads jobs as the real one does; WHEN says for which of them it misbehaves.
 BROKEN = """
@@ -41,7 +34,7 @@ def broken(when, how):
 
 
 def ramp(device):
-    device.module_load(1, ADD)
+    device.module_load(1, RAMP)
     base = device.info.arena_base
     device.mem_alloc(base, 256, 0)
     device.launch(Launch(1, 0, (1, 1, 1), (64, 1, 1), 0, base.to_bytes(8, "little")), 0)
@@ -107,8 +100,8 @@ def test_a_compile_process_ends_with_its_session_even_in_a_job():
 
 @pytest.mark.parametrize("large", [False, True])
 def test_kernels_with_a_known_block_size_are_compiled_ahead(large, tmp_path):
-    entry = ADD[ADD.index(b".visible") :]
-    text = ADD.replace(b")\n{", b")\n.reqntid 64\n{") + entry.replace(b"ramp", b"second").replace(
+    entry = RAMP[RAMP.index(b".visible") :]
+    text = RAMP.replace(b")\n{", b")\n.reqntid 64\n{") + entry.replace(b"ramp", b"second").replace(
         b")\n{", b")\n.reqntid 64\n{"
     )
     device = CpuDevice(threads=2, cache_dir=tmp_path)
