@@ -26,10 +26,11 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
-    rig = item.funcargs.get("rig") if hasattr(item, "funcargs") else None
-    if report.failed and isinstance(rig, Rig):
-        for name, text in rig.logs().items():
-            report.sections.append((f"output of {name}", text))
+    if report.failed:
+        for rig in getattr(item, "funcargs", {}).values():
+            if isinstance(rig, Rig):
+                for name, text in rig.logs().items():
+                    report.sections.append((f"output of {name}", text))
     return report
 
 

@@ -7,8 +7,10 @@ thread never waits for the opening of a session, which has a thread of its own.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ import rclpy.logging
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
 from rrto_msgs.msg import SessionStatus, Status
@@ -51,6 +53,8 @@ from rrto_ros.wire.port import (
 )
 
 STATUS_PERIOD_S = 0.5
+STATUS_FRESH_S = 12.0
+"""How long what a recorder's status says holds; the slowest comes every 10 s."""
 DIAGNOSTICS_PERIOD_S = 1.0
 _SWITCH_INTERVAL_S = 0.0005
 
@@ -76,6 +80,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         self._lock = lock
         settings, self._authentication = declare_settings(self)
         self._device = settings.device
+        self._apart_at = -math.inf
         status_topic = topic(self._robot, "status")
         # The port needs the table and the table the port; nothing arrives before both are there.
         self._port: RosServerPort | None = None
@@ -92,6 +97,12 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
                 self.get_name(),
             )
             self._status = self.create_publisher(Status, status_topic, QoSProfile(depth=10))
+            self.create_subscription(
+                Status,
+                status_topic,
+                self._take_status,
+                QoSProfile(depth=4, reliability=ReliabilityPolicy.BEST_EFFORT),
+            )
             self._diagnostics = self.create_publisher(
                 DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
             )
@@ -157,8 +168,15 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
 
     # Timers of this node.
 
+    def _take_status(self, status: Status) -> None:
+        if status.kind == "recorder_replayer":
+            self._apart_at = time.monotonic() if status.server_state != "connected" else -math.inf
+
     def _publish_status(self) -> None:
         self._table.end_untrusted()
+        if self._port is not None:
+            apart = time.monotonic() - self._apart_at < STATUS_FRESH_S
+            self._port.judge(apart, self._line)
         refused, reason = self._table.refused
         out = Status()
         out.stamp = self.get_clock().now().to_msg()

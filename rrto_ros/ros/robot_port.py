@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rrto_msgs.msg import CallBatch, CallResult
@@ -27,6 +28,7 @@ from rrto_ros.ros.context import (
     own_context,
     quiet_node,
 )
+from rrto_ros.ros.renewal import Renewal
 from rrto_ros.ros.server_port import (
     CLOSE_ANSWER_S,
     NO_SESSION,
@@ -53,9 +55,8 @@ OPEN_REPEAT_S = 0.5
 ASK_S, ASK_MOST_S = 0.1, 1.0
 """How long the question whether a server is there waits for its answer before it is sent again:
 at first, and at most."""
-APART_S, APART_MOST_S = 1.2, 614.4
-"""How long a server that others see may not be reached before the participant is made anew; the
-time doubles with each attempt, since the old participants stay (see `context.abandon`)."""
+APART_S = 1.2
+"""How long a server that others see may not be reached before the participant is made anew."""
 DOUBT_S = 6.0
 """How long a server that does not answer a request for a session, nor the question, stays reached;
 opening a session takes a second or two in which it answers nothing else."""
@@ -88,10 +89,10 @@ class _Ends:
             self.data, CallResult, topic(robot, "call_results"), call_qos(), received
         )
         self.spin = SpinThread(self.control)
-        self.asked: list[Any] = []
+        self.asked: list[tuple[Any, Any]] = []
         self.ask_at = 0.0
         self.ask_wait_s = ASK_S
-        self.answered = False
+        self.answers: set[str] = set()
         self.doubted_since = 0.0
 
     def found(self) -> bool:
@@ -102,6 +103,20 @@ class _Ends:
             and self.calls.get_subscription_count()
             and self.take.publishers()
         )
+
+    @property
+    def answered(self) -> bool:
+        """Whether a server has answered on both services."""
+        return len(self.answers) == len(self.questions())
+
+    def questions(self) -> dict[str, tuple[Any, Any]]:
+        """By name, the services and what to ask them; both leave everything as it is."""
+        closing = CloseSession.Request()
+        closing.session = id_array(NO_SESSION)
+        closing.reason = "is a server there?"
+        opening = OpenSession.Request()
+        opening.session = id_array(NO_SESSION)
+        return {"close": (self.close, closing), "open": (self.open, opening)}
 
     def leave(self) -> None:
         """Stop the threads and leave the graph."""
@@ -159,8 +174,7 @@ class RosRobotPort:
         self._unanswered = 0
         self._connected = False
         self._renewed = 0
-        self._apart_s = APART_S
-        self._apart_since = 0.0
+        self._renewal = Renewal(APART_S)
         self._ends = self._make(data_transports())
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._look, name="server-watch", daemon=True)
@@ -314,10 +328,11 @@ class RosRobotPort:
         while not self._stop.wait(_LOOK_CONNECTED_S if self._connected else _LOOK_S):
             ends = self._ends
             if not ends.found():
-                ends.answered = False
+                ends.answers.clear()
                 ends.ask_at, ends.ask_wait_s, ends.doubted_since = 0.0, ASK_S, 0.0
             elif ends.doubted_since and time.monotonic() - ends.doubted_since > DOUBT_S:
-                ends.answered, ends.doubted_since = False, 0.0
+                ends.answers.clear()
+                ends.doubted_since = 0.0
             elif (not ends.answered or ends.doubted_since) and time.monotonic() >= ends.ask_at:
                 self._ask(ends)
             if ends.answered != self._connected:
@@ -328,60 +343,51 @@ class RosRobotPort:
             self._judge()
 
     def _ask(self, ends: _Ends) -> None:
-        message = CloseSession.Request()
-        message.session = id_array(NO_SESSION)
-        message.reason = "is a server there?"
-        future = ends.close.call_async(message)
-        ends.asked.append(future)
-        future.add_done_callback(lambda _: self._told(ends))
+        for name, (client, message) in ends.questions().items():
+            future = client.call_async(message)
+            ends.asked.append((client, future))
+            future.add_done_callback(partial(self._told, ends, name))
         ends.ask_at = time.monotonic() + ends.ask_wait_s
         ends.ask_wait_s = min(2 * ends.ask_wait_s, ASK_MOST_S)
 
-    def _told(self, ends: _Ends) -> None:
+    def _told(self, ends: _Ends, name: str, _: Any) -> None:
         """The server has answered (the control node's thread)."""
-        ends.answered = True
+        ends.answers.add(name)
+        if not ends.answered:
+            return
         ends.doubted_since = 0.0
-        for future in ends.asked:
-            ends.close.remove_pending_request(future)
+        for client, future in ends.asked:
+            client.remove_pending_request(future)
         ends.asked.clear()
 
     def _judge(self) -> None:
         """Make the participant anew where a server that others see is not reached."""
-        now = time.monotonic()
-        if self._connected or not self._elsewhere():
-            self._apart_since = 0.0
-            if self._connected:
-                self._apart_s = APART_S
-            return
+        apart = not self._connected and self._elsewhere()
         theirs = self._theirs() or self._ends.transports
-        self._apart_since = self._apart_since or now
-        if theirs != self._ends.transports:
+        if apart and theirs != self._ends.transports:
             self._log(
                 f"the offload server's calls and results travel over {theirs}: taken here too"
             )
+            self._renewal.began()
             self._renew(theirs)
-            return
-        if now - self._apart_since < self._apart_s:
-            return
-        self._log(
-            f"an offload server is seen but was not reached for {self._apart_s:g} s; the "
-            "participant for calls and results is made anew"
-        )
-        self._apart_s = min(2 * self._apart_s, APART_MOST_S)
-        self._renew(theirs)
+        elif waited_s := self._renewal.due(apart, self._connected):
+            self._log(
+                f"an offload server is seen but was not reached for {waited_s:g} s; the "
+                "participant for calls and results is made anew"
+            )
+            self._renew(theirs)
 
     def _renew(self, transports: str) -> None:
-        self._apart_since = time.monotonic()
         try:
             made = self._make(transports)
         except Exception as error:  # the middleware's own; no port or no memory is left
-            self._log(f"that failed ({error}); next try in {self._apart_s:g} s")
+            self._log(f"that failed ({error}); next try in {self._renewal.next_s:g} s")
             return
         with self._lock:
             old, self._ends = self._ends, made
             self._renewed += 1
         old.abandon()
-        self._apart_since = time.monotonic()
+        self._renewal.began()
 
     def _received(self, m: Any) -> None:
         self._on_results(

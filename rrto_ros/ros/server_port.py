@@ -23,7 +23,14 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 from rrto_msgs.msg import CallBatch, CallResult, SessionEvent
 from rrto_msgs.srv import CloseSession, OpenSession
-from rrto_ros.ros.context import keep_private, leave, own_context, quiet_node
+from rrto_ros.ros.context import (
+    abandon,
+    keep_private,
+    leave,
+    own_context,
+    quiet_node,
+)
+from rrto_ros.ros.renewal import Renewal
 from rrto_ros.wire.format import Buffer
 from rrto_ros.wire.port import (
     CallsMessage,
@@ -41,6 +48,9 @@ CLOSE_ANSWER_S = 1.0
 """How long a port that is closed waits for answers, and then for acknowledgements."""
 NO_SESSION = bytes(16)
 """No session has this id; to close it is a question that does nothing but be answered."""
+APART_S = 5.0
+"""How long a recorder may say that it does not reach this server before the server's participant
+is made anew. The recorder's is, after 1.2 s and after 2.4 s more (`robot_port`)."""
 _U32 = 0xFFFFFFFF
 _NO_ANSWER = object()
 
@@ -205,6 +215,61 @@ class SpinThread:
         self._executor.spin()
 
 
+class _Ends:
+    """One participant with the server's topics and services on it."""
+
+    def __init__(
+        self,
+        domain: int | None,
+        robot: str,
+        name: str,
+        received: Callable[[Any], None],
+        opening: Callable[[Any, Any], Any],
+        closing: Callable[[Any, Any], Any],
+    ) -> None:
+        self.context = own_context(domain)
+        self.data = quiet_node(f"{name}_data", self.context)
+        self.control = quiet_node(f"{name}_control", self.context)
+        keep_private()
+        self.results = self.data.create_publisher(
+            CallResult, topic(robot, "call_results"), call_qos()
+        )
+        self.sessions = self.control.create_publisher(
+            SessionEvent, topic(robot, "sessions"), announcement_qos()
+        )
+        self.open = self.control.create_service(OpenSession, topic(robot, "open_session"), opening)
+        # The first answer is the one that the robot gets, so who is not asked gives none.
+        answer = self.open.send_response
+        self.open.send_response = lambda response, header: (
+            None if response is _NO_ANSWER else answer(response, header)
+        )
+        self.close = self.control.create_service(
+            CloseSession, topic(robot, "close_session"), closing
+        )
+        self.take = TakeThread(
+            self.data, CallBatch, topic(robot, "call_batches"), call_qos(), received
+        )
+        self.spin = SpinThread(self.control)
+
+    def leave(self) -> None:
+        """Stop the threads and leave the graph, once the robots have what was said last."""
+        wait_delivered(self.results, self.sessions)
+        self.take.close()
+        self.spin.close()
+        leave(self.context, self.data, self.control)
+
+    def abandon(self) -> None:
+        """Stop the threads and take the topics and services from the graph, no more."""
+        self.take.close()
+        self.spin.close()
+        self.take.destroy()
+        self.data.destroy_publisher(self.results)
+        self.control.destroy_publisher(self.sessions)
+        self.control.destroy_service(self.open)
+        self.control.destroy_service(self.close)
+        abandon(self.context, self.data, self.control)
+
+
 class RosServerPort:
     """The server's side: takes calls, publishes results, answers session requests.
 
@@ -232,33 +297,13 @@ class RosServerPort:
         self._on_calls = on_calls
         self._on_open = on_open
         self._on_close = on_close
+        self._domain = domain
+        self._name = name
         self._lock = threading.Lock()
         self._published = 0
-        self._context = own_context(domain)
-        self._data = quiet_node(f"{name}_data", self._context)
-        self._control = quiet_node(f"{name}_control", self._context)
-        keep_private()
-        self._results = self._data.create_publisher(
-            CallResult, topic(robot, "call_results"), call_qos()
-        )
-        self._sessions = self._control.create_publisher(
-            SessionEvent, topic(robot, "sessions"), announcement_qos()
-        )
-        self._open = self._control.create_service(
-            OpenSession, topic(robot, "open_session"), self._opening
-        )
-        # The first answer is the one that the robot gets, so who is not asked gives none.
-        answer = self._open.send_response
-        self._open.send_response = lambda response, header: (
-            None if response is _NO_ANSWER else answer(response, header)
-        )
-        self._close = self._control.create_service(
-            CloseSession, topic(robot, "close_session"), self._closing
-        )
-        self._take = TakeThread(
-            self._data, CallBatch, topic(robot, "call_batches"), call_qos(), self._received
-        )
-        self._spin = SpinThread(self._control)
+        self._renewed = 0
+        self._renewal = Renewal(APART_S)
+        self._ends = self._make()
 
     def publish_results(self, message: ResultsMessage) -> None:
         """Publish one message (any thread)."""
@@ -274,16 +319,17 @@ class RosServerPort:
         set_bytes(out, "data", message.data)
         with self._lock:
             self._published += 1
-            self._results.publish(out)
+            self._ends.results.publish(out)
 
     def listeners(self) -> list[str]:
         """Nodes that get the result messages (see `listeners`)."""
-        return listeners(self._data, self._results.topic_name)
+        with self._lock:
+            return listeners(self._ends.data, self._ends.results.topic_name)
 
     def announce(self, event: SessionAnnouncement) -> None:
         """Publish that a session opened or closed (any thread)."""
         out = SessionEvent()
-        out.stamp = self._control.get_clock().now().to_msg()
+        out.stamp = self._ends.control.get_clock().now().to_msg()
         out.session = id_array(event.session)
         out.event = SessionEvent.OPENED if event.opened else SessionEvent.CLOSED
         out.robot = event.robot
@@ -294,18 +340,51 @@ class RosServerPort:
         out.arena_bytes = event.arena_bytes
         out.reason = event.reason
         with self._lock:
-            self._sessions.publish(out)
+            self._ends.sessions.publish(out)
 
     def statistics(self) -> dict[str, int | str]:
-        """Messages published and taken."""
-        return {"published": self._published, **self._take.statistics()}
+        """Messages published and taken; how often the participant was made anew."""
+        return {
+            "published": self._published,
+            "renewed": self._renewed,
+            **self._ends.take.statistics(),
+        }
+
+    def judge(self, apart: bool, log: Callable[[str], None]) -> None:
+        """Make the participant anew where a recorder is seen that does not reach this server.
+
+        Sessions go on: what was lost with the old participant is sent again.
+
+        Args:
+            apart: Whether one says so now; ask again and again, from one thread.
+            log: Takes a line when it is made anew.
+        """
+        waited_s = self._renewal.due(apart, not apart)
+        if not waited_s:
+            return
+        log(
+            f"a recorder is seen that has not reached this server for {waited_s:g} s; the "
+            "participant for calls and results is made anew"
+        )
+        try:
+            made = self._make()
+        except Exception as error:  # the middleware's own; no port or no memory is left
+            log(f"that failed ({error}); next try in {self._renewal.next_s:g} s")
+            return
+        with self._lock:
+            old, self._ends = self._ends, made
+            self._renewed += 1
+        old.abandon()
+        self._renewal.began()
 
     def close(self) -> None:
         """Stop the threads and leave the graph, once the robots have what was said last."""
-        wait_delivered(self._results, self._sessions)
-        self._take.close()
-        self._spin.close()
-        leave(self._context, self._data, self._control)
+        self._ends.leave()
+
+    def _make(self) -> _Ends:
+        return _Ends(
+            self._domain, self.robot, self._name, self._received, self._opening, self._closing
+        )
 
     def _received(self, m: Any) -> None:
         self._on_calls(
@@ -315,6 +394,9 @@ class RosServerPort:
         )
 
     def _opening(self, request: Any, response: Any) -> Any:
+        if not request.session.any():
+            response.reason = "a server is here"
+            return response
         answer = self._on_open(
             OpenRequest(
                 request.session.tobytes(),

@@ -69,6 +69,10 @@ def _remove(folder: Path, name: str, lock: Path) -> int:
         if status.st_mtime > time.time() - YOUNG_S:
             raise BlockingIOError
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Who found the thing dead before us has removed the lock that was opened, and what has
+        # these names now is alive.
+        if not os.path.samestat(status, lock.lstat()):
+            raise BlockingIOError
         size = 0
         # The lock last: whoever comes meanwhile finds the thing taken, and not half gone.
         for path in (folder / f"sem.{name}_mutex", folder / name, lock):

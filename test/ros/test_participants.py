@@ -169,6 +169,70 @@ def test_a_participant_made_anew_does_not_wait_for_the_old_one_to_be_destroyed(r
             server.close()
 
 
+LOST_SERVER = """
+import sys, time
+from pathlib import Path
+from rrto_ros.ros import server_port
+from rrto_ros.wire.port import OpenAnswer
+server_port.APART_S = 0.1
+server = server_port.RosServerPort(
+    None, "lost", lambda _: None, lambda _: OpenAnswer(False, "a test"),
+    lambda session, reason, proof: (False, "a test"),
+)
+for line in Path("/proc/self/maps").read_text().splitlines():
+    if "/dev/shm/fastdds_port" in line:
+        Path(line[line.index("/dev/shm/"):]).unlink(missing_ok=True)
+print("lost", flush=True)
+sys.stdin.readline()
+while not server.statistics()["renewed"]:
+    server.judge(True, print)
+    time.sleep(0.05)
+print("listeners", len(server.listeners()), flush=True)
+sys.stdin.readline()
+server.close()
+"""
+"""A server whose part of the shared memory is gone, and who makes another when told to."""
+
+
+def test_a_server_that_a_recorder_sees_and_does_not_reach_is_made_anew(rig):
+    """However often the recorder's participant is: what is lost is the server's."""
+    command = [sys.executable, "-c", LOST_SERVER]
+    server = rig.start("lost", command, rig.environment(), "edge", stdin=True)
+    server.wait_for("lost", START_S)
+    port = RosRobotPort(rig.domain, "lost", lambda _: None, elsewhere=lambda: True)
+    try:
+        wait(lambda: port.statistics()["renewed"] == 2)
+        assert not port.server_seen()
+        server.say("")
+        server.wait_for("a recorder is seen that has not reached this server for 0.1 s")
+        wait(port.server_seen)
+        request = OpenRequest(b"s" * 16, "lost", "program", "", 1, "", 0, 0, 1, bytes(32))
+        assert port.open_session(request, 5.0).reason == "a test"
+        server.say("")
+        assert server.wait() == 0
+    finally:
+        port.close()
+
+
+@pytest.mark.parametrize("silent", ["open", "close"])
+def test_a_server_is_reached_once_it_answers_on_both_services(rig, monkeypatch, silent):
+    server = RosServerPort(
+        rig.domain, "half", lambda _: None, lambda _: OpenAnswer(False, "a test"),
+        lambda session, reason, proof: (False, "a test"),
+    )  # fmt: skip
+    service = getattr(server._ends, silent)
+    monkeypatch.setattr(service, "send_response", lambda response, header: None)
+    port = RosRobotPort(rig.domain, "half", lambda _: None, elsewhere=lambda: True)
+    try:
+        wait(lambda: port.statistics()["renewed"])
+        assert not port.server_seen()
+        monkeypatch.undo()
+        wait(port.server_seen)
+    finally:
+        port.close()
+        server.close()
+
+
 def test_a_process_that_cannot_leave_the_graph_ends_all_the_same(rig):
     program = (
         "import time\n"

@@ -38,6 +38,22 @@ def test_what_a_process_has_locked_stays(tmp_path, name):
     assert remove_litter(tmp_path)[0] == 1
 
 
+def test_what_is_taken_anew_between_two_looks_stays(tmp_path, monkeypatch):
+    """Another node removed the litter, and one that lives has made the same port again."""
+    made = lay(tmp_path, PORT)
+    lock = fcntl.flock
+
+    def meanwhile(handle, operation):
+        for path in made:
+            path.unlink()
+            path.write_bytes(b"new")
+        lock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    assert remove_litter(tmp_path) == (0, 0)
+    assert [path.read_bytes() for path in made] == [b"new"] * 3
+
+
 def test_what_is_young_stays_because_its_owner_may_not_have_locked_it_yet(tmp_path):
     made = lay(tmp_path, SEGMENT, age=0)
     assert remove_litter(tmp_path) == (0, 0)
