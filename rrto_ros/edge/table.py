@@ -49,6 +49,7 @@ MEASURE_PERIOD_S = 1.0
 """How often the memory of workers is looked at."""
 CLOSED_PER_S = 100
 """So often per second it is said that a session is not open here: each time costs a signature."""
+_STOPPED = "the server shuts down"
 MOST_CLOSED = 1024
 """Sessions that are over of which it can still be proven."""
 
@@ -186,6 +187,10 @@ class SessionTable:
             with self._lock:
                 self._opening[peer] -= 1
                 self._opening += Counter()
+        if self._stopped.is_set():
+            # It was opened while `close` went through those that were open.
+            self._close(host, _STOPPED)
+            return admission.proven(OpenAnswer(False, _STOPPED, server=self._gate.server))
         info = host.info
         request = host.request
         self._announce(_announcement(request, info, opened=True))
@@ -235,7 +240,10 @@ class SessionTable:
             self._over[host.session] = host.admission.closed
             if len(self._over) > MOST_CLOSED:
                 self._over.popitem(last=False)
-        self._closers.submit(self._end, host, reason)
+        try:
+            self._closers.submit(self._end, host, reason)
+        except RuntimeError:  # the pool is shut down
+            self._end(host, reason)
 
     def receive(self, message: CallsMessage) -> None:
         """Route one message of calls to its session; what is refused is counted and named."""
@@ -274,7 +282,7 @@ class SessionTable:
         """How many messages and requests were refused, and the last one's reason."""
         return self._refused, self._last_refusal
 
-    def close(self, reason: str = "the server shuts down") -> None:
+    def close(self, reason: str = _STOPPED) -> None:
         """Close every session and end every worker; waits for it."""
         self._stopped.set()
         with self._clock:

@@ -159,9 +159,19 @@ class Journal:
 
     # ---- checkpoints
 
+    @property
+    def can_checkpoint(self) -> bool:
+        """Whether a checkpoint can be asked for, and would cover anything."""
+        return bool(self._whole and self._batches) and not (self._outstanding or self._fails)
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether one was asked for that does not yet stand in the place of its calls."""
+        return self._outstanding
+
     def wants_checkpoint(self, now: float, *, idle: bool) -> bool:
         """Whether it is time for one."""
-        if not self._whole or self._outstanding or self._fails or not self._batches:
+        if not self.can_checkpoint:
             return False
         if self._bytes > self._limit_bytes // _CROWDED:
             return True
@@ -264,6 +274,7 @@ class Journal:
             known = min(output.again, len(result.payload))
             output.again -= known
             rest = bytes(result.payload[known:])
+            output.told += len(rest)
             return True, pack_result(0, 0, rest, result.flags) if rest else b""
         if result.flags & _NOT_ANSWERS or result.sticky or result.index > self._repeats_to:
             return False, b""

@@ -31,6 +31,7 @@ class Rescue:
         info: The device that the program knows.
         credentials: The user's keys; None for `authentication: off`.
         found: Called once, in the thread that asks, when a server has accepted.
+        wanted: Whether the server of an id may take the session; None: any may.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class Rescue:
         info: DeviceInfo,
         credentials: GetCredentials | None,
         found: Callable[[], None],
+        wanted: Callable[[bytes], bool] | None = None,
     ) -> None:
+        self._wanted = wanted
         self._port = port
         self._request = replace(request, arena_base=info.arena_base)
         self._info = info
@@ -58,6 +61,11 @@ class Rescue:
     def reason(self) -> str:
         """Why there is no server yet."""
         return self._reason
+
+    @property
+    def found(self) -> bool:
+        """Whether there is a session to take."""
+        return self._taken is not None
 
     def take(self) -> tuple[bytes, Opened] | None:
         """The session that was opened, which is the caller's from then on; None for none yet.
@@ -88,7 +96,7 @@ class Rescue:
             request = replace(self._request, session=uuid.uuid4().bytes)
             self._asked += 1
             try:
-                opened = open_session(self._port, request, self._credentials, ASK_S)
+                opened = open_session(self._port, request, self._credentials, ASK_S, self._wanted)
             except RrtoError as error:
                 self._reason = str(error)
                 self._stopped.wait(PAUSE_S)

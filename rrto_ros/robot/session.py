@@ -6,7 +6,7 @@ into the reply ring itself, so that an answer passes no queue. The link's state 
 lock; nothing is published or waited for under it.
 
 With `resume: exact` a server that is lost does not end the session: another one is looked for
-(`rescue.py`) while the program waits, and is brought to the same state (`journal.py`).
+(`migration.py`) while the program waits, and is brought to the same state (`journal.py`).
 
 Over 400 lines: ring, link and phases of one session change together, under one lock.
 """
@@ -26,18 +26,17 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from rrto_ros.api.info import DeviceInfo
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.inferences import InferenceCost
 from rrto_ros.robot.journal import Journal
 from rrto_ros.robot.liveness import ALIVE_PERIOD_S, Liveness
+from rrto_ros.robot.migration import MOMENT_S, SUSPECT_S, Migration
 from rrto_ros.robot.outgoing import Outgoing
 from rrto_ros.robot.plan_store import PlanStore, memory_of
 from rrto_ros.robot.replay.replayer import ReplayState
 from rrto_ros.robot.reply_writer import ReplyWriter
-from rrto_ros.robot.rescue import Rescue
 from rrto_ros.robot.ring import (
     LINGERING,
     SLEEPING,
@@ -73,11 +72,6 @@ from rrto_ros.wire.result_codec import ResultRecord, iter_results
 ACK_SLACK_S = 0.04
 """How late an acknowledgement may be that waits for the program's next call; with the receiver's
 own delay it stays below the other side's shortest retransmission time."""
-SUSPECT_S = 0.75
-"""A server says something every quarter of a second: after so much silence another is looked for,
-while this one may still be heard."""
-MOST_FRUITLESS = 3
-"""A session is not made again more often than this without a new result."""
 WAIT_SAMPLES = 512
 MAX_TEXT = 256
 
@@ -120,7 +114,6 @@ class RobotSession:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stop = ""
         self._lost = ""
-        self._hopeless = False
         self._over = False
         self._blocked = False
         self._server_full = False
@@ -136,11 +129,9 @@ class RobotSession:
         self._receiver = MessageReceiver()
         kept = config.resume_bytes if config.resume == "exact" else 0
         self._journal = Journal(kept, self._archived)
-        self._rescue: Rescue | None = None
-        self._asked: tuple[OpenRequest, DeviceInfo] | None = None
+        self._migration = Migration(config, port, self._journal, self._awake)
         self._earlier: Counter[str] = Counter()
         self._resumed = 0
-        self._newest = self._fruitless = 0
         self._blobs: BlobReferences | None = None
         self._blobs_wanted: deque[int] = deque()
         self._packer = Packer()
@@ -201,6 +192,21 @@ class RobotSession:
             if self._ring is not None and not self._over:
                 self._ring.set_mode(value)
 
+    def move(self, wanted: Callable[[bytes], bool], reason: str) -> None:
+        """Go on at another server soon (any thread); the program notices a pause at most.
+
+        Args:
+            wanted: Whether the server of an id will do.
+            reason: Why, for logs.
+        """
+        self._migration.order(wanted, reason)
+        self._awake()
+
+    @property
+    def server(self) -> bytes:
+        """Id of the server that it is open on."""
+        return self._opening.answer.server
+
     def _open(self) -> bool:
         config, hello = self._config, self.hello
         request = OpenRequest(
@@ -228,7 +234,7 @@ class RobotSession:
             why = answer.reason or "it gave no reason"
             return self._refuse(f"the offload server refused the session: {why}")
         self._opened = True
-        self._asked = request, answer.info
+        self._migration.begin(request, answer.info)
         self._believe(self._opening)
         now = time.monotonic()
         with self._lock:
@@ -336,7 +342,7 @@ class RobotSession:
             try:
                 done = self._journal.think()
             except ProtocolError as error:
-                self._hopeless = True
+                self._migration.give_up()
                 self._refused += 1
                 self._last_refusal = str(error)
                 return
@@ -349,6 +355,8 @@ class RobotSession:
     def _wants_checkpoint(self, now: float) -> bool:
         if self._out.replayer.speculation.awaits:
             return False
+        if self._migration.wants_checkpoint:
+            return True
         idle = not self._out.waits and self._sender.idle
         return self._journal.wants_checkpoint(now, idle=idle)
 
@@ -393,7 +401,7 @@ class RobotSession:
             self._out.drop()
             return 3600.0
         out = self._out
-        if self._rescue is not None and self._ring is not None:
+        if self._migration.searches and self._ring is not None:
             # The program's patience with a server that says nothing is ours to extend.
             self._ring.beat()
         if self._lost:
@@ -410,6 +418,7 @@ class RobotSession:
                 # What the server has executed speculatively is not the session's state.
                 out.replayer.speculation.drop()
                 self._sender.push(self._journal.checkpoint(now), given=True)
+                self._migration.checkpoint_asked()
             if pushed and self._blobs is not None and self._blobs.take_new():
                 self._packs_to = self._sender.last
             ack, full = self._receiver.ack, FLAG_FULL if self._replies.full else 0
@@ -430,8 +439,10 @@ class RobotSession:
                 now, self._waited_for, self._settled, self._patience_s
             )
             due = [self._live.probe_at(self._spoke), self._gives_up_at]
-            if self._journal.whole and self._rescue is None:
+            if self._journal.whole and not self._migration.searches:
                 due.append(self._live.heard_at + SUSPECT_S)
+            if self._migration.settles:
+                due.append(now + MOMENT_S)
             if out.pending:
                 due.append(out.flush_at)
             deadlines = (self._sender.deadline(), self._receiver.ack_deadline())
@@ -488,30 +499,28 @@ class RobotSession:
         self._sender.push(record, given=True)
 
     def _seek(self, now: float) -> None:
-        """Where the server is lost or in doubt: look for another, move to it, or give up."""
+        """Where the server is lost, in doubt, or to be left: look for another, and move."""
         if self._phase == "lost":
             return
+        migration = self._migration
         if self._lost and (not self._resumable or now >= self._gives_up_at):
             self._phase = "lost"
             why = self._lost
-            if self._rescue is not None:
-                why = f"{why}; resuming failed: {self._rescue.reason}"
-                self._rescue.cancel(why)
+            if migration.searches:
+                why = f"{why}; resuming failed: {migration.reason}"
+            migration.cancel(why)
             self._fail(why, CUresult.DEVICE_UNAVAILABLE)
             return
-        wanted = self._resumable and (self._lost or now - self._live.heard_at >= SUSPECT_S)
-        if self._rescue is None:
-            if wanted and self._asked is not None:
-                self._phase = "resuming"
-                credentials = self._config.credentials
-                self._rescue = Rescue(self._port, *self._asked, credentials, self._awake)
-        elif not wanted:
-            self._rescue.cancel("the session goes on where it was")
-            self._rescue = None
-            self._phase = "open"
-        elif (taken := self._rescue.take()) is not None:
-            self._rescue = None
+        doubted = bool(self._lost) or now - self._live.heard_at >= SUSPECT_S
+        migration.look(now, self._resumable, doubted)
+        self._phase = migration.phase
+        if (taken := migration.take(now, self._quiet)) is not None:
             self._move(*taken)
+
+    @property
+    def _quiet(self) -> bool:
+        """Whether nothing is under way, and the program waits for nothing."""
+        return self._sender.idle and not (self._out.waits or self._out.pending)
 
     def _move(self, session: bytes, opened: Opened) -> None:
         """Go on with a session that was just opened, which gets all calls so far first."""
@@ -536,18 +545,14 @@ class RobotSession:
                 self._blobs.resumed()
             self._resumed += 1
             self._phase = "open"
-            # A server that is lost again and again by the same calls will not get over them.
-            newest = self._journal.newest
-            self._fruitless = 0 if newest > self._newest else self._fruitless + 1
-            self._newest = newest
-            self._hopeless = self._hopeless or self._fruitless >= MOST_FRUITLESS
+            self._migration.moved()
         self._moved(self, before, outage_s)
         close_session(self._port, old, before, "the session goes on elsewhere")
 
     @property
     def _resumable(self) -> bool:
         """Whether another server can be brought to the session's state."""
-        return self._journal.whole and not (self._hopeless or self._error)
+        return self._migration.possible and not self._error
 
     @property
     def _gives_up_at(self) -> float:
@@ -588,8 +593,7 @@ class RobotSession:
                 self._ring.close()
             os.close(self._wake)
         self._connection.close()
-        if self._rescue is not None:
-            self._rescue.cancel(reason)
+        self._migration.cancel(reason)
         if self._ring is not None:
             self._out.replayer.end()
         if self._opened:
@@ -697,7 +701,7 @@ class RobotSession:
                 self._journal.answered(result)
         except ProtocolError as error:
             # The stream was in order, so this is no accident of the network.
-            self._hopeless = True
+            self._migration.give_up()
             self._lost = f"results of the server cannot be used: {error}"
             raise
 
@@ -719,6 +723,7 @@ class RobotSession:
                 ("blobs", self._blobs.statistics() if self._blobs is not None else {}),
                 ("packed", self._packer.statistics()),
                 ("journal", self._journal.statistics()),
+                ("migration", self._migration.statistics()),
                 ("seal", seal.statistics() if (seal := self._opening.seal) is not None else {}),
                 ("ring", self._consumer.statistics() if self._ring is not None else {}),
                 ("replies", self._replies.statistics() if self._ring is not None else {}),

@@ -40,6 +40,8 @@ STRANGERS_S = 3.0
 """So long after the first answer to a hello that is not believed others are waited for; then the
 reason is told. While it opens another session a server may be silent for two."""
 
+_UNWANTED = OpenAnswer(False, "only servers answered that are not wanted")
+
 GetCredentials = Callable[[], Credentials]
 """Reads the user's keys as they are now."""
 
@@ -66,6 +68,7 @@ def open_session(
     request: OpenRequest,
     credentials: GetCredentials | None,
     timeout_s: float,
+    wanted: Callable[[bytes], bool] | None = None,
 ) -> Opened:
     """Open a session, with sealed messages if there are credentials.
 
@@ -74,15 +77,23 @@ def open_session(
         request: Without a hello and a proof.
         credentials: None for `authentication: off`.
         timeout_s: For all of it.
+        wanted: Whether the server of an id may open it; None: any may.
 
     Raises:
         UnavailableError: No server answered within the time.
         ConfigError: The user's keys cannot be used.
     """
     end = time.monotonic() + timeout_s
+
+    def is_wanted(answer: OpenAnswer) -> bool:
+        return wanted is None or wanted(answer.server)
+
     if credentials is None:
         # Every server of the robot's name hears a request; the one whose answer comes first opens.
-        answer = port.open_session(replace(request, hello=UNSEALED), timeout_s)
+        asks = replace(request, hello=UNSEALED)
+        answer = port.open_session(asks, timeout_s, is_wanted, STRANGERS_S)
+        if not is_wanted(answer):
+            return Opened(_UNWANTED, passed_by=1)
         if answer.challenge == UNSEALED:
             asks = replace(request, server=answer.server)
             answer = port.open_session(asks, max(end - time.monotonic(), 0.1))
@@ -98,6 +109,8 @@ def open_session(
 
     def takes(answer: OpenAnswer) -> bool:
         nonlocal passed_by
+        if not is_wanted(answer):
+            return False
         try:
             agreed_with(answer)
         except ProtocolError:
@@ -106,6 +119,8 @@ def open_session(
         return True
 
     first = port.open_session(asks, timeout_s, takes, STRANGERS_S)
+    if not is_wanted(first):
+        return Opened(_UNWANTED, passed_by=passed_by)
     try:
         challenge, agreed = agreed_with(first)
     except ProtocolError as error:
