@@ -137,3 +137,8 @@ class SessionSnapshot:
     speculation_lost_ms: float = 0.0
     last_refusal: str = ""
     resumed: int = 0
+    server: str = ""
+    moves_failed: int = 0
+    move_error: str = ""
+    fallback: bool = False
+    edge_inference_ms: float = 0.0
