@@ -12,10 +12,12 @@ from rrto_ros.errors import ConfigError, UnavailableError
 from rrto_ros.ros.client import RECORDER, SERVER, RobotClient
 
 STATUS_TIMEOUT_S = 8.0
+OTHERS_S = 2.0
+"""How long other servers are waited for that DDS knows; a status comes twice per second."""
 
 
 def read_statuses(client: RobotClient) -> list[dict[str, Any]]:
-    """The status of recorder and server; of one of them if the other says nothing in time.
+    """The status of recorder and servers; of some of them if others say nothing in time.
 
     Raises:
         UnavailableError: Neither says anything.
@@ -24,6 +26,8 @@ def read_statuses(client: RobotClient) -> list[dict[str, Any]]:
         lambda: client.status(RECORDER) is not None and client.status(SERVER) is not None,
         STATUS_TIMEOUT_S,
     )
+    # Of several servers each says something; one that has just ended is still announced.
+    client.wait(lambda: client.servers() >= client.announced(SERVER), OTHERS_S)
     found = client.statuses()
     if not found:
         raise UnavailableError(

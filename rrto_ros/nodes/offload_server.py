@@ -86,6 +86,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         settings, self._authentication, self._drain_s = declare_settings(self)
         self._state = RUNNING
         self._company_at = -math.inf
+        self._company_name = ""
         self._device = settings.device
         self._apart_at = -math.inf
         status_topic = topic(self._robot, "status")
@@ -197,6 +198,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         elif status.server_id.tobytes() != self._table.server:
             gone = status.state == STOPPED
             self._company_at = -math.inf if gone else time.monotonic()
+            self._company_name = printable(status.server_name, 60)
 
     @property
     def _has_company(self) -> bool:
@@ -205,7 +207,10 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
 
     def _publish_status(self) -> None:
         self._table.end_untrusted()
-        self._table.has_company = self._has_company
+        company = self._has_company
+        if company and not self._table.has_company:
+            self._line(f"the robot has another server: {self._company_name or 'without a name'}")
+        self._table.has_company = company
         if self._port is not None:
             apart = time.monotonic() - self._apart_at < STATUS_FRESH_S
             self._port.judge(apart, self._line)

@@ -125,6 +125,11 @@ class RobotClient:
             newest = max(found, key=lambda one: one[1], default=None)
             return newest[0] if newest and newest[1] > since else None
 
+    def servers(self) -> int:
+        """How many servers have said what they are."""
+        with self._changed:
+            return sum(kind == SERVER for kind, _ in self._statuses)
+
     def statuses(self) -> list[Plain]:
         """The newest status of every node seen: servers by name, then the recorder."""
         return [status for status, _ in self.statuses_with_ages()]
