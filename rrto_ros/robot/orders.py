@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from rrto_ros.robot.servers import DRAINING, RUNNING, Server, Servers
 from rrto_ros.robot.session import RobotSession
@@ -20,7 +21,6 @@ from rrto_ros.wire.server_id import is_named
 
 PERIOD_S = 2.0
 """A session is ordered to move so often at most; the same order again means the one before."""
-MOST_REMEMBERED = 1024
 MOST_TOLD = 16
 
 
@@ -49,7 +49,7 @@ class Orders:
         self._sessions = sessions
         self._servers = servers
         self._lock = threading.Lock()
-        self._last: dict[RobotSession, tuple[float, str]] = {}
+        self._last: WeakKeyDictionary[RobotSession, tuple[float, str]] = WeakKeyDictionary()
         self._ordered = 0
         self._drained = 0
         self._too_often = 0
@@ -129,10 +129,7 @@ class Orders:
                 self._too_often += before != what
                 # Whoever got no answer asks again.
                 return before == what
-            self._last.pop(session, None)
             self._last[session] = now, what
-            if len(self._last) > MOST_REMEMBERED:
-                del self._last[next(iter(self._last))]
             self._ordered += 1
         here = session.server
         if name:
