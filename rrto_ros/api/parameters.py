@@ -276,9 +276,9 @@ RECORDER = by_name((
            "(RRTO_CONNECT_TIMEOUT_MS); more here wants more there.", (0.1, 600.0)),
     _later("servers", "",
            "Which servers a session may run on: names (their parameter server_name) separated by "
-           "commas, in order of preference. It opens at the first of them that answers, half a "
-           "second after another one that is listed, and goes on at the next when that one is "
-           "lost. Empty: at any, the first answer wins.",
+           "commas, in order of preference. It opens, and goes on when its server is lost, at the "
+           "first of them that answers; from the first answer on, each later one is waited for "
+           "half a second longer. Empty: at any, the first answer wins. docs/edges.md.",
            form=(rf"\s*{_SERVER_NAME}\s*(,\s*{_SERVER_NAME}\s*)*",
                  "names separated by commas")),
     _later("limit_bytes", 0,
@@ -326,7 +326,7 @@ SERVER = by_name((
     Parameter("drain_timeout_s", 5.0,
               "How long a server that is told to stop (SIGTERM, Ctrl-C) waits, in seconds, until "
               "its sessions have gone on at another server of the robot; where none is heard of, "
-              "or with 0, it stops at once, and sessions are resumed later (docs/resume.md).",
+              "or with 0, it stops at once, and sessions are resumed later (docs/edges.md).",
               (0.0, 3600.0)),
     Parameter("authentication", "on",
               "Who may open a session: on (whose key `rrto keys trust` trusts; while none is "
