@@ -48,6 +48,8 @@ class Options(_Replay):
     domain: int = _option("domain")
     log_level: str = _option("log_level")
     limit_bytes: int = _option("limit_bytes")
+    server_name: str = _option("server_name")
+    servers: str = _option("servers")
     authentication: str = _option("authentication")
     cuda_runtime: bool = _option("cuda_runtime")
     params_file: str = _option("params_file")

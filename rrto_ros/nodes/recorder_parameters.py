@@ -10,17 +10,21 @@ from rclpy.node import Node
 
 from rrto_ros.api.parameters import RECORDER, check_values
 from rrto_ros.robot.replay.replayer import ReplayOptions
+from rrto_ros.robot.servers import Servers, choice_of
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.session_keys import disclose
 from rrto_ros.wire.credentials import of_robot
 from rrto_ros.wire.port import topic
 
 
-def session_config(node: Node, changed: dict[str, Any] | None = None) -> SessionConfig:
+def session_config(
+    node: Node, servers: Servers, changed: dict[str, Any] | None = None
+) -> SessionConfig:
     """What the parameters say.
 
     Args:
         node: With declared parameters.
+        servers: Those that are heard of.
         changed: Values that are to replace the present ones.
 
     Raises:
@@ -52,5 +56,6 @@ def session_config(node: Node, changed: dict[str, Any] | None = None) -> Session
         ),
         plan_cache_directory=Path(directory) if directory else None,
         disclose=functools.partial(disclose, v["robot"], node.context.get_domain_id()),
+        choice=choice_of(v["servers"], servers),
         credentials=None if v["authentication"] == "off" else of_robot,
     )

@@ -34,12 +34,16 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
 from rrto_msgs.msg import SessionStatus, Status
+from rrto_msgs.srv import MoveSessions
 from rrto_ros.api._generated.exports import CLASSES, EXPORTS
 from rrto_ros.api.parameters import RECORDER, SESSIONS
 from rrto_ros.errors import ConfigError, RrtoError
 from rrto_ros.nodes.recorder_parameters import session_config
 from rrto_ros.nodes.session_messages import session_message
 from rrto_ros.robot.host import RobotHost
+from rrto_ros.robot.orders import Orders
+from rrto_ros.robot.servers import Servers
+from rrto_ros.robot.session import RobotSession
 from rrto_ros.robot.status import SessionSnapshot
 from rrto_ros.ros.context import end, find_log_folder, leave, make_files_private, use_profile
 from rrto_ros.ros.parameters import declare
@@ -72,6 +76,8 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         self._robot = robot
         self._host: RobotHost | None = None
         self._port: RosRobotPort | None = None
+        self._servers = Servers()
+        self._orders = Orders(self._open_sessions, self._servers)
         self._server_seen = False
         self._server_transports = ""
         self._lifecycle_state = "unconfigured"
@@ -91,6 +97,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         self._diagnostics = self.create_publisher(
             DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
         )
+        self.create_service(MoveSessions, topic(robot, "move_sessions"), self._move_sessions)
         rate = float(self.get_parameter("status_rate_hz").value)
         self.create_timer(1.0 / rate, self.publish_status)
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
@@ -102,7 +109,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Check the parameters; make the socket and the topics."""
         try:
-            config = session_config(self)
+            config = session_config(self, self._servers)
             sessions = int(self.get_parameter("max_sessions").value)
             path = socket_path(self._robot, self.context.get_domain_id())
             host = RobotHost(path, config, sessions, self._report, self._log_info)
@@ -201,6 +208,8 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         host, port = self._host, self._port
         return {
             **(host.statistics() if host is not None else {}),
+            **self._servers.statistics(),
+            **self._orders.statistics(),
             **({"port": port.statistics()} if port is not None else {}),
         }
 
@@ -220,7 +229,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
 
     def _check_change(self, parameters: list[Parameter]) -> SetParametersResult:
         try:
-            session_config(self, {p.name: p.value for p in parameters})
+            session_config(self, self._servers, {p.name: p.value for p in parameters})
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -231,7 +240,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
             return
         names = {p.name for p in parameters}
         if "mode" in names or any(RECORDER[n].changes == SESSIONS for n in names & {*RECORDER}):
-            config = session_config(self)
+            config = session_config(self, self._servers)
             host.reconfigure(config)
             if "mode" in names:
                 host.set_mode(config.mode)
@@ -255,6 +264,18 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
     def _take_status(self, status: Status) -> None:
         if status.kind == SERVER:
             self._server_transports = status.transports
+            self._servers.heard(status.server_id.tobytes(), status.server_name, status.state)
+            self._orders.drain()
+
+    def _open_sessions(self) -> list[RobotSession]:
+        host = self._host
+        return host.sessions if host is not None else []
+
+    def _move_sessions(self, request: Any, response: Any) -> Any:
+        done = self._orders.move(request.session.tobytes(), request.server)
+        response.accepted, response.reason = done.sessions > 0, done.reason
+        response.sessions = done.sessions
+        return response
 
     def _server_state(self) -> str:
         port = self._port

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.robot.journal import Journal
 from rrto_ros.robot.rescue import Rescue
+from rrto_ros.robot.servers import Search, Wanted
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.opening import Opened
 from rrto_ros.wire.port import OpenRequest, RobotPort
@@ -32,9 +33,6 @@ SETTLE_S = 3.0
 calls, once the server is found."""
 MOMENT_S = 0.02
 """How often it is looked for such a moment, beside when the program calls."""
-
-Wanted = Callable[[bytes], bool]
-"""Whether a session may go on at the server of this id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,8 @@ class Migration:
         self._hopeless = False
         self._newest = self._fruitless = 0
         self._moved_after = -1
+        self._switched_at = self._pause_s = 0.0
+        self._catches_up = 0
         self._orders = self._orders_failed = 0
         self._last_failure = ""
 
@@ -105,8 +105,9 @@ class Migration:
         """Another server cannot help: what it would be sent cannot be trusted."""
         self._hopeless = True
 
-    def moved(self) -> None:
+    def moved(self, now: float) -> None:
         """The session has gone on elsewhere with all of its journal."""
+        self._switched_at, self._catches_up = now, self._journal.newest
         if self._ordered is None:
             # A server that is lost again and again by the same calls will not get over them.
             newest = self._journal.newest
@@ -115,6 +116,11 @@ class Migration:
             self._hopeless = self._hopeless or self._fruitless >= MOST_FRUITLESS
         self._ordered = None
         self._moved_after = self._journal.newest
+
+    def executed(self, call: int, now: float) -> None:
+        """The server has executed all calls up to this one."""
+        if self._switched_at and call >= self._catches_up:
+            self._pause_s, self._switched_at = now - self._switched_at, 0.0
 
     # ---- what it says
 
@@ -129,6 +135,17 @@ class Migration:
         if self._rescue is None:
             return "open"
         return "moving" if self._ordered is not None else "resuming"
+
+    @property
+    def ordered(self) -> bool:
+        """Whether there is an order that is not carried out yet (any thread)."""
+        with self._lock:
+            return self._order is not None or self._ordered is not None
+
+    @property
+    def failed(self) -> tuple[int, str]:
+        """How many orders were not carried out, and why the last of them was not."""
+        return self._orders_failed, self._last_failure
 
     @property
     def searches(self) -> bool:
@@ -180,9 +197,10 @@ class Migration:
         if not wanted:
             self._cancel("the session goes on where it was")
         elif self._rescue is None and self._asked is not None:
-            chosen = self._ordered.wanted if self._ordered is not None else None
+            wanted_one = self._ordered.wanted if self._ordered is not None else None
+            search = Search(self._config.choice, wanted_one)
             self._rescue = Rescue(
-                self._port, *self._asked, self._config.credentials, self._found, chosen
+                self._port, *self._asked, self._config.credentials, self._found, search
             )
 
     def take(self, now: float, quiet: bool) -> tuple[bytes, Opened] | None:
@@ -214,12 +232,13 @@ class Migration:
         """The session ends, or is lost."""
         self._cancel(reason)
 
-    def statistics(self) -> dict[str, int | str]:
-        """Orders to move, and why the last one that failed did."""
+    def statistics(self) -> dict[str, int | float | str]:
+        """Orders to move, and why the last one that failed did; what executing again cost."""
         return {
             "orders": self._orders,
             "orders_failed": self._orders_failed,
             "last_failure": self._last_failure,
+            "last_pause_s": self._pause_s,
         }
 
     def _refused(self, why: str) -> None:

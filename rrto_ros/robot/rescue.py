@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.errors import RrtoError
-from rrto_ros.wire.opening import GetCredentials, Opened, close_session, open_session
+from rrto_ros.robot.servers import Search
+from rrto_ros.wire.opening import UNWANTED, GetCredentials, Opened, close_session, open_session
 from rrto_ros.wire.port import OpenRequest, RobotPort
 
 ASK_S = 5.0
@@ -31,7 +32,7 @@ class Rescue:
         info: The device that the program knows.
         credentials: The user's keys; None for `authentication: off`.
         found: Called once, in the thread that asks, when a server has accepted.
-        wanted: Whether the server of an id may take the session; None: any may.
+        search: Which server may take the session.
     """
 
     def __init__(
@@ -41,9 +42,9 @@ class Rescue:
         info: DeviceInfo,
         credentials: GetCredentials | None,
         found: Callable[[], None],
-        wanted: Callable[[bytes], bool] | None = None,
+        search: Search,
     ) -> None:
-        self._wanted = wanted
+        self._search = search
         self._port = port
         self._request = replace(request, arena_base=info.arena_base)
         self._info = info
@@ -96,16 +97,20 @@ class Rescue:
             request = replace(self._request, session=uuid.uuid4().bytes)
             self._asked += 1
             try:
-                opened = open_session(self._port, request, self._credentials, ASK_S, self._wanted)
+                opened = open_session(self._port, request, self._credentials, ASK_S, self._search)
             except RrtoError as error:
                 self._reason = str(error)
                 self._stopped.wait(PAUSE_S)
                 continue
             answer = opened.answer
-            if not answer.accepted or answer.info is None:
+            if answer is UNWANTED:
+                self._reason = self._search.explain()
+            elif not answer.accepted or answer.info is None:
+                self._search.refused(answer.server)
                 self._reason = f"the offload server refused the session: {answer.reason}"
             elif difference := _difference(self._info, answer.info):
                 self._reason = f"the offload server's device is another one: {difference}"
+                self._search.refused(answer.server)
                 close_session(self._port, opened, request.session, self._reason)
             else:
                 self._offer(request.session, opened)

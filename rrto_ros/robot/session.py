@@ -46,12 +46,13 @@ from rrto_ros.robot.ring import (
     drain_eventfd,
 )
 from rrto_ros.robot.ring_socket import hung_up, no_room, send_welcome
+from rrto_ros.robot.servers import Choice, open_somewhere
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
 from rrto_ros.text import printable
 from rrto_ros.wire.descriptions import Hello, Welcome, pack_device_info
 from rrto_ros.wire.format import RESULT_BLOB_WANTED, RESULT_STATE, Buffer
 from rrto_ros.wire.link import MessageReceiver, MessageSender
-from rrto_ros.wire.opening import Opened, believed, close_session, open_session
+from rrto_ros.wire.opening import Opened, believed, close_session
 from rrto_ros.wire.packing import Packer
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
@@ -68,6 +69,7 @@ from rrto_ros.wire.port import (
     RobotPort,
 )
 from rrto_ros.wire.result_codec import ResultRecord, iter_results
+from rrto_ros.wire.versions import with_own_version
 
 ACK_SLACK_S = 0.04
 """How late an acknowledgement may be that waits for the program's next call; with the receiver's
@@ -122,7 +124,7 @@ class RobotSession:
         self._opened = False
         self._opening = Opened(OpenAnswer(False))
         self._most_bytes = 0
-        self._unproven = 0
+        self._unproven = self._foreign = 0
         self._welcomed = False
         self._ring: RingMemory | None = None
         self._sender = MessageSender()
@@ -203,6 +205,16 @@ class RobotSession:
         self._awake()
 
     @property
+    def ordered(self) -> bool:
+        """Whether it is to move and has not yet."""
+        return self._migration.ordered
+
+    @property
+    def choice(self) -> Choice:
+        """Where it may run."""
+        return self._config.choice
+
+    @property
     def server(self) -> bytes:
         """Id of the server that it is open on."""
         return self._opening.answer.server
@@ -219,8 +231,8 @@ class RobotSession:
             limit_bytes=config.limit_bytes,
         )
         try:
-            self._opening = open_session(
-                self._port, request, config.credentials, config.connect_timeout_s
+            self._opening = open_somewhere(
+                self._port, request, config.credentials, config.connect_timeout_s, config.choice
             )
         except ConfigError as error:
             return self._refuse(str(error))
@@ -231,7 +243,7 @@ class RobotSession:
             return self._refuse(str(error))
         answer = self._opening.answer
         if not answer.accepted or answer.info is None:
-            why = answer.reason or "it gave no reason"
+            why = with_own_version(answer.reason) or "it gave no reason"
             return self._refuse(f"the offload server refused the session: {why}")
         self._opened = True
         self._migration.begin(request, answer.info)
@@ -545,7 +557,7 @@ class RobotSession:
                 self._blobs.resumed()
             self._resumed += 1
             self._phase = "open"
-            self._migration.moved()
+            self._migration.moved(now)
         self._moved(self, before, outage_s)
         close_session(self._port, old, before, "the session goes on elsewhere")
 
@@ -611,6 +623,10 @@ class RobotSession:
         with self._lock:
             if self._over or self._ring is None or self._lost or message.session != self.id:
                 return
+            if message.flags & FLAG_CLOSED and self._opening.server.is_other(bytes(message.data)):
+                # Each server hears all calls, and says of which sessions it knows nothing.
+                self._foreign += 1
+                return
             try:
                 message = believed(self._opening, self.id, message, self._most_bytes)
             except ProtocolError as error:
@@ -663,6 +679,7 @@ class RobotSession:
         self._live.heard(now, busy, position)
         self._sender.acknowledged(message.batches_ack, message.missing, now)
         self._out.measured(self._sender.fastest_s)
+        self._migration.executed(message.executed_call, now)
         if self._blobs is not None and message.executed_call:
             done = self._blobs.executed(message.executed_call, keep=self._journal.whole)
             self._journal.kept(done)
@@ -731,6 +748,7 @@ class RobotSession:
             ):
                 out.update({f"{name}_{key}": value for key, value in part.items()})
             out["unproven_results"] = self._unproven
+            out["closed_by_others"] = self._foreign
             return out
 
     def _snapshot(self) -> SessionSnapshot:
@@ -742,6 +760,7 @@ class RobotSession:
         if ring is not None:
             replay, cost = self._out.replayer.state(), self._out.meter.cost()
             saved_waits = self._out.saved_waits
+        moves_failed, move_error = self._migration.failed
         served = self._phase == "open"
         return SessionSnapshot(
             session=self.id,
@@ -788,4 +807,7 @@ class RobotSession:
             speculation_lost_ms=replay.speculation_lost_ms,
             last_refusal=self._last_refusal,
             resumed=self._resumed,
+            server=self._config.choice.servers.name_of(self.server),
+            moves_failed=moves_failed,
+            move_error=move_error,
         )

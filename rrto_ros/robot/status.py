@@ -11,6 +11,7 @@ from rrto_ros.api.parameters import RECORDER
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.reply_writer import MAX_UNTAKEN_BYTES
 from rrto_ros.robot.ring import DEFAULT_CALL_BYTES, DEFAULT_REPLY_BYTES
+from rrto_ros.robot.servers import Choice
 from rrto_ros.wire.link import MAX_MESSAGE_BYTES, WINDOW_BYTES
 from rrto_ros.wire.opening import GetCredentials
 
@@ -60,6 +61,7 @@ class SessionConfig:
         plan_cache_directory: Where; None for the user's cache directory.
         credentials: Reads the user's keys; None for `authentication: off`.
         disclose: Takes the id and the keys of a session that opens, for recordings.
+        choice: Of servers.
     """
 
     robot: str = "robot"
@@ -87,6 +89,7 @@ class SessionConfig:
     plan_cache_directory: Path | None = None
     credentials: GetCredentials | None = None
     disclose: Callable[[bytes, bytes], object] = lambda *_: None
+    choice: Choice = field(default_factory=Choice)
 
 
 @dataclass(frozen=True)

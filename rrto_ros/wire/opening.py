@@ -40,7 +40,8 @@ STRANGERS_S = 3.0
 """So long after the first answer to a hello that is not believed others are waited for; then the
 reason is told. While it opens another session a server may be silent for two."""
 
-_UNWANTED = OpenAnswer(False, "only servers answered that are not wanted")
+UNWANTED = OpenAnswer(False, "only servers answered that are not wanted")
+"""What an opening comes to where no other server has answered."""
 
 GetCredentials = Callable[[], Credentials]
 """Reads the user's keys as they are now."""
@@ -93,7 +94,7 @@ def open_session(
         asks = replace(request, hello=UNSEALED)
         answer = port.open_session(asks, timeout_s, is_wanted, STRANGERS_S)
         if not is_wanted(answer):
-            return Opened(_UNWANTED, passed_by=1)
+            return Opened(UNWANTED, passed_by=1)
         if answer.challenge == UNSEALED:
             asks = replace(request, server=answer.server)
             answer = port.open_session(asks, max(end - time.monotonic(), 0.1))
@@ -120,13 +121,13 @@ def open_session(
 
     first = port.open_session(asks, timeout_s, takes, STRANGERS_S)
     if not is_wanted(first):
-        return Opened(_UNWANTED, passed_by=passed_by)
+        return Opened(UNWANTED, passed_by=passed_by)
     try:
         challenge, agreed = agreed_with(first)
     except ProtocolError as error:
         return Opened(OpenAnswer(False, str(error)), passed_by=passed_by)
     if first.reason:
-        return Opened(OpenAnswer(False, first.reason), passed_by=passed_by)
+        return Opened(OpenAnswer(False, first.reason, server=first.server), passed_by=passed_by)
 
     def proven(answer: OpenAnswer) -> bool:
         control = agreed.keys.control

@@ -51,7 +51,7 @@ def moving(world, pause_s, stop):
     """Order each session to another server, again and again."""
     while not stop.wait(pause_s()):
         for session in world.host.sessions:
-            if session.snapshot().phase != "moving":
+            if not session.ordered:
                 here = session.server
                 session.move(lambda server, here=here: server != here, "a test")
 
