@@ -105,9 +105,13 @@ class Migration:
         """Another server cannot help: what it would be sent cannot be trusted."""
         self._hopeless = True
 
-    def moved(self) -> None:
-        """The session has gone on elsewhere with all of its journal."""
-        if self._ordered is None:
+    def moved(self, *, silence: bool = False) -> None:
+        """The session has gone on elsewhere with all of its journal.
+
+        Args:
+            silence: It left a server that was merely not heard.
+        """
+        if self._ordered is None and not silence:
             # A server that is lost again and again by the same calls will not get over them.
             newest = self._journal.newest
             self._fruitless = 0 if newest > self._newest else self._fruitless + 1
@@ -129,6 +133,11 @@ class Migration:
         if self._rescue is None:
             return "open"
         return "moving" if self._ordered is not None else "resuming"
+
+    @property
+    def ordered(self) -> bool:
+        """Whether an order to move is being carried out."""
+        return self._order is not None or self._ordered is not None
 
     @property
     def searches(self) -> bool:

@@ -29,6 +29,7 @@ from dataclasses import replace
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.robot.blob_references import BlobReferences
+from rrto_ros.robot.fallback import Fallback
 from rrto_ros.robot.inferences import InferenceCost
 from rrto_ros.robot.journal import Journal
 from rrto_ros.robot.liveness import ALIVE_PERIOD_S, Liveness
@@ -130,6 +131,10 @@ class RobotSession:
         kept = config.resume_bytes if config.resume == "exact" else 0
         self._journal = Journal(kept, self._archived)
         self._migration = Migration(config, port, self._journal, self._awake)
+        self._fallback = Fallback(config, port, self._awake, self._migration.order)
+        self._edge_ms = 0.0
+        self.last_move = ""
+        """How it went to the robot's own device, or came back, last; empty for other moves."""
         self._earlier: Counter[str] = Counter()
         self._resumed = 0
         self._blobs: BlobReferences | None = None
@@ -203,6 +208,11 @@ class RobotSession:
         self._awake()
 
     @property
+    def here_s(self) -> float:
+        """For how long it has been on the robot's own device, in seconds; 0 if it is not."""
+        return self._fallback.here_s(time.monotonic())
+
+    @property
     def server(self) -> bytes:
         """Id of the server that it is open on."""
         return self._opening.answer.server
@@ -220,21 +230,26 @@ class RobotSession:
         )
         try:
             self._opening = open_session(
-                self._port, request, config.credentials, config.connect_timeout_s
-            )
+                self._port, request, config.credentials, config.connect_timeout_s,
+                answer_s=self._fallback.patience_s,
+            )  # fmt: skip
         except ConfigError as error:
             return self._refuse(str(error))
         except UnavailableError as error:
             # It may have been opened after all, only too late. Where messages are sealed there
             # is no proof to give, and the server finds that nobody speaks.
             self._close_there("the robot no longer waits for this session")
-            return self._refuse(str(error))
+            try:
+                self._opening = self._fallback.start(request, error)
+            except UnavailableError as neither:
+                return self._refuse(str(neither))
         answer = self._opening.answer
         if not answer.accepted or answer.info is None:
             why = answer.reason or "it gave no reason"
             return self._refuse(f"the offload server refused the session: {why}")
         self._opened = True
         self._migration.begin(request, answer.info)
+        self._fallback.begin(request, answer.info, answer.server, time.monotonic())
         self._believe(self._opening)
         now = time.monotonic()
         with self._lock:
@@ -443,6 +458,10 @@ class RobotSession:
                 due.append(self._live.heard_at + SUSPECT_S)
             if self._migration.settles:
                 due.append(now + MOMENT_S)
+            if (falls_at := self._fallback.due(self._live.heard_at)) is not None and (
+                falls_at > now
+            ):
+                due.append(falls_at)
             if out.pending:
                 due.append(out.flush_at)
             deadlines = (self._sender.deadline(), self._receiver.ack_deadline())
@@ -508,13 +527,20 @@ class RobotSession:
             why = self._lost
             if migration.searches:
                 why = f"{why}; resuming failed: {migration.reason}"
+            if objection := self._fallback.objection:
+                why = f"{why}; on this robot: {objection}"
             migration.cancel(why)
+            self._fallback.cancel(why)
             self._fail(why, CUresult.DEVICE_UNAVAILABLE)
             return
         doubted = bool(self._lost) or now - self._live.heard_at >= SUSPECT_S
         migration.look(now, self._resumable, doubted)
         self._phase = migration.phase
-        if (taken := migration.take(now, self._quiet)) is not None:
+        taken = migration.take(now, self._quiet) or self._fallback.look(
+            now, self._live.heard_at, bool(self._lost), self._resumable and doubted,
+            migration.ordered,
+        )  # fmt: skip
+        if taken is not None:
             self._move(*taken)
 
     @property
@@ -528,6 +554,7 @@ class RobotSession:
         with self._lock:
             self._opening = opened
             before, outage_s = self.id, now - self._live.heard_at
+            was_here_s, silence = self._fallback.here_s(now), not self._lost
             self._earlier = self._traffic()
             self.id = session
             self._believe(opened)
@@ -545,9 +572,27 @@ class RobotSession:
                 self._blobs.resumed()
             self._resumed += 1
             self._phase = "open"
-            self._migration.moved()
+            self._fallback.moved(opened.answer.server, now)
+            self._measure_anew(was_here_s, outage_s)
+            self._migration.moved(silence=silence and self._fallback.here)
         self._moved(self, before, outage_s)
         close_session(self._port, old, before, "the session goes on elsewhere")
+
+    def _measure_anew(self, was_here_s: float, outage_s: float) -> None:
+        """After a move: what inferences take is of one device at a time."""
+        here, meter = self._fallback.here, self._out.meter
+        self.last_move = ""
+        if here is bool(was_here_s):
+            return
+        if here:
+            self._edge_ms = meter.cost().median_ms or self._edge_ms
+            self.last_move = (
+                f"goes on on this robot's {self._device} device as {{}}: no edge answered for "
+                f"{outage_s:.1f} s"
+            )
+        else:
+            self.last_move = f"is back at an edge as {{}} after {was_here_s:.1f} s on this robot"
+        meter.forget()
 
     @property
     def _resumable(self) -> bool:
@@ -594,6 +639,7 @@ class RobotSession:
             os.close(self._wake)
         self._connection.close()
         self._migration.cancel(reason)
+        self._fallback.cancel(reason)
         if self._ring is not None:
             self._out.replayer.end()
         if self._opened:
@@ -724,6 +770,7 @@ class RobotSession:
                 ("packed", self._packer.statistics()),
                 ("journal", self._journal.statistics()),
                 ("migration", self._migration.statistics()),
+                ("fallback", self._fallback.statistics()),
                 ("seal", seal.statistics() if (seal := self._opening.seal) is not None else {}),
                 ("ring", self._consumer.statistics() if self._ring is not None else {}),
                 ("replies", self._replies.statistics() if self._ring is not None else {}),
@@ -788,4 +835,6 @@ class RobotSession:
             speculation_lost_ms=replay.speculation_lost_ms,
             last_refusal=self._last_refusal,
             resumed=self._resumed,
+            fallback=self._fallback.here,
+            edge_inference_ms=self._edge_ms if self._fallback.here else 0.0,
         )
