@@ -433,6 +433,7 @@ OPTIONS = by_name((
               choices=("debug", "info", "warn", "error", "fatal")),
     dataclasses.replace(SERVER["limit_bytes"], default=0, unset=0),
     dataclasses.replace(RECORDER["authentication"], default="", unset=""),
+    dataclasses.replace(RECORDER["fallback"], default="", unset=""),
     *(parameter.left_to_files() for parameter in REPLAY),
     dataclasses.replace(RECORDER["cuda_runtime"], unset=False),
     Parameter("params_file", "", "ROS parameter file (YAML), read after the package's own."),

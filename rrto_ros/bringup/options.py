@@ -49,6 +49,7 @@ class Options(_Replay):
     log_level: str = _option("log_level")
     limit_bytes: int = _option("limit_bytes")
     authentication: str = _option("authentication")
+    fallback: str = _option("fallback")
     cuda_runtime: bool = _option("cuda_runtime")
     params_file: str = _option("params_file")
     demo: bool = _option("demo")

@@ -23,8 +23,8 @@ _OFTEN = {
     ),
     "recorder_replayer": (
         "mode", "search", "min_repetitions", "run_ahead", "plan_cache_bytes", "linger_us",
-        "server_timeout_s", "resume", "outage_timeout_s", "connect_timeout_s", "blob_references",
-        "force_deactivate", "autostart",
+        "server_timeout_s", "resume", "outage_timeout_s", "fallback", "connect_timeout_s",
+        "blob_references", "force_deactivate", "autostart",
     ),
 }  # fmt: skip
 """What README shows."""

@@ -113,6 +113,8 @@ def recorder(options: Options, more: Mapping[str, Value] | None = None) -> Proce
     }
     if options.authentication:
         parameters["authentication"] = options.authentication
+    if options.fallback:
+        parameters["fallback"] = options.fallback
     if options.cuda_runtime:
         parameters["cuda_runtime"] = True
     return Process(

@@ -2,7 +2,7 @@
 
 DDS takes seconds to notice that a link was cut, and says nothing of whether a server would open a
 session. So the edge is asked the first question of an opening, which leaves nothing behind there,
-twice per second; the answer is believed as it is when a session opens.
+again and again; the answer is believed as it is when a session opens.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.wire.opening import GetCredentials, objection
 from rrto_ros.wire.port import OpenRequest, RobotPort
 
-EVERY_S = 0.5
+EVERY_S = 0.25
 """Between an answer and the next question."""
-ANSWER_S = 1.0
-"""An answer that takes longer is none."""
+ANSWER_S = 0.5
+"""An answer that takes longer is none. Both together are what a silence may last before a session
+is in doubt; so one that would have put it in doubt does not pass unnoticed."""
 REFUSED_S = 5.0
 """Between a refusal and the next question: the edge writes it into its log."""
 

@@ -533,7 +533,9 @@ class RobotSession:
             self._fallback.cancel(why)
             self._fail(why, CUresult.DEVICE_UNAVAILABLE)
             return
-        doubted = bool(self._lost) or now - self._live.heard_at >= SUSPECT_S
+        # What is silent on the robot is slow; when to leave it is not decided by that.
+        silent = now - self._live.heard_at >= SUSPECT_S and not self._fallback.here
+        doubted = bool(self._lost) or silent
         migration.look(now, self._resumable, doubted)
         self._phase = migration.phase
         taken = migration.take(now, self._quiet) or self._fallback.look(
