@@ -21,10 +21,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrto_ros.api.info import DeviceInfo
-from rrto_ros.api.parameters import RECORDER, SERVER
+from rrto_ros.api.parameters import SERVER
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.wire.port import Believes, CallsMessage, OpenAnswer, OpenRequest, ResultsMessage
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 LAUNCH_TIMEOUT_S = 300.0
 """Ten times what a server gives a kernel: this device is slower, and a session is to end for no
 reason that it would not have ended for at the edge."""
-SILENCE_S = 60.0
-"""The recorder is this process, so a session's silence means little."""
+LEAST_FREE_BYTES = 256 << 20
+"""With less memory free a worker would be ended, and its session with it, which can wait
+instead."""
 _MULTIPROCESSORS = 16
 """CUdevice_attribute: how many there are."""
 
@@ -111,6 +113,11 @@ class LocalPlace:
                 f"fallback_device is {kind!r} and the session's device is {request.device!r}, on "
                 "which results are others; leave fallback_device empty"
             )
+        if (free := _available_bytes()) < LEAST_FREE_BYTES:
+            return self._refusal(
+                f"{free >> 20} MiB of memory are free here, at least {LEAST_FREE_BYTES >> 20} are "
+                "wanted; end other programs"
+            )
         try:
             table = self._table(kind, like or self._known.get(kind), request.limit_bytes)
             self._owner[request.session] = table
@@ -154,11 +161,11 @@ class LocalPlace:
         return OpenAnswer(False, reason)
 
     def _gate_of(self) -> Gate:
-        """Who may open a session: whoever has this object. Nothing of it is on the network."""
+        """Who may open a session: whoever has this object."""
         if self._gate is None:
-            from rrto_ros.edge.gate import Gate
+            from rrto_ros.nodes.local_table import InProcessGate
 
-            self._gate = Gate(None, "this robot")
+            self._gate = InProcessGate()
         return self._gate
 
     def _table(self, kind: str, like: DeviceInfo | None, limit_bytes: int) -> SessionTable:
@@ -182,22 +189,9 @@ class LocalPlace:
             return table
 
     def _make(self, kind: str, device: DeviceSettings) -> SessionTable:
-        from rrto_ros.edge.fairness import PeerLimits
-        from rrto_ros.edge.host import HostLimits
-        from rrto_ros.edge.table import ServerSettings, SessionTable
+        from rrto_ros.nodes.local_table import make_table
 
-        most = int(RECORDER["max_sessions"].span[1]) if RECORDER["max_sessions"].span else 256
-        settings = ServerSettings(
-            kind,
-            device,
-            max_sessions=most,
-            announce_blobs=False,
-            limits=HostLimits(timeout_s=SILENCE_S),
-            # All sessions are of one robot, this one.
-            peers=PeerLimits(most, 0, 0),
-            spare_workers=0,
-        )
-        return SessionTable(settings, self._publish, lambda _: None, self._line, self._gate_of())
+        return make_table(kind, device, self._gate_of(), self._publish, self._line)
 
     def _line(self, text: str) -> None:
         self._log(f"on this robot: {text}")
@@ -210,6 +204,15 @@ class LocalPlace:
             # lost. The worker's thread goes on.
             self._failures += 1
             self._last_failure = f"{type(error).__name__}: {error}"
+
+
+def _available_bytes() -> int:
+    """Memory that this machine can still give."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) << 10
+    return LEAST_FREE_BYTES
 
 
 class _Port:

@@ -20,6 +20,7 @@ from rrto_ros.api.info import DeviceInfo
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.host import HostLimits, closed_message
 from rrto_ros.errors import UnavailableError
+from rrto_ros.nodes import local_place
 from rrto_ros.nodes.local_place import LocalPlace
 from rrto_ros.robot import edge_watch, fallback, migration, rescue, session
 from rrto_ros.robot.places import from_outside
@@ -296,6 +297,18 @@ def test_a_program_that_starts_without_an_edge_moves_to_one_that_was_known(edges
     assert world.reports.get(timeout=10).error == ""
 
 
+def test_a_robot_without_memory_keeps_its_session_waiting(edges, monkeypatch):
+    monkeypatch.setattr(local_place, "LEAST_FREE_BYTES", 1 << 60)
+    world = edges("batched")
+    program = world.start("tracker.py", 1000)
+    world.wait(lambda session: served(session, 50))
+    world.cut()
+    world.wait(lambda session: "MiB of memory" in session.statistics()["fallback_objection"])
+    world.mend()
+    ends(program)
+    assert world.reports.get(timeout=10).error == ""
+
+
 def test_memory_is_limited_here_as_at_the_edge(edges):
     server = {"device_settings": DeviceSettings(limit_bytes=64 * MIB, threads=1)}
     world = edges("batched", server=server)
@@ -327,7 +340,8 @@ def test_results_of_the_network_for_a_session_that_is_here_are_dropped(edges):
 
 def test_nothing_of_the_edge_is_imported_before_a_session_goes_here():
     code = (
-        "import sys; from rrto_ros.nodes.local_place import LocalPlace; "
+        "import sys; from rrto_ros.nodes import local_place
+from rrto_ros.nodes.local_place import LocalPlace; "
         "LocalPlace(print, print).close(); "
         "print([name for name in sys.modules if name.startswith('rrto_ros.edge.')])"
     )
