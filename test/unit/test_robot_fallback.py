@@ -340,8 +340,7 @@ def test_results_of_the_network_for_a_session_that_is_here_are_dropped(edges):
 
 def test_nothing_of_the_edge_is_imported_before_a_session_goes_here():
     code = (
-        "import sys; from rrto_ros.nodes import local_place
-from rrto_ros.nodes.local_place import LocalPlace; "
+        "import sys; from rrto_ros.nodes.local_place import LocalPlace; "
         "LocalPlace(print, print).close(); "
         "print([name for name in sys.modules if name.startswith('rrto_ros.edge.')])"
     )
