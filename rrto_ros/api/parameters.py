@@ -20,6 +20,7 @@ from rrto_ros.api.choices import (
     AUTHENTICATION,
     CONFINEMENTS,
     DEVICES,
+    FALLBACK,
     LATER_MODES,
     READY_MODES,
     RESUME,
@@ -270,6 +271,17 @@ RECORDER = by_name((
     _later("resume_bytes", 512 << 20,
            "What is kept of a session for resuming it, in bytes; a session of which more would "
            "have to be kept cannot be resumed.", (1 << 20, _TIB)),
+    _later("fallback", "none",
+           "What a session does while no edge answers: none (it waits) or local (it goes on on "
+           "this robot's own device, exactly, and returns when an edge has answered steadily; "
+           "docs/resume.md).", choices=FALLBACK, in_file=True),
+    _later("fallback_after_ms", 1500,
+           "With fallback local: how long no edge must have answered before, in milliseconds; for "
+           "a program that starts, too. Less than outage_timeout_s.", (200, 600_000)),
+    _later("fallback_device", "",
+           "With fallback local: the robot's device: cpu, gpu, null, or empty for the session's "
+           "own kind. Of another kind it is refused, because results would be others.",
+           choices=(*DEVICES, "")),
     _later("connect_timeout_s", 10.0,
            "How long a starting program waits for a server, in seconds. Right after a node's "
            "start DDS may need some to find it. The program itself waits 12 s for the recorder "
@@ -448,6 +460,7 @@ OPTIONS = by_name((
     dataclasses.replace(SERVER["server_name"], default="", unset="", shown=""),
     dataclasses.replace(RECORDER["servers"], default="", unset=""),
     dataclasses.replace(RECORDER["authentication"], default="", unset=""),
+    dataclasses.replace(RECORDER["fallback"], default="", unset=""),
     *(parameter.left_to_files() for parameter in REPLAY),
     dataclasses.replace(RECORDER["cuda_runtime"], unset=False),
     Parameter("params_file", "", "ROS parameter file (YAML), read after the package's own."),

@@ -51,6 +51,7 @@ class Options(_Replay):
     server_name: str = _option("server_name")
     servers: str = _option("servers")
     authentication: str = _option("authentication")
+    fallback: str = _option("fallback")
     cuda_runtime: bool = _option("cuda_runtime")
     params_file: str = _option("params_file")
     demo: bool = _option("demo")

@@ -24,7 +24,8 @@ _OFTEN = {
     ),
     "recorder_replayer": (
         "mode", "search", "min_repetitions", "run_ahead", "plan_cache_bytes", "linger_us",
-        "server_timeout_s", "resume", "outage_timeout_s", "servers", "connect_timeout_s",
+        "server_timeout_s", "resume", "outage_timeout_s", "fallback", "servers",
+        "connect_timeout_s",
         "blob_references", "force_deactivate", "autostart",
     ),
 }  # fmt: skip

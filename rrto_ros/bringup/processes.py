@@ -117,6 +117,8 @@ def recorder(options: Options, more: Mapping[str, Value] | None = None) -> Proce
         parameters["authentication"] = options.authentication
     if options.servers:
         parameters["servers"] = options.servers
+    if options.fallback:
+        parameters["fallback"] = options.fallback
     if options.cuda_runtime:
         parameters["cuda_runtime"] = True
     return Process(

@@ -38,10 +38,13 @@ from rrto_msgs.srv import MoveSessions
 from rrto_ros.api._generated.exports import CLASSES, EXPORTS
 from rrto_ros.api.parameters import RECORDER, SESSIONS
 from rrto_ros.errors import ConfigError, RrtoError
+from rrto_ros.nodes.local_place import LocalPlace
 from rrto_ros.nodes.recorder_parameters import session_config
 from rrto_ros.nodes.session_messages import session_message
+from rrto_ros.robot.fallback import Here, in_words
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.orders import Orders
+from rrto_ros.robot.places import PlacedPort, from_outside
 from rrto_ros.robot.servers import Servers
 from rrto_ros.robot.session import RobotSession
 from rrto_ros.robot.status import SessionSnapshot
@@ -54,7 +57,7 @@ from rrto_ros.ros.watchdog import Watchdog
 from rrto_ros.runtime_files import socket_path
 from rrto_ros.termination import Termination
 from rrto_ros.text import printable
-from rrto_ros.wire.port import SERVER, topic
+from rrto_ros.wire.port import SERVER, ResultsMessage, topic
 
 DIAGNOSTICS_PERIOD_S = 1.0
 _SWITCH_INTERVAL_S = 0.0005
@@ -78,6 +81,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         self._port: RosRobotPort | None = None
         self._servers = Servers()
         self._orders = Orders(self._open_sessions, self._servers)
+        self._place: LocalPlace | None = None
         self._server_seen = False
         self._server_transports = ""
         self._lifecycle_state = "unconfigured"
@@ -109,17 +113,19 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Check the parameters; make the socket and the topics."""
         try:
-            config = session_config(self, self._servers)
+            place = LocalPlace(self._deliver, self._log_info)
+            config = session_config(self, self._servers, place=place)
             sessions = int(self.get_parameter("max_sessions").value)
             path = socket_path(self._robot, self.context.get_domain_id())
             host = RobotHost(path, config, sessions, self._report, self._log_info)
         except (RrtoError, OSError) as error:
             self.get_logger().error(f"not configured: {error}")
             return _REFUSED
-        self._host = host
+        self._host, self._place = host, place
         domain = self.context.get_domain_id()
+        on_results = from_outside(place, host.on_results)
         self._port = RosRobotPort(
-            domain, self._robot, host.on_results, self.get_name(), self.publish_status,
+            domain, self._robot, on_results, self.get_name(), self.publish_status,
             self._server_announced, lambda: self._server_transports, self._log_info,
         )  # fmt: skip
         super().on_configure(state)
@@ -128,9 +134,9 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Accept programs."""
-        if self._host is None or self._port is None:
+        if self._host is None or self._port is None or self._place is None:
             return TransitionCallbackReturn.ERROR
-        self._host.activate(self._port)
+        self._host.activate(PlacedPort(self._port, self._place))
         if self.get_parameter("authentication").value == "off":
             self.get_logger().warning(
                 "authentication is off: anybody in this ROS domain can read the sessions and "
@@ -149,7 +155,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         """Accept no more programs, if none has a session."""
         if self._host is None:
             return TransitionCallbackReturn.ERROR
-        port = self._port
+        port, place = self._port, self._place
         self._host.deactivate()
         sessions = self._host.sessions
         if sessions and not self.get_parameter("force_deactivate").value:
@@ -158,8 +164,8 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
                 f"not deactivated: {len(sessions)} sessions are open ({names}); end the programs, "
                 "or set force_deactivate to true"
             )
-            if port is not None:
-                self._host.activate(port)
+            if port is not None and place is not None:
+                self._host.activate(PlacedPort(port, place))
             return _REFUSED
         self._host.stop_sessions("recorder_replayer was deactivated")
         super().on_deactivate(state)
@@ -205,11 +211,13 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
 
     def statistics(self) -> dict[str, Any]:
         """Counters of the sessions and of the port."""
-        host, port = self._host, self._port
+        host, port, place = self._host, self._port, self._place
+        own = place.statistics() if place is not None else {}
         return {
             **(host.statistics() if host is not None else {}),
             **self._servers.statistics(),
             **self._orders.statistics(),
+            **{f"place_{name}": value for name, value in own.items()},
             **({"port": port.statistics()} if port is not None else {}),
         }
 
@@ -218,10 +226,12 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         self.publish_status()
 
     def _release(self, reason: str) -> None:
-        host, port = self._host, self._port
-        self._host = self._port = None
+        host, port, place = self._host, self._port, self._place
+        self._host = self._port = self._place = None
         if host is not None:
             host.close(reason)
+        if place is not None:
+            place.close(reason)
         if port is not None:
             port.close()
 
@@ -240,13 +250,19 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
             return
         names = {p.name for p in parameters}
         if "mode" in names or any(RECORDER[n].changes == SESSIONS for n in names & {*RECORDER}):
-            config = session_config(self, self._servers)
+            config = session_config(self, self._servers, place=self._place)
             host.reconfigure(config)
             if "mode" in names:
                 host.set_mode(config.mode)
                 self.get_logger().info(f"mode is {config.mode}")
 
     # ---- what others see (the sessions' threads and the timers)
+
+    def _deliver(self, message: ResultsMessage) -> None:
+        """Results of the robot's own device."""
+        host = self._host
+        if host is not None:
+            host.on_results(message)
 
     def _log_info(self, text: str) -> None:
         self.get_logger().info(printable(text))
@@ -311,7 +327,9 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
     def _publish_diagnostics(self) -> None:
         host = self._host
         server = self._server_state()
-        snapshots = [s.snapshot() for s in host.sessions] if host is not None else []
+        sessions = host.sessions if host is not None else []
+        snapshots = [s.snapshot() for s in sessions]
+        here = [Here(s.snapshot(), s.here_s) for s in sessions if s.here_s]
         failed = [s for s in snapshots if s.error]
         out = DiagnosticStatus()
         out.name = f"{self.get_name()}: sessions"
@@ -323,6 +341,9 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         if self._lifecycle_state == "active" and server != "connected":
             out.level = DiagnosticStatus.WARN
             out.message = f"no offload server on {topic(self._robot, 'open_session')} ({server})"
+        if here:
+            out.level = DiagnosticStatus.WARN
+            out.message = in_words(here)
         if failed:
             out.level = DiagnosticStatus.ERROR
             first = failed[0]

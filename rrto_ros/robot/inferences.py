@@ -77,6 +77,14 @@ class InferenceMeter:
             if began is not None:
                 self._times.append(now - began)
 
+    def forget(self) -> None:
+        """What was measured so far is of another device."""
+        with self._lock:
+            self._mark = None
+            self._costs.clear()
+            self._times.clear()
+            self._due.clear()
+
     def interrupt(self) -> None:
         """What comes next is not counted (another mode)."""
         self._mark = None

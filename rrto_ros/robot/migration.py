@@ -105,10 +105,15 @@ class Migration:
         """Another server cannot help: what it would be sent cannot be trusted."""
         self._hopeless = True
 
-    def moved(self, now: float) -> None:
-        """The session has gone on elsewhere with all of its journal."""
+    def moved(self, now: float, *, silence: bool = False) -> None:
+        """The session has gone on elsewhere with all of its journal.
+
+        Args:
+            now: Monotonic seconds.
+            silence: It left a server that was merely not heard.
+        """
         self._switched_at, self._catches_up = now, self._journal.newest
-        if self._ordered is None:
+        if self._ordered is None and not silence:
             # A server that is lost again and again by the same calls will not get over them.
             newest = self._journal.newest
             self._fruitless = 0 if newest > self._newest else self._fruitless + 1

@@ -191,6 +191,7 @@ def open_somewhere(
     credentials: GetCredentials | None,
     timeout_s: float,
     choice: Choice,
+    answer_s: float = 0.0,
 ) -> Opened:
     """Open a session at the best server that takes it.
 
@@ -200,6 +201,7 @@ def open_somewhere(
         credentials: None for `authentication: off`.
         timeout_s: For all of it.
         choice: Where it may run.
+        answer_s: As `open_session` takes it.
 
     Returns:
         What came of it; where several have refused, the last one's reason.
@@ -214,7 +216,7 @@ def open_somewhere(
     while True:
         left = end - time.monotonic()
         try:
-            opened = open_session(port, request, credentials, left, search)
+            opened = open_session(port, request, credentials, left, search, answer_s)
         except UnavailableError:
             if last is None:
                 raise

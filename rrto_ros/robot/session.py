@@ -29,6 +29,7 @@ from dataclasses import replace
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.robot.blob_references import BlobReferences
+from rrto_ros.robot.fallback import OWN, Fallback
 from rrto_ros.robot.inferences import InferenceCost
 from rrto_ros.robot.journal import Journal
 from rrto_ros.robot.liveness import ALIVE_PERIOD_S, Liveness
@@ -132,6 +133,10 @@ class RobotSession:
         kept = config.resume_bytes if config.resume == "exact" else 0
         self._journal = Journal(kept, self._archived)
         self._migration = Migration(config, port, self._journal, self._awake)
+        self._fallback = Fallback(config, port, self._awake, self._migration.order)
+        self._edge_ms = 0.0
+        self.last_move = ""
+        """How it went to the robot's own device, or came back, last; empty for other moves."""
         self._earlier: Counter[str] = Counter()
         self._resumed = 0
         self._blobs: BlobReferences | None = None
@@ -215,9 +220,18 @@ class RobotSession:
         return self._config.choice
 
     @property
+    def here_s(self) -> float:
+        """For how long it has been on the robot's own device, in seconds; 0 if it is not."""
+        return self._fallback.here_s(time.monotonic())
+
+    @property
     def server(self) -> bytes:
         """Id of the server that it is open on."""
         return self._opening.answer.server
+
+    @property
+    def _server_name(self) -> str:
+        return OWN if self._fallback.here else self._config.choice.servers.name_of(self.server)
 
     def _open(self) -> bool:
         config, hello = self._config, self.hello
@@ -232,21 +246,26 @@ class RobotSession:
         )
         try:
             self._opening = open_somewhere(
-                self._port, request, config.credentials, config.connect_timeout_s, config.choice
-            )
+                self._port, request, config.credentials, config.connect_timeout_s, config.choice,
+                answer_s=self._fallback.patience_s,
+            )  # fmt: skip
         except ConfigError as error:
             return self._refuse(str(error))
         except UnavailableError as error:
             # It may have been opened after all, only too late. Where messages are sealed there
             # is no proof to give, and the server finds that nobody speaks.
             self._close_there("the robot no longer waits for this session")
-            return self._refuse(str(error))
+            try:
+                self._opening = self._fallback.start(request, error)
+            except UnavailableError as neither:
+                return self._refuse(str(neither))
         answer = self._opening.answer
         if not answer.accepted or answer.info is None:
             why = with_own_version(answer.reason) or "it gave no reason"
             return self._refuse(f"the offload server refused the session: {why}")
         self._opened = True
         self._migration.begin(request, answer.info)
+        self._fallback.begin(request, answer.info, answer.server, time.monotonic())
         self._believe(self._opening)
         now = time.monotonic()
         with self._lock:
@@ -455,6 +474,10 @@ class RobotSession:
                 due.append(self._live.heard_at + SUSPECT_S)
             if self._migration.settles:
                 due.append(now + MOMENT_S)
+            if (falls_at := self._fallback.due(self._live.heard_at)) is not None and (
+                falls_at > now
+            ):
+                due.append(falls_at)
             if out.pending:
                 due.append(out.flush_at)
             deadlines = (self._sender.deadline(), self._receiver.ack_deadline())
@@ -520,13 +543,22 @@ class RobotSession:
             why = self._lost
             if migration.searches:
                 why = f"{why}; resuming failed: {migration.reason}"
+            if objection := self._fallback.objection:
+                why = f"{why}; on this robot: {objection}"
             migration.cancel(why)
+            self._fallback.cancel(why)
             self._fail(why, CUresult.DEVICE_UNAVAILABLE)
             return
-        doubted = bool(self._lost) or now - self._live.heard_at >= SUSPECT_S
+        # What is silent on the robot is slow; when to leave it is not decided by that.
+        silent = now - self._live.heard_at >= SUSPECT_S and not self._fallback.here
+        doubted = bool(self._lost) or silent
         migration.look(now, self._resumable, doubted)
         self._phase = migration.phase
-        if (taken := migration.take(now, self._quiet)) is not None:
+        taken = migration.take(now, self._quiet) or self._fallback.look(
+            now, self._live.heard_at, bool(self._lost), self._resumable and doubted,
+            migration.ordered,
+        )  # fmt: skip
+        if taken is not None:
             self._move(*taken)
 
     @property
@@ -540,6 +572,7 @@ class RobotSession:
         with self._lock:
             self._opening = opened
             before, outage_s = self.id, now - self._live.heard_at
+            was_here_s, silence = self._fallback.here_s(now), not self._lost
             self._earlier = self._traffic()
             self.id = session
             self._believe(opened)
@@ -557,9 +590,27 @@ class RobotSession:
                 self._blobs.resumed()
             self._resumed += 1
             self._phase = "open"
-            self._migration.moved(now)
+            self._fallback.moved(opened.answer.server, now)
+            self._measure_anew(was_here_s, outage_s)
+            self._migration.moved(now, silence=silence and self._fallback.here)
         self._moved(self, before, outage_s)
         close_session(self._port, old, before, "the session goes on elsewhere")
+
+    def _measure_anew(self, was_here_s: float, outage_s: float) -> None:
+        """After a move: what inferences take is of one device at a time."""
+        here, meter = self._fallback.here, self._out.meter
+        self.last_move = ""
+        if here is bool(was_here_s):
+            return
+        if here:
+            self._edge_ms = meter.cost().median_ms or self._edge_ms
+            self.last_move = (
+                f"goes on on this robot's {self._device} device as {{}}: no edge answered for "
+                f"{outage_s:.1f} s"
+            )
+        else:
+            self.last_move = f"is back at an edge as {{}} after {was_here_s:.1f} s on this robot"
+        meter.forget()
 
     @property
     def _resumable(self) -> bool:
@@ -606,6 +657,7 @@ class RobotSession:
             os.close(self._wake)
         self._connection.close()
         self._migration.cancel(reason)
+        self._fallback.cancel(reason)
         if self._ring is not None:
             self._out.replayer.end()
         if self._opened:
@@ -741,6 +793,7 @@ class RobotSession:
                 ("packed", self._packer.statistics()),
                 ("journal", self._journal.statistics()),
                 ("migration", self._migration.statistics()),
+                ("fallback", self._fallback.statistics()),
                 ("seal", seal.statistics() if (seal := self._opening.seal) is not None else {}),
                 ("ring", self._consumer.statistics() if self._ring is not None else {}),
                 ("replies", self._replies.statistics() if self._ring is not None else {}),
@@ -807,7 +860,9 @@ class RobotSession:
             speculation_lost_ms=replay.speculation_lost_ms,
             last_refusal=self._last_refusal,
             resumed=self._resumed,
-            server=self._config.choice.servers.name_of(self.server),
+            server=self._server_name,
             moves_failed=moves_failed,
             move_error=move_error,
+            fallback=self._fallback.here,
+            edge_inference_ms=self._edge_ms if self._fallback.here else 0.0,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rrto_ros.api import choices
 from rrto_ros.api.parameters import RECORDER
+from rrto_ros.robot.places import Place
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.reply_writer import MAX_UNTAKEN_BYTES
 from rrto_ros.robot.ring import DEFAULT_CALL_BYTES, DEFAULT_REPLY_BYTES
@@ -51,6 +52,10 @@ class SessionConfig:
             restarted.
         resume_bytes: What is kept for that at most; beyond it the session cannot be resumed.
         outage_timeout_s: How long a program waits for a server while its session is resumed.
+        fallback: `none` or `local`: where a session goes on while no edge answers.
+        fallback_after_s: How long none must have answered before.
+        fallback_device: Kind of the robot's device, empty for the session's own.
+        place: The place on the robot, for `local`; None where there is none.
         connect_timeout_s: How long an opening session waits for a server.
         limit_bytes: Wanted device memory, 0 for the server's own limit.
         call_ring_bytes: Size of the call ring, a power of two.
@@ -79,6 +84,10 @@ class SessionConfig:
     resume: str = "exact"
     resume_bytes: int = 512 << 20
     outage_timeout_s: float = 30.0
+    fallback: str = "none"
+    fallback_after_s: float = 1.5
+    fallback_device: str = ""
+    place: Place | None = None
     connect_timeout_s: float = 10.0
     limit_bytes: int = 0
     call_ring_bytes: int = DEFAULT_CALL_BYTES

@@ -70,6 +70,7 @@ def open_session(
     credentials: GetCredentials | None,
     timeout_s: float,
     wanted: Callable[[bytes], bool] | None = None,
+    answer_s: float = 0.0,
 ) -> Opened:
     """Open a session, with sealed messages if there are credentials.
 
@@ -79,12 +80,15 @@ def open_session(
         credentials: None for `authentication: off`.
         timeout_s: For all of it.
         wanted: Whether the server of an id may open it; None: any may.
+        answer_s: How long the first answer is waited for, if not for all of the time. Making a
+            session takes longer than to say that one is there.
 
     Raises:
         UnavailableError: No server answered within the time.
         ConfigError: The user's keys cannot be used.
     """
     end = time.monotonic() + timeout_s
+    answer_s = min(answer_s or timeout_s, timeout_s)
 
     def is_wanted(answer: OpenAnswer) -> bool:
         return wanted is None or wanted(answer.server)
@@ -92,7 +96,7 @@ def open_session(
     if credentials is None:
         # Every server of the robot's name hears a request; the one whose answer comes first opens.
         asks = replace(request, hello=UNSEALED)
-        answer = port.open_session(asks, timeout_s, is_wanted, STRANGERS_S)
+        answer = port.open_session(asks, answer_s, is_wanted, STRANGERS_S)
         if not is_wanted(answer):
             return Opened(UNWANTED, passed_by=1)
         if answer.challenge == UNSEALED:
@@ -119,7 +123,7 @@ def open_session(
             return False
         return True
 
-    first = port.open_session(asks, timeout_s, takes, STRANGERS_S)
+    first = port.open_session(asks, answer_s, takes, STRANGERS_S)
     if not is_wanted(first):
         return Opened(UNWANTED, passed_by=passed_by)
     try:
@@ -144,6 +148,64 @@ def open_session(
         agreed.keys.control,
     )  # fmt: skip
     return Opened(second, RobotSeal(agreed.keys), server, passed_by)
+
+
+def objection(
+    port: RobotPort,
+    request: OpenRequest,
+    credentials: GetCredentials | None,
+    timeout_s: float,
+    wanted: Callable[[bytes], bool] | None = None,
+) -> str:
+    """What keeps a session from being opened, as far as a first answer says it; nothing is opened.
+
+    Args:
+        port: The way to servers.
+        request: Without a hello and a proof.
+        credentials: None for `authentication: off`.
+        timeout_s: How long an answer is waited for.
+        wanted: Whether the server of an id is asked; None: any is.
+
+    Returns:
+        Empty if a server answers that the robot believes and that would open it, room granted.
+
+    Raises:
+        UnavailableError: No server answered within the time.
+        ConfigError: The user's keys cannot be used.
+    """
+
+    def is_wanted(answer: OpenAnswer) -> bool:
+        return wanted is None or wanted(answer.server)
+
+    if credentials is None:
+        asks = replace(request, hello=UNSEALED)
+        answer = port.open_session(asks, timeout_s, is_wanted, timeout_s)
+        if not is_wanted(answer):
+            return UNWANTED.reason
+        ready = answer.challenge == UNSEALED and not answer.reason
+        return "" if ready else answer.reason or "it proves something, and authentication is off"
+    mine = credentials()
+    private = X25519PrivateKey.generate()
+    hello = Hello(own_cipher(), private.public_key().public_bytes_raw(), mine.public)
+    asks = replace(request, hello=hello.pack())
+
+    def takes(answer: OpenAnswer) -> bool:
+        if not is_wanted(answer):
+            return False
+        try:
+            _believed_challenge(answer, private, hello, mine, asks)
+        except ProtocolError:
+            return False
+        return True
+
+    answer = port.open_session(asks, timeout_s, takes, timeout_s)
+    if not is_wanted(answer):
+        return UNWANTED.reason
+    try:
+        _believed_challenge(answer, private, hello, mine, asks)
+    except ProtocolError as error:
+        return str(error)
+    return answer.reason
 
 
 def close_session(port: RobotPort, opened: Opened, session: bytes, reason: str) -> None:

@@ -184,6 +184,15 @@ class StatusWatch:
         after = len(self._process.lines)
         return self._process.wait_until(look, timeout_s, after, f"{kind} status: {what}")
 
+    def diagnosed(self, accepts, timeout_s=PATIENCE_S):
+        """Wait for the next line on /diagnostics whose name, level and message fit; returns it."""
+
+        def look(line):
+            found = parsed(line).get("diagnostics")
+            return found if found and accepts(found) else None
+
+        return self._process.wait_until(look, timeout_s, len(self._process.lines), "diagnostics")
+
     def report(self, pid, timeout_s=PATIENCE_S):
         """The final report of the session of a process, once it is there."""
 
