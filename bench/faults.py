@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -58,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the campaign and print what it saw."""
     command = parser()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Also where a shell that puts us in the background has told us to take no notice.
+        signal.signal(number, signal.default_int_handler)
     chosen = command.parse_args()
     if min(chosen.faults, chosen.robots, chosen.servers) < 1 or chosen.longest_cut < 0.1:
         command.error("faults, --robots and --servers are 1 or more, --longest-cut 0.1 or more")

@@ -9,6 +9,7 @@ may do to a program is written beside it (`excuse`); everything else is wrong.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import gc
 import os
@@ -45,6 +46,8 @@ SETTINGS = (("batched", "off"), ("replay", "off"), ("replay", "reads"), ("replay
 PATIENCE_S = 300.0
 """Of a program, whatever happens to it."""
 OUTAGE_S = 30.0
+WAIT_MS = "90000"
+"""A program's patience with its recorder, which may wait for a server for `OUTAGE_S`."""
 BUSY_S = 15.0
 """A program that is told of an error has so much time to end, beside the stated one."""
 NEAR_S = 8.0
@@ -56,6 +59,8 @@ AT_ONCE = 24
 CHECKPOINTS_S = 0.5
 WRONG_BYTE = 3
 """Exit code of a program that found one."""
+_HERE = "recorders and servers (one process)"
+_M_ARENA_MAX = -8
 DISK = "size=6m,mode=0700"
 
 
@@ -121,7 +126,8 @@ class Robot:
         env = interposed_environment({"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, "r")
         process = subprocess.Popen(
             [sys.executable, str(PROGRAMS / script), *arguments],
-            env={**env, "RRTO_SOCKET": str(host.path), "OPENBLAS_NUM_THREADS": "1"},
+            env={**env, "RRTO_SOCKET": str(host.path), "OPENBLAS_NUM_THREADS": "1",
+                 "RRTO_CONNECT_TIMEOUT_MS": WAIT_MS},
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             text=True,
         )  # fmt: skip
@@ -413,6 +419,9 @@ def campaign(
         servers: How many there are.
     """
     seen, over, started = Outcome(), threading.Event(), time.monotonic()
+    with contextlib.suppress(AttributeError):
+        # As nodes have it (`bringup.environment`): threads' own heaps look like a leak.
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     period_s, journal.PERIOD_S = journal.PERIOD_S, CHECKPOINTS_S
     with tempfile.TemporaryDirectory(prefix="rrto-") as made, closing(Clock()) as clock:
         folder = Path(made)
@@ -499,3 +508,6 @@ def _settle(world: FaultyWorld, seen: Outcome) -> None:
         seen.left += [f"session {session.hex()[:8]}" for _, session in server.workers()]
     for robot in world.robots:
         seen.left += [f"session {one.id.hex()[:8]} of a robot" for one in robot.host.sessions]
+    gc.collect()
+    give_back()
+    seen.resident_mib[_HERE] = seen.resident_mib[_HERE][0], resident_mib(os.getpid())

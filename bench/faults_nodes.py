@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from faults_here import BUSY_S, PATIENCE_S, PROGRAMS, WRONG_BYTE, Disk, program
+from faults_here import BUSY_S, PATIENCE_S, PROGRAMS, WAIT_MS, WRONG_BYTE, Disk, program
 from faults_report import Before, Outcome, Progress, descendants, resident_mib
 from stack import Stack
 
@@ -179,7 +179,7 @@ def run_programs(nodes: Nodes, rng: random.Random, over: threading.Event, seen: 
     while not over.is_set():
         script, *arguments = program(rng)
         line = [sys.executable, str(PROGRAMS / script), *arguments]
-        command, env = nodes.stack.command(line)
+        command, env = nodes.stack.command(line, RRTO_CONNECT_TIMEOUT_MS=WAIT_MS)
         started = time.monotonic()
         process = subprocess.Popen(
             command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
