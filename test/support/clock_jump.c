@@ -105,3 +105,18 @@ int sem_timedwait(sem_t *s, const struct timespec *until)
             return -1;
     }
 }
+
+int pthread_mutex_timedlock(pthread_mutex_t *m, const struct timespec *until)
+{
+    struct timespec slice;
+    for (;;) {
+        int result = pthread_mutex_trylock(m);
+        if (result != EBUSY)
+            return result;
+        if (reached(until, &slice))
+            return ETIMEDOUT;
+        result = pthread_mutex_clocklock(m, CLOCK_MONOTONIC, &slice);
+        if (result != ETIMEDOUT)
+            return result;
+    }
+}
