@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from faults_report import Before, Outcome, Progress, resident_mib
+from faults_report import WARM, Before, Outcome, Progress, resident_mib
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "test"))
@@ -478,7 +478,7 @@ def _strike(
                 seen.faults[name] += 1
                 progress.step()
                 time.sleep(rng.expovariate(per_second))
-                if number == max(count // 10, 1):
+                if number == max(count // 10, WARM):
                     first = resident_mib(os.getpid())
                 if number % 500 == 0:
                     world.forget()
@@ -510,4 +510,5 @@ def _settle(world: FaultyWorld, seen: Outcome) -> None:
         seen.left += [f"session {one.id.hex()[:8]} of a robot" for one in robot.host.sessions]
     gc.collect()
     give_back()
-    seen.resident_mib[_HERE] = seen.resident_mib[_HERE][0], resident_mib(os.getpid())
+    last = resident_mib(os.getpid())
+    seen.resident_mib[_HERE] = seen.resident_mib[_HERE][0] or last, last

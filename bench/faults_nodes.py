@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from faults_here import BUSY_S, PATIENCE_S, PROGRAMS, WAIT_MS, WRONG_BYTE, Disk, program
-from faults_report import Before, Outcome, Progress, descendants, resident_mib
+from faults_report import WARM, Before, Outcome, Progress, children, resident_mib
 from stack import Stack
 
 from rrto_ros.errors import RrtoError
@@ -64,7 +64,13 @@ class Nodes:
             server = self.stack.pid(SERVER)
         except ValueError:
             return []
-        return [pid for pid, command in descendants(server) if _WORKER in command]
+        return [pid for pid in children(server) if _runs(pid, _WORKER)]
+
+
+def _runs(pid: int, module: str) -> bool:
+    with contextlib.suppress(OSError):
+        return module in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return False
 
 
 Strike = Callable[[Nodes, random.Random], None]
@@ -248,6 +254,7 @@ def campaign(
                 RECORDER: {"run_ahead": run_ahead, "outage_timeout_s": OUTAGE_S,
                            "connect_timeout_s": OUTAGE_S},
                 SERVER: {"max_sessions": 4 * robots, "max_sessions_per_robot": 4 * robots,
+                         "spare_workers": 1,
                          "blob_directory": str(disk.folder / "blobs")},
             }  # fmt: skip
             # Both nodes and the programs get them, now and whenever they are started again.
@@ -293,7 +300,7 @@ def _strike(
                 faults[name](nodes, rng)
                 seen.faults[name] += 1
                 progress.step()
-                if number == max(count // 10, 1):
+                if number == max(count // 10, WARM):
                     first = resident_mib(stack.pid(RECORDER))
     finally:
         over.set()

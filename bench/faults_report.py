@@ -16,6 +16,8 @@ from typing import Any
 
 GROWTH_MIB = 48.0
 """More memory than this at the end, after the first tenth of a campaign, is a leak."""
+WARM = 40
+"""Faults after which memory is looked at first, at the soonest; a shorter campaign says nothing."""
 _SHM = Path("/dev/shm")
 
 
@@ -140,17 +142,28 @@ def resident_mib(pid: int) -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
+def children(pid: int) -> list[int]:
+    """Processes that a process has started itself and that live."""
+    out = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state != "Z" and int(parent) == pid:
+                out.append(int(folder.name))
+    return out
+
+
 def descendants(pid: int) -> list[tuple[int, str]]:
     """(pid, command line) of everything that a process has started and that lives."""
-    children: dict[int, list[int]] = {}
+    families: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError, ValueError):
             state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
             if state != "Z":
-                children.setdefault(int(parent), []).append(int(folder.name))
+                families.setdefault(int(parent), []).append(int(folder.name))
     out, waiting = [], [pid]
     while waiting:
-        for child in children.get(waiting.pop(), ()):
+        for child in families.get(waiting.pop(), ()):
             waiting.append(child)
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
