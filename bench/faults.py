@@ -74,7 +74,7 @@ def main() -> int:
             count, robots, seed, chosen.mode, chosen.run_ahead, chosen.longest_cut
         )
     print(seen.table())
-    for text in (*seen.wrong, *seen.left, *seen.growth):
+    for text in (*seen.left, *seen.growth):
         print(text, file=sys.stderr)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(seen.figures(), indent=1) + os.linesep)

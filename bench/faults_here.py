@@ -13,6 +13,7 @@ import ctypes
 import dataclasses
 import gc
 import os
+import queue
 import random
 import resource
 import signal
@@ -45,12 +46,12 @@ SETTINGS = (("batched", "off"), ("replay", "off"), ("replay", "reads"), ("replay
 """Mode and run_ahead; each program has one of them."""
 PATIENCE_S = 300.0
 """Of a program, whatever happens to it."""
-OUTAGE_S = 30.0
+OUTAGE_S = 60.0
 WAIT_MS = "90000"
 """A program's patience with its recorder, which may wait for a server for `OUTAGE_S`."""
 BUSY_S = 15.0
 """A program that is told of an error has so much time to end, beside the stated one."""
-NEAR_S = 8.0
+NEAR_S = 20.0
 """A cut that is shorter than the stated time by more than this excuses nothing."""
 SHORT_CUT_S, LONG_CUTS = 2.0, 0.05
 """Most cuts last no longer; this part of them may be as long as the campaign allows."""
@@ -61,6 +62,7 @@ WRONG_BYTE = 3
 """Exit code of a program that found one."""
 _HERE = "recorders and servers (one process)"
 _M_ARENA_MAX = -8
+REPORT_S = 10.0
 DISK = "size=6m,mode=0700"
 
 
@@ -146,9 +148,10 @@ class Robot:
         ended = time.monotonic()
         with self._lock:
             self.run = None
-        report = self.robot.reports.get(timeout=30) if not self.robot.reports.empty() else None
-        while not self.robot.reports.empty():
-            report = self.robot.reports.get()
+        # The session ends a moment after its program; one that was killed early has none.
+        report = None
+        with contextlib.suppress(queue.Empty):
+            report = self.robot.reports.get(timeout=REPORT_S)
         self._judge(name, run, errors, ended, report.error if report else "")
         with self._seen.lock:
             self._seen.resumed += report.resumed if report else 0
@@ -165,7 +168,7 @@ class Robot:
                 if ended - since <= OUTAGE_S + BUSY_S
             ]
             if code == WRONG_BYTE or "not over within" in errors or not in_time:
-                seen.wrong.append(
+                seen.fails(
                     f"{name}: {code}, session {error!r}, excuses "
                     f"{ {k: round(ended - v, 1) for k, v in run.excuses.items()} }\n"
                     f"{errors[-1200:]}"
@@ -496,7 +499,7 @@ def _done(done: object, room: threading.Semaphore, seen: Outcome) -> None:
     room.release()
     error = done.exception()  # type: ignore[attr-defined]
     if error is not None:
-        seen.wrong.append(f"a fault failed: {type(error).__name__}: {error}")
+        seen.fails(f"a fault failed: {type(error).__name__}: {error}")
 
 
 def _settle(world: FaultyWorld, seen: Outcome) -> None:

@@ -210,7 +210,7 @@ def _judge(name: str, code: int, errors: str, started: float, nodes: Nodes, seen
         if code == 0:
             seen.programs += 1
         elif code == WRONG_BYTE or "not over within" in errors or not reasons:
-            seen.wrong.append(f"{name}: {code}, excuses {reasons}\n{errors[-1500:]}")
+            seen.fails(f"{name}: {code}, excuses {reasons}\n{errors[-1500:]}")
         else:
             seen.excused[reasons[-1][0]] += 1
             seen.told_s.append(reasons[-1][1])

@@ -17,7 +17,7 @@ from typing import Any
 GROWTH_MIB = 48.0
 """More memory than this at the end, after the first tenth of a campaign, is a leak."""
 WARM = 40
-"""Faults after which memory is looked at first, at the soonest; a shorter campaign says nothing."""
+"""Faults after which memory is looked at first, at the soonest."""
 _SHM = Path("/dev/shm")
 
 
@@ -49,6 +49,11 @@ class Outcome:
     left: list[str] = field(default_factory=list)
     seconds: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def fails(self, text: str) -> None:
+        """Something was wrong: say so now, a campaign is long."""
+        self.wrong.append(text)
+        print(f"wrong: {text}", file=sys.stderr, flush=True)
 
     @property
     def growth(self) -> list[str]:
