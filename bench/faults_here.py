@@ -260,6 +260,8 @@ class Campaign:
     ) -> None:
         self._world, self._robots, self._disk, self._clock = world, robots, disk, clock
         self._rng, self._longest_cut_s = random.Random(f"faults {seed}"), longest_cut_s
+        # Each costs a start of a worker for every session there: as rare as sessions are many.
+        share = 1 / len(robots)
         self.faults: dict[str, tuple[float, Callable[[random.Random], None]]] = {
             "messages lost (0 to 10 %)": (4, self._loses),
             "messages doubled": (3, self._doubles),
@@ -267,14 +269,14 @@ class Campaign:
             "all of these at once": (2, self._storms),
             "network cut": (3, self._cuts),
             "network cut one way": (2, self._cuts_one_way),
-            "server killed": (1, self._kills_server),
-            "server frozen": (2, self._freezes_server),
+            "server killed": (share, self._kills_server),
+            "server frozen": (2 * share, self._freezes_server),
             "worker frozen": (2, self._freezes_worker),
             "worker killed": (0.5, self._kills_worker),
             "worker without memory": (0.5, self._starves_worker),
             "program killed": (0.3, self._kills_program),
             "program frozen": (1, self._freezes_program),
-            "session moved": (1.5, self._moves),
+            "session moved": (0.5, self._moves),
             "clock jumps by an hour": (1, self._jumps),
         }
         if disk.small:
@@ -309,9 +311,8 @@ class Campaign:
         self._under(rng, Weather(False, 0.1, 0.2, 0.3), rng.uniform(0.1, 2))
 
     def _cut_s(self, rng: random.Random) -> float:
-        """Most are short; each length from 0.1 s on is as likely as its double."""
         longest_s = self._longest_cut_s if rng.random() < LONG_CUTS else SHORT_CUT_S
-        return 0.1 * (longest_s / 0.1) ** rng.random()
+        return _lasts_s(rng, longest_s)
 
     def _cuts(self, rng: random.Random) -> None:
         robot, seconds = self._robot(rng), self._cut_s(rng)
@@ -337,7 +338,7 @@ class Campaign:
 
     def _freezes_server(self, rng: random.Random) -> None:
         with self._server(rng).frozen():
-            time.sleep(rng.uniform(0.1, 2))
+            time.sleep(_lasts_s(rng, 3))
 
     def _worker(self, rng: random.Random) -> tuple[int, bytes] | None:
         found = [one for server in self._world.servers for one in server.workers()]
@@ -349,7 +350,7 @@ class Campaign:
 
     def _freezes_worker(self, rng: random.Random) -> None:
         if found := self._worker(rng):
-            _freeze(found[0], rng.uniform(0.1, 1.5))
+            _freeze(found[0], _lasts_s(rng, 2))
 
     def _kills_worker(self, rng: random.Random) -> None:
         if found := self._worker(rng):
@@ -382,7 +383,7 @@ class Campaign:
 
     def _freezes_program(self, rng: random.Random) -> None:
         if found := self._program(rng):
-            _freeze(found[1].process.pid, rng.uniform(0.1, 1.5))
+            _freeze(found[1].process.pid, _lasts_s(rng, 2))
 
     def _moves(self, rng: random.Random) -> None:
         for session in self._robot(rng).robot.host.sessions:
@@ -397,6 +398,11 @@ class Campaign:
     def _fills(self, rng: random.Random) -> None:
         with self._disk.full():
             time.sleep(rng.uniform(0.2, 3))
+
+
+def _lasts_s(rng: random.Random, longest_s: float) -> float:
+    """From 0.1 s on; each length is as likely as its double, so most are short."""
+    return float(0.1 * (longest_s / 0.1) ** rng.random())
 
 
 def _freeze(pid: int, seconds: float) -> None:
