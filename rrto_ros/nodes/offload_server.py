@@ -31,6 +31,7 @@ from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.nodes.server_parameters import declare_names, declare_settings
 from rrto_ros.ros.context import (
     data_transports,
+    every,
     find_log_folder,
     leave,
     make_files_private,
@@ -114,8 +115,8 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
             self._diagnostics = self.create_publisher(
                 DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
             )
-            self.create_timer(STATUS_PERIOD_S, self._publish_status)
-            self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+            every(self, STATUS_PERIOD_S, self._publish_status)
+            every(self, DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
         except BaseException:
             self._table.close()
             raise

@@ -48,7 +48,14 @@ from rrto_ros.robot.places import PlacedPort, from_outside
 from rrto_ros.robot.servers import Servers
 from rrto_ros.robot.session import RobotSession
 from rrto_ros.robot.status import SessionSnapshot
-from rrto_ros.ros.context import end, find_log_folder, leave, make_files_private, use_profile
+from rrto_ros.ros.context import (
+    end,
+    every,
+    find_log_folder,
+    leave,
+    make_files_private,
+    use_profile,
+)
 from rrto_ros.ros.parameters import declare
 from rrto_ros.ros.robot_port import RosRobotPort
 from rrto_ros.ros.server_port import SpinThread, announcement_qos
@@ -103,8 +110,8 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         )
         self.create_service(MoveSessions, topic(robot, "move_sessions"), self._move_sessions)
         rate = float(self.get_parameter("status_rate_hz").value)
-        self.create_timer(1.0 / rate, self.publish_status)
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        every(self, 1.0 / rate, self.publish_status)
+        every(self, DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
         self.add_on_set_parameters_callback(self._check_change)
         self.add_post_set_parameters_callback(self._apply_change)
 

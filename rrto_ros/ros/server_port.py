@@ -31,6 +31,7 @@ from rrto_ros.ros.context import (
     quiet_node,
 )
 from rrto_ros.ros.renewal import Renewal
+from rrto_ros.ros.wall_clock import WallClockWatch
 from rrto_ros.wire.format import Buffer
 from rrto_ros.wire.port import (
     CallsMessage,
@@ -204,9 +205,11 @@ class SpinThread:
         self._executor.add_node(node)
         self._thread = threading.Thread(target=self._run, name=node.get_name(), daemon=True)
         self._thread.start()
+        self._clock = WallClockWatch(self._executor.wake)
 
     def close(self) -> None:
         """Stop and wait for the callback that runs now."""
+        self._clock.close()
         self._executor.shutdown(timeout_sec=5.0)
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=5.0)

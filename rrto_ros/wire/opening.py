@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from rrto_ros.errors import ProtocolError
+from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.wire.closing import ServerOfSession
 from rrto_ros.wire.handshake import (
     KEYS,
@@ -39,6 +39,9 @@ from rrto_ros.wire.seal import RobotSeal, own_cipher, proves
 STRANGERS_S = 3.0
 """So long after the first answer to a hello that is not believed others are waited for; then the
 reason is told. While it opens another session a server may be silent for two."""
+ANEW_S = 0.5
+"""So long after the first answer to a proof that is not the server's own, one that is is waited
+for before the server is asked whether it was started anew meanwhile."""
 
 UNWANTED = OpenAnswer(False, "only servers answered that are not wanted")
 """What an opening comes to where no other server has answered."""
@@ -123,24 +126,38 @@ def open_session(
             return False
         return True
 
+    def left() -> float:
+        return max(end - time.monotonic(), 0.1)
+
     first = port.open_session(asks, answer_s, takes, STRANGERS_S)
-    if not is_wanted(first):
-        return Opened(UNWANTED, passed_by=passed_by)
-    try:
-        challenge, agreed = agreed_with(first)
-    except ProtocolError as error:
-        return Opened(OpenAnswer(False, str(error)), passed_by=passed_by)
-    if first.reason:
-        return Opened(OpenAnswer(False, first.reason, server=first.server), passed_by=passed_by)
+    while True:
+        if not is_wanted(first):
+            return Opened(UNWANTED, passed_by=passed_by)
+        try:
+            challenge, agreed = agreed_with(first)
+        except ProtocolError as error:
+            return Opened(OpenAnswer(False, str(error)), passed_by=passed_by)
+        if first.reason:
+            refusal = OpenAnswer(False, first.reason, server=first.server)
+            return Opened(refusal, passed_by=passed_by)
 
-    def proven(answer: OpenAnswer) -> bool:
-        control = agreed.keys.control
-        return proves(answer.proof, control, b"rrto answer", answer_digest(answer))
+        def proven(answer: OpenAnswer, agreed: Agreement = agreed) -> bool:
+            control = agreed.keys.control
+            return proves(answer.proof, control, b"rrto answer", answer_digest(answer))
 
-    asks = replace(asks, server=first.server, proof=agreed.robot_proof(mine.identity))
-    left = max(end - time.monotonic(), 0.1)
-    second = port.open_session(asks, left, proven, left)
-    if not proven(second):
+        shows = replace(asks, server=first.server, proof=agreed.robot_proof(mine.identity))
+        second = port.open_session(shows, left(), proven, ANEW_S)
+        if proven(second):
+            break
+        # A stranger's answer; or the server was started anew and knows of no challenge.
+        if left() > ANEW_S:
+            again = _asked_again(port, replace(asks, server=first.server), takes, left())
+            if again is not None and (again.reason or _run_of(again) != challenge.run):
+                first = again
+                continue
+            second = port.open_session(shows, left(), proven, left())
+            if proven(second):
+                break
         why = f"the server's last answer is not proven to be its own: {second.reason}"
         return Opened(OpenAnswer(False, why), passed_by=passed_by)
     server = ServerOfSession(
@@ -206,6 +223,22 @@ def objection(
     except ProtocolError as error:
         return str(error)
     return answer.reason
+
+
+def _asked_again(
+    port: RobotPort, asks: OpenRequest, takes: Callable[[OpenAnswer], bool], timeout_s: float
+) -> OpenAnswer | None:
+    """The challenge that a server gives now, None if none of its own comes soon."""
+    try:
+        answer = port.open_session(asks, min(STRANGERS_S, timeout_s), takes, STRANGERS_S)
+    except UnavailableError:
+        return None
+    return answer if takes(answer) else None
+
+
+def _run_of(answer: OpenAnswer) -> bytes:
+    """Which start of its server a challenge that is believed is of."""
+    return Challenge.unpack(answer.challenge).run
 
 
 def close_session(port: RobotPort, opened: Opened, session: bytes, reason: str) -> None:
