@@ -281,6 +281,10 @@ RECORDER = by_name((
            "half a second longer. Empty: at any, the first answer wins. docs/edges.md.",
            form=(rf"\s*{_SERVER_NAME}\s*(,\s*{_SERVER_NAME}\s*)*",
                  "names separated by commas")),
+    Parameter("rebalance", False,
+              "Whether a session moves to another server where its results would come sooner, by "
+              "the times measured, a quarter at least and for ten seconds (docs/edges.md).",
+              changes=ANY_TIME),
     _later("limit_bytes", 0,
            "Device memory wanted per session, in bytes; 0 for the server's own limit.", (0, _TIB)),
     _later("cuda_runtime", False,

@@ -74,7 +74,7 @@ from rrto_ros.wire.versions import with_own_version
 ACK_SLACK_S = 0.04
 """How late an acknowledgement may be that waits for the program's next call; with the receiver's
 own delay it stays below the other side's shortest retransmission time."""
-WAIT_SAMPLES = 512
+WAIT_SAMPLES, LEAST_WAITS = 512, 16
 MAX_TEXT = 256
 
 
@@ -208,6 +208,22 @@ class RobotSession:
     def ordered(self) -> bool:
         """Whether it is to move and has not yet."""
         return self._migration.ordered
+
+    def pace(self) -> tuple[float, float]:
+        """How long a result takes at this server, in seconds, and the round trips in it.
+
+        Both are 0 as long as too little has run here.
+        """
+        with self._lock:
+            if self._ring is None or self._over:
+                return 0.0, 0.0
+            cost = self._out.meter.cost()
+            if self._mode == "replay" and cost.median_ms:
+                return cost.median_ms / 1e3, max(cost.round_trips, 1.0)
+            samples = self._wait_samples
+            if len(samples) < LEAST_WAITS:
+                return 0.0, 0.0
+            return statistics.median(samples), 1.0
 
     @property
     def choice(self) -> Choice:
@@ -558,6 +574,8 @@ class RobotSession:
             self._resumed += 1
             self._phase = "open"
             self._migration.moved(now)
+            self._out.meter.moved()
+            self._wait_samples.clear()
         self._moved(self, before, outage_s)
         close_session(self._port, old, before, "the session goes on elsewhere")
 

@@ -1,5 +1,6 @@
 """Several edges of one robot as nodes over DDS: orders to move, lists, failover, restarts."""
 
+import signal
 import sys
 import threading
 
@@ -236,3 +237,32 @@ def test_who_orders_moves_again_and_again_does_not_keep_a_program_from_its_work(
     # In ten seconds at most so many orders are taken.
     assert report["resumed"] <= 8
     assert report["error"] == ""
+
+
+def stutter(server, over):
+    """Have a server stand still most of the time."""
+    while not over.is_set():
+        server.signal(signal.SIGSTOP)
+        over.wait(0.1)
+        server.signal(signal.SIGCONT)
+        over.wait(0.02)
+
+
+def test_a_session_leaves_a_server_whose_results_take_clearly_longer(rig):
+    servers, _ = edges(rig, "east", "west", rebalance=True)
+    watch = rig.watch()
+    program = Load(rig)
+    program.at(30)
+    here = where(watch, program.pid, lambda s: s["server"] in servers, "a server")["server"]
+    there = {"east": "west", "west": "east"}[here]
+    over = threading.Event()
+    slow = threading.Thread(target=stutter, args=(servers[here], over))
+    slow.start()
+    try:
+        where(watch, program.pid, lambda s: s["server"] == there, "where it is quicker")
+    finally:
+        over.set()
+        slow.join()
+    program.ends()
+    report = watch.report(program.pid)
+    assert (report["moves_failed"], report["error"]) == (0, "")
