@@ -331,7 +331,7 @@ SERVER = by_name((
               "How long a server that is told to stop (SIGTERM, Ctrl-C) waits, in seconds, until "
               "its sessions have gone on at another server of the robot; where none is heard of, "
               "or with 0, it stops at once, and sessions are resumed later (docs/edges.md).",
-              (0.0, 3600.0)),
+              (0.0, 600.0)),
     Parameter("authentication", "on",
               "Who may open a session: on (whose key `rrto keys trust` trusts; while none is "
               "trusted, this user on this machine) or off (anybody in the ROS domain). The same "
