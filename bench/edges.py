@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -32,6 +33,7 @@ import itertools
 from rrto_ros.ros.client import RECORDER, SERVER, RobotClient
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "test" / "support" / "programs"
+_RESUMED = re.compile(r"is resumed as \w+ after ([\d.]+) s")
 FIRST, SECOND = "offload_server", "second"
 PATIENCE_S = 60.0
 CALM_S = 3.0
@@ -99,7 +101,10 @@ def until(client: RobotClient, accepts: Callable[[], bool], what: str) -> float:
 def measure(mode: str, rounds: int) -> dict[str, list[float]]:
     """Pauses, in seconds, by what made them; "usual" is the time of an iteration."""
     edges = TwoEdges(mode)
-    out: dict[str, list[float]] = {"ordered": [], "ordered, until there": [], "killed": []}
+    out: dict[str, list[float]] = {
+        "ordered": [], "ordered, until there": [], "killed": [],
+        "killed, until it was open elsewhere": [],
+    }  # fmt: skip
     try:
         with RobotClient(edges.robot, measuring_domain()) as client:
             program = Paced(edges)
@@ -134,9 +139,11 @@ def measure(mode: str, rounds: int) -> dict[str, list[float]]:
                 done = len(program.times)
                 until(client, lambda done=done: len(program.times) > done + 5, "iterations")
                 out[kind].append(program.longest_s(began))
+                switched = _RESUMED.findall("\n".join(edges.lines(RECORDER)))
                 if kind == "ordered":
                     out["ordered, until there"].append(arrived - began)
                 else:
+                    out["killed, until it was open elsewhere"].append(float(switched[-1]))
                     edges.start_again(str(before["server"]))
             out["usual"] = [program.usual_s()]
             program.close()

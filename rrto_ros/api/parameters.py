@@ -293,6 +293,10 @@ RECORDER = by_name((
            "half a second longer. Empty: at any, the first answer wins. docs/edges.md.",
            form=(rf"\s*{_SERVER_NAME}\s*(,\s*{_SERVER_NAME}\s*)*",
                  "names separated by commas")),
+    Parameter("rebalance", False,
+              "Whether a session moves to another server where its results would come sooner, by "
+              "the times measured, a quarter at least and for ten seconds (docs/edges.md).",
+              changes=ANY_TIME),
     _later("limit_bytes", 0,
            "Device memory wanted per session, in bytes; 0 for the server's own limit.", (0, _TIB)),
     _later("cuda_runtime", False,
@@ -339,7 +343,7 @@ SERVER = by_name((
               "How long a server that is told to stop (SIGTERM, Ctrl-C) waits, in seconds, until "
               "its sessions have gone on at another server of the robot; where none is heard of, "
               "or with 0, it stops at once, and sessions are resumed later (docs/edges.md).",
-              (0.0, 3600.0)),
+              (0.0, 600.0)),
     Parameter("authentication", "on",
               "Who may open a session: on (whose key `rrto keys trust` trusts; while none is "
               "trusted, this user on this machine) or off (anybody in the ROS domain). The same "

@@ -12,8 +12,11 @@ from rrto_ros.errors import ConfigError, UnavailableError
 from rrto_ros.ros.client import RECORDER, SERVER, RobotClient
 
 STATUS_TIMEOUT_S = 8.0
+ANOTHER_S = 0.7
+"""How long another server is waited for in any case, a little more than from one status to the
+next."""
 OTHERS_S = 2.0
-"""How long other servers are waited for that DDS knows; a status comes twice per second."""
+"""How long other servers are waited for that DDS knows."""
 
 
 def read_statuses(client: RobotClient) -> list[dict[str, Any]]:
@@ -26,7 +29,8 @@ def read_statuses(client: RobotClient) -> list[dict[str, Any]]:
         lambda: client.status(RECORDER) is not None and client.status(SERVER) is not None,
         STATUS_TIMEOUT_S,
     )
-    # Of several servers each says something; one that has just ended is still announced.
+    # Others may not be discovered yet, and one that has just ended is still announced.
+    client.wait(lambda: client.servers() > 1, ANOTHER_S)
     client.wait(lambda: client.servers() >= client.announced(SERVER), OTHERS_S)
     found = client.statuses()
     if not found:

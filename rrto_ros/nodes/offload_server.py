@@ -104,6 +104,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
                 self._open,
                 self._close,
                 self.get_name(),
+                self._table.server,
             )
             self._status = self.create_publisher(Status, status_topic, QoSProfile(depth=10))
             self.create_subscription(

@@ -41,6 +41,7 @@ from rrto_ros.errors import ConfigError, RrtoError
 from rrto_ros.nodes.local_place import LocalPlace
 from rrto_ros.nodes.recorder_parameters import session_config
 from rrto_ros.nodes.session_messages import session_message
+from rrto_ros.robot.balance import MEASURE_S, Balance
 from rrto_ros.robot.fallback import Here, in_words
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.orders import Orders
@@ -89,6 +90,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         self._servers = Servers()
         self._orders = Orders(self._open_sessions, self._servers)
         self._place: LocalPlace | None = None
+        self._balance = Balance(self._servers, self._orders.send)
         self._server_seen = False
         self._server_transports = ""
         self._lifecycle_state = "unconfigured"
@@ -111,6 +113,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         self.create_service(MoveSessions, topic(robot, "move_sessions"), self._move_sessions)
         rate = float(self.get_parameter("status_rate_hz").value)
         every(self, 1.0 / rate, self.publish_status)
+        every(self, MEASURE_S, self._rebalance)
         every(self, DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
         self.add_on_set_parameters_callback(self._check_change)
         self.add_post_set_parameters_callback(self._apply_change)
@@ -225,6 +228,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
             **self._servers.statistics(),
             **self._orders.statistics(),
             **{f"place_{name}": value for name, value in own.items()},
+            **self._balance.statistics(),
             **({"port": port.statistics()} if port is not None else {}),
         }
 
@@ -293,6 +297,14 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
     def _open_sessions(self) -> list[RobotSession]:
         host = self._host
         return host.sessions if host is not None else []
+
+    def _rebalance(self) -> None:
+        """Have sessions go where their results come sooner, if that is wanted."""
+        port = self._port
+        if port is None or not self.get_parameter("rebalance").value:
+            return
+        self._balance.judge(self._open_sessions())
+        port.measure(self._balance.measured)
 
     def _move_sessions(self, request: Any, response: Any) -> Any:
         done = self._orders.move(request.session.tobytes(), request.server)

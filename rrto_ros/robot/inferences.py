@@ -77,8 +77,8 @@ class InferenceMeter:
             if began is not None:
                 self._times.append(now - began)
 
-    def forget(self) -> None:
-        """What was measured so far is of another device."""
+    def moved(self) -> None:
+        """Another server executes from now on, which may take another time."""
         with self._lock:
             self._mark = None
             self._costs.clear()

@@ -96,6 +96,19 @@ class Orders:
             ):
                 self._drained += 1
 
+    def send(self, session: RobotSession, server: bytes, reason: str) -> bool:
+        """Have one session go on at one server.
+
+        Args:
+            session: Any.
+            server: Id of the server.
+            reason: For logs.
+
+        Returns:
+            Whether the order was taken.
+        """
+        return self._take(session, "", reason, server)
+
     def statistics(self) -> dict[str, int]:
         """Orders given, for which reason, and those that came too soon after another."""
         return {
@@ -120,9 +133,9 @@ class Orders:
             return f"the parameter `servers` has {short} run at {allowed} only"
         return f"{short} is at {here}, and no other server of this robot is heard of"
 
-    def _take(self, session: RobotSession, name: str, reason: str) -> bool:
+    def _take(self, session: RobotSession, name: str, reason: str, server: bytes = b"") -> bool:
         """Order a move, unless the session had another order just now."""
-        now, what = time.monotonic(), name + "\n" + reason
+        now, what = time.monotonic(), f"{name}\n{server.hex()}\n{reason}"
         with self._lock:
             at, before = self._last.get(session, (0.0, ""))
             if at and now - at < PERIOD_S:
@@ -132,10 +145,12 @@ class Orders:
             self._last[session] = now, what
             self._ordered += 1
         here = session.server
-        if name:
-            session.move(lambda server: is_named(server, name), reason)
+        if server:
+            session.move(lambda one: one == server, reason)
+        elif name:
+            session.move(lambda one: is_named(one, name), reason)
         else:
-            session.move(lambda server: server != here, reason)
+            session.move(lambda one: one != here, reason)
         return True
 
 

@@ -16,6 +16,7 @@ from rrto_ros.errors import RrtoError
 from rrto_ros.robot.servers import Search
 from rrto_ros.wire.opening import UNWANTED, GetCredentials, Opened, close_session, open_session
 from rrto_ros.wire.port import OpenRequest, RobotPort
+from rrto_ros.wire.versions import with_own_version
 
 ASK_S = 5.0
 """How long one attempt waits for its answers; the port repeats what it asks meanwhile."""
@@ -120,7 +121,8 @@ class Rescue:
                 self._reason = self._search.explain()
             elif not answer.accepted or answer.info is None:
                 self._search.refused(answer.server)
-                self._reason = f"{self._name} refused the session: {answer.reason}"
+                why = with_own_version(answer.reason)
+                self._reason = f"{self._name} refused the session: {why}"
             elif difference := _difference(self._info, answer.info):
                 self._reason = f"{self._name}'s device is another one: {difference}"
                 self._search.refused(answer.server)

@@ -75,7 +75,7 @@ from rrto_ros.wire.versions import with_own_version
 ACK_SLACK_S = 0.04
 """How late an acknowledgement may be that waits for the program's next call; with the receiver's
 own delay it stays below the other side's shortest retransmission time."""
-WAIT_SAMPLES = 512
+WAIT_SAMPLES, LEAST_WAITS = 512, 16
 MAX_TEXT = 256
 
 
@@ -213,6 +213,22 @@ class RobotSession:
     def ordered(self) -> bool:
         """Whether it is to move and has not yet."""
         return self._migration.ordered
+
+    def pace(self) -> tuple[float, float]:
+        """How long a result takes at this server, in seconds, and the round trips in it.
+
+        Both are 0 as long as too little has run here.
+        """
+        with self._lock:
+            if self._ring is None or self._over:
+                return 0.0, 0.0
+            cost = self._out.meter.cost()
+            if self._mode == "replay" and cost.median_ms:
+                return cost.median_ms / 1e3, max(cost.round_trips, 1.0)
+            samples = self._wait_samples
+            if len(samples) < LEAST_WAITS:
+                return 0.0, 0.0
+            return statistics.median(samples), 1.0
 
     @property
     def choice(self) -> Choice:
@@ -597,20 +613,19 @@ class RobotSession:
         close_session(self._port, old, before, "the session goes on elsewhere")
 
     def _measure_anew(self, was_here_s: float, outage_s: float) -> None:
-        """After a move: what inferences take is of one device at a time."""
+        """After a move: what inferences take is of one server at a time."""
         here, meter = self._fallback.here, self._out.meter
         self.last_move = ""
-        if here is bool(was_here_s):
-            return
-        if here:
+        if here and not was_here_s:
             self._edge_ms = meter.cost().median_ms or self._edge_ms
             self.last_move = (
                 f"goes on on this robot's {self._device} device as {{}}: no edge answered for "
                 f"{outage_s:.1f} s"
             )
-        else:
+        elif was_here_s and not here:
             self.last_move = f"is back at an edge as {{}} after {was_here_s:.1f} s on this robot"
-        meter.forget()
+        meter.moved()
+        self._wait_samples.clear()
 
     @property
     def _resumable(self) -> bool:

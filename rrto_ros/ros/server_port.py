@@ -285,6 +285,7 @@ class RosServerPort:
         on_close: Closes a session, given its id, a reason and who asks; returns (closed, reason
             if not).
         name: Prefix of the data nodes' names.
+        server: Its id, which it says when it is asked whether it is there.
     """
 
     def __init__(
@@ -295,11 +296,13 @@ class RosServerPort:
         on_open: Callable[[OpenRequest], OpenAnswer | None],
         on_close: Callable[[bytes, str, bytes], tuple[bool, str]],
         name: str = "offload_server",
+        server: bytes = bytes(16),
     ) -> None:
         self.robot = robot
         self._on_calls = on_calls
         self._on_open = on_open
         self._on_close = on_close
+        self._server = server
         self._domain = domain
         self._name = name
         self._lock = threading.Lock()
@@ -399,6 +402,7 @@ class RosServerPort:
     def _opening(self, request: Any, response: Any) -> Any:
         if not request.session.any():
             response.reason = "a server is here"
+            response.server = id_array(self._server)
             return response
         answer = self._on_open(
             OpenRequest(

@@ -6,6 +6,10 @@ import threading
 import pytest
 from support.rig import said
 
+from rrto_ros.errors import UnavailableError
+from rrto_ros.evaluation.link_emulator import joined_by_link
+from rrto_ros.evaluation.link_queue import LinkSettings
+
 RRTO = [sys.executable, "-m", "rrto_ros.cli.main"]
 PROGRAM = ("wander.py", "--cascade")
 
@@ -236,3 +240,26 @@ def test_who_orders_moves_again_and_again_does_not_keep_a_program_from_its_work(
     # In ten seconds at most so many orders are taken.
     assert report["resumed"] <= 8
     assert report["error"] == ""
+
+
+@pytest.mark.root
+def test_a_session_leaves_a_far_server_for_a_near_one_if_that_is_wanted(rig):
+    try:
+        joined = joined_by_link(LinkSettings(delay_ms=20))
+        rig.machines = joined.__enter__()
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    try:
+        rig.both("cpu", server={"server_name": "far"}, recorder={"rebalance": True})
+        watch = rig.watch()
+        program = Load(rig, ahead=3)
+        program.at(5)
+        where(watch, program.pid, lambda s: s["server"] == "far", "the only one")
+        rig.server(server_name="near", side="robot")
+        where(watch, program.pid, lambda s: s["server"] == "near", "where results come sooner")
+        program.ends()
+        report = watch.report(program.pid)
+        assert (report["resumed"], report["moves_failed"], report["error"]) == (1, 0, "")
+    finally:
+        rig.close()
+        joined.__exit__(None, None, None)

@@ -83,12 +83,12 @@ class Rig:
                     found.append(int(folder.name))
         return found
 
-    def server(self, device="cpu", robot=None, wait=True, **parameters):
-        """Start an offload_server on the edge; ready when this returns."""
+    def server(self, device="cpu", robot=None, wait=True, side="edge", **parameters):
+        """Start an offload_server, usually on the edge; ready when this returns."""
         robot = robot or self.robot
         node = self._node(
             "offload_server", robot, {"device": device, "robot": robot, "spare_workers": 1,
-            "blob_directory": str(self.folder / "blobs"), **parameters}, "edge",
+            "blob_directory": str(self.folder / "blobs"), **parameters}, side,
         )  # fmt: skip
         if wait:
             node.wait_for(r"ready on", START_S)
