@@ -6,9 +6,9 @@
 
 An unchanged program infers again and again on the same picture, in mode `replay`, with `fallback:
 local`. The server is killed; the program goes on on the robot. The server is started again; the
-session returns. All of that twice: the first time the robot's kernel cache is empty. Told are
-the seconds from the kill to the next result, what an inference takes at the edge and on the robot,
-and the longest inference around the return. Both ends are this machine, so the robot's device is as
+session returns. All of that twice: the first time the robot's kernel cache is empty. Told are the
+seconds from the kill to the next result, what an inference takes at the edge and on the robot, and
+the longest inference around the return. Both ends are this machine, so the robot's device is as
 fast as the edge's here. Exits with 1 if an output differs.
 """
 
