@@ -1,6 +1,6 @@
 """What a fallback to the robot's own device takes: the edge is killed while a model runs.
 
-    bench/fallback.py                    # NanoDet
+    bench/fallback.py                    # a program of the tests, and NanoDet
     bench/fallback.py --models FOLDER    # other .onnx files
     bench/fallback.py --json found.json
 
@@ -33,6 +33,7 @@ from talker import Talker, started
 
 from rrto_ros.errors import RrtoError, UnavailableError
 
+WANDER = HERE.parent / "test" / "support" / "programs" / "wander.py"
 WARM = 12
 HERE_S = 5.0
 """How long the program runs on the robot before the server is started again."""
@@ -54,7 +55,7 @@ class Run:
 
     def infer(self, count: int = 1) -> list[float]:
         """So many inferences; seconds of each."""
-        said = self._program.ask(str(count) if count > 1 else "1")
+        said = self._program.ask(str(count))
         # Only the first of them has the picture that all others had.
         self.digests.add(said["digests"][0])
         return list(said["seconds"])
@@ -100,7 +101,20 @@ class Run:
         return self._nodes.lines("recorder_replayer")[seen:]
 
 
-def measured(model: Path) -> tuple[list[dict[str, float]], int]:
+class PacedRun(Run):
+    """A run of a small program of the tests, which goes on by a step when it is told."""
+
+    def infer(self, count: int = 1) -> list[float]:
+        """So many steps; seconds of each."""
+        taken = []
+        for _ in range(count):
+            began = time.monotonic()
+            self._program.ask("go")
+            taken.append(time.monotonic() - began)
+        return taken
+
+
+def measured(command: list[str], kind: type[Run]) -> tuple[list[dict[str, float]], int]:
     """Two times away and back, and how many outputs there were for one picture."""
     with ExitStack() as ends:
         folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="rrto-bench-")))
@@ -112,10 +126,9 @@ def measured(model: Path) -> tuple[list[dict[str, float]], int]:
         }
         nodes = ends.enter_context(stack("cpu", "replay", parameters=parameters))
         assert isinstance(nodes, Stack)
-        command = [sys.executable, str(HERE / "replay_program.py"), str(model)]
         whole, env = nodes.command(command, **PROGRAM)
         program = started(ends, whole, env, "the program", folder / "errors")
-        run = Run(nodes, program)
+        run = kind(nodes, program)
         run.infer(WARM)
         return [run.away_and_back() for _ in range(2)], len(run.digests)
 
@@ -126,19 +139,30 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", type=Path, help="a folder of .onnx files; default: NanoDet")
+    parser.add_argument("--small", action="store_true", help="only the small program")
     parser.add_argument("--json", type=Path, help="also write what was found to this file")
     options = parser.parse_args()
     models = sorted(options.models.glob("*.onnx")) if options.models else [NANODET]
+    program = [sys.executable, str(HERE / "replay_program.py")]
+    runs: dict[str, tuple[list[str], type[Run]]] = {
+        model.stem: ([*program, str(model)], Run) for model in models
+    }
+    if options.small:
+        runs.clear()
+    if not options.models:
+        command = [sys.executable, str(WANDER), "1000000", "--pace", "--every", "1000000"]
+        runs = {WANDER.stem: (command, PacedRun), **runs}
     body: dict[str, Any] = {"on": machine(), "models": {}}
     code = 0
-    for model in models:
-        times, outputs = measured(model)
+    for name, (command, kind) in runs.items():
+        times, outputs = measured(command, kind)
         for which, one in zip(("empty cache", "full cache"), times, strict=True):
-            print(f"{model.stem}, {which}: " + ", ".join(f"{k} {v:.1f}" for k, v in one.items()))
-        if outputs != 1:
-            print(f"{model.stem}: {outputs} different outputs for one picture")
+            said = ", ".join(f"{key} {value:.1f}" for key, value in one.items())
+            print(f"{name}, {which}: {said}", flush=True)
+        if outputs > 1:
+            print(f"{name}: {outputs} different outputs for one picture")
             code = 1
-        body["models"][model.stem] = times
+        body["models"][name] = times
     if options.json:
         options.json.write_text(json.dumps(body, indent=1) + "\n")
     return code
