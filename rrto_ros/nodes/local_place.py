@@ -28,6 +28,7 @@ from rrto_ros.api.info import DeviceInfo
 from rrto_ros.api.parameters import SERVER
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.errors import RrtoError, UnavailableError
+from rrto_ros.nodes.known_devices import KnownDevices
 from rrto_ros.wire.port import Believes, CallsMessage, OpenAnswer, OpenRequest, ResultsMessage
 
 if TYPE_CHECKING:
@@ -50,10 +51,14 @@ class LocalPlace:
     Args:
         deliver: Takes results of its sessions (any thread, messages of one session in order).
         log: Takes lines for the log (any thread).
+        known: The edge's devices; None to remember them for as long as this lives.
     """
 
     def __init__(
-        self, deliver: Callable[[ResultsMessage], None], log: Callable[[str], None]
+        self,
+        deliver: Callable[[ResultsMessage], None],
+        log: Callable[[str], None],
+        known: KnownDevices | None = None,
     ) -> None:
         self._deliver = deliver
         self._log = log
@@ -61,7 +66,7 @@ class LocalPlace:
         self._gate: Gate | None = None
         self._tables: dict[tuple[str, DeviceSettings], SessionTable] = {}
         self._owner: dict[bytes, SessionTable] = {}
-        self._known: dict[str, DeviceInfo] = {}
+        self._known = known if known is not None else KnownDevices("", log)
         self._closed = False
         self._opened = self._refused = self._failures = 0
         self._last_failure = ""
@@ -78,7 +83,7 @@ class LocalPlace:
 
     def seen(self, info: DeviceInfo) -> None:
         """An edge has opened a session on this device; programs that start here see the same."""
-        self._known[info.kind] = info
+        self._known.put(info)
 
     def say(self, text: str) -> None:
         """Write a line into the recorder's log."""
@@ -118,8 +123,11 @@ class LocalPlace:
                 f"{free >> 20} MiB of memory are free here, at least {LEAST_FREE_BYTES >> 20} are "
                 "wanted; end other programs"
             )
+        like = like or self._known.get(kind)
+        if like is not None and not request.arena_base:
+            request = replace(request, arena_base=like.arena_base)
         try:
-            table = self._table(kind, like or self._known.get(kind), request.limit_bytes)
+            table = self._table(kind, like, request.limit_bytes)
             self._owner[request.session] = table
             answer = table.open(request)
         except RrtoError as error:

@@ -38,6 +38,7 @@ from rrto_msgs.srv import MoveSessions
 from rrto_ros.api._generated.exports import CLASSES, EXPORTS
 from rrto_ros.api.parameters import RECORDER, SESSIONS
 from rrto_ros.errors import ConfigError, RrtoError
+from rrto_ros.nodes.known_devices import KnownDevices
 from rrto_ros.nodes.local_place import LocalPlace
 from rrto_ros.nodes.recorder_parameters import session_config
 from rrto_ros.nodes.session_messages import session_message
@@ -123,7 +124,8 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Check the parameters; make the socket and the topics."""
         try:
-            place = LocalPlace(self._deliver, self._log_info)
+            known = KnownDevices(self._robot, self._log_info)
+            place = LocalPlace(self._deliver, self._log_info, known)
             config = session_config(self, self._servers, place=place)
             sessions = int(self.get_parameter("max_sessions").value)
             path = socket_path(self._robot, self.context.get_domain_id())

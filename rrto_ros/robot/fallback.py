@@ -7,6 +7,7 @@ asked a little earlier, so that a worker is there by then.
 And back: once an edge has answered steadily (`edge_watch.py`), the session is ordered to move, as
 by `rrto move`: with a checkpoint, at a moment of rest. How long is steady grows while the edge is
 lost again soon after, so that a link that comes and goes does not carry the session to and fro.
+It does not wait for the robot's device to answer: with kernels to compile that can take a minute.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SOON_S = 60.0
 AGAIN_S = 2.0
 """Between two questions to a place that cannot be had."""
 OWN = "this robot's own device"
-Order = Callable[[Callable[[bytes], bool], str], None]
+Order = Callable[[Callable[[bytes], bool], str, bool], None]
 """As `Migration.order`."""
 
 
@@ -241,7 +242,7 @@ class Fallback:
         if self._watch.steady_s(now) >= self._steady_s:
             here = place.server
             self._ordered = True
-            self._order(lambda server: server != here, "an edge answers again")
+            self._order(lambda server: server != here, "an edge answers again", True)
 
     def _unwatch(self) -> None:
         watch, self._watch = self._watch, None

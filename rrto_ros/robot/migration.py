@@ -43,11 +43,14 @@ class Order:
         wanted: Where to.
         reason: For logs and status.
         until: When the search is given up, monotonic seconds.
+        hasty: Whether it waits for nothing for long, even if nothing was answered since the last
+            move: where the session is, an answer may take much longer than a move.
     """
 
     wanted: Wanted
     reason: str
     until: float
+    hasty: bool = False
 
 
 class Migration:
@@ -95,10 +98,10 @@ class Migration:
         """
         self._asked = request, info
 
-    def order(self, wanted: Wanted, reason: str) -> None:
+    def order(self, wanted: Wanted, reason: str, hasty: bool = False) -> None:
         """Go on elsewhere soon (any thread); an earlier order that was not carried out is void."""
         with self._lock:
-            self._order = Order(wanted, reason, time.monotonic() + SEARCH_S)
+            self._order = Order(wanted, reason, time.monotonic() + SEARCH_S, hasty)
             self._orders += 1
 
     def give_up(self) -> None:
@@ -225,7 +228,8 @@ class Migration:
             self._found_at = self._found_at or now
             covered = not (self.wants_checkpoint or self._journal.outstanding)
             # Who is moved again before anything was answered gets nowhere.
-            late = now >= self._found_at + SETTLE_S and self._journal.newest > self._moved_after
+            moves = self._ordered.hasty or self._journal.newest > self._moved_after
+            late = moves and now >= self._found_at + SETTLE_S
             if not (late or (quiet and covered)):
                 return None
         taken = rescue.take()

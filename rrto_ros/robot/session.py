@@ -142,7 +142,7 @@ class RobotSession:
         self._blobs: BlobReferences | None = None
         self._blobs_wanted: deque[int] = deque()
         self._packer = Packer()
-        self._packs_to = 0
+        self._packs_to = self._packed_to = 0
         self._live = Liveness(config.server_timeout_s, time.monotonic())
         self._beyond = False
         self._spoke = 0.0
@@ -330,6 +330,7 @@ class RobotSession:
             window_bytes=config.window_bytes,
         )
         self._receiver = MessageReceiver(max_message_bytes=max_message_bytes)
+        self._packed_to = 0
 
     def _refuse(self, text: str) -> bool:
         self._error = text
@@ -534,7 +535,9 @@ class RobotSession:
         """
         if message.flags & FLAG_ACK_ONLY or message.sequence > self._packs_to:
             return message
-        data = self._packer.pack(message.data, bytes_per_s)
+        again = message.sequence <= self._packed_to
+        self._packed_to = max(self._packed_to, message.sequence)
+        data = self._packer.pack(message.data, bytes_per_s, again=again)
         if data is None:
             return message
         return replace(message, flags=message.flags | FLAG_PACKED, data=data)

@@ -8,6 +8,7 @@ a link that is cut. RRTO_FALLBACKS=50 runs so many random programs in each setti
 import dataclasses
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.host import HostLimits, closed_message
 from rrto_ros.errors import UnavailableError
 from rrto_ros.nodes import local_place
+from rrto_ros.nodes.known_devices import KnownDevices
 from rrto_ros.nodes.local_place import LocalPlace
 from rrto_ros.robot import edge_watch, fallback, migration, rescue, session
 from rrto_ros.robot.places import from_outside
@@ -183,6 +185,22 @@ def test_an_edge_that_was_restarted_meanwhile_gets_the_session(edges, monkeypatc
     ends(program)
     report = world.reports.get(timeout=10)
     assert (report.phase, report.error, report.fallback) == ("closed", "", False)
+
+
+def test_a_session_returns_although_nothing_was_answered_here(edges, monkeypatch):
+    quick(monkeypatch)
+    monkeypatch.setattr(migration, "SETTLE_S", 0.5)
+    world = edges("batched")
+    program = world.start("tracker.py", 1000)
+    world.wait(lambda session: served(session, 50))
+    world.cut()
+    world.wait(is_here)
+    (pid,) = workers(world)
+    os.kill(pid, signal.SIGSTOP)
+    world.mend()
+    world.wait(is_back)
+    ends(program)
+    assert world.reports.get(timeout=10).error == ""
 
 
 def workers(world):
@@ -348,6 +366,18 @@ def test_nothing_of_the_edge_is_imported_before_a_session_goes_here():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_the_edges_device_is_remembered_on_disk_and_damage_is_as_good_as_nothing(tmp_path):
+    info = DeviceInfo("cpu", "d", bytes(16), (8, 9), 13000, 1 << 30, 1 << 21, 1 << 36, {16: 7})
+    KnownDevices("r", print, tmp_path / "edges").put(info)
+    assert KnownDevices("r", print, tmp_path / "edges").get("cpu") == info
+    assert KnownDevices("r", print, tmp_path / "edges").get("gpu") is None
+    assert KnownDevices("other", print, tmp_path / "edges").get("cpu") is None
+    for path in (tmp_path / "edges").rglob("*"):
+        if path.is_file() and path.name not in (".secret", ".lock"):
+            path.write_bytes(path.read_bytes()[:-1])
+    assert KnownDevices("r", print, tmp_path / "edges").get("cpu") is None
 
 
 class Silent:
