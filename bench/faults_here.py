@@ -170,11 +170,12 @@ class Robot:
             if code == 0:
                 seen.programs += 1
                 return
-            in_time = [
-                reason
+            # The latest is the likeliest.
+            in_time = sorted(
+                (since, reason)
                 for reason, since in run.excuses.items()
                 if ended - since <= OUTAGE_S + BUSY_S
-            ]
+            )
             if code == WRONG_BYTE or "not over within" in errors or not in_time:
                 seen.fails(
                     f"{name}: {code}, session {error!r}, excuses "
@@ -182,8 +183,9 @@ class Robot:
                     f"{errors[-1200:]}"
                 )
                 return
-            seen.excused[in_time[0]] += 1
-            seen.told_s.append(ended - run.excuses[in_time[0]])
+            since, reason = in_time[-1]
+            seen.excused[reason] += 1
+            seen.told_s.append(max(ended - since, 0.0))
 
 
 def program(rng: random.Random) -> list[str]:
