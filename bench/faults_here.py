@@ -36,6 +36,7 @@ from support.bad_air import BadLane, Weather  # noqa: E402
 from support.faulty_world import BreakableRobot, BreakableServer, FaultyWorld  # noqa: E402
 
 from rrto_ros.bringup.environment import interposed_environment  # noqa: E402
+from rrto_ros.edge.host import HostLimits  # noqa: E402
 from rrto_ros.heap import give_back  # noqa: E402
 from rrto_ros.robot import journal  # noqa: E402
 from rrto_ros.robot.replay.replayer import ReplayOptions  # noqa: E402
@@ -53,6 +54,8 @@ BUSY_S = 15.0
 """A program that is told of an error has so much time to end, beside the stated one."""
 NEAR_S = 20.0
 """A cut that is shorter than the stated time by more than this excuses nothing."""
+ANEW_S = 5.0
+"""After a cut a session is not open again at once: one that begins so soon makes it longer."""
 SHORT_CUT_S, LONG_CUTS = 2.0, 0.05
 """Most cuts last no longer; this part of them may be as long as the campaign allows."""
 AT_ONCE = 24
@@ -95,23 +98,28 @@ class Robot:
         self._lock = threading.Lock()
         self._cut_since = self._cut_until = 0.0
 
-    def excuse(self, reason: str, session: bytes | None = None) -> None:
-        """The program that runs now (with this session) may end with an error."""
+    def excuse(self, reason: str, session: bytes | None = None, later_s: float = 0.0) -> None:
+        """The program that runs now (with this session) may end with an error, from then on."""
         with self._lock:
             mine = session is None or any(one.id == session for one in self.robot.host.sessions)
             if self.run is not None and mine:
-                self.run.excuses.setdefault(reason, time.monotonic())
+                self.run.excuses[reason] = time.monotonic() + later_s
 
-    def cut_for(self, seconds: float) -> None:
-        """Nothing arrives from now on for so long; cuts that follow each other are one."""
+    def cut_for(self, seconds: float, heard_s: float = 0.0) -> None:
+        """Nothing arrives from now on for so long; cuts that follow each other are one.
+
+        Args:
+            seconds: So long.
+            heard_s: The server is heard for so long all the same.
+        """
         now = time.monotonic()
         with self._lock:
-            if now > self._cut_until + NEAR_S:
+            if now > self._cut_until + ANEW_S:
                 self._cut_since = now
             self._cut_until = max(self._cut_until, now + seconds)
             long = self._cut_until - self._cut_since > OUTAGE_S - NEAR_S
         if long:
-            self.excuse("network cut for longer than outage_timeout_s")
+            self.excuse("network cut for longer than outage_timeout_s", later_s=heard_s)
 
     def work(self, over: threading.Event) -> None:
         """Run programs until the campaign is over."""
@@ -162,11 +170,12 @@ class Robot:
             if code == 0:
                 seen.programs += 1
                 return
-            in_time = [
-                reason
+            # The latest is the likeliest.
+            in_time = sorted(
+                (since, reason)
                 for reason, since in run.excuses.items()
                 if ended - since <= OUTAGE_S + BUSY_S
-            ]
+            )
             if code == WRONG_BYTE or "not over within" in errors or not in_time:
                 seen.fails(
                     f"{name}: {code}, session {error!r}, excuses "
@@ -174,8 +183,9 @@ class Robot:
                     f"{errors[-1200:]}"
                 )
                 return
-            seen.excused[in_time[0]] += 1
-            seen.told_s.append(ended - run.excuses[in_time[0]])
+            since, reason = in_time[-1]
+            seen.excused[reason] += 1
+            seen.told_s.append(max(ended - since, 0.0))
 
 
 def program(rng: random.Random) -> list[str]:
@@ -272,9 +282,9 @@ class Campaign:
             "server killed": (share, self._kills_server),
             "server frozen": (2 * share, self._freezes_server),
             "worker frozen": (2, self._freezes_worker),
-            "worker killed": (0.5, self._kills_worker),
-            "worker without memory": (0.5, self._starves_worker),
-            "program killed": (0.3, self._kills_program),
+            "worker killed": (0.2, self._kills_worker),
+            "worker without memory": (0.2, self._starves_worker),
+            "program killed": (0.2, self._kills_program),
             "program frozen": (1, self._freezes_program),
             "session moved": (0.5, self._moves),
             "clock jumps by an hour": (1, self._jumps),
@@ -323,7 +333,8 @@ class Campaign:
 
     def _cuts_one_way(self, rng: random.Random) -> None:
         robot, seconds = self._robot(rng), self._cut_s(rng)
-        robot.cut_for(seconds)
+        # A server that hears nothing speaks on until it closes the session.
+        robot.cut_for(seconds, HostLimits().timeout_s)
         with rng.choice(robot.robot.lanes).under(Weather(cut=True)):
             time.sleep(seconds)
 
