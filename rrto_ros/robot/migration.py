@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,7 +26,10 @@ SUSPECT_S = 0.75
 """A server says something every quarter of a second: after so much silence another is looked for,
 while this one may still be heard."""
 MOST_FRUITLESS = 3
-"""A session is not made again more often than this without a new result."""
+"""A session is not made again more often than this without a new result, unless it finds a server
+again that it left: that one was out of reach, and not ended by the calls."""
+REMEMBERED = 8
+"""Servers that it was on."""
 SEARCH_S = 10.0
 """How long a server is looked for that an order wants."""
 SETTLE_S = 3.0
@@ -84,6 +88,8 @@ class Migration:
         self._moved_after = -1
         self._switched_at = self._pause_s = 0.0
         self._catches_up = 0
+        self._been: deque[tuple[bytes, bytes]] = deque(maxlen=REMEMBERED)
+        self._survived = False
         self._orders = self._orders_failed = 0
         self._last_failure = ""
 
@@ -119,7 +125,8 @@ class Migration:
         if self._ordered is None and not silence:
             # A server that is lost again and again by the same calls will not get over them.
             newest = self._journal.newest
-            self._fruitless = 0 if newest > self._newest else self._fruitless + 1
+            anew = newest > self._newest or self._survived
+            self._fruitless = 0 if anew else self._fruitless + 1
             self._newest = newest
             self._hopeless = self._hopeless or self._fruitless >= MOST_FRUITLESS
         self._ordered = None
@@ -234,6 +241,11 @@ class Migration:
                 return None
         taken = rescue.take()
         self._rescue = None
+        if taken is not None:
+            server = taken[1].server
+            process = server.server, server.run
+            self._survived = process in self._been
+            self._been.append(process)
         self._found_at, self._checkpointed = 0.0, False
         return taken
 
