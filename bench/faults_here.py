@@ -38,8 +38,8 @@ from support.faulty_world import BreakableRobot, BreakableServer, FaultyWorld  #
 from rrto_ros.bringup.environment import interposed_environment  # noqa: E402
 from rrto_ros.edge.host import HostLimits  # noqa: E402
 from rrto_ros.heap import give_back  # noqa: E402
-from rrto_ros.robot import journal  # noqa: E402
 from rrto_ros.robot.replay.replayer import ReplayOptions  # noqa: E402
+from rrto_ros.robot.state import journal  # noqa: E402
 from rrto_ros.robot.status import SessionConfig  # noqa: E402
 
 PROGRAMS = ROOT / "test" / "support" / "programs"

@@ -10,9 +10,9 @@ from rclpy.node import Node
 
 from rrto_ros.api.parameters import RECORDER, check_values
 from rrto_ros.errors import ConfigError
-from rrto_ros.robot.places import Place
+from rrto_ros.robot.places.place import Place
+from rrto_ros.robot.places.servers import Servers, choice_of
 from rrto_ros.robot.replay.replayer import ReplayOptions
-from rrto_ros.robot.servers import Servers, choice_of
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.session_keys import disclose
 from rrto_ros.wire.credentials import of_robot

@@ -42,12 +42,12 @@ from rrto_ros.nodes.known_devices import KnownDevices
 from rrto_ros.nodes.local_place import LocalPlace
 from rrto_ros.nodes.recorder_parameters import session_config
 from rrto_ros.nodes.session_messages import session_message
-from rrto_ros.robot.balance import MEASURE_S, Balance
-from rrto_ros.robot.fallback import Here, in_words
 from rrto_ros.robot.host import RobotHost
-from rrto_ros.robot.orders import Orders
-from rrto_ros.robot.places import PlacedPort, from_outside
-from rrto_ros.robot.servers import Servers
+from rrto_ros.robot.places.balance import MEASURE_S, Balance
+from rrto_ros.robot.places.fallback import Here, in_words
+from rrto_ros.robot.places.orders import Orders
+from rrto_ros.robot.places.place import PlacedPort, from_outside
+from rrto_ros.robot.places.servers import Servers
 from rrto_ros.robot.session import RobotSession
 from rrto_ros.robot.status import SessionSnapshot
 from rrto_ros.ros.context import (

@@ -6,7 +6,7 @@ into the reply ring itself, so that an answer passes no queue. The link's state 
 lock; nothing is published or waited for under it.
 
 With `resume: exact` a server that is lost does not end the session: another one is looked for
-(`migration.py`) while the program waits, and is brought to the same state (`journal.py`).
+(`places/`) while the program waits, and is brought to the same state (`state/`).
 
 Over 400 lines: ring, link and phases of one session change together, under one lock.
 """
@@ -29,12 +29,12 @@ from dataclasses import replace
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.robot.blob_references import BlobReferences
-from rrto_ros.robot.fallback import OWN, Fallback
 from rrto_ros.robot.inferences import InferenceCost
-from rrto_ros.robot.journal import Journal
 from rrto_ros.robot.liveness import ALIVE_PERIOD_S, Liveness
-from rrto_ros.robot.migration import MOMENT_S, SUSPECT_S, Migration
 from rrto_ros.robot.outgoing import Outgoing
+from rrto_ros.robot.places.fallback import OWN, Fallback
+from rrto_ros.robot.places.migration import MOMENT_S, SUSPECT_S, Migration
+from rrto_ros.robot.places.servers import Choice, open_somewhere
 from rrto_ros.robot.plan_store import PlanStore, memory_of
 from rrto_ros.robot.replay.replayer import ReplayState
 from rrto_ros.robot.reply_writer import ReplyWriter
@@ -47,7 +47,7 @@ from rrto_ros.robot.ring import (
     drain_eventfd,
 )
 from rrto_ros.robot.ring_socket import hung_up, no_room, send_welcome
-from rrto_ros.robot.servers import Choice, open_somewhere
+from rrto_ros.robot.state.journal import Journal
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
 from rrto_ros.text import printable
 from rrto_ros.wire.descriptions import Hello, Welcome, pack_device_info

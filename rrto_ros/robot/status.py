@@ -8,11 +8,11 @@ from pathlib import Path
 
 from rrto_ros.api import choices
 from rrto_ros.api.parameters import RECORDER
-from rrto_ros.robot.places import Place
+from rrto_ros.robot.places.place import Place
+from rrto_ros.robot.places.servers import Choice
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.reply_writer import MAX_UNTAKEN_BYTES
 from rrto_ros.robot.ring import DEFAULT_CALL_BYTES, DEFAULT_REPLY_BYTES
-from rrto_ros.robot.servers import Choice
 from rrto_ros.wire.link import MAX_MESSAGE_BYTES, WINDOW_BYTES
 from rrto_ros.wire.opening import GetCredentials
 

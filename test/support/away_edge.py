@@ -8,7 +8,7 @@ from support.failing_edge import FailingEdge
 
 from rrto_ros.errors import UnavailableError
 from rrto_ros.nodes.local_place import LocalPlace
-from rrto_ros.robot.places import PlacedPort, from_outside
+from rrto_ros.robot.places.place import PlacedPort, from_outside
 
 
 class AwayEdge(FailingEdge):

@@ -16,7 +16,7 @@ sys.path.insert(0, str(bench.BENCH))
 import faults_here
 from faults_report import GROWTH_MIB, Before, Outcome, descendants
 
-from rrto_ros.robot import journal
+from rrto_ros.robot.state import journal
 
 SEED = int(os.environ.get("RRTO_FAULTS_SEED", "1"))
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from rrto_ros.robot import balance as module
-from rrto_ros.robot import servers as servers_module
-from rrto_ros.robot.balance import Balance
-from rrto_ros.robot.servers import Servers, choice_of
+from rrto_ros.robot.places import balance as module
+from rrto_ros.robot.places import servers as servers_module
+from rrto_ros.robot.places.balance import Balance
+from rrto_ros.robot.places.servers import Servers, choice_of
 from rrto_ros.wire.server_id import server_id
 
 NAMES = ("east", "west", "south")

@@ -24,8 +24,9 @@ from rrto_ros.errors import UnavailableError
 from rrto_ros.nodes import local_place
 from rrto_ros.nodes.known_devices import KnownDevices
 from rrto_ros.nodes.local_place import LocalPlace
-from rrto_ros.robot import edge_watch, fallback, migration, rescue, session
-from rrto_ros.robot.places import from_outside
+from rrto_ros.robot import session
+from rrto_ros.robot.places import edge_watch, fallback, migration, rescue
+from rrto_ros.robot.places.place import from_outside
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.handshake import UNSEALED

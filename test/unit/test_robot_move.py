@@ -13,7 +13,7 @@ import pytest
 from support.several_edges import SeveralEdges
 
 from rrto_ros.edge.host import HostLimits
-from rrto_ros.robot import migration
+from rrto_ros.robot.places import migration
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from rrto_ros.robot import orders as module
-from rrto_ros.robot.orders import Orders
-from rrto_ros.robot.servers import Servers, choice_of
+from rrto_ros.robot.places import orders as module
+from rrto_ros.robot.places.orders import Orders
+from rrto_ros.robot.places.servers import Servers, choice_of
 from rrto_ros.wire.server_id import server_id
 
 EAST, WEST, SOUTH = (server_id(name.encode(), name) for name in ("east", "west", "south"))
@@ -147,7 +147,7 @@ def test_a_stranger_that_names_every_server_draining_stops_no_search(world):
     world.hear(east="draining", west="draining", south="draining")
     world.orders.drain()
     assert session.orders == []
-    from rrto_ros.robot.servers import Search
+    from rrto_ros.robot.places.servers import Search
 
     assert Search(session.choice)(WEST), "draining servers are asked, and say nothing"
 

@@ -14,10 +14,10 @@ from support.one_process import OneProcess
 
 from rrto_ros.edge.gate import Gate
 from rrto_ros.edge.host import HostLimits
-from rrto_ros.robot import journal
-from rrto_ros.robot.memory_image import MemoryImage
-from rrto_ros.robot.migration import MOST_FRUITLESS, Migration
+from rrto_ros.robot.places.migration import MOST_FRUITLESS, Migration
 from rrto_ros.robot.replay.replayer import ReplayOptions
+from rrto_ros.robot.state import journal
+from rrto_ros.robot.state.memory_image import MemoryImage
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.closing import ServerOfSession
 from rrto_ros.wire.opening import Opened

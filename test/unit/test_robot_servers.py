@@ -10,8 +10,8 @@ from rrto_ros.edge.gate import Gate
 from rrto_ros.edge.host import HostLimits
 from rrto_ros.edge.table import ServerSettings, SessionTable
 from rrto_ros.errors import ConfigError, UnavailableError
-from rrto_ros.robot import servers as module
-from rrto_ros.robot.servers import Search, Servers, choice_of, open_somewhere
+from rrto_ros.robot.places import servers as module
+from rrto_ros.robot.places.servers import Search, Servers, choice_of, open_somewhere
 from rrto_ros.wire.port import OpenAnswer, OpenRequest
 from rrto_ros.wire.server_id import is_named, server_id
 from rrto_ros.wire.versions import versions_differ, with_own_version

@@ -1,7 +1,7 @@
 """When a session runs on the robot for want of an edge: owns that judgement, both ways.
 
 Away from the edge: where no edge answers for `fallback_after_ms`, the session goes on at the place
-on the robot (`places.py`), brought to its state by the journal, as at any server. The place is
+on the robot (`place.py`), brought to its state by the journal, as at any server. The place is
 asked a little earlier, so that a worker is there by then.
 
 And back: once an edge has answered steadily (`edge_watch.py`), the session is ordered to move, as
@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.errors import UnavailableError
-from rrto_ros.robot.edge_watch import EdgeWatch
-from rrto_ros.robot.places import Place
-from rrto_ros.robot.rescue import Rescue
-from rrto_ros.robot.servers import Choice, Search
+from rrto_ros.robot.places.edge_watch import EdgeWatch
+from rrto_ros.robot.places.place import Place
+from rrto_ros.robot.places.rescue import Rescue
+from rrto_ros.robot.places.servers import Choice, Search
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot
 from rrto_ros.wire.opening import Opened, open_session
 from rrto_ros.wire.port import OpenRequest, RobotPort

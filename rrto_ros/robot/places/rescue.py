@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.errors import RrtoError
-from rrto_ros.robot.servers import Search
+from rrto_ros.robot.places.servers import Search
 from rrto_ros.wire.opening import UNWANTED, GetCredentials, Opened, close_session, open_session
 from rrto_ros.wire.port import OpenRequest, RobotPort
 from rrto_ros.wire.versions import with_own_version

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rrto_ros.api.info import DeviceInfo
-from rrto_ros.robot.journal import Journal
-from rrto_ros.robot.rescue import Rescue
-from rrto_ros.robot.servers import Search, Wanted
+from rrto_ros.robot.places.rescue import Rescue
+from rrto_ros.robot.places.servers import Search, Wanted
+from rrto_ros.robot.state.journal import Journal
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.opening import Opened
 from rrto_ros.wire.port import OpenRequest, RobotPort

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from rrto_ros.errors import RrtoError, UnavailableError
-from rrto_ros.robot.servers import Choice
+from rrto_ros.robot.places.servers import Choice
 from rrto_ros.wire.opening import GetCredentials, objection
 from rrto_ros.wire.port import OpenRequest, RobotPort
 

@@ -20,8 +20,8 @@ from hashlib import blake2b, sha256
 
 from rrto_ros.api.ops import Kind
 from rrto_ros.errors import ProtocolError
-from rrto_ros.robot.memory_image import MemoryImage
-from rrto_ros.robot.shape import SHAPES, Shape, has_shape
+from rrto_ros.robot.state.memory_image import MemoryImage
+from rrto_ros.robot.state.shape import SHAPES, Shape, has_shape
 from rrto_ros.wire.codec import OP_BY_CODE, OP_BY_NAME, CallHeader, iter_headers, pack_call
 from rrto_ros.wire.format import (
     FLAG_KEEP,

@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from weakref import WeakKeyDictionary
 
-from rrto_ros.robot.servers import MOST_SERVERS, RUNNING, Servers
+from rrto_ros.robot.places.servers import MOST_SERVERS, RUNNING, Servers
 from rrto_ros.robot.session import RobotSession
 
 MEASURE_S = 2.0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from rrto_ros.robot.servers import DRAINING, RUNNING, Server, Servers
+from rrto_ros.robot.places.servers import DRAINING, RUNNING, Server, Servers
 from rrto_ros.robot.session import RobotSession
 from rrto_ros.text import printable
 from rrto_ros.wire.port import ANY_SERVER
