@@ -366,7 +366,10 @@ class RosRobotPort:
                 with self._answers:
                     self._connected = ends.answered
                     self._answers.notify_all()
-                self._on_change()
+                try:
+                    self._on_change()
+                except Exception as error:  # a status that cannot be published ends no search
+                    self._log(f"telling of a server failed: {type(error).__name__}: {error}")
             self._judge()
 
     def _ask(self, ends: _Ends) -> None:

@@ -196,7 +196,7 @@ def test_calls_that_end_every_server_are_not_executed_for_ever(processes, possib
         taken = bytes([number]) * 16, Opened(OpenAnswer(True), None, server)
         way._rescue = SimpleNamespace(found=True, take=lambda taken=taken: taken)
         assert way.take(0.0, False) == taken
-        way.moved()
+        way.moved(0.0)
         assert way.possible or number >= MOST_FRUITLESS - 1
     assert way.possible is possible
 
