@@ -158,6 +158,15 @@ def test_where_all_refuse_the_reason_is_told_at_once(clock):
     assert len(alone.asked) == 1
 
 
+def test_the_time_that_is_told_is_the_users():
+    class Nobody:
+        def open_session(self, asked, timeout_s, believes=None, patience_s=0.0):
+            raise UnavailableError(f"nobody answered within {timeout_s:g} s")
+
+    with pytest.raises(UnavailableError, match=r"within 1 s$"):
+        open_somewhere(Nobody(), request(), None, 1.0, choice_of("", Servers()))
+
+
 def test_a_server_that_is_not_listed_is_never_taken(clock):
     port = Edges(west=YES)
     opened = open_somewhere(port, request(), None, 5.0, port.choice("east"))

@@ -213,8 +213,9 @@ def open_somewhere(
     end = time.monotonic() + timeout_s
     search = Search(choice)
     last: Opened | None = None
+    # As it was given: the time that is told is the user's.
+    left = timeout_s
     while True:
-        left = end - time.monotonic()
         try:
             opened = open_session(port, request, credentials, left, search, answer_s)
         except UnavailableError:
@@ -230,3 +231,4 @@ def open_somewhere(
         elif time.monotonic() >= end:
             return last or Opened(OpenAnswer(False, search.explain()), passed_by=opened.passed_by)
         time.sleep(PAUSE_S)
+        left = end - time.monotonic()
