@@ -1,6 +1,6 @@
 """Faults at random moments, while programs check every byte that they get.
 
-    bench/faults.py 10000 --robots 8             # in one process: about two hours
+    bench/faults.py 10000 --robots 8             # in one process: about half an hour
     bench/faults.py 1000 --world nodes           # real nodes over DDS: about three hours
     bench/faults.py 200 --robots 1 --seed 7 --json faults.json
 
