@@ -108,7 +108,7 @@ def main():
         os.write(end, b"1")
         while stays == "robot" and os.read(up_read, 1):
             # The one before is still known for a while, so what is asked for is a new answer.
-            port._ends.answered = False
+            port._ends.answers.clear()
             port._connected = False
             taken = reached(port, bound_s)
             line = json.dumps([taken, port.statistics()["renewed"]]) + "\n"
