@@ -112,9 +112,8 @@ class Child:
 
     def _read(self) -> None:
         assert self._popen.stdout is not None
-        with self._popen.stdout as output:
-            for line in output:
-                self._output(self.process.name, line.rstrip("\n"))
+        for line in self._popen.stdout:
+            self._output(self.process.name, line.rstrip("\n"))
         self._popen.wait()
         self._ended(self)
 

@@ -147,9 +147,7 @@ class RingListener:
 
 
 def no_room(error: OSError) -> str:
-    """Why a program has no session whose socket failed: mostly the system has nothing left."""
-    if isinstance(error, (BrokenPipeError, ConnectionResetError)):
-        return "the program ended, or waited no longer, before its session was open"
+    """What a program is told for which the system has nothing left."""
     return (
         f"recorder_replayer has no room for another program ({error}); end other programs, or "
         "start it with a higher limit (ulimit -n)"

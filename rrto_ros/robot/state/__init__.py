@@ -1,1 +1,0 @@
-"""What another server needs to have a session's state (the robot)."""
