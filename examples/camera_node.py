@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import signal
 import sys
 from array import array
 from pathlib import Path
@@ -106,6 +107,8 @@ def main() -> int:
         rclpy.spin(node)
     with contextlib.suppress(KeyboardInterrupt):  # launch sends a second one
         rclpy.try_shutdown()
+        # One that comes while the interpreter ends would end it otherwise.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     return 0
 
 
