@@ -44,6 +44,7 @@ from rrto_ros.termination import Termination
 from rrto_ros.text import printable
 from rrto_ros.wire.credentials import of_server
 from rrto_ros.wire.port import (
+    RECORDER,
     CallsMessage,
     OpenAnswer,
     OpenRequest,
@@ -169,7 +170,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
     # Timers of this node.
 
     def _take_status(self, status: Status) -> None:
-        if status.kind == "recorder_replayer":
+        if status.kind == RECORDER:
             self._apart_at = time.monotonic() if status.server_state != "connected" else -math.inf
 
     def _publish_status(self) -> None:

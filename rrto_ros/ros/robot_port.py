@@ -20,18 +20,12 @@ from rrto_msgs.msg import CallBatch, CallResult
 from rrto_msgs.srv import CloseSession, OpenSession
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.errors import UnavailableError
-from rrto_ros.ros.context import (
-    abandon,
-    data_transports,
-    keep_private,
-    leave,
-    own_context,
-    quiet_node,
-)
+from rrto_ros.ros.context import data_transports
 from rrto_ros.ros.renewal import Renewal
 from rrto_ros.ros.server_port import (
     CLOSE_ANSWER_S,
     NO_SESSION,
+    Participant,
     SpinThread,
     TakeThread,
     byte_array,
@@ -64,7 +58,7 @@ _LOOK_S, _LOOK_CONNECTED_S = 0.02, 0.25
 _U32 = 0xFFFFFFFF
 
 
-class _Ends:
+class _Ends(Participant):
     """One participant with the robot's topics and services on it."""
 
     def __init__(
@@ -76,19 +70,23 @@ class _Ends:
         transports: str,
     ) -> None:
         self.transports = transports
-        self.context = own_context(domain)
-        self.data = quiet_node(f"{name}_data", self.context, transports)
+        super().__init__(domain, name, transports)
         self.calls = self.data.create_publisher(
             CallBatch, topic(robot, "call_batches"), call_qos()
         )
-        self.control = quiet_node(f"{name}_control", self.context, transports)
-        keep_private()
         self.open = self.control.create_client(OpenSession, topic(robot, "open_session"))
         self.close = self.control.create_client(CloseSession, topic(robot, "close_session"))
         self.take = TakeThread(
             self.data, CallResult, topic(robot, "call_results"), call_qos(), received
         )
         self.spin = SpinThread(self.control)
+        closing = CloseSession.Request()
+        closing.session = id_array(NO_SESSION)
+        closing.reason = "is a server there?"
+        opening = OpenSession.Request()
+        opening.session = id_array(NO_SESSION)
+        # Both leave everything as it is.
+        self.questions = {"close": (self.close, closing), "open": (self.open, opening)}
         self.asked: list[tuple[Any, Any]] = []
         self.ask_at = 0.0
         self.ask_wait_s = ASK_S
@@ -107,32 +105,12 @@ class _Ends:
     @property
     def answered(self) -> bool:
         """Whether a server has answered on both services."""
-        return len(self.answers) == len(self.questions())
+        return len(self.answers) == len(self.questions)
 
-    def questions(self) -> dict[str, tuple[Any, Any]]:
-        """By name, the services and what to ask them; both leave everything as it is."""
-        closing = CloseSession.Request()
-        closing.session = id_array(NO_SESSION)
-        closing.reason = "is a server there?"
-        opening = OpenSession.Request()
-        opening.session = id_array(NO_SESSION)
-        return {"close": (self.close, closing), "open": (self.open, opening)}
-
-    def leave(self) -> None:
-        """Stop the threads and leave the graph."""
-        self.take.close()
-        self.spin.close()
-        leave(self.context, self.data, self.control)
-
-    def abandon(self) -> None:
-        """Stop the threads and take the topics and services from the graph, no more."""
-        self.take.close()
-        self.spin.close()
-        self.take.destroy()
+    def _destroy(self) -> None:
         self.data.destroy_publisher(self.calls)
         self.control.destroy_client(self.open)
         self.control.destroy_client(self.close)
-        abandon(self.context, self.data, self.control)
 
 
 class RosRobotPort:
@@ -173,7 +151,6 @@ class RosRobotPort:
         self._answers = threading.Condition()
         self._unanswered = 0
         self._connected = False
-        self._renewed = 0
         self._renewal = Renewal(APART_S)
         self._ends = self._make(data_transports())
         self._stop = threading.Event()
@@ -301,7 +278,7 @@ class RosRobotPort:
         """Messages published and taken; how often the participant was made anew."""
         return {
             "published": self._published,
-            "renewed": self._renewed,
+            "renewed": self._renewal.renewed,
             **self._ends.take.statistics(),
         }
 
@@ -346,7 +323,7 @@ class RosRobotPort:
             self._judge()
 
     def _ask(self, ends: _Ends) -> None:
-        for name, (client, message) in ends.questions().items():
+        for name, (client, message) in ends.questions.items():
             future = client.call_async(message)
             ends.asked.append((client, future))
             future.add_done_callback(partial(self._told, ends, name))
@@ -381,16 +358,12 @@ class RosRobotPort:
             self._renew(theirs)
 
     def _renew(self, transports: str) -> None:
-        try:
-            made = self._make(transports)
-        except Exception as error:  # the middleware's own; no port or no memory is left
-            self._log(f"that failed ({error}); next try in {self._renewal.next_s:g} s")
-            return
+        self._renewal.renew(partial(self._make, transports), self._swap, self._log)
+
+    def _swap(self, made: _Ends) -> _Ends:
         with self._lock:
             old, self._ends = self._ends, made
-            self._renewed += 1
-        old.abandon()
-        self._renewal.began()
+        return old
 
     def _received(self, m: Any) -> None:
         self._on_results(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -215,7 +216,46 @@ class SpinThread:
         self._executor.spin()
 
 
-class _Ends:
+class Participant(ABC):
+    """One participant for calls and results: its two nodes and their threads.
+
+    Whoever derives from it makes the topics and services, and begins `take` and `spin`.
+
+    Args:
+        domain: ROS domain number, None for the environment's.
+        name: Prefix of the nodes' names.
+        transports: As `quiet_node` takes them.
+    """
+
+    take: TakeThread
+    spin: SpinThread
+
+    def __init__(self, domain: int | None, name: str, transports: str = "") -> None:
+        self.context = own_context(domain)
+        self.data = quiet_node(f"{name}_data", self.context, transports)
+        self.control = quiet_node(f"{name}_control", self.context, transports)
+        keep_private()
+
+    def leave(self) -> None:
+        """Stop the threads and leave the graph."""
+        self.take.close()
+        self.spin.close()
+        leave(self.context, self.data, self.control)
+
+    def abandon(self) -> None:
+        """Stop the threads and take the topics and services from the graph, no more."""
+        self.take.close()
+        self.spin.close()
+        self.take.destroy()
+        self._destroy()
+        abandon(self.context, self.data, self.control)
+
+    @abstractmethod
+    def _destroy(self) -> None:
+        """Take what is not `take`'s from the graph."""
+
+
+class _Ends(Participant):
     """One participant with the server's topics and services on it."""
 
     def __init__(
@@ -227,10 +267,7 @@ class _Ends:
         opening: Callable[[Any, Any], Any],
         closing: Callable[[Any, Any], Any],
     ) -> None:
-        self.context = own_context(domain)
-        self.data = quiet_node(f"{name}_data", self.context)
-        self.control = quiet_node(f"{name}_control", self.context)
-        keep_private()
+        super().__init__(domain, name)
         self.results = self.data.create_publisher(
             CallResult, topic(robot, "call_results"), call_qos()
         )
@@ -254,20 +291,13 @@ class _Ends:
     def leave(self) -> None:
         """Stop the threads and leave the graph, once the robots have what was said last."""
         wait_delivered(self.results, self.sessions)
-        self.take.close()
-        self.spin.close()
-        leave(self.context, self.data, self.control)
+        super().leave()
 
-    def abandon(self) -> None:
-        """Stop the threads and take the topics and services from the graph, no more."""
-        self.take.close()
-        self.spin.close()
-        self.take.destroy()
+    def _destroy(self) -> None:
         self.data.destroy_publisher(self.results)
         self.control.destroy_publisher(self.sessions)
         self.control.destroy_service(self.open)
         self.control.destroy_service(self.close)
-        abandon(self.context, self.data, self.control)
 
 
 class RosServerPort:
@@ -301,7 +331,6 @@ class RosServerPort:
         self._name = name
         self._lock = threading.Lock()
         self._published = 0
-        self._renewed = 0
         self._renewal = Renewal(APART_S)
         self._ends = self._make()
 
@@ -346,7 +375,7 @@ class RosServerPort:
         """Messages published and taken; how often the participant was made anew."""
         return {
             "published": self._published,
-            "renewed": self._renewed,
+            "renewed": self._renewal.renewed,
             **self._ends.take.statistics(),
         }
 
@@ -366,20 +395,16 @@ class RosServerPort:
             f"a recorder is seen that has not reached this server for {waited_s:g} s; the "
             "participant for calls and results is made anew"
         )
-        try:
-            made = self._make()
-        except Exception as error:  # the middleware's own; no port or no memory is left
-            log(f"that failed ({error}); next try in {self._renewal.next_s:g} s")
-            return
-        with self._lock:
-            old, self._ends = self._ends, made
-            self._renewed += 1
-        old.abandon()
-        self._renewal.began()
+        self._renewal.renew(self._make, self._swap, log)
 
     def close(self) -> None:
         """Stop the threads and leave the graph, once the robots have what was said last."""
         self._ends.leave()
+
+    def _swap(self, made: _Ends) -> _Ends:
+        with self._lock:
+            old, self._ends = self._ends, made
+        return old
 
     def _make(self) -> _Ends:
         return _Ends(

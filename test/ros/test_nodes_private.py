@@ -17,18 +17,21 @@ def test_nodes_write_files_for_their_user_alone_and_remove_what_killed_nodes_lef
     name = f"fastdds_{os.getpid():016x}"
     litter = [SHARED / name, SHARED / f"{name}_el", SHARED / f"sem.{name}_mutex"]
     try:
-        for path in litter:
-            path.write_bytes(bytes(3 << 20))
-            os.utime(path, (time.time() - 2 * YOUNG_S,) * 2)
-        nodes = rig.both(device="null")
-        assert not any(path.exists() for path in litter)
+        for _ in range(5):  # a node of another test on this machine may be first
+            for path in litter:
+                path.write_bytes(bytes(3 << 20))
+                os.utime(path, (time.time() - 2 * YOUNG_S,) * 2)
+            nodes = rig.both(device="null")
+            assert not any(path.exists() for path in litter)
+            said = "".join(node.text() for node in nodes)
+            if "removed" in said:
+                break
+            for node in nodes:
+                node.stop()
     finally:
         for path in litter:
             path.unlink(missing_ok=True)
-    said = "".join(node.text() for node in nodes)
-    # A node of another test on this machine may have been first.
-    if "removed" in said:
-        assert re.search(r"removed \d+ MiB of shared memory", said), said
+    assert re.search(r"removed \d+ MiB of shared memory", said), said
     for node in nodes:
         status = Path(f"/proc/{node.pid}/status").read_text()
         assert "Umask:\t0077" in status
