@@ -27,9 +27,23 @@ def socket_lock(socket: Path) -> Path:
     return Path(f"{socket}.lock")
 
 
-def server_lock(robot: str, domain: int) -> Path:
-    """The lock that the offload server of a robot holds."""
-    return _folder() / f"{_name(robot, domain)}.server.lock"
+def server_lock(robot: str, domain: int, server: str) -> Path:
+    """The lock that the offload server of a robot holds that is called `server`.
+
+    A name of neither has an `@`, so that no robot's other files are in its way.
+    """
+    return _folder() / f"{_name(robot, domain)}@{server}.server.lock"
+
+
+def serves(robot: str, domain: int) -> bool:
+    """Whether an offload server of this user on this machine serves a robot."""
+    # No pattern: a robot's name would have to be escaped.
+    prefix = f"{_name(robot, domain)}@"
+    try:
+        found = [path for path in _folder().iterdir() if path.name.startswith(prefix)]
+    except OSError:
+        return False
+    return any(map(held, found))
 
 
 def secret_path() -> Path:

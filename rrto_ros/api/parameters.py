@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from rrto_ros.api.choices import (
     AUTHENTICATION,
     CONFINEMENTS,
     DEVICES,
+    FALLBACK,
     LATER_MODES,
     READY_MODES,
     RESUME,
@@ -35,6 +37,7 @@ _BOOLEANS = {
 }
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 Span = tuple[float, float]
+_SERVER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}"
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,12 @@ def _robot(text: str) -> Parameter:
     return Parameter("robot", own, text, shown="`$RRTO_ROBOT` or `robot`")
 
 
+def host_name() -> str:
+    """This machine's, made of what a server's name has."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()).lstrip("_.-")
+    return name[:60] or "edge"
+
+
 def _later(name: str, default: Any, text: str, span: Span | None = None, **more: Any) -> Parameter:
     return Parameter(name, default, text, span, changes=SESSIONS, **more)
 
@@ -262,10 +271,32 @@ RECORDER = by_name((
     _later("resume_bytes", 512 << 20,
            "What is kept of a session for resuming it, in bytes; a session of which more would "
            "have to be kept cannot be resumed.", (1 << 20, _TIB)),
+    _later("fallback", "none",
+           "What a session does while no edge answers: none (it waits) or local (it goes on on "
+           "this robot's own device, exactly, and returns when an edge has answered steadily; "
+           "docs/resume.md).", choices=FALLBACK, in_file=True),
+    _later("fallback_after_ms", 1500,
+           "With fallback local: how long no edge must have answered before, in milliseconds; for "
+           "a program that starts, too. Less than outage_timeout_s.", (200, 600_000)),
+    _later("fallback_device", "",
+           "With fallback local: the robot's device: cpu, gpu, null, or empty for the session's "
+           "own kind. Of another kind it is refused, because results would be others.",
+           choices=(*DEVICES, "")),
     _later("connect_timeout_s", 10.0,
            "How long a starting program waits for a server, in seconds. Right after a node's "
            "start DDS may need some to find it. The program itself waits 12 s for the recorder "
            "(RRTO_CONNECT_TIMEOUT_MS); more here wants more there.", (0.1, 600.0)),
+    _later("servers", "",
+           "Which servers a session may run on: names (their parameter server_name) separated by "
+           "commas, in order of preference. It opens, and goes on when its server is lost, at the "
+           "first of them that answers; from the first answer on, each later one is waited for "
+           "half a second longer. Empty: at any, the first answer wins. docs/edges.md.",
+           form=(rf"\s*{_SERVER_NAME}\s*(,\s*{_SERVER_NAME}\s*)*",
+                 "names separated by commas")),
+    Parameter("rebalance", False,
+              "Whether a session moves to another server where its results would come sooner, by "
+              "the times measured, a quarter at least and for ten seconds (docs/edges.md).",
+              changes=ANY_TIME),
     _later("limit_bytes", 0,
            "Device memory wanted per session, in bytes; 0 for the server's own limit.", (0, _TIB)),
     _later("cuda_runtime", False,
@@ -303,6 +334,16 @@ SERVER = by_name((
               "transport measurements).", choices=("auto", *DEVICES), in_file=True),
     Parameter("limit_bytes", 2 << 30, "Device memory that one session may allocate, in bytes.",
               (1 << 20, _TIB)),
+    Parameter("server_name", host_name(),
+              "What people call this server, in `rrto status`, `rrto move --to` and the parameter "
+              "`servers` of the recorder. Two servers of one robot on one machine need two names.",
+              shown="this machine's host name",
+              form=(_SERVER_NAME, "60 letters, digits, - _ . at most, first a letter or digit")),
+    Parameter("drain_timeout_s", 5.0,
+              "How long a server that is told to stop (SIGTERM, Ctrl-C) waits, in seconds, until "
+              "its sessions have gone on at another server of the robot; where none is heard of, "
+              "or with 0, it stops at once, and sessions are resumed later (docs/edges.md).",
+              (0.0, 600.0)),
     Parameter("authentication", "on",
               "Who may open a session: on (whose key `rrto keys trust` trusts; while none is "
               "trusted, this user on this machine) or off (anybody in the ROS domain). The same "
@@ -420,7 +461,10 @@ OPTIONS = by_name((
     Parameter("log_level", "info", "Least severe log messages shown.",
               choices=("debug", "info", "warn", "error", "fatal")),
     dataclasses.replace(SERVER["limit_bytes"], default=0, unset=0),
+    dataclasses.replace(SERVER["server_name"], default="", unset="", shown=""),
+    dataclasses.replace(RECORDER["servers"], default="", unset=""),
     dataclasses.replace(RECORDER["authentication"], default="", unset=""),
+    dataclasses.replace(RECORDER["fallback"], default="", unset=""),
     *(parameter.left_to_files() for parameter in REPLAY),
     dataclasses.replace(RECORDER["cuda_runtime"], unset=False),
     Parameter("params_file", "", "ROS parameter file (YAML), read after the package's own."),

@@ -18,13 +18,15 @@ ROOT = Path(__file__).resolve().parents[2]
 _MARKS = re.compile(r"(<!-- parameters: ([\w-]+)[^>]* -->\n).*?(<!-- end -->)", re.DOTALL)
 _OFTEN = {
     "offload_server": (
-        "device", "limit_bytes", "max_sessions", "session_timeout_s", "launch_timeout_s",
+        "device", "server_name", "drain_timeout_s", "limit_bytes", "max_sessions",
+        "session_timeout_s", "launch_timeout_s",
         "memcheck", "blob_cache_bytes",
     ),
     "recorder_replayer": (
         "mode", "search", "min_repetitions", "run_ahead", "plan_cache_bytes", "linger_us",
-        "server_timeout_s", "resume", "outage_timeout_s", "connect_timeout_s", "blob_references",
-        "force_deactivate", "autostart",
+        "server_timeout_s", "resume", "outage_timeout_s", "fallback", "servers",
+        "connect_timeout_s",
+        "blob_references", "force_deactivate", "autostart",
     ),
 }  # fmt: skip
 """What README shows."""

@@ -87,6 +87,8 @@ def server(options: Options) -> Process:
     parameters: dict[str, Value] = {"robot": options.robot, "device": options.device}
     if options.limit_bytes:
         parameters["limit_bytes"] = options.limit_bytes
+    if options.server_name:
+        parameters["server_name"] = options.server_name
     if options.authentication:
         parameters["authentication"] = options.authentication
     return Process(
@@ -113,6 +115,10 @@ def recorder(options: Options, more: Mapping[str, Value] | None = None) -> Proce
     }
     if options.authentication:
         parameters["authentication"] = options.authentication
+    if options.servers:
+        parameters["servers"] = options.servers
+    if options.fallback:
+        parameters["fallback"] = options.fallback
     if options.cuda_runtime:
         parameters["cuda_runtime"] = True
     return Process(

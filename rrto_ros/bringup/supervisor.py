@@ -112,8 +112,9 @@ class Child:
 
     def _read(self) -> None:
         assert self._popen.stdout is not None
-        for line in self._popen.stdout:
-            self._output(self.process.name, line.rstrip("\n"))
+        with self._popen.stdout as output:
+            for line in output:
+                self._output(self.process.name, line.rstrip("\n"))
         self._popen.wait()
         self._ended(self)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrto_ros.errors import RrtoError
-from rrto_ros.runtime_files import held, runtime_folder, server_lock, socket_lock, socket_path
+from rrto_ros.runtime_files import held, runtime_folder, serves, socket_lock, socket_path
 
 if TYPE_CHECKING:
     from rrto_ros.ros.client import RobotClient
@@ -154,7 +154,7 @@ def link(robot: str, domain: int, wanted: bool | None) -> tuple[list[Check], str
     """
     from rrto_ros.ros.client import RECORDER, SERVER, RobotClient
 
-    here = held(socket_lock(socket_path(robot, domain))) or held(server_lock(robot, domain))
+    here = held(socket_lock(socket_path(robot, domain))) or serves(robot, domain)
     with RobotClient(robot, domain) as client:
         client.wait(
             lambda: client.status(RECORDER) is not None and client.status(SERVER) is not None,

@@ -43,6 +43,7 @@ Domain = Annotated[int, option("domain")]
 Given = Mapping[str, Any]
 """What `with_replay_options` gives: option -> value."""
 _NONE: Given = {}
+_TIMEOUT = Parameter("timeout", 20.0, "How long the sessions are watched, in seconds.")
 _INTERVAL = Parameter("interval", 1.0, "Seconds from one view to the next.")
 
 
@@ -262,6 +263,32 @@ def mode(
 
         before = set_mode(client, name)
     out.print(f"mode {name} (was {before})")
+
+
+@app.command("move")
+def move_command(
+    session: Annotated[
+        str,
+        typer.Argument(help="Process id, or first digits of a session's id; default: every one."),
+    ] = "",
+    to: Annotated[
+        str, typer.Option(help="Name of the server (`rrto status`); default: any other.")
+    ] = "",
+    robot: Robot = "robot",
+    domain: Domain = -1,
+    timeout: Annotated[float, described(_TIMEOUT)] = 20.0,
+) -> None:
+    """Have sessions go on at another server; their programs notice a pause at most.
+
+    Exit code 0: all have moved; 1: not all. Ctrl-C ends the watching, the order stands.
+    """
+    if not 0.1 <= timeout <= 3600.0:
+        raise ConfigError(f"the timeout is {timeout:g} s, want 0.1 to 3600")
+    with _client(robot, domain) as client:
+        from rrto_ros.cli.moving import move
+
+        moved = move(client, session, to, timeout)
+    raise typer.Exit(0 if moved else FAILED)
 
 
 @app.command("analyze")

@@ -24,7 +24,7 @@ from rrto_ros.cli.ambient import users_environment
 from rrto_ros.cli.ready import get_ready
 from rrto_ros.cli.replay_options import flags
 from rrto_ros.errors import ConfigError, UnavailableError
-from rrto_ros.runtime_files import held, server_lock, socket_lock, socket_path
+from rrto_ros.runtime_files import held, serves, socket_lock, socket_path
 from rrto_ros.wire.port import RECORDER, SERVER
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ def robot_up(options: Options, wanted: Wanted) -> Iterator[RobotClient]:
     """
     domain = options.domain_number()
     listens = held(socket_lock(socket_path(options.robot, domain)))
-    serves = held(server_lock(options.robot, domain))
+    served = serves(options.robot, domain)
     own = dataclasses.replace(server(options), held=True)
-    processes = [] if listens or serves else [own]
+    processes = [] if listens or served else [own]
     if not listens:
         processes.append(recorder(options, {"status_rate_hz": STATUS_RATE_HZ}))
     supervisor = Supervisor(processes, _line, users_environment())
@@ -132,10 +132,10 @@ def robot_up(options: Options, wanted: Wanted) -> Iterator[RobotClient]:
             status = _recorder_status(client, socket_path(options.robot, domain))
             check_recorder(status, wanted, options.robot)
             reached = status["server_state"] == "connected"
-        found = _running_server(client, sure=serves or reached)
+        found = _running_server(client, sure=served or reached)
         if found is not None:
             check_server(found, wanted)
-        missing = found is None and not serves and not reached
+        missing = found is None and not served and not reached
         if missing and listens:
             later.start()
         names = [own.name] if missing else []

@@ -12,10 +12,15 @@ from rrto_ros.errors import ConfigError, UnavailableError
 from rrto_ros.ros.client import RECORDER, SERVER, RobotClient
 
 STATUS_TIMEOUT_S = 8.0
+ANOTHER_S = 0.7
+"""How long another server is waited for in any case, a little more than from one status to the
+next."""
+OTHERS_S = 2.0
+"""How long other servers are waited for that DDS knows."""
 
 
 def read_statuses(client: RobotClient) -> list[dict[str, Any]]:
-    """The status of recorder and server; of one of them if the other says nothing in time.
+    """The status of recorder and servers; of some of them if others say nothing in time.
 
     Raises:
         UnavailableError: Neither says anything.
@@ -24,6 +29,9 @@ def read_statuses(client: RobotClient) -> list[dict[str, Any]]:
         lambda: client.status(RECORDER) is not None and client.status(SERVER) is not None,
         STATUS_TIMEOUT_S,
     )
+    # Others may not be discovered yet, and one that has just ended is still announced.
+    client.wait(lambda: client.servers() > 1, ANOTHER_S)
+    client.wait(lambda: client.servers() >= client.announced(SERVER), OTHERS_S)
     found = client.statuses()
     if not found:
         raise UnavailableError(
@@ -40,6 +48,7 @@ def node_table(statuses: list[dict[str, Any]]) -> Table:
         "node",
         "state",
         "mode",
+        "name",
         "device",
         "server",
         "sessions",
@@ -55,6 +64,7 @@ def node_table(statuses: list[dict[str, Any]]) -> Table:
             status["node"],
             status["state"],
             status["mode"] or "-",
+            escape(status["server_name"]) or "-",
             status["device"] or "-",
             status["server_state"],
             str(len(status["sessions"])),
@@ -74,6 +84,7 @@ def session_table(statuses: list[dict[str, Any]]) -> Table | None:
         "program",
         "pid",
         "phase",
+        "server",
         "mode",
         "calls",
         "waits",
@@ -90,6 +101,7 @@ def session_table(statuses: list[dict[str, Any]]) -> Table | None:
             s["program"].replace("[", "\\["),
             str(s["pid"]),
             f"{s['phase']} {s['error']}".strip().replace("[", "\\["),
+            escape(s["server"]) or "-",
             s["mode"] or "-",
             f"{calls:,}",
             f"{s['round_trips']:,} ({s['median_wait_ms']:.2f} ms)",

@@ -28,6 +28,7 @@ _PHASES = {
     "searching": "yellow",
     "replaying": "green",
     "resuming": "yellow",
+    "moving": "yellow",
     "lost": "red",
 }
 _NODES = {RECORDER: "recorder", SERVER: "server"}
@@ -79,18 +80,19 @@ def sessions_of(statuses: list[Plain]) -> list[Plain]:
 
 
 def view(
-    statuses: list[Plain], rates: Rates, ages: dict[str, float] | None = None, width: int = WIDE
+    statuses: list[Plain], rates: Rates, ages: list[float] | None = None, width: int = WIDE
 ) -> Group:
     """What the terminal shows.
 
     Args:
         statuses: Newest status of each node.
         rates: After its look at these statuses.
-        ages: Kind of node -> seconds since its newest status.
+        ages: Seconds since each of them came.
         width: Of the terminal, characters.
     """
     sessions = sorted(sessions_of(statuses), key=lambda s: int(s["pid"]))
-    lines = [_node(status, (ages or {}).get(status["kind"], 0.0)) for status in statuses]
+    old = ages if ages is not None else [0.0] * len(statuses)
+    lines = [_node(status, age) for status, age in zip(statuses, old, strict=True)]
     missing = {RECORDER, SERVER} - {status["kind"] for status in statuses}
     lines += [Text(f"{_NODES[kind]}: not seen", style="yellow") for kind in sorted(missing)]
     if not sessions:
@@ -108,7 +110,8 @@ def _node(status: Plain, age: float) -> Text:
     facts.append(f"{len(status['sessions'])} sessions")
     if status["messages_refused"]:
         facts.append(f"{status['messages_refused']:,} refused: {status['last_refusal']}")
-    text = Text(f"{status['node']}: {', '.join(facts)}")
+    name = f" {status['server_name']}" if status["server_name"] else ""
+    text = Text(f"{status['node']}{name}: {', '.join(facts)}")
     if age > SILENT_S:
         text.append(f" (silent for {age:.0f} s)", style="red")
     return text
@@ -140,7 +143,8 @@ def _narrow(cells: list[dict[str, Text]]) -> Group:
 def _cells(s: Plain, rate: tuple[float, float] | None) -> dict[str, Text]:
     """What is said of a session, by column."""
     phase = Text(s["phase"], style=_PHASES.get(s["phase"], ""))
-    phase.append(f"\n{s['mode'] or '?'} on {s['device'] or '?'}", style="default")
+    where = f"{s['device'] or '?'}" + (f" of {s['server']}" if s["server"] else "")
+    phase.append(f"\n{s['mode'] or '?'} on {where}", style="default")
     if s["error"]:
         phase.append(f"\n{s['error']}", style="red")
     unsupported = "\n".join(named(counts(s["unsupported"])))
@@ -213,10 +217,11 @@ class Watch:
 
     def look(self) -> Group:
         """What there is to see now."""
-        statuses = self._client.statuses()
+        found = self._client.statuses_with_ages()
+        statuses = [status for status, _ in found]
         self._rates.look(sessions_of(statuses))
         self._looks += 1
-        return view(statuses, self._rates, self._client.ages(), self._console.width)
+        return view(statuses, self._rates, [age for _, age in found], self._console.width)
 
     def statistics(self) -> dict[str, int]:
         """How often it looked."""

@@ -31,6 +31,7 @@ class DeviceSettings:
             cannot have it takes another.
         compute_capability: (major, minor) that the device reports, None for its own.
         threads: Threads that execute kernels, 0 for one per core.
+        multiprocessors: What the cpu device says that it has, 0 for one per thread.
         cache_directory: Where compiled kernels are kept, None for the default place.
         cache_bytes: Size limit of that cache, 0 to keep nothing.
         launch_timeout_s: Seconds after which a launch on the cpu device is ended, and a wait for
@@ -48,6 +49,7 @@ class DeviceSettings:
     launch_timeout_s: float = DEFAULT_LAUNCH_TIMEOUT_S
     memcheck: bool = False
     check_calls: bool = False
+    multiprocessors: int = 0
 
 
 DeviceFactory = Callable[[DeviceSettings, EntryStore | None], Device]
@@ -68,6 +70,8 @@ def _cpu(settings: DeviceSettings, kernels: EntryStore | None) -> Device:
         options["compute_capability"] = settings.compute_capability
     if settings.threads:
         options["threads"] = settings.threads
+    if settings.multiprocessors:
+        options["multiprocessors"] = settings.multiprocessors
     if settings.cache_directory is not None:
         options["cache_dir"] = settings.cache_directory
     if kernels is not None:

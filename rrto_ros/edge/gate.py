@@ -13,7 +13,6 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -37,6 +36,7 @@ from rrto_ros.wire.handshake import (
 from rrto_ros.wire.keys_text import key_text
 from rrto_ros.wire.port import ANY_SERVER, OpenAnswer, OpenRequest
 from rrto_ros.wire.seal import EdgeSeal, proof
+from rrto_ros.wire.server_id import server_id
 
 SECRET_S = 60.0
 """So long a secret makes keys for hellos; its predecessor is taken as well."""
@@ -94,15 +94,18 @@ class Gate:
 
     Args:
         credentials: Reads the user's keys as they are now; None for `authentication: off`.
-        name: What tells this server's id from those of the user's others: robot and domain.
+        place: What tells this server's id from those of the user's others: robot and domain.
+        name: What people call it; robots see from its id whether it has it.
     """
 
-    def __init__(self, credentials: Callable[[], Credentials] | None, name: str = "") -> None:
+    def __init__(
+        self, credentials: Callable[[], Credentials] | None, place: str = "", name: str = ""
+    ) -> None:
         self._credentials = credentials
         mine = credentials() if credentials is not None else None
         own = mine.local if mine is not None and mine.local is not None else b""
         base = own or secrets.token_bytes(32)
-        self.server = sha256(b"rrto server " + base + name.encode()).digest()[:ID_BYTES]
+        self.server = server_id(base + place.encode(), name)
         self._run = secrets.token_bytes(ID_BYTES)
         self._lock = threading.Lock()
         self._secrets = [(time.monotonic(), secrets.token_bytes(32))]

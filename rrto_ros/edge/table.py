@@ -34,12 +34,14 @@ from rrto_ros.wire.blob_store import FOLDER, BlobStore
 from rrto_ros.wire.codec import blob_tag
 from rrto_ros.wire.format import PROTOCOL_VERSION, TABLE_HASH
 from rrto_ros.wire.port import (
+    ANY_SERVER,
     CallsMessage,
     OpenAnswer,
     OpenRequest,
     ResultsMessage,
     SessionAnnouncement,
 )
+from rrto_ros.wire.versions import versions_differ
 from rrto_ros.zstd import codec
 
 KNOWN_BLOBS = 4096
@@ -49,6 +51,7 @@ MEASURE_PERIOD_S = 1.0
 """How often the memory of workers is looked at."""
 CLOSED_PER_S = 100
 """So often per second it is said that a session is not open here: each time costs a signature."""
+_STOPPED = "the server shuts down"
 MOST_CLOSED = 1024
 """Sessions that are over of which it can still be proven."""
 
@@ -94,6 +97,9 @@ class SessionTable:
         log: Takes lines for the log (any thread).
         gate: Who may open a session; None for anybody.
 
+    Attributes:
+        has_company: Whether the robot has other servers, whose messages are heard here, too.
+
     Raises:
         ConfigError: A setting cannot be used.
         UnavailableError: The device cannot be had on this machine.
@@ -124,6 +130,10 @@ class SessionTable:
         self._opening: Counter[str] = Counter()
         self._fairness = Fairness(settings.peers, settings.max_sessions)
         self._lock = threading.Lock()
+        self._left = threading.Condition(self._lock)
+        self._draining = False
+        self.has_company = False
+        self._foreign = 0
         self._refused = 0
         self._last_refusal = ""
         self._logged_at = 0.0
@@ -158,9 +168,13 @@ class SessionTable:
         """Answer a request for a session; making its device may take a second.
 
         Returns:
-            None for a request that is another server's to answer.
+            None for a request that is another server's to answer, and for one that any server
+            may answer, while this one drains.
         """
         if self._gate.others(request):
+            return None
+        if self._draining and request.server == ANY_SERVER:
+            # Whoever asks for any server shall get one that stays.
             return None
         present = self._hosts.get(request.session)
         if present is not None and present.asked == request:
@@ -186,6 +200,10 @@ class SessionTable:
             with self._lock:
                 self._opening[peer] -= 1
                 self._opening += Counter()
+        if self._stopped.is_set():
+            # It was opened while `close` went through those that were open.
+            self._close(host, _STOPPED)
+            return admission.proven(OpenAnswer(False, _STOPPED, server=self._gate.server))
         info = host.info
         request = host.request
         self._announce(_announcement(request, info, opened=True))
@@ -231,20 +249,27 @@ class SessionTable:
             if self._hosts.get(host.session) is not host:
                 return
             del self._hosts[host.session]
+            self._left.notify_all()
             self._ended += 1
             self._over[host.session] = host.admission.closed
             if len(self._over) > MOST_CLOSED:
                 self._over.popitem(last=False)
-        self._closers.submit(self._end, host, reason)
+        try:
+            self._closers.submit(self._end, host, reason)
+        except RuntimeError:  # the pool is shut down
+            self._end(host, reason)
 
     def receive(self, message: CallsMessage) -> None:
         """Route one message of calls to its session; what is refused is counted and named."""
         host = self._hosts.get(message.session)
         if host is None:
-            self._refuse(
-                f"message {message.sequence} for session {message.session.hex()[:8]}, "
-                "which is not open here"
-            )
+            if self.has_company:
+                self._foreign += 1
+            else:
+                self._refuse(
+                    f"message {message.sequence} for session {message.session.hex()[:8]}, "
+                    "which is not open here"
+                )
             self._tell_closed(message.session)
             return
         try:
@@ -263,6 +288,24 @@ class SessionTable:
         """Who may open a session: "off" (anybody), "local" or "keys" (see `Gate.mode`)."""
         return self._gate.mode
 
+    @property
+    def server(self) -> bytes:
+        """This server's id."""
+        return self._gate.server
+
+    def drain(self, timeout_s: float) -> bool:
+        """Open no session any more, and wait until those that are open have left.
+
+        Args:
+            timeout_s: How long at most.
+
+        Returns:
+            Whether all have.
+        """
+        self._draining = True
+        with self._left:
+            return self._left.wait_for(lambda: not self._hosts, timeout_s)
+
     def end_untrusted(self) -> None:
         """Close the sessions of keys that are trusted no longer."""
         for host in self.hosts:
@@ -274,7 +317,7 @@ class SessionTable:
         """How many messages and requests were refused, and the last one's reason."""
         return self._refused, self._last_refusal
 
-    def close(self, reason: str = "the server shuts down") -> None:
+    def close(self, reason: str = _STOPPED) -> None:
         """Close every session and end every worker; waits for it."""
         self._stopped.set()
         with self._clock:
@@ -297,6 +340,7 @@ class SessionTable:
             "confinement": self._pool.confined,
             "authentication": self._gate.mode,
             "unproven_closes": self._unproven_closes,
+            "foreign_messages": self._foreign,
             "gate": self._gate.statistics(),
             "pool": self._pool.statistics(),
             "blobs": self._blobs.statistics() if self._blobs is not None else {},
@@ -307,15 +351,17 @@ class SessionTable:
     def _unfit(self, request: OpenRequest) -> str:
         """Why a request is refused whoever makes it; empty if it is not."""
         settings = self._settings
+        if self._draining:
+            return _STOPPED
         if request.protocol_version != PROTOCOL_VERSION:
-            return (
-                f"protocol version {request.protocol_version} of the robot differs from the "
-                f"server's {PROTOCOL_VERSION}; install the same rrto_ros on both"
+            return versions_differ(
+                f"protocol version {request.protocol_version} of the robot is not the server's "
+                f"{PROTOCOL_VERSION}"
             )
         if request.table_hash != TABLE_HASH:
-            return (
-                f"the robot's table of operations ({request.table_hash.hex()[:12]}...) differs "
-                f"from the server's ({TABLE_HASH.hex()[:12]}...); install one version on both"
+            return versions_differ(
+                f"the robot's table of operations ({request.table_hash.hex()[:12]}...) is not the "
+                f"server's ({TABLE_HASH.hex()[:12]}...)"
             )
         if request.device and request.device not in DEVICES:
             return f"device {request.device[:20]!r} is none of {', '.join(DEVICES)}"

@@ -28,9 +28,10 @@ from rrto_ros.edge.gate import Gate
 from rrto_ros.edge.host import SessionHost
 from rrto_ros.edge.table import SessionTable
 from rrto_ros.errors import RrtoError, UnavailableError
-from rrto_ros.nodes.server_parameters import declare_robot, declare_settings
+from rrto_ros.nodes.server_parameters import declare_names, declare_settings
 from rrto_ros.ros.context import (
     data_transports,
+    every,
     find_log_folder,
     leave,
     make_files_private,
@@ -56,6 +57,10 @@ from rrto_ros.wire.port import (
 STATUS_PERIOD_S = 0.5
 STATUS_FRESH_S = 12.0
 """How long what a recorder's status says holds; the slowest comes every 10 s."""
+COMPANY_S = 5.0
+"""How long another server is there after its status, which comes every `STATUS_PERIOD_S`."""
+RUNNING, DRAINING, STOPPED = "running", "draining", "stopped"
+"""What the status says of a server."""
 DIAGNOSTICS_PERIOD_S = 1.0
 _SWITCH_INTERVAL_S = 0.0005
 
@@ -70,16 +75,20 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
 
     def __init__(self, **options: Any) -> None:
         super().__init__("offload_server", **options)
-        self._robot = declare_robot(self)
-        path = server_lock(self._robot, self.context.get_domain_id())
+        self._robot, self._name = declare_names(self)
+        path = server_lock(self._robot, self.context.get_domain_id(), self._name)
         lock = hold(path)
         if lock is None:
             raise UnavailableError(
-                f"another offload_server of this user serves robot {self._robot!r} in this ROS "
-                f"domain (it holds {path}); stop it, or give this one another robot name"
+                f"another offload_server of this user that is called {self._name!r} serves robot "
+                f"{self._robot!r} in this ROS domain (it holds {path}); stop it, or give this one "
+                "another server_name, or another robot name"
             )
         self._lock = lock
-        settings, self._authentication = declare_settings(self)
+        settings, self._authentication, self._drain_s = declare_settings(self)
+        self._state = RUNNING
+        self._company_at = -math.inf
+        self._company_name = ""
         self._device = settings.device
         self._apart_at = -math.inf
         status_topic = topic(self._robot, "status")
@@ -96,6 +105,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
                 self._open,
                 self._close,
                 self.get_name(),
+                self._table.server,
             )
             self._status = self.create_publisher(Status, status_topic, QoSProfile(depth=10))
             self.create_subscription(
@@ -107,36 +117,52 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
             self._diagnostics = self.create_publisher(
                 DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
             )
-            self.create_timer(STATUS_PERIOD_S, self._publish_status)
-            self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+            every(self, STATUS_PERIOD_S, self._publish_status)
+            every(self, DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
         except BaseException:
             self._table.close()
             raise
         self._spin = SpinThread(self)
         self.get_logger().info(
-            f"ready on {topic(self._robot, 'open_session')}: device {settings.device}, "
+            f"{self._name} is ready on {topic(self._robot, 'open_session')}: "
+            f"device {settings.device}, "
             f"{settings.max_sessions} sessions of "
             f"{settings.device_settings.limit_bytes >> 20} MiB"
         )
 
     def _gate(self) -> Gate:
         """Who may open a session, as `authentication` and the user's keys say."""
-        name = server_lock(self._robot, self.context.get_domain_id()).name
+        # Servers of one user on one machine share the secret that their ids are made of.
+        place = server_lock(self._robot, self.context.get_domain_id(), self._name).name
         if self._authentication == "off":
             self.get_logger().warning(
                 "authentication is off: anybody in this ROS domain can open sessions, read them "
                 "and write into them (docs/security.md)"
             )
-            return Gate(None, name)
-        return Gate(of_server, name)
+            return Gate(None, place, self._name)
+        return Gate(of_server, place, self._name)
 
     def statistics(self) -> dict[str, Any]:
         """Counters of the sessions' table and of the port."""
         port = self._port.statistics() if self._port is not None else {}
         return {**self._table.statistics(), "port": port}
 
+    def drain(self) -> None:
+        """Tell the robots that this server stops; let sessions go on elsewhere, if they can."""
+        self._state = DRAINING
+        if not (self._table.hosts and self._drain_s and self._has_company):
+            return
+        self._publish_status()
+        self._line(
+            f"{self._name} is told to stop: its sessions have {self._drain_s:g} s to go on at "
+            "another server"
+        )
+        if not self._table.drain(self._drain_s):
+            self._line(f"{len(self._table.hosts)} sessions are still here, and are closed")
+
     def close(self) -> None:
         """Close every session (their robots are told), end the workers, leave the graph."""
+        self._state = STOPPED
         self._table.close()
         self._publish_status()
         self._spin.close()
@@ -172,9 +198,22 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
     def _take_status(self, status: Status) -> None:
         if status.kind == RECORDER:
             self._apart_at = time.monotonic() if status.server_state != "connected" else -math.inf
+        elif status.server_id.tobytes() != self._table.server:
+            gone = status.state == STOPPED
+            self._company_at = -math.inf if gone else time.monotonic()
+            self._company_name = printable(status.server_name, 60)
+
+    @property
+    def _has_company(self) -> bool:
+        """Whether the robot has another server, as far as is heard."""
+        return time.monotonic() - self._company_at < COMPANY_S
 
     def _publish_status(self) -> None:
         self._table.end_untrusted()
+        company = self._has_company
+        if company and not self._table.has_company:
+            self._line(f"the robot has another server: {self._company_name or 'without a name'}")
+        self._table.has_company = company
         if self._port is not None:
             apart = time.monotonic() - self._apart_at < STATUS_FRESH_S
             self._port.judge(apart, self._line)
@@ -183,12 +222,14 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         out.stamp = self.get_clock().now().to_msg()
         out.node = self.get_fully_qualified_name()
         out.kind = "offload_server"
-        out.state = "running"
+        out.state = self._state
         out.device = self._device
         out.server_state = "connected"
         out.listeners = self._port.listeners() if self._port is not None else []
         out.transports = data_transports()
         out.authentication = self._table.authentication
+        out.server_name = self._name
+        out.server_id = id_array(self._table.server)
         out.messages_refused = refused
         out.last_refusal = reason
         out.sessions = [_session_status(host) for host in self._table.hosts]
@@ -200,7 +241,7 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         failed = [host for host in hosts if host.error]
         out = DiagnosticStatus()
         out.name = f"{self.get_name()}: sessions"
-        out.hardware_id = f"{self._robot} {self._device}"
+        out.hardware_id = f"{self._robot} {self._device} {self._name}"
         out.level = DiagnosticStatus.OK
         out.message = f"{len(hosts)} sessions on device {self._device}"
         if self._authentication == "off":
@@ -294,6 +335,7 @@ def _run(termination: Termination) -> int:
     try:
         server = OffloadServer()
         termination.wait()
+        server.drain()
     except (RrtoError, ParameterException) as error:
         rclpy.logging.get_logger("offload_server").fatal(str(error))
         code = 2

@@ -9,6 +9,9 @@ from typing import Any
 from rclpy.node import Node
 
 from rrto_ros.api.parameters import RECORDER, check_values
+from rrto_ros.errors import ConfigError
+from rrto_ros.robot.places.place import Place
+from rrto_ros.robot.places.servers import Servers, choice_of
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.session_keys import disclose
@@ -16,12 +19,19 @@ from rrto_ros.wire.credentials import of_robot
 from rrto_ros.wire.port import topic
 
 
-def session_config(node: Node, changed: dict[str, Any] | None = None) -> SessionConfig:
+def session_config(
+    node: Node,
+    servers: Servers,
+    changed: dict[str, Any] | None = None,
+    place: Place | None = None,
+) -> SessionConfig:
     """What the parameters say.
 
     Args:
         node: With declared parameters.
+        servers: Those that are heard of.
         changed: Values that are to replace the present ones.
+        place: The robot's own, for `fallback`.
 
     Raises:
         ConfigError: A value cannot be used.
@@ -34,11 +44,15 @@ def session_config(node: Node, changed: dict[str, Any] | None = None) -> Session
         "robot", "mode", "device", "batch_bytes", "max_message_bytes", "window",
         "blob_references", "blob_min_bytes", "server_timeout_s", "connect_timeout_s",
         "limit_bytes", "plan_cache_bytes", "cuda_runtime", "resume", "resume_bytes",
-        "outage_timeout_s",
+        "outage_timeout_s", "fallback", "fallback_device",
     )  # fmt: skip
+    if v["fallback"] == "local":
+        _check_fallback(v)
     return SessionConfig(
         **{name: v[name] for name in same},
         linger_s=v["linger_us"] / 1e6,
+        fallback_after_s=v["fallback_after_ms"] / 1e3,
+        place=place,
         call_ring_bytes=ring,
         reply_ring_bytes=ring,
         replay=ReplayOptions(
@@ -52,5 +66,31 @@ def session_config(node: Node, changed: dict[str, Any] | None = None) -> Session
         ),
         plan_cache_directory=Path(directory) if directory else None,
         disclose=functools.partial(disclose, v["robot"], node.context.get_domain_id()),
+        choice=choice_of(v["servers"], servers),
         credentials=None if v["authentication"] == "off" else of_robot,
     )
+
+
+def _check_fallback(v: dict[str, Any]) -> None:
+    """What `fallback: local` rests upon.
+
+    Raises:
+        ConfigError: Another parameter contradicts it.
+    """
+    if v["resume"] == "off":
+        raise ConfigError(
+            "fallback is 'local' and resume is 'off': a session goes on on the robot by being "
+            "resumed there; set resume to exact, or fallback to none"
+        )
+    if v["fallback_after_ms"] >= 1000 * v["outage_timeout_s"]:
+        raise ConfigError(
+            f"fallback_after_ms is {v['fallback_after_ms']} and outage_timeout_s is "
+            f"{v['outage_timeout_s']:g}: a session would be lost before it falls back; want less "
+            f"than {1000 * v['outage_timeout_s']:g} ms"
+        )
+    device, own = v["device"], v["fallback_device"]
+    if device and own and device != own:
+        raise ConfigError(
+            f"fallback_device is {own!r} and device is {device!r}: results would be others; leave "
+            "fallback_device empty"
+        )

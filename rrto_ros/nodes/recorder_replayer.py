@@ -34,14 +34,30 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
 from rrto_msgs.msg import SessionStatus, Status
+from rrto_msgs.srv import MoveSessions
 from rrto_ros.api._generated.exports import CLASSES, EXPORTS
 from rrto_ros.api.parameters import RECORDER, SESSIONS
 from rrto_ros.errors import ConfigError, RrtoError
+from rrto_ros.nodes.known_devices import KnownDevices
+from rrto_ros.nodes.local_place import LocalPlace
 from rrto_ros.nodes.recorder_parameters import session_config
 from rrto_ros.nodes.session_messages import session_message
 from rrto_ros.robot.host import RobotHost
+from rrto_ros.robot.places.balance import MEASURE_S, Balance
+from rrto_ros.robot.places.fallback import Here, in_words
+from rrto_ros.robot.places.orders import Orders
+from rrto_ros.robot.places.place import PlacedPort, from_outside
+from rrto_ros.robot.places.servers import Servers
+from rrto_ros.robot.session import RobotSession
 from rrto_ros.robot.status import SessionSnapshot
-from rrto_ros.ros.context import end, find_log_folder, leave, make_files_private, use_profile
+from rrto_ros.ros.context import (
+    end,
+    every,
+    find_log_folder,
+    leave,
+    make_files_private,
+    use_profile,
+)
 from rrto_ros.ros.parameters import declare
 from rrto_ros.ros.robot_port import RosRobotPort
 from rrto_ros.ros.server_port import SpinThread, announcement_qos
@@ -50,7 +66,7 @@ from rrto_ros.ros.watchdog import Watchdog
 from rrto_ros.runtime_files import socket_path
 from rrto_ros.termination import Termination
 from rrto_ros.text import printable
-from rrto_ros.wire.port import SERVER, topic
+from rrto_ros.wire.port import SERVER, ResultsMessage, topic
 
 DIAGNOSTICS_PERIOD_S = 1.0
 _SWITCH_INTERVAL_S = 0.0005
@@ -72,6 +88,10 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         self._robot = robot
         self._host: RobotHost | None = None
         self._port: RosRobotPort | None = None
+        self._servers = Servers()
+        self._orders = Orders(self._open_sessions, self._servers)
+        self._place: LocalPlace | None = None
+        self._balance = Balance(self._servers, self._orders.send)
         self._server_seen = False
         self._server_transports = ""
         self._lifecycle_state = "unconfigured"
@@ -91,9 +111,11 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         self._diagnostics = self.create_publisher(
             DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
         )
+        self.create_service(MoveSessions, topic(robot, "move_sessions"), self._move_sessions)
         rate = float(self.get_parameter("status_rate_hz").value)
-        self.create_timer(1.0 / rate, self.publish_status)
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        every(self, 1.0 / rate, self.publish_status)
+        every(self, MEASURE_S, self._rebalance)
+        every(self, DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
         self.add_on_set_parameters_callback(self._check_change)
         self.add_post_set_parameters_callback(self._apply_change)
 
@@ -102,17 +124,20 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Check the parameters; make the socket and the topics."""
         try:
-            config = session_config(self)
+            known = KnownDevices(self._robot, self._log_info)
+            place = LocalPlace(self._deliver, self._log_info, known)
+            config = session_config(self, self._servers, place=place)
             sessions = int(self.get_parameter("max_sessions").value)
             path = socket_path(self._robot, self.context.get_domain_id())
             host = RobotHost(path, config, sessions, self._report, self._log_info)
         except (RrtoError, OSError) as error:
             self.get_logger().error(f"not configured: {error}")
             return _REFUSED
-        self._host = host
+        self._host, self._place = host, place
         domain = self.context.get_domain_id()
+        on_results = from_outside(place, host.on_results)
         self._port = RosRobotPort(
-            domain, self._robot, host.on_results, self.get_name(), self.publish_status,
+            domain, self._robot, on_results, self.get_name(), self.publish_status,
             self._server_announced, lambda: self._server_transports, self._log_info,
         )  # fmt: skip
         super().on_configure(state)
@@ -121,9 +146,9 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Accept programs."""
-        if self._host is None or self._port is None:
+        if self._host is None or self._port is None or self._place is None:
             return TransitionCallbackReturn.ERROR
-        self._host.activate(self._port)
+        self._host.activate(PlacedPort(self._port, self._place))
         if self.get_parameter("authentication").value == "off":
             self.get_logger().warning(
                 "authentication is off: anybody in this ROS domain can read the sessions and "
@@ -142,7 +167,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         """Accept no more programs, if none has a session."""
         if self._host is None:
             return TransitionCallbackReturn.ERROR
-        port = self._port
+        port, place = self._port, self._place
         self._host.deactivate()
         sessions = self._host.sessions
         if sessions and not self.get_parameter("force_deactivate").value:
@@ -151,8 +176,8 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
                 f"not deactivated: {len(sessions)} sessions are open ({names}); end the programs, "
                 "or set force_deactivate to true"
             )
-            if port is not None:
-                self._host.activate(port)
+            if port is not None and place is not None:
+                self._host.activate(PlacedPort(port, place))
             return _REFUSED
         self._host.stop_sessions("recorder_replayer was deactivated")
         super().on_deactivate(state)
@@ -198,9 +223,14 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
 
     def statistics(self) -> dict[str, Any]:
         """Counters of the sessions and of the port."""
-        host, port = self._host, self._port
+        host, port, place = self._host, self._port, self._place
+        own = place.statistics() if place is not None else {}
         return {
             **(host.statistics() if host is not None else {}),
+            **self._servers.statistics(),
+            **self._orders.statistics(),
+            **{f"place_{name}": value for name, value in own.items()},
+            **self._balance.statistics(),
             **({"port": port.statistics()} if port is not None else {}),
         }
 
@@ -209,10 +239,12 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         self.publish_status()
 
     def _release(self, reason: str) -> None:
-        host, port = self._host, self._port
-        self._host = self._port = None
+        host, port, place = self._host, self._port, self._place
+        self._host = self._port = self._place = None
         if host is not None:
             host.close(reason)
+        if place is not None:
+            place.close(reason)
         if port is not None:
             port.close()
 
@@ -220,7 +252,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
 
     def _check_change(self, parameters: list[Parameter]) -> SetParametersResult:
         try:
-            session_config(self, {p.name: p.value for p in parameters})
+            session_config(self, self._servers, {p.name: p.value for p in parameters})
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -231,13 +263,19 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
             return
         names = {p.name for p in parameters}
         if "mode" in names or any(RECORDER[n].changes == SESSIONS for n in names & {*RECORDER}):
-            config = session_config(self)
+            config = session_config(self, self._servers, place=self._place)
             host.reconfigure(config)
             if "mode" in names:
                 host.set_mode(config.mode)
                 self.get_logger().info(f"mode is {config.mode}")
 
     # ---- what others see (the sessions' threads and the timers)
+
+    def _deliver(self, message: ResultsMessage) -> None:
+        """Results of the robot's own device."""
+        host = self._host
+        if host is not None:
+            host.on_results(message)
 
     def _log_info(self, text: str) -> None:
         self.get_logger().info(printable(text))
@@ -255,6 +293,26 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
     def _take_status(self, status: Status) -> None:
         if status.kind == SERVER:
             self._server_transports = status.transports
+            self._servers.heard(status.server_id.tobytes(), status.server_name, status.state)
+            self._orders.drain()
+
+    def _open_sessions(self) -> list[RobotSession]:
+        host = self._host
+        return host.sessions if host is not None else []
+
+    def _rebalance(self) -> None:
+        """Have sessions go where their results come sooner, if that is wanted."""
+        port = self._port
+        if port is None or not self.get_parameter("rebalance").value:
+            return
+        self._balance.judge(self._open_sessions())
+        port.measure(self._balance.measured)
+
+    def _move_sessions(self, request: Any, response: Any) -> Any:
+        done = self._orders.move(request.session.tobytes(), request.server)
+        response.accepted, response.reason = done.sessions > 0, done.reason
+        response.sessions = done.sessions
+        return response
 
     def _server_state(self) -> str:
         port = self._port
@@ -290,7 +348,9 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
     def _publish_diagnostics(self) -> None:
         host = self._host
         server = self._server_state()
-        snapshots = [s.snapshot() for s in host.sessions] if host is not None else []
+        sessions = host.sessions if host is not None else []
+        snapshots = [s.snapshot() for s in sessions]
+        here = [Here(s.snapshot(), s.here_s) for s in sessions if s.here_s]
         failed = [s for s in snapshots if s.error]
         out = DiagnosticStatus()
         out.name = f"{self.get_name()}: sessions"
@@ -302,6 +362,9 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         if self._lifecycle_state == "active" and server != "connected":
             out.level = DiagnosticStatus.WARN
             out.message = f"no offload server on {topic(self._robot, 'open_session')} ({server})"
+        if here:
+            out.level = DiagnosticStatus.WARN
+            out.message = in_words(here)
         if failed:
             out.level = DiagnosticStatus.ERROR
             first = failed[0]

@@ -6,29 +6,32 @@ from pathlib import Path
 
 from rclpy.node import Node
 
-from rrto_ros.api.parameters import SERVER
+from rrto_ros.api.parameters import SERVER, host_name
 from rrto_ros.devices.registry import DeviceSettings, resolve
 from rrto_ros.edge.fairness import PeerLimits
 from rrto_ros.edge.host import HostLimits
 from rrto_ros.edge.table import ServerSettings
 from rrto_ros.ros.parameters import declare
 
-
-def declare_robot(node: Node) -> str:
-    """Declare the parameter `robot` and return it."""
-    return str(declare(node, [SERVER["robot"]])["robot"])
+_NAMES = ("robot", "server_name")
 
 
-def declare_settings(node: Node) -> tuple[ServerSettings, str]:
+def declare_names(node: Node) -> tuple[str, str]:
+    """Declare the parameters `robot` and `server_name` and return them."""
+    v = declare(node, [SERVER[name] for name in _NAMES])
+    return str(v["robot"]), str(v["server_name"] or host_name())
+
+
+def declare_settings(node: Node) -> tuple[ServerSettings, str, float]:
     """Declare every other parameter.
 
     Returns:
-        What they say, and the parameter `authentication`.
+        What they say, and the parameters `authentication` and `drain_timeout_s`.
 
     Raises:
         ConfigError: A value cannot be used.
     """
-    v = declare(node, [p for p in SERVER.values() if p.name != "robot"])
+    v = declare(node, [p for p in SERVER.values() if p.name not in _NAMES])
     device, why = resolve(v["device"])
     if why:
         node.get_logger().info(f"device auto is {device}: {why}")
@@ -57,4 +60,4 @@ def declare_settings(node: Node) -> tuple[ServerSettings, str]:
         spare_workers=v["spare_workers"],
         confinement=v["confinement"],
     )
-    return settings, str(v["authentication"])
+    return settings, str(v["authentication"]), float(v["drain_timeout_s"])

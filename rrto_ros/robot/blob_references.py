@@ -62,6 +62,7 @@ class BlobReferences:
         self._asked: set[int] = set()
         self._hashed_bytes = 0
         self._saved_bytes = 0
+        self._not_saved: set[int] = set()
         self._references = 0
         self._wanted = 0
         self._new = False
@@ -156,7 +157,13 @@ class BlobReferences:
             self._aside += len(found[1])
         else:
             found = self._archive.get(index)
-        return None if found is None else self.brought(index, found[1])
+        if found is None:
+            return None
+        if index not in self._not_saved:
+            # Another server may want it again, and it was saved only once.
+            self._not_saved.add(index)
+            self._saved_bytes -= len(found[1])
+        return self.brought(index, found[1])
 
     def brought(self, index: int, content: bytes) -> bytes | None:
         """The BLOB_DATA record for a reference to this content, once for each server."""
@@ -166,7 +173,6 @@ class BlobReferences:
         self._asked.add(index)
         self._wanted += 1
         self._new = True
-        self._saved_bytes -= len(content)
         return pack_call("blob_data", index, payload=content)
 
     def resumed(self) -> None:

@@ -28,6 +28,7 @@ from rrto_ros.wire.port import ResultsMessage, RobotPort
 
 CLOSE_TIMEOUT_S = 5.0
 MAX_PENDING = 64
+_RESUMED = "is resumed as {} after {:.1f} s without a server"
 
 
 class RobotHost:
@@ -259,8 +260,8 @@ class RobotHost:
             self._sessions[session.id] = session
             self._resumed += 1
         self._log(
-            f"session {before.hex()[:8]} of {session.hello.program} (pid {session.hello.pid}) is "
-            f"resumed as {session.id.hex()[:8]} after {outage_s:.1f} s without a server"
+            f"session {before.hex()[:8]} of {session.hello.program} (pid {session.hello.pid}) "
+            + (session.last_move or _RESUMED).format(session.id.hex()[:8], outage_s)
         )
 
     def _send_away(self, connection: socket.socket, text: str) -> RobotSession | None:

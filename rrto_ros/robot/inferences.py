@@ -77,6 +77,14 @@ class InferenceMeter:
             if began is not None:
                 self._times.append(now - began)
 
+    def moved(self) -> None:
+        """Another server executes from now on, which may take another time."""
+        with self._lock:
+            self._mark = None
+            self._costs.clear()
+            self._times.clear()
+            self._due.clear()
+
     def interrupt(self) -> None:
         """What comes next is not counted (another mode)."""
         self._mark = None

@@ -147,7 +147,9 @@ class RingListener:
 
 
 def no_room(error: OSError) -> str:
-    """What a program is told for which the system has nothing left."""
+    """Why a program has no session whose socket failed: mostly the system has nothing left."""
+    if isinstance(error, (BrokenPipeError, ConnectionResetError)):
+        return "the program ended, or waited no longer, before its session was open"
     return (
         f"recorder_replayer has no room for another program ({error}); end other programs, or "
         "start it with a higher limit (ulimit -n)"

@@ -6,7 +6,7 @@ into the reply ring itself, so that an answer passes no queue. The link's state 
 lock; nothing is published or waited for under it.
 
 With `resume: exact` a server that is lost does not end the session: another one is looked for
-(`rescue.py`) while the program waits, and is brought to the same state (`journal.py`).
+(`places/`) while the program waits, and is brought to the same state (`state/`).
 
 Over 400 lines: ring, link and phases of one session change together, under one lock.
 """
@@ -26,18 +26,18 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from rrto_ros.api.info import DeviceInfo
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.inferences import InferenceCost
-from rrto_ros.robot.journal import Journal
 from rrto_ros.robot.liveness import ALIVE_PERIOD_S, Liveness
 from rrto_ros.robot.outgoing import Outgoing
+from rrto_ros.robot.places.fallback import OWN, Fallback
+from rrto_ros.robot.places.migration import MOMENT_S, SUSPECT_S, Migration
+from rrto_ros.robot.places.servers import Choice, open_somewhere
 from rrto_ros.robot.plan_store import PlanStore, memory_of
 from rrto_ros.robot.replay.replayer import ReplayState
 from rrto_ros.robot.reply_writer import ReplyWriter
-from rrto_ros.robot.rescue import Rescue
 from rrto_ros.robot.ring import (
     LINGERING,
     SLEEPING,
@@ -47,12 +47,13 @@ from rrto_ros.robot.ring import (
     drain_eventfd,
 )
 from rrto_ros.robot.ring_socket import hung_up, no_room, send_welcome
+from rrto_ros.robot.state.journal import Journal
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
 from rrto_ros.text import printable
 from rrto_ros.wire.descriptions import Hello, Welcome, pack_device_info
 from rrto_ros.wire.format import RESULT_BLOB_WANTED, RESULT_STATE, Buffer
 from rrto_ros.wire.link import MessageReceiver, MessageSender
-from rrto_ros.wire.opening import Opened, believed, close_session, open_session
+from rrto_ros.wire.opening import Opened, believed, close_session
 from rrto_ros.wire.packing import Packer
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
@@ -69,16 +70,12 @@ from rrto_ros.wire.port import (
     RobotPort,
 )
 from rrto_ros.wire.result_codec import ResultRecord, iter_results
+from rrto_ros.wire.versions import with_own_version
 
 ACK_SLACK_S = 0.04
 """How late an acknowledgement may be that waits for the program's next call; with the receiver's
 own delay it stays below the other side's shortest retransmission time."""
-SUSPECT_S = 0.75
-"""A server says something every quarter of a second: after so much silence another is looked for,
-while this one may still be heard."""
-MOST_FRUITLESS = 3
-"""A session is not made again more often than this without a new result."""
-WAIT_SAMPLES = 512
+WAIT_SAMPLES, LEAST_WAITS = 512, 16
 MAX_TEXT = 256
 
 
@@ -120,7 +117,6 @@ class RobotSession:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stop = ""
         self._lost = ""
-        self._hopeless = False
         self._over = False
         self._blocked = False
         self._server_full = False
@@ -129,22 +125,24 @@ class RobotSession:
         self._opened = False
         self._opening = Opened(OpenAnswer(False))
         self._most_bytes = 0
-        self._unproven = 0
+        self._unproven = self._foreign = 0
         self._welcomed = False
         self._ring: RingMemory | None = None
         self._sender = MessageSender()
         self._receiver = MessageReceiver()
         kept = config.resume_bytes if config.resume == "exact" else 0
         self._journal = Journal(kept, self._archived)
-        self._rescue: Rescue | None = None
-        self._asked: tuple[OpenRequest, DeviceInfo] | None = None
+        self._migration = Migration(config, port, self._journal, self._awake)
+        self._fallback = Fallback(config, port, self._awake, self._migration.order)
+        self._edge_ms = 0.0
+        self.last_move = ""
+        """How it went to the robot's own device, or came back, last; empty for other moves."""
         self._earlier: Counter[str] = Counter()
         self._resumed = 0
-        self._newest = self._fruitless = 0
         self._blobs: BlobReferences | None = None
         self._blobs_wanted: deque[int] = deque()
         self._packer = Packer()
-        self._packs_to = 0
+        self._packs_to = self._packed_to = 0
         self._live = Liveness(config.server_timeout_s, time.monotonic())
         self._beyond = False
         self._spoke = 0.0
@@ -201,6 +199,56 @@ class RobotSession:
             if self._ring is not None and not self._over:
                 self._ring.set_mode(value)
 
+    def move(self, wanted: Callable[[bytes], bool], reason: str) -> None:
+        """Go on at another server soon (any thread); the program notices a pause at most.
+
+        Args:
+            wanted: Whether the server of an id will do.
+            reason: Why, for logs.
+        """
+        self._migration.order(wanted, reason)
+        self._awake()
+
+    @property
+    def ordered(self) -> bool:
+        """Whether it is to move and has not yet."""
+        return self._migration.ordered
+
+    def pace(self) -> tuple[float, float]:
+        """How long a result takes at this server, in seconds, and the round trips in it.
+
+        Both are 0 as long as too little has run here.
+        """
+        with self._lock:
+            if self._ring is None or self._over:
+                return 0.0, 0.0
+            cost = self._out.meter.cost()
+            if self._mode == "replay" and cost.median_ms:
+                return cost.median_ms / 1e3, max(cost.round_trips, 1.0)
+            samples = self._wait_samples
+            if len(samples) < LEAST_WAITS:
+                return 0.0, 0.0
+            return statistics.median(samples), 1.0
+
+    @property
+    def choice(self) -> Choice:
+        """Where it may run."""
+        return self._config.choice
+
+    @property
+    def here_s(self) -> float:
+        """For how long it has been on the robot's own device, in seconds; 0 if it is not."""
+        return self._fallback.here_s(time.monotonic())
+
+    @property
+    def server(self) -> bytes:
+        """Id of the server that it is open on."""
+        return self._opening.answer.server
+
+    @property
+    def _server_name(self) -> str:
+        return OWN if self._fallback.here else self._config.choice.servers.name_of(self.server)
+
     def _open(self) -> bool:
         config, hello = self._config, self.hello
         request = OpenRequest(
@@ -213,22 +261,27 @@ class RobotSession:
             limit_bytes=config.limit_bytes,
         )
         try:
-            self._opening = open_session(
-                self._port, request, config.credentials, config.connect_timeout_s
-            )
+            self._opening = open_somewhere(
+                self._port, request, config.credentials, config.connect_timeout_s, config.choice,
+                answer_s=self._fallback.patience_s,
+            )  # fmt: skip
         except ConfigError as error:
             return self._refuse(str(error))
         except UnavailableError as error:
             # It may have been opened after all, only too late. Where messages are sealed there
             # is no proof to give, and the server finds that nobody speaks.
             self._close_there("the robot no longer waits for this session")
-            return self._refuse(str(error))
+            try:
+                self._opening = self._fallback.start(request, error)
+            except UnavailableError as neither:
+                return self._refuse(str(neither))
         answer = self._opening.answer
         if not answer.accepted or answer.info is None:
-            why = answer.reason or "it gave no reason"
+            why = with_own_version(answer.reason) or "it gave no reason"
             return self._refuse(f"the offload server refused the session: {why}")
         self._opened = True
-        self._asked = request, answer.info
+        self._migration.begin(request, answer.info)
+        self._fallback.begin(request, answer.info, answer.server, time.monotonic())
         self._believe(self._opening)
         now = time.monotonic()
         with self._lock:
@@ -277,6 +330,7 @@ class RobotSession:
             window_bytes=config.window_bytes,
         )
         self._receiver = MessageReceiver(max_message_bytes=max_message_bytes)
+        self._packed_to = 0
 
     def _refuse(self, text: str) -> bool:
         self._error = text
@@ -336,7 +390,7 @@ class RobotSession:
             try:
                 done = self._journal.think()
             except ProtocolError as error:
-                self._hopeless = True
+                self._migration.give_up()
                 self._refused += 1
                 self._last_refusal = str(error)
                 return
@@ -349,6 +403,8 @@ class RobotSession:
     def _wants_checkpoint(self, now: float) -> bool:
         if self._out.replayer.speculation.awaits:
             return False
+        if self._migration.wants_checkpoint:
+            return True
         idle = not self._out.waits and self._sender.idle
         return self._journal.wants_checkpoint(now, idle=idle)
 
@@ -393,7 +449,7 @@ class RobotSession:
             self._out.drop()
             return 3600.0
         out = self._out
-        if self._rescue is not None and self._ring is not None:
+        if self._migration.searches and self._ring is not None:
             # The program's patience with a server that says nothing is ours to extend.
             self._ring.beat()
         if self._lost:
@@ -410,6 +466,7 @@ class RobotSession:
                 # What the server has executed speculatively is not the session's state.
                 out.replayer.speculation.drop()
                 self._sender.push(self._journal.checkpoint(now), given=True)
+                self._migration.checkpoint_asked()
             if pushed and self._blobs is not None and self._blobs.take_new():
                 self._packs_to = self._sender.last
             ack, full = self._receiver.ack, FLAG_FULL if self._replies.full else 0
@@ -430,8 +487,14 @@ class RobotSession:
                 now, self._waited_for, self._settled, self._patience_s
             )
             due = [self._live.probe_at(self._spoke), self._gives_up_at]
-            if self._journal.whole and self._rescue is None:
+            if self._journal.whole and not self._migration.searches:
                 due.append(self._live.heard_at + SUSPECT_S)
+            if self._migration.settles:
+                due.append(now + MOMENT_S)
+            if (falls_at := self._fallback.due(self._live.heard_at)) is not None and (
+                falls_at > now
+            ):
+                due.append(falls_at)
             if out.pending:
                 due.append(out.flush_at)
             deadlines = (self._sender.deadline(), self._receiver.ack_deadline())
@@ -472,7 +535,9 @@ class RobotSession:
         """
         if message.flags & FLAG_ACK_ONLY or message.sequence > self._packs_to:
             return message
-        data = self._packer.pack(message.data, bytes_per_s)
+        again = message.sequence <= self._packed_to
+        self._packed_to = max(self._packed_to, message.sequence)
+        data = self._packer.pack(message.data, bytes_per_s, again=again)
         if data is None:
             return message
         return replace(message, flags=message.flags | FLAG_PACKED, data=data)
@@ -488,30 +553,37 @@ class RobotSession:
         self._sender.push(record, given=True)
 
     def _seek(self, now: float) -> None:
-        """Where the server is lost or in doubt: look for another, move to it, or give up."""
+        """Where the server is lost, in doubt, or to be left: look for another, and move."""
         if self._phase == "lost":
             return
+        migration = self._migration
         if self._lost and (not self._resumable or now >= self._gives_up_at):
             self._phase = "lost"
             why = self._lost
-            if self._rescue is not None:
-                why = f"{why}; resuming failed: {self._rescue.reason}"
-                self._rescue.cancel(why)
+            if migration.searches:
+                why = f"{why}; resuming failed: {migration.reason}"
+            if objection := self._fallback.objection:
+                why = f"{why}; on this robot: {objection}"
+            migration.cancel(why)
+            self._fallback.cancel(why)
             self._fail(why, CUresult.DEVICE_UNAVAILABLE)
             return
-        wanted = self._resumable and (self._lost or now - self._live.heard_at >= SUSPECT_S)
-        if self._rescue is None:
-            if wanted and self._asked is not None:
-                self._phase = "resuming"
-                credentials = self._config.credentials
-                self._rescue = Rescue(self._port, *self._asked, credentials, self._awake)
-        elif not wanted:
-            self._rescue.cancel("the session goes on where it was")
-            self._rescue = None
-            self._phase = "open"
-        elif (taken := self._rescue.take()) is not None:
-            self._rescue = None
+        # What is silent on the robot is slow; when to leave it is not decided by that.
+        silent = now - self._live.heard_at >= SUSPECT_S and not self._fallback.here
+        doubted = bool(self._lost) or silent
+        migration.look(now, self._resumable, doubted)
+        self._phase = migration.phase
+        taken = migration.take(now, self._quiet) or self._fallback.look(
+            now, self._live.heard_at, bool(self._lost), self._resumable and doubted,
+            migration.ordered,
+        )  # fmt: skip
+        if taken is not None:
             self._move(*taken)
+
+    @property
+    def _quiet(self) -> bool:
+        """Whether nothing is under way, and the program waits for nothing."""
+        return self._sender.idle and not (self._out.waits or self._out.pending)
 
     def _move(self, session: bytes, opened: Opened) -> None:
         """Go on with a session that was just opened, which gets all calls so far first."""
@@ -519,6 +591,7 @@ class RobotSession:
         with self._lock:
             self._opening = opened
             before, outage_s = self.id, now - self._live.heard_at
+            was_here_s, silence = self._fallback.here_s(now), not self._lost
             self._earlier = self._traffic()
             self.id = session
             self._believe(opened)
@@ -536,18 +609,31 @@ class RobotSession:
                 self._blobs.resumed()
             self._resumed += 1
             self._phase = "open"
-            # A server that is lost again and again by the same calls will not get over them.
-            newest = self._journal.newest
-            self._fruitless = 0 if newest > self._newest else self._fruitless + 1
-            self._newest = newest
-            self._hopeless = self._hopeless or self._fruitless >= MOST_FRUITLESS
+            self._fallback.moved(opened.answer.server, now)
+            self._measure_anew(was_here_s, outage_s)
+            self._migration.moved(now, silence=silence and self._fallback.here)
         self._moved(self, before, outage_s)
         close_session(self._port, old, before, "the session goes on elsewhere")
+
+    def _measure_anew(self, was_here_s: float, outage_s: float) -> None:
+        """After a move: what inferences take is of one server at a time."""
+        here, meter = self._fallback.here, self._out.meter
+        self.last_move = ""
+        if here and not was_here_s:
+            self._edge_ms = meter.cost().median_ms or self._edge_ms
+            self.last_move = (
+                f"goes on on this robot's {self._device} device as {{}}: no edge answered for "
+                f"{outage_s:.1f} s"
+            )
+        elif was_here_s and not here:
+            self.last_move = f"is back at an edge as {{}} after {was_here_s:.1f} s on this robot"
+        meter.moved()
+        self._wait_samples.clear()
 
     @property
     def _resumable(self) -> bool:
         """Whether another server can be brought to the session's state."""
-        return self._journal.whole and not (self._hopeless or self._error)
+        return self._migration.possible and not self._error
 
     @property
     def _gives_up_at(self) -> float:
@@ -588,8 +674,8 @@ class RobotSession:
                 self._ring.close()
             os.close(self._wake)
         self._connection.close()
-        if self._rescue is not None:
-            self._rescue.cancel(reason)
+        self._migration.cancel(reason)
+        self._fallback.cancel(reason)
         if self._ring is not None:
             self._out.replayer.end()
         if self._opened:
@@ -606,6 +692,10 @@ class RobotSession:
         now = time.monotonic()
         with self._lock:
             if self._over or self._ring is None or self._lost or message.session != self.id:
+                return
+            if message.flags & FLAG_CLOSED and self._opening.server.is_other(bytes(message.data)):
+                # Each server hears all calls, and says of which sessions it knows nothing.
+                self._foreign += 1
                 return
             try:
                 message = believed(self._opening, self.id, message, self._most_bytes)
@@ -659,6 +749,7 @@ class RobotSession:
         self._live.heard(now, busy, position)
         self._sender.acknowledged(message.batches_ack, message.missing, now)
         self._out.measured(self._sender.fastest_s)
+        self._migration.executed(message.executed_call, now)
         if self._blobs is not None and message.executed_call:
             done = self._blobs.executed(message.executed_call, keep=self._journal.whole)
             self._journal.kept(done)
@@ -697,7 +788,7 @@ class RobotSession:
                 self._journal.answered(result)
         except ProtocolError as error:
             # The stream was in order, so this is no accident of the network.
-            self._hopeless = True
+            self._migration.give_up()
             self._lost = f"results of the server cannot be used: {error}"
             raise
 
@@ -719,6 +810,8 @@ class RobotSession:
                 ("blobs", self._blobs.statistics() if self._blobs is not None else {}),
                 ("packed", self._packer.statistics()),
                 ("journal", self._journal.statistics()),
+                ("migration", self._migration.statistics()),
+                ("fallback", self._fallback.statistics()),
                 ("seal", seal.statistics() if (seal := self._opening.seal) is not None else {}),
                 ("ring", self._consumer.statistics() if self._ring is not None else {}),
                 ("replies", self._replies.statistics() if self._ring is not None else {}),
@@ -726,6 +819,7 @@ class RobotSession:
             ):
                 out.update({f"{name}_{key}": value for key, value in part.items()})
             out["unproven_results"] = self._unproven
+            out["closed_by_others"] = self._foreign
             return out
 
     def _snapshot(self) -> SessionSnapshot:
@@ -737,6 +831,7 @@ class RobotSession:
         if ring is not None:
             replay, cost = self._out.replayer.state(), self._out.meter.cost()
             saved_waits = self._out.saved_waits
+        moves_failed, move_error = self._migration.failed
         served = self._phase == "open"
         return SessionSnapshot(
             session=self.id,
@@ -783,4 +878,9 @@ class RobotSession:
             speculation_lost_ms=replay.speculation_lost_ms,
             last_refusal=self._last_refusal,
             resumed=self._resumed,
+            server=self._server_name,
+            moves_failed=moves_failed,
+            move_error=move_error,
+            fallback=self._fallback.here,
+            edge_inference_ms=self._edge_ms if self._fallback.here else 0.0,
         )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rrto_ros.api import choices
 from rrto_ros.api.parameters import RECORDER
+from rrto_ros.robot.places.place import Place
+from rrto_ros.robot.places.servers import Choice
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.reply_writer import MAX_UNTAKEN_BYTES
 from rrto_ros.robot.ring import DEFAULT_CALL_BYTES, DEFAULT_REPLY_BYTES
@@ -50,6 +52,10 @@ class SessionConfig:
             restarted.
         resume_bytes: What is kept for that at most; beyond it the session cannot be resumed.
         outage_timeout_s: How long a program waits for a server while its session is resumed.
+        fallback: `none` or `local`: where a session goes on while no edge answers.
+        fallback_after_s: How long none must have answered before.
+        fallback_device: Kind of the robot's device, empty for the session's own.
+        place: The place on the robot, for `local`; None where there is none.
         connect_timeout_s: How long an opening session waits for a server.
         limit_bytes: Wanted device memory, 0 for the server's own limit.
         call_ring_bytes: Size of the call ring, a power of two.
@@ -60,6 +66,7 @@ class SessionConfig:
         plan_cache_directory: Where; None for the user's cache directory.
         credentials: Reads the user's keys; None for `authentication: off`.
         disclose: Takes the id and the keys of a session that opens, for recordings.
+        choice: Of servers.
     """
 
     robot: str = "robot"
@@ -77,6 +84,10 @@ class SessionConfig:
     resume: str = "exact"
     resume_bytes: int = 512 << 20
     outage_timeout_s: float = 30.0
+    fallback: str = "none"
+    fallback_after_s: float = 1.5
+    fallback_device: str = ""
+    place: Place | None = None
     connect_timeout_s: float = 10.0
     limit_bytes: int = 0
     call_ring_bytes: int = DEFAULT_CALL_BYTES
@@ -87,6 +98,7 @@ class SessionConfig:
     plan_cache_directory: Path | None = None
     credentials: GetCredentials | None = None
     disclose: Callable[[bytes, bytes], object] = lambda *_: None
+    choice: Choice = field(default_factory=Choice)
 
 
 @dataclass(frozen=True)
@@ -137,3 +149,8 @@ class SessionSnapshot:
     speculation_lost_ms: float = 0.0
     last_refusal: str = ""
     resumed: int = 0
+    server: str = ""
+    moves_failed: int = 0
+    move_error: str = ""
+    fallback: bool = False
+    edge_inference_ms: float = 0.0

@@ -19,9 +19,10 @@ from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from rrto_msgs.msg import SessionStatus, Status
+from rrto_msgs.srv import MoveSessions
 from rrto_ros.errors import UnavailableError
 from rrto_ros.ros.context import leave, own_context, tool_node
-from rrto_ros.ros.server_port import SpinThread, announcement_qos
+from rrto_ros.ros.server_port import SpinThread, announcement_qos, id_array
 from rrto_ros.ros.services import ask
 from rrto_ros.wire.port import RECORDER as RECORDER
 from rrto_ros.wire.port import SERVER as SERVER
@@ -57,6 +58,10 @@ def status_qos() -> QoSProfile:
     )
 
 
+GONE_S = 10.0
+"""A server that has said nothing for so long is not shown beside others that have."""
+MOST_NODES = 256
+"""Anybody in the domain can say that it is a server."""
 LOOK_S = 0.1
 """How often `wait_ready` asks whether its waiting still makes sense."""
 
@@ -73,7 +78,8 @@ class RobotClient:
         self.robot = robot
         self.domain = domain
         self._changed = threading.Condition()
-        self._statuses: dict[str, tuple[Plain, float]] = {}
+        # By kind and, of servers, id.
+        self._statuses: dict[tuple[str, str], tuple[Plain, float]] = {}
         self._reports: dict[str, Plain] = {}
         self._received = 0
         self._context = own_context(domain)
@@ -108,26 +114,63 @@ class RobotClient:
             return self._changed.wait_for(accepts, timeout_s)
 
     def status(self, kind: str, since: float = 0.0) -> Plain | None:
-        """The newest status of the recorder or the server.
+        """The newest status of the recorder, or of a server.
 
         Args:
             kind: `RECORDER` or `SERVER`.
             since: Only if it came after this time (monotonic clock).
         """
         with self._changed:
-            found = self._statuses.get(kind)
-            return found[0] if found and found[1] > since else None
+            found = [value for (of, _), value in self._statuses.items() if of == kind]
+            newest = max(found, key=lambda one: one[1], default=None)
+            return newest[0] if newest and newest[1] > since else None
+
+    def servers(self) -> int:
+        """How many servers have said what they are."""
+        with self._changed:
+            return sum(kind == SERVER for kind, _ in self._statuses)
 
     def statuses(self) -> list[Plain]:
-        """The newest status of every node seen, by kind."""
-        with self._changed:
-            return [self._statuses[kind][0] for kind in sorted(self._statuses)]
+        """The newest status of every node seen: servers by name, then the recorder."""
+        return [status for status, _ in self.statuses_with_ages()]
 
-    def ages(self) -> dict[str, float]:
-        """Seconds since the newest status of every node seen, by kind."""
+    def statuses_with_ages(self) -> list[tuple[Plain, float]]:
+        """The newest status of every node seen, and how old it is, in seconds.
+
+        A server that has said nothing for long is left out where another one is heard.
+        """
         now = time.monotonic()
         with self._changed:
-            return {kind: now - came for kind, (_, came) in self._statuses.items()}
+            found = [(status, now - came) for status, came in self._statuses.values()]
+        heard = any(status["kind"] == SERVER and age < GONE_S for status, age in found)
+        return sorted(
+            (
+                (status, age)
+                for status, age in found
+                if not (heard and status["kind"] == SERVER and age >= GONE_S)
+            ),
+            key=lambda one: (one[0]["kind"], one[0]["server_name"], one[0]["server_id"]),
+        )
+
+    def move(self, session: str, server: str, timeout_s: float = 10.0) -> tuple[int, str]:
+        """Ask the recorder to have sessions go on at another server.
+
+        Args:
+            session: Id, 32 hexadecimal digits; empty for every session.
+            server: Name; empty for any other.
+            timeout_s: How long an answer is waited for.
+
+        Returns:
+            How many sessions were told, and why not all.
+
+        Raises:
+            UnavailableError: The recorder does not answer.
+        """
+        request = MoveSessions.Request(server=server)
+        request.session = id_array(bytes.fromhex(session) if session else bytes(16))
+        path = topic(self.robot, "move_sessions")
+        answer = self._ask(MoveSessions, path, RECORDER, request, timeout_s)
+        return int(answer.sessions), str(answer.reason)
 
     def reports(self, label: str = "") -> list[Plain]:
         """The final reports seen of sessions that are over, with this label unless it is empty."""
@@ -237,6 +280,9 @@ class RobotClient:
         seen = self.status(node)
         full = seen["node"] if seen and str(seen["node"]).startswith("/") else None
         path = f"{full or f'/{self.robot}/{node}'}/{service}"
+        return self._ask(kind, path, node, request, timeout_s)
+
+    def _ask(self, kind: Any, path: str, node: str, request: Any, timeout_s: float) -> Any:
         client = self._node.create_client(kind, path)
         missing = UnavailableError(
             f"{path} did not answer within {timeout_s:g} s; is a {node} for robot "
@@ -254,7 +300,10 @@ class RobotClient:
         value = plain(message)
         with self._changed:
             self._received += 1
-            self._statuses[value["kind"]] = (value, time.monotonic())
+            server = value["server_id"] if value["kind"] == SERVER else ""
+            self._statuses[value["kind"], server] = (value, time.monotonic())
+            while len(self._statuses) > MOST_NODES:
+                del self._statuses[min(self._statuses, key=lambda key: self._statuses[key][1])]
             self._changed.notify_all()
 
     def _on_report(self, message: Any) -> None:

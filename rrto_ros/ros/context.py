@@ -20,11 +20,12 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -169,6 +170,15 @@ def _node(name: str, context: Context, variables: Mapping[str, str]) -> Node:
             start_parameter_services=False,
             enable_rosout=False,
         )
+
+
+def every(node: Node, period_s: float, call: Callable[[], None]) -> None:
+    """Have a node call something again and again, whatever becomes of the wall clock.
+
+    A node's timers follow its clock: set back by an hour, or a simulation that stands still, they
+    are silent for as long, and who misses a node's status takes it for gone.
+    """
+    node.create_timer(period_s, call, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
 def leave(context: Context, *nodes: Node) -> None:

@@ -51,6 +51,7 @@ ASK_S, ASK_MOST_S = 0.1, 1.0
 at first, and at most."""
 APART_S = 1.2
 """How long a server that others see may not be reached before the participant is made anew."""
+MOST_ANSWERS = 64
 DOUBT_S = 6.0
 """How long a server that does not answer a request for a session, nor the question, stays reached;
 opening a session takes a second or two in which it answers nothing else."""
@@ -92,6 +93,7 @@ class _Ends(Participant):
         self.ask_wait_s = ASK_S
         self.answers: set[str] = set()
         self.doubted_since = 0.0
+        self.measuring: Any = None
 
     def found(self) -> bool:
         """Whether DDS knows a server's services and topics, as seen from here."""
@@ -259,6 +261,31 @@ class RosRobotPort:
             with self._answers:
                 self._unanswered += 1
             close.call_async(message).add_done_callback(self._answered)
+
+    def measure(self, took: Callable[[bytes, float], None]) -> None:
+        """Ask all servers whether they are there, and time their answers (one thread).
+
+        Args:
+            took: Told the id of each that answers, and after how many seconds; in the thread of
+                the control node.
+        """
+        with self._lock:
+            ends = self._ends
+        if (before := ends.measuring) is not None:
+            ends.open.remove_pending_request(before)
+        seen: set[bytes] = set()
+        asked_at = time.monotonic()
+
+        def answered(answer: Any) -> None:
+            server = answer.server.tobytes()
+            if server not in seen and len(seen) < MOST_ANSWERS:
+                seen.add(server)
+                took(server, time.monotonic() - asked_at)
+
+        _, message = ends.questions()["open"]
+        # As in `open_session`: it never is done, so that every answer is seen.
+        ends.measuring = future = ends.open.call_async(message)
+        future.set_result = answered
 
     def listeners(self) -> list[str]:
         """Nodes that get the call messages (see `ros_port.listeners`)."""

@@ -32,6 +32,7 @@ from rrto_ros.ros.context import (
     quiet_node,
 )
 from rrto_ros.ros.renewal import Renewal
+from rrto_ros.ros.wall_clock import WallClockWatch
 from rrto_ros.wire.format import Buffer
 from rrto_ros.wire.port import (
     CallsMessage,
@@ -205,9 +206,11 @@ class SpinThread:
         self._executor.add_node(node)
         self._thread = threading.Thread(target=self._run, name=node.get_name(), daemon=True)
         self._thread.start()
+        self._clock = WallClockWatch(self._executor.wake)
 
     def close(self) -> None:
         """Stop and wait for the callback that runs now."""
+        self._clock.close()
         self._executor.shutdown(timeout_sec=5.0)
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=5.0)
@@ -312,6 +315,7 @@ class RosServerPort:
         on_close: Closes a session, given its id, a reason and who asks; returns (closed, reason
             if not).
         name: Prefix of the data nodes' names.
+        server: Its id, which it says when it is asked whether it is there.
     """
 
     def __init__(
@@ -322,11 +326,13 @@ class RosServerPort:
         on_open: Callable[[OpenRequest], OpenAnswer | None],
         on_close: Callable[[bytes, str, bytes], tuple[bool, str]],
         name: str = "offload_server",
+        server: bytes = bytes(16),
     ) -> None:
         self.robot = robot
         self._on_calls = on_calls
         self._on_open = on_open
         self._on_close = on_close
+        self._server = server
         self._domain = domain
         self._name = name
         self._lock = threading.Lock()
@@ -421,6 +427,7 @@ class RosServerPort:
     def _opening(self, request: Any, response: Any) -> Any:
         if not request.session.any():
             response.reason = "a server is here"
+            response.server = id_array(self._server)
             return response
         answer = self._on_open(
             OpenRequest(

@@ -57,11 +57,15 @@ class ServerOfSession:
     local: bytes = b""
     control: bytes = b""
 
+    def is_other(self, data: bytes) -> bool:
+        """Whether CLOSED with this data is of a server that says that it is another one."""
+        return (data[:ID_BYTES] or ANY_SERVER) != (self.server or ANY_SERVER)
+
     def closed(self, session: bytes, data: bytes) -> bool:
         """Whether CLOSED with this data says that the session is over."""
         server, run = data[:ID_BYTES], data[ID_BYTES : 2 * ID_BYTES]
         shown = data[2 * ID_BYTES :]
-        if (server or ANY_SERVER) != (self.server or ANY_SERVER):
+        if self.is_other(data):
             return False
         if not self.kind:
             return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from rrto_ros.errors import ProtocolError
+from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.wire.closing import ServerOfSession
 from rrto_ros.wire.handshake import (
     KEYS,
@@ -39,6 +39,12 @@ from rrto_ros.wire.seal import RobotSeal, own_cipher, proves
 STRANGERS_S = 3.0
 """So long after the first answer to a hello that is not believed others are waited for; then the
 reason is told. While it opens another session a server may be silent for two."""
+ANEW_S = 0.5
+"""So long after the first answer to a proof that is not the server's own, one that is is waited
+for before the server is asked whether it was started anew meanwhile."""
+
+UNWANTED = OpenAnswer(False, "only servers answered that are not wanted")
+"""What an opening comes to where no other server has answered."""
 
 GetCredentials = Callable[[], Credentials]
 """Reads the user's keys as they are now."""
@@ -66,6 +72,8 @@ def open_session(
     request: OpenRequest,
     credentials: GetCredentials | None,
     timeout_s: float,
+    wanted: Callable[[bytes], bool] | None = None,
+    answer_s: float = 0.0,
 ) -> Opened:
     """Open a session, with sealed messages if there are credentials.
 
@@ -74,15 +82,26 @@ def open_session(
         request: Without a hello and a proof.
         credentials: None for `authentication: off`.
         timeout_s: For all of it.
+        wanted: Whether the server of an id may open it; None: any may.
+        answer_s: How long the first answer is waited for, if not for all of the time. Making a
+            session takes longer than to say that one is there.
 
     Raises:
         UnavailableError: No server answered within the time.
         ConfigError: The user's keys cannot be used.
     """
     end = time.monotonic() + timeout_s
+    answer_s = min(answer_s or timeout_s, timeout_s)
+
+    def is_wanted(answer: OpenAnswer) -> bool:
+        return wanted is None or wanted(answer.server)
+
     if credentials is None:
         # Every server of the robot's name hears a request; the one whose answer comes first opens.
-        answer = port.open_session(replace(request, hello=UNSEALED), timeout_s)
+        asks = replace(request, hello=UNSEALED)
+        answer = port.open_session(asks, answer_s, is_wanted, STRANGERS_S)
+        if not is_wanted(answer):
+            return Opened(UNWANTED, passed_by=1)
         if answer.challenge == UNSEALED:
             asks = replace(request, server=answer.server)
             answer = port.open_session(asks, max(end - time.monotonic(), 0.1))
@@ -98,6 +117,8 @@ def open_session(
 
     def takes(answer: OpenAnswer) -> bool:
         nonlocal passed_by
+        if not is_wanted(answer):
+            return False
         try:
             agreed_with(answer)
         except ProtocolError:
@@ -105,22 +126,38 @@ def open_session(
             return False
         return True
 
-    first = port.open_session(asks, timeout_s, takes, STRANGERS_S)
-    try:
-        challenge, agreed = agreed_with(first)
-    except ProtocolError as error:
-        return Opened(OpenAnswer(False, str(error)), passed_by=passed_by)
-    if first.reason:
-        return Opened(OpenAnswer(False, first.reason), passed_by=passed_by)
+    def left() -> float:
+        return max(end - time.monotonic(), 0.1)
 
-    def proven(answer: OpenAnswer) -> bool:
-        control = agreed.keys.control
-        return proves(answer.proof, control, b"rrto answer", answer_digest(answer))
+    first = port.open_session(asks, answer_s, takes, STRANGERS_S)
+    while True:
+        if not is_wanted(first):
+            return Opened(UNWANTED, passed_by=passed_by)
+        try:
+            challenge, agreed = agreed_with(first)
+        except ProtocolError as error:
+            return Opened(OpenAnswer(False, str(error)), passed_by=passed_by)
+        if first.reason:
+            refusal = OpenAnswer(False, first.reason, server=first.server)
+            return Opened(refusal, passed_by=passed_by)
 
-    asks = replace(asks, server=first.server, proof=agreed.robot_proof(mine.identity))
-    left = max(end - time.monotonic(), 0.1)
-    second = port.open_session(asks, left, proven, left)
-    if not proven(second):
+        def proven(answer: OpenAnswer, agreed: Agreement = agreed) -> bool:
+            control = agreed.keys.control
+            return proves(answer.proof, control, b"rrto answer", answer_digest(answer))
+
+        shows = replace(asks, server=first.server, proof=agreed.robot_proof(mine.identity))
+        second = port.open_session(shows, left(), proven, ANEW_S)
+        if proven(second):
+            break
+        # A stranger's answer; or the server was started anew and knows of no challenge.
+        if left() > ANEW_S:
+            again = _asked_again(port, replace(asks, server=first.server), takes, left())
+            if again is not None and (again.reason or _run_of(again) != challenge.run):
+                first = again
+                continue
+            second = port.open_session(shows, left(), proven, left())
+            if proven(second):
+                break
         why = f"the server's last answer is not proven to be its own: {second.reason}"
         return Opened(OpenAnswer(False, why), passed_by=passed_by)
     server = ServerOfSession(
@@ -128,6 +165,80 @@ def open_session(
         agreed.keys.control,
     )  # fmt: skip
     return Opened(second, RobotSeal(agreed.keys), server, passed_by)
+
+
+def objection(
+    port: RobotPort,
+    request: OpenRequest,
+    credentials: GetCredentials | None,
+    timeout_s: float,
+    wanted: Callable[[bytes], bool] | None = None,
+) -> str:
+    """What keeps a session from being opened, as far as a first answer says it; nothing is opened.
+
+    Args:
+        port: The way to servers.
+        request: Without a hello and a proof.
+        credentials: None for `authentication: off`.
+        timeout_s: How long an answer is waited for.
+        wanted: Whether the server of an id is asked; None: any is.
+
+    Returns:
+        Empty if a server answers that the robot believes and that would open it, room granted.
+
+    Raises:
+        UnavailableError: No server answered within the time.
+        ConfigError: The user's keys cannot be used.
+    """
+
+    def is_wanted(answer: OpenAnswer) -> bool:
+        return wanted is None or wanted(answer.server)
+
+    if credentials is None:
+        asks = replace(request, hello=UNSEALED)
+        answer = port.open_session(asks, timeout_s, is_wanted, timeout_s)
+        if not is_wanted(answer):
+            return UNWANTED.reason
+        ready = answer.challenge == UNSEALED and not answer.reason
+        return "" if ready else answer.reason or "it proves something, and authentication is off"
+    mine = credentials()
+    private = X25519PrivateKey.generate()
+    hello = Hello(own_cipher(), private.public_key().public_bytes_raw(), mine.public)
+    asks = replace(request, hello=hello.pack())
+
+    def takes(answer: OpenAnswer) -> bool:
+        if not is_wanted(answer):
+            return False
+        try:
+            _believed_challenge(answer, private, hello, mine, asks)
+        except ProtocolError:
+            return False
+        return True
+
+    answer = port.open_session(asks, timeout_s, takes, timeout_s)
+    if not is_wanted(answer):
+        return UNWANTED.reason
+    try:
+        _believed_challenge(answer, private, hello, mine, asks)
+    except ProtocolError as error:
+        return str(error)
+    return answer.reason
+
+
+def _asked_again(
+    port: RobotPort, asks: OpenRequest, takes: Callable[[OpenAnswer], bool], timeout_s: float
+) -> OpenAnswer | None:
+    """The challenge that a server gives now, None if none of its own comes soon."""
+    try:
+        answer = port.open_session(asks, min(STRANGERS_S, timeout_s), takes, STRANGERS_S)
+    except UnavailableError:
+        return None
+    return answer if takes(answer) else None
+
+
+def _run_of(answer: OpenAnswer) -> bytes:
+    """Which start of its server a challenge that is believed is of."""
+    return Challenge.unpack(answer.challenge).run
 
 
 def close_session(port: RobotPort, opened: Opened, session: bytes, reason: str) -> None:

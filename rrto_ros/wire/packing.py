@@ -38,12 +38,13 @@ class Packer:
         self._seconds = 0.0
         self._declined = 0
 
-    def pack(self, data: Buffer, link_bytes_per_s: float) -> bytes | None:
+    def pack(self, data: Buffer, link_bytes_per_s: float, *, again: bool = False) -> bytes | None:
         """The packed message; None to send it as it is.
 
         Args:
             data: Of the message.
             link_bytes_per_s: What the link has been seen to take; 0 while that is unknown.
+            again: It was sent before: nothing is saved of what is counted once.
         """
         size = len(data)
         if self._codec is None or size < LEAST_BYTES:
@@ -57,7 +58,7 @@ class Packer:
             return None
         self._bytes_per_s += (size / max(took, 1e-6) - self._bytes_per_s) / 8
         self._packed += 1
-        self._saved += size - len(out)
+        self._saved += 0 if again else size - len(out)
         return out
 
     @property

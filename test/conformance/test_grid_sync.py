@@ -11,6 +11,7 @@ import pytest
 from support.cuda_source import headers, to_ptx
 
 from rrto_ros.api.results import CUresult
+from rrto_ros.devices.cpu.attributes import MAX_BLOCKS_AT_ONCE
 from rrto_ros.devices.cpu.device import CpuDevice
 from rrto_ros.devices.device_runtime import is_device_runtime
 from rrto_ros.devices.linked import LinkInput, linked_image
@@ -536,3 +537,26 @@ def test_nothing_is_executed_speculatively_that_waits_for_the_grid():
     assert kernel_writes(linked(LINKED), (12, 1)) == {"reversed": None}
     assert set(kernel_writes(BY_HAND.encode(), (12, 1)).values()) == {None}
     assert set(kernel_writes(compiled("compute_80"), (12, 1)).values()) == {None}
+
+
+def test_a_device_says_more_multiprocessors_than_it_has_threads_and_keeps_its_word(tmp_path):
+    blocks = 5 * MAX_BLOCKS_AT_ONCE
+    sizes = (np.zeros(blocks, np.uint32), np.zeros(blocks * 40, np.uint32))
+    found = [
+        b"".join(
+            array.tobytes()
+            for array in run(tmp_path, BY_HAND.encode(), "later_first", blocks, 40, sizes, **cores)
+        )
+        for cores in ({"threads": 5}, {"threads": 1, "multiprocessors": 5})
+    ]
+    assert found[0] == found[1]
+    device = CpuDevice(threads=1, multiprocessors=5, cache_dir=tmp_path)
+    try:
+        assert device.info.attributes[16] == 5
+    finally:
+        device.close()
+    with pytest.raises(CudaError, match=f"at most {blocks} blocks"):
+        run(
+            tmp_path, BY_HAND.encode(), "later_first", blocks + 1, 40, sizes,
+            threads=8, multiprocessors=5,
+        )  # fmt: skip

@@ -59,7 +59,7 @@ class Terminal:
 
 
 def test_the_live_view_follows_a_program_and_ctrl_c_restores_the_terminal(rig):
-    rig.both("cpu", mode="replay")
+    rig.both("cpu", mode="replay", server={"server_name": "edge1"})
     program = rig.program("infer.py", 1000, "--pace", "--launches", LAUNCHES, stdin=True)
     said(program, ready=True)
     environment = rig.environment(RRTO_ROBOT=rig.robot)
@@ -76,7 +76,7 @@ def test_the_live_view_follows_a_program_and_ctrl_c_restores_the_terminal(rig):
         assert once.wait() == 0, once.text()
         for part in (
             f"/{rig.robot}/recorder_replayer: active, mode replay, server connected, 1 sessions",
-            "offload_server: running, device cpu, 1 sessions",
+            "offload_server edge1: running, device cpu, 1 sessions", "replay on cpu of edge1",
             f"{LAUNCHES + 2} calls, of 1 known", "0 divergences", "1 round trips", "ms median",
             f"pid {program.pid}",
         ):  # fmt: skip

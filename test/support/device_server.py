@@ -38,7 +38,7 @@ class DeviceServer(EchoServer):
         self.batches = []
         super().__init__(on_results, **options)
 
-    def open_session(self, request, timeout_s):
+    def open_session(self, request, timeout_s, believes=None, patience_s=0.0):
         answer = super().open_session(request, timeout_s)
         info = self.device.info
         return OpenAnswer(True, "", info, answer.max_message_bytes, answer.known_blobs)

@@ -75,7 +75,7 @@ class EchoServer:
 
     # the recorder's port
 
-    def open_session(self, request, timeout_s):
+    def open_session(self, request, timeout_s, believes=None, patience_s=0.0):
         if not self.there:
             time.sleep(timeout_s)
             raise UnavailableError(f"no offload server answered within {timeout_s:g} s")

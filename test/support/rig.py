@@ -83,12 +83,12 @@ class Rig:
                     found.append(int(folder.name))
         return found
 
-    def server(self, device="cpu", robot=None, wait=True, **parameters):
-        """Start an offload_server on the edge; ready when this returns."""
+    def server(self, device="cpu", robot=None, wait=True, side="edge", **parameters):
+        """Start an offload_server, usually on the edge; ready when this returns."""
         robot = robot or self.robot
         node = self._node(
             "offload_server", robot, {"device": device, "robot": robot, "spare_workers": 1,
-            "blob_directory": str(self.folder / "blobs"), **parameters}, "edge",
+            "blob_directory": str(self.folder / "blobs"), **parameters}, side,
         )  # fmt: skip
         if wait:
             node.wait_for(r"ready on", START_S)
@@ -183,6 +183,15 @@ class StatusWatch:
 
         after = len(self._process.lines)
         return self._process.wait_until(look, timeout_s, after, f"{kind} status: {what}")
+
+    def diagnosed(self, accepts, timeout_s=PATIENCE_S):
+        """Wait for the next line on /diagnostics whose name, level and message fit; returns it."""
+
+        def look(line):
+            found = parsed(line).get("diagnostics")
+            return found if found and accepts(found) else None
+
+        return self._process.wait_until(look, timeout_s, len(self._process.lines), "diagnostics")
 
     def report(self, pid, timeout_s=PATIENCE_S):
         """The final report of the session of a process, once it is there."""

@@ -9,7 +9,7 @@ from rrto_ros.cli.top import Rates, short, view
 
 SESSION = {
     "session": "ab" * 16, "label": "", "program": "/usr/bin/python3 /home/me/node.py --rate 3",
-    "pid": 77, "device": "cpu", "mode": "replay", "phase": "replaying", "error": "",
+    "pid": 77, "device": "cpu", "server": "", "mode": "replay", "phase": "replaying", "error": "",
     "duration_s": 3725.0, "calls_unsupported": 3,
     "unsupported": [{"name": "cuTexRefCreate", "count": 3}], "calls": [],
     "round_trips": 1300, "bytes_sent": 5_000_000, "bytes_received": 100_000,
@@ -22,7 +22,7 @@ SESSION = {
 RECORDER = {
     "node": "/robot/recorder_replayer", "kind": "recorder_replayer", "state": "active",
     "mode": "replay", "device": "", "server_state": "connected", "messages_refused": 0,
-    "last_refusal": "", "sessions": [SESSION],
+    "last_refusal": "", "sessions": [SESSION], "server_name": "",
 }  # fmt: skip
 SERVER = {
     **RECORDER, "node": "/robot/offload_server", "kind": "offload_server", "state": "running",
@@ -84,9 +84,7 @@ def test_rates_come_from_two_looks():
 
 def test_a_node_that_fell_silent_and_a_lost_session_catch_the_eye():
     lost = {**SESSION, "phase": "lost", "error": "the server [cpu] is gone"}
-    text = text_of(
-        [{**RECORDER, "sessions": [lost]}, SERVER], ages={"recorder_replayer": 12.3}, width=200
-    )
+    text = text_of([{**RECORDER, "sessions": [lost]}, SERVER], ages=[12.3, 0.0], width=200)
     assert "(silent for 12 s)" in text
     assert text.count("silent") == 1
     assert "the server [cpu] is gone" in text
@@ -107,3 +105,12 @@ def test_programs_are_shown_without_folders():
     assert short("/usr/bin/python3 /home/me/node.py /data/a b") == "python3 node.py /data/a b"
     assert short("") == ""
     assert short("/") == "/"
+
+
+def test_several_servers_and_where_a_session_is_are_told_by_name():
+    session = {**SESSION, "server": "west"}
+    east, west = ({**SERVER, "server_name": name} for name in ("east", "west"))
+    text = text_of([east, west, {**RECORDER, "sessions": [session]}], ages=[0.0, 12.0, 0.0])
+    assert "/robot/offload_server east: running" in text
+    assert "/robot/offload_server west: running, device cpu, 1 sessions (silent for 12 s)" in text
+    assert "replay on cpu of west" in text

@@ -92,3 +92,16 @@ def test_a_record_whose_payload_lies_about_its_place_is_left_for_the_server_to_r
     record[4:6] = (12).to_bytes(2, "little")
     record[20:24] = (80).to_bytes(4, "little")
     assert rewrite(blobs, bytes(record)) is None
+
+
+def test_what_several_servers_ask_for_was_saved_once_and_is_taken_back_once():
+    digest = hashlib.sha256(BIG).digest()
+    blobs = BlobReferences(frozenset([blob_tag(digest)]), 1024)
+    rewrite(blobs, htod(9, BIG))
+    for _ in range(3):
+        assert blobs.wanted(9)
+        assert blobs.statistics()["saved_bytes"] == 0
+        blobs.resumed()
+    # Of a block that is restored: it was never saved.
+    assert blobs.brought(3, BIG)
+    assert blobs.statistics()["saved_bytes"] == 0

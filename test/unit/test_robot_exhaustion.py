@@ -12,12 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
+from support.one_process import OneProcess
 from support.ring_client import RingClient
 
+from rrto_ros.edge.host import HostLimits
 from rrto_ros.errors import CudaError, UnavailableError
 from rrto_ros.robot.ring import RingMemory
 from rrto_ros.robot.ring_socket import RingListener
+from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.codec import pack_call
+from rrto_ros.wire.port import OpenAnswer
 
 PROGRAM = Path(__file__).resolve().parents[1] / "support" / "programs" / "few_descriptors.py"
 LIMIT = 64
@@ -148,3 +152,23 @@ def test_a_ring_that_cannot_be_made_leaves_no_descriptor(monkeypatch, place):
     with pytest.raises(OSError, match=r"Too many|no memory"):
         RingMemory()
     assert descriptors() == before
+
+
+class Late(OneProcess):
+    """A session is refused when its program has gone."""
+
+    def open_session(self, request, timeout_s, believes=None, patience_s=0.0):
+        self.programs[0].kill()
+        self.programs[0].wait()
+        return OpenAnswer(False, "8 sessions are open (max_sessions)")
+
+
+def test_a_program_that_is_gone_when_its_session_is_refused_is_not_told_as_one_without_room(
+    sockets,
+):
+    world = Late(sockets / "r" / "s.sock", SessionConfig(), HostLimits())
+    try:
+        world.start("tracker.py", 5)
+        assert "waited no longer" in world.reports.get(timeout=60).error
+    finally:
+        world.close()

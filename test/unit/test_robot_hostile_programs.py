@@ -182,7 +182,7 @@ def test_a_robot_name_that_leads_elsewhere_is_refused_and_names_no_other_file(mo
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/x")
     with pytest.raises(ConfigError, match="robot name"):
         topic(name, "status")
-    for path in (socket_path(name, 0), server_lock(name, 0)):
+    for path in (socket_path(name, 0), server_lock(name, 0, "edge")):
         assert path.parent == Path(f"/run/x/rrto-{os.getuid()}")
         assert "/" not in path.name
 

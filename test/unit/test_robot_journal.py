@@ -1,6 +1,6 @@
 """What is told again after an outage is told once: results, and the text that kernels print."""
 
-from rrto_ros.robot.journal import Journal
+from rrto_ros.robot.state.journal import Journal
 from rrto_ros.wire.format import RESULT_PRINTED
 from rrto_ros.wire.result_codec import iter_results, pack_result
 

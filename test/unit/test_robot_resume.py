@@ -6,15 +6,22 @@ random programs in each setting; the short form has a few. RRTO_OUTAGES_SEED is 
 
 import os
 import random
+from types import SimpleNamespace
 
 import pytest
 from support.failing_edge import FailingEdge, RefusingEdge
+from support.one_process import OneProcess
 
+from rrto_ros.edge.gate import Gate
 from rrto_ros.edge.host import HostLimits
-from rrto_ros.robot import journal
-from rrto_ros.robot.memory_image import MemoryImage
+from rrto_ros.robot.places.migration import MOST_FRUITLESS, Migration
 from rrto_ros.robot.replay.replayer import ReplayOptions
+from rrto_ros.robot.state import journal
+from rrto_ros.robot.state.memory_image import MemoryImage
 from rrto_ros.robot.status import SessionConfig
+from rrto_ros.wire.closing import ServerOfSession
+from rrto_ros.wire.opening import Opened
+from rrto_ros.wire.port import OpenAnswer
 
 COUNT = int(os.environ.get("RRTO_OUTAGES", "0"))
 FIRST = int(os.environ.get("RRTO_OUTAGES_SEED", "1"))
@@ -145,6 +152,53 @@ def test_without_any_server_the_program_gets_an_error_after_the_stated_time(edge
     report = world.reports.get(timeout=10)
     assert report.phase == "lost"
     assert "resuming failed: no server is there" in report.error
+
+
+class DeafEdge(OneProcess):
+    """A server that opens every session, and of some of them nothing arrives either way.
+
+    Args:
+        deaf: Numbers of those sessions, the first is 0; of that one nothing after some messages.
+    """
+
+    def __init__(self, *arguments, lives, deaf=frozenset(), **named):
+        self.deaf, self.numbers, self._heard = deaf, {}, 0
+        super().__init__(*arguments, confinement="off", gate=Gate(None), **named)
+        self.on_the_way = self.pass_on
+
+    def open_session(self, request, timeout_s, believes=None, patience_s=0.0):
+        answer = super().open_session(request, timeout_s, believes, patience_s)
+        if answer.accepted:
+            self.numbers.setdefault(request.session, len(self.numbers))
+        return answer
+
+    def pass_on(self, way, message):
+        number = self.numbers.get(message.session, -1)
+        self._heard += 1
+        return [] if number in self.deaf and (number or self._heard > 40) else [message]
+
+
+def test_a_network_that_comes_and_goes_does_not_count_as_a_server_that_calls_end(edge):
+    world = edge("batched", kind=DeafEdge)
+    world.deaf = frozenset(range(7))
+    ends(world.start("strangers.py", "--seed", 1, "--inferences", 60))
+    report = world.reports.get(timeout=10)
+    assert (report.phase, report.error) == ("closed", "")
+    assert report.resumed == 7
+
+
+@pytest.mark.parametrize(("processes", "possible"), [(1, True), (2, True), (99, False)])
+def test_calls_that_end_every_server_are_not_executed_for_ever(processes, possible):
+    journal_ = SimpleNamespace(whole=True, newest=0)
+    way = Migration(SessionConfig(), None, journal_, lambda: None)
+    for number in range(4 * MOST_FRUITLESS):
+        server = ServerOfSession(b"s" * 16, bytes([number % processes]) * 16)
+        taken = bytes([number]) * 16, Opened(OpenAnswer(True), None, server)
+        way._rescue = SimpleNamespace(found=True, take=lambda taken=taken: taken)
+        assert way.take(0.0, False) == taken
+        way.moved(0.0)
+        assert way.possible or number >= MOST_FRUITLESS - 1
+    assert way.possible is possible
 
 
 def test_servers_that_refuse_are_quoted(edge):

@@ -12,7 +12,7 @@ from rrto_ros.robot.atomics import atomics
 from rrto_ros.robot.reply_writer import ReplyWriter
 from rrto_ros.robot.ring import RingConsumer, RingMemory, drain_eventfd
 from rrto_ros.robot.ring_socket import MAX_PATH_BYTES, RingListener
-from rrto_ros.runtime_files import held, hold, server_lock, socket_path
+from rrto_ros.runtime_files import held, hold, server_lock, serves, socket_lock, socket_path
 from rrto_ros.wire.codec import iter_headers, pack_call
 from rrto_ros.wire.port import HIGHEST_DOMAIN, MAX_ROBOT, topic
 from rrto_ros.wire.result_codec import iter_results, pack_result
@@ -236,8 +236,25 @@ def test_a_lock_is_seen_while_its_holder_lives(sockets):
 def test_no_two_robots_share_a_file(monkeypatch):
     monkeypatch.delenv("RRTO_SOCKET", raising=False)
     robots = ["a", "b", "a/b", "a_b", "ab", "A", "b/a", "a/b/c"]
-    paths = {f(r, d) for f in (socket_path, server_lock) for r in robots for d in (0, 1, 11)}
-    assert len(paths) == 2 * len(robots) * 3
+    servers = ["a", "b", "a.b", "x.sock", "server"]
+    places = [(r, d) for r in robots for d in (0, 1, 11)]
+    paths = {socket_path(*place) for place in places}
+    paths |= {socket_lock(path) for path in paths}
+    paths |= {server_lock(*place, server) for place in places for server in servers}
+    assert len(paths) == (2 + len(servers)) * len(places)
+
+
+def test_any_server_of_a_robot_is_found_and_no_other_robots(sockets, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(sockets))
+    assert not serves("a", 1)
+    fds = [hold(server_lock("a", 1, "east")), hold(server_lock("a", 1, "west"))]
+    assert hold(server_lock("a", 1, "west")) is None
+    for fd in fds:
+        assert serves("a", 1)
+        assert not serves("a", 0)
+        assert not serves("a/b", 1)
+        os.close(fd)
+    assert not serves("a", 1)
 
 
 def test_the_longest_robot_name_fits_into_a_sockets_address(monkeypatch):

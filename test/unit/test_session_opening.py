@@ -336,6 +336,51 @@ def test_a_stranger_that_is_always_first_does_not_end_an_opening(pair, forged):
     assert talk(opened, line.admitted[0])
 
 
+class Restarted(Line):
+    """A server that is started anew between its challenge and the proof, so many times."""
+
+    def __init__(self, edge, times):
+        self._make = lambda: Gate(edge.read, "one name")
+        self._times = times
+        super().__init__(self._make())
+
+    def open_session(self, request, timeout_s, believes=lambda _: True, patience_s=0.0):
+        if request.proof and self._times:
+            self._times -= 1
+            self.gates = (self._make(),)
+        return super().open_session(request, timeout_s, believes, patience_s)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_server_that_is_started_anew_during_an_opening_opens_the_session(pair, times):
+    robot, edge = pair
+    line = Restarted(edge, times)
+    opened = open_session(line, REQUEST, robot.read, 10.0)
+    assert opened.answer.accepted, opened.answer.reason
+    assert talk(opened, line.admitted[-1])
+
+
+def test_a_stranger_that_answers_proofs_first_does_not_end_an_opening(pair):
+    robot, edge = pair
+
+    class Slow(Line):
+        """Its server takes a while to open, and somebody else answers meanwhile."""
+
+        proofs = 0
+
+        def open_session(self, request, timeout_s, believes=lambda _: True, patience_s=0.0):
+            if request.proof:
+                self.proofs += 1
+                if self.proofs == 1:
+                    return OpenAnswer(False, "the proof is too old", server=request.server)
+            return super().open_session(request, timeout_s, believes, patience_s)
+
+    line = Slow(Gate(edge.read))
+    opened = open_session(line, REQUEST, robot.read, 10.0)
+    assert opened.answer.accepted, opened.answer.reason
+    assert line.proofs == 2
+
+
 def test_of_two_users_servers_of_one_name_a_robot_finds_its_own():
     mine, other = (Machine(key=False, local=os.urandom(32)) for _ in range(2))
     line = Line(Gate(other.read), Gate(mine.read))

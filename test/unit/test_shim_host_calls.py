@@ -1,6 +1,7 @@
 """Host functions in streams run after what precedes them and before what follows."""
 
 import pytest
+from support.jumping_clock import JumpingClock
 from support.shim_peer import BATCHED, CASES, RPC, Peer, refuse
 
 from rrto_ros.api.results import CUresult
@@ -14,6 +15,12 @@ PROGRAM = CASES.parent / "shim_host_calls.py"
 def test_a_host_function_has_its_place_in_the_stream(case, mode):
     with Peer(mode=mode) as peer:
         peer.case(case, program=PROGRAM)
+
+
+def test_a_clock_that_is_set_makes_no_host_function_slow(tmp_path):
+    with Peer(mode=BATCHED) as peer:
+        peer.case("clock_is_set", program=PROGRAM, **JumpingClock(tmp_path).variables)
+    assert "runs for more than" not in peer.stderr
 
 
 def test_after_an_error_a_callback_is_told_and_a_host_function_is_not_called():

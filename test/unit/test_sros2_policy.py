@@ -35,7 +35,8 @@ def test_the_edge_may_do_what_the_server_does_and_no_more():
     assert 'status_topic = topic(self._robot, "status")' in node
     published = used(port, "create_publisher") | {"status"}
     assert named("edge", "topic", publish="ALLOW") == published
-    assert named("edge", "topic", subscribe="ALLOW") == used(port, "create_subscription")
+    heard = used(port, "create_subscription") | {"status"}
+    assert named("edge", "topic", subscribe="ALLOW") == heard
     assert named("edge", "service", reply="ALLOW") == used(port, "create_service")
 
 
@@ -46,7 +47,12 @@ def test_the_robot_may_do_what_the_recorder_does_and_no_more():
     heard = used(port, "create_subscription") | {"status"}
     assert named("robot", "topic", subscribe="ALLOW") == heard
     assert named("robot", "service", request="ALLOW") == used(port, "create_client")
+    assert named("robot", "service", reply="ALLOW") == {"move_sessions"}
+    assert 'create_service(MoveSessions, topic(robot, "move_sessions")' in (
+        (ROOT / "rrto_ros" / node).read_text()
+    )
 
 
 def test_tools_cannot_send_calls_or_results():
     assert named("tools", "topic", publish="ALLOW") == set()
+    assert named("tools", "service", request="ALLOW") == {"move_sessions"}

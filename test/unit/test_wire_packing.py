@@ -23,6 +23,9 @@ def test_a_packed_message_is_what_it_was(size):
     assert out is not None
     assert unpacked(out, MIB) == TEXT[:size]
     assert packer.saved_bytes == size - len(out)
+    # Its bytes are counted once, so what is saved is too.
+    assert packer.pack(memoryview(TEXT)[:size], 0, again=True) == out
+    assert packer.saved_bytes == size - len(out)
 
 
 def test_what_does_not_shrink_is_found_by_a_sample():

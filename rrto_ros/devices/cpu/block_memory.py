@@ -38,13 +38,20 @@ _ARGUMENT_BYTES = 1 << 30
 assert _LOCAL_AT + MAX_THREADS * MAX_LOCAL_BYTES + _GAP <= _SLOT_BYTES
 
 
-def range_bytes(workers: int, limit: int) -> int:
-    """Addresses that the blocks of so many workers need, if memory is limited."""
-    return _ARGUMENT_BYTES + workers * _SLOT_BYTES + _together_bytes(workers, limit)
+def range_bytes(workers: int, limit: int, multiprocessors: int) -> int:
+    """Addresses that blocks need, if memory is limited.
+
+    Args:
+        workers: Threads that run blocks.
+        limit: Of the device's memory, in bytes.
+        multiprocessors: What programs are told; so many may have blocks that are there at once.
+    """
+    return _ARGUMENT_BYTES + workers * _SLOT_BYTES + _together_bytes(multiprocessors, limit)
 
 
-def _together_bytes(workers: int, limit: int) -> int:
-    return align_up(limit + workers * MAX_BLOCKS_AT_ONCE * 3 * MAX_ALIGNMENT, _GAP) + 2 * _GAP
+def _together_bytes(multiprocessors: int, limit: int) -> int:
+    blocks = multiprocessors * MAX_BLOCKS_AT_ONCE
+    return align_up(limit + blocks * 3 * MAX_ALIGNMENT, _GAP) + 2 * _GAP
 
 
 @dataclass
@@ -82,9 +89,10 @@ class BlockMemory:
     Args:
         arena: With a range of `range_bytes` for blocks.
         workers: Threads that run blocks.
+        multiprocessors: As `range_bytes` was told.
     """
 
-    def __init__(self, arena: Arena, workers: int) -> None:
+    def __init__(self, arena: Arena, workers: int, multiprocessors: int) -> None:
         self._arena = arena
         self._arguments = arena.block_base + _GAP
         self._argument_bytes = 0
@@ -94,7 +102,7 @@ class BlockMemory:
             for at in range(first, first + workers * _SLOT_BYTES, _SLOT_BYTES)
         ]
         self._together = first + workers * _SLOT_BYTES + _GAP
-        self._together_limit = _together_bytes(workers, arena.limit) - 2 * _GAP
+        self._together_limit = _together_bytes(multiprocessors, arena.limit) - 2 * _GAP
         self._busy = 0
         self._given = False
         for slot in self._slots:

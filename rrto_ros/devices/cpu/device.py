@@ -68,6 +68,8 @@ class CpuDevice:
         arena_bytes: Size of the address range.
         compute_capability: What programs are told; steers the PTX that they generate.
         threads: Worker threads; 0 is one per usable core.
+        multiprocessors: What programs are told; 0 is one per thread. Changes nothing but that,
+            and how large a cooperative launch may be.
         cache_dir: Directory of compiled kernels; None is the user's cache directory.
         cache_bytes: Its size limit; 0 keeps nothing on disk.
         vector_lanes: Threads per vector instruction; 0 is what the processor does best.
@@ -89,6 +91,7 @@ class CpuDevice:
         arena_bytes: int = DEFAULT_ARENA_BYTES,
         compute_capability: tuple[int, int] = (12, 1),
         threads: int = 0,
+        multiprocessors: int = 0,
         cache_dir: Path | str | None = None,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         vector_lanes: int = 0,
@@ -115,8 +118,12 @@ class CpuDevice:
             memcheck=memcheck,
             kept=kernels,
         )
-        self._arena = Arena(arena_base, arena_bytes, limit_bytes, range_bytes(cores, limit_bytes))
-        self.launcher = Launcher(cores, self._arena, launch_timeout_s, memcheck=memcheck)
+        told = multiprocessors or cores
+        blocks = range_bytes(cores, limit_bytes, told)
+        self._arena = Arena(arena_base, arena_bytes, limit_bytes, blocks)
+        self.launcher = Launcher(
+            cores, self._arena, launch_timeout_s, memcheck=memcheck, multiprocessors=told
+        )
         self._textures = Textures(self._arena)
         self._timeline = Timeline()
         self._graphs = Graphs()
@@ -141,7 +148,7 @@ class CpuDevice:
             total_bytes=limit_bytes,
             arena_base=self._arena.base,
             arena_bytes=self._arena.size,
-            attributes=attr.device_attributes(cores, compute_capability, _CLOCK_KHZ),
+            attributes=attr.device_attributes(told, compute_capability, _CLOCK_KHZ),
         )
 
     @property
@@ -396,13 +403,12 @@ class CpuDevice:
             raise refuse(f"block {block} is out of range")
         if any(not 0 < g <= m for g, m in zip(grid, attr.MAX_GRID, strict=True)):
             raise refuse(f"grid {grid} is out of range")
-        if launch.cooperative and grid[0] * grid[1] * grid[2] > (
-            self.launcher.threads * attr.MAX_BLOCKS_AT_ONCE
-        ):
+        most_blocks = self.launcher.most_at_once
+        if launch.cooperative and grid[0] * grid[1] * grid[2] > most_blocks:
             raise CudaError(
                 CUresult.COOPERATIVE_LAUNCH_TOO_LARGE,
-                f"launch of {kernel.name}: grid {grid}, at "
-                f"most {self.launcher.threads * attr.MAX_BLOCKS_AT_ONCE} blocks are there at once",
+                f"launch of {kernel.name}: grid {grid}, at most {most_blocks} blocks are there at "
+                "once",
             )
         if kernel.required and kernel.required != block:
             raise refuse(f"block {block}, the kernel requires {kernel.required}")

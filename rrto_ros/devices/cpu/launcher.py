@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from rrto_ros.api.results import CUresult
+from rrto_ros.devices.cpu.attributes import MAX_BLOCKS_AT_ONCE
 from rrto_ros.devices.cpu.block_memory import BEYOND, BlockMemory, address_of
 from rrto_ros.devices.cpu.codegen.checks import (
     ASSERTED,
@@ -110,17 +111,27 @@ class Launcher:
         arena: What kernels may access, with a range for the memory of blocks.
         timeout_s: Seconds after which a launch is ended; 0 never ends one.
         memcheck: Whether kernels look up every access among the allocations.
+        multiprocessors: What programs are told; 0 for as many as threads.
     """
 
     def __init__(
-        self, threads: int, arena: Arena, timeout_s: float = 0.0, *, memcheck: bool = False
+        self,
+        threads: int,
+        arena: Arena,
+        timeout_s: float = 0.0,
+        *,
+        memcheck: bool = False,
+        multiprocessors: int = 0,
     ) -> None:
         self._arena = arena
         self._memcheck = memcheck
         self.watchdog = Watchdog(timeout_s)
         self.output = KernelOutput(arena.contained)
         self.threads = max(1, threads)
-        self.memory = BlockMemory(arena, self.threads)
+        multiprocessors = multiprocessors or self.threads
+        self.most_at_once = multiprocessors * MAX_BLOCKS_AT_ONCE
+        """Blocks of a cooperative launch."""
+        self.memory = BlockMemory(arena, self.threads, multiprocessors)
         self._pool = (
             ThreadPoolExecutor(self.threads - 1, thread_name_prefix="rrto-cpu")
             if self.threads > 1

@@ -22,9 +22,25 @@ struct task {
 _Atomic int rrto_host_calls;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t work = PTHREAD_COND_INITIALIZER, done = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t work = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t done; /* made with the thread, for a clock that nobody sets */
 static struct task *first, **last = &first;
 static int running;
+
+static void *run(void *unused);
+
+static int start(void)
+{
+    static int made;
+    pthread_condattr_t kind;
+    if (!made) {
+        pthread_condattr_init(&kind);
+        pthread_condattr_setclock(&kind, CLOCK_MONOTONIC);
+        made = !pthread_cond_init(&done, &kind);
+        pthread_condattr_destroy(&kind);
+    }
+    return made && !rrto_start_thread(run, 0);
+}
 
 static void *run(void *unused)
 {
@@ -60,7 +76,7 @@ static CUresult enqueue(const struct task *wanted)
         return CUDA_OUT_OF_MEMORY;
     *task = *wanted;
     pthread_mutex_lock(&lock);
-    running = running || !rrto_start_thread(run, 0);
+    running = running || start();
     if (!running) {
         pthread_mutex_unlock(&lock);
         free(task);
@@ -82,7 +98,7 @@ CUresult rrto_wait_for_host_calls(void)
     pthread_mutex_lock(&lock);
     while (atomic_load(&rrto_host_calls)) {
         struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
+        clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_sec += PATIENCE_S;
         if (pthread_cond_timedwait(&done, &lock, &until) && atomic_load(&rrto_host_calls) && !told) {
             told = 1;

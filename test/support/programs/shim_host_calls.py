@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import struct
 import sys
 import threading
@@ -84,6 +85,25 @@ def returns_at_once():
     wants(threads[0] == threading.get_native_id(), False, "in the program's thread")
     ok("cuStreamQuery", stream)
     ok("cuEventQuery", event)
+
+
+def clock_is_set():
+    """While a function runs somebody sets the clock by an hour."""
+    start()
+    stream, waits = out("cuStreamCreate", 1), threading.Event()
+
+    @HOST
+    def sets(_):
+        waits.wait(30)
+        time.sleep(0.2)  # by now the program waits
+        Path(os.environ["CLOCK_JUMP"]).write_bytes(struct.pack("<d", 3600.0))
+        time.sleep(0.5)
+
+    ok("cuLaunchHostFunc", stream, sets, 0)
+    before = time.time()
+    waits.set()
+    ok("cuStreamSynchronize", stream)
+    wants(time.time() - before > 3000, True, "the clock was set")
 
 
 def callbacks():

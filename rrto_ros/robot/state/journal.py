@@ -20,8 +20,8 @@ from hashlib import blake2b, sha256
 
 from rrto_ros.api.ops import Kind
 from rrto_ros.errors import ProtocolError
-from rrto_ros.robot.memory_image import MemoryImage
-from rrto_ros.robot.shape import SHAPES, Shape, has_shape
+from rrto_ros.robot.state.memory_image import MemoryImage
+from rrto_ros.robot.state.shape import SHAPES, Shape, has_shape
 from rrto_ros.wire.codec import OP_BY_CODE, OP_BY_NAME, CallHeader, iter_headers, pack_call
 from rrto_ros.wire.format import (
     FLAG_KEEP,
@@ -159,9 +159,19 @@ class Journal:
 
     # ---- checkpoints
 
+    @property
+    def can_checkpoint(self) -> bool:
+        """Whether a checkpoint can be asked for, and would cover anything."""
+        return bool(self._whole and self._batches) and not (self._outstanding or self._fails)
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether one was asked for that does not yet stand in the place of its calls."""
+        return self._outstanding
+
     def wants_checkpoint(self, now: float, *, idle: bool) -> bool:
         """Whether it is time for one."""
-        if not self._whole or self._outstanding or self._fails or not self._batches:
+        if not self.can_checkpoint:
             return False
         if self._bytes > self._limit_bytes // _CROWDED:
             return True

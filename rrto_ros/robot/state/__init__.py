@@ -1,0 +1,1 @@
+"""What another server needs to have a session's state (the robot)."""
