@@ -10,7 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from support.domains import domain_lock
 from support.rig import Rig
-from support.shared_memory import cleaned_shared_memory
+
+from rrto_ros.ros.shared_memory import remove_litter
 
 
 @pytest.hookimpl(tryfirst=True)  # before the groups are read
@@ -54,9 +55,9 @@ def rig(ros_domain, tmp_path, monkeypatch):
     # For nodes of the test itself: they meet those of the rig only if both look alike.
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     monkeypatch.setenv("ROS_STATIC_PEERS", "127.0.0.1")
-    with cleaned_shared_memory():
-        made = Rig(ros_domain, tmp_path)
-        try:
-            yield made
-        finally:
-            made.close()
+    made = Rig(ros_domain, tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+        remove_litter()  # of nodes that were killed, once it is old enough

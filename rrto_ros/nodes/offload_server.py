@@ -33,6 +33,7 @@ from rrto_ros.ros.context import (
     data_transports,
     every,
     find_log_folder,
+    graph_transports,
     leave,
     make_files_private,
     use_profile,
@@ -74,7 +75,8 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__("offload_server", **options)
+        with graph_transports():
+            super().__init__("offload_server", **options)
         self._robot, self._name = declare_names(self)
         path = server_lock(self._robot, self.context.get_domain_id(), self._name)
         lock = hold(path)

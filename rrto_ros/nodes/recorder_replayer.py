@@ -54,6 +54,7 @@ from rrto_ros.ros.context import (
     end,
     every,
     find_log_folder,
+    graph_transports,
     leave,
     make_files_private,
     use_profile,
@@ -83,7 +84,8 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__("recorder_replayer", **options)
+        with graph_transports():
+            super().__init__("recorder_replayer", **options)
         robot = str(declare(self, RECORDER.values(), check=False)["robot"])
         self._robot = robot
         self._host: RobotHost | None = None

@@ -282,7 +282,7 @@ class RosRobotPort:
                 seen.add(server)
                 took(server, time.monotonic() - asked_at)
 
-        _, message = ends.questions()["open"]
+        _, message = ends.questions["open"]
         # As in `open_session`: it never is done, so that every answer is seen.
         ends.measuring = future = ends.open.call_async(message)
         future.set_result = answered

@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import threading
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
 
 from rrto_msgs.msg import CallBatch, CallResult, SessionEvent
 from rrto_msgs.srv import CloseSession, OpenSession
@@ -199,11 +201,17 @@ class TakeThread:
 
 
 class SpinThread:
-    """Spins one node with its own executor in its own thread."""
+    """Spins one node with its own executor in its own thread.
+
+    What a callback raises is printed and counted, and the others go on: a node whose services no
+    longer answer would look like one that is not reached.
+    """
 
     def __init__(self, node: Node) -> None:
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(node)
+        self._end: Future[None] = Future()
+        self._failures = 0
         self._thread = threading.Thread(target=self._run, name=node.get_name(), daemon=True)
         self._thread.start()
         self._clock = WallClockWatch(self._executor.wake)
@@ -211,12 +219,28 @@ class SpinThread:
     def close(self) -> None:
         """Stop and wait for the callback that runs now."""
         self._clock.close()
-        self._executor.shutdown(timeout_sec=5.0)
+        self._end.set_result(None)
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=5.0)
 
+    def alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
+    def statistics(self) -> dict[str, int]:
+        """How often a callback raised."""
+        return {"failures": self._failures}
+
     def _run(self) -> None:
-        self._executor.spin()
+        while not self._end.done():
+            try:
+                self._executor.spin_until_future_complete(self._end)
+                break  # the context may have ended, too
+            except Exception:
+                self._failures += 1
+                traceback.print_exc()
+        # In this thread: rclpy's shutdown takes away what a running callback still uses.
+        self._executor.shutdown()
 
 
 class Participant(ABC):

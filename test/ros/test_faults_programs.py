@@ -7,7 +7,6 @@ nothing behind. Memory of a session is limited to 256 MiB.
 import pytest
 from support.domains import domain_lock
 from support.rig import Rig, said, steps
-from support.shared_memory import cleaned_shared_memory
 
 LIMIT = 256 << 20
 GOES_ON = [(call, "SUCCESS") for call in ("alloc", "upload", "launch", "download", "compare")]
@@ -15,7 +14,7 @@ GOES_ON = [(call, "SUCCESS") for call in ("alloc", "upload", "launch", "download
 
 @pytest.fixture(scope="module", params=["batched", "rpc"])
 def nodes(request, tmp_path_factory):
-    with domain_lock() as domain, cleaned_shared_memory():
+    with domain_lock() as domain:
         rig = Rig(domain, tmp_path_factory.mktemp(request.param))
         try:
             rig.both("cpu", request.param, server={"limit_bytes": LIMIT})

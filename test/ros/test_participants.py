@@ -19,13 +19,14 @@ from support.rig import PROGRAMS, START_S
 pytest.importorskip("rclpy")
 pytest.importorskip("rrto_msgs.msg")
 
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 
 from rrto_ros.errors import UnavailableError
 from rrto_ros.ros import robot_port as ros_robot_port
-from rrto_ros.ros.context import keep_private, use_profile
+from rrto_ros.ros.context import keep_private, leave, own_context, quiet_node, use_profile
 from rrto_ros.ros.robot_port import APART_S, RosRobotPort
-from rrto_ros.ros.server_port import RosServerPort
+from rrto_ros.ros.server_port import RosServerPort, SpinThread
 from rrto_ros.wire.port import OpenAnswer, OpenRequest
 
 COUNT = int(os.environ.get("RRTO_PARTICIPANTS", "6"))
@@ -71,7 +72,7 @@ def test_both_ends_find_each_other_whoever_comes_and_goes(rig, stays, kill_every
     assert times[len(times) // 2] < 4.0 + 2 * still_s, times
 
 
-@pytest.mark.parametrize(("edge", "robot"), [("1", "0"), ("0", "1")], ids=["tcp", "memory"])
+@pytest.mark.parametrize(("edge", "robot"), [("1", "0"), ("0", "1")], ids=["tcp", "udp"])
 def test_a_recorder_takes_the_transports_of_the_server_that_it_sees(rig, tmp_path, edge, robot):
     """Who starts the edge says that it is apart; a recorder that `rrto run` starts is not told."""
     rig.variables = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET", "RRTO_APART": robot}
@@ -79,7 +80,7 @@ def test_a_recorder_takes_the_transports_of_the_server_that_it_sees(rig, tmp_pat
     rig.variables["RRTO_APART"] = edge
     rig.server("null", wait=False)
     watch = rig.watch()
-    kind = {"1": "LARGE_DATA", "0": "DEFAULT"}
+    kind = {"1": "LARGE_DATA", "0": "UDPv4"}
     for node in ("offload_server", "recorder_replayer"):
         watch.wait(node, lambda m: m["transports"].startswith(kind[edge]), what="its transports")
     watch.wait("recorder_replayer", lambda m: m["server_state"] == "connected", what="a server")
@@ -91,14 +92,27 @@ def test_a_recorder_takes_the_transports_of_the_server_that_it_sees(rig, tmp_pat
     bag.wait_for("recording to", START_S)
 
 
-def test_only_the_user_reads_what_the_nodes_share(rig):
-    rig.both("null")
-    shared = {
+def shared_memory(rig):
+    """What the rig's nodes share by Fast DDS."""
+    return {
         Path(line[line.index("/dev/shm/") :])
         for process in rig.processes
         for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines()
         if "/dev/shm/fastdds" in line
     }
+
+
+@pytest.mark.parametrize("discovery", ["LOCALHOST", "SUBNET"])
+def test_the_nodes_share_no_memory_that_one_that_is_killed_could_leave_locked(rig, discovery):
+    rig.variables["ROS_AUTOMATIC_DISCOVERY_RANGE"] = discovery
+    rig.both("null")
+    assert not shared_memory(rig)
+
+
+def test_only_the_user_reads_what_nodes_share_whose_user_wants_that(rig):
+    rig.variables["FASTDDS_BUILTIN_TRANSPORTS"] = "DEFAULT"
+    rig.both("null")
+    shared = shared_memory(rig)
     assert shared
     assert not [path for path in shared if path.exists() and path.stat().st_mode & 0o077]
 
@@ -194,8 +208,9 @@ server.close()
 """A server whose part of the shared memory is gone, and who makes another when told to."""
 
 
-def test_a_server_that_a_recorder_sees_and_does_not_reach_is_made_anew(rig):
+def test_a_server_that_a_recorder_sees_and_does_not_reach_is_made_anew(rig, monkeypatch):
     """However often the recorder's participant is: what is lost is the server's."""
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT")
     command = [sys.executable, "-c", LOST_SERVER]
     server = rig.start("lost", command, rig.environment(), "edge", stdin=True)
     server.wait_for("lost", START_S)
@@ -312,3 +327,70 @@ def test_either_version_of_fast_dds_is_told_the_profile(monkeypatch, distro, nam
     monkeypatch.setattr(os, "environ", {name: "/the/users.xml"})
     use_profile()
     assert os.environ == {name: "/the/users.xml"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "profile"),
+    [
+        ({}, "fastdds_local.xml"),
+        ({"ROS_STATIC_PEERS": "127.0.0.1;localhost"}, "fastdds_local.xml"),
+        ({"ROS_STATIC_PEERS": "192.168.1.7"}, "fastdds_nodes.xml"),
+        ({"FASTDDS_BUILTIN_TRANSPORTS": "DEFAULT"}, "fastdds_nodes.xml"),
+    ],
+    ids=["alone", "peers here", "a peer elsewhere", "the user's transports"],
+)
+def test_discovery_on_this_machine_alone_is_the_profiles_unless_it_is_the_users(
+    monkeypatch, variables, profile
+):
+    monkeypatch.setattr(os, "environ", {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", **variables})
+    use_profile()
+    assert Path(os.environ["FASTDDS_DEFAULT_PROFILES_FILE"]).name == profile
+    ours = profile == "fastdds_local.xml"
+    taken = os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"]
+    assert taken == ("SYSTEM_DEFAULT" if ours else "LOCALHOST")
+
+
+def test_a_callback_that_raises_does_not_silence_its_node(rig, capfd):
+    context = own_context(rig.domain)
+    node = quiet_node("raising", context)
+    calls = []
+
+    def raising():
+        calls.append(0)
+        raise ValueError("in a callback")
+
+    guard = node.create_guard_condition(raising)
+    spin = SpinThread(node)
+    for count in (1, 2, 3):
+        guard.trigger()
+        wait(lambda: len(calls) == count)  # noqa: B023
+    wait(lambda: spin.statistics()["failures"] == 3)
+    assert capfd.readouterr().err.count("ValueError: in a callback") == 3
+    spin.close()
+    leave(context, node)
+
+
+def test_a_spin_that_is_closed_while_a_callback_begins_lets_it_run(rig, capfd, monkeypatch):
+    """What rclpy's shutdown takes away while one begins, it still uses."""
+    began, closing, called = threading.Event(), threading.Event(), threading.Event()
+
+    class Held(MutuallyExclusiveCallbackGroup):
+        def beginning_execution(self, entity):
+            began.set()
+            assert closing.wait(PATIENCE_S)
+            return super().beginning_execution(entity)
+
+    context = own_context(rig.domain)
+    node = quiet_node("held", context)
+    guard = node.create_guard_condition(called.set, callback_group=Held())
+    spin = SpinThread(node)
+    join = spin._thread.join
+    monkeypatch.setattr(spin._thread, "join", lambda timeout: (closing.set(), join(timeout)))
+    guard.trigger()
+    assert began.wait(PATIENCE_S)
+    spin.close()
+    assert not spin.alive()
+    assert called.is_set()
+    assert spin.statistics()["failures"] == 0
+    leave(context, node)
+    assert "Traceback" not in capfd.readouterr().err

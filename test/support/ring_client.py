@@ -7,6 +7,7 @@ the recorder's wake-ups too.
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import mmap
 import os
@@ -71,7 +72,9 @@ class RingClient:
         except OSError as error:
             self.socket.close()
             raise UnavailableError(f"no recorder_replayer listens on {path}: {error}") from error
-        self.socket.sendall(pack_hello(hello))
+        # Who is sent away at once may be so before it has said who it is; it is told why.
+        with contextlib.suppress(BrokenPipeError):
+            self.socket.sendall(pack_hello(hello))
         fds = self._welcome()
         self._fds = fds
         self.memory_fd, self.call_fd, self.reply_fd = fds
