@@ -27,7 +27,8 @@ from rrto_ros.robot.atomics import atomics
 from rrto_ros.robot.outgoing import Outgoing
 from rrto_ros.robot.ring import RingConsumer, RingMemory
 from rrto_ros.robot.status import SessionConfig
-from rrto_ros.ros.server_port import call_qos, set_bytes
+from rrto_ros.ros.message_bytes import set_bytes
+from rrto_ros.ros.participant import call_qos
 from rrto_ros.wire.codec import iter_headers, pack_call
 from rrto_ros.wire.format import FLAG_REPLY, FLAG_WAITED, HEADER_BYTES, pad8
 from rrto_ros.wire.link import MessageSender

@@ -38,7 +38,9 @@ from rrto_ros.ros.context import (
     make_files_private,
     use_profile,
 )
-from rrto_ros.ros.server_port import RosServerPort, SpinThread, id_array
+from rrto_ros.ros.message_bytes import id_array
+from rrto_ros.ros.participant import SpinThread
+from rrto_ros.ros.server_port import RosServerPort
 from rrto_ros.ros.shared_memory import start_clean
 from rrto_ros.ros.watchdog import Watchdog
 from rrto_ros.runtime_files import hold, server_lock

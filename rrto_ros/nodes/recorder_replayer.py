@@ -60,8 +60,8 @@ from rrto_ros.ros.context import (
     use_profile,
 )
 from rrto_ros.ros.parameters import declare
+from rrto_ros.ros.participant import SpinThread, announcement_qos
 from rrto_ros.ros.robot_port import RosRobotPort
-from rrto_ros.ros.server_port import SpinThread, announcement_qos
 from rrto_ros.ros.shared_memory import start_clean
 from rrto_ros.ros.watchdog import Watchdog
 from rrto_ros.runtime_files import socket_path

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rrto_msgs.msg import CallCount, SessionStatus
 from rrto_ros.robot.status import SessionSnapshot
-from rrto_ros.ros.server_port import id_array
+from rrto_ros.ros.message_bytes import id_array
 
 _SAME = tuple(
     f.name

@@ -22,7 +22,7 @@ from rclpy.serialization import deserialize_message
 from rrto_msgs.msg import CallBatch, CallResult, SessionEvent
 from rrto_ros.ros.bag_check import SessionCheck
 from rrto_ros.ros.context import abandon, leave, own_context, quiet_node
-from rrto_ros.ros.server_port import SpinThread, announcement_qos, call_qos
+from rrto_ros.ros.participant import SpinThread, announcement_qos, call_qos
 from rrto_ros.wire.port import topic
 
 CALL_TOPICS: tuple[tuple[str, str, Any], ...] = (

@@ -22,7 +22,8 @@ from rrto_msgs.msg import SessionStatus, Status
 from rrto_msgs.srv import MoveSessions
 from rrto_ros.errors import UnavailableError
 from rrto_ros.ros.context import leave, own_context, tool_node
-from rrto_ros.ros.server_port import SpinThread, announcement_qos, id_array
+from rrto_ros.ros.message_bytes import id_array
+from rrto_ros.ros.participant import SpinThread, announcement_qos
 from rrto_ros.ros.services import ask
 from rrto_ros.wire.port import RECORDER as RECORDER
 from rrto_ros.wire.port import SERVER as SERVER

@@ -21,20 +21,18 @@ from rrto_msgs.srv import CloseSession, OpenSession
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.errors import UnavailableError
 from rrto_ros.ros.context import data_transports
-from rrto_ros.ros.renewal import Renewal
-from rrto_ros.ros.server_port import (
+from rrto_ros.ros.message_bytes import byte_array, id_array, set_bytes
+from rrto_ros.ros.participant import (
     CLOSE_ANSWER_S,
-    NO_SESSION,
     Participant,
     SpinThread,
     TakeThread,
-    byte_array,
     call_qos,
-    id_array,
     listeners,
-    set_bytes,
     wait_delivered,
 )
+from rrto_ros.ros.renewal import Renewal
+from rrto_ros.ros.server_port import NO_SESSION
 from rrto_ros.wire.port import (
     Believes,
     CallsMessage,

@@ -25,8 +25,9 @@ from rclpy.node import Node
 from rrto_ros.errors import UnavailableError
 from rrto_ros.ros import robot_port as ros_robot_port
 from rrto_ros.ros.context import keep_private, leave, own_context, quiet_node, use_profile
+from rrto_ros.ros.participant import SpinThread
 from rrto_ros.ros.robot_port import APART_S, RosRobotPort
-from rrto_ros.ros.server_port import RosServerPort, SpinThread
+from rrto_ros.ros.server_port import RosServerPort
 from rrto_ros.wire.port import OpenAnswer, OpenRequest
 
 COUNT = int(os.environ.get("RRTO_PARTICIPANTS", "6"))

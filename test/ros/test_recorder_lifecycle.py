@@ -24,8 +24,8 @@ from support.ring_client import RingClient
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import CudaError, UnavailableError
 from rrto_ros.ros.client import RobotClient
-from rrto_ros.ros.context import leave, own_context
-from rrto_ros.ros.server_port import SpinThread, quiet_node
+from rrto_ros.ros.context import leave, own_context, quiet_node
+from rrto_ros.ros.participant import SpinThread
 from rrto_ros.ros.services import ask
 from rrto_ros.wire.codec import pack_call
 from rrto_ros.wire.descriptions import Hello

@@ -19,8 +19,8 @@ from rrto_msgs.msg import SessionEvent, Status  # noqa: E402
 from rrto_ros.api.results import CUresult  # noqa: E402
 from rrto_ros.errors import UnavailableError  # noqa: E402
 from rrto_ros.ros.context import own_context, quiet_node  # noqa: E402
+from rrto_ros.ros.participant import SpinThread, announcement_qos  # noqa: E402
 from rrto_ros.ros.robot_port import RosRobotPort  # noqa: E402
-from rrto_ros.ros.server_port import SpinThread, announcement_qos  # noqa: E402
 from rrto_ros.wire.codec import pack_call  # noqa: E402
 from rrto_ros.wire.descriptions import unpack_module_info  # noqa: E402
 from rrto_ros.wire.format import FLAG_REPLY  # noqa: E402

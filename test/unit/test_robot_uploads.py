@@ -18,7 +18,7 @@ from rrto_ros.robot.blob_references import BlobReferences
 from rrto_ros.robot.outgoing import Outgoing
 from rrto_ros.robot.ring import RingConsumer, RingMemory
 from rrto_ros.robot.status import SessionConfig
-from rrto_ros.ros.server_port import set_bytes
+from rrto_ros.ros.message_bytes import set_bytes
 from rrto_ros.wire.codec import blob_tag, iter_headers, pack_call
 from rrto_ros.wire.format import (
     FLAG_BLOB_REF,

@@ -17,7 +17,7 @@ import rclpy
 
 from rrto_msgs.msg import CallBatch, CallResult
 from rrto_msgs.srv import CloseSession, OpenSession
-from rrto_ros.ros.server_port import call_qos
+from rrto_ros.ros.participant import call_qos
 from rrto_ros.wire.format import PROTOCOL_VERSION, TABLE_HASH
 from rrto_ros.wire.port import topic
 
