@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from rrto_ros.api.parameters import OPTIONS, RECORDER, Parameter
+from rrto_ros.cli.arguments import FAILED, UNUSABLE, Domain, Robot, client_of, need_ros
+from rrto_ros.cli.bag_commands import bag
+from rrto_ros.cli.key_commands import keys
 from rrto_ros.cli.replay_options import described, flags, option, with_replay_options
 from rrto_ros.errors import ConfigError, RrtoError
 
-if TYPE_CHECKING:
-    from rrto_ros.ros.client import RobotClient
-
-FAILED = 1
-UNUSABLE = 2
 RUN_FAILED = 125
 """Exit code of `rrto run` when it could not run the program, to tell it from the program's."""
 
@@ -31,15 +27,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run the CUDA work of unmodified programs on an offload server over ROS 2.",
 )
-bag = typer.Typer(no_args_is_help=True, help="Record, replay and look at bags of driver calls.")
 app.add_typer(bag, name="bag")
-keys = typer.Typer(
-    no_args_is_help=True, help="Who may use this machine's server, and whose server is used."
-)
 app.add_typer(keys, name="keys")
 
-Robot = Annotated[str, option("robot")]
-Domain = Annotated[int, option("domain")]
 Given = Mapping[str, Any]
 """What `with_replay_options` gives: option -> value."""
 _NONE: Given = {}
@@ -65,7 +55,7 @@ def up(bring_up: Given) -> None:
     from rrto_ros.bringup.options import Options
 
     options = Options(**bring_up)
-    _need_ros()
+    need_ros()
     from rrto_ros.cli.bring_up import up as start
 
     raise typer.Exit(start(options))
@@ -86,7 +76,7 @@ def demo_command(
     if frames < 1:
         raise ConfigError(f"frames is {frames}, want 1 or more; `rrto up --demo` runs for ever")
     options = Options(**demo, frames=frames, jit=jit)
-    _need_ros()
+    need_ros()
     from rrto_ros.cli.bring_up import demo as show
     from rrto_ros.cli.bring_up import show_demo
 
@@ -147,7 +137,7 @@ def run(
             raise ConfigError(
                 f"{flags(chosen)} would change nothing in mode {options.mode!r}; add --mode replay"
             )
-        _need_ros(look=True)
+        need_ros(look=True)
         from rrto_ros.cli.running import Wanted, run_interposed
 
         wanted = Wanted(mode, device, limit, chosen)
@@ -174,7 +164,7 @@ def status(
     """Show what recorder, server and their sessions do."""
     from rrto_ros.cli.console import out, print_json
 
-    with _client(robot, domain) as client:
+    with client_of(robot, domain) as client:
         from rrto_ros.cli.state import node_table, read_statuses, replay_table, session_table
 
         found = read_statuses(client)
@@ -241,7 +231,7 @@ def top_command(
     """Watch recorder, server and their sessions until Ctrl-C."""
     from rrto_ros.cli.console import out
 
-    with _client(robot, domain) as client:
+    with client_of(robot, domain) as client:
         from rrto_ros.cli.top import top
 
         top(client, out, interval, once=once)
@@ -258,7 +248,7 @@ def mode(
 
     # Before a recorder is looked for: a name that is none is wrong for every recorder.
     RECORDER["mode"].check(name)
-    with _client(robot, domain) as client:
+    with client_of(robot, domain) as client:
         from rrto_ros.cli.state import set_mode
 
         before = set_mode(client, name)
@@ -284,7 +274,7 @@ def move_command(
     """
     if not 0.1 <= timeout <= 3600.0:
         raise ConfigError(f"the timeout is {timeout:g} s, want 0.1 to 3600")
-    with _client(robot, domain) as client:
+    with client_of(robot, domain) as client:
         from rrto_ros.cli.moving import move
 
         moved = move(client, session, to, timeout)
@@ -318,152 +308,6 @@ def analyze_command(
         if picture is not None:
             write(done[0], picture)
             typer.echo(f"picture: {picture}")
-
-
-@bag.command("record")
-def bag_record(
-    folder: Annotated[Path, typer.Argument(help="New folder for the bag.")],
-    robot: Robot = "robot",
-    domain: Domain = -1,
-    sealed: Annotated[
-        bool,
-        typer.Option("--sealed", help="Keep what opens the bag in FOLDER.keys, not in the bag."),
-    ] = False,
-) -> None:
-    """Record the driver calls and results of the sessions that begin from now on; Ctrl-C ends."""
-    with _client(robot, domain) as client:
-        from rrto_ros.cli.bags import record
-
-        record(client, folder, sealed=sealed)
-
-
-@bag.command("play")
-def bag_play(
-    folder: Annotated[Path, typer.Argument(help="Folder of the bag.")],
-    device: Annotated[str | None, typer.Option(help="Device; default: the recorded one.")] = None,
-    domain: Domain = -1,
-    report: Annotated[Path | None, typer.Option(help="Write the outcome as JSON.")] = None,
-) -> None:
-    """Play a bag into a fresh server and compare the results byte for byte.
-
-    Exit code 0: all equal; 1: not.
-    """
-    from rrto_ros.bringup.options import Options
-    from rrto_ros.cli.console import write_json
-
-    number = Options(domain=domain, device=device or "cpu").domain_number()
-    _need_ros()
-    from rrto_ros.cli.bags import play
-
-    outcome = play(folder, device, number)
-    if report is not None:
-        write_json(report, outcome)
-    raise typer.Exit(0 if outcome["equal"] else FAILED)
-
-
-@bag.command("info")
-def bag_info(
-    folder: Annotated[Path, typer.Argument(help="Folder of the bag.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Show a bag's sessions, messages, bytes and calls by operation."""
-    _need_ros()
-    from rrto_ros.cli.bags import info
-
-    info(folder, as_json=as_json)
-
-
-@bag.command("repair")
-def bag_repair(
-    folder: Annotated[Path, typer.Argument(help="Folder of the bag.")],
-) -> None:
-    """Make a bag readable whose recording was killed; the old files are kept beside it."""
-    _need_ros()
-    from rrto_ros.cli.bags import info
-    from rrto_ros.ros.bag_repair import repair
-
-    done = repair(folder)
-    if done.kept is None:
-        typer.echo(f"{folder} is whole, nothing to repair")
-        return
-    typer.echo(
-        f"{done.messages} messages saved, {done.lost_bytes} bytes of an unfinished record lost; "
-        f"the old files are in {done.kept}"
-    )
-    if done.messages:
-        info(folder, as_json=False)
-
-
-@keys.command("new")
-def keys_new() -> None:
-    """Make this user's own key, for every robot and server here."""
-    from rrto_ros.cli.keys import new
-
-    new()
-
-
-@keys.command("show")
-def keys_show(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Show the own key, what to run on the other machine, and the keys that are trusted."""
-    from rrto_ros.cli.keys import show
-
-    show(as_json=as_json)
-
-
-@keys.command("trust")
-def keys_trust(
-    key: Annotated[str, typer.Argument(help="What `rrto keys show` prints on the other machine.")],
-    name: Annotated[str, typer.Option(help="What the key is called here.")],
-) -> None:
-    """Trust another machine's key: its robots may use this server, its server is used by robots.
-
-    Makes this user's own key if there is none, and prints what to run on the other machine.
-    """
-    from rrto_ros.cli.keys import trust
-
-    trust(key, name)
-
-
-@keys.command("revoke")
-def keys_revoke(
-    which: Annotated[str, typer.Argument(help="Name, key or id.")],
-) -> None:
-    """Trust a key no longer; a running server ends its sessions within a second."""
-    from rrto_ros.cli.keys import revoke
-
-    revoke(which)
-
-
-def _need_ros(*, look: bool = False) -> None:
-    """Say what to do where ROS 2 or the messages cannot be imported.
-
-    Args:
-        look: Only whether they are there, so that what takes longer can start before the import.
-    """
-    try:
-        if look and all(map(importlib.util.find_spec, ("rclpy", "rrto_msgs.msg"))):
-            return
-        importlib.import_module("rclpy")
-
-        # A folder of that name would do for a plain `import rrto_msgs`.
-        importlib.import_module("rrto_msgs.msg")
-    except ImportError as error:
-        raise ConfigError(
-            f"ROS 2 or rrto_msgs is missing here ({error}); run `make demo` once and use its "
-            "environment, or source your ROS installation and workspace"
-        ) from error
-
-
-def _client(robot: str, domain: int) -> RobotClient:
-    from rrto_ros.bringup.options import Options
-
-    number = Options(robot=robot, domain=domain).domain_number()
-    _need_ros()
-    from rrto_ros.ros.client import RobotClient
-
-    return RobotClient(robot, number)
 
 
 def _complain(error: RrtoError) -> None:
