@@ -27,7 +27,8 @@ from rrto_ros.api._generated.exports import EXPORTS
 from rrto_ros.api.parameters import RECORDER, SERVER
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.host import HostLimits
-from rrto_ros.edge.table import ServerSettings, SessionTable
+from rrto_ros.edge.settings import ServerSettings
+from rrto_ros.edge.table import SessionTable
 from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot

@@ -3,6 +3,8 @@
 From here come the nodes' descriptors, the launch arguments, the command line's options, the
 parameter file in config/ and the tables of README and docs (`rrto_ros.bringup.parameter_pages`).
 Imports nothing but the standard library, since `rrto --help` waits for it.
+
+Over 400 lines: most are the descriptions, which are looked up in one place.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from typing import Any
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.edge.gate import Admission, Peer
 from rrto_ros.edge.refusals import refuse_calls
+from rrto_ros.edge.told import closed_message
 from rrto_ros.edge.worker_process import WorkerDeath, WorkerProcess
 from rrto_ros.errors import ProtocolError
 from rrto_ros.execution.messages import Results
@@ -34,7 +35,6 @@ from rrto_ros.wire.packing import unpacked
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
     FLAG_BUSY,
-    FLAG_CLOSED,
     FLAG_FULL,
     FLAG_MORE,
     FLAG_PACKED,
@@ -391,13 +391,3 @@ class SessionHost:
 
     def _say_closed(self) -> None:
         self._publish(closed_message(self.session, self.admission.closed))
-
-
-def closed_message(session: bytes, proof: bytes = b"") -> ResultsMessage:
-    """What tells a robot that a session is not open here.
-
-    Args:
-        session: Its id.
-        proof: Who says so (`wire/closing.py`).
-    """
-    return ResultsMessage(session, 0, 0, 0, (), FLAG_ACK_ONLY | FLAG_CLOSED, proof)

@@ -8,31 +8,32 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from rrto_ros.api.choices import DEVICES
 from rrto_ros.api.info import DeviceInfo
-from rrto_ros.confinement import AUTO, OFF, memory_limit
+from rrto_ros.confinement import OFF, memory_limit
 from rrto_ros.confinement import check as check_confinement
 from rrto_ros.devices.kernel_store import KERNELS, kernel_store
-from rrto_ros.devices.registry import DeviceSettings, check_available
+from rrto_ros.devices.registry import check_available
 from rrto_ros.disk_store import DiskStore, opened
-from rrto_ros.edge.fairness import Fairness, PeerLimits
+from rrto_ros.edge.clock import SessionClock
+from rrto_ros.edge.fairness import Fairness
 from rrto_ros.edge.gate import Admission, Gate
-from rrto_ros.edge.host import HostLimits, SessionHost, closed_message
+from rrto_ros.edge.host import SessionHost
+from rrto_ros.edge.settings import ServerSettings, confinement, unfit
+from rrto_ros.edge.stores import Stores
+from rrto_ros.edge.told import NotOpen, Refused, closed_message
 from rrto_ros.edge.worker_pool import WorkerPool
-from rrto_ros.edge.worker_process import Stores, WorkerDeath
+from rrto_ros.edge.worker_process import WorkerDeath
 from rrto_ros.errors import ProtocolError, RrtoError
 from rrto_ros.execution.messages import Open
 from rrto_ros.heap import give_back
 from rrto_ros.wire.blob_store import FOLDER, BlobStore
 from rrto_ros.wire.codec import blob_tag
-from rrto_ros.wire.format import PROTOCOL_VERSION, TABLE_HASH
 from rrto_ros.wire.port import (
     ANY_SERVER,
     CallsMessage,
@@ -41,50 +42,10 @@ from rrto_ros.wire.port import (
     ResultsMessage,
     SessionAnnouncement,
 )
-from rrto_ros.wire.versions import versions_differ
 from rrto_ros.zstd import codec
 
 KNOWN_BLOBS = 4096
-LOG_PERIOD_S = 1.0
-MAX_TEXT = 256
-MEASURE_PERIOD_S = 1.0
-"""How often the memory of workers is looked at."""
-CLOSED_PER_S = 100
-"""So often per second it is said that a session is not open here: each time costs a signature."""
 _STOPPED = "the server shuts down"
-MOST_CLOSED = 1024
-"""Sessions that are over of which it can still be proven."""
-
-
-@dataclass(frozen=True)
-class ServerSettings:
-    """What a server offers its sessions.
-
-    Attributes:
-        device: Kind of device: "cpu", "gpu" or "null".
-        device_settings: For every session's device; limit and arena base are per session.
-        max_sessions: Sessions open at once.
-        blob_directory: Where uploads are kept, None for the user's cache directory.
-        blob_bytes: Size limit of that directory, 0 to keep none.
-        announce_blobs: Whether a session that opens is told which uploads are kept.
-        limits: Of each session.
-        peers: What one robot may take of it.
-        spare_workers: Workers started ahead.
-        factory: ``module:attribute`` of a device factory, for tests.
-        confinement: What workers give up (`confinement.MODES`).
-    """
-
-    device: str
-    device_settings: DeviceSettings
-    max_sessions: int = 8
-    blob_directory: Path | None = None
-    blob_bytes: int = 0
-    announce_blobs: bool = True
-    limits: HostLimits = field(default_factory=HostLimits)
-    peers: PeerLimits = field(default_factory=PeerLimits)
-    spare_workers: int = 1
-    factory: str = ""
-    confinement: str = AUTO
 
 
 class SessionTable:
@@ -134,28 +95,18 @@ class SessionTable:
         self._draining = False
         self.has_company = False
         self._foreign = 0
-        self._refused = 0
-        self._last_refusal = ""
-        self._logged_at = 0.0
-        self._unlogged = 0
-        self._told: dict[bytes, float] = {}
-        self._told_at = 0.0
-        self._told_then = 0
-        self._over: OrderedDict[bytes, bytes] = OrderedDict()
+        self._refused = Refused(log)
+        self._not_open = NotOpen(self._say_closed)
         self._unproven_closes = 0
         self._opened = 0
         self._ended = 0
-        self._measured_at = 0.0
         self._pool = WorkerPool(
             settings.spare_workers, settings.device, settings.factory, log,
-            confinement=_confinement(settings, log),
+            confinement=confinement(settings, log),
         )  # fmt: skip
         self._closers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="close-session")
-        self._clock = threading.Condition()
-        self._next_tick = 0.0
         self._stopped = threading.Event()
-        self._ticker = threading.Thread(target=self._tick, name="session-clock", daemon=True)
-        self._ticker.start()
+        self._clock = SessionClock(lambda: self.hosts, self._close, self._measure)
 
     def _kernel_store(self) -> DiskStore | None:
         """Where compiled kernels are kept, for devices that compile."""
@@ -180,21 +131,21 @@ class SessionTable:
         if present is not None and present.asked == request:
             # Sent again because its answer was late or lost.
             return self._accepted(present)
-        unfit = self._unfit(request)
-        admission = self._gate.admit(request, unfit)
+        objection = _STOPPED if self._draining else unfit(self._settings, request)
+        admission = self._gate.admit(request, objection)
         if isinstance(admission, OpenAnswer):
             if admission.reason:
-                self._refuse(f"session not opened: {admission.reason}")
+                self._refused.note(f"session not opened: {admission.reason}")
             return admission
         peer = admission.share(request)
-        reason = unfit or self._no_room(request, peer)
+        reason = objection or self._no_room(request, peer)
         if reason:
-            self._refuse(f"session not opened: {reason}")
+            self._refused.note(f"session not opened: {reason}")
             return admission.proven(OpenAnswer(False, reason, server=self._gate.server))
         try:
             host = self._open(request, admission)
         except RrtoError as error:
-            self._refuse(f"session not opened: {error}")
+            self._refused.note(f"session not opened: {error}")
             return admission.proven(OpenAnswer(False, str(error), server=self._gate.server))
         finally:
             with self._lock:
@@ -239,7 +190,7 @@ class SessionTable:
         if seal is not None and not seal.proves_close(proof, session, reason):
             self._unproven_closes += 1
             text = f"session {session.hex()[:8]} not closed: it was not its robot that asked"
-            self._refuse(text)
+            self._refused.note(text)
             return False, text
         self._close(host, reason or "the recorder closed it")
         return True, ""
@@ -251,9 +202,7 @@ class SessionTable:
             del self._hosts[host.session]
             self._left.notify_all()
             self._ended += 1
-            self._over[host.session] = host.admission.closed
-            if len(self._over) > MOST_CLOSED:
-                self._over.popitem(last=False)
+            self._not_open.over(host.session, host.admission.closed)
         try:
             self._closers.submit(self._end, host, reason)
         except RuntimeError:  # the pool is shut down
@@ -266,16 +215,16 @@ class SessionTable:
             if self.has_company:
                 self._foreign += 1
             else:
-                self._refuse(
+                self._refused.note(
                     f"message {message.sequence} for session {message.session.hex()[:8]}, "
                     "which is not open here"
                 )
-            self._tell_closed(message.session)
+            self._not_open.asked(message.session)
             return
         try:
             host.receive(message)
         except ProtocolError as error:
-            self._refuse(f"session {message.session.hex()[:8]}: {error}")
+            self._refused.note(f"session {message.session.hex()[:8]}: {error}")
 
     @property
     def hosts(self) -> list[SessionHost]:
@@ -315,15 +264,12 @@ class SessionTable:
     @property
     def refused(self) -> tuple[int, str]:
         """How many messages and requests were refused, and the last one's reason."""
-        return self._refused, self._last_refusal
+        return self._refused.count, self._refused.last
 
     def close(self, reason: str = _STOPPED) -> None:
         """Close every session and end every worker; waits for it."""
         self._stopped.set()
-        with self._clock:
-            self._clock.notify()
-        if self._ticker is not threading.current_thread():
-            self._ticker.join(timeout=5.0)
+        self._clock.close()
         for host in self.hosts:
             self._close(host, reason)
         self._pool.close()
@@ -335,8 +281,8 @@ class SessionTable:
             "sessions": len(self._hosts),
             "opened": self._opened,
             "closed": self._ended,
-            "refused": self._refused,
-            "last_refusal": self._last_refusal,
+            "refused": self._refused.count,
+            "last_refusal": self._refused.last,
             "confinement": self._pool.confined,
             "authentication": self._gate.mode,
             "unproven_closes": self._unproven_closes,
@@ -347,36 +293,6 @@ class SessionTable:
             "kernels": self._kernels.statistics() if self._kernels is not None else {},
             "peers": self._fairness.statistics(),
         }
-
-    def _unfit(self, request: OpenRequest) -> str:
-        """Why a request is refused whoever makes it; empty if it is not."""
-        settings = self._settings
-        if self._draining:
-            return _STOPPED
-        if request.protocol_version != PROTOCOL_VERSION:
-            return versions_differ(
-                f"protocol version {request.protocol_version} of the robot is not the server's "
-                f"{PROTOCOL_VERSION}"
-            )
-        if request.table_hash != TABLE_HASH:
-            return versions_differ(
-                f"the robot's table of operations ({request.table_hash.hex()[:12]}...) is not the "
-                f"server's ({TABLE_HASH.hex()[:12]}...)"
-            )
-        if request.device and request.device not in DEVICES:
-            return f"device {request.device[:20]!r} is none of {', '.join(DEVICES)}"
-        if request.device and request.device != settings.device:
-            return f"device {request.device!r} wanted, this server runs {settings.device!r}"
-        if request.limit_bytes > settings.device_settings.limit_bytes:
-            return (
-                f"{request.limit_bytes} bytes of device memory wanted, this server gives a "
-                f"session at most {settings.device_settings.limit_bytes} (limit_bytes)"
-            )
-        if len(request.session) != 16 or not any(request.session):
-            return f"a session id has 16 bytes that are not all zero, got {request.session!r}"
-        if len(request.program) > MAX_TEXT or len(request.label) > MAX_TEXT:
-            return f"program and label have at most {MAX_TEXT} characters"
-        return ""
 
     def _no_room(self, request: OpenRequest, peer: str) -> str:
         """Why there is no place for a session; if there is (empty), it is taken in `_opening`."""
@@ -418,19 +334,18 @@ class SessionTable:
             stores=stores,
         )
         host = SessionHost(
-            request, info, worker, self._publish, settings.limits, self._wake, admission,
+            request, info, worker, self._publish, settings.limits, self._clock.wake, admission,
             lambda: self._fairness.owes(peer, time.monotonic()),
             lambda size: self._fairness.admit(peer, size, time.monotonic()),
         )  # fmt: skip
         hosts.append(host)
         with self._lock:
             self._hosts[request.session] = host
-            self._told.pop(request.session, None)
-            self._over.pop(request.session, None)
+            self._not_open.opened(request.session)
             self._opened += 1
         # Only now is there somebody to tell; a worker that has ended meanwhile says so at once.
         worker.watch(lambda death: self._died(host, death))
-        self._wake(host.deadline)
+        self._clock.wake(host.deadline)
         return host
 
     def _died(self, host: SessionHost, death: WorkerDeath) -> None:
@@ -443,39 +358,8 @@ class SessionTable:
         self._announce(_announcement(host.request, host.info, opened=False, reason=reason))
         self._log(f"session {host.session.hex()[:8]} closed: {reason}")
 
-    def _refuse(self, text: str) -> None:
-        self._refused += 1
-        self._last_refusal = text
-        now = time.monotonic()
-        if now - self._logged_at < LOG_PERIOD_S:
-            self._unlogged += 1
-            return
-        more = f" (and {self._unlogged} more since the last line)" if self._unlogged else ""
-        self._logged_at, self._unlogged = now, 0
-        self._log(f"refused: {text}{more}")
-
-    def _tell_closed(self, session: bytes) -> None:
-        """Tell who sends to a session that is not open here, at most once per second."""
-        now = time.monotonic()
-        if now - self._told.get(session, -LOG_PERIOD_S) < LOG_PERIOD_S:
-            return
-        if len(self._told) > 1024:
-            self._told.clear()
-        if now - self._told_at >= 1.0:
-            self._told_at, self._told_then = now, 0
-        self._told_then += 1
-        if self._told_then > CLOSED_PER_S:
-            return
-        self._told[session] = now
-        over = self._over.get(session)
-        self._publish(closed_message(session, over or self._gate.closed(session)))
-
-    def _wake(self, deadline: float) -> None:
-        # Read without the lock: at worst the clock is woken once too often.
-        if deadline < self._next_tick:
-            with self._clock:
-                self._next_tick = min(self._next_tick, deadline)
-                self._clock.notify()
+    def _say_closed(self, session: bytes, proof: bytes | None) -> None:
+        self._publish(closed_message(session, proof or self._gate.closed(session)))
 
     def _measure(self, host: SessionHost) -> None:
         """End a worker that holds more memory than a session can have a use for."""
@@ -485,41 +369,6 @@ class SessionTable:
         most = memory_limit(host.info.total_bytes)
         if (held := host.worker.resident_bytes) > most:
             host.worker.end(f"it held {held >> 20} MiB, at most {most >> 20} are allowed")
-
-    def _tick(self) -> None:
-        while not self._stopped.is_set():
-            now = time.monotonic()
-            with self._clock:
-                self._next_tick = now + 3600.0
-            measure_at = self._measured_at + MEASURE_PERIOD_S
-            for host in self.hosts:
-                if host.deadline <= now and (reason := host.tick(now)):
-                    self._close(host, reason)
-                    continue
-                if now >= measure_at:
-                    self._measure(host)
-                with self._clock:
-                    self._next_tick = min(self._next_tick, host.deadline)
-            if now >= measure_at:
-                self._measured_at = now
-            with self._clock:
-                remaining = self._next_tick - time.monotonic()
-                if remaining > 0 and not self._stopped.is_set():
-                    self._clock.wait(remaining)
-
-
-def _confinement(settings: ServerSettings, log: Callable[[str], None]) -> str:
-    """What workers give up: with device gpu nothing that the user did not ask for by name.
-
-    No GPU's driver was ever started in a confined worker; what it needs may be missing there.
-    """
-    if settings.device == "gpu" and settings.confinement == AUTO:
-        log(
-            "session workers are not confined: with device gpu that has not been tried; "
-            "`confinement: required` does it (docs/security.md)"
-        )
-        return OFF
-    return settings.confinement
 
 
 def _announcement(

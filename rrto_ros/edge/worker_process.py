@@ -2,6 +2,8 @@
 
 Nothing here blocks the caller: what the socket does not take at once goes to a writer thread, and
 results come back on a reader thread. Knows messages, not sessions.
+
+Over 400 lines: its start, its threads and its end each depend on how far the others are.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.api.results import CUresult
 from rrto_ros.confinement import AUTO
-from rrto_ros.disk_store import DiskStore
+from rrto_ros.edge.stores import Stores
 from rrto_ros.edge.worker_environment import worker_environment
 from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.execution.frames import MessageReader, enlarge_buffers, send
@@ -64,21 +66,6 @@ class WorkerDeath:
     status: CUresult
     text: str
     executing: Executing
-
-
-@dataclass(frozen=True)
-class Stores:
-    """What a host keeps for a worker, which has no way to files.
-
-    Attributes:
-        kernels: Compiled kernels and facts of modules, sealed; None: not kept.
-        blobs: Uploads; None: not kept.
-        origin: Whom the session belongs to: kernels of one origin are not another's.
-    """
-
-    kernels: DiskStore | None = None
-    blobs: DiskStore | None = None
-    origin: bytes = b""
 
 
 _NO_STORES = Stores()

@@ -5,6 +5,8 @@ session goes on; a call that nobody waits for, and any error that breaks a CUDA 
 its result record is sent at once, nothing is executed afterwards, and every REPLY is answered
 with the same status. A record that does not fit the format ends the session the same way, with
 CUDA_ERROR_UNKNOWN, and never the process.
+
+Over 400 lines: order and errors of every kind of record are one state, and change together.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.fairness import PeerLimits
 from rrto_ros.edge.gate import Admission, Gate, Peer
 from rrto_ros.edge.host import HostLimits
-from rrto_ros.edge.table import ServerSettings, SessionTable
+from rrto_ros.edge.settings import ServerSettings
+from rrto_ros.edge.table import SessionTable
 from rrto_ros.wire.port import OpenAnswer, OpenRequest, ResultsMessage
 
 SILENCE_S = 60.0

@@ -14,6 +14,8 @@ are in `rrto_ros.robot.host`. What each transition does and refuses:
     shutdown     from any state; ends open sessions. SIGINT and SIGTERM do the same and end the
                  process.
     an error     in a transition ends sessions, closes everything and leads to unconfigured.
+
+Over 400 lines: a node is one class to rclpy, and all of it is one call each into other modules.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from rrto_ros.api.parameters import SERVER, host_name
 from rrto_ros.devices.registry import DeviceSettings, resolve
 from rrto_ros.edge.fairness import PeerLimits
 from rrto_ros.edge.host import HostLimits
-from rrto_ros.edge.table import ServerSettings
+from rrto_ros.edge.settings import ServerSettings
 from rrto_ros.ros.parameters import declare
 
 _NAMES = ("robot", "server_name")

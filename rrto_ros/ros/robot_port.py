@@ -5,6 +5,8 @@ of the others. So the port asks the server a question until it is answered, and 
 a server is seen. What stands in the way of an answer for good is cured here, too: Fast DDS 3.2.3
 keeps the TCP channel of a participant that was killed, and one that gets its port number later is
 taken for it and never reached. A participant made anew has another port.
+
+Over 400 lines: who is seen, asked and reached is one state of two threads, under one lock.
 """
 
 from __future__ import annotations

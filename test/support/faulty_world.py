@@ -19,7 +19,8 @@ from support.bad_air import BadLane
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.gate import Gate
 from rrto_ros.edge.host import HostLimits
-from rrto_ros.edge.table import ServerSettings, SessionTable
+from rrto_ros.edge.settings import ServerSettings
+from rrto_ros.edge.table import SessionTable
 from rrto_ros.errors import UnavailableError
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.wire.handshake import Credentials

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from rrto_ros.bringup.environment import interposed_environment
 from rrto_ros.devices.registry import DeviceSettings
-from rrto_ros.edge.table import ServerSettings, SessionTable
+from rrto_ros.edge.settings import ServerSettings
+from rrto_ros.edge.table import SessionTable
 from rrto_ros.robot.host import RobotHost
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"

@@ -16,7 +16,8 @@ from support.ptx_texts import RAMP
 from rrto_ros import landlock, seccomp
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.disk_store import DiskStore
-from rrto_ros.edge.worker_process import Stores, WorkerProcess
+from rrto_ros.edge.stores import Stores
+from rrto_ros.edge.worker_process import WorkerProcess
 from rrto_ros.execution.messages import Open
 from rrto_ros.wire.codec import pack_call
 from rrto_ros.wire.result_codec import iter_results

@@ -330,13 +330,15 @@ def test_a_worker_that_must_be_confined_and_cannot_does_not_start(monkeypatch):
 
 @needs_landlock
 def test_shared_memory_beyond_the_limit_ends_the_session_and_says_so(monkeypatch):
+    from rrto_ros.edge import clock
     from rrto_ros.edge import table as tables
+    from rrto_ros.edge.settings import ServerSettings
     from rrto_ros.wire.port import OpenRequest
 
-    monkeypatch.setattr(tables, "MEASURE_PERIOD_S", 0.01)
+    monkeypatch.setattr(clock, "MEASURE_PERIOD_S", 0.01)
     monkeypatch.setattr(tables, "memory_limit", lambda _: 300 << 20)
     lines = []
-    settings = tables.ServerSettings(
+    settings = ServerSettings(
         "null", DeviceSettings(limit_bytes=LIMIT), factory="support.attacker:make",
         spare_workers=0,
     )  # fmt: skip

@@ -10,7 +10,8 @@ from support.robot_end import RobotEnd
 
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.gate import Gate
-from rrto_ros.edge.table import ServerSettings, SessionTable
+from rrto_ros.edge.settings import ServerSettings
+from rrto_ros.edge.table import SessionTable
 from rrto_ros.wire.codec import pack_call
 from rrto_ros.wire.handshake import Credentials
 from rrto_ros.wire.opening import believed, close_session, open_session

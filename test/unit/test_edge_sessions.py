@@ -20,7 +20,8 @@ from rrto_ros.api.results import CUresult
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.fairness import PeerLimits
 from rrto_ros.edge.host import HostLimits, SessionHost
-from rrto_ros.edge.table import ServerSettings, SessionTable
+from rrto_ros.edge.settings import ServerSettings
+from rrto_ros.edge.table import SessionTable
 from rrto_ros.errors import UnavailableError
 from rrto_ros.wire.codec import blob_tag, pack_blob_ref, pack_call
 from rrto_ros.wire.format import (

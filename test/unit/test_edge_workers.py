@@ -16,9 +16,10 @@ from support.memory_device import KERNELS, PTX
 
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.registry import DeviceSettings
+from rrto_ros.edge.stores import Stores
 from rrto_ros.edge.worker_environment import worker_environment
 from rrto_ros.edge.worker_pool import WorkerPool
-from rrto_ros.edge.worker_process import Stores, WorkerProcess
+from rrto_ros.edge.worker_process import WorkerProcess
 from rrto_ros.errors import UnavailableError
 from rrto_ros.execution.messages import Open
 from rrto_ros.shim.build import ensure_built

@@ -19,7 +19,8 @@ from support.away_edge import AwayEdge
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.devices.registry import DeviceSettings
-from rrto_ros.edge.host import HostLimits, closed_message
+from rrto_ros.edge.host import HostLimits
+from rrto_ros.edge.told import closed_message
 from rrto_ros.errors import UnavailableError
 from rrto_ros.nodes import local_place
 from rrto_ros.nodes.known_devices import KnownDevices

@@ -8,7 +8,8 @@ from rrto_ros.api.parameters import RECORDER, SERVER, host_name
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.gate import Gate
 from rrto_ros.edge.host import HostLimits
-from rrto_ros.edge.table import ServerSettings, SessionTable
+from rrto_ros.edge.settings import ServerSettings
+from rrto_ros.edge.table import SessionTable
 from rrto_ros.errors import ConfigError, UnavailableError
 from rrto_ros.robot.places import servers as module
 from rrto_ros.robot.places.servers import Search, Servers, choice_of, open_somewhere

@@ -22,7 +22,8 @@ from support.robot_end import RobotEnd
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.fairness import PeerLimits
 from rrto_ros.edge.host import MAX_UNEXECUTED_BYTES, MOST_UNASKED_BYTES
-from rrto_ros.edge.table import ServerSettings, SessionTable
+from rrto_ros.edge.settings import ServerSettings
+from rrto_ros.edge.table import SessionTable
 from rrto_ros.errors import CudaError, ProtocolError, UnavailableError
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.status import SessionConfig

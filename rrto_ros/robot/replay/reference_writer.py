@@ -4,6 +4,8 @@ Consecutive calls that the matcher finds in a plan become one reference, others 
 Whatever it does, the output means the input: a reference covers only records that follow each
 other in the session, of one thread, with ascending indices, and is made only of calls that were
 compared byte by byte. A wrong guess costs bytes, never correctness.
+
+Over 400 lines: what is open, matched and written are one state, and each record may change all.
 """
 
 from __future__ import annotations

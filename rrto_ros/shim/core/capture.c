@@ -1,6 +1,8 @@
 /* Stream capture: calls into streams become nodes of a graph instead of being executed. A sequence
  * begins in one stream; others join it by waiting for its events. Owns the rules of what may be
- * called meanwhile, and what a call that breaks them does to the sequences it breaks. */
+ * called meanwhile, and what a call that breaks them does to the sequences it breaks.
+ *
+ * Over 400 lines: each rule is about streams, events and sequences at once, under one lock. */
 #include "capture.h"
 
 #include <stdlib.h>

@@ -4,7 +4,9 @@
  * kernels or variables is used. A program that only asks for kernels by name is answered from the
  * image's own symbol table where that can be read here. Everything that is compiled (PTX, links)
  * is sent at once, so that its errors come where CUDA gives them. Of a large PTX text the device
- * reads a kernel when it is first used: so its errors come then, like those of machine code. */
+ * reads a kernel when it is first used: so its errors come then, like those of machine code.
+ *
+ * Over 400 lines: every way into a module has to ask whether its image is there yet. */
 #include "module.h"
 
 #include <stdio.h>
