@@ -39,7 +39,7 @@ from rrto_ros.runtime_files import runtime_folder
 
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
 RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
-_OPTIONS = "?max_msg_size=64KB&sockets_size=4MB&non_blocking=true"
+_OPTIONS = "?max_msg_size=65500B&sockets_size=4MB&non_blocking=true"
 TOGETHER_TRANSPORTS = "UDPv4" + _OPTIONS
 APART_TRANSPORTS = "LARGE_DATA" + _OPTIONS
 GRAPH_TRANSPORTS = "UDPv4"
@@ -47,7 +47,9 @@ GRAPH_TRANSPORTS = "UDPv4"
 environment may choose others, which then hold for everything.
 
 Two participants whose sends block wait for each other when both sockets are full: a large upload
-to a busy server then stood still until the session was lost. What does not fit is sent again.
+to a busy server then stood still until the session was lost. What does not fit is sent again. The
+size is Fast DDS's default: of the user's nodes, which send pieces of that size, a participant that
+takes less over UDP would hear nothing large.
 """
 
 APART = "RRTO_APART"
