@@ -34,6 +34,7 @@ from rrto_ros.wire.handshake import UNSEALED
 from rrto_ros.wire.port import OpenAnswer, OpenRequest
 
 COUNT = int(os.environ.get("RRTO_FALLBACKS", "1"))
+INFERENCES = 400 if COUNT > 1 else 150
 MIB = 1 << 20
 
 
@@ -128,7 +129,7 @@ def test_an_edge_that_comes_and_goes_costs_no_byte(edges, monkeypatch, mode, run
     for seed in range(COUNT):
         rng = random.Random(f"{seed} {mode} {run_ahead}")
         world = edges(mode, run_ahead, fallback_after_s=0.3)
-        program = world.start(script, "--seed", seed, "--inferences", 400)
+        program = world.start(script, "--seed", seed, "--inferences", INFERENCES)
         world.wait(lambda session: served(session, 10))
         while program.poll() is None:
             world.cut()

@@ -18,6 +18,7 @@ from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
 
 COUNT = int(os.environ.get("RRTO_MOVES", "1"))
+INFERENCES = 400 if COUNT > 1 else 150
 MIB = 1 << 20
 
 
@@ -74,7 +75,7 @@ def test_moves_at_any_moment_cost_no_byte(edges, monkeypatch, mode, run_ahead, s
         )
         mover.start()
         try:
-            ends(world.start(script, "--seed", seed, "--inferences", 400))
+            ends(world.start(script, "--seed", seed, "--inferences", INFERENCES))
         finally:
             stop.set()
             mover.join()
