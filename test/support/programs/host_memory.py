@@ -28,7 +28,7 @@ from support import cuda_ctypes as cuda
 
 BYTES = 1 << 14
 HOST, DEVICE, UNIFIED = 1, 2, 4
-WAIT_S = 20
+WAIT_S = 80
 
 
 class Place:
