@@ -32,7 +32,7 @@ def small_with_results(smoke: bool) -> list[Row]:
 def upload(smoke: bool) -> list[Row]:
     """600 KB up, 400 bytes down, on the cpu device, whose answer is checked.
 
-    With ROS's default range of discovery and the smaller shared memory that LOCALHOST means.
+    With ROS's default range of discovery, and with LOCALHOST, which has a profile of its own.
     """
     repeats = 10 if smoke else 400
     rows = []

@@ -33,21 +33,20 @@ CLOSE_ANSWER_S = 1.0
 
 def call_qos(depth: int = CALL_DEPTH) -> QoSProfile:
     """Calls and results: reliable, the newest `depth` messages kept for late acknowledgement."""
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST,
-        depth=depth,
-        reliability=ReliabilityPolicy.RELIABLE,
-        durability=DurabilityPolicy.VOLATILE,
-    )
+    return _reliable(depth, DurabilityPolicy.VOLATILE)
 
 
 def announcement_qos(depth: int = ANNOUNCEMENT_DEPTH) -> QoSProfile:
     """Sessions, plans and reports: reliable, and late subscribers get the newest `depth`."""
+    return _reliable(depth, DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def _reliable(depth: int, durability: DurabilityPolicy) -> QoSProfile:
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=depth,
         reliability=ReliabilityPolicy.RELIABLE,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+        durability=durability,
     )
 
 
@@ -170,10 +169,6 @@ class SpinThread:
         self._end.set_result(None)
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=5.0)
-
-    def alive(self) -> bool:
-        """Whether the thread still runs."""
-        return self._thread.is_alive()
 
     def statistics(self) -> dict[str, int]:
         """How often a callback raised."""

@@ -390,7 +390,7 @@ def test_a_spin_that_is_closed_while_a_callback_begins_lets_it_run(rig, capfd, m
     guard.trigger()
     assert began.wait(PATIENCE_S)
     spin.close()
-    assert not spin.alive()
+    assert not spin._thread.is_alive()
     assert called.is_set()
     assert spin.statistics()["failures"] == 0
     leave(context, node)
