@@ -3,8 +3,10 @@
 DDS discovery can stand still for good in one participant. Fast DDS 3.2.3 does so where another's
 writer disappears while an announcement of its own is due: the receiving thread holds the lock of
 discovery and waits for the thread of the timers, which waits for that lock
-(eProsima/Fast-DDS#6502, #6193). Nothing inside the process helps then. Whoever has just started it
-can start it again.
+(eProsima/Fast-DDS#6502, #6193). Two participants of one process did it to each other, too, while
+they delivered by calling each other and so took both's locks in either order (1 of 450 starts of
+`test/support/rig.py`'s pair); our profiles have that turned off. Nothing inside the process helps
+then. Whoever has just started it can start it again.
 """
 
 from __future__ import annotations

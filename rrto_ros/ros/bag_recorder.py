@@ -148,9 +148,7 @@ class CallRecorder:
     def abandon(self) -> None:
         """Take the subscriptions from the graph, of a recorder that the nodes do not discover."""
         self._stop()
-        for one in self._subscriptions:
-            self._node.destroy_subscription(one)
-        abandon(self._context, self._node)
+        abandon(self._context, {self._node: self._subscriptions})
 
     def statistics(self) -> dict[str, int]:
         """Messages written and left out; sessions recorded, closed, and sealed without keys."""

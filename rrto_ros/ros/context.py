@@ -19,21 +19,27 @@ would have to serve on without it. Round trips are no slower over UDP, uploads o
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import os
 import re
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import rclpy
+from rclpy.client import Client
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.service import Service
 from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
 
 from rrto_ros.runtime_files import runtime_folder
 
@@ -60,7 +66,8 @@ _SHARED = re.compile(r" (/dev/shm/(?:fastdds|fastrtps)\S+)$", re.MULTILINE)
 """Of Fast DDS 3 (ROS 2 Kilted) and 2 (Jazzy), in the list of a process's mappings."""
 STUCK_S = 5.0
 """How long leaving the graph may take (usually some 10 ms)."""
-_abandoned: list[tuple[Context, tuple[Node, ...]]] = []
+Endpoint: TypeAlias = Publisher | Subscription | Client | Service
+_abandoned: list[tuple[Context, Mapping[Node, Sequence[Endpoint]]]] = []
 _lock = threading.Lock()
 
 
@@ -232,9 +239,31 @@ def leave(context: Context, *nodes: Node) -> None:
         faulthandler.cancel_dump_traceback_later()
 
 
-def abandon(context: Context, *nodes: Node) -> None:
-    """Keep a participant without endpoints, unused, until the process ends (see `leave`)."""
-    _abandoned.append((context, nodes))
+def abandon(context: Context, endpoints: Mapping[Node, Sequence[Endpoint]]) -> None:
+    """Keep a participant, unused, until the process ends (see `leave`); others go on at once.
+
+    Args:
+        context: Of the participant.
+        endpoints: Its nodes, and what of each shall leave the graph. That takes the lock that a
+            participant whose discovery stands still does not give back: then it stays there.
+    """
+    _abandoned.append((context, endpoints))
+    threading.Thread(
+        target=_withdraw, args=(endpoints,), name="endpoints leave", daemon=True
+    ).start()
+
+
+def _withdraw(endpoints: Mapping[Node, Sequence[Endpoint]]) -> None:
+    # Not by rclpy, which keeps the interpreter's lock while it waits for Fast DDS's. It has loaded
+    # this library. Its own objects stay, and would find that nothing is left to be done.
+    rcl = ctypes.CDLL("librcl.so")
+    for node, ends in endpoints.items():
+        for end_point in ends:
+            finish = getattr(rcl, f"rcl_{type(end_point).__name__.lower()}_fini")
+            with node.handle, end_point.handle:
+                finish(
+                    ctypes.c_void_p(end_point.handle.pointer), ctypes.c_void_p(node.handle.pointer)
+                )
 
 
 def end(code: int) -> int:

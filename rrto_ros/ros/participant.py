@@ -22,7 +22,14 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 
-from rrto_ros.ros.context import abandon, keep_private, leave, own_context, quiet_node
+from rrto_ros.ros.context import (
+    Endpoint,
+    abandon,
+    keep_private,
+    leave,
+    own_context,
+    quiet_node,
+)
 from rrto_ros.ros.wall_clock import WallClockWatch
 
 CALL_DEPTH = 256
@@ -99,7 +106,7 @@ class TakeThread:
         self._messages = 0
         self._failures = 0
         self._last_failure = ""
-        self._subscription = node.create_subscription(message_type, name, lambda _: None, qos)
+        self.subscription = node.create_subscription(message_type, name, lambda _: None, qos)
         self._guard = node.create_guard_condition(lambda: None)
         self._thread = threading.Thread(target=self._run, name=f"take {name}", daemon=True)
         self._thread.start()
@@ -111,13 +118,9 @@ class TakeThread:
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=5.0)
 
-    def destroy(self) -> None:
-        """Take the subscription from the graph, once the thread has ended."""
-        self._node.destroy_subscription(self._subscription)
-
     def publishers(self) -> int:
         """How many publishers this subscription is matched with."""
-        return int(self._subscription.get_publisher_count())
+        return int(self.subscription.get_publisher_count())
 
     def statistics(self) -> dict[str, int | str]:
         """Messages taken, and how often handling one raised."""
@@ -129,12 +132,12 @@ class TakeThread:
 
     def _run(self) -> None:
         context = self._node.context
-        take = self._subscription.handle.take_message
-        with self._subscription.handle, self._guard.handle, context.handle:
+        take = self.subscription.handle.take_message
+        with self.subscription.handle, self._guard.handle, context.handle:
             wait_set = _rclpy.WaitSet(1, 1, 0, 0, 0, 0, context.handle)
             while not self._stop.is_set():
                 wait_set.clear_entities()
-                wait_set.add_subscription(self._subscription.handle)
+                wait_set.add_subscription(self.subscription.handle)
                 wait_set.add_guard_condition(self._guard.handle)
                 wait_set.wait(-1)
                 # Several messages per wake-up are usual in mode `batched`; a wait costs more.
@@ -213,13 +216,12 @@ class Participant(ABC):
         leave(self.context, self.data, self.control)
 
     def abandon(self) -> None:
-        """Stop the threads and take the topics and services from the graph, no more."""
+        """Stop the threads and have the topics and services leave the graph, no more."""
         self.take.close()
         self.spin.close()
-        self.take.destroy()
-        self._destroy()
-        abandon(self.context, self.data, self.control)
+        data, control = self._endpoints()
+        abandon(self.context, {self.data: [self.take.subscription, *data], self.control: control})
 
     @abstractmethod
-    def _destroy(self) -> None:
-        """Take what is not `take`'s from the graph."""
+    def _endpoints(self) -> tuple[list[Endpoint], list[Endpoint]]:
+        """Those of the data node, but for `take`'s, and those of the control node."""

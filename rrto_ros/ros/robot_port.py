@@ -22,7 +22,7 @@ from rrto_msgs.msg import CallBatch, CallResult
 from rrto_msgs.srv import CloseSession, OpenSession
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.errors import UnavailableError
-from rrto_ros.ros.context import data_transports
+from rrto_ros.ros.context import Endpoint, data_transports
 from rrto_ros.ros.message_bytes import byte_array, id_array, set_bytes
 from rrto_ros.ros.participant import (
     CLOSE_ANSWER_S,
@@ -109,10 +109,8 @@ class _Ends(Participant):
         """Whether a server has answered on both services."""
         return len(self.answers) == len(self.questions)
 
-    def _destroy(self) -> None:
-        self.data.destroy_publisher(self.calls)
-        self.control.destroy_client(self.open)
-        self.control.destroy_client(self.close)
+    def _endpoints(self) -> tuple[list[Endpoint], list[Endpoint]]:
+        return [self.calls], [self.open, self.close]
 
 
 class RosRobotPort:

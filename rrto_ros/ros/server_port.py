@@ -9,6 +9,7 @@ from typing import Any
 
 from rrto_msgs.msg import CallBatch, CallResult, SessionEvent
 from rrto_msgs.srv import CloseSession, OpenSession
+from rrto_ros.ros.context import Endpoint
 from rrto_ros.ros.message_bytes import byte_array, id_array, set_bytes
 from rrto_ros.ros.participant import (
     Participant,
@@ -77,11 +78,8 @@ class _Ends(Participant):
         wait_delivered(self.results, self.sessions)
         super().leave()
 
-    def _destroy(self) -> None:
-        self.data.destroy_publisher(self.results)
-        self.control.destroy_publisher(self.sessions)
-        self.control.destroy_service(self.open)
-        self.control.destroy_service(self.close)
+    def _endpoints(self) -> tuple[list[Endpoint], list[Endpoint]]:
+        return [self.results], [self.sessions, self.open, self.close]
 
 
 class RosServerPort:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.processes import PATIENCE_S
-from support.rig import PROGRAMS, START_S
+from support.rig import PROGRAMS, ROOT, START_S
 
 pytest.importorskip("rclpy")
 pytest.importorskip("rrto_msgs.msg")
@@ -28,6 +28,7 @@ from rrto_ros.ros.context import keep_private, leave, own_context, quiet_node, u
 from rrto_ros.ros.participant import SpinThread
 from rrto_ros.ros.robot_port import APART_S, RosRobotPort
 from rrto_ros.ros.server_port import RosServerPort
+from rrto_ros.shim.build import compiler
 from rrto_ros.wire.port import OpenAnswer, OpenRequest
 
 COUNT = int(os.environ.get("RRTO_PARTICIPANTS", "6"))
@@ -228,6 +229,41 @@ def test_a_server_that_a_recorder_sees_and_does_not_reach_is_made_anew(rig, monk
         assert server.wait() == 0
     finally:
         port.close()
+
+
+STANDS_STILL = """
+#include <unistd.h>
+#define STAYS(name) int name(void *node, void *end) { (void)node; (void)end; for (;;) pause(); }
+STAYS(rmw_destroy_publisher)
+STAYS(rmw_destroy_subscription)
+STAYS(rmw_destroy_service)
+"""
+"""Preloaded: what takes Fast DDS's lock of discovery does not come back."""
+
+
+def test_a_server_goes_on_whose_old_participant_stands_still(rig, monkeypatch):
+    source, library = rig.folder / "still.c", rig.folder / "still.so"
+    source.write_text(STANDS_STILL)
+    subprocess.run([compiler(), "-shared", "-fPIC", source, "-o", library], check=True)
+    command = [sys.executable, "-c", LOST_SERVER]
+    env = rig.environment(LD_PRELOAD=str(library))
+    server = rig.start("lost", command, env, "edge", stdin=True)
+    server.wait_for("lost", START_S)
+    server.say("")
+    server.wait_for("made anew")
+    server.wait_for("listeners 0")
+    port = RosRobotPort(rig.domain, "lost", lambda _: None)
+    try:
+        wait(port.server_seen)
+    finally:
+        port.close()
+
+
+@pytest.mark.parametrize("profile", ["apart", "local", "nodes"])
+def test_participants_of_one_process_do_not_call_each_other(profile):
+    """Fast DDS 3.2.3 then takes the locks of both, in either order (see `bringup.meeting`)."""
+    text = (ROOT / "rrto_ros" / "data" / f"fastdds_{profile}.xml").read_text()
+    assert "<intraprocess_delivery>OFF</intraprocess_delivery>" in text
 
 
 @pytest.mark.parametrize("silent", ["open", "close"])
