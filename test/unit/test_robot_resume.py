@@ -6,6 +6,8 @@ random programs in each setting; the short form has a few. RRTO_OUTAGES_SEED is 
 
 import os
 import random
+import shutil
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -66,6 +68,15 @@ def counted(monkeypatch):
     return found
 
 
+def until(accepts, what, timeout_s=30):
+    """Wait for something, and return it."""
+    end = time.monotonic() + timeout_s
+    while not (found := accepts()):
+        assert time.monotonic() < end, what
+        time.sleep(0.005)
+    return found
+
+
 def ends(program, timeout_s=120):
     out, errors = program.communicate(timeout=timeout_s)
     assert program.returncode == 0, (out[-2000:], errors[-3000:])
@@ -115,6 +126,31 @@ def test_programs_that_carry_state_go_on_from_it(edge, monkeypatch, mode, argume
     report = world.reports.get(timeout=10)
     assert report.resumed > 1, world.lines
     assert checkpoints  # how many fit in depends on how busy the machine is
+
+
+def test_a_module_that_was_named_only_is_brought_to_a_server_that_never_had_it(
+    edge, monkeypatch, sockets
+):
+    """After a checkpoint, too, when nobody asks for the calls before it any more."""
+    world = edge("batched")
+    ends(world.start("tracker.py", 30, "--named"))
+    assert world.reports.get(timeout=10).error == ""
+    monkeypatch.setattr(journal, "PERIOD_S", 0.0)
+    program = world.start("tracker.py", 1000000, "--named")
+    session = until(lambda: world.host.sessions and world.host.sessions[0], "a session")
+    until(lambda: session.statistics().get("blobs_references", 0) >= 2, "module and upload named")
+    until(lambda: session.statistics()["journal_covered"], "a checkpoint")
+    world.die()
+    shutil.rmtree(sockets / "blobs")
+    world.rise()
+    until(lambda: session.snapshot().resumed, "it is resumed")
+    before = session.snapshot().round_trips
+    until(lambda: session.snapshot().round_trips > before + 50, "it goes on")
+    assert session.statistics()["blobs_wanted"], "the server asked"
+    assert program.poll() is None
+    program.kill()
+    report = world.reports.get(timeout=10)
+    assert (report.phase, report.error) == ("closed", ""), world.lines
 
 
 @pytest.mark.parametrize("arguments", [(), ("--cascade",)])
