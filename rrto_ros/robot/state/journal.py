@@ -101,6 +101,7 @@ class Journal:
         self._plans: dict[int, tuple[bytes, Plan]] = {}
         self._kept_answers: set[int] = set()
         self._uploads: dict[int, Buffer] = {}
+        self._referred: dict[int, bytes] = {}
         self._covered = 0
         self._completed = 0
         self._number = 0
@@ -236,6 +237,7 @@ class Journal:
             self._image.forget_coming()
             return False
         self._image.complete(self._upload)
+        self._referred = self._referred_to()
         del self._batches[: self._mark]
         self._uploads.clear()
         self._answers = {
@@ -246,7 +248,8 @@ class Journal:
         self._outstanding = self._came = False
         self._completed += 1
         self._bytes = sum(map(len, self._batches)) + _RESULT_BYTES * len(self._answers)
-        self._shape_bytes = sum(map(len, self._shape.records()))
+        kept = (*self._shape.records(), *self._referred.values())
+        self._shape_bytes = sum(map(len, kept))
         self._grow(0)
         return True
 
@@ -288,8 +291,9 @@ class Journal:
         return [*self._restoring(), *self._batches]
 
     def upload(self, call: int) -> bytes | None:
-        """The content of an upload that a restored block refers to."""
-        return self._image.upload(call)
+        """The content of an upload that a restored block, or a call of the shape, refers to."""
+        found = self._referred.get(call)
+        return self._image.upload(call) if found is None else found
 
     def repeated(self, result: ResultRecord) -> tuple[bool, bytes]:
         """Whether the program has a result already, and of a text that it has in part, the rest.
@@ -346,6 +350,7 @@ class Journal:
             self._whole = self._outstanding = self._came = False
             self._batches.clear()
             self._answers.clear()
+            self._referred.clear()
             self._shape, self._image = Shape(), MemoryImage()
 
     def _fold(self, view: memoryview) -> None:
@@ -380,6 +385,17 @@ class Journal:
         if content is None:
             return self._archive(call)
         return sha256(content).digest(), bytes(content)
+
+    def _referred_to(self) -> dict[int, bytes]:
+        """Call -> what it loads, of the shape's calls that name it: another server may lack it."""
+        out = {}
+        for call in self._shape.references():
+            content = self._referred.get(call)
+            if content is None and (kept := self._archive(call)) is not None:
+                content = kept[1]
+            if content is not None:
+                out[call] = content
+        return out
 
     def _restoring(self) -> Iterator[Buffer]:
         if not self._covered:

@@ -11,7 +11,7 @@ import struct
 
 from rrto_ros.api.ops import OPS
 from rrto_ros.wire.codec import CallHeader, decode_call, pack_call
-from rrto_ros.wire.format import FLAG_REPLY, FLAG_WAITED
+from rrto_ros.wire.format import FLAG_BLOB_REF, FLAG_REPLY, FLAG_WAITED
 from rrto_ros.wire.plan import Plan
 
 MEMORY_ONLY = frozenset((
@@ -56,6 +56,16 @@ class Shape:
         """The calls, by ascending index; those in several lists once."""
         found = {r.index: r.data for records in self._made.values() for r in records}
         return [found[index] for index in sorted(found)]
+
+    def references(self) -> list[int]:
+        """Indices of calls that name what they load, where they could hold it."""
+        return [
+            record.index
+            for (kind, _), records in self._made.items()
+            if kind == "module"
+            for record in records
+            if _FLAGS.unpack_from(record.data, _FLAGS_AT)[0] & FLAG_BLOB_REF
+        ]
 
     def statistics(self) -> dict[str, int]:
         """Things that exist, and bytes of the calls that made them."""
