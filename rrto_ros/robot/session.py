@@ -487,7 +487,7 @@ class RobotSession:
                 now, self._waited_for, self._settled, self._patience_s
             )
             due = [self._live.probe_at(self._spoke), self._gives_up_at]
-            if self._journal.whole and not self._migration.searches:
+            if self._resumable and not self._migration.searches:
                 due.append(self._live.heard_at + SUSPECT_S)
             if self._migration.settles:
                 due.append(now + MOMENT_S)
@@ -501,9 +501,10 @@ class RobotSession:
             due.extend(deadline for deadline in deadlines if deadline is not None)
             if out.waits:
                 due.append(now + ACK_SLACK_S)
-            self._sleeps_until = now if self._lost else min(due)
+            # What is due already is wanted now: later than that is what was stood still.
+            self._sleeps_until = now if self._lost else max(min(due), now)
             self._blocked = not self._room
-            timeout = max(self._sleeps_until - now, 0.0)
+            timeout = self._sleeps_until - now
             rate = self._sender.bytes_per_s
         seal = self._opening.seal
         for message in outgoing:

@@ -190,6 +190,21 @@ def test_without_any_server_the_program_gets_an_error_after_the_stated_time(edge
     assert "resuming failed: no server is there" in report.error
 
 
+def test_a_silent_server_of_what_cannot_be_resumed_is_lost_in_time(edge):
+    """And not only by the program, which waits longer and can say less."""
+    world = edge("batched", server_timeout_s=1.5)
+    program = world.start("tracker.py", 1000000)
+    session = until(lambda: world.host.sessions and world.host.sessions[0], "a session")
+    until(lambda: session.snapshot().round_trips > 20, "it runs")
+    session._migration.give_up()
+    world.die()
+    _, errors = program.communicate(timeout=30)
+    assert program.returncode != 0
+    assert "the offload server was silent for 1.5 s" in world.reports.get(timeout=10).error
+    assert "no sign of life" not in errors
+    assert not session.statistics()["server_stood_still_s"]
+
+
 class DeafEdge(OneProcess):
     """A server that opens every session, and of some of them nothing arrives either way.
 
