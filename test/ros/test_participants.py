@@ -241,7 +241,7 @@ STAYS(rmw_destroy_service)
 """Preloaded: what takes Fast DDS's lock of discovery does not come back."""
 
 
-def test_a_server_goes_on_whose_old_participant_stands_still(rig, monkeypatch):
+def test_a_server_goes_on_whose_old_participant_stands_still(rig):
     source, library = rig.folder / "still.c", rig.folder / "still.so"
     source.write_text(STANDS_STILL)
     subprocess.run([compiler(), "-shared", "-fPIC", source, "-o", library], check=True)

@@ -123,10 +123,8 @@ def test_programs_that_carry_state_go_on_from_it(request, edge, monkeypatch, mod
         request.applymarker(pytest.mark.xfail(strict=False, reason=why))
     monkeypatch.setattr(journal, "PERIOD_S", 0.0)
     checkpoints = counted(monkeypatch)
-    # A few steps fill the journal, however little the program rests. One life more, and none but
-    # the first may have brought a new result: then the session ends, as it should.
-    lives = [(40, 0.0)] * MOST_FRUITLESS
-    world = edge(mode, "auto", lives=lives, resume_bytes=2 * MIB)
+    # A few steps fill the journal, however little the program rests.
+    world = edge(mode, "auto", lives=[(40, 0.0)] * 4, resume_bytes=2 * MIB)
     ends(world.start("tracker.py", 200, *arguments))
     report = world.reports.get(timeout=10)
     assert report.resumed > 1, world.lines
