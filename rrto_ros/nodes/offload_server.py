@@ -94,7 +94,8 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
         self._company_at = -math.inf
         self._company_name = ""
         self._device = settings.device
-        self._apart_at = -math.inf
+        self._seen_at = -math.inf
+        self._reached = False
         status_topic = topic(self._robot, "status")
         # The port needs the table and the table the port; nothing arrives before both are there.
         self._port: RosServerPort | None = None
@@ -201,7 +202,10 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
 
     def _take_status(self, status: Status) -> None:
         if status.kind == RECORDER:
-            self._apart_at = time.monotonic() if status.server_state != "connected" else -math.inf
+            # One that is not configured has no participant that could be reached.
+            seen = status.state in ("inactive", "active")
+            self._seen_at = time.monotonic() if seen else -math.inf
+            self._reached = status.server_state == "connected"
         elif status.server_id.tobytes() != self._table.server:
             gone = status.state == STOPPED
             self._company_at = -math.inf if gone else time.monotonic()
@@ -219,8 +223,8 @@ class OffloadServer(Node):  # type: ignore[misc]  # rclpy has no types
             self._line(f"the robot has another server: {self._company_name or 'without a name'}")
         self._table.has_company = company
         if self._port is not None:
-            apart = time.monotonic() - self._apart_at < STATUS_FRESH_S
-            self._port.judge(apart, self._line)
+            seen = time.monotonic() - self._seen_at < STATUS_FRESH_S
+            self._port.judge(seen, self._reached, self._line)
         refused, reason = self._table.refused
         out = Status()
         out.stamp = self.get_clock().now().to_msg()

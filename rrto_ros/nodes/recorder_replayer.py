@@ -142,7 +142,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         on_results = from_outside(place, host.on_results)
         self._port = RosRobotPort(
             domain, self._robot, on_results, self.get_name(), self.publish_status,
-            self._server_announced, lambda: self._server_transports, self._log_info,
+            self._servers_announced, lambda: self._server_transports, self._log_info,
         )  # fmt: skip
         super().on_configure(state)
         self._entered("inactive")
@@ -289,10 +289,10 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         with self._lock:
             self._reports.publish(message)
 
-    def _server_announced(self) -> bool:
-        """Whether a server's status is on the user's transports, which the data's are not."""
+    def _servers_announced(self) -> int:
+        """How many servers' status is on the user's transports, which the data's are not."""
         found = self.get_publishers_info_by_topic(topic(self._robot, "status"))
-        return any(one.node_name == SERVER for one in found)
+        return sum(one.node_name == SERVER for one in found)
 
     def _take_status(self, status: Status) -> None:
         if status.kind == SERVER:

@@ -51,6 +51,9 @@ ASK_S, ASK_MOST_S = 0.1, 1.0
 at first, and at most."""
 APART_S = 1.2
 """How long a server that others see may not be reached before the participant is made anew."""
+OTHERS_S = 12.0
+"""How long one of several servers may not be reached before that: sessions run meanwhile, and the
+server's own participant is made anew first (`server_port.APART_S`, and twice that)."""
 MOST_ANSWERS = 64
 DOUBT_S = 6.0
 """How long a server that does not answer a request for a session, nor the question, stays reached;
@@ -122,7 +125,7 @@ class RosRobotPort:
         on_results: Called for every results message, in the port's take thread.
         name: Prefix of the data nodes' names.
         on_change: Called when a server is reached or lost, in the port's own thread.
-        elsewhere: Whether a server is seen on another participant, where there is one to ask.
+        elsewhere: How many servers are seen on another participant, where there is one to ask.
         theirs: The transports of that server's data, as its status has them; empty if unknown.
         log: Takes a line when the participant is made anew.
     """
@@ -134,7 +137,7 @@ class RosRobotPort:
         on_results: Callable[[ResultsMessage], None],
         name: str = "recorder_replayer",
         on_change: Callable[[], None] = lambda: None,
-        elsewhere: Callable[[], bool] = lambda: False,
+        elsewhere: Callable[[], int] = lambda: 0,
         theirs: Callable[[], str] = lambda: "",
         log: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -152,6 +155,7 @@ class RosRobotPort:
         self._unanswered = 0
         self._connected = False
         self._renewal = Renewal(APART_S)
+        self._others = Renewal(OTHERS_S)
         self._ends = self._make(data_transports())
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._look, name="server-watch", daemon=True)
@@ -367,7 +371,9 @@ class RosRobotPort:
 
     def _judge(self) -> None:
         """Make the participant anew where a server that others see is not reached."""
-        apart = not self._connected and self._elsewhere()
+        seen, reached = self._elsewhere(), self._ends.take.publishers()
+        apart = not self._connected and seen > 0
+        few = self._connected and reached < seen
         theirs = self._theirs() or self._ends.transports
         if apart and theirs != self._ends.transports:
             self._log(
@@ -379,6 +385,12 @@ class RosRobotPort:
             self._log(
                 f"an offload server is seen but was not reached for {waited_s:g} s; the "
                 "participant for calls and results is made anew"
+            )
+            self._renew(theirs)
+        elif waited_s := self._others.due(few, seen > 0 and not few):
+            self._log(
+                f"{seen} offload servers are seen but only {reached} were reached for "
+                f"{waited_s:g} s; the participant for calls and results is made anew"
             )
             self._renew(theirs)
 

@@ -73,6 +73,10 @@ class _Ends(Participant):
         )
         self.spin = SpinThread(self.control)
 
+    def found(self) -> bool:
+        """Whether DDS knows one of a recorder's topics, as seen from here."""
+        return bool(self.results.get_subscription_count() or self.take.publishers())
+
     def leave(self) -> None:
         """Stop the threads and leave the graph, once the robots have what was said last."""
         wait_delivered(self.results, self.sessions)
@@ -164,15 +168,21 @@ class RosServerPort:
             **self._ends.take.statistics(),
         }
 
-    def judge(self, apart: bool, log: Callable[[str], None]) -> None:
+    def judge(self, seen: bool, reached: bool, log: Callable[[str], None]) -> None:
         """Make the participant anew where a recorder is seen that does not reach this server.
 
         Sessions go on: what was lost with the old participant is sent again.
 
         Args:
-            apart: Whether one says so now; ask again and again, from one thread.
+            seen: Whether a recorder that has its participant is; ask again and again, from one
+                thread.
+            reached: Whether it says that it reaches a server. That may be another one, so this
+                one looks whether it knows the recorder's topics, too.
             log: Takes a line when it is made anew.
         """
+        with self._lock:
+            ends = self._ends
+        apart = seen and not (reached and ends.found())
         waited_s = self._renewal.due(apart, not apart)
         if not waited_s:
             return

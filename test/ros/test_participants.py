@@ -24,6 +24,7 @@ from rclpy.node import Node
 
 from rrto_ros.errors import UnavailableError
 from rrto_ros.ros import robot_port as ros_robot_port
+from rrto_ros.ros import server_port as ros_server_port
 from rrto_ros.ros.context import keep_private, leave, own_context, quiet_node, use_profile
 from rrto_ros.ros.participant import SpinThread
 from rrto_ros.ros.robot_port import APART_S, RosRobotPort
@@ -129,7 +130,7 @@ def wait(until, timeout_s=PATIENCE_S):
 def test_a_participant_that_does_not_reach_a_server_that_others_see_is_made_anew(rig):
     domain = rig.domain
     lines, changes, asked = [], [], []
-    elsewhere = True
+    elsewhere = 1
     port = RosRobotPort(
         domain, "alone", lambda _: None, on_change=lambda: changes.append(port.server_seen()),
         elsewhere=lambda: elsewhere, log=lines.append,
@@ -153,7 +154,7 @@ def test_a_participant_that_does_not_reach_a_server_that_others_see_is_made_anew
         assert {session for session, _ in asked} == {bytes(16)}
         renewed = port.statistics()["renewed"]
         server.close()
-        elsewhere = False
+        elsewhere = 0
         wait(lambda: not port.server_seen())
         assert changes == [True, False]
         time.sleep(2 * APART_S)
@@ -162,10 +163,63 @@ def test_a_participant_that_does_not_reach_a_server_that_others_see_is_made_anew
         port.close()
 
 
+def refusing_server(rig, robot):
+    return RosServerPort(
+        rig.domain, robot, lambda _: None, lambda _: OpenAnswer(False, "a test"),
+        lambda session, reason, proof: (False, "a test"),
+    )  # fmt: skip
+
+
+def test_a_participant_that_reaches_one_of_two_servers_is_made_anew(rig, monkeypatch):
+    monkeypatch.setattr(ros_robot_port, "OTHERS_S", 1.0)
+    lines = []
+    servers = [refusing_server(rig, "two")]
+    port = RosRobotPort(
+        rig.domain, "two", lambda _: None, elsewhere=lambda: 2, log=lines.append
+    )  # fmt: skip
+    try:
+        wait(lambda: port.statistics()["renewed"] == 1)
+        assert "2 offload servers are seen but only 1 were reached for 1 s" in lines[-1]
+        wait(port.server_seen)
+        servers.append(refusing_server(rig, "two"))
+        wait(lambda: len(servers[1].listeners()) == 1)
+        wait(lambda: port._ends.take.publishers() == 2)
+        renewed = port.statistics()["renewed"]
+        time.sleep(2.0)
+        assert port.statistics()["renewed"] == renewed
+    finally:
+        port.close()
+        for server in servers:
+            server.close()
+
+
+def test_a_server_whose_recorder_reaches_another_one_only_is_made_anew(rig, monkeypatch):
+    monkeypatch.setattr(ros_server_port, "APART_S", 0.5)
+    lines = []
+    server = refusing_server(rig, "beside")
+    port = None
+    try:
+        wait(lambda: server.judge(True, True, lines.append) or lines)
+        assert "has not reached this server for 0.5 s" in lines[0]
+        port = RosRobotPort(rig.domain, "beside", lambda _: None)
+        wait(lambda: server.judge(True, True, lines.append) or port.server_seen())
+        made = len(lines)
+        end = time.monotonic() + 2.0
+        while time.monotonic() < end:
+            server.judge(True, True, lines.append)
+            server.judge(False, False, lines.append)
+            time.sleep(0.05)
+        assert len(lines) == made
+    finally:
+        if port is not None:
+            port.close()
+        server.close()
+
+
 def test_a_participant_made_anew_does_not_wait_for_the_old_one_to_be_destroyed(rig, monkeypatch):
     """Fast DDS may not come back from that, and rclpy lets nothing else run meanwhile."""
     destroyed = []
-    port = RosRobotPort(rig.domain, "stuck", lambda _: None, elsewhere=lambda: True)
+    port = RosRobotPort(rig.domain, "stuck", lambda _: None, elsewhere=lambda: 1)
     monkeypatch.setattr(Node, "destroy_node", lambda node: destroyed.append(node.get_name()))
     server = None
     try:
@@ -201,7 +255,7 @@ for line in Path("/proc/self/maps").read_text().splitlines():
 print("lost", flush=True)
 sys.stdin.readline()
 while not server.statistics()["renewed"]:
-    server.judge(True, print)
+    server.judge(True, False, print)
     time.sleep(0.05)
 print("listeners", len(server.listeners()), flush=True)
 sys.stdin.readline()
@@ -216,7 +270,7 @@ def test_a_server_that_a_recorder_sees_and_does_not_reach_is_made_anew(rig, monk
     command = [sys.executable, "-c", LOST_SERVER]
     server = rig.start("lost", command, rig.environment(), "edge", stdin=True)
     server.wait_for("lost", START_S)
-    port = RosRobotPort(rig.domain, "lost", lambda _: None, elsewhere=lambda: True)
+    port = RosRobotPort(rig.domain, "lost", lambda _: None, elsewhere=lambda: 1)
     try:
         wait(lambda: port.statistics()["renewed"] == 2)
         assert not port.server_seen()
@@ -274,7 +328,7 @@ def test_a_server_is_reached_once_it_answers_on_both_services(rig, monkeypatch, 
     )  # fmt: skip
     service = getattr(server._ends, silent)
     monkeypatch.setattr(service, "send_response", lambda response, header: None)
-    port = RosRobotPort(rig.domain, "half", lambda _: None, elsewhere=lambda: True)
+    port = RosRobotPort(rig.domain, "half", lambda _: None, elsewhere=lambda: 1)
     try:
         wait(lambda: port.statistics()["renewed"])
         assert not port.server_seen()
@@ -313,7 +367,7 @@ def test_a_server_that_answers_no_more_does_not_stay_reached(rig, monkeypatch):
         rig.domain, "deaf", lambda _: None, lambda _: said(OpenAnswer(False, "a test")),
         lambda session, reason, proof: said((False, "a test")),
     )  # fmt: skip
-    port = RosRobotPort(rig.domain, "deaf", lambda _: None, elsewhere=lambda: True)
+    port = RosRobotPort(rig.domain, "deaf", lambda _: None, elsewhere=lambda: 1)
     request = OpenRequest(b"s" * 16, "deaf", "program", "", 1, "", 0, 0, 1, bytes(32))
     try:
         wait(port.server_seen)
