@@ -362,6 +362,8 @@ class RobotSession:
             timeout = self._send(time.monotonic())
             if out.must_think:
                 out.think(time.monotonic())
+            if self._journal.must_think:
+                self._fold(self._journal.think_hard)
             if more or out.pending != lingers or (not open_ and self._room):
                 # The announcement no longer says what would wake us, or there is room again.
                 continue
@@ -383,12 +385,16 @@ class RobotSession:
         """Do a piece of what can wait: search, or let a checkpoint take the place of its calls."""
         if self._out.thinks:
             self._out.think(time.monotonic())
-            return
+        else:
+            self._fold(self._journal.think)
+
+    def _fold(self, think: Callable[[], bool]) -> None:
+        """Let a checkpoint take the place of its calls; `think` does a piece of that."""
         with self._lock:
             if not self._journal.thinks:
                 return
             try:
-                done = self._journal.think()
+                done = think()
             except ProtocolError as error:
                 self._migration.give_up()
                 self._refused += 1
@@ -411,7 +417,7 @@ class RobotSession:
     @property
     def _room(self) -> bool:
         """Whether the program's next calls can go on; else they stay in its ring."""
-        if self._server_full or not self._sender.room:
+        if self._server_full or not self._sender.room or self._journal.full:
             return False
         # After an error nothing is executed any more, so nothing would make room.
         return self._blobs is None or not self._blobs.full or bool(self._error)
@@ -563,6 +569,8 @@ class RobotSession:
             why = self._lost
             if migration.searches:
                 why = f"{why}; resuming failed: {migration.reason}"
+            elif migration.objection:
+                why = f"{why}; it cannot go on at another: {migration.objection}"
             if objection := self._fallback.objection:
                 why = f"{why}; on this robot: {objection}"
             migration.cancel(why)

@@ -1,6 +1,9 @@
 """What is told again after an outage is told once: results, and the text that kernels print."""
 
+import time
+
 from rrto_ros.robot.state.journal import Journal
+from rrto_ros.wire.codec import pack_call
 from rrto_ros.wire.format import RESULT_PRINTED
 from rrto_ros.wire.result_codec import iter_results, pack_result
 
@@ -33,3 +36,70 @@ def test_a_text_that_comes_again_in_other_pieces_is_given_out_once_however_often
         for piece in pieces:
             out += gets(journal, piece)
     assert out == b"one two three four five"
+
+
+LIMIT = 1 << 16
+CALLS = 40
+
+
+def goes_on(journal, first):
+    """A batch of calls that leaves, and what it holds."""
+    batch = b"".join(
+        pack_call("mem_free", first + number, address=1, stream=0) for number in range(CALLS)
+    )  # fmt: skip
+    journal.sent(batch)
+    return first + CALLS, len(batch)
+
+
+def arrives(journal, number):
+    (end,) = iter_results(memoryview(pack_result(number, 0, b"")))
+    journal.piece(end)
+
+
+def test_a_checkpoint_that_has_come_makes_room_though_the_program_never_rests():
+    journal = Journal(LIMIT)
+    call, sent, number = 1, 0, 0
+    while sent < 4 * LIMIT:
+        call, size = goes_on(journal, call)
+        sent += size
+        if journal.must_think:
+            journal.think_hard()
+        elif journal.wants_checkpoint(time.monotonic(), idle=False):
+            journal.checkpoint(time.monotonic())
+            number += 1
+            arrives(journal, number)
+        assert journal.whole
+    assert number > 2
+    assert journal.covered
+
+
+def test_the_next_calls_wait_for_a_checkpoint_that_is_late():
+    journal = Journal(LIMIT)
+    call, size = 1, 0
+    while not journal.full:
+        call, size = goes_on(journal, call)
+        if journal.wants_checkpoint(time.monotonic(), idle=False):
+            journal.checkpoint(time.monotonic())
+    assert journal.statistics()["bytes"] + size < LIMIT
+    arrives(journal, 1)
+    assert journal.full
+    while not journal.think():
+        pass
+    assert not journal.full
+    assert journal.whole
+
+
+def test_nothing_waits_for_a_checkpoint_that_fails():
+    journal = Journal(LIMIT)
+    call = 1
+    while not journal.full:
+        call, _ = goes_on(journal, call)
+        if journal.wants_checkpoint(time.monotonic(), idle=False):
+            journal.checkpoint(time.monotonic())
+    (refusal,) = iter_results(memoryview(pack_result(1, 1, b"no room")))
+    journal.piece(refusal)
+    assert not journal.full
+    assert not journal.overflowed
+    while journal.whole:
+        call, _ = goes_on(journal, call)
+    assert f"more than resume_bytes, {LIMIT} bytes" in journal.overflowed

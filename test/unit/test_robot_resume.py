@@ -117,10 +117,7 @@ def test_memory_that_is_not_restored_is_noticed(edge, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["batched", "replay"])
 @pytest.mark.parametrize("arguments", [(), ("--graph",), ("--graph", "--churn")])
-def test_programs_that_carry_state_go_on_from_it(request, edge, monkeypatch, mode, arguments):
-    if mode == "replay" and arguments:
-        why = "the recorder ends 1 of 10 of these sessions (46); the cause is not found yet"
-        request.applymarker(pytest.mark.xfail(strict=False, reason=why))
+def test_programs_that_carry_state_go_on_from_it(edge, monkeypatch, mode, arguments):
     monkeypatch.setattr(journal, "PERIOD_S", 0.0)
     checkpoints = counted(monkeypatch)
     # A few steps fill the journal, however little the program rests.
@@ -243,7 +240,7 @@ def test_a_network_that_comes_and_goes_does_not_count_as_a_server_that_calls_end
 
 @pytest.mark.parametrize(("processes", "possible"), [(1, True), (2, True), (99, False)])
 def test_calls_that_end_every_server_are_not_executed_for_ever(processes, possible):
-    journal_ = SimpleNamespace(whole=True, newest=0)
+    journal_ = SimpleNamespace(whole=True, newest=0, overflowed="")
     way = Migration(SessionConfig(), None, journal_, lambda: None)
     for number in range(4 * MOST_FRUITLESS):
         server = ServerOfSession(b"s" * 16, bytes([number % processes]) * 16)
@@ -253,6 +250,7 @@ def test_calls_that_end_every_server_are_not_executed_for_ever(processes, possib
         way.moved(0.0)
         assert way.possible or number >= MOST_FRUITLESS - 1
     assert way.possible is possible
+    assert way.objection == ("" if possible else "it went on at 3 servers without a new result")
 
 
 def test_servers_that_refuse_are_quoted(edge):
@@ -270,3 +268,5 @@ def test_a_session_of_which_too_much_would_be_kept_ends_as_without_resuming(edge
     assert program.returncode != 0
     report = world.reports.get(timeout=10)
     assert report.phase == "lost", report.error
+    assert "cannot go on at another: what brings" in report.error
+    assert "more than resume_bytes, 4096 bytes" in report.error

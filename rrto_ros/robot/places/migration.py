@@ -83,7 +83,7 @@ class Migration:
         self._ordered: Order | None = None
         self._found_at = 0.0
         self._checkpointed = False
-        self._hopeless = False
+        self._hopeless = ""
         self._newest = self._fruitless = 0
         self._moved_after = -1
         self._switched_at = self._pause_s = 0.0
@@ -112,7 +112,7 @@ class Migration:
 
     def give_up(self) -> None:
         """Another server cannot help: what it would be sent cannot be trusted."""
-        self._hopeless = True
+        self._hopeless = "what another server would be sent is not the program's state"
 
     def moved(self, now: float, *, silence: bool = False) -> None:
         """The session has gone on elsewhere with all of its journal.
@@ -128,7 +128,8 @@ class Migration:
             anew = newest > self._newest or self._survived
             self._fruitless = 0 if anew else self._fruitless + 1
             self._newest = newest
-            self._hopeless = self._hopeless or self._fruitless >= MOST_FRUITLESS
+            if self._fruitless >= MOST_FRUITLESS and not self._hopeless:
+                self._hopeless = f"it went on at {MOST_FRUITLESS} servers without a new result"
         self._ordered = None
         self._moved_after = self._journal.newest
 
@@ -143,6 +144,11 @@ class Migration:
     def possible(self) -> bool:
         """Whether another server can be brought to the session's state."""
         return self._journal.whole and not self._hopeless
+
+    @property
+    def objection(self) -> str:
+        """Why another server cannot be; empty if one can, or none is wanted."""
+        return self._hopeless or self._journal.overflowed
 
     @property
     def phase(self) -> str:

@@ -47,6 +47,10 @@ _RARELY = 50
 meanwhile."""
 _FILLED, _CROWDED = 8, 2
 """It is due sooner with so much (a part of the limit) kept; with so much, whatever is going on."""
+_PIECES = 4
+"""So many batches are looked at in one go where a checkpoint has come and much is kept."""
+_FULL = 7 / 8
+"""With so much kept the program waits for the checkpoint that was asked for."""
 _DIGEST_BYTES = 8
 _RESULT_BYTES = 100
 """What a digest takes in memory, with its entry."""
@@ -115,6 +119,16 @@ class Journal:
     def whole(self) -> bool:
         """Whether the session can be made again from it."""
         return self._whole
+
+    @property
+    def overflowed(self) -> str:
+        """Why nothing is kept any more, for people; empty where something is, or never was."""
+        if self._whole or not self._limit_bytes:
+            return ""
+        return (
+            f"what brings another server to its state is more than resume_bytes, "
+            f"{self._limit_bytes} bytes"
+        )
 
     @property
     def newest(self) -> int:
@@ -215,6 +229,20 @@ class Journal:
         """Whether a checkpoint has come that does not yet stand in the place of its calls."""
         return self._came
 
+    @property
+    def must_think(self) -> bool:
+        """Whether that cannot wait until nothing else is to be done."""
+        return self._came and self._bytes > self._limit_bytes // _CROWDED
+
+    @property
+    def full(self) -> bool:
+        """Whether the calls that come next had better wait for the checkpoint."""
+        return self._outstanding and self._held() > _FULL * self._limit_bytes
+
+    def think_hard(self) -> bool:
+        """As `think`, a few batches at once."""
+        return any(self.think() for _ in range(_PIECES) if self._came)
+
     def think(self) -> bool:
         """Look at one more batch that a checkpoint covers; True when it has taken their place.
 
@@ -313,9 +341,12 @@ class Journal:
             result.flags & (RESULT_PRINTED | RESULT_ERRORS), _Printed()
         )
 
+    def _held(self) -> int:
+        return self._bytes + self._shape_bytes + self._image.kept_bytes
+
     def _grow(self, size: int) -> None:
         self._bytes += size
-        if self._bytes + self._shape_bytes + self._image.kept_bytes > self._limit_bytes:
+        if self._held() > self._limit_bytes:
             self._whole = self._outstanding = self._came = False
             self._batches.clear()
             self._answers.clear()
