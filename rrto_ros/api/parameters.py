@@ -273,6 +273,10 @@ RECORDER = by_name((
     _later("resume_bytes", 512 << 20,
            "What is kept of a session for resuming it, in bytes; a session of which more would "
            "have to be kept cannot be resumed.", (1 << 20, _TIB)),
+    _later("standby", 0,
+           "How many sessions stand by for each that can be resumed, at another server: 0 or 1. "
+           "It has the uploads and the last checkpoint there, so that a lost server costs no "
+           "sending again; at that server it counts as a session (docs/edges.md).", (0, 1)),
     _later("fallback", "none",
            "What a session does while no edge answers: none (it waits) or local (it goes on on "
            "this robot's own device, exactly, and returns when an edge has answered steadily; "

@@ -101,7 +101,7 @@ def session_table(statuses: list[dict[str, Any]]) -> Table | None:
             s["program"].replace("[", "\\["),
             str(s["pid"]),
             f"{s['phase']} {s['error']}".strip().replace("[", "\\["),
-            escape(s["server"]) or "-",
+            _where(s),
             s["mode"] or "-",
             f"{calls:,}",
             f"{s['round_trips']:,} ({s['median_wait_ms']:.2f} ms)",
@@ -110,6 +110,12 @@ def session_table(statuses: list[dict[str, Any]]) -> Table | None:
             unsupported or "-",
         )
     return table
+
+
+def _where(s: dict[str, Any]) -> str:
+    """At which server a session is, and at which one another stands by for it."""
+    standby = f"\nstandby: {escape(s['standby'])}" if s["standby"] else ""
+    return (escape(s["server"]) or "-") + standby
 
 
 def replay_table(statuses: list[dict[str, Any]]) -> Table | None:

@@ -44,8 +44,13 @@ def session_config(
         "robot", "mode", "device", "batch_bytes", "max_message_bytes", "window",
         "blob_references", "blob_min_bytes", "server_timeout_s", "connect_timeout_s",
         "limit_bytes", "plan_cache_bytes", "cuda_runtime", "resume", "resume_bytes",
-        "outage_timeout_s", "fallback", "fallback_device",
+        "outage_timeout_s", "standby", "fallback", "fallback_device",
     )  # fmt: skip
+    if v["standby"] and v["resume"] == "off":
+        raise ConfigError(
+            "standby is 1 and resume is 'off': what stands by is what a session is resumed with; "
+            "set resume to exact, or standby to 0"
+        )
     if v["fallback"] == "local":
         _check_fallback(v)
     return SessionConfig(

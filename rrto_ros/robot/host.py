@@ -61,6 +61,7 @@ class RobotHost:
         self._port: RobotPort | None = None
         self._lock = threading.Lock()
         self._sessions: dict[bytes, RobotSession] = {}
+        self._standbys: dict[bytes, RobotSession] = {}
         self._threads: set[threading.Thread] = set()
         self._closing = ""
         self._accepted = 0
@@ -124,7 +125,7 @@ class RobotHost:
 
     def on_results(self, message: ResultsMessage) -> None:
         """Route results to their session (the port's take thread)."""
-        session = self._sessions.get(message.session)
+        session = self._sessions.get(message.session) or self._standbys.get(message.session)
         if session is None:
             # Usual for a moment after a session's end.
             self._strays += 1
@@ -217,8 +218,9 @@ class RobotHost:
             if port is not None and count < self._max_sessions and not self._closing:
                 try:
                     session = RobotSession(
-                        connection, hello, self._config, port, self._plans, self._renamed
-                    )
+                        connection, hello, self._config, port, self._plans, self._renamed,
+                        self._routed,
+                    )  # fmt: skip
                 except OSError as error:
                     return self._send_away(connection, no_room(error))
                 self._sessions[session.id] = session
@@ -257,12 +259,20 @@ class RobotHost:
         """A session goes on at another server, or the same one restarted, under another id."""
         with self._lock:
             self._sessions.pop(before, None)
+            self._standbys.pop(session.id, None)
             self._sessions[session.id] = session
             self._resumed += 1
         self._log(
             f"session {before.hex()[:8]} of {session.hello.program} (pid {session.hello.pid}) "
             + (session.last_move or _RESUMED).format(session.id.hex()[:8], outage_s)
         )
+
+    def _routed(self, session: RobotSession, gone: bytes, came: bytes) -> None:
+        """A session has another that stands by for it, or none any more."""
+        with self._lock:
+            self._standbys.pop(gone, None)
+            if came:
+                self._standbys[came] = session
 
     def _send_away(self, connection: socket.socket, text: str) -> RobotSession | None:
         self._refuse(text)

@@ -35,6 +35,8 @@ from rrto_ros.robot.outgoing import Outgoing
 from rrto_ros.robot.places.fallback import OWN, Fallback
 from rrto_ros.robot.places.migration import MOMENT_S, SUSPECT_S, Migration
 from rrto_ros.robot.places.servers import Choice, open_somewhere
+from rrto_ros.robot.places.standby import Standby
+from rrto_ros.robot.places.standby_link import StandbyLink
 from rrto_ros.robot.plan_store import PlanStore, memory_of
 from rrto_ros.robot.replay.replayer import ReplayState
 from rrto_ros.robot.reply_writer import ReplyWriter
@@ -90,6 +92,8 @@ class RobotSession:
         plans: Plans of earlier starts; None for none.
         moved: Told when it goes on under another id: the session, its last id, and how long its
             program had no server, in seconds.
+        routed: Told of further ids whose messages are its own: the session, one that is gone, and
+            one that came; b"" for none.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class RobotSession:
         port: RobotPort,
         plans: PlanStore | None = None,
         moved: Callable[[RobotSession, bytes, float], None] = lambda *_: None,
+        routed: Callable[[RobotSession, bytes, bytes], None] = lambda *_: None,
     ) -> None:
         self.id = uuid.uuid4().bytes
         self.hello = hello
@@ -134,6 +139,10 @@ class RobotSession:
         self._journal = Journal(kept, self._archived)
         self._migration = Migration(config, port, self._journal, self._awake)
         self._fallback = Fallback(config, port, self._awake, self._migration.order)
+        self._standby = Standby(
+            config, port, self._journal, self._content, self._awake,
+            lambda gone, came: routed(self, gone, came),
+        )  # fmt: skip
         self._edge_ms = 0.0
         self.last_move = ""
         """How it went to the robot's own device, or came back, last; empty for other moves."""
@@ -282,6 +291,7 @@ class RobotSession:
         self._opened = True
         self._migration.begin(request, answer.info)
         self._fallback.begin(request, answer.info, answer.server, time.monotonic())
+        self._standby.begin(request, answer.info)
         self._believe(self._opening)
         now = time.monotonic()
         with self._lock:
@@ -321,9 +331,14 @@ class RobotSession:
             self._config.disclose(self.id, opened.seal.keys.pack())
         self._most_bytes = opened.answer.max_message_bytes
 
-    def _link(self, max_message_bytes: int) -> None:
-        """Begin to number messages to and from a server."""
+    def _link(self, max_message_bytes: int, link: StandbyLink | None = None) -> None:
+        """Begin to number messages to and from a server, or go on with what stood by there."""
         config = self._config
+        if link is not None:
+            self._sender, self._receiver, self._packed_to = link.sender, link.receiver, 0
+            most = min(config.max_message_bytes, max_message_bytes)
+            self._sender.widen(most, config.window_bytes)
+            return
         self._sender = MessageSender(
             max_message_bytes=min(config.max_message_bytes, max_message_bytes),
             window_messages=config.window,
@@ -396,12 +411,21 @@ class RobotSession:
             try:
                 done = think()
             except ProtocolError as error:
-                self._migration.give_up()
-                self._refused += 1
-                self._last_refusal = str(error)
+                self._not_ours(error)
                 return
             if done and self._blobs is not None:
                 self._journal.kept(self._blobs.forget_aside(self._journal.covered))
+
+    def _not_ours(self, error: ProtocolError) -> None:
+        """A checkpoint came that cannot be one of this session."""
+        self._migration.give_up()
+        self._refused += 1
+        self._last_refusal = str(error)
+
+    def _content(self, call: int) -> bytes | None:
+        """The content of an upload, for a session that stands by."""
+        found = self._archived(call)
+        return found[1] if found is not None else self._journal.upload(call)
 
     def _archived(self, call: int) -> tuple[bytes, bytes] | None:
         return self._blobs.put_aside(call) if self._blobs is not None else None
@@ -507,6 +531,11 @@ class RobotSession:
             due.extend(deadline for deadline in deadlines if deadline is not None)
             if out.waits:
                 due.append(now + ACK_SLACK_S)
+            # What stands by gets what the program's own calls leave of the link.
+            idle = self._sender.idle and not (outgoing or out.pending or self._blobs_wanted)
+            standing_by = self._standby.due(now, self._sleeps_until, idle)
+            if (looks_at := self._standby.wakes_at(now, idle)) is not None:
+                due.append(looks_at)
             # What is due already is wanted now: later than that is what was stood still.
             self._sleeps_until = now if self._lost else max(min(due), now)
             self._blocked = not self._room
@@ -516,6 +545,8 @@ class RobotSession:
         for message in outgoing:
             packed = self._packed(message, rate)
             self._port.publish_calls(packed if seal is None else seal.calls(packed))
+        for message in self._standby.leaving(standing_by):
+            self._port.publish_calls(message)
         return timeout
 
     @property
@@ -575,11 +606,18 @@ class RobotSession:
                 why = f"{why}; on this robot: {objection}"
             migration.cancel(why)
             self._fallback.cancel(why)
+            self._standby.cancel(why)
             self._fail(why, CUresult.DEVICE_UNAVAILABLE)
             return
         # What is silent on the robot is slow; when to leave it is not decided by that.
         silent = now - self._live.heard_at >= SUSPECT_S and not self._fallback.here
         doubted = bool(self._lost) or silent
+        if doubted and (link := self._adopted(now)) is not None:
+            migration.adopted(link.opened)
+            self._move(link.session, link.opened, link)
+            return
+        stays = self._resumable and not (self._fallback.here or migration.ordered)
+        self._standby.look(now, self.server, stays, doubted)
         migration.look(now, self._resumable, doubted)
         self._phase = migration.phase
         taken = migration.take(now, self._quiet) or self._fallback.look(
@@ -594,8 +632,27 @@ class RobotSession:
         """Whether nothing is under way, and the program waits for nothing."""
         return self._sender.idle and not (self._out.waits or self._out.pending)
 
-    def _move(self, session: bytes, opened: Opened) -> None:
-        """Go on with a session that was just opened, which gets all calls so far first."""
+    def _adopted(self, now: float) -> StandbyLink | None:
+        """What stands by and has all but the calls since the last checkpoint, if it can be had."""
+        if not (self._standby.there and self._resumable):
+            return None
+        with self._lock:
+            try:
+                # A checkpoint that came counts, and may be newer than what stands by.
+                self._journal.settle()
+            except ProtocolError as error:
+                self._not_ours(error)
+                return None
+            return self._standby.adopt(now)
+
+    def _move(self, session: bytes, opened: Opened, link: StandbyLink | None = None) -> None:
+        """Go on with another session, which gets all calls so far first.
+
+        Args:
+            session: Its id.
+            opened: What its opening came to.
+            link: If it stood by: its link, and what it has already.
+        """
         now, old = time.monotonic(), self._opening
         with self._lock:
             self._opening = opened
@@ -604,10 +661,10 @@ class RobotSession:
             self._earlier = self._traffic()
             self.id = session
             self._believe(opened)
-            self._link(opened.answer.max_message_bytes)
+            self._link(opened.answer.max_message_bytes, link)
             self._blobs_wanted.clear()
             self._out.replayer.speculation.resumed()
-            for batch in self._journal.begin_again():
+            for batch in self._journal.begin_again(link.holds if link is not None else 0):
                 self._sender.push(batch, given=True)
             self._packs_to = self._sender.last
             self._lost = ""
@@ -685,6 +742,7 @@ class RobotSession:
         self._connection.close()
         self._migration.cancel(reason)
         self._fallback.cancel(reason)
+        self._standby.cancel(reason)
         if self._ring is not None:
             self._out.replayer.end()
         if self._opened:
@@ -700,7 +758,13 @@ class RobotSession:
         """Take one message of results (the port's take thread)."""
         now = time.monotonic()
         with self._lock:
-            if self._over or self._ring is None or self._lost or message.session != self.id:
+            if self._over or self._ring is None:
+                return
+            if message.session != self.id:
+                if self._standby.received(message, now):
+                    os.eventfd_write(self._wake, 1)
+                return
+            if self._lost:
                 return
             if message.flags & FLAG_CLOSED and self._opening.server.is_other(bytes(message.data)):
                 # Each server hears all calls, and says of which sessions it knows nothing.
@@ -821,6 +885,7 @@ class RobotSession:
                 ("journal", self._journal.statistics()),
                 ("migration", self._migration.statistics()),
                 ("fallback", self._fallback.statistics()),
+                ("standby", self._standby.statistics()),
                 ("seal", seal.statistics() if (seal := self._opening.seal) is not None else {}),
                 ("ring", self._consumer.statistics() if self._ring is not None else {}),
                 ("replies", self._replies.statistics() if self._ring is not None else {}),
@@ -892,4 +957,5 @@ class RobotSession:
             move_error=move_error,
             fallback=self._fallback.here,
             edge_inference_ms=self._edge_ms if self._fallback.here else 0.0,
+            standby=self._config.choice.servers.name_of(self._standby.server),
         )

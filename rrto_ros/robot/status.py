@@ -52,6 +52,7 @@ class SessionConfig:
             restarted.
         resume_bytes: What is kept for that at most; beyond it the session cannot be resumed.
         outage_timeout_s: How long a program waits for a server while its session is resumed.
+        standby: How many sessions stand by for it at other servers: 0 or 1.
         fallback: `none` or `local`: where a session goes on while no edge answers.
         fallback_after_s: How long none must have answered before.
         fallback_device: Kind of the robot's device, empty for the session's own.
@@ -84,6 +85,7 @@ class SessionConfig:
     resume: str = "exact"
     resume_bytes: int = 512 << 20
     outage_timeout_s: float = 30.0
+    standby: int = 0
     fallback: str = "none"
     fallback_after_s: float = 1.5
     fallback_device: str = ""
@@ -154,3 +156,4 @@ class SessionSnapshot:
     move_error: str = ""
     fallback: bool = False
     edge_inference_ms: float = 0.0
+    standby: str = ""

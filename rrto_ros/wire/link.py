@@ -181,6 +181,12 @@ class MessageSender:
         """Whether a message was named missing and waits for `due`."""
         return bool(self._urgent)
 
+    def widen(self, max_message_bytes: int, window_bytes: int) -> None:
+        """Allow larger messages, and more on their way, from now on."""
+        self.max_message_bytes = max_message_bytes
+        self._most_bytes = window_bytes
+        self._window_bytes = max(self._window_bytes, min(FIRST_WINDOW_BYTES, window_bytes))
+
     def push(self, batch: Buffer, *, given: bool = False) -> None:
         """Queue one batch of whole records, not empty.
 

@@ -248,12 +248,16 @@ class Migration:
         taken = rescue.take()
         self._rescue = None
         if taken is not None:
-            server = taken[1].server
-            process = server.server, server.run
-            self._survived = process in self._been
-            self._been.append(process)
+            self._goes_to(taken[1])
         self._found_at, self._checkpointed = 0.0, False
         return taken
+
+    def adopted(self, opened: Opened) -> None:
+        """The session goes on, now, with one that stood by."""
+        if self._ordered is not None:
+            self._refused("its server was lost meanwhile")
+        self._cancel("the session goes on with one that stood by")
+        self._goes_to(opened)
 
     def cancel(self, reason: str) -> None:
         """The session ends, or is lost."""
@@ -267,6 +271,11 @@ class Migration:
             "last_failure": self._last_failure,
             "last_pause_s": self._pause_s,
         }
+
+    def _goes_to(self, opened: Opened) -> None:
+        process = opened.server.server, opened.server.run
+        self._survived = process in self._been
+        self._been.append(process)
 
     def _refused(self, why: str) -> None:
         self._ordered = None

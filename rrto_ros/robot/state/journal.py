@@ -107,6 +107,7 @@ class Journal:
         self._uploads: dict[int, Buffer] = {}
         self._referred: dict[int, bytes] = {}
         self._covered = 0
+        self._completed = 0
         self._number = 0
         self._outstanding = False
         self._came = False
@@ -139,6 +140,11 @@ class Journal:
     def covered(self) -> int:
         """Index of the last call that the last checkpoint covers, 0 before the first."""
         return self._covered
+
+    @property
+    def completed(self) -> int:
+        """How many checkpoints have taken the place of their calls; the last one is kept."""
+        return self._completed
 
     # ---- what goes on
 
@@ -268,6 +274,7 @@ class Journal:
             if index > self._covered or index in self._kept_answers
         }
         self._outstanding = self._came = False
+        self._completed += 1
         self._bytes = sum(map(len, self._batches)) + _RESULT_BYTES * len(self._answers)
         kept = (*self._shape.records(), *self._referred.values())
         self._shape_bytes = sum(map(len, kept))
@@ -276,16 +283,39 @@ class Journal:
 
     # ---- when the session is made again
 
-    def begin_again(self) -> list[Buffer]:
-        """What a server is sent that knows nothing; results repeat up to the newest."""
+    def settle(self) -> None:
+        """Let a checkpoint that has come take the place of its calls at once.
+
+        Raises:
+            ProtocolError: The checkpoint is not one of this session.
+        """
         while self._came and not self.think():
             pass
+
+    def restoring(self) -> Iterator[Buffer]:
+        """What brings a server to the last checkpoint, piece by piece, until there is another."""
+        return self._restoring()
+
+    def agrees(self, result: ResultRecord) -> bool:
+        """Whether the program was told the same for a call that the last checkpoint keeps."""
+        return self._answers.get(result.index) == _digest(result)
+
+    def begin_again(self, holds: int = 0) -> list[Buffer]:
+        """What another server is sent; results repeat up to the newest.
+
+        Args:
+            holds: The checkpoint that it was brought to already (`completed` of then). It is not
+                sent again if it is still the last one.
+        """
+        self.settle()
         if self._outstanding:
             self._outstanding = False
             self._image.forget_coming()
         self._repeats_to = self._newest
         for output in self._printed.values():
             output.again = output.told
+        if holds and holds == self._completed:
+            return list(self._batches)
         return [*self._restoring(), *self._batches]
 
     def upload(self, call: int) -> bytes | None:
@@ -331,6 +361,7 @@ class Journal:
             "whole": int(self._whole),
             "compared": self._compared,
             "checkpoints": self._number,
+            "completed": self._completed,
             "covered": self._covered,
             "checkpoint_s": round(self._took_s, 4),
             "no_checkpoint": self._fails,
