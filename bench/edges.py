@@ -1,7 +1,7 @@
 """What a program notices of a second edge: how long it stands still when its session moves.
 
     bench/edges.py 5                  # so many orders to move, and so many servers killed
-    bench/edges.py 5 --mode batched
+    bench/edges.py 5 --mode batched --standby
 
 A robot and two servers on this machine, device cpu. The program says what it has done after each
 iteration; a pause is the longest time between two iterations around a move. For orders to move
@@ -43,8 +43,9 @@ CALM_S = 3.0
 class TwoEdges(Stack):
     """A recorder and two servers, called as their processes are."""
 
-    def __init__(self, mode: str) -> None:
-        super().__init__("cpu", mode, parameters={FIRST: {"server_name": FIRST}})
+    def __init__(self, mode: str, standby: bool) -> None:
+        parameters = {FIRST: {"server_name": FIRST}, RECORDER: {"standby": int(standby)}}
+        super().__init__("cpu", mode, parameters=parameters)
         process, parameters = self._started[FIRST]
         process = dataclasses.replace(process, name=SECOND)
         self._started[SECOND] = process, {**parameters, "server_name": SECOND}
@@ -98,9 +99,9 @@ def until(client: RobotClient, accepts: Callable[[], bool], what: str) -> float:
     return time.monotonic()
 
 
-def measure(mode: str, rounds: int) -> dict[str, list[float]]:
+def measure(mode: str, rounds: int, standby: bool) -> dict[str, list[float]]:
     """Pauses, in seconds, by what made them; "usual" is the time of an iteration."""
-    edges = TwoEdges(mode)
+    edges = TwoEdges(mode, standby)
     out: dict[str, list[float]] = {
         "ordered": [], "ordered, until there": [], "killed": [],
         "killed, until it was open elsewhere": [],
@@ -124,6 +125,8 @@ def measure(mode: str, rounds: int) -> dict[str, list[float]]:
             for kind in ["ordered"] * rounds + ["killed"] * rounds:
                 until(client, lambda: alive() == {FIRST, SECOND}, "both servers")
                 time.sleep(CALM_S)
+                if standby and kind == "killed":
+                    until(client, lambda: bool(session()["standby"]), "one that stands by")
                 before = session()
                 began = time.monotonic()
                 if kind == "ordered":
@@ -157,10 +160,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("rounds", type=int)
     parser.add_argument("--mode", choices=("rpc", "batched", "replay"), default="replay")
+    parser.add_argument("--standby", action="store_true")
     options = parser.parse_args()
     before = os.getloadavg()[0]
-    found = measure(options.mode, options.rounds)
-    print(f"mode {options.mode}, load {before:.1f} before, {os.getloadavg()[0]:.1f} after")
+    found = measure(options.mode, options.rounds, options.standby)
+    standing = ", standby" if options.standby else ""
+    print(
+        f"mode {options.mode}{standing}, load {before:.1f} before, {os.getloadavg()[0]:.1f} after"
+    )
     for name, seconds in found.items():
         each = ", ".join(f"{1e3 * s:.0f}" for s in seconds)
         print(f"{name}: median {1e3 * statistics.median(seconds):.0f} ms ({each})")

@@ -154,6 +154,29 @@ def test_a_killed_servers_session_goes_on_at_the_one_that_runs(rig, mode):
     program.ends()
 
 
+def test_a_killed_servers_session_goes_on_with_the_one_that_stands_by(rig):
+    servers, _ = edges(rig, "east", "west", standby=1)
+    watch = rig.watch()
+    program = start(rig)
+    for iteration in range(5):
+        step(program, iteration)
+    # It rests, so that there is a checkpoint.
+    ready = where(watch, program.pid, lambda s: s["standby"], "one stands by")
+    assert {ready["server"], ready["standby"]} == {"east", "west"}
+    code, text = rrto(rig, "status", "--json")
+    assert code == 0
+    assert f'"standby": "{ready["standby"]}"' in text
+    servers[ready["server"]].kill()
+    step(program, 5)
+    after = where(watch, program.pid, lambda s: s["resumed"], "resumed")
+    assert after["server"] == ready["standby"]
+    for iteration in range(6, 10):
+        step(program, iteration)
+    program.close_input()
+    report = watch.report(program.pid)
+    assert (report["resumed"], report["error"]) == (1, "")
+
+
 def test_a_list_of_servers_is_followed_in_order_and_no_other_is_taken(rig):
     servers, _ = edges(rig, "east", "west", "south", servers="west, east")
     watch = rig.watch()
