@@ -1,5 +1,6 @@
 """One recorder and servers with names, which are heard of, drained, killed and started again."""
 
+import dataclasses
 import os
 import signal
 import threading
@@ -18,7 +19,7 @@ class NamedEdges(SeveralEdges):
 
     Args:
         arguments, named: As `SeveralEdges` takes them; the second is the SessionConfig.
-        names: Of the servers.
+        names: Of the servers. With a directory for uploads each has a folder of its own in it.
 
     Attributes:
         names: Table -> name of the server.
@@ -44,8 +45,11 @@ class NamedEdges(SeveralEdges):
             if made[0] not in self._dead:
                 self.down.put(message)
 
+        settings, uploads = self.settings, self.settings.blob_directory
+        if uploads is not None:
+            settings = dataclasses.replace(settings, blob_directory=uploads / name)
         table = SessionTable(
-            self.settings, says, self.events.put, self.lines.append, Gate(None, name=name)
+            settings, says, self.events.put, self.lines.append, Gate(None, name=name)
         )
         made.append(table)
         table.has_company = True
@@ -75,6 +79,11 @@ class NamedEdges(SeveralEdges):
         if answer.accepted and not self._first:
             self._first.add(request.session)
         return answer
+
+    def close_session(self, session, reason, proof=b""):
+        # As over DDS: who asks for it does not wait until the worker has ended.
+        arguments = (session, reason, proof)
+        threading.Thread(target=super().close_session, args=arguments, daemon=True).start()
 
     def table_of(self, session):
         """The server of a session's id."""

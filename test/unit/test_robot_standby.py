@@ -1,8 +1,11 @@
 """A session stands by at a second server, and the first one's death costs no sending again.
 
-Real programs on the shim, a real recorder, servers with real workers.
+Real programs on the shim, a real recorder, servers with real workers. RRTO_STANDBYS=50 runs so
+many random programs in each setting; the short form has one.
 """
 
+import os
+import random
 import threading
 import time
 
@@ -17,6 +20,8 @@ from rrto_ros.robot.state import journal
 from rrto_ros.robot.state.memory_image import MemoryImage
 from rrto_ros.robot.status import SessionConfig
 
+COUNT = int(os.environ.get("RRTO_STANDBYS", "1"))
+MIB = 1 << 20
 NEVER_S = 1e9
 
 
@@ -331,6 +336,29 @@ def test_memory_that_is_not_the_checkpoints_is_noticed_before_it_is_needed(edges
     assert goes_on(world, program, session).resumed == 0
 
 
+@pytest.mark.parametrize("stands_by", [0, 1])
+def test_a_module_that_was_named_only_is_brought_to_a_server_that_never_had_it(
+    edges, monkeypatch, tmp_path, stands_by
+):
+    uploads = {"blob_directory": tmp_path, "blob_bytes": 64 << 20}
+    world = edges(names=("east",), servers="east, west", server=uploads, standby=stands_by)
+    ends(world.start("tracker.py", 30, "--named"))
+    assert world.reports.get(timeout=10).error == ""
+    # The first server has its module from then on; the second one has nothing.
+    program = world.start("tracker.py", 1000000, "--named")
+    session = session_of(world)
+    until(lambda: session.statistics()["blobs_references"] >= 2, "module and upload by name", 8)
+    until(lambda: session.statistics()["journal_completed"], "a checkpoint")
+    monkeypatch.setattr(journal, "PERIOD_S", NEVER_S)
+    world.rise("west")
+    if stands_by:
+        assert until(lambda: settled(session), "it stands by") == "west"
+    world.kill("east")
+    until(lambda: at(world, session) == "west", "it has moved")
+    assert session.statistics()["standby_adopted"] == stands_by
+    assert goes_on(world, program, session).resumed == 1
+
+
 def test_without_the_parameter_or_without_resuming_nothing_stands_by(edges):
     for settings in ({"standby": 0}, {"standby": 1, "resume": "off"}):
         world = edges(**settings)
@@ -340,3 +368,35 @@ def test_without_the_parameter_or_without_resuming_nothing_stands_by(edges):
         assert session.statistics()["standby_made"] == 0
         assert world.reports.get(timeout=10).standby == ""
         edges.close()
+
+
+@pytest.mark.timeout(max(300, 90 * COUNT))
+@pytest.mark.parametrize(
+    ("mode", "run_ahead"),
+    [("rpc", "off"), ("batched", "off"), ("replay", "off"), ("replay", "auto")],
+)
+@pytest.mark.parametrize("script", ["strangers.py", "host_memory.py"])
+def test_deaths_at_any_moment_cost_no_byte(edges, monkeypatch, mode, run_ahead, script):
+    monkeypatch.setattr(journal, "PERIOD_S", 1.0)
+    adopted = 0
+    for seed in range(COUNT):
+        rng = random.Random(f"{seed} {mode} {run_ahead}")
+        world = edges(mode, run_ahead)
+        program = world.start(script, "--seed", seed, "--inferences", 400)
+        session = session_of(world)
+        while program.poll() is None:
+            waits = rng.random() < 0.7
+            end = time.monotonic() + rng.uniform(0.0, 1.0) + 3.0 * waits
+            while time.monotonic() < end and not (waits and stands(session)):
+                if program.poll() is not None:
+                    break
+                time.sleep(0.002)
+            dies = at(world, session) if rng.random() < 0.7 else rng.choice(("east", "west"))
+            if program.poll() is None and dies and len(world.tables) == 2:
+                world.kill(dies)
+                world.rise(dies)
+        report = closes_well(world, program)
+        adopted += session.statistics()["standby_adopted"]
+        assert report.resumed > 0, world.lines
+        edges.close()
+    assert adopted or COUNT == 1
