@@ -158,11 +158,11 @@ def test_what_an_inference_costs_that_reads_and_goes_on(rig, run_ahead, exchange
 def test_modes_switched_in_the_middle_of_inferences_change_no_result(rig, run_ahead):
     robot = Robot(rig, recorder={"linger_us": 0, "run_ahead": run_ahead})
     robot.mode("batched")
-    expected, _ = robot.run("wander.py", 120, "--cascade")
-    program = rig.program("wander.py", 120, "--cascade", "--pace", stdin=True)
+    expected, _ = robot.run("wander.py", 75, "--cascade")
+    program = rig.program("wander.py", 75, "--cascade", "--pace", stdin=True)
     said(program, ready=True)
-    modes = ["replay", "rpc", "replay", "batched", "replay", "rpc", "batched", "replay"]
-    for number in range(120):
+    modes = ["replay", "rpc", "replay", "batched", "replay"]
+    for number in range(75):
         program.say("go")
         if number % 15 == 7:
             # Not waited for: it takes effect somewhere in an inference.
@@ -179,7 +179,7 @@ def test_modes_switched_in_the_middle_of_inferences_change_no_result(rig, run_ah
 @pytest.mark.parametrize("jit", [[], ["--jit"]], ids=["plain", "jit"])
 def test_a_network_of_tinygrad_is_replayed_with_equal_bits(rig, jit):
     robot = Robot(rig, recorder=LITERAL)
-    rounds = 200
+    rounds = 80
     replayed, report = robot.run("cnn_loop.py", rounds, *jit, timeout_s=170)
     assert replayed["worst"] < 1e-5
     # From the fourth on at the latest, also where tinygrad captures a graph in the second.
@@ -197,13 +197,13 @@ def test_a_network_of_tinygrad_is_replayed_with_equal_bits(rig, jit):
 @pytest.mark.parametrize("run_ahead", ["off", "reads", "auto"])
 def test_lost_doubled_and_swapped_messages_of_a_replay_change_no_result(rig, run_ahead):
     robot = Robot(rig, recorder={"max_message_bytes": 16384})
-    expected, _ = robot.run("wander.py", 60, "--cascade")
+    expected, _ = robot.run("wander.py", 40, "--cascade")
     far, near = rig.robot + "far", rig.robot + "near"
     rig.server("cpu", robot=far)
     rig.recorder("replay", robot=near, max_message_bytes=16384, run_ahead=run_ahead)
     relay = rig.helper("relay.py", near, far, 7, 0.05, 0.1, 0.15)
     said(relay, START_S, relaying=True)
-    program = rig.program("wander.py", "60", "--cascade", robot=near)
+    program = rig.program("wander.py", "40", "--cascade", robot=near)
     assert said(program, 120, done=True)["digest"] == expected["digest"]
     assert program.wait(20) == 0
     relay.close_input()

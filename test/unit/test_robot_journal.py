@@ -2,7 +2,7 @@
 
 import time
 
-from rrto_ros.robot.state.journal import Journal
+from rrto_ros.robot.state.journal import PERIOD_S, Journal
 from rrto_ros.wire.codec import pack_call
 from rrto_ros.wire.format import RESULT_PRINTED
 from rrto_ros.wire.result_codec import iter_results, pack_result
@@ -71,6 +71,15 @@ def test_a_checkpoint_that_has_come_makes_room_though_the_program_never_rests():
         assert journal.whole
     assert number > 2
     assert journal.covered
+
+
+def test_a_program_that_never_rests_has_a_checkpoint_later():
+    journal = Journal(LIMIT)
+    goes_on(journal, 1)
+    now = time.monotonic()
+    for rests, after_s in ((True, PERIOD_S), (False, 3 * PERIOD_S)):
+        assert not journal.wants_checkpoint(now + after_s - 1, idle=rests)
+        assert journal.wants_checkpoint(now + after_s + 1, idle=rests)
 
 
 def test_the_next_calls_wait_for_a_checkpoint_that_is_late():

@@ -154,7 +154,7 @@ def test_a_folder_with_a_comma_in_its_name_can_have_the_libraries(tmp_path):
     folder = tmp_path / "a,b c"
     folder.mkdir()
     try:
-        build.build(folder)
+        build.build(folder, [*build.CFLAGS, "-O0"])  # what is made is not run
     except UnavailableError as error:
         pytest.fail(str(error))
     assert (folder / build.STAND_IN_FOLDER / "libnvJitLink.so.12").exists()

@@ -42,6 +42,9 @@ from rrto_ros.wire.state import read_pieces
 
 PERIOD_S = 10.0
 """A checkpoint is due so long after the last one, when the program makes no use of the link."""
+_OVERDUE = 3
+"""After so many times as long it is due whatever the program does: one that always waits for
+something would never rest, and go on elsewhere with all of its calls."""
 _RARELY = 50
 """It is due no sooner than so many times what the last one took: the server does nothing else
 meanwhile."""
@@ -196,8 +199,10 @@ class Journal:
             return False
         if self._bytes > self._limit_bytes // _CROWDED:
             return True
-        due = now - self._at >= PERIOD_S or self._bytes > self._limit_bytes // _FILLED
-        return idle and due and now - self._at >= _RARELY * self._took_s
+        since = now - self._at
+        due = since >= PERIOD_S or self._bytes > self._limit_bytes // _FILLED
+        fits = (idle and due) or since >= _OVERDUE * PERIOD_S
+        return fits and since >= _RARELY * self._took_s
 
     def checkpoint(self, now: float) -> bytes:
         """The record that asks for a checkpoint, behind everything that was sent so far."""
