@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-READY_MODES = ("rpc", "batched", "replay")
+READY_MODES = ("rpc", "batched", "replay", "local")
 """The modes that this version can run."""
-LATER_MODES = ("local", "partition")
+LATER_MODES = ("partition",)
 MODES = (*READY_MODES, *LATER_MODES)
 RESUME = ("exact", "off")
 FALLBACK = ("none", "local")

@@ -240,8 +240,9 @@ RECORDER = by_name((
            "(RRTO_ROBOT)."),
     Parameter("mode", "batched",
               "How calls travel: rpc (every operator waits for its answer), batched (calls that "
-              "nobody waits for travel together) or replay (batched, and a sequence of calls that "
-              "was found to repeat is only named). Holds from every program's next call on.",
+              "nobody waits for travel together), replay (batched, and a sequence of calls that "
+              "was found to repeat is only named) or local (no edge: on the robot's own device). "
+              "Holds from every program's next call on.",
               choices=READY_MODES, later=LATER_MODES, changes=ANY_TIME, in_file=True),
     _later("device", "",
            "Device wanted on the server: cpu, gpu, null, or empty for the server's own.",

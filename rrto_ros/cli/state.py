@@ -121,7 +121,9 @@ def _where(s: dict[str, Any]) -> str:
 def replay_table(statuses: list[dict[str, Any]]) -> Table | None:
     """One column per session that is recorded and replayed, as the recorder knows it."""
     status = next((s for s in statuses if s["kind"] == RECORDER), None)
-    sessions = [s for s in status["sessions"] if s["mode"] == "replay"] if status else []
+    sessions = (
+        [s for s in status["sessions"] if s["mode"] in ("replay", "local")] if status else []
+    )
     if not sessions:
         return None
     table = Table(title="record and replay", title_justify="left")

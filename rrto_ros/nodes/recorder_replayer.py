@@ -51,7 +51,7 @@ from rrto_ros.robot.places.orders import Orders
 from rrto_ros.robot.places.place import PlacedPort, from_outside
 from rrto_ros.robot.places.servers import Servers
 from rrto_ros.robot.session import RobotSession
-from rrto_ros.robot.status import SessionSnapshot
+from rrto_ros.robot.status import LOCAL, SessionSnapshot
 from rrto_ros.ros.context import (
     end,
     every,
@@ -363,11 +363,12 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         out.message = f"{self._lifecycle_state}, {len(snapshots)} sessions, server {server}"
         if self.get_parameter("authentication").value == "off":
             out.message += ", authentication is off"
-        if self._lifecycle_state == "active" and server != "connected":
+        local = self.get_parameter("mode").value == LOCAL
+        if self._lifecycle_state == "active" and server != "connected" and not local:
             out.level = DiagnosticStatus.WARN
             out.message = f"no offload server on {topic(self._robot, 'open_session')} ({server})"
         if here:
-            out.level = DiagnosticStatus.WARN
+            out.level = DiagnosticStatus.OK if local else DiagnosticStatus.WARN
             out.message = in_words(here)
         if failed:
             out.level = DiagnosticStatus.ERROR

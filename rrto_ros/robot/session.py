@@ -50,7 +50,7 @@ from rrto_ros.robot.ring import (
 )
 from rrto_ros.robot.ring_socket import hung_up, no_room, send_welcome
 from rrto_ros.robot.state.journal import Journal
-from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
+from rrto_ros.robot.status import LOCAL, SessionConfig, SessionSnapshot, check_mode, travels
 from rrto_ros.text import printable
 from rrto_ros.wire.descriptions import Hello, Welcome, pack_device_info
 from rrto_ros.wire.format import RESULT_BLOB_WANTED, RESULT_STATE, Buffer
@@ -207,6 +207,7 @@ class RobotSession:
             self._mode = mode
             if self._ring is not None and not self._over:
                 self._ring.set_mode(value)
+        self._awake()
 
     def move(self, wanted: Callable[[bytes], bool], reason: str) -> None:
         """Go on at another server soon (any thread); the program notices a pause at most.
@@ -217,6 +218,11 @@ class RobotSession:
         """
         self._migration.order(wanted, reason)
         self._awake()
+
+    @property
+    def stays_local(self) -> bool:
+        """Whether it is to be on the robot's own device, and nowhere else."""
+        return self._mode == LOCAL and self._config.place is not None
 
     @property
     def ordered(self) -> bool:
@@ -232,7 +238,7 @@ class RobotSession:
             if self._ring is None or self._over:
                 return 0.0, 0.0
             cost = self._out.meter.cost()
-            if self._mode == "replay" and cost.median_ms:
+            if travels(self._mode) == "replay" and cost.median_ms:
                 return cost.median_ms / 1e3, max(cost.round_trips, 1.0)
             samples = self._wait_samples
             if len(samples) < LEAST_WAITS:
@@ -270,20 +276,9 @@ class RobotSession:
             limit_bytes=config.limit_bytes,
         )
         try:
-            self._opening = open_somewhere(
-                self._port, request, config.credentials, config.connect_timeout_s, config.choice,
-                answer_s=self._fallback.patience_s,
-            )  # fmt: skip
-        except ConfigError as error:
+            self._opening = self._find_server(request)
+        except (ConfigError, UnavailableError) as error:
             return self._refuse(str(error))
-        except UnavailableError as error:
-            # It may have been opened after all, only too late. Where messages are sealed there
-            # is no proof to give, and the server finds that nobody speaks.
-            self._close_there("the robot no longer waits for this session")
-            try:
-                self._opening = self._fallback.start(request, error)
-            except UnavailableError as neither:
-                return self._refuse(str(neither))
         answer = self._opening.answer
         if not answer.accepted or answer.info is None:
             why = with_own_version(answer.reason) or "it gave no reason"
@@ -324,6 +319,27 @@ class RobotSession:
         )
         self._connection.setblocking(False)
         return True
+
+    def _find_server(self, request: OpenRequest) -> Opened:
+        """Open the session where the mode says, or else where it can be had.
+
+        Raises:
+            ConfigError: What is configured cannot be used.
+            UnavailableError: Nobody takes it.
+        """
+        if self._mode == LOCAL:
+            return self._fallback.start(request, None)
+        config = self._config
+        try:
+            return open_somewhere(
+                self._port, request, config.credentials, config.connect_timeout_s, config.choice,
+                answer_s=self._fallback.patience_s,
+            )  # fmt: skip
+        except UnavailableError as error:
+            # It may have been opened after all, only too late. Where messages are sealed there
+            # is no proof to give, and the server finds that nobody speaks.
+            self._close_there("the robot no longer waits for this session")
+            return self._fallback.start(request, error)
 
     def _believe(self, opened: Opened) -> None:
         """Take messages of the server that opened the session, and of no other."""
@@ -450,7 +466,7 @@ class RobotSession:
         """Take records out of the ring into the batch that is being made; whether it had any."""
         if self._phase == "lost":
             return bool(self._consumer.take_into(array("B")))
-        answers = self._out.absorb(self._consumer, self._mode, time.monotonic())
+        answers = self._out.absorb(self._consumer, travels(self._mode), time.monotonic())
         if answers:
             # The lock keeps them behind the results that came before them.
             with self._lock:
@@ -609,6 +625,7 @@ class RobotSession:
             self._standby.cancel(why)
             self._fail(why, CUresult.DEVICE_UNAVAILABLE)
             return
+        local = self.stays_local
         # What is silent on the robot is slow; when to leave it is not decided by that.
         silent = now - self._live.heard_at >= SUSPECT_S and not self._fallback.here
         doubted = bool(self._lost) or silent
@@ -616,13 +633,13 @@ class RobotSession:
             migration.adopted(link.opened)
             self._move(link.session, link.opened, link)
             return
-        stays = self._resumable and not (self._fallback.here or migration.ordered)
+        stays = self._resumable and not (self._fallback.here or migration.ordered or local)
         self._standby.look(now, self.server, stays, doubted)
-        migration.look(now, self._resumable, doubted)
+        migration.look(now, self._resumable, doubted and not local)
         self._phase = migration.phase
         taken = migration.take(now, self._quiet) or self._fallback.look(
             now, self._live.heard_at, bool(self._lost), self._resumable and doubted,
-            migration.ordered,
+            migration.ordered, local,
         )  # fmt: skip
         if taken is not None:
             self._move(*taken)
@@ -687,10 +704,11 @@ class RobotSession:
         self.last_move = ""
         if here and not was_here_s:
             self._edge_ms = meter.cost().median_ms or self._edge_ms
-            self.last_move = (
-                f"goes on on this robot's {self._device} device as {{}}: no edge answered for "
-                f"{outage_s:.1f} s"
-            )
+            because = (
+                "mode is local" if self._mode == LOCAL else
+                f"no edge answered for {outage_s:.1f} s"
+            )  # fmt: skip
+            self.last_move = f"goes on on this robot's {self._device} device as {{}}: {because}"
         elif was_here_s and not here:
             self.last_move = f"is back at an edge as {{}} after {was_here_s:.1f} s on this robot"
         meter.moved()

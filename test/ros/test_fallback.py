@@ -2,6 +2,7 @@
 
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +16,13 @@ ROUND = "1000000"
 def digest_of(rig, *arguments):
     """What a run without a fault gives."""
     return said(rig.program("wander.py", *arguments), 60, done=True)["digest"]
+
+
+def rrto(rig, *arguments):
+    """A command of `rrto`; its exit code and what it said."""
+    command = [sys.executable, "-m", "rrto_ros.cli.main", *arguments]
+    process = rig.start("rrto", command, rig.environment(RRTO_ROBOT=rig.robot))
+    return process.wait(60), process.text()
 
 
 def here(status):
@@ -98,6 +106,36 @@ def runs(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_mode_local_needs_no_server_and_can_be_left(rig):
+    recorder = rig.recorder("local", wait=False)
+    recorder.wait_for(r"\bactive in mode", 40)
+    watch = rig.watch()
+    program = rig.program("wander.py", "200", "--cascade", "--pace", stdin=True)
+
+    def step(first, last):
+        for iteration in range(first, last):
+            program.say("go")
+            said(program, 60, iteration=iteration)
+
+    step(0, 50)
+    (session,) = watch.wait("recorder_replayer", here)["sessions"]
+    assert (session["mode"], session["device"], session["resumed"]) == ("local", "cpu", 0)
+    line = watch.diagnosed(lambda one: "runs on this robot's cpu device" in one["message"])
+    assert line["level"] == 0, "it is what was asked for"
+    rig.server("cpu")
+    step(50, 100)
+    assert rrto(rig, "mode", "replay")[0] == 0
+    recorder.wait_for("is back at an edge as", 60)
+    step(100, 150)
+    assert rrto(rig, "mode", "local")[0] == 0
+    recorder.wait_for("goes on on this robot's cpu device as .*: mode is local", 60)
+    step(150, 200)
+    digest = said(program, 60, done=True)["digest"]
+    report = watch.report(program.pid)
+    assert (report["phase"], report["error"], report["resumed"]) == ("closed", "", 2)
+    assert digest == digest_of(rig, "200", "--cascade")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -191,8 +191,7 @@ def test_parameters_are_described_bounded_and_changed_only_where_that_is_safe(ri
     rig.server("null")
     rig.recorder(mode="batched")
     client = program(rig)
-    for name in ("local", "partition"):
-        assert "comes later" in manager.set("mode", string_value=name)
+    assert "comes later" in manager.set("mode", string_value="partition")
     assert client.mode == 1
     assert manager.set("mode", string_value="replay") == ""
     assert client.mode == 2

@@ -362,8 +362,9 @@ def test_a_damaged_record_in_mode_replay_ends_the_session_with_the_reason(world)
 
 def test_modes_that_come_later_are_refused_by_name():
     assert check_mode("replay") == 2
-    for mode in ("local", "partition", "fast"):
-        with pytest.raises(ConfigError, match="rpc, batched, replay"):
+    assert check_mode("local") == 2, "to the robot's device calls travel as in replay"
+    for mode in ("partition", "fast"):
+        with pytest.raises(ConfigError, match="rpc, batched, replay, local"):
             check_mode(mode)
 
 

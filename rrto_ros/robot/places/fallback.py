@@ -1,4 +1,4 @@
-"""When a session runs on the robot for want of an edge: owns that judgement, both ways.
+"""When a session runs on the robot, by choice or for want of an edge: owns that judgement.
 
 Away from the edge: where no edge answers for `fallback_after_ms`, the session goes on at the place
 on the robot (`place.py`), brought to its state by the journal, as at any server. The place is
@@ -8,12 +8,15 @@ And back: once an edge has answered steadily (`edge_watch.py`), the session is o
 by `rrto move`: with a checkpoint, at a moment of rest. How long is steady grows while the edge is
 lost again soon after, so that a link that comes and goes does not carry the session to and fro.
 It does not wait for the robot's device to answer: with kernels to compile that can take a minute.
+
+In mode `local` nothing of that is asked: a session opens here, or is ordered here, and stays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.errors import UnavailableError
@@ -35,8 +38,18 @@ SOON_S = 60.0
 AGAIN_S = 2.0
 """Between two questions to a place that cannot be had."""
 OWN = "this robot's own device"
-Order = Callable[[Callable[[bytes], bool], str, bool], None]
-"""As `Migration.order`."""
+
+
+class Order(Protocol):
+    """As `Migration.order`."""
+
+    def __call__(
+        self,
+        wanted: Callable[[bytes], bool],
+        reason: str,
+        hasty: bool = False,
+        rescue: Callable[[Callable[[], None]], Rescue] | None = None,
+    ) -> None: ...
 
 
 class Fallback:
@@ -58,7 +71,8 @@ class Fallback:
         self._port = port
         self._awake = awake
         self._order = order
-        self._place: Place | None = config.place if config.fallback == "local" else None
+        self._place: Place | None = config.place
+        self._falls_back = config.place is not None and config.fallback == "local"
         self._asked: tuple[OpenRequest, DeviceInfo] | None = None
         self._rescue: Rescue | None = None
         self._watch: EdgeWatch | None = None
@@ -66,6 +80,7 @@ class Fallback:
         self._returned_at = 0.0
         self._steady_s = STEADY_S
         self._ordered = False
+        self._here_at = 0.0
         self._falls = self._returns = 0
         self._objection = ""
 
@@ -74,29 +89,33 @@ class Fallback:
     @property
     def patience_s(self) -> float:
         """How long a program that starts waits for an edge's first answer; 0: as ever."""
-        return self._config.fallback_after_s if self._place is not None else 0.0
+        return self._config.fallback_after_s if self._falls_back else 0.0
 
-    def start(self, request: OpenRequest, why: UnavailableError) -> Opened:
-        """Open a session on the robot, since no edge has answered; may take seconds.
+    def start(self, request: OpenRequest, why: UnavailableError | None) -> Opened:
+        """Open a session on the robot; may take seconds.
 
         Args:
-            request: As the edge was asked.
-            why: What came of that.
+            request: As an edge was asked, or would be.
+            why: What came of that; None in mode `local`.
 
         Raises:
             UnavailableError: There is no such place, or it cannot be had; says both reasons.
         """
-        if self._place is None:
-            raise why
+        if self._place is None or not (self._falls_back or why is None):
+            raise why or UnavailableError(f"mode is local, and there is no {OWN}")
         kind = self._config.fallback_device or request.device or "cpu"
         asks = replace(request, device=kind, server=self._place.server)
         port = self._place.port(kind, None)
         opened = open_session(port, asks, None, self._config.connect_timeout_s)
         if not opened.answer.accepted:
-            raise UnavailableError(f"{why}; and on {OWN}: {opened.answer.reason}")
+            before = "mode is local" if why is None else f"{why}; and"
+            raise UnavailableError(f"{before} on {OWN}: {opened.answer.reason}")
+        because = (
+            "mode is local" if why is None else f"no edge answered within {self.patience_s:g} s"
+        )
         self._place.say(
             f"session of {request.program} (pid {request.pid}) opens on this robot's {kind} "
-            f"device: no edge answered within {self.patience_s:g} s"
+            f"device: {because}"
         )
         return opened
 
@@ -135,13 +154,13 @@ class Fallback:
 
     def due(self, heard_at: float) -> float | None:
         """When there is something to do beside what wakes the session anyway, monotonic."""
-        if self._place is None or self._here_since:
+        if not self._falls_back or self._here_since:
             return None
         at = heard_at + self._config.fallback_after_s
         return at if self._rescue is not None else at - LEAD_S
 
     def look(
-        self, now: float, heard_at: float, lost: bool, doubted: bool, ordered: bool
+        self, now: float, heard_at: float, lost: bool, doubted: bool, ordered: bool, local: bool
     ) -> tuple[bytes, Opened] | None:
         """Go on on the robot, or see to the way back; call it again and again.
 
@@ -151,6 +170,7 @@ class Fallback:
             lost: Whether that server is lost for good.
             doubted: Whether the session may go elsewhere, and its server is lost or in doubt.
             ordered: Whether the session is under way to another server by order.
+            local: Whether the mode is.
 
         Returns:
             The session that was opened on the robot, if it is time to go on there.
@@ -158,21 +178,23 @@ class Fallback:
         place, asked = self._place, self._asked
         if place is None or asked is None:
             return None
-        if self._here_since and not lost:
-            self._look_back(now, asked, ordered)
+        if (self._here_since or local) and not lost:
+            self._drop("the session is where it is wanted, or goes there by order")
+            if not local:
+                self._look_back(now, asked, ordered)
+            elif self._here_since:
+                self._unwatch()
+            elif not ordered and now >= self._here_at:
+                self._here_at = now + AGAIN_S
+                own = place.server
+                self._order(lambda server: server == own, "mode is local", True, self._search)
             return None
-        due = heard_at + self._config.fallback_after_s
-        if not doubted or now < due - LEAD_S:
+        due = now if local else heard_at + self._config.fallback_after_s
+        if not (doubted and (local or self._falls_back)) or now < due - LEAD_S:
             self._drop("the edge is heard again")
             return None
         if self._rescue is None:
-            request, info = asked
-            kind = self._config.fallback_device or info.kind
-            port = place.port(kind, info)
-            request = replace(request, server=place.server)
-            self._rescue = Rescue(
-                port, request, info, None, self._awake, Search(Choice()), OWN, AGAIN_S
-            )
+            self._rescue = self._search(self._awake)
         if now < due:
             return None
         taken = self._rescue.take()
@@ -215,6 +237,15 @@ class Fallback:
         if (watch := self._watch) is not None:
             out.update({f"edge_{name}": value for name, value in watch.statistics().items()})
         return out
+
+    def _search(self, found: Callable[[], None]) -> Rescue:
+        """Ask the place for room, again and again."""
+        assert self._place is not None
+        assert self._asked is not None
+        request, info = self._asked
+        port = self._place.port(self._config.fallback_device or info.kind, info)
+        request = replace(request, server=self._place.server)
+        return Rescue(port, request, info, None, found, Search(Choice()), OWN, AGAIN_S)
 
     def _came(self, now: float) -> None:
         soon = self._returned_at and now - self._returned_at < SOON_S

@@ -49,12 +49,15 @@ class Order:
         until: When the search is given up, monotonic seconds.
         hasty: Whether it waits for nothing for long, even if nothing was answered since the last
             move: where the session is, an answer may take much longer than a move.
+        rescue: Begins the search, given what to call when a server has accepted; None to ask
+            servers out there.
     """
 
     wanted: Wanted
     reason: str
     until: float
     hasty: bool = False
+    rescue: Callable[[Callable[[], None]], Rescue] | None = None
 
 
 class Migration:
@@ -104,10 +107,19 @@ class Migration:
         """
         self._asked = request, info
 
-    def order(self, wanted: Wanted, reason: str, hasty: bool = False) -> None:
-        """Go on elsewhere soon (any thread); an earlier order that was not carried out is void."""
+    def order(
+        self,
+        wanted: Wanted,
+        reason: str,
+        hasty: bool = False,
+        rescue: Callable[[Callable[[], None]], Rescue] | None = None,
+    ) -> None:
+        """Go on elsewhere soon (any thread); an earlier order that was not carried out is void.
+
+        The arguments are those of `Order`.
+        """
         with self._lock:
-            self._order = Order(wanted, reason, time.monotonic() + SEARCH_S, hasty)
+            self._order = Order(wanted, reason, time.monotonic() + SEARCH_S, hasty, rescue)
             self._orders += 1
 
     def give_up(self) -> None:
@@ -217,6 +229,8 @@ class Migration:
         wanted = possible and (doubted or self._ordered is not None)
         if not wanted:
             self._cancel("the session goes on where it was")
+        elif self._rescue is None and self._ordered is not None and self._ordered.rescue:
+            self._rescue = self._ordered.rescue(self._found)
         elif self._rescue is None and self._asked is not None:
             wanted_one = self._ordered.wanted if self._ordered is not None else None
             search = Search(self._config.choice, wanted_one)

@@ -119,6 +119,8 @@ class Orders:
 
     def _objection(self, session: RobotSession, name: str, present: Iterable[Server]) -> str:
         short = f"session {session.id.hex()[:8]}"
+        if session.stays_local:
+            return f"{short} stays on this robot: mode is local; set another with `rrto mode`"
         here = self._servers.name_of(session.server)
         if name and is_named(session.server, name):
             return f"{short} is at {name} already"
