@@ -25,6 +25,7 @@ class Session:
         self.choice = choice_of(allowed, servers)
         self.ordered = False
         self.orders = []
+        self.stays_local = False
 
     def move(self, wanted, reason):
         self.orders.append((wanted, reason))
