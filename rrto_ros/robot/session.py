@@ -393,7 +393,7 @@ class RobotSession:
             timeout = self._send(time.monotonic())
             if out.must_think:
                 out.think(time.monotonic())
-            if self._journal.must_think:
+            if self._journal.must_think or (self._journal.thinks and self._migration.settles):
                 self._fold(self._journal.think_hard)
             if more or out.pending != lingers or (not open_ and self._room):
                 # The announcement no longer says what would wake us, or there is room again.
@@ -414,10 +414,11 @@ class RobotSession:
 
     def _think(self) -> None:
         """Do a piece of what can wait: search, or let a checkpoint take the place of its calls."""
-        if self._out.thinks:
-            self._out.think(time.monotonic())
-        else:
+        # There may be no end to the search, and there is one to this.
+        if self._journal.thinks:
             self._fold(self._journal.think)
+        else:
+            self._out.think(time.monotonic())
 
     def _fold(self, think: Callable[[], bool]) -> None:
         """Let a checkpoint take the place of its calls; `think` does a piece of that."""

@@ -16,6 +16,7 @@ from support.one_process import OneProcess
 
 from rrto_ros.edge.gate import Gate
 from rrto_ros.edge.host import HostLimits
+from rrto_ros.robot.outgoing import Outgoing
 from rrto_ros.robot.places.migration import MOST_FRUITLESS, Migration
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.state import journal
@@ -126,6 +127,16 @@ def test_programs_that_carry_state_go_on_from_it(edge, monkeypatch, mode, argume
     report = world.reports.get(timeout=10)
     assert report.resumed > 1, world.lines
     assert checkpoints  # how many fit in depends on how busy the machine is
+
+
+def test_a_search_without_an_end_keeps_no_checkpoint_from_its_place(edge, monkeypatch):
+    monkeypatch.setattr(journal, "PERIOD_S", 0.0)
+    monkeypatch.setattr(Outgoing, "thinks", property(lambda _: True))
+    world = edge("replay")
+    program = world.start("tracker.py", 1000000)
+    session = until(lambda: world.host.sessions and world.host.sessions[0], "a session")
+    until(lambda: session.statistics().get("journal_covered"), "a checkpoint", 10)
+    program.kill()
 
 
 def test_a_module_that_was_named_only_is_brought_to_a_server_that_never_had_it(
