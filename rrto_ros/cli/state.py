@@ -7,6 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from rrto_ros.api.choices import travels
 from rrto_ros.cli.summary import counts, human_bytes, named
 from rrto_ros.errors import ConfigError, UnavailableError
 from rrto_ros.ros.client import RECORDER, SERVER, RobotClient
@@ -121,9 +122,8 @@ def _where(s: dict[str, Any]) -> str:
 def replay_table(statuses: list[dict[str, Any]]) -> Table | None:
     """One column per session that is recorded and replayed, as the recorder knows it."""
     status = next((s for s in statuses if s["kind"] == RECORDER), None)
-    sessions = (
-        [s for s in status["sessions"] if s["mode"] in ("replay", "local")] if status else []
-    )
+    known = status["sessions"] if status else []
+    sessions = [s for s in known if travels(s["mode"]) == "replay"]
     if not sessions:
         return None
     table = Table(title="record and replay", title_justify="left")

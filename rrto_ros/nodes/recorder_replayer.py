@@ -38,6 +38,7 @@ from rclpy.signals import SignalHandlerOptions
 from rrto_msgs.msg import SessionStatus, Status
 from rrto_msgs.srv import MoveSessions
 from rrto_ros.api._generated.exports import CLASSES, EXPORTS
+from rrto_ros.api.choices import LOCAL
 from rrto_ros.api.parameters import RECORDER, SESSIONS
 from rrto_ros.errors import ConfigError, RrtoError
 from rrto_ros.nodes.known_devices import KnownDevices
@@ -51,7 +52,7 @@ from rrto_ros.robot.places.orders import Orders
 from rrto_ros.robot.places.place import PlacedPort, from_outside
 from rrto_ros.robot.places.servers import Servers
 from rrto_ros.robot.session import RobotSession
-from rrto_ros.robot.status import LOCAL, SessionSnapshot
+from rrto_ros.robot.status import SessionSnapshot
 from rrto_ros.ros.context import (
     end,
     every,

@@ -26,6 +26,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 
+from rrto_ros.api.choices import LOCAL, travels
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.robot.blob_references import BlobReferences
@@ -50,7 +51,7 @@ from rrto_ros.robot.ring import (
 )
 from rrto_ros.robot.ring_socket import hung_up, no_room, send_welcome
 from rrto_ros.robot.state.journal import Journal
-from rrto_ros.robot.status import LOCAL, SessionConfig, SessionSnapshot, check_mode, travels
+from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
 from rrto_ros.text import printable
 from rrto_ros.wire.descriptions import Hello, Welcome, pack_device_info
 from rrto_ros.wire.format import RESULT_BLOB_WANTED, RESULT_STATE, Buffer

@@ -18,13 +18,6 @@ from rrto_ros.wire.opening import GetCredentials
 
 MODES: dict[str, int] = {name: number for number, name in enumerate(choices.MODES)}
 """Mode name -> value of the ring header's mode field."""
-LOCAL = "local"
-"""The mode in which sessions run on the robot's own device."""
-
-
-def travels(mode: str) -> str:
-    """The mode in which calls travel to wherever they are executed: to the robot's device, too."""
-    return "replay" if mode == LOCAL else mode
 
 
 def check_mode(mode: str) -> int:
@@ -34,7 +27,7 @@ def check_mode(mode: str) -> int:
         ConfigError: Unknown, or not there yet.
     """
     RECORDER["mode"].check(mode)
-    return MODES[travels(mode)]
+    return MODES[choices.travels(mode)]
 
 
 @dataclass(frozen=True)

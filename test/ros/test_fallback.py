@@ -25,6 +25,13 @@ def rrto(rig, *arguments):
     return process.wait(60), process.text()
 
 
+def step(program, first, last):
+    """Have a program that waits for a word do these iterations."""
+    for iteration in range(first, last):
+        program.say("go")
+        said(program, 60, iteration=iteration)
+
+
 def here(status):
     return any(session["fallback"] for session in status["sessions"])
 
@@ -36,14 +43,9 @@ def test_a_program_goes_on_here_when_the_server_is_killed_and_returns_to_the_nex
     watch = rig.watch()
     program = rig.program("wander.py", "400", "--cascade", "--pace", stdin=True)
 
-    def step(first, last):
-        for iteration in range(first, last):
-            program.say("go")
-            said(program, 60, iteration=iteration)
-
-    step(0, 100)
+    step(program, 0, 100)
     server.kill()
-    step(100, 200)
+    step(program, 100, 200)
     recorder.wait_for("goes on on this robot's cpu device as", 5)
     status = watch.wait("recorder_replayer", here)
     (session,) = status["sessions"]
@@ -56,7 +58,7 @@ def test_a_program_goes_on_here_when_the_server_is_killed_and_returns_to_the_nex
     rig.server("cpu")
     recorder.wait_for("is back at an edge as", 60)
     watch.wait("recorder_replayer", lambda one: one["sessions"] and not here(one))
-    step(200, 400)
+    step(program, 200, 400)
     assert said(program, 60, done=True)["digest"] == wanted
     report = watch.report(program.pid)
     assert (report["phase"], report["error"], report["resumed"]) == ("closed", "", 2)
@@ -114,24 +116,19 @@ def test_mode_local_needs_no_server_and_can_be_left(rig):
     watch = rig.watch()
     program = rig.program("wander.py", "200", "--cascade", "--pace", stdin=True)
 
-    def step(first, last):
-        for iteration in range(first, last):
-            program.say("go")
-            said(program, 60, iteration=iteration)
-
-    step(0, 50)
+    step(program, 0, 50)
     (session,) = watch.wait("recorder_replayer", here)["sessions"]
     assert (session["mode"], session["device"], session["resumed"]) == ("local", "cpu", 0)
     line = watch.diagnosed(lambda one: "runs on this robot's cpu device" in one["message"])
     assert line["level"] == 0, "it is what was asked for"
     rig.server("cpu")
-    step(50, 100)
+    step(program, 50, 100)
     assert rrto(rig, "mode", "replay")[0] == 0
     recorder.wait_for("is back at an edge as", 60)
-    step(100, 150)
+    step(program, 100, 150)
     assert rrto(rig, "mode", "local")[0] == 0
     recorder.wait_for("goes on on this robot's cpu device as .*: mode is local", 60)
-    step(150, 200)
+    step(program, 150, 200)
     digest = said(program, 60, done=True)["digest"]
     report = watch.report(program.pid)
     assert (report["phase"], report["error"], report["resumed"]) == ("closed", "", 2)

@@ -71,3 +71,19 @@ class AwayEdge(FailingEdge):
                 self.lines, [s.snapshot() for s in sessions], [s.statistics() for s in sessions],
             )  # fmt: skip
             time.sleep(0.005)
+
+
+def served(session, waits):
+    """Whether its program has waited for so many results."""
+    return session.snapshot().round_trips >= waits
+
+
+def grows(world, by=50):
+    """Wait until the session's program has got so many results more."""
+    before = world.host.sessions[0].snapshot().round_trips
+    world.wait(lambda session: served(session, before + by))
+
+
+def is_here(session):
+    """Whether it is on the robot's own device."""
+    return session.snapshot().fallback

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support.away_edge import AwayEdge
+from support.away_edge import AwayEdge, grows, is_here, served
+from support.worlds import ends, worlds
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.devices.registry import DeviceSettings
@@ -40,43 +41,23 @@ MIB = 1 << 20
 
 @pytest.fixture
 def edges(sockets):
-    made = []
-
     def make(mode="batched", run_ahead="off", away=False, server=None, **config):
         settings = SessionConfig(
             mode=mode, replay=ReplayOptions(run_ahead=run_ahead),
             **{"fallback": "local", "resume": "exact", **config},
         )  # fmt: skip
-        made.append(
-            AwayEdge(sockets / "r" / "s.sock", settings, HostLimits(), away,
-                     blob_directory=sockets / "blobs", blob_bytes=64 * MIB, **(server or {}))
-        )  # fmt: skip
-        return made[-1]
+        return AwayEdge(
+            sockets / "r" / "s.sock",
+            settings,
+            HostLimits(),
+            away,
+            blob_directory=sockets / "blobs",
+            blob_bytes=64 * MIB,
+            **(server or {}),
+        )
 
-    make.close = lambda: made.pop().close()
-    yield make
-    while made:
-        make.close()
-
-
-def ends(program, timeout_s=120):
-    out, errors = program.communicate(timeout=timeout_s)
-    assert program.returncode == 0, (out[-2000:], errors[-3000:])
-    return out
-
-
-def served(session, waits):
-    return session.snapshot().round_trips >= waits
-
-
-def grows(world, by=50):
-    """Wait until the session's program has got so many results more."""
-    before = world.host.sessions[0].snapshot().round_trips
-    world.wait(lambda session: served(session, before + by))
-
-
-def is_here(session):
-    return session.snapshot().fallback
+    with worlds(make) as made:
+        yield made
 
 
 def is_back(session):

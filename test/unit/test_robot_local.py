@@ -9,7 +9,8 @@ import random
 import time
 
 import pytest
-from support.away_edge import AwayEdge
+from support.away_edge import AwayEdge, grows, is_here, served
+from support.worlds import ends, worlds
 
 from rrto_ros.edge.host import HostLimits
 from rrto_ros.robot.places import fallback
@@ -25,61 +26,45 @@ MIB = 1 << 20
 
 @pytest.fixture
 def edges(sockets):
-    made = []
-
     def make(mode="local", run_ahead="off", away=False, **config):
         settings = SessionConfig(
             mode=mode, replay=ReplayOptions(run_ahead=run_ahead),
             **{"resume": "exact", "connect_timeout_s": 10.0, **config},
         )  # fmt: skip
-        made.append(
-            AwayEdge(sockets / "r" / "s.sock", settings, HostLimits(), away,
-                     blob_directory=sockets / "blobs", blob_bytes=64 * MIB)
-        )  # fmt: skip
-        return made[-1]
+        return AwayEdge(
+            sockets / "r" / "s.sock",
+            settings,
+            HostLimits(),
+            away,
+            blob_directory=sockets / "blobs",
+            blob_bytes=64 * MIB,
+        )
 
-    make.close = lambda: made.pop().close()
-    yield make
-    while made:
-        make.close()
+    with worlds(make) as made:
+        yield made
 
 
-def ends(world, program, timeout_s=120):
+def closes(world, program):
     """The program's output, and the report of its session; nothing went wrong."""
-    out, errors = program.communicate(timeout=timeout_s)
-    assert program.returncode == 0, (out[-2000:], errors[-3000:], world.lines)
+    out = ends(program)
     report = world.reports.get(timeout=10)
     assert (report.phase, report.error) == ("closed", ""), world.lines
     return out, report
-
-
-def is_here(session):
-    return session.snapshot().fallback
 
 
 def at_the_edge(session):
     return not session.snapshot().fallback
 
 
-def served(session, waits):
-    return session.snapshot().round_trips >= waits
-
-
-def grows(world, by=50):
-    """Wait until the session's program has got so many results more."""
-    before = world.host.sessions[0].snapshot().round_trips
-    world.wait(lambda session: served(session, before + by))
-
-
 @pytest.mark.parametrize("run_ahead", ["off", "auto"])
 @pytest.mark.parametrize("script", ["strangers.py", "host_memory.py"])
 def test_a_program_runs_without_an_edge_and_gives_the_same(edges, script, run_ahead):
     arguments = (script, "--seed", 3, "--inferences", 80)
-    wanted, _ = ends(world := edges("batched"), world.start(*arguments))
+    wanted, _ = closes(world := edges("batched"), world.start(*arguments))
     edges.close()
     world = edges(run_ahead=run_ahead, away=True, connect_timeout_s=120.0)
     began = time.monotonic()
-    got, report = ends(world, world.start(*arguments))
+    got, report = closes(world, world.start(*arguments))
     assert got == wanted
     assert time.monotonic() - began < 60, "nobody waited for an edge"
     assert (report.mode, report.server, report.resumed) == ("local", OWN, 0)
@@ -161,5 +146,5 @@ def test_modes_set_at_any_moment_cost_no_byte(edges, monkeypatch, script, run_ah
         while program.poll() is None:
             world.host.set_mode(rng.choice(("local", "local", "replay", "batched", "rpc")))
             time.sleep(rng.choice((0.0, 0.05, rng.uniform(0.0, 1.5))))
-        ends(world, program)
+        closes(world, program)
         edges.close()

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from support.several_edges import SeveralEdges
+from support.worlds import ends, worlds
 
 from rrto_ros.edge.host import HostLimits
 from rrto_ros.robot.places import migration
@@ -24,28 +25,21 @@ MIB = 1 << 20
 
 @pytest.fixture
 def edges(sockets):
-    made = []
-
     def make(mode="batched", run_ahead="off", count=2, **config):
         settings = SessionConfig(
             mode=mode, replay=ReplayOptions(run_ahead=run_ahead), **{"resume": "exact", **config}
         )
-        made.append(
-            SeveralEdges(sockets / "r" / "s.sock", settings, HostLimits(), count=count,
-                         blob_directory=sockets / "blobs", blob_bytes=64 * MIB)
-        )  # fmt: skip
-        return made[-1]
+        return SeveralEdges(
+            sockets / "r" / "s.sock",
+            settings,
+            HostLimits(),
+            count=count,
+            blob_directory=sockets / "blobs",
+            blob_bytes=64 * MIB,
+        )
 
-    make.close = lambda: made.pop().close()
-    yield make
-    while made:
-        make.close()
-
-
-def ends(program, timeout_s=120):
-    out, errors = program.communicate(timeout=timeout_s)
-    assert program.returncode == 0, (out[-2000:], errors[-3000:])
-    return out
+    with worlds(make) as made:
+        yield made
 
 
 def moving(world, pause_s, stop):

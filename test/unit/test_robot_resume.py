@@ -7,12 +7,12 @@ random programs in each setting; the short form has a few. RRTO_OUTAGES_SEED is 
 import os
 import random
 import shutil
-import time
 from types import SimpleNamespace
 
 import pytest
 from support.failing_edge import FailingEdge, RefusingEdge
 from support.one_process import OneProcess
+from support.worlds import ends, until, worlds
 
 from rrto_ros.edge.gate import Gate
 from rrto_ros.edge.host import HostLimits
@@ -33,21 +33,20 @@ MIB = 1 << 20
 
 @pytest.fixture
 def edge(sockets):
-    made = []
-
     def make(mode="batched", run_ahead="off", lives=(), kind=FailingEdge, **config):
         config = {"resume": "exact", "outage_timeout_s": 20.0} | config
         settings = SessionConfig(mode=mode, replay=ReplayOptions(run_ahead=run_ahead), **config)
-        made.append(
-            kind(sockets / "r" / "s.sock", settings, HostLimits(), lives=lives,
-                 blob_directory=sockets / "blobs", blob_bytes=64 * MIB)
-        )  # fmt: skip
-        return made[-1]
+        return kind(
+            sockets / "r" / "s.sock",
+            settings,
+            HostLimits(),
+            lives=lives,
+            blob_directory=sockets / "blobs",
+            blob_bytes=64 * MIB,
+        )
 
-    make.close = lambda: made.pop().close()
-    yield make
-    while made:
-        make.close()
+    with worlds(make) as made:
+        yield made
 
 
 def lives(rng, count):
@@ -67,21 +66,6 @@ def counted(monkeypatch):
 
     monkeypatch.setattr(MemoryImage, "complete", count)
     return found
-
-
-def until(accepts, what, timeout_s=30):
-    """Wait for something, and return it."""
-    end = time.monotonic() + timeout_s
-    while not (found := accepts()):
-        assert time.monotonic() < end, what
-        time.sleep(0.005)
-    return found
-
-
-def ends(program, timeout_s=120):
-    out, errors = program.communicate(timeout=timeout_s)
-    assert program.returncode == 0, (out[-2000:], errors[-3000:])
-    return out
 
 
 @pytest.mark.timeout(max(300, 60 * COUNT))

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from support.named_edges import NamedEdges
+from support.worlds import ends, until, worlds
 
 from rrto_ros.edge.host import HostLimits
 from rrto_ros.robot.places import standby
@@ -34,7 +35,6 @@ def edges(sockets, monkeypatch):
     monkeypatch.setattr(standby, "LOOK_S", 0.02)
     monkeypatch.setattr(journal, "PERIOD_S", 1.5)
     monkeypatch.setattr(journal, "_RARELY", 0)
-    made = []
 
     def make(mode="batched", run_ahead="off", names=("east", "west"), servers="", server=(),
              **config):  # fmt: skip
@@ -44,31 +44,12 @@ def edges(sockets, monkeypatch):
             **{"resume": "exact", "standby": 1, "outage_timeout_s": 20.0, **config},
         )  # fmt: skip
         # Each keeps its uploads in its own memory.
-        made.append(
-            NamedEdges(sockets / "r" / "s.sock", settings, HostLimits(), names=names,
-                       **dict(server))
-        )  # fmt: skip
-        return made[-1]
+        return NamedEdges(
+            sockets / "r" / "s.sock", settings, HostLimits(), names=names, **dict(server)
+        )
 
-    make.close = lambda: made.pop().close()
-    yield make
-    while made:
-        make.close()
-
-
-def ends(program, timeout_s=120):
-    out, errors = program.communicate(timeout=timeout_s)
-    assert program.returncode == 0, (out[-2000:], errors[-3000:])
-    return out
-
-
-def until(accepts, what, timeout_s=30):
-    """Wait for something, and return it."""
-    end = time.monotonic() + timeout_s
-    while not (found := accepts()):
-        assert time.monotonic() < end, what
-        time.sleep(0.005)
-    return found
+    with worlds(make) as made:
+        yield made
 
 
 def session_of(world):

@@ -1,0 +1,39 @@
+"""What tests with a recorder and servers in one process share: worlds that end, and waits."""
+
+import contextlib
+import time
+
+
+@contextlib.contextmanager
+def worlds(make):
+    """Calls `make` for each world; those that are still there at the end are closed.
+
+    Yields:
+        What makes one, as `make` does; its `close` closes the newest.
+    """
+    made = []
+
+    def one(*arguments, **named):
+        made.append(make(*arguments, **named))
+        return made[-1]
+
+    one.close = lambda: made.pop().close()
+    yield one
+    while made:
+        one.close()
+
+
+def ends(program, timeout_s=120):
+    """What a program has printed, once it has ended well."""
+    out, errors = program.communicate(timeout=timeout_s)
+    assert program.returncode == 0, (out[-2000:], errors[-3000:])
+    return out
+
+
+def until(accepts, what, timeout_s=30):
+    """Wait for something, and return it."""
+    end = time.monotonic() + timeout_s
+    while not (found := accepts()):
+        assert time.monotonic() < end, what
+        time.sleep(0.005)
+    return found
