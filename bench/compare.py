@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,13 @@ def turn(checkout: Path, bench: str, smoke: bool) -> Turn:
     with tempfile.TemporaryDirectory(prefix="rrto-bench-") as folder:
         out = Path(folder) / "rows.json"
         command = [python, Path("bench") / bench, "--json", out, *(["--smoke"] * smoke)]
-        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+        # With another environment's folder first in the path, its message libraries would be
+        # loaded.
+        path = os.pathsep.join((str(python.parent), os.environ.get("PATH", "")))
+        done = subprocess.run(
+            command, cwd=checkout, env={**os.environ, "PATH": path}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
         if done.returncode:
             sys.stderr.write(f"{checkout}: bench/{bench} failed:\n{done.stdout}{done.stderr}\n")
             return {}

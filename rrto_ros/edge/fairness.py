@@ -10,6 +10,7 @@ the link sends them again. So a robot that floods slows itself down, and others 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -39,11 +40,17 @@ class PeerLimits:
 class _Account:
     """What one peer may still send now: below zero it is asked to hold back."""
 
-    __slots__ = ("at", "levels")
+    __slots__ = ("at", "data", "messages")
 
-    def __init__(self, rates: tuple[int, int], now: float) -> None:
+    def __init__(self, messages: float, data: float, now: float) -> None:
         self.at = now
-        self.levels = [rate * BURST_S for rate in rates]
+        self.messages = messages
+        self.data = data
+
+    @property
+    def owes(self) -> bool:
+        """Whether it is below zero."""
+        return self.messages < 0 or self.data < 0
 
 
 class Fairness:
@@ -58,7 +65,10 @@ class Fairness:
         # Somebody else finds a place, but of a server that has one only.
         share = min(-(-3 * max_sessions // 4), max(max_sessions - 1, 1))
         self.sessions = limits.sessions or share
-        self._rates = (limits.messages_per_s, limits.bytes_per_s)
+        self._messages_per_s, self._bytes_per_s = limits.messages_per_s, limits.bytes_per_s
+        # What is not limited is never used up.
+        self._most_messages = self._messages_per_s * BURST_S or math.inf
+        self._most_data = self._bytes_per_s * BURST_S or math.inf
         self._accounts: dict[str, _Account] = {}
         self._lock = threading.Lock()
         self._dropped: Counter[str] = Counter()
@@ -89,25 +99,23 @@ class Fairness:
         """
         with self._lock:
             account = self._account(peer, now)
-            levels = account.levels
-            for rate, level in zip(self._rates, levels, strict=True):
-                if rate and level <= -rate * BURST_S:
-                    self._dropped[peer] += 1
-                    return False
-            before = self._least(levels)
-            levels[0] -= 1
-            levels[1] -= size
-            self._slowed += before >= 0 > self._least(levels)
+            if account.messages <= -self._most_messages or account.data <= -self._most_data:
+                self._dropped[peer] += 1
+                return False
+            owed = account.owes
+            account.messages -= 1
+            account.data -= size
+            self._slowed += account.owes and not owed
             return True
 
     def owes(self, peer: str, now: float) -> bool:
         """Whether a peer has sent more than its share and is to hold back."""
         account = self._accounts.get(peer)
         # A level falls with messages only, so that most need not be brought up to date.
-        if account is None or self._least(account.levels) >= 0:
+        if account is None or not account.owes:
             return False
         with self._lock:
-            return self._least(self._account(peer, now).levels) < 0
+            return self._account(peer, now).owes
 
     def statistics(self) -> dict[str, int]:
         """Peers known, how often one was asked to hold back, messages dropped."""
@@ -121,11 +129,6 @@ class Fairness:
         """How many messages of a peer were dropped."""
         return self._dropped[peer]
 
-    def _least(self, levels: list[float]) -> float:
-        return min(
-            (level for rate, level in zip(self._rates, levels, strict=True) if rate), default=0.0
-        )
-
     def _account(self, peer: str, now: float) -> _Account:
         """A peer's account as it is now; the lock is held."""
         account = self._accounts.get(peer)
@@ -134,10 +137,12 @@ class Fairness:
                 gone = next(iter(self._accounts))
                 del self._accounts[gone]
                 self._dropped.pop(gone, None)
-            account = self._accounts[peer] = _Account(self._rates, now)
+            account = _Account(self._most_messages, self._most_data, now)
+            self._accounts[peer] = account
         passed = max(now - account.at, 0.0)
         account.at = now
-        for place, rate in enumerate(self._rates):
-            level = account.levels[place] + rate * passed
-            account.levels[place] = min(level, rate * BURST_S)
+        account.messages = min(
+            account.messages + self._messages_per_s * passed, self._most_messages
+        )
+        account.data = min(account.data + self._bytes_per_s * passed, self._most_data)
         return account

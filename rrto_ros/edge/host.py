@@ -83,7 +83,7 @@ class SessionHost:
         limits: Bounds.
         wake: Told that `deadline` may have come closer.
         admission: Whose session it is, and the seal of its messages; None for nobody's, unsealed.
-        owes: Whether that peer is to hold back.
+        owes: Whether that peer is to hold back now.
         admits: Whether so many bytes more may be taken from it now; counts them.
     """
 
@@ -96,8 +96,8 @@ class SessionHost:
         limits: HostLimits,
         wake: Callable[[float], None] = lambda _: None,
         admission: Admission | None = None,
-        owes: Callable[[], bool] = lambda: False,
-        admits: Callable[[int], bool] = lambda _: True,
+        owes: Callable[[float], bool] = lambda _: False,
+        admits: Callable[[int, float], bool] = lambda *_: True,
     ) -> None:
         self.asked = request
         # What people will read; the limits are for what was sent.
@@ -189,7 +189,7 @@ class SessionHost:
                 self._last_refusal = str(error)
                 raise
             # Only what the robot has proven to be its own counts against it.
-            if not self._admits(len(message.data)):
+            if not self._admits(len(message.data), now):
                 return
             self._heard_at = now
             self._robot_full = bool(message.flags & FLAG_FULL)
@@ -323,10 +323,9 @@ class SessionHost:
         """Whether results can be taken from the worker."""
         return self._sender.room and not self._robot_full
 
-    @property
-    def _full(self) -> bool:
+    def _full(self, now: float) -> bool:
         """Whether the robot shall hold its calls back; less room is wanted to let it go on."""
-        if self._owes():
+        if self._owes(now):
             return True
         held = self._unexecuted_bytes + self._sender.queued_bytes
         return held > self._limits.unexecuted_bytes >> self._said_full
@@ -351,13 +350,15 @@ class SessionHost:
         if self._closed:
             return
         sender, receiver = self._sender, self._receiver
-        due = sender.due(now)
-        for message in due:
-            self._say(message, now)
-        answer = answer or receiver.ack_due(now) or now - self._said_at >= KEEPALIVE_S
-        answer = answer or self._full is not self._said_full
-        if answer and not due:
-            self._say(None, now)
+        full = self._full(now)
+        if due := sender.due(now):
+            for message in due:
+                self._say(message, now, full)
+        elif (
+            answer or full is not self._said_full or receiver.ack_due(now)
+            or now - self._said_at >= KEEPALIVE_S
+        ):  # fmt: skip
+            self._say(None, now, full)
         deadline = self._said_at + KEEPALIVE_S
         for other in (sender.deadline(), receiver.ack_deadline()):
             if other is not None and other < deadline:
@@ -365,9 +366,9 @@ class SessionHost:
         self._deadline = deadline
         self._wake(deadline)
 
-    def _say(self, message: Message | None, now: float) -> None:
-        self._said_full = self._full
-        flags = (FLAG_BUSY if self.busy else 0) | (FLAG_FULL if self._said_full else 0)
+    def _say(self, message: Message | None, now: float, full: bool) -> None:
+        self._said_full = full
+        flags = (FLAG_BUSY if self.busy else 0) | (FLAG_FULL if full else 0)
         data: Buffer = b""
         if message is None:
             sequence = self._sender.newest

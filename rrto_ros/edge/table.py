@@ -7,7 +7,6 @@ counted, named in `last_refusal`, and logged at most once per second. No ROS her
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -335,8 +334,8 @@ class SessionTable:
         )
         host = SessionHost(
             request, info, worker, self._publish, settings.limits, self._clock.wake, admission,
-            lambda: self._fairness.owes(peer, time.monotonic()),
-            lambda size: self._fairness.admit(peer, size, time.monotonic()),
+            lambda now: self._fairness.owes(peer, now),
+            lambda size, now: self._fairness.admit(peer, size, now),
         )  # fmt: skip
         hosts.append(host)
         with self._lock:

@@ -54,6 +54,7 @@ class BlobReferences:
         self._min_bytes = min_bytes
         self._min_image = min(min_bytes, MIN_IMAGE_BYTES)
         self._max_kept_bytes = max_kept_bytes
+        self._enough_bytes = min(ENOUGH_KEPT_BYTES, max_kept_bytes)
         self._seen: OrderedDict[tuple[int, int], tuple[bytes, int]] = OrderedDict()
         self._kept: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()
         self._kept_bytes = 0
@@ -122,7 +123,7 @@ class BlobReferences:
     @property
     def full(self) -> bool:
         """Whether the server should first execute some of what refers to kept contents."""
-        return self._kept_bytes > min(ENOUGH_KEPT_BYTES, self._max_kept_bytes)
+        return self._kept_bytes > self._enough_bytes
 
     def executed(self, index: int, *, keep: bool = False) -> int:
         """Forget the contents of references up to the last executed call.

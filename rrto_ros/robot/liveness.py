@@ -36,7 +36,8 @@ class Liveness:
 
     def __init__(self, limit_s: float, now: float) -> None:
         self._limit_s = limit_s
-        self._heard = now
+        self.heard_at = now
+        """When the server was heard last; time in which this process stood still left out."""
         self._moved = now
         self._position: Position = (0, 0, 0)
         self._waits = 0
@@ -50,7 +51,7 @@ class Liveness:
             busy: It executes, or waits for room here.
             position: How far both are.
         """
-        self._heard = now
+        self.heard_at = now
         if busy or position != self._position:
             self._position = position
             self._moved = now
@@ -62,7 +63,7 @@ class Liveness:
         """
         late = now - planned
         if planned and late > STOOD_STILL_S:
-            self._heard = min(self._heard + late, now)
+            self.heard_at = min(self.heard_at + late, now)
             self._moved = min(self._moved + late, now)
             self._stood_still_s += late
 
@@ -72,13 +73,17 @@ class Liveness:
         Args:
             spoke: When the robot said something last.
         """
-        asks = max(self._heard + ALIVE_PERIOD_S, spoke + PROBE_PERIOD_S)
+        asks = max(self.heard_at + ALIVE_PERIOD_S, spoke + PROBE_PERIOD_S)
         return min(spoke + ALIVE_PERIOD_S, asks)
 
-    @property
-    def heard_at(self) -> float:
-        """When the server was heard last, time in which this process stood still left out."""
-        return self._heard
+    def doubts(self, now: float, call: int, silence_s: float = 0.0) -> bool:
+        """Whether `lost` is to be asked, which wants to know more; its arguments."""
+        if now >= self.heard_at + (silence_s or self._limit_s):
+            return True
+        if call != self._waits:
+            self._waits = call
+            self._moved = now
+        return call != 0 and now >= self._moved + self._limit_s
 
     def lost(self, now: float, call: int, settled: bool, silence_s: float = 0.0) -> str:
         """Why the server is lost; empty if it is not.
@@ -89,14 +94,13 @@ class Liveness:
             settled: Everything that was sent has arrived, and what is announced is here.
             silence_s: Silence that is too long, if another than `limit_s`.
         """
+        if not self.doubts(now, call, silence_s):
+            return ""
         silence_s = silence_s or self._limit_s
-        if now >= self._heard + silence_s:
+        if now >= self.heard_at + silence_s:
             return f"the offload server was silent for {silence_s:g} s"
-        if call != self._waits:
-            self._waits = call
-            self._moved = now
         limit_s = self._limit_s * (1 if settled else UNSETTLED)
-        if not call or now < self._moved + limit_s:
+        if now < self._moved + limit_s:
             return ""
         return (
             f"the offload server answers and is idle, but call {call} has waited for "
@@ -105,7 +109,7 @@ class Liveness:
 
     def deadline(self) -> float:
         """When to ask `lost` again at the latest."""
-        return self._heard + self._limit_s
+        return self.heard_at + self._limit_s
 
     def statistics(self) -> dict[str, float]:
         """Seconds in which this process stood still, as far as they were noticed."""

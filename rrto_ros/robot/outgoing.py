@@ -96,7 +96,10 @@ class Outgoing:
         self._config = config
         self._blobs = blobs
         self._totals = totals
-        self._replayer = Replayer(config.replay, blobs, memory)
+        self.replayer = self._replayer = Replayer(config.replay, blobs, memory)
+        """Record and replay of the session."""
+        self._references = self._replayer.references
+        self._speculation = self._replayer.speculation
         self._replays = False
         self._parts: list[Buffer] = []
         self._parts_bytes = 0
@@ -110,14 +113,11 @@ class Outgoing:
         """Call that a thread waits for -> when it came."""
 
     @property
-    def replayer(self) -> Replayer:
-        """Record and replay of the session."""
-        return self._replayer
-
-    @property
     def pending(self) -> bool:
         """Whether there is something to send."""
-        return self._made > 0 or self._replayer.pending_bytes > 0
+        if self._parts_bytes or len(self._open):
+            return True
+        return self._references.pending_bytes > 0
 
     @property
     def flush_at(self) -> float:
@@ -125,25 +125,25 @@ class Outgoing:
         if self._flush or self.urgent:
             return 0.0
         linger = self._config.linger_s
-        if self._made or self._replayer.carries:
+        if self._made or self._references.carries:
             return self._since + linger
-        if not self._replayer.asks:
+        if not self._references.asks:
             return self._since + max(linger, SPECULATIVE_LINGER_S)
         return self._since + linger * (LONG_LINGER << min(self._lone, MOST_LONGER))
 
     @property
     def urgent(self) -> bool:
         """Whether a call that the server was to answer unasked has to be sent after all."""
-        return self._replayer.speculation.urgent
+        return self._speculation.urgent
 
     @property
     def saved_waits(self) -> int:
         """How often the program waited, but not for an exchange."""
-        return self._replayer.speculation.waits
+        return self._speculation.waits
 
     def measured(self, round_trip_s: float) -> None:
         """What an exchange takes at least, seconds."""
-        self._replayer.speculation.round_trip_s = round_trip_s
+        self._speculation.round_trip_s = round_trip_s
 
     @property
     def thinks(self) -> bool:
@@ -165,7 +165,7 @@ class Outgoing:
             ProtocolError: A record does not fit the format, or has what no program may use.
         """
         answers: list[Buffer] = []
-        new = not (self._made or self._replayer.asks)
+        new = not (self._made or self._references.asks)
         if mode == "replay":
             data = array("B", ROOM)
             size = source.take_into(data)
@@ -189,18 +189,18 @@ class Outgoing:
                     self._put(part)
                 self.meter.interrupt()
             self._pass(start, now)
-        size = self._made + self._replayer.pending_bytes
+        size = self._made + self._references.pending_bytes
         rpc = mode == "rpc" and size > 0
         self._flush = self._flush or rpc or size >= self._config.batch_bytes
         return answers
 
     def take(self) -> Buffer:
         """The whole batch, which nobody changes from then on; a new one begins."""
-        if not self._flush and not self._made and not self._replayer.carries:
+        if not self._flush and not self._made and not self._references.carries:
             self._lone += 1
         for part in self._replayer.close():
             self._add(part)
-        self._replayer.speculation.left()
+        self._speculation.left()
         self._end_open()
         parts = self._parts
         self._parts, self._parts_bytes, self._flush = [], 0, False
@@ -242,7 +242,7 @@ class Outgoing:
         Raises:
             ProtocolError: No server sends it, or nobody agreed on its being pushed.
         """
-        speculation = self._replayer.speculation
+        speculation = self._speculation
         if result.flags & RESULT_PRINTED:
             return record
         if result.flags & RESULT_SPECULATIVE:
@@ -327,7 +327,7 @@ class Outgoing:
         """Somebody waits for what the calls so far give."""
         self._flush = True
         self._lone = 0
-        self._replayer.speculation.asked = True
+        self._speculation.asked = True
 
     def _waited(self, index: int, flags: int, now: float) -> None:
         self._wanted()

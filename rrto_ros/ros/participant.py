@@ -87,8 +87,8 @@ class TakeThread:
         message_type: rrto_msgs type.
         name: Full topic name.
         qos: Of the subscription.
-        handle: Called with each message, in this thread. It must not raise: what it raises is
-            counted and the message is lost.
+        handle: Called with each message as it was on the way, in this thread. It must not raise:
+            what it raises is counted and the message is lost.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class TakeThread:
         message_type: Any,
         name: str,
         qos: QoSProfile,
-        handle: Callable[[Any], None],
+        handle: Callable[[bytes], None],
     ) -> None:
         self._node = node
         self._type = message_type
@@ -141,7 +141,7 @@ class TakeThread:
                 wait_set.add_guard_condition(self._guard.handle)
                 wait_set.wait(-1)
                 # Several messages per wake-up are usual in mode `batched`; a wait costs more.
-                while not self._stop.is_set() and (taken := take(self._type, False)) is not None:
+                while not self._stop.is_set() and (taken := take(self._type, True)) is not None:
                     self._messages += 1
                     try:
                         self._handle(taken[0])

@@ -22,6 +22,7 @@ from rrto_msgs.msg import CallBatch, CallResult
 from rrto_msgs.srv import CloseSession, OpenSession
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.errors import UnavailableError
+from rrto_ros.ros.cdr import LARGE_BYTES, calls_bytes, results_message
 from rrto_ros.ros.context import Endpoint, data_transports
 from rrto_ros.ros.message_bytes import byte_array, id_array, set_bytes
 from rrto_ros.ros.participant import (
@@ -70,7 +71,7 @@ class _Ends(Participant):
         domain: int | None,
         robot: str,
         name: str,
-        received: Callable[[Any], None],
+        received: Callable[[bytes], None],
         transports: str,
     ) -> None:
         self.transports = transports
@@ -163,13 +164,7 @@ class RosRobotPort:
 
     def publish_calls(self, message: CallsMessage) -> None:
         """Publish one message (any thread)."""
-        out = CallBatch()
-        out.session = id_array(message.session)
-        out.sequence = message.sequence
-        out.results_ack = message.results_ack
-        out.seal = message.seal
-        out.flags = message.flags
-        set_bytes(out, "data", message.data)
+        out = calls_bytes(message) if len(message.data) < LARGE_BYTES else _large(message)
         with self._lock:
             self._published += 1
             self._ends.calls.publish(out)
@@ -402,19 +397,20 @@ class RosRobotPort:
             old, self._ends = self._ends, made
         return old
 
-    def _received(self, m: Any) -> None:
-        self._on_results(
-            ResultsMessage(
-                m.session.tobytes(),
-                m.sequence,
-                m.batches_ack,
-                m.executed_call,
-                tuple(m.missing),
-                m.flags,
-                memoryview(m.data),
-                m.seal,
-            )
-        )
+    def _received(self, data: bytes) -> None:
+        self._on_results(results_message(data))
+
+
+def _large(message: CallsMessage) -> CallBatch:
+    """The middleware copies its data, and nobody before."""
+    out = CallBatch()
+    out.session = id_array(message.session)
+    out.sequence = message.sequence
+    out.results_ack = message.results_ack
+    out.seal = message.seal
+    out.flags = message.flags
+    set_bytes(out, "data", message.data)
+    return out
 
 
 def _open_answer(m: Any) -> OpenAnswer:

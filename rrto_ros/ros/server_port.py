@@ -9,6 +9,7 @@ from typing import Any
 
 from rrto_msgs.msg import CallBatch, CallResult, SessionEvent
 from rrto_msgs.srv import CloseSession, OpenSession
+from rrto_ros.ros.cdr import LARGE_BYTES, calls_message, results_bytes
 from rrto_ros.ros.context import Endpoint
 from rrto_ros.ros.message_bytes import byte_array, id_array, set_bytes
 from rrto_ros.ros.participant import (
@@ -48,7 +49,7 @@ class _Ends(Participant):
         domain: int | None,
         robot: str,
         name: str,
-        received: Callable[[Any], None],
+        received: Callable[[bytes], None],
         opening: Callable[[Any, Any], Any],
         closing: Callable[[Any, Any], Any],
     ) -> None:
@@ -125,16 +126,7 @@ class RosServerPort:
 
     def publish_results(self, message: ResultsMessage) -> None:
         """Publish one message (any thread)."""
-        out = CallResult()
-        out.session = id_array(message.session)
-        out.sequence = message.sequence
-        out.batches_ack = message.batches_ack
-        out.executed_call = message.executed_call
-        if message.missing:
-            out.missing = array.array("Q", message.missing)
-        out.seal = message.seal
-        out.flags = message.flags
-        set_bytes(out, "data", message.data)
+        out = results_bytes(message) if len(message.data) < LARGE_BYTES else _large(message)
         with self._lock:
             self._published += 1
             self._ends.results.publish(out)
@@ -206,12 +198,8 @@ class RosServerPort:
             self._domain, self.robot, self._name, self._received, self._opening, self._closing
         )
 
-    def _received(self, m: Any) -> None:
-        self._on_calls(
-            CallsMessage(
-                m.session.tobytes(), m.sequence, m.results_ack, m.flags, memoryview(m.data), m.seal
-            )
-        )
+    def _received(self, data: bytes) -> None:
+        self._on_calls(calls_message(data))
 
     def _opening(self, request: Any, response: Any) -> Any:
         if not request.session.any():
@@ -266,3 +254,18 @@ class RosServerPort:
         response.closed = closed
         response.reason = reason
         return response
+
+
+def _large(message: ResultsMessage) -> CallResult:
+    """The middleware copies its data, and nobody before."""
+    out = CallResult()
+    out.session = id_array(message.session)
+    out.sequence = message.sequence
+    out.batches_ack = message.batches_ack
+    out.executed_call = message.executed_call
+    if message.missing:
+        out.missing = array.array("Q", message.missing)
+    out.seal = message.seal
+    out.flags = message.flags
+    set_bytes(out, "data", message.data)
+    return out

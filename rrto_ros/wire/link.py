@@ -137,7 +137,8 @@ class MessageSender:
         self._urgent: list[int] = []
         self._batches = 0
         self._messages = 0
-        self._bytes = 0
+        self.bytes = 0
+        """Of messages that were given out, each counted once."""
         self._resent = 0
         self._refused = 0
 
@@ -149,7 +150,7 @@ class MessageSender:
     @property
     def room(self) -> bool:
         """Whether another batch would leave at once; when not, the producer should pause."""
-        return not self._queue and self._open()
+        return not self._queue and (not self._sent or self._open())
 
     @property
     def idle(self) -> bool:
@@ -239,7 +240,7 @@ class MessageSender:
             self._sent_bytes += size
             self._sent[message.sequence] = _Sent(message, now, self._sent_bytes)
             self._messages += 1
-            self._bytes += size
+            self.bytes += size
             out.append(message)
         if out and self._timer is None:
             self._timer = now + self._patience_s
@@ -308,7 +309,7 @@ class MessageSender:
         return {
             "batches": self._batches,
             "messages": self._messages,
-            "bytes": self._bytes,
+            "bytes": self.bytes,
             "resent": self._resent,
             "refused": self._refused,
             "queued_messages": len(self._queue),
@@ -436,7 +437,8 @@ class MessageReceiver:
         self._owed = 0
         self._ack_at: float | None = None
         self._messages = 0
-        self._bytes = 0
+        self.bytes = 0
+        """Of messages that were taken."""
         self._batches = 0
         self._duplicates = 0
         self._reordered = 0
@@ -486,7 +488,7 @@ class MessageReceiver:
             self._ack_at = now
             return []
         self._messages += 1
-        self._bytes += size
+        self.bytes += size
         if sequence > self._next:
             if self._ahead_bytes + size > self._max_ahead_bytes:
                 self._dropped += 1
@@ -555,7 +557,7 @@ class MessageReceiver:
         """Counters since the start; refusals also by name (`refused_oversized`, ...)."""
         out: dict[str, int | float | str] = {
             "messages": self._messages,
-            "bytes": self._bytes,
+            "bytes": self.bytes,
             "batches": self._batches,
             "duplicates": self._duplicates,
             "reordered": self._reordered,

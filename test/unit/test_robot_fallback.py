@@ -26,8 +26,7 @@ from rrto_ros.errors import UnavailableError
 from rrto_ros.nodes import local_place
 from rrto_ros.nodes.known_devices import KnownDevices
 from rrto_ros.nodes.local_place import LocalPlace
-from rrto_ros.robot import session
-from rrto_ros.robot.places import edge_watch, fallback, migration, rescue
+from rrto_ros.robot.places import edge_watch, fallback, migration, rescue, whereabouts
 from rrto_ros.robot.places.place import from_outside
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
@@ -133,7 +132,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(fallback, "STEADY_S", 0.2)
     monkeypatch.setattr(fallback, "SOON_S", 0.0)
     monkeypatch.setattr(edge_watch, "EVERY_S", 0.05)
-    monkeypatch.setattr(session, "SUSPECT_S", 0.3)
+    monkeypatch.setattr(whereabouts, "SUSPECT_S", 0.3)
 
 
 def test_an_edge_that_flaps_does_not_have_the_session_back(edges):

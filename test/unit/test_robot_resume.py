@@ -191,7 +191,7 @@ def test_a_silent_server_of_what_cannot_be_resumed_is_lost_in_time(edge):
     program = world.start("tracker.py", 1000000)
     session = until(lambda: world.host.sessions and world.host.sessions[0], "a session")
     until(lambda: session.snapshot().round_trips > 20, "it runs")
-    session._migration.give_up()
+    session._where.migration.give_up()
     world.die()
     _, errors = program.communicate(timeout=30)
     assert program.returncode != 0

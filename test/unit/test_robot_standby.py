@@ -60,7 +60,7 @@ def session_of(world):
 def stands(session):
     """Whether one stands ready for a session, with the last checkpoint; at which server."""
     found = session.statistics()
-    return session.snapshot().standby if found.get("standby_link_current") else ""
+    return session.snapshot().standby if found.get("standby_session_current") else ""
 
 
 def settled(session):
@@ -146,7 +146,7 @@ def test_a_newer_checkpoint_makes_what_stands_by_anew_and_never_both_at_once(edg
     session = session_of(world)
     until(lambda: session.statistics()["standby_made"] > 2, "made anew")
     until(lambda: stands(session), "it stands by")
-    assert session.statistics()["standby_link_error"] == ""
+    assert session.statistics()["standby_session_error"] == ""
     assert session.statistics()["standby_reason"] == "there is a newer checkpoint"
     assert sum(len(table.hosts) for table in world.tables) <= 2
     program.kill()
@@ -187,7 +187,7 @@ def test_what_is_stale_is_given_up_and_the_session_opened_anew(edges, monkeypatc
     # What stands by is not made anew from now on, but there is a newer checkpoint.
     monkeypatch.setattr(standby, "PERIOD_S", NEVER_S)
     until(
-        lambda: session.snapshot().standby and not session.statistics()["standby_link_current"],
+        lambda: session.snapshot().standby and not session.statistics()["standby_session_current"],
         "it is stale",
     )
     world.kill(here)

@@ -143,6 +143,11 @@ class Fallback:
         """Whether the session is on the robot."""
         return bool(self._here_since)
 
+    @property
+    def rests(self) -> bool:
+        """Whether the session is not on the robot, nor about to be."""
+        return not self._here_since and self._rescue is None
+
     def here_s(self, now: float) -> float:
         """For how long, in seconds."""
         return now - self._here_since if self._here_since else 0.0

@@ -176,6 +176,11 @@ class Migration:
             return self._order is not None or self._ordered is not None
 
     @property
+    def rests(self) -> bool:
+        """Whether there is no order, and nobody is looked for."""
+        return self._order is None and self._ordered is None and self._rescue is None
+
+    @property
     def failed(self) -> tuple[int, str]:
         """How many orders were not carried out, and why the last of them was not."""
         return self._orders_failed, self._last_failure

@@ -1,20 +1,21 @@
 """The session that stands by for another at a second server: owns where it is, and when anew.
 
 Once a checkpoint of a session is complete, another server is asked for room, and brought to it in
-the background (`standby_link.py`). If the session's own server is lost, it goes on there with the
-calls since. A newer checkpoint makes what stands by stale: it is closed and made anew, rarely
+the background (`standby_session.py`). If the session's own server is lost, it goes on there with
+the calls since. A newer checkpoint makes what stands by stale: it is closed and made anew, rarely
 enough that the link and the other server have mostly other things to do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.robot.places.migration import SUSPECT_S
 from rrto_ros.robot.places.rescue import Rescue
 from rrto_ros.robot.places.servers import RUNNING, Search
-from rrto_ros.robot.places.standby_link import Content, StandbyLink
+from rrto_ros.robot.places.standby_session import Content, StandbySession
 from rrto_ros.robot.state.journal import Journal
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.opening import close_session
@@ -62,9 +63,10 @@ class Standby:
         self._content = content
         self._awake = awake
         self._routed = routed
-        self._on = config.standby > 0 and config.resume == "exact"
+        self.on = config.standby > 0 and config.resume == "exact"
+        """Whether anything is to stand by at all."""
         self._asked: tuple[OpenRequest, DeviceInfo] | None = None
-        self._link: StandbyLink | None = None
+        self._session: StandbySession | None = None
         self._rescue: Rescue | None = None
         self._here = self._last = b""
         self._look_at = self._began_at = self._took_s = 0.0
@@ -93,19 +95,19 @@ class Standby:
             doubted: Whether its server is lost or in doubt, and nothing that stands by was
                 adopted.
         """
-        if not self._on or (possible and not doubted and now < self._look_at):
+        if not self.on or (possible and not doubted and now < self._look_at):
             return
-        if not (possible or self._link is not None or self._rescue is not None):
+        if not (possible or self._session is not None or self._rescue is not None):
             return
         self._look_at, self._here = now + LOOK_S, here
         possible = possible and self._journal.completed > 0
-        if (link := self._link) is not None:
-            if link.ready_at and not self._took_s:
-                self._took_s = link.ready_at - self._began_at
-            if why := self._useless(link, now, possible, doubted):
+        if (made := self._session) is not None:
+            if made.ready_at and not self._took_s:
+                self._took_s = made.ready_at - self._began_at
+            if why := self._useless(made, now, possible, doubted):
                 self._drop(why)
         others = self._others() if possible and not doubted else set()
-        if self._link is not None or not others:
+        if self._session is not None or not others:
             self._cancel("nothing is to stand by now")
         elif self._rescue is not None:
             self._take(now)
@@ -116,57 +118,64 @@ class Standby:
                 pause_s=REFUSED_S,
             )  # fmt: skip
 
-    def leaving(self, messages: list[CallsMessage]) -> list[CallsMessage]:
+    def rests(self, now: float) -> bool:
+        """Whether `look` has nothing to see to as long as the server is heard."""
+        return not self.on or now < self._look_at
+
+    def leaving(self, messages: list[CallsMessage]) -> Iterable[CallsMessage]:
         """What `due` gave, as it leaves."""
-        return self._link.leaving(messages) if self._link is not None and messages else []
+        made = self._session
+        return made.link.leaving(messages) if made is not None and messages else ()
 
     def cancel(self, reason: str) -> None:
         """The session ends, or is lost."""
-        self._on = False
+        self.on = False
         self._cancel(reason)
         self._drop(reason)
 
     # ---- guarded
 
-    def adopt(self, now: float) -> StandbyLink | None:
+    def adopt(self, now: float) -> StandbySession | None:
         """What the session can go on with at once, which is the caller's from then on."""
-        link = self._link
-        if link is None or not link.ready_at or link.error or not link.current:
+        made = self._session
+        if made is None or not made.ready_at or made.error or not made.current:
             return None
-        if now - link.heard_at >= SUSPECT_S:
+        if now - made.link.heard_at >= SUSPECT_S:
             return None
-        self._link = None
+        self._session = None
         self._adopted += 1
-        return link
+        return made
 
     def due(self, now: float, planned: float, idle: bool) -> list[CallsMessage]:
-        """What to publish now; as `StandbyLink.due`."""
-        return self._link.due(now, planned, idle) if self._link is not None else []
+        """What to publish now; as `StandbySession.due`."""
+        return self._session.due(now, planned, idle) if self._session is not None else []
 
-    def wakes_at(self, now: float, idle: bool) -> float | None:
-        """When there is something to do at the latest; None: nothing for now."""
-        if not self._on or not self._journal.completed:
-            return None
+    def wakes_at(self, now: float, idle: bool) -> float:
+        """When there is something to do at the latest; infinite: nothing for now."""
+        if not self.on or not self._journal.completed:
+            return math.inf
         at = max(self._look_at, now + LOOK_S / 5)
-        return at if self._link is None else min(at, self._link.wakes_at(now, idle))
+        return at if self._session is None else min(at, self._session.wakes_at(now, idle))
 
     def received(self, message: ResultsMessage, now: float) -> bool:
         """Take a message of results; returns whether the session's thread has to act."""
-        link = self._link
-        return link is not None and link.session == message.session and link.received(message, now)
+        made = self._session
+        if made is None or made.link.session != message.session:
+            return False
+        return made.received(message, now)
 
     # ---- what it says
 
     @property
     def there(self) -> bool:
         """Whether anything stands by, ready or not."""
-        return self._link is not None
+        return self._session is not None
 
     @property
     def server(self) -> bytes:
         """Id of the server at which a session stands ready; empty for none."""
-        link = self._link
-        return link.server if link is not None and link.ready_at and not link.error else b""
+        made = self._session
+        return made.link.server if made is not None and made.ready_at and not made.error else b""
 
     def statistics(self) -> dict[str, int | float | str]:
         """How often something was made to stand by, adopted, and given up, and why last."""
@@ -178,8 +187,8 @@ class Standby:
             "earlier_bytes": self._bytes,
             "reason": self._rescue.objection if self._rescue is not None else self._reason,
         }
-        if (link := self._link) is not None:
-            out.update({f"link_{name}": value for name, value in link.statistics().items()})
+        if (made := self._session) is not None:
+            out.update({f"session_{name}": value for name, value in made.statistics().items()})
         return out
 
     def _found(self) -> None:
@@ -207,18 +216,18 @@ class Standby:
         others = self._others()
         return server == self._last if self._last in others else server in others
 
-    def _useless(self, link: StandbyLink, now: float, possible: bool, doubted: bool) -> str:
+    def _useless(self, made: StandbySession, now: float, possible: bool, doubted: bool) -> str:
         """Why what stands by is to be given up; empty if it is not."""
-        if link.error:
-            return link.error
+        if made.error:
+            return made.error
         if not possible:
             return "nothing is to stand by now"
-        if link.server not in self._others():
+        if made.link.server not in self._others():
             return "its server leaves, or has the session itself"
-        if not link.current and (doubted or now >= self._next_at):
+        if not made.current and (doubted or now >= self._next_at):
             return "there is a newer checkpoint"
         # Where the session is to be opened anew, this one may be what takes its room.
-        return "it was not ready" if doubted and not link.ready_at else ""
+        return "it was not ready" if doubted and not made.ready_at else ""
 
     def _take(self, now: float) -> None:
         taken = self._rescue.take() if self._rescue is not None else None
@@ -231,17 +240,20 @@ class Standby:
         self._began_at, self._took_s = now, 0.0
         self._last = opened.answer.server
         self._routed(b"", session)
-        self._link = StandbyLink(self._config, session, opened, self._journal, self._content, now)
+        self._session = StandbySession(
+            self._config, session, opened, self._journal, self._content, now
+        )
         self._made += 1
 
     def _drop(self, reason: str) -> None:
-        link, self._link = self._link, None
-        if link is None:
+        made, self._session = self._session, None
+        if made is None:
             return
         self._reason = reason
         self._dropped += 1
-        self._bytes += int(link.statistics()["bytes"])
-        if link.error:
+        link = made.link
+        self._bytes += link.traffic()["bytes"]
+        if made.error:
             self._last = b""
         self._routed(link.session, b"")
         close_session(self._port, link.opened, link.session, reason)

@@ -62,7 +62,8 @@ class Learner:
         self._held: list[_Held] = []
         self._held_bytes = 0
         self._waiting: deque[_Held] = deque()
-        self._waiting_bytes = 0
+        self.backlog = 0
+        """Bytes of records that `think` has not looked at."""
         self._made: OrderedDict[
             tuple[int, tuple[Varying, ...]], tuple[tuple[CallTemplate, ...], Plan | None]
         ] = OrderedDict()
@@ -72,11 +73,6 @@ class Learner:
         self._first = 0
         self.apart = False
         """Whether the sequences found last are those of single threads."""
-
-    @property
-    def backlog(self) -> int:
-        """Bytes of records that `think` has not looked at."""
-        return self._waiting_bytes
 
     def take(
         self,
@@ -110,7 +106,7 @@ class Learner:
             if clean and self._held_bytes <= MAX_HELD_BYTES:
                 return
             self._waiting += self._held
-            self._waiting_bytes += self._held_bytes
+            self.backlog += self._held_bytes
         self._held.clear()
         self._held_bytes = 0
 
@@ -123,7 +119,7 @@ class Learner:
         if not self._waiting:
             return []
         held, size, plans = self._waiting.popleft()
-        self._waiting_bytes -= size
+        self.backlog -= size
         # The log looks at no payload.
         data = b"".join(bytes(part) for part in held)
         self._log.extend(data if plans is None else b"".join(literal_records(data, plans)))
@@ -182,7 +178,7 @@ class Learner:
         return {
             **self._seen,
             "unseen_bytes": self._unseen,
-            "backlog_bytes": self._waiting_bytes,
+            "backlog_bytes": self.backlog,
             "impossible_plans": self._impossible,
         }
 

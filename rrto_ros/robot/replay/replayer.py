@@ -103,8 +103,9 @@ class Replayer:
     ) -> None:
         if options.run_ahead not in RUN_AHEAD:
             raise ConfigError(f"run_ahead {options.run_ahead!r} is none of {', '.join(RUN_AHEAD)}")
-        self._writer = ReferenceWriter(blobs, options.drop_after, options.run_ahead)
-        self.speculation = self._writer.speculation
+        self.references = ReferenceWriter(blobs, options.drop_after, options.run_ahead)
+        """The reference that is being made; what it holds was fed and is not in a part yet."""
+        self.speculation = self.references.speculation
         self._learner = Learner(
             options.search,
             SearchOptions(options.min_repetitions, options.min_length, options.max_length),
@@ -123,21 +124,6 @@ class Replayer:
         self._think_max_s = 0.0
 
     @property
-    def pending_bytes(self) -> int:
-        """Bytes of calls that were fed and are not in a part yet."""
-        return self._writer.pending_bytes
-
-    @property
-    def carries(self) -> bool:
-        """Whether these calls bring data from the program."""
-        return self._writer.carries
-
-    @property
-    def asks(self) -> bool:
-        """Whether they have calls that the server has not executed."""
-        return self._writer.asks
-
-    @property
     def backlog(self) -> int:
         """Bytes of records that `think` has not looked at."""
         return 0 if self._failure else self._learner.backlog
@@ -145,12 +131,12 @@ class Replayer:
     @property
     def idle_work(self) -> bool:
         """Whether `think` has something to do."""
-        return self.backlog > 0 or bool(self._writer.plans.proven)
+        return self.backlog > 0 or bool(self.references.plans.proven)
 
     @property
     def plans(self) -> list[tuple[Plan, int]]:
         """Plans that calls are matched with now; how often each was followed to its end."""
-        return [(entry.plan, entry.completed) for entry in self._writer.plans.active]
+        return [(entry.plan, entry.completed) for entry in self.references.plans.active]
 
     def recall(self) -> list[Buffer]:
         """Match with the plans of earlier starts from now on; before the first call that is fed.
@@ -164,7 +150,7 @@ class Replayer:
         found = self._memory.recall()
         out = self._replay(found.plans, found.apart) if found.plans else []
         if found.start is not None and not found.apart:
-            out += self._writer.add(found.start.plan, found.start.inferences)
+            out += self.references.add(found.start.plan, found.start.inferences)
         return out
 
     def end(self) -> None:
@@ -179,10 +165,10 @@ class Replayer:
         Raises:
             ProtocolError: A record does not fit the format.
         """
-        before, starts = self._writer.divergences, self._writer.starts_up
+        before, starts = self.references.divergences, self.references.starts_up
         # A plan may be given back further on in the same buffer.
-        plans = self._writer.shim.plans
-        fed = self._writer.feed(data)
+        plans = self.references.shim.plans
+        fed = self.references.feed(data)
         if not self._failure:
             self._learner.take(
                 data,
@@ -193,9 +179,9 @@ class Replayer:
             )
         if fed.ended or (starts and fed.clean):
             self._phase = REPLAYING
-        elif self._writer.divergences != before:
+        elif self.references.divergences != before:
             self._phase = SEARCHING
-        if starts and self._writer.plans.started:
+        if starts and self.references.plans.started:
             self._learns_start = False
         return fed
 
@@ -213,7 +199,7 @@ class Replayer:
         Raises:
             ProtocolError: It does not fit the format or the plans.
         """
-        shim = self._writer.shim
+        shim = self.references.shim
         if header.op == PLAN_TAKEN_OP:
             shim.taken(view, header)
             return b"", []
@@ -228,18 +214,18 @@ class Replayer:
 
         Plans that `think` found must have been sent, or be before what is fed next.
         """
-        plans, shim = self._writer.plans, self._writer.shim
-        version = (plans.version, shim.version, self._writer.apart)
+        plans, shim = self.references.plans, self.references.shim
+        version = (plans.version, shim.version, self.references.apart)
         # In the middle of a start the shim would take up a sequence that begins like a part of it.
-        if not self._shim_matches or version == self._told or self._writer.starts_up:
+        if not self._shim_matches or version == self._told or self.references.starts_up:
             return []
         self._told = version
         wanted = {entry.number: entry for entry in plans.active}
-        return shim.tell(wanted, apart=self._writer.apart)
+        return shim.tell(wanted, apart=self.references.apart)
 
     def close(self) -> list[Buffer]:
         """End the open reference; returns what to send for it at last, maybe nothing."""
-        return self._writer.close(last=True)
+        return self.references.close(last=True)
 
     def think(self) -> list[Buffer]:
         """Search the oldest buffer of the backlog; keep the plans that were found right.
@@ -268,32 +254,32 @@ class Replayer:
 
     def _replay(self, plans: Iterable[Plan], apart: bool) -> list[Buffer]:
         out: list[Buffer] = []
-        self._writer.set_apart(apart)
+        self.references.set_apart(apart)
         for plan in plans:
-            out += self._writer.add(plan)
+            out += self.references.add(plan)
             # Else the log would lose track of the memory that an inference allocates.
             self._follow = self._follow or tracks(plan)
-        if self._writer.plans.active and self._phase == RECORDING:
+        if self.references.plans.active and self._phase == RECORDING:
             self._phase = SEARCHING
         return out
 
     def _keep(self) -> None:
-        plans = self._writer.plans
+        plans = self.references.plans
         if self._memory is not None and (plans.proven or (self._start and plans.last)):
-            self._memory.keep(plans.proven, apart=self._writer.apart, start=self._start)
+            self._memory.keep(plans.proven, apart=self.references.apart, start=self._start)
             self._start = None
         plans.proven.clear()
 
     def pause(self) -> list[Buffer]:
         """Calls will pass by for a while (another mode); returns what to send first."""
-        out = self._writer.close()
-        self._writer.reset()
+        out = self.references.close()
+        self.references.reset()
         self._phase = RECORDING
         return out
 
     def state(self) -> ReplayState:
         """What the status shows."""
-        plans = self._writer.plans
+        plans = self.references.plans
         last = plans.last
         speculation, cost = self.speculation, self.speculation.cost
         return ReplayState(
@@ -302,8 +288,8 @@ class Replayer:
             len(last.plan) if last is not None else 0,
             last.completed if last is not None else 0,
             plans.completed,
-            self._writer.divergences,
-            self._writer.hit_rate,
+            self.references.divergences,
+            self.references.hit_rate,
             speculation.waits,
             speculation.saved_s * 1000,
             cost.rollbacks,
@@ -313,7 +299,7 @@ class Replayer:
     def statistics(self) -> Mapping[str, int | float | str]:
         """Counters of reference writer and learner, and the time that the search took."""
         return {
-            **self._writer.statistics(),
+            **self.references.statistics(),
             **self.speculation.statistics(),
             **self._learner.statistics(),
             **(self._memory.statistics() if self._memory is not None else {}),

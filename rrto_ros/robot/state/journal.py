@@ -473,4 +473,7 @@ class Journal:
 
 def _digest(result: ResultRecord) -> bytes:
     status = result.status.to_bytes(4, "little")
+    if len(result.payload) < _DIGEST_BYTES - len(status):
+        # Shorter than any digest, so it is none.
+        return status + bytes(result.payload)
     return blake2b(result.payload, digest_size=_DIGEST_BYTES, key=status).digest()
