@@ -1,6 +1,7 @@
 """What tests with a recorder and servers in one process share: worlds that end, and waits."""
 
 import contextlib
+import itertools
 import time
 
 
@@ -37,3 +38,18 @@ def until(accepts, what, timeout_s=30):
         assert time.monotonic() < end, what
         time.sleep(0.005)
     return found
+
+
+def settings(long, ways, *others):
+    """Parameters of random runs: every way with everything else, or with one of it in turn.
+
+    Args:
+        long: Whether this is the long form.
+        ways: (mode, run_ahead) of each.
+        others: Values of each further parameter.
+    """
+    rest = list(itertools.product(*others))
+    if long:
+        return [(*way, *one) for way in dict.fromkeys(ways) for one in rest]
+    # Neighbours differ, so that the short form meets each of them.
+    return [(*way, *rest[place % len(rest)]) for place, way in enumerate(ways)]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.away_edge import AwayEdge, grows, is_here, served
-from support.worlds import ends, worlds
+from support.worlds import ends, settings, worlds
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.devices.registry import DeviceSettings
@@ -100,10 +100,13 @@ def test_a_short_silence_is_waited_for(edges):
 
 @pytest.mark.timeout(max(300, 60 * COUNT))
 @pytest.mark.parametrize(
-    ("mode", "run_ahead"),
-    [("batched", "off"), ("replay", "off"), ("replay", "auto")],
+    ("mode", "run_ahead", "script"),
+    settings(
+        COUNT > 1,
+        [("batched", "off"), ("replay", "off"), ("replay", "auto")],
+        ["host_memory.py", "strangers.py"],
+    ),
 )
-@pytest.mark.parametrize("script", ["strangers.py", "host_memory.py"])
 def test_an_edge_that_comes_and_goes_costs_no_byte(edges, monkeypatch, mode, run_ahead, script):
     quick(monkeypatch)
     for seed in range(COUNT):

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from support.several_edges import SeveralEdges
-from support.worlds import ends, worlds
+from support.worlds import ends, settings, worlds
 
 from rrto_ros.edge.host import HostLimits
 from rrto_ros.robot.places import migration
@@ -53,10 +53,13 @@ def moving(world, pause_s, stop):
 
 @pytest.mark.timeout(max(300, 60 * COUNT))
 @pytest.mark.parametrize(
-    ("mode", "run_ahead"),
-    [("rpc", "off"), ("batched", "off"), ("replay", "off"), ("replay", "auto")],
+    ("mode", "run_ahead", "script"),
+    settings(
+        COUNT > 1,
+        [("rpc", "off"), ("batched", "off"), ("replay", "off"), ("replay", "auto")],
+        ["strangers.py", "host_memory.py"],
+    ),
 )
-@pytest.mark.parametrize("script", ["strangers.py", "host_memory.py"])
 def test_moves_at_any_moment_cost_no_byte(edges, monkeypatch, mode, run_ahead, script):
     # Half of them as they come, half with a checkpoint and a moment of rest first.
     monkeypatch.setattr(migration, "SETTLE_S", 0.0 if script == "strangers.py" else 3.0)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from support.failing_edge import FailingEdge, RefusingEdge
 from support.one_process import OneProcess
-from support.worlds import ends, until, worlds
+from support.worlds import ends, settings, until, worlds
 
 from rrto_ros.edge.gate import Gate
 from rrto_ros.edge.host import HostLimits
@@ -70,12 +70,15 @@ def counted(monkeypatch):
 
 @pytest.mark.timeout(max(300, 60 * COUNT))
 @pytest.mark.parametrize(
-    ("mode", "run_ahead"),
-    [("rpc", "off"), ("batched", "off"), ("replay", "off"), ("replay", "reads"),
-     ("replay", "auto")],
+    ("mode", "run_ahead", "script", "period_s"),
+    settings(
+        COUNT > 0,
+        [("rpc", "off"), ("batched", "off"), ("batched", "off"), ("replay", "off"),
+         ("replay", "reads"), ("replay", "auto")],
+        ["strangers.py", "host_memory.py"],
+        [0.0, 0.1],
+    ),
 )  # fmt: skip
-@pytest.mark.parametrize("script", ["strangers.py", "host_memory.py"])
-@pytest.mark.parametrize("period_s", [0.0, 0.1])
 def test_deaths_at_any_moment_cost_no_byte(edge, monkeypatch, mode, run_ahead, script, period_s):
     monkeypatch.setattr(journal, "PERIOD_S", period_s)
     for seed in range(FIRST, FIRST + (COUNT or 1)):

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from support.named_edges import NamedEdges
-from support.worlds import ends, until, worlds
+from support.worlds import ends, settings, until, worlds
 
 from rrto_ros.edge.host import HostLimits
 from rrto_ros.robot.places import standby
@@ -357,8 +357,8 @@ def test_a_module_that_was_named_only_is_brought_to_a_server_that_never_had_it(
 
 
 def test_without_the_parameter_or_without_resuming_nothing_stands_by(edges):
-    for settings in ({"standby": 0}, {"standby": 1, "resume": "off"}):
-        world = edges(**settings)
+    for options in ({"standby": 0}, {"standby": 1, "resume": "off"}):
+        world = edges(**options)
         program = world.start("tracker.py", 300)
         session = session_of(world)
         ends(program)
@@ -369,10 +369,13 @@ def test_without_the_parameter_or_without_resuming_nothing_stands_by(edges):
 
 @pytest.mark.timeout(max(300, 90 * COUNT))
 @pytest.mark.parametrize(
-    ("mode", "run_ahead"),
-    [("rpc", "off"), ("batched", "off"), ("replay", "off"), ("replay", "auto")],
+    ("mode", "run_ahead", "script"),
+    settings(
+        COUNT > 1,
+        [("rpc", "off"), ("batched", "off"), ("replay", "off"), ("replay", "auto")],
+        ["strangers.py", "host_memory.py"],
+    ),
 )
-@pytest.mark.parametrize("script", ["strangers.py", "host_memory.py"])
 def test_deaths_at_any_moment_cost_no_byte(edges, monkeypatch, mode, run_ahead, script):
     monkeypatch.setattr(journal, "PERIOD_S", 1.0)
     adopted = 0
