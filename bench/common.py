@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from stack import Running, compile_c  # noqa: E402
+from stack import NODES, SETTINGS, Running, compile_c  # noqa: E402
 
 from rrto_ros.errors import RrtoError  # noqa: E402
 
@@ -111,7 +111,16 @@ def main(description: str, measures: Sequence[Measure]) -> int:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--smoke", action="store_true", help="a few iterations, the same path")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="a parameter of the nodes that have it, as resume=off",
+    )  # fmt: skip
     options = parser.parse_args()
+    for setting in options.set:
+        name, _, value = setting.partition("=")
+        if not any(name in node for node in NODES.values()):
+            parser.error(f"--set {setting}: no node has a parameter {name!r}")
+        SETTINGS[name] = value
     rows: list[Row] = []
     code = 0
     for measure in measures:

@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -23,8 +24,8 @@ Turn = dict[str, tuple[float, str]]
 """Name of a row -> (its median, unit)."""
 
 
-def turn(checkout: Path, bench: str, smoke: bool) -> Turn:
-    """Run a bench of one checkout once.
+def turn(checkout: Path, bench: str, extra: Sequence[str]) -> Turn:
+    """Run a bench of one checkout once, with further options.
 
     Returns:
         No rows where it failed; it says why.
@@ -37,13 +38,16 @@ def turn(checkout: Path, bench: str, smoke: bool) -> Turn:
         raise SystemExit(f"{python} is missing; run `make setup-test` in {checkout}")
     with tempfile.TemporaryDirectory(prefix="rrto-bench-") as folder:
         out = Path(folder) / "rows.json"
-        command = [python, Path("bench") / bench, "--json", out, *(["--smoke"] * smoke)]
-        # With another environment's folder first in the path, its message libraries would be
-        # loaded.
-        path = os.pathsep.join((str(python.parent), os.environ.get("PATH", "")))
+        command = [python, Path("bench") / bench, "--json", out, *extra]
+        # Message libraries of another environment that is active would be loaded.
+        active = str(Path(os.environ.get("VIRTUAL_ENV", "/nowhere")) / "bin")
+        folders = [one for one in os.environ.get("PATH", "").split(os.pathsep) if one != active]
+        path = os.pathsep.join((str(python.parent), *folders))
+        environment = {**os.environ, "PATH": path}
+        environment.pop("VIRTUAL_ENV", None)
         done = subprocess.run(
-            command, cwd=checkout, env={**os.environ, "PATH": path}, capture_output=True, text=True,
-            check=False,
+            command, cwd=checkout, capture_output=True, text=True, check=False,
+            env=environment,
         )  # fmt: skip
         if done.returncode:
             sys.stderr.write(f"{checkout}: bench/{bench} failed:\n{done.stdout}{done.stderr}\n")
@@ -78,6 +82,10 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=3, help="of each (%(default)s)")
     parser.add_argument("--only", default="run_all.py", help="file of bench/ (%(default)s)")
     parser.add_argument("--smoke", action="store_true", help="a few iterations, the same path")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="a parameter of the nodes of `after`, as authentication=off",
+    )  # fmt: skip
     chosen = parser.parse_args()
     if chosen.turns < 1:
         parser.error(f"--turns is {chosen.turns}, want 1 or more")
@@ -87,9 +95,13 @@ def main() -> int:
         for number in range(1, chosen.turns + 1):
             sys.stderr.write(f"turn {number} of {chosen.turns}\n")
             # Which comes first alternates: a machine that warms up or slows down favours neither.
-            sides = [(chosen.before, before), (chosen.after, after)]
-            for checkout, turns in sides if number % 2 else sides[::-1]:
-                if rows := turn(checkout.resolve(), chosen.only, chosen.smoke):
+            smoke = ["--smoke"] * chosen.smoke
+            sides = [
+                (chosen.before, before, smoke),
+                (chosen.after, after, [*smoke, *(f"--set={one}" for one in chosen.set)]),
+            ]
+            for checkout, turns, extra in sides if number % 2 else sides[::-1]:
+                if rows := turn(checkout.resolve(), chosen.only, extra):
                     turns.append(rows)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

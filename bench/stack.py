@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rrto_ros.api.parameters import RECORDER, SERVER
 from rrto_ros.bringup.environment import interposed_environment
 from rrto_ros.bringup.options import Options
 from rrto_ros.bringup.processes import Process, recorder, server
@@ -181,6 +182,12 @@ class Running:
                 self._changed.wait(left)
 
 
+NODES = {"offload_server": SERVER, "recorder_replayer": RECORDER}
+"""Node name -> its parameters."""
+SETTINGS: dict[str, str] = {}
+"""Parameters of all pairs of nodes that are made from now on, whichever node has them."""
+
+
 class Stack(Running):
     """A running pair of nodes.
 
@@ -243,7 +250,8 @@ class Stack(Running):
     def _start(self, process: Process, parameters: Mapping[str, Any]) -> None:
         command = list(process.command)
         at = command.index("--log-level")
-        for name, value in parameters.items():
+        settings = {name: value for name, value in SETTINGS.items() if name in NODES[process.name]}
+        for name, value in {**settings, **parameters}.items():
             command[at:at] = ["-p", f"{name}:={json.dumps(value)}"]
         if self._machines is not None:
             side = self._machines.edge if process.name == "offload_server" else None

@@ -10,6 +10,7 @@ LOCAL = "local"
 """The mode in which sessions run on the robot's own device."""
 RESUME = ("exact", "off")
 FALLBACK = ("none", "local")
+COMPRESSION = ("auto", "off")
 DEVICES = ("cpu", "gpu", "null")
 CONFINEMENTS = ("auto", "required", "off")
 SEARCHES = ("operator_sequence", "data_dependency")

@@ -20,6 +20,7 @@ from typing import Any
 
 from rrto_ros.api.choices import (
     AUTHENTICATION,
+    COMPRESSION,
     CONFINEMENTS,
     DEVICES,
     FALLBACK,
@@ -260,6 +261,10 @@ RECORDER = by_name((
            "are to be played into a fresh server."),
     _later("blob_min_bytes", 16 << 10, "Smaller uploads are always sent, in bytes.",
            (64, 1 << 30)),
+    _later("upload_compression", "auto",
+           "Inputs of inferences: auto (they are sent in fewer bytes, bit for bit, where that "
+           "takes less time than the link takes for what it saves; docs/compression.md) or off.",
+           choices=COMPRESSION, in_file=True),
     _later("server_timeout_s", 5.0,
            "Silence after which the server is lost and calls fail "
            "(CUDA_ERROR_DEVICE_UNAVAILABLE), in seconds, where the session cannot be resumed.",

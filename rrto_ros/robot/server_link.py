@@ -16,6 +16,7 @@ from dataclasses import replace
 from rrto_ros.errors import ProtocolError
 from rrto_ros.robot.liveness import Liveness
 from rrto_ros.robot.status import SessionConfig
+from rrto_ros.wire.compressor import Compressor
 from rrto_ros.wire.format import Buffer
 from rrto_ros.wire.link import MessageReceiver, MessageSender
 from rrto_ros.wire.opening import Opened, believed
@@ -75,6 +76,7 @@ class ServerLink:
         )
         self.receiver = MessageReceiver(max_message_bytes=self._most_bytes)
         self._packer = Packer()
+        self._compressor = Compressor() if config.upload_compression == "auto" else None
         self._packs_to = self._packed_to = 0
         self.live = Liveness(config.server_timeout_s, now)
         """What the server is judged by."""
@@ -107,8 +109,8 @@ class ServerLink:
 
         Args:
             batches: Of whole records.
-            packs: Whether they may leave packed. Inputs of inferences, which are new each time,
-                do not: what packing saves of them is little, and it costs every time.
+            packs: Whether they bring what the server lacks, and leave as Zstandard makes them.
+                What else they bring is inputs of inferences, and the compressor's.
         """
         for batch in batches:
             self.sender.push(batch, given=True)
@@ -116,7 +118,7 @@ class ServerLink:
             self.packs()
 
     def packs(self) -> None:
-        """What was queued so far may leave packed."""
+        """What was queued so far brings what the server lacks."""
         self._packs_to = self.sender.last
 
     def due(self, now: float, *, calls: bool = True, full: bool = False) -> list[CallsMessage]:
@@ -239,14 +241,14 @@ class ServerLink:
     @property
     def exchanged(self) -> tuple[int, int]:
         """Bytes sent and received, of all servers of the session."""
-        sent, before = self.sender.bytes - self._packer.saved_bytes, self._before
+        sent, before = self.sender.bytes - self._saved_bytes, self._before
         return sent + before["bytes"], self.receiver.bytes + before["received_bytes"]
 
     def traffic(self) -> Counter[str]:
         """What went to and came from the servers of the session so far."""
         sent, received = self.sender.statistics(), self.receiver.statistics()
         out = Counter({name: int(sent[name]) for name in ("batches", "messages", "resent")})
-        out["bytes"] = int(sent["bytes"]) - self._packer.saved_bytes
+        out["bytes"] = int(sent["bytes"]) - self._saved_bytes
         out.update({f"received_{name}": int(received[name]) for name in ("messages", "bytes")})
         out.update(refused=self._refused, unproven=self._unproven, foreign=self._foreign)
         return out + self._before
@@ -260,6 +262,7 @@ class ServerLink:
             ("sender", self.sender.statistics()),
             ("receiver", self.receiver.statistics()),
             ("packed", self._packer.statistics()),
+            ("compressed", self._compressor.statistics() if self._compressor else {}),
             ("seal", seal.statistics() if seal is not None else {}),
         ):
             out.update({f"{name}_{key}": value for key, value in part.items()})
@@ -268,12 +271,18 @@ class ServerLink:
         out["closed_by_others"] = traffic["foreign"]
         return out
 
+    @property
+    def _saved_bytes(self) -> int:
+        saved = self._packer.saved_bytes
+        return saved + (self._compressor.saved_bytes if self._compressor is not None else 0)
+
     def _packed(self, message: CallsMessage, bytes_per_s: float) -> CallsMessage:
-        if message.flags & FLAG_ACK_ONLY or message.sequence > self._packs_to:
+        packer = self._packer if message.sequence <= self._packs_to else self._compressor
+        if packer is None or message.flags & FLAG_ACK_ONLY:
             return message
         again = message.sequence <= self._packed_to
         self._packed_to = max(self._packed_to, message.sequence)
-        data = self._packer.pack(message.data, bytes_per_s, again=again)
+        data = packer.pack(message.data, bytes_per_s, again=again)
         if data is None:
             return message
         return replace(message, flags=message.flags | FLAG_PACKED, data=data)

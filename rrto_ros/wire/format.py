@@ -75,7 +75,7 @@ def _table_text() -> str:
         for op in (*OPS, *CONTROL)
     ]
     lines += [f"{name} {value}" for name, value in LAYOUT.items()]
-    lines += ["packed messages: zstd"]
+    lines += ["packed messages: zstd filtered shuffled palette"]
     return "\n".join(lines) + "\n"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 
 from rrto_ros.errors import ProtocolError, UnavailableError
+from rrto_ros.wire.coding import MAGIC, decoded
 from rrto_ros.wire.format import Buffer
 from rrto_ros.zstd import codec, unpack
 
@@ -99,6 +100,8 @@ def unpacked(data: Buffer, max_bytes: int) -> bytes:
     Raises:
         ProtocolError: It is damaged or holds more.
     """
+    if bytes(data[: len(MAGIC)]) == MAGIC:
+        return decoded(data, max_bytes)
     try:
         return unpack(data, max_bytes)
     except (ValueError, UnavailableError) as error:

@@ -1,0 +1,229 @@
+"""Which messages leave in fewer bytes, and how: owns that choice, for each kind of message.
+
+Messages of one length are taken for one kind: the input of an inference, say, which comes again
+and again with other content. How it is coded best (`coding.py`) is tried on a piece of the first
+one, and again when it gets worse. It is coded as long as that and its decoding take less time than
+the link takes for the bytes that they save.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rrto_ros.errors import UnavailableError
+from rrto_ros.wire.coding import (
+    LEVEL,
+    MOST_DISTANCE,
+    MOST_PITCH,
+    Bytes,
+    Filter,
+    filtered,
+    shuffled,
+    with_palette,
+)
+from rrto_ros.wire.format import Buffer
+from rrto_ros.wire.palette import Palette
+from rrto_ros.zstd import codec
+
+LEAST_BYTES = 8 << 10
+"""Shorter messages stay as they are."""
+LEAST_S = 0.003
+"""As do those that the link takes less time for: looking at them would take longer."""
+SAMPLE_BYTES = 128 << 10
+"""Lines of a picture are found if four of them are in it."""
+WORTH = 0.92
+"""What does not get shorter than this part of itself is not worth it."""
+MOST_KINDS = 64
+TRIED_AGAIN = 256
+"""After so many messages the choice is made anew."""
+LOOKED_AT_AGAIN = 32
+"""Of messages that are left as they are, every so many is coded to see whether it would pay."""
+_DISTANCES = (1, 2, 3, 4, 6, 8)
+_NEAREST_LINE = 32
+_LINES = 4
+_FITS = 0.6
+"""So much of a message must be in tables, or it has none."""
+
+Code = Callable[[Buffer], bytes | None]
+
+
+@dataclass
+class _Kind:
+    """Messages of one length.
+
+    Attributes:
+        code: How they are coded; None: nothing makes them shorter.
+        part: What is left of their bytes.
+        seconds: What coding takes.
+        count: Messages since the choice.
+    """
+
+    code: Code | None = None
+    name: str = ""
+    part: float = 1.0
+    seconds: float = 0.0
+    count: int = 0
+
+
+class Compressor:
+    """Codes one stream of messages where that pays. One thread."""
+
+    def __init__(self) -> None:
+        try:
+            codec()
+            self._on = True
+        except UnavailableError:
+            self._on = False
+        self._kinds: OrderedDict[int, _Kind] = OrderedDict()
+        self.saved_bytes = 0
+        """What did not have to be sent."""
+        self._coded = self._left = self._choices = 0
+        self._seconds = 0.0
+
+    def pack(self, data: Buffer, link_bytes_per_s: float, *, again: bool = False) -> bytes | None:
+        """The coded message; None to send it as it is.
+
+        Args:
+            data: Of the message.
+            link_bytes_per_s: What the link has been seen to take; 0 while that is unknown.
+            again: It was sent before: nothing is saved of what is counted once.
+        """
+        size = len(data)
+        if not self._on or size < LEAST_BYTES or not link_bytes_per_s:
+            return None
+        link_s = size / link_bytes_per_s
+        if link_s < LEAST_S:
+            return None
+        began = time.perf_counter()
+        kind = self._kind(data)
+        kind.count += 1
+        out = None
+        looks = kind.count % LOOKED_AT_AGAIN == 1
+        if kind.code is not None and (looks or self._pays(kind, link_s)):
+            before = time.perf_counter()
+            out = kind.code(data)
+            took = time.perf_counter() - before
+            part = 1.0 if out is None else len(out) / size
+            first = kind.seconds == 0.0
+            kind.seconds = took if first else kind.seconds + (took - kind.seconds) / 4
+            if part > 1.25 * kind.part + 0.05 and not first:
+                # Other content than it was chosen for: the next one is looked at anew.
+                kind.count = TRIED_AGAIN
+            kind.part = part if first else kind.part + (part - kind.part) / 4
+            if part > WORTH:
+                out = None
+        self._seconds += time.perf_counter() - began
+        if out is None:
+            self._left += 1
+            return None
+        self._coded += 1
+        self.saved_bytes += 0 if again else size - len(out)
+        return out
+
+    def statistics(self) -> dict[str, int | float | str]:
+        """Messages coded and left as they were, bytes saved, seconds that it took, and how."""
+        ways = sorted({kind.name for kind in self._kinds.values() if kind.name})
+        return {
+            "messages": self._coded,
+            "declined": self._left,
+            "choices": self._choices,
+            "saved_bytes": self.saved_bytes,
+            "seconds": self._seconds,
+            "ways": ", ".join(ways),
+        }
+
+    def _pays(self, kind: _Kind, link_s: float) -> bool:
+        # Decoding takes about as long, at the other end.
+        return (1.0 - kind.part) * link_s > 2 * kind.seconds
+
+    def _kind(self, data: Buffer) -> _Kind:
+        kind = self._kinds.pop(len(data), None)
+        if kind is None or kind.count >= TRIED_AGAIN:
+            kind = self._chosen(data)
+            self._choices += 1
+        self._kinds[len(data)] = kind
+        if len(self._kinds) > MOST_KINDS:
+            self._kinds.popitem(last=False)
+        return kind
+
+    def _chosen(self, data: Buffer) -> _Kind:
+        """What makes a piece of the message shortest."""
+        size = min(len(data), SAMPLE_BYTES) & ~3
+        start = (len(data) - size) // 2 & ~3
+        sample = memoryview(data)[start : start + size]
+        best: tuple[float, str, Code | None] = (WORTH * size, "", None)
+        for name, code in self._ways(sample):
+            out = code(sample)
+            if out is not None and len(out) < best[0]:
+                best = len(out), name, code
+        return _Kind(best[2], best[1], best[0] / size)
+
+    def _ways(self, sample: memoryview) -> list[tuple[str, Code]]:
+        picture = best_filter(np.frombuffer(sample, np.uint8))
+        ways: list[tuple[str, Code]] = [
+            ("plain", lambda data: bytes(codec().compress(data, LEVEL))),
+            ("filtered", lambda data: filtered(data, picture)),
+            ("shuffled", shuffled),
+        ]
+        for lanes in (1, 3, 4):
+            palette = Palette(lanes)
+            tables, fits = palette.tables(sample)
+            if fits >= _FITS:
+                places = best_filter(tables.places, lanes)
+                ways.append((f"palette of {lanes}", _by(palette, places)))
+                break
+        return ways
+
+
+def _by(palette: Palette, how: Filter) -> Code:
+    def code(data: Buffer) -> bytes | None:
+        tables, fits = palette.tables(data)
+        return with_palette(data, tables, how) if fits >= _FITS else None
+
+    return code
+
+
+def best_filter(data: Bytes, *distances: int) -> Filter:
+    """The filter after which the bytes of a piece are most alike, by their entropy.
+
+    Args:
+        data: The piece.
+        distances: To be tried; all that are usual if none is given.
+    """
+    tried = [(_entropy(data), Filter())]
+    for distance in distances or _DISTANCES:
+        how = Filter(min(distance, MOST_DISTANCE))
+        tried.append((_entropy(how.apply(data)), how))
+    bits, best = min(tried, key=lambda one: one[0])
+    for pitch in _line_lengths(best.apply(data)):
+        for how in (Filter(best.distance, pitch), Filter(0, pitch)):
+            now = _entropy(how.apply(data))
+            if now < 0.98 * bits:
+                bits, best = now, how
+    return best
+
+
+def _line_lengths(differences: Bytes) -> list[int]:
+    """Distances at which differences come again: peaks of their autocorrelation (by FFT)."""
+    size = len(differences)
+    most = min(size // _LINES, MOST_PITCH)
+    if most <= _NEAREST_LINE:
+        return []
+    values = differences.view(np.int8).astype(np.float32)
+    values -= values.mean()
+    spectrum = np.fft.rfft(values, 2 * size)
+    alike = np.fft.irfft(np.abs(spectrum) ** 2)[:most]
+    alike[:_NEAREST_LINE] = -np.inf
+    return [int(lag) for lag in np.argsort(alike)[: -_LINES - 1 : -1]]
+
+
+def _entropy(data: Bytes) -> float:
+    """Bits per byte, each for itself."""
+    share = np.bincount(data, minlength=256) / max(len(data), 1)
+    share = share[share > 0]
+    return float(-(share * np.log2(share)).sum())
