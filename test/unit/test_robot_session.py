@@ -25,6 +25,7 @@ from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.codec import blob_tag, pack_call
 from rrto_ros.wire.descriptions import HELLO, Hello, pack_hello
 from rrto_ros.wire.format import RESULT_BLOB_WANTED
+from rrto_ros.wire.link import MessageSender
 from rrto_ros.wire.port import FLAG_ACK_ONLY, FLAG_PACKED, ResultsMessage
 from rrto_ros.wire.result_codec import pack_result
 
@@ -289,6 +290,29 @@ def test_inputs_of_inferences_are_not_packed(world):
     assert len(small) == 3
     assert sum(size > 50_000 for size in whole) == 7
     client.close()
+
+
+@pytest.mark.parametrize("setting", ["auto", "off"])
+def test_inputs_leave_in_fewer_bytes_where_the_link_is_slow(world, monkeypatch, setting):
+    monkeypatch.setattr(MessageSender, "bytes_per_s", property(lambda _: 1e6))
+    w = world(dataclasses.replace(CONFIG, upload_compression=setting))
+    client = w.client()
+    steps = random.Random(3)
+    inputs = [
+        bytes(i % 251 + (i * n) % 3 + steps.randrange(2) for i in range(50_000)) for n in range(9)
+    ]
+    for number, content in enumerate(inputs):
+        client.put(htod(2 * number + 1, content, dst=1))
+        client.put(sync(2 * number + 2))
+        client.wait(2 * number + 2)
+    assert [call[2] for call in w.server.calls if call[0] == "memcpy_htod"] == inputs
+    # The first three may be constants; they leave as Zstandard makes them.
+    whole = [size for size in packed(w.server)[1] if size > 1000]
+    assert whole == [] if setting == "auto" else len(whole) >= 6
+    coded = w.host.sessions[0].statistics()
+    assert coded.get("compressed_messages", 0) == (6 if setting == "auto" else 0)
+    client.close()
+    assert w.next_report().bytes_sent == sum(map(sum, packed(w.server)))
 
 
 def test_a_lost_blob_travels_packed(world):
