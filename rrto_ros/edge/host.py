@@ -23,6 +23,7 @@ from rrto_ros.edge.worker_process import WorkerDeath, WorkerProcess
 from rrto_ros.errors import ProtocolError
 from rrto_ros.execution.messages import Results
 from rrto_ros.text import printable
+from rrto_ros.wire.compressor import Compressor
 from rrto_ros.wire.format import RESULT_STICKY, Buffer
 from rrto_ros.wire.link import (
     MAX_MESSAGE_BYTES,
@@ -30,7 +31,7 @@ from rrto_ros.wire.link import (
     Message,
     MessageReceiver,
     MessageSender,
-)
+)  # fmt: skip
 from rrto_ros.wire.packing import unpacked
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
@@ -39,6 +40,7 @@ from rrto_ros.wire.port import (
     FLAG_MORE,
     FLAG_PACKED,
     FLAG_PROBE,
+    FLAG_TAKES_PACKED,
     CallsMessage,
     OpenRequest,
     ResultsMessage,
@@ -119,8 +121,9 @@ class SessionHost:
         )
         # Results wait in the worker's socket, and with them the worker, until there is room.
         self._results_room = threading.Condition(self._lock)
-        self._robot_full = False
+        self._robot_full = self._robot_takes_packed = False
         self._said_full = False
+        self._compressor = Compressor()
         # What the worker has not finished: answered from here if it dies.
         self._unexecuted: deque[Buffer] = deque()
         self._unexecuted_bytes = 0
@@ -193,6 +196,7 @@ class SessionHost:
                 return
             self._heard_at = now
             self._robot_full = bool(message.flags & FLAG_FULL)
+            self._robot_takes_packed = bool(message.flags & FLAG_TAKES_PACKED)
             try:
                 self._sender.acknowledged(message.results_ack, (), now)
                 if message.flags & FLAG_ACK_ONLY:
@@ -307,6 +311,7 @@ class SessionHost:
                 "seal": seal.statistics() if (seal := self.admission.seal) is not None else {},
                 "received": self._receiver.statistics(),
                 "sent": self._sender.statistics(),
+                "compressed": self._compressor.statistics(),
                 "worker": self._worker.statistics(),
             }
 
@@ -350,14 +355,11 @@ class SessionHost:
         if self._closed:
             return
         sender, receiver = self._sender, self._receiver
-        full = self._full(now)
+        full, answer = self._full(now), answer or now - self._said_at >= KEEPALIVE_S
         if due := sender.due(now):
             for message in due:
                 self._say(message, now, full)
-        elif (
-            answer or full is not self._said_full or receiver.ack_due(now)
-            or now - self._said_at >= KEEPALIVE_S
-        ):  # fmt: skip
+        elif answer or full is not self._said_full or receiver.ack_due(now):
             self._say(None, now, full)
         deadline = self._said_at + KEEPALIVE_S
         for other in (sender.deadline(), receiver.ack_deadline()):
@@ -376,6 +378,10 @@ class SessionHost:
         else:
             sequence, data = message.sequence, message.data
             flags |= FLAG_MORE if message.more else 0
+            if self._robot_takes_packed:
+                rate = self._sender.bytes_per_s
+                if (packed := self._compressor.pack(data, rate, sequence)) is not None:
+                    flags, data = flags | FLAG_PACKED, packed
         out = ResultsMessage(
             self.session,
             sequence,

@@ -20,7 +20,7 @@ from rrto_ros.wire.compressor import Compressor
 from rrto_ros.wire.format import Buffer
 from rrto_ros.wire.link import MessageReceiver, MessageSender
 from rrto_ros.wire.opening import Opened, believed
-from rrto_ros.wire.packing import Packer
+from rrto_ros.wire.packing import Packer, unpacked
 from rrto_ros.wire.port import (
     FLAG_ACK_ONLY,
     FLAG_BUSY,
@@ -29,6 +29,7 @@ from rrto_ros.wire.port import (
     FLAG_MORE,
     FLAG_PACKED,
     FLAG_PROBE,
+    FLAG_TAKES_PACKED,
     CallsMessage,
     ResultsMessage,
 )
@@ -76,12 +77,15 @@ class ServerLink:
         )
         self.receiver = MessageReceiver(max_message_bytes=self._most_bytes)
         self._packer = Packer()
-        self._compressor = Compressor() if config.upload_compression == "auto" else None
+        compresses = config.upload_compression == "auto"
+        self._compressor = Compressor() if compresses else None
+        self._flags = FLAG_TAKES_PACKED if compresses else 0
         self._packs_to = self._packed_to = 0
         self.live = Liveness(config.server_timeout_s, now)
         """What the server is judged by."""
         self._spoke = now
         self._said_full = False
+        self._not_received = 0
         self._unproven = self._foreign = self._refused = 0
         self._before: Counter[str] = Counter()
 
@@ -129,7 +133,7 @@ class ServerLink:
             calls: Whether calls may.
             full: Whether the server is to send no more results.
         """
-        flags = FLAG_FULL if full else 0
+        flags = self._flags | (FLAG_FULL if full else 0)
         out = []
         if calls and (messages := self.sender.due(now)):
             ack = self.receiver.ack
@@ -198,8 +202,14 @@ class ServerLink:
             self.receiver.announced(message.sequence, now)
             self.ahead = message.sequence < self.receiver.ack
             return []
-        more = bool(message.flags & FLAG_MORE)
-        return self.receiver.receive(message.sequence, more, message.data, now)
+        more, data, receiver = bool(message.flags & FLAG_MORE), message.data, self.receiver
+        if not message.flags & FLAG_PACKED:
+            return receiver.receive(message.sequence, more, data, now)
+        before, whole = receiver.bytes, unpacked(data, self._most_bytes)
+        out = receiver.receive(message.sequence, more, whole, now)
+        if receiver.bytes > before:
+            self._not_received += len(whole) - len(data)
+        return out
 
     def heard(self, message: ResultsMessage, now: float, *, waits: bool = False) -> None:
         """What a message that was received says of the server.
@@ -242,14 +252,16 @@ class ServerLink:
     def exchanged(self) -> tuple[int, int]:
         """Bytes sent and received, of all servers of the session."""
         sent, before = self.sender.bytes - self._saved_bytes, self._before
-        return sent + before["bytes"], self.receiver.bytes + before["received_bytes"]
+        received = self.receiver.bytes - self._not_received
+        return sent + before["bytes"], received + before["received_bytes"]
 
     def traffic(self) -> Counter[str]:
         """What went to and came from the servers of the session so far."""
         sent, received = self.sender.statistics(), self.receiver.statistics()
         out = Counter({name: int(sent[name]) for name in ("batches", "messages", "resent")})
         out["bytes"] = int(sent["bytes"]) - self._saved_bytes
-        out.update({f"received_{name}": int(received[name]) for name in ("messages", "bytes")})
+        out["received_messages"] = int(received["messages"])
+        out["received_bytes"] = self.receiver.bytes - self._not_received
         out.update(refused=self._refused, unproven=self._unproven, foreign=self._foreign)
         return out + self._before
 
@@ -277,12 +289,15 @@ class ServerLink:
         return saved + (self._compressor.saved_bytes if self._compressor is not None else 0)
 
     def _packed(self, message: CallsMessage, bytes_per_s: float) -> CallsMessage:
-        packer = self._packer if message.sequence <= self._packs_to else self._compressor
-        if packer is None or message.flags & FLAG_ACK_ONLY:
+        sequence, data = message.sequence, None
+        if message.flags & FLAG_ACK_ONLY:
             return message
-        again = message.sequence <= self._packed_to
-        self._packed_to = max(self._packed_to, message.sequence)
-        data = packer.pack(message.data, bytes_per_s, again=again)
+        if sequence <= self._packs_to:
+            again = sequence <= self._packed_to
+            self._packed_to = max(self._packed_to, sequence)
+            data = self._packer.pack(message.data, bytes_per_s, again=again)
+        elif self._compressor is not None:
+            data = self._compressor.pack(message.data, bytes_per_s, sequence)
         if data is None:
             return message
         return replace(message, flags=message.flags | FLAG_PACKED, data=data)

@@ -209,14 +209,14 @@ class _Streams:
         receiver = self._calls if calls else self._results
         more = bool(message.flags & FLAG_MORE)
         size = len(data)
-        if calls and message.flags & FLAG_PACKED:
+        if message.flags & FLAG_PACKED:
             data = unpacked(data, _MAX_MESSAGE_BYTES)
         whole = receiver.receive(int(message.sequence), more, data, 0.0)
         if calls:
             self.session.bytes_sent += size
             self.session.batches += [bytes(batch) for batch in whole]
         else:
-            self.session.bytes_received += len(data)
+            self.session.bytes_received += size
             self._parts += [bytes(batch) for batch in whole]
 
     def _opened(self, message: Any, *, calls: bool) -> bytes | None:

@@ -228,7 +228,8 @@ def lanes_of(blocks: int, lanes: int) -> Any:
     """The lane of each word, [blocks, BLOCK_WORDS], small integers."""
     if lanes == 1:
         return np.zeros((blocks, 1), np.int32)
-    return (np.arange(blocks * BLOCK_WORDS, dtype=np.int32) % lanes).reshape(blocks, -1)
+    places = np.arange(blocks * BLOCK_WORDS, dtype=np.int32)
+    return (places % lanes).reshape(blocks, BLOCK_WORDS)
 
 
 def _summed(data: Bytes, step: int) -> Bytes:

@@ -82,16 +82,16 @@ class Compressor:
         self._kinds: OrderedDict[int, _Kind] = OrderedDict()
         self.saved_bytes = 0
         """What did not have to be sent."""
-        self._coded = self._left = self._choices = 0
+        self._newest = self._coded = self._left = self._choices = 0
         self._seconds = 0.0
 
-    def pack(self, data: Buffer, link_bytes_per_s: float, *, again: bool = False) -> bytes | None:
+    def pack(self, data: Buffer, link_bytes_per_s: float, sequence: int) -> bytes | None:
         """The coded message; None to send it as it is.
 
         Args:
             data: Of the message.
             link_bytes_per_s: What the link has been seen to take; 0 while that is unknown.
-            again: It was sent before: nothing is saved of what is counted once.
+            sequence: Its number: of one that was sent before nothing is saved once more.
         """
         size = len(data)
         if not self._on or size < LEAST_BYTES or not link_bytes_per_s:
@@ -122,7 +122,9 @@ class Compressor:
             self._left += 1
             return None
         self._coded += 1
-        self.saved_bytes += 0 if again else size - len(out)
+        if sequence > self._newest:
+            self._newest = sequence
+            self.saved_bytes += size - len(out)
         return out
 
     def statistics(self) -> dict[str, int | float | str]:

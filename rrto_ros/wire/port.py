@@ -30,7 +30,9 @@ FLAG_FULL = 16
 """Who says this has no room: the other end goes on with what it has queued, and takes nothing more
 (from the program, from the worker) until a message comes without it."""
 FLAG_PACKED = 32
-"""Calls only: the data is packed (`wire/packing.py`)."""
+"""The data is packed (`wire/packing.py`, `wire/coding.py`)."""
+FLAG_TAKES_PACKED = 64
+"""Calls only: results may come packed."""
 
 ANY_SERVER = bytes(16)
 """A request for whichever server is there; no server has this id."""
