@@ -27,6 +27,7 @@ from rrto_ros.wire.compressor import Compressor
 from rrto_ros.wire.format import RESULT_STICKY, Buffer
 from rrto_ros.wire.link import (
     MAX_MESSAGE_BYTES,
+    MEASURES_BYTES,
     WINDOW_BYTES,
     Message,
     MessageReceiver,
@@ -316,8 +317,7 @@ class SessionHost:
             }
 
     def _opened(self, message: CallsMessage) -> CallsMessage:
-        seal = self.admission.seal
-        if seal is not None:
+        if (seal := self.admission.seal) is not None:
             return seal.calls(message, self._limits.max_message_bytes)
         if message.seal:
             raise ProtocolError("the message is sealed, and this session's messages are not")
@@ -361,12 +361,10 @@ class SessionHost:
                 self._say(message, now, full)
         elif answer or full is not self._said_full or receiver.ack_due(now):
             self._say(None, now, full)
-        deadline = self._said_at + KEEPALIVE_S
-        for other in (sender.deadline(), receiver.ack_deadline()):
-            if other is not None and other < deadline:
-                deadline = other
-        self._deadline = deadline
-        self._wake(deadline)
+        others = (sender.deadline(), receiver.ack_deadline())
+        due_at = [at for at in others if at is not None]
+        self._deadline = min([self._said_at + KEEPALIVE_S, *due_at])
+        self._wake(self._deadline)
 
     def _say(self, message: Message | None, now: float, full: bool) -> None:
         self._said_full = full
@@ -378,10 +376,9 @@ class SessionHost:
         else:
             sequence, data = message.sequence, message.data
             flags |= FLAG_MORE if message.more else 0
-            if self._robot_takes_packed:
-                rate = self._sender.bytes_per_s
-                if (packed := self._compressor.pack(data, rate, sequence)) is not None:
-                    flags, data = flags | FLAG_PACKED, packed
+            rate = self._sender.bytes_per_s if self._robot_takes_packed else 0.0
+            if (packed := self._compressor.pack(data, rate, sequence)) is not None:
+                flags, data = flags | FLAG_PACKED, packed
         out = ResultsMessage(
             self.session,
             sequence,
@@ -391,6 +388,8 @@ class SessionHost:
             flags,
             data,
         )
+        if len(data) >= MEASURES_BYTES:
+            self._sender.left(sequence, len(data), time.monotonic())
         seal = self.admission.seal
         self._publish(out if seal is None else seal.results(out))
         self._receiver.ack_sent()

@@ -51,6 +51,7 @@ from rrto_ros.robot.state.keeping import Keeping
 from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
 from rrto_ros.text import printable
 from rrto_ros.wire.descriptions import Hello, Welcome, pack_device_info
+from rrto_ros.wire.link import MEASURES_BYTES
 from rrto_ros.wire.opening import Opened, close_session
 from rrto_ros.wire.port import (
     FLAG_CLOSED,
@@ -444,6 +445,9 @@ class RobotSession:
             self._blocked = not self._room
             timeout = self._sleeps_until - now
         for message in link.leaving(outgoing):
+            if len(message.data) >= MEASURES_BYTES:
+                with self._lock:
+                    link.sender.left(message.sequence, len(message.data), time.monotonic())
             self._port.publish_calls(message)
         if standing_by:
             for message in standby.leaving(standing_by):

@@ -40,6 +40,8 @@ QUEUE_S = 0.5
 """On a slow link no more is on its way than passes in this time: what comes later, signs of life
 among it, waits no longer than that."""
 _GROW_BELOW_S = QUEUE_S / 2
+MEASURES_BYTES = 4 << 10
+"""Who sends a message of so many bytes says when it leaves (`left`)."""
 _RATE_OF_BYTES = 64 << 10
 """With so much on its way, the time that it takes says what the link can do."""
 _RATE_FADES = 0.95
@@ -72,13 +74,15 @@ class Message:
 class _Sent:
     """A message that was sent and is not acknowledged yet."""
 
-    __slots__ = ("first_at", "flight", "message", "resent", "sent_at")
+    __slots__ = ("first_at", "flight", "flying", "message", "resent", "sent_at", "size")
 
     def __init__(self, message: Message, now: float, flight: int) -> None:
         self.message = message
         self.sent_at = self.first_at = now
         self.flight = flight
         self.resent = False
+        # As it is on the way, if that is known, and all that is with it there.
+        self.size = self.flying = 0
 
 
 class MessageSender:
@@ -130,7 +134,8 @@ class MessageSender:
         self._queue: deque[Message] = deque()
         self._queued_bytes = 0
         self._sent: OrderedDict[int, _Sent] = OrderedDict()
-        self._sent_bytes = 0
+        self._sent_bytes = self._flying = 0
+        self._told = False
         self._ack = 0
         self._timer: float | None = None
         self._recover = 0
@@ -246,6 +251,19 @@ class MessageSender:
             self._timer = now + self._patience_s
         return out
 
+    def left(self, sequence: int, size: int, now: float) -> None:
+        """A message that `due` gave leaves now, as so many bytes.
+
+        Who codes messages says so: the link is measured by what it carries, and from when.
+        """
+        kept = self._sent.get(sequence)
+        if kept is None or kept.resent:
+            return
+        self._told = True
+        self._flying += size - kept.size
+        kept.size, kept.flying = size, self._flying
+        kept.first_at = kept.sent_at = now
+
     def check(self, ack: int) -> None:
         """Refuse an acknowledgement that nobody can give, before anything of its message is used.
 
@@ -281,6 +299,7 @@ class MessageSender:
                     break
                 kept = self._sent.pop(sequence)
                 self._sent_bytes -= len(kept.message.data)
+                self._flying -= kept.size
                 # Karn: the answer to a message that was sent twice says nothing about the time.
                 sample = None if kept.resent else now - kept.sent_at
                 self._fit(kept, now)
@@ -344,8 +363,12 @@ class MessageSender:
         If it was sent twice it may have taken less; a window that is too small grows again.
         """
         took = now - kept.first_at
-        if kept.flight >= _RATE_OF_BYTES and not kept.resent:
-            self._bytes_per_s = max(kept.flight / max(took, 1e-6), _RATE_FADES * self._bytes_per_s)
+        flight = kept.flying if self._told else kept.flight
+        if flight >= _RATE_OF_BYTES and not kept.resent:
+            # Of the time, what an empty message takes too is not the bytes'. Where there was none,
+            # that is not known.
+            passing_s = max(took - self.fastest_s, took / 2, 1e-6)
+            self._bytes_per_s = max(flight / passing_s, _RATE_FADES * self._bytes_per_s)
         if now - self._least_at > _LEAST_OF_S:
             self._least_before_s, self._least_s, self._least_at = self._least_s, took, now
         self._least_s = min(self._least_s, took)
