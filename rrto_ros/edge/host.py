@@ -377,7 +377,7 @@ class SessionHost:
             sequence, data = message.sequence, message.data
             flags |= FLAG_MORE if message.more else 0
             rate = self._sender.bytes_per_s if self._robot_takes_packed else 0.0
-            if (packed := self._compressor.pack(data, rate, sequence)) is not None:
+            if (packed := self._compressor.pack(data, rate, sequence, message.more)) is not None:
                 flags, data = flags | FLAG_PACKED, packed
         out = ResultsMessage(
             self.session,

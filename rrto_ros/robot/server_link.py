@@ -297,7 +297,8 @@ class ServerLink:
             self._packed_to = max(self._packed_to, sequence)
             data = self._packer.pack(message.data, bytes_per_s, again=again)
         elif self._compressor is not None:
-            data = self._compressor.pack(message.data, bytes_per_s, sequence)
+            more = bool(message.flags & FLAG_MORE)
+            data = self._compressor.pack(message.data, bytes_per_s, sequence, more)
         if data is None:
             return message
         return replace(message, flags=message.flags | FLAG_PACKED, data=data)

@@ -1,9 +1,9 @@
 """Which messages leave in fewer bytes, and how: owns that choice, for each kind of message.
 
-Messages of one length are taken for one kind: the input of an inference, say, which comes again
-and again with other content. How it is coded best (`coding.py`) is tried on a piece of the first
-one, and again when it gets worse. It is coded as long as that and its decoding take less time than
-the link takes for the bytes that they save.
+Messages of one length, and one place in their batch, are taken for one kind: a part of the input
+of an inference, say, which comes again and again with other content. How it is coded best
+(`coding.py`) is tried with the first one, and again when it gets worse. It is coded as long as
+that pays: the link would take much longer for the bytes that it saves.
 """
 
 from __future__ import annotations
@@ -38,10 +38,14 @@ SAMPLE_BYTES = 128 << 10
 """Lines of a picture are found if four of them are in it."""
 WORTH = 0.92
 """What does not get shorter than this part of itself is not worth it."""
+COSTS = 5
+"""What is saved must be worth more than so many times what coding takes: decoding takes about as
+long, and what is taken for the link's time is in part the processors'."""
 MOST_KINDS = 64
-TRIED_AGAIN = 256
-"""After so many messages the choice is made anew."""
-LOOKED_AT_AGAIN = 32
+TRIED_AGAIN, TRIED_RARELY = 32, 4096
+"""After so many messages the choice is made anew if nothing made the last one shorter; then after
+twice as many, and so on. What was shorter is chosen anew when it gets worse."""
+LOOKED_AT_AGAIN = 128
 """Of messages that are left as they are, every so many is coded to see whether it would pay."""
 _DISTANCES = (1, 2, 3, 4, 6, 8)
 _NEAREST_LINE = 32
@@ -54,13 +58,15 @@ Code = Callable[[Buffer], bytes | None]
 
 @dataclass
 class _Kind:
-    """Messages of one length.
+    """Messages of one length and place.
 
     Attributes:
         code: How they are coded; None: nothing makes them shorter.
+        name: Of that.
         part: What is left of their bytes.
-        seconds: What coding takes.
+        seconds: What coding takes; 0 before it was measured.
         count: Messages since the choice.
+        anew: After so many it is made anew; 0: not for that.
     """
 
     code: Code | None = None
@@ -68,6 +74,7 @@ class _Kind:
     part: float = 1.0
     seconds: float = 0.0
     count: int = 0
+    anew: int = 0
 
 
 class Compressor:
@@ -79,28 +86,32 @@ class Compressor:
             self._on = True
         except UnavailableError:
             self._on = False
-        self._kinds: OrderedDict[int, _Kind] = OrderedDict()
+        self._kinds: OrderedDict[tuple[int, int], _Kind] = OrderedDict()
         self.saved_bytes = 0
         """What did not have to be sent."""
-        self._newest = self._coded = self._left = self._choices = 0
+        self._place = self._newest = self._coded = self._left = self._choices = 0
         self._seconds = 0.0
 
-    def pack(self, data: Buffer, link_bytes_per_s: float, sequence: int) -> bytes | None:
+    def pack(
+        self, data: Buffer, link_bytes_per_s: float, sequence: int, more: bool = False
+    ) -> bytes | None:
         """The coded message; None to send it as it is.
 
         Args:
             data: Of the message.
             link_bytes_per_s: What the link has been seen to take; 0 while that is unknown.
             sequence: Its number: of one that was sent before nothing is saved once more.
+            more: Whether its batch goes on in the next one.
         """
-        size = len(data)
+        size, place = len(data), self._place
+        self._place = place + 1 if more else 0
         if not self._on or size < LEAST_BYTES or not link_bytes_per_s:
             return None
         link_s = size / link_bytes_per_s
         if link_s < LEAST_S:
             return None
         began = time.perf_counter()
-        kind = self._kind(data)
+        kind = self._kind(data, place)
         kind.count += 1
         out = None
         looks = kind.count % LOOKED_AT_AGAIN == 1
@@ -109,12 +120,11 @@ class Compressor:
             out = kind.code(data)
             took = time.perf_counter() - before
             part = 1.0 if out is None else len(out) / size
-            first = kind.seconds == 0.0
-            kind.seconds = took if first else kind.seconds + (took - kind.seconds) / 4
-            if part > 1.25 * kind.part + 0.05 and not first:
-                # Other content than it was chosen for: the next one is looked at anew.
-                kind.count = TRIED_AGAIN
-            kind.part = part if first else kind.part + (part - kind.part) / 4
+            kind.seconds += (took - kind.seconds) / 4 if kind.seconds else took
+            if part > 1.25 * kind.part + 0.05:
+                # Other content than it was chosen for: the next one is looked at.
+                kind.anew = kind.count
+            kind.part += (part - kind.part) / 4
             if part > WORTH:
                 out = None
         self._seconds += time.perf_counter() - began
@@ -140,33 +150,34 @@ class Compressor:
         }
 
     def _pays(self, kind: _Kind, link_s: float) -> bool:
-        # Decoding takes about as long, at the other end.
-        return (1.0 - kind.part) * link_s > 2 * kind.seconds
+        return (1.0 - kind.part) * link_s > COSTS * kind.seconds
 
-    def _kind(self, data: Buffer) -> _Kind:
-        kind = self._kinds.pop(len(data), None)
-        if kind is None or kind.count >= TRIED_AGAIN:
-            kind = self._chosen(data)
+    def _kind(self, data: Buffer, place: int) -> _Kind:
+        kind = self._kinds.pop((len(data), place), None)
+        if kind is None or (kind.anew and kind.count >= kind.anew):
+            last, kind = kind, self._chosen(data)
             self._choices += 1
-        self._kinds[len(data)] = kind
+            if kind.code is None:
+                again = last.anew if last is not None and last.code is None else 0
+                kind.anew = min(2 * again, TRIED_RARELY) if again else TRIED_AGAIN
+        self._kinds[len(data), place] = kind
         if len(self._kinds) > MOST_KINDS:
             self._kinds.popitem(last=False)
         return kind
 
     def _chosen(self, data: Buffer) -> _Kind:
-        """What makes a piece of the message shortest."""
-        size = min(len(data), SAMPLE_BYTES) & ~3
-        start = (len(data) - size) // 2 & ~3
-        sample = memoryview(data)[start : start + size]
-        best: tuple[float, str, Code | None] = (WORTH * size, "", None)
-        for name, code in self._ways(sample):
-            out = code(sample)
+        """What makes the message shortest."""
+        best: tuple[float, str, Code | None] = (WORTH * len(data), "", None)
+        for name, code in self._ways(data):
+            out = code(data)
             if out is not None and len(out) < best[0]:
                 best = len(out), name, code
-        return _Kind(best[2], best[1], best[0] / size)
+        return _Kind(best[2], best[1], best[0] / len(data))
 
-    def _ways(self, sample: memoryview) -> list[tuple[str, Code]]:
-        picture = best_filter(np.frombuffer(sample, np.uint8))
+    def _ways(self, data: Buffer) -> list[tuple[str, Code]]:
+        size = min(len(data), SAMPLE_BYTES) & ~3
+        start = (len(data) - size) // 2 & ~3
+        picture = best_filter(np.frombuffer(memoryview(data)[start : start + size], np.uint8))
         ways: list[tuple[str, Code]] = [
             ("plain", lambda data: bytes(codec().compress(data, LEVEL))),
             ("filtered", lambda data: filtered(data, picture)),
@@ -174,11 +185,10 @@ class Compressor:
         ]
         for lanes in (1, 3, 4):
             palette = Palette(lanes)
-            tables, fits = palette.tables(sample)
+            tables, fits = palette.tables(data)
             if fits >= _FITS:
-                places = best_filter(tables.places, lanes)
+                places = best_filter(tables.places[: SAMPLE_BYTES // 4], lanes)
                 ways.append((f"palette of {lanes}", _by(palette, places)))
-                break
         return ways
 
 

@@ -77,6 +77,8 @@ class Palette:
     def __init__(self, lanes: int = 1) -> None:
         self.lanes = lanes
         self._tables: list[_Table] = []
+        self._changed: list[int] = []
+        self._crowded = False
 
     def tables(self, data: Buffer) -> tuple[Tables, float]:
         """The words of a message in tables, those that it needs learnt first.
@@ -90,6 +92,10 @@ class Palette:
         lane = lanes_of(blocks, self.lanes)
         kinds = np.full(blocks, NO_TABLE, np.uint8)
         places = np.empty((blocks, BLOCK_WORDS), np.uint8)
+        if self._crowded:
+            # They are of what came before, and not of this.
+            self._tables.clear()
+            self._crowded = False
         for number, table in enumerate(self._tables):
             self._look(number, table, words, lane, kinds, places)
         for _ in range(MOST_LEARNT):
@@ -119,7 +125,7 @@ class Palette:
 
     def _learn(self, words: Words, lane: np.ndarray, left: np.ndarray) -> bool:
         """A table for blocks that have none; `_changed` is its number. Whether there is one."""
-        self._changed: list[int] = []
+        self._changed = []
         # The first of them may lie where two channels meet.
         start = len(left) // 2
         new: list[Words] = []
@@ -135,13 +141,15 @@ class Palette:
             return False
         for number, table in enumerate(self._tables):
             both = [np.union1d(a, b) for a, b in zip(table.lanes, new, strict=True)]
-            added = sum(map(len, both)) - sum(map(len, table.lanes))
-            # The same channel, whose other values were not seen yet.
-            if max(map(len, both)) <= ENTRIES and added * 2 <= sum(map(len, new)):
+            old, now = sum(map(len, table.lanes)), sum(map(len, new))
+            common = old + now - sum(map(len, both))
+            # The same channel, of which not all was seen yet: in the dark, say.
+            if max(map(len, both)) <= ENTRIES and common * 2 >= min(old, now):
                 self._tables[number] = _Table(both)
                 self._changed = [number]
                 return True
         if len(self._tables) == MOST_TABLES:
+            self._crowded = True
             return False
         self._tables.append(_Table(new))
         self._changed = [len(self._tables) - 1]

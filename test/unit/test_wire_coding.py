@@ -107,7 +107,7 @@ def test_more_kinds_of_blocks_than_tables_are_no_fault():
         data = rng.integers(0, 1 << 32, 200, np.uint32)[rng.integers(0, 200, 4 * BLOCK_WORDS)]
         tables, _ = palette.tables(data.tobytes())
         assert decoded(with_palette(data.tobytes(), tables, Filter(1)), MIB) == data.tobytes()
-    assert len(palette._tables) == coding.MOST_TABLES
+    assert len(palette._tables) <= coding.MOST_TABLES
 
 
 def some():

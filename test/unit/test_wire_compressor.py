@@ -85,10 +85,10 @@ def test_what_coding_costs_counts(monkeypatch):
     clock = iter(np.arange(0.0, 100.0, 0.004))
     monkeypatch.setattr(compressor.time, "perf_counter", lambda: next(clock))
     one, data = Compressor(), camera(1).tobytes()
-    outs = [one.pack(data, len(data) / 0.005, n) for n in range(1, 71)]
+    outs = [one.pack(data, len(data) / 0.005, n) for n in range(1, 301)]
     # Now and then it is looked at again.
-    assert [n for n, out in enumerate(outs) if out] == [0, 32, 64]
-    assert one.pack(data, len(data) / 0.05, 71) is not None
+    assert [n for n, out in enumerate(outs) if out] == [0, 128, 256]
+    assert one.pack(data, len(data) / 0.05, 301) is not None
 
 
 def test_other_content_of_the_same_length_is_coded_in_another_way():
