@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rrto_ros.robot.places.place import Place
 from rrto_ros.robot.places.servers import Servers, choice_of
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
+from rrto_ros.ros.context import APART
 from rrto_ros.session_keys import disclose
 from rrto_ros.wire.credentials import of_robot
 from rrto_ros.wire.port import topic
@@ -57,6 +59,7 @@ def session_config(
     return SessionConfig(
         **{name: v[name] for name in same},
         linger_s=v["linger_us"] / 1e6,
+        apart=os.environ.get(APART) == "1",
         fallback_after_s=v["fallback_after_ms"] / 1e3,
         place=place,
         call_ring_bytes=ring,

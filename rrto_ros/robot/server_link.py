@@ -18,6 +18,7 @@ from rrto_ros.robot.liveness import Liveness
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.compressor import Compressor
 from rrto_ros.wire.format import Buffer
+from rrto_ros.wire.handshake import LOCAL
 from rrto_ros.wire.link import MessageReceiver, MessageSender
 from rrto_ros.wire.opening import Opened, believed
 from rrto_ros.wire.packing import Packer, unpacked
@@ -77,7 +78,7 @@ class ServerLink:
         )
         self.receiver = MessageReceiver(max_message_bytes=self._most_bytes)
         self._packer = Packer()
-        compresses = config.upload_compression == "auto"
+        compresses = config.upload_compression == "auto" and self._far
         self._compressor = Compressor() if compresses else None
         self._flags = FLAG_TAKES_PACKED if compresses else 0
         self._packs_to = self._packed_to = 0
@@ -282,6 +283,13 @@ class ServerLink:
         out["unproven_results"] = traffic["unproven"]
         out["closed_by_others"] = traffic["foreign"]
         return out
+
+    @property
+    def _far(self) -> bool:
+        """Whether a network may be in between; where none is, slow messages say nothing of one."""
+        config, server = self._config, self.opened.server
+        own = config.place is not None and self.server == config.place.server
+        return not own and (config.apart or server.kind != LOCAL)
 
     @property
     def _saved_bytes(self) -> int:

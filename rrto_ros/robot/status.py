@@ -48,6 +48,7 @@ class SessionConfig:
         blob_references: Whether uploads that the server has are named instead of sent.
         blob_min_bytes: Smaller uploads are always sent.
         upload_compression: `auto` or `off`: whether inputs of inferences leave in fewer bytes.
+        apart: Whether robot and edge are two machines although they share this one's secret.
         server_timeout_s: Silence after which the server is lost, where it cannot be resumed.
         resume: `exact` or `off`: whether a session goes on at another server, or the same one
             restarted.
@@ -83,6 +84,7 @@ class SessionConfig:
     blob_references: bool = True
     blob_min_bytes: int = 16 << 10
     upload_compression: str = "auto"
+    apart: bool = False
     server_timeout_s: float = 5.0
     resume: str = "exact"
     resume_bytes: int = 512 << 20

@@ -66,7 +66,7 @@ def always(monkeypatch):
 )
 def test_random_programs_lose_no_byte(edges, always, mode, run_ahead, script):
     for seed in range(COUNT):
-        arguments = (script, "--seed", 50 + seed, "--inferences", 100)
+        arguments = (script, "--seed", 50 + seed, "--inferences", 60)
         plain = edges(mode, run_ahead, "off")
         wanted = ends(plain.start(*arguments))
         edges.close()

@@ -25,6 +25,7 @@ CONFIG = SessionConfig(
     batch_bytes=64 << 10,
     max_message_bytes=128 << 10,
     server_timeout_s=1.0,
+    upload_compression="off",  # what fills the buffers is counted
 )
 LIMITS = HostLimits(
     max_message_bytes=128 << 10, timeout_s=1.5, unexecuted_bytes=CAP, unsent_bytes=CAP
