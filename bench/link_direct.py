@@ -50,7 +50,9 @@ def main() -> None:
             message = inbox.get()
             answer = b""
             if len(message.data):
-                given = np.frombuffer(message.data, network.dtype).reshape(network.shape)
+                # tinygrad wants memory that could be written to.
+                given = np.frombuffer(bytearray(message.data), network.dtype)
+                given = given.reshape(network.shape)
                 busy, started = device.statistics()["busy_s"], time.perf_counter()
                 out = infer(given)
                 seconds = time.perf_counter() - started

@@ -30,10 +30,8 @@ _TAIL = struct.Struct("<QB3xI")
 
 def calls_bytes(message: CallsMessage) -> bytes:
     """A message of calls, to be published as it is."""
-    m = message
-    head = _CALLS.pack(
-        LITTLE_ENDIAN, m.session, m.sequence, m.results_ack, m.seal, m.flags, len(m.data)
-    )
+    m, size = message, memoryview(message.data).nbytes
+    head = _CALLS.pack(LITTLE_ENDIAN, m.session, m.sequence, m.results_ack, m.seal, m.flags, size)
     return b"".join((head, m.data))
 
 
@@ -44,7 +42,7 @@ def results_bytes(message: ResultsMessage) -> bytes:
     head = _RESULTS.pack(
         LITTLE_ENDIAN, m.session, m.sequence, m.batches_ack, m.executed_call, count
     )
-    tail = _TAIL.pack(m.seal, m.flags, len(m.data))
+    tail = _TAIL.pack(m.seal, m.flags, memoryview(m.data).nbytes)
     if not count:
         return b"".join((head, tail, m.data))
     return b"".join((head, struct.pack(f"<{count}Q", *m.missing), tail, m.data))

@@ -79,7 +79,8 @@ def test_what_rclpy_made_is_read():
 
 def test_data_of_any_kind_of_buffer_is_sent():
     whole = b"x" * 5 + bytes(range(200)) + b"y"
-    for data in (bytearray(whole[5:-1]), memoryview(whole)[5:-1], array.array("B", whole[5:-1])):
+    doubles = memoryview(array.array("d", whole[5:-1]))
+    for data in (bytearray(whole[5:-1]), memoryview(whole)[5:-1], doubles):
         message = CallsMessage(bytes(16), 1, 0, 0, data)
         assert bytes(calls_message(calls_bytes(message)).data) == whole[5:-1]
 
