@@ -1,6 +1,7 @@
 """Mode replay with the real nodes: equal results, early, for fewer bytes, whatever happens."""
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from support.rig import START_S, said
 
 RRTO = [sys.executable, "-m", "rrto_ros.cli.main"]
+RUN_AHEAD = ["reads", "auto"] + ["off"] * (os.environ.get("RRTO_REPLAY") == "all")
 LITERAL = {"blob_references": False}
 """Inputs that an earlier run has sent would be named, and bytes could not be compared."""
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -154,7 +156,7 @@ def test_what_an_inference_costs_that_reads_and_goes_on(rig, run_ahead, exchange
     relay.close_input()
 
 
-@pytest.mark.parametrize("run_ahead", ["off", "reads", "auto"])
+@pytest.mark.parametrize("run_ahead", RUN_AHEAD)
 def test_modes_switched_in_the_middle_of_inferences_change_no_result(rig, run_ahead):
     robot = Robot(rig, recorder={"linger_us": 0, "run_ahead": run_ahead})
     robot.mode("batched")
@@ -194,7 +196,7 @@ def test_a_network_of_tinygrad_is_replayed_with_equal_bits(rig, jit):
     assert report["bytes_sent"] < before["bytes_sent"]
 
 
-@pytest.mark.parametrize("run_ahead", ["off", "reads", "auto"])
+@pytest.mark.parametrize("run_ahead", RUN_AHEAD)
 def test_lost_doubled_and_swapped_messages_of_a_replay_change_no_result(rig, run_ahead):
     robot = Robot(rig, recorder={"max_message_bytes": 16384})
     expected, _ = robot.run("wander.py", 40, "--cascade")

@@ -40,16 +40,18 @@ def until(accepts, what, timeout_s=30):
     return found
 
 
-def settings(long, ways, *others):
+def settings(long, ways, *others, most=None):
     """Parameters of random runs: every way with everything else, or with one of it in turn.
 
     Args:
         long: Whether this is the long form.
         ways: (mode, run_ahead) of each.
         others: Values of each further parameter.
+        most: So many of the ways in the short form, the last ones.
     """
     rest = list(itertools.product(*others))
     if long:
         return [(*way, *one) for way in dict.fromkeys(ways) for one in rest]
     # Neighbours differ, so that the short form meets each of them.
-    return [(*way, *rest[place % len(rest)]) for place, way in enumerate(ways)]
+    few = ways[-most:] if most else ways
+    return [(*way, *rest[place % len(rest)]) for place, way in enumerate(few)]

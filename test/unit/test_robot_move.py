@@ -58,6 +58,7 @@ def moving(world, pause_s, stop):
         COUNT > 1,
         [("rpc", "off"), ("batched", "off"), ("replay", "off"), ("replay", "auto")],
         ["strangers.py", "host_memory.py"],
+        most=3,
     ),
 )
 def test_moves_at_any_moment_cost_no_byte(edges, monkeypatch, mode, run_ahead, script):

@@ -77,6 +77,7 @@ def counted(monkeypatch):
          ("replay", "reads"), ("replay", "auto")],
         ["strangers.py", "host_memory.py"],
         [0.0, 0.1],
+        most=5,
     ),
 )  # fmt: skip
 def test_deaths_at_any_moment_cost_no_byte(edge, monkeypatch, mode, run_ahead, script, period_s):

@@ -374,6 +374,7 @@ def test_without_the_parameter_or_without_resuming_nothing_stands_by(edges):
         COUNT > 1,
         [("rpc", "off"), ("batched", "off"), ("replay", "off"), ("replay", "auto")],
         ["strangers.py", "host_memory.py"],
+        most=2,
     ),
 )
 def test_deaths_at_any_moment_cost_no_byte(edges, monkeypatch, mode, run_ahead, script):
