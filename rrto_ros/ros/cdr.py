@@ -8,6 +8,7 @@ read by rclpy after all. OMG DDSI-RTPS 2.3, 10 (encapsulation); DDS-XTypes 1.3, 
 
 from __future__ import annotations
 
+import array
 import struct
 from typing import Any
 
@@ -15,6 +16,7 @@ from rclpy.serialization import deserialize_message
 
 from rrto_msgs.msg import CallBatch, CallResult
 from rrto_ros.errors import ProtocolError
+from rrto_ros.ros.message_bytes import id_array, set_bytes
 from rrto_ros.wire.port import CallsMessage, ResultsMessage
 
 LITTLE_ENDIAN = b"\0\1\0\0"
@@ -46,6 +48,27 @@ def results_bytes(message: ResultsMessage) -> bytes:
     if not count:
         return b"".join((head, tail, m.data))
     return b"".join((head, struct.pack(f"<{count}Q", *m.missing), tail, m.data))
+
+
+def calls_out(message: CallsMessage) -> bytes | CallBatch:
+    """A message of calls as it is published."""
+    if len(message.data) < LARGE_BYTES:
+        return calls_bytes(message)
+    out: CallBatch = _object(CallBatch(), message)
+    out.results_ack = message.results_ack
+    return out
+
+
+def results_out(message: ResultsMessage) -> bytes | CallResult:
+    """A message of results as it is published."""
+    if len(message.data) < LARGE_BYTES:
+        return results_bytes(message)
+    out: CallResult = _object(CallResult(), message)
+    out.batches_ack = message.batches_ack
+    out.executed_call = message.executed_call
+    if message.missing:
+        out.missing = array.array("Q", message.missing)
+    return out
 
 
 def calls_message(data: bytes) -> CallsMessage:
@@ -87,6 +110,16 @@ def results_message(data: bytes) -> ResultsMessage:
     seal, flags, size = _TAIL.unpack_from(data, at)
     rest = _rest(data, at + _TAIL.size, size)
     return ResultsMessage(session, sequence, ack, executed, missing, flags, rest, seal)
+
+
+def _object(out: Any, message: CallsMessage | ResultsMessage) -> Any:
+    """What both kinds have; the middleware copies the data, and nobody before."""
+    out.session = id_array(message.session)
+    out.sequence = message.sequence
+    out.seal = message.seal
+    out.flags = message.flags
+    set_bytes(out, "data", message.data)
+    return out
 
 
 def _rest(data: bytes, at: int, size: int) -> memoryview:

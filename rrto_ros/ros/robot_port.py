@@ -22,9 +22,9 @@ from rrto_msgs.msg import CallBatch, CallResult
 from rrto_msgs.srv import CloseSession, OpenSession
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.errors import UnavailableError
-from rrto_ros.ros.cdr import LARGE_BYTES, calls_bytes, results_message
+from rrto_ros.ros.cdr import calls_out, results_message
 from rrto_ros.ros.context import Endpoint, data_transports
-from rrto_ros.ros.message_bytes import byte_array, id_array, set_bytes
+from rrto_ros.ros.message_bytes import byte_array, id_array
 from rrto_ros.ros.participant import (
     CLOSE_ANSWER_S,
     Participant,
@@ -164,7 +164,7 @@ class RosRobotPort:
 
     def publish_calls(self, message: CallsMessage) -> None:
         """Publish one message (any thread)."""
-        out = calls_bytes(message) if len(message.data) < LARGE_BYTES else _large(message)
+        out = calls_out(message)
         with self._lock:
             self._published += 1
             self._ends.calls.publish(out)
@@ -399,18 +399,6 @@ class RosRobotPort:
 
     def _received(self, data: bytes) -> None:
         self._on_results(results_message(data))
-
-
-def _large(message: CallsMessage) -> CallBatch:
-    """The middleware copies its data, and nobody before."""
-    out = CallBatch()
-    out.session = id_array(message.session)
-    out.sequence = message.sequence
-    out.results_ack = message.results_ack
-    out.seal = message.seal
-    out.flags = message.flags
-    set_bytes(out, "data", message.data)
-    return out
 
 
 def _open_answer(m: Any) -> OpenAnswer:

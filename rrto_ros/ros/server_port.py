@@ -9,9 +9,9 @@ from typing import Any
 
 from rrto_msgs.msg import CallBatch, CallResult, SessionEvent
 from rrto_msgs.srv import CloseSession, OpenSession
-from rrto_ros.ros.cdr import LARGE_BYTES, calls_message, results_bytes
+from rrto_ros.ros.cdr import calls_message, results_out
 from rrto_ros.ros.context import Endpoint
-from rrto_ros.ros.message_bytes import byte_array, id_array, set_bytes
+from rrto_ros.ros.message_bytes import byte_array, id_array
 from rrto_ros.ros.participant import (
     Participant,
     SpinThread,
@@ -126,7 +126,7 @@ class RosServerPort:
 
     def publish_results(self, message: ResultsMessage) -> None:
         """Publish one message (any thread)."""
-        out = results_bytes(message) if len(message.data) < LARGE_BYTES else _large(message)
+        out = results_out(message)
         with self._lock:
             self._published += 1
             self._ends.results.publish(out)
@@ -254,18 +254,3 @@ class RosServerPort:
         response.closed = closed
         response.reason = reason
         return response
-
-
-def _large(message: ResultsMessage) -> CallResult:
-    """The middleware copies its data, and nobody before."""
-    out = CallResult()
-    out.session = id_array(message.session)
-    out.sequence = message.sequence
-    out.batches_ack = message.batches_ack
-    out.executed_call = message.executed_call
-    if message.missing:
-        out.missing = array.array("Q", message.missing)
-    out.seal = message.seal
-    out.flags = message.flags
-    set_bytes(out, "data", message.data)
-    return out

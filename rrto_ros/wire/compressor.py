@@ -18,7 +18,6 @@ import numpy as np
 from rrto_ros.errors import UnavailableError
 from rrto_ros.wire.coding import (
     LEVEL,
-    MOST_DISTANCE,
     MOST_PITCH,
     Bytes,
     Filter,
@@ -209,7 +208,7 @@ def best_filter(data: Bytes, *distances: int) -> Filter:
     """
     tried = [(_entropy(data), Filter())]
     for distance in distances or _DISTANCES:
-        how = Filter(min(distance, MOST_DISTANCE))
+        how = Filter(distance)
         tried.append((_entropy(how.apply(data)), how))
     bits, best = min(tried, key=lambda one: one[0])
     for pitch in _line_lengths(best.apply(data)):

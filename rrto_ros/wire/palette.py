@@ -77,7 +77,6 @@ class Palette:
     def __init__(self, lanes: int = 1) -> None:
         self.lanes = lanes
         self._tables: list[_Table] = []
-        self._changed: list[int] = []
         self._crowded = False
 
     def tables(self, data: Buffer) -> tuple[Tables, float]:
@@ -100,11 +99,10 @@ class Palette:
             self._look(number, table, words, lane, kinds, places)
         for _ in range(MOST_LEARNT):
             left = np.flatnonzero(kinds == NO_TABLE)
-            if len(left) * 50 <= blocks or not self._learn(words, lane, left):
+            if len(left) * 50 <= blocks or (new := self._learn(words, lane, left)) is None:
                 break
-            for number in self._changed:
-                kinds[kinds == number] = NO_TABLE
-                self._look(number, self._tables[number], words, lane, kinds, places)
+            kinds[kinds == new] = NO_TABLE
+            self._look(new, self._tables[new], words, lane, kinds, places)
         return self._used(kinds, places), float((kinds != NO_TABLE).mean()) if blocks else 0.0
 
     def _look(
@@ -123,9 +121,8 @@ class Palette:
         places[mine] = found[fits]
         kinds[mine] = number
 
-    def _learn(self, words: Words, lane: np.ndarray, left: np.ndarray) -> bool:
-        """A table for blocks that have none; `_changed` is its number. Whether there is one."""
-        self._changed = []
+    def _learn(self, words: Words, lane: np.ndarray, left: np.ndarray) -> int | None:
+        """Number of a table for blocks that have none; None: there cannot be one."""
         # The first of them may lie where two channels meet.
         start = len(left) // 2
         new: list[Words] = []
@@ -138,7 +135,7 @@ class Palette:
             new = more
             size *= 4
         if not new:
-            return False
+            return None
         for number, table in enumerate(self._tables):
             both = [np.union1d(a, b) for a, b in zip(table.lanes, new, strict=True)]
             old, now = sum(map(len, table.lanes)), sum(map(len, new))
@@ -146,14 +143,12 @@ class Palette:
             # The same channel, of which not all was seen yet: in the dark, say.
             if max(map(len, both)) <= ENTRIES and common * 2 >= min(old, now):
                 self._tables[number] = _Table(both)
-                self._changed = [number]
-                return True
+                return number
         if len(self._tables) == MOST_TABLES:
             self._crowded = True
-            return False
+            return None
         self._tables.append(_Table(new))
-        self._changed = [len(self._tables) - 1]
-        return True
+        return len(self._tables) - 1
 
     def _distinct(self, words: Words, lane: np.ndarray) -> list[Words]:
         if self.lanes == 1:

@@ -12,11 +12,14 @@ from rrto_msgs.msg import CallBatch, CallResult
 from rrto_ros.errors import ProtocolError
 from rrto_ros.ros.bag_file import typestore
 from rrto_ros.ros.cdr import (
+    LARGE_BYTES,
     MOST_MISSING,
     calls_bytes,
     calls_message,
+    calls_out,
     results_bytes,
     results_message,
+    results_out,
 )
 from rrto_ros.wire.port import CallsMessage, ResultsMessage
 
@@ -75,6 +78,18 @@ def test_the_bytes_are_as_good_as_those_that_rclpy_makes():
 def test_what_rclpy_made_is_read():
     for message, _, read in some():
         assert read(serialize_message(typed(message))) == message
+
+
+def test_large_messages_leave_as_objects_with_the_same_content():
+    rng = random.Random(8)
+    for message, out, read in (
+        (calls(rng, LARGE_BYTES), calls_out, calls_message),
+        (results(rng, LARGE_BYTES, 0), results_out, results_message),
+        (results(rng, LARGE_BYTES, 3), results_out, results_message),
+    ):
+        made = out(message)
+        assert not isinstance(made, bytes)
+        assert read(serialize_message(made)) == message
 
 
 def test_data_of_any_kind_of_buffer_is_sent():

@@ -100,7 +100,7 @@ class StandbySession:
     def wakes_at(self, now: float, idle: bool) -> float:
         """When to ask `due` again at the latest, monotonic."""
         link = self.link
-        due = [link.wakes_at(calls=False), link.heard_at + self._silence_s]
+        due = [link.wakes_at(calls=False), link.live.deadline()]
         if not idle and not self._proven_or_asked:
             due.append(now + BUSY_S)
         elif (again_at := link.sender.deadline()) is not None:
