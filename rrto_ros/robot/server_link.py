@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from rrto_ros.errors import ProtocolError
 from rrto_ros.robot.liveness import Liveness
-from rrto_ros.robot.status import SessionConfig
+from rrto_ros.robot.status import SessionConfig, prefixed
 from rrto_ros.wire.compressor import Compressor
 from rrto_ros.wire.format import Buffer
 from rrto_ros.wire.handshake import LOCAL
@@ -268,17 +268,15 @@ class ServerLink:
 
     def statistics(self) -> dict[str, int | float | str]:
         """Counters of the link's parts, prefixed by part; what was not taken, of all servers."""
-        out: dict[str, int | float | str] = {}
-        seal = self.opened.seal
-        for name, part in (
-            ("server", self.live.statistics()),
-            ("sender", self.sender.statistics()),
-            ("receiver", self.receiver.statistics()),
-            ("packed", self._packer.statistics()),
-            ("compressed", self._compressor.statistics() if self._compressor else {}),
-            ("seal", seal.statistics() if seal is not None else {}),
-        ):
-            out.update({f"{name}_{key}": value for key, value in part.items()})
+        seal, compressor = self.opened.seal, self._compressor
+        out = prefixed(
+            server=self.live.statistics(),
+            sender=self.sender.statistics(),
+            receiver=self.receiver.statistics(),
+            packed=self._packer.statistics(),
+            compressed=compressor.statistics() if compressor is not None else {},
+            seal=seal.statistics() if seal is not None else {},
+        )
         traffic = self.traffic()
         out["unproven_results"] = traffic["unproven"]
         out["closed_by_others"] = traffic["foreign"]

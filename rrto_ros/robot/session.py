@@ -23,7 +23,7 @@ import threading
 import time
 import uuid
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from rrto_ros.api.choices import LOCAL, travels
@@ -48,7 +48,7 @@ from rrto_ros.robot.ring_socket import hung_up, no_room, send_welcome
 from rrto_ros.robot.server_link import ServerLink
 from rrto_ros.robot.snapshots import Served, snapshot
 from rrto_ros.robot.state.keeping import Keeping
-from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode
+from rrto_ros.robot.status import SessionConfig, SessionSnapshot, check_mode, prefixed
 from rrto_ros.text import printable
 from rrto_ros.wire.descriptions import Hello, Welcome, pack_device_info
 from rrto_ros.wire.link import MEASURES_BYTES
@@ -656,21 +656,16 @@ class RobotSession:
     def statistics(self) -> dict[str, int | float | str]:
         """Counters of the session's parts, prefixed by part."""
         with self._lock:
-            out = {**self._link.statistics(), **self._where.statistics()}
-            parts: list[tuple[str, Mapping[str, int | float | str]]] = [
-                ("journal", self._journal.statistics())
-            ]
+            own = prefixed(journal=self._journal.statistics())
             if self._served is not None:
                 blobs = self._served.blobs
-                parts += [
-                    ("blobs", blobs.statistics() if blobs is not None else {}),
-                    ("ring", self._consumer.statistics()),
-                    ("replies", self._replies.statistics()),
-                    ("replay", self._out.statistics()),
-                ]
-            for name, part in parts:
-                out.update({f"{name}_{key}": value for key, value in part.items()})
-            return out
+                own |= prefixed(
+                    blobs=blobs.statistics() if blobs is not None else {},
+                    ring=self._consumer.statistics(),
+                    replies=self._replies.statistics(),
+                    replay=self._out.statistics(),
+                )
+            return {**self._link.statistics(), **self._where.statistics(), **own}
 
     def _snapshot(self) -> SessionSnapshot:
         said = SessionSnapshot(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,15 @@ def check_mode(mode: str) -> int:
     """
     RECORDER["mode"].check(mode)
     return MODES[choices.travels(mode)]
+
+
+Numbers = Mapping[str, int | float | str]
+"""What `statistics()` says of something."""
+
+
+def prefixed(**parts: Numbers) -> dict[str, int | float | str]:
+    """The statistics of a thing's parts as one, each name after its part's."""
+    return {f"{name}_{key}": value for name, part in parts.items() for key, value in part.items()}
 
 
 @dataclass(frozen=True)

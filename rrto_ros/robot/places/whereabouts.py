@@ -20,7 +20,7 @@ from rrto_ros.robot.places.servers import Wanted
 from rrto_ros.robot.places.standby import Routed, Standby
 from rrto_ros.robot.places.standby_session import Content, StandbySession
 from rrto_ros.robot.state.journal import Journal
-from rrto_ros.robot.status import SessionConfig
+from rrto_ros.robot.status import SessionConfig, prefixed
 from rrto_ros.wire.opening import Opened
 from rrto_ros.wire.port import OpenRequest, RobotPort
 
@@ -236,14 +236,11 @@ class Whereabouts:
 
     def statistics(self) -> dict[str, int | float | str]:
         """Counters of the ways, prefixed by way."""
-        out: dict[str, int | float | str] = {}
-        for name, part in (
-            ("migration", self.migration),
-            ("fallback", self.fallback),
-            ("standby", self.standby),
-        ):
-            out.update({f"{name}_{key}": value for key, value in part.statistics().items()})
-        return out
+        return prefixed(
+            migration=self.migration.statistics(),
+            fallback=self.fallback.statistics(),
+            standby=self.standby.statistics(),
+        )
 
     def _doubts(self, at: Situation) -> bool:
         # What is silent on the robot is slow; when to leave it is not decided by that.
