@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.robot.record.log import CallLog
 from rrto_ros.wire.literal import LiteralReader
+
+if TYPE_CHECKING:
+    from rrto_ros.ros.bag_file import RecordedSession
 
 
 def logs_of_bag(path: str | os.PathLike[str]) -> list[CallLog]:
@@ -24,18 +28,23 @@ def logs_of_bag(path: str | os.PathLike[str]) -> list[CallLog]:
         sessions = read_bag(Path(path))
     except ConfigError as error:
         raise ConfigError(f"{path} is neither a call log nor a bag: {error}") from error
-    logs = []
-    for session in sessions:
-        if session.unread:
-            raise ProtocolError(f"session {session.session[:8]}: {session.unread}")
-        log = CallLog(
-            max_calls=1 << 26,
-            memory_limit_bytes=4 << 30,
-            session={"session": session.session, "program": session.program},
-        )
-        reader = LiteralReader()
-        for batch in session.batches:
-            log.extend(b"".join(reader.read(batch)))
-        if len(log):
-            logs.append(log)
-    return logs
+    return [log for session in sessions if len(log := log_of(session))]
+
+
+def log_of(session: RecordedSession) -> CallLog:
+    """The call log of a session of a bag.
+
+    Raises:
+        ProtocolError: A message is missing, damaged, or sealed without its key.
+    """
+    if session.unread:
+        raise ProtocolError(f"session {session.session[:8]}: {session.unread}")
+    log = CallLog(
+        max_calls=1 << 26,
+        memory_limit_bytes=4 << 30,
+        session={"session": session.session, "program": session.program},
+    )
+    reader = LiteralReader()
+    for batch in session.batches:
+        log.extend(b"".join(reader.read(batch)))
+    return log

@@ -20,15 +20,17 @@ from rrto_ros.api.info import ModuleInfo
 from rrto_ros.api.results import BREAKS_CONTEXT, CUresult
 from rrto_ros.devices.protocol import Device, NumberedDevice, PrintingDevice, SegmentDevice
 from rrto_ros.errors import CudaError, ProtocolError
+from rrto_ros.execution.access_ranges import FOLLOWED, AccessRanges
 from rrto_ros.execution.checkpoints import Checkpoints
 from rrto_ros.execution.dispatch import Handler, Prepared, bind, prepare, read_memory
 from rrto_ros.execution.prepared_plan import Preparer, RowRun, Step
+from rrto_ros.execution.profile import Profiler
 from rrto_ros.execution.progress import Progress, describe
 from rrto_ros.execution.references import BlobAwaited, BlobReferences, BlobSource, NoBlobs
 from rrto_ros.execution.session_plans import SessionPlans
 from rrto_ros.execution.speculation import Speculation
 from rrto_ros.execution.state import MemoryState
-from rrto_ros.execution.write_ranges import FOLLOWED, WriteRanges
+from rrto_ros.wire.allocations import Allocations
 from rrto_ros.wire.codec import OP_BY_NAME, CallHeader, CallRecord, decode_call, iter_headers
 from rrto_ros.wire.format import (
     BLOB_DATA_OP,
@@ -98,7 +100,7 @@ class Executor:
         rows = device if isinstance(device, SegmentDevice) else None
         self._printing = device if isinstance(device, PrintingDevice) else None
         self._comes = device.call_comes if isinstance(device, NumberedDevice) else None
-        self._ranges = WriteRanges(device.info.compute_capability, beside=beside)
+        self._ranges = AccessRanges(device.info.compute_capability, beside=beside)
         self._speculation = Speculation(
             Checkpoints(device), self._ranges, self._begin, interrupted
         )
@@ -128,6 +130,30 @@ class Executor:
         self._last_error = ""
         self._skipped = 0
         self._busy_s = 0.0
+        self._profiler: Profiler | None = None
+        self._place: Callable[[int], int | None] = lambda _: None
+        self._device = device
+
+    def profile(self, place: Callable[[int], int | None]) -> Profiler:
+        """From now on note what calls of an inference cost and touch.
+
+        Args:
+            place: Gives the place in the inference of the call with an index; None for others.
+
+        Returns:
+            What executes these calls, and knows then.
+        """
+        self._place = place
+        self._profiler = Profiler(
+            self._device, self._handlers, self._ranges,
+            lambda module, kernel: self._kernel_name(module, kernel).decode(errors="replace"),
+        )  # fmt: skip
+        return self._profiler
+
+    @property
+    def memory(self) -> Allocations:
+        """The session's live memory."""
+        return self._ranges.memory
 
     @property
     def executed_call(self) -> int:
@@ -298,7 +324,11 @@ class Executor:
         kernel = self._begin(header.index, record)
         self._calls += 1
         try:
-            data = run() if run is not None else self._handlers[header.op](record)
+            place = self._place(header.index) if self._profiler is not None else None
+            if self._profiler is not None and place is not None:
+                data = self._profiler.execute(place, record)
+            else:
+                data = run() if run is not None else self._handlers[header.op](record)
         except CudaError as error:
             self._failed(header, error.result, str(error), error.detail, kernel)
         except Exception as error:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from rrto_ros.api.ops import Work
 from rrto_ros.devices.protocol import MemcpyNode, Segment, SegmentCall, SegmentDevice, SegmentWork
 from rrto_ros.errors import ProtocolError
+from rrto_ros.execution.access_ranges import FOLLOWED, Layout
 from rrto_ros.execution.dispatch import Prepared, fill_of, launch_of
-from rrto_ros.execution.write_ranges import FOLLOWED, Layout
 from rrto_ros.wire.codec import CallHeader, CallRecord, decode_call
 from rrto_ros.wire.format import ALL_FLAGS, FLAG_BLOB_REF, FLAG_KEEP, HEADER_BYTES
 from rrto_ros.wire.plan import Plan

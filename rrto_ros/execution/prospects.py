@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rrto_ros.execution.access_ranges import AccessRanges, Layout
 from rrto_ros.execution.checkpoints import Checkpoints
 from rrto_ros.execution.prepared_plan import PreparedPlan
-from rrto_ros.execution.write_ranges import Layout, WriteRanges
 from rrto_ros.wire.accesses import Range
 from rrto_ros.wire.templates import WRITES
 
@@ -60,7 +60,7 @@ class Prospects:
         chosen: How many stretches were worth executing.
     """
 
-    def __init__(self, ranges: WriteRanges, checkpoints: Checkpoints) -> None:
+    def __init__(self, ranges: AccessRanges, checkpoints: Checkpoints) -> None:
         self._ranges = ranges
         self._checkpoints = checkpoints
         # The plan is kept with each, so that no other gets its id.
@@ -150,7 +150,7 @@ class Prospects:
         ]
         # Of all of them, so that what is looked at beside the session is known together.
         writes = [
-            self._ranges.of(r) if r is not None and r.op.code in WRITES else None
+            self._ranges.writes(r) if r is not None and r.op.code in WRITES else None
             for r in following
         ]
         for calls, (record, found) in enumerate(zip(following, writes, strict=True), 1):

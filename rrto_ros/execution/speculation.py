@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable
 
 from rrto_ros.api.results import CUresult
+from rrto_ros.execution.access_ranges import AccessRanges
 from rrto_ros.execution.checkpoints import Checkpoints
 from rrto_ros.execution.dispatch import Prepared
 from rrto_ros.execution.prepared_plan import PreparedPlan
 from rrto_ros.execution.prospects import Prospects, Stretch
-from rrto_ros.execution.write_ranges import WriteRanges
 from rrto_ros.wire.accesses import Range
 from rrto_ros.wire.codec import CallRecord
 from rrto_ros.wire.format import (
@@ -52,7 +52,7 @@ class Speculation:
     def __init__(
         self,
         checkpoints: Checkpoints,
-        ranges: WriteRanges,
+        ranges: AccessRanges,
         begin: Callable[[int, CallRecord], object],
         interrupted: Callable[[], bool],
     ) -> None:

@@ -10,6 +10,7 @@ accesses of its nodes.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,17 @@ def pointers(params: Any, allocations: Allocations) -> tuple[Range, ...]:
     return tuple(found.values())
 
 
+def merged(spans: Iterable[Range]) -> list[Range]:
+    """Ranges by address; those that overlap or meet as one."""
+    out: list[Range] = []
+    for start, end in sorted(spans):
+        if out and start <= out[-1][1]:
+            out[-1] = out[-1][0], max(end, out[-1][1])
+        elif start < end:
+            out.append((start, end))
+    return out
+
+
 def fill_bytes(f: dict[str, Any]) -> int:
     """Bytes from the first to the last that a fill writes; 0 if it writes none."""
     row: int = f["width"] * f["element_bytes"]
@@ -101,7 +113,7 @@ class GraphTable:
         return Accesses(tuple(sorted(reads)), tuple(sorted(writes)), tuple(sorted(possible)))
 
 
-def _named(op: Op, f: dict[str, Any], payload_bytes: int) -> Accesses:
+def named(op: Op, f: dict[str, Any], payload_bytes: int) -> Accesses:
     """Accesses of the ranges that an operation's fields name."""
     return Accesses(
         _range(op.reads, f, payload_bytes) if op.reads else (),
@@ -121,7 +133,7 @@ def _node_accesses(op: Op, f: dict[str, Any], allocations: Allocations) -> Acces
     """Accesses that a graph node will have when it runs."""
     if op.work is Work.LAUNCH:
         return _launched(f["params"], allocations)
-    return _named(op, f, 0)
+    return named(op, f, 0)
 
 
 def accesses(
@@ -145,7 +157,7 @@ def accesses(
     if not (op.reads or op.writes or op.sets or op.needs):
         return NOTHING
     f = template.fields()
-    got = _named(op, f, template.payload_bytes)
+    got = named(op, f, template.payload_bytes)
     if op.work is Work.GRAPH and graphs is not None:
         got |= graphs.launched(f["graph_exec"]) or NOTHING
     if op.sets or op.needs:

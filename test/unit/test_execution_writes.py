@@ -11,7 +11,7 @@ from rrto_ros.api.info import GlobalInfo, KernelInfo, ModuleInfo
 from rrto_ros.devices.cpu.outline import LARGE_TEXT
 from rrto_ros.execution.kernels.extents import Geometry
 from rrto_ros.execution.kernels.writes import kernel_writes
-from rrto_ros.execution.write_ranges import WriteRanges
+from rrto_ros.execution.access_ranges import AccessRanges
 from rrto_ros.wire.codec import OP_BY_NAME, iter_calls, pack_call
 
 HEAD = """
@@ -214,7 +214,7 @@ def launch(a, b):
 
 
 def ranges(code="st.global.f32 [%d2], %f1;", **options):
-    out = WriteRanges((8, 0), **options)
+    out = AccessRanges((8, 0), **options)
     info = ModuleInfo((KernelInfo("k", (), {}),), (GlobalInfo("counters", 1 << 40, 64),))
     out.loaded(1, info, (HEAD + code + " ret; }").encode())
     for address in (0x1000, 0x2000, 0x3000):
@@ -224,44 +224,44 @@ def ranges(code="st.global.f32 [%d2], %f1;", **options):
 
 def test_a_launch_writes_what_its_stores_reach_in_allocations():
     r = ranges()
-    assert r.of(launch(0x1000, 0x2010)) == ((0x2010, 0x2014),)
-    assert r.of(launch(0x1000, 1 << 40)) == ((1 << 40, (1 << 40) + 4),)
-    assert r.of(launch(0x1000, 0x2800)) is None, "it points into no allocation"
-    assert r.of(launch(0x1000, 0x27FE)) is None, "not to its end"
+    assert r.writes(launch(0x1000, 0x2010)) == ((0x2010, 0x2014),)
+    assert r.writes(launch(0x1000, 1 << 40)) == ((1 << 40, (1 << 40) + 4),)
+    assert r.writes(launch(0x1000, 0x2800)) is None, "it points into no allocation"
+    assert r.writes(launch(0x1000, 0x27FE)) is None, "not to its end"
     layout = r.layout
     r.followed(record("mem_free", address=0x2000))
     assert r.layout != layout
-    assert r.of(launch(0x1000, 0x2010)) is None
+    assert r.writes(launch(0x1000, 0x2010)) is None
     r.followed(record("mem_alloc", address=0x2000, size=0x800))
     assert r.layout == layout
     r.followed(record("module_unload", module=1))
-    assert r.of(launch(0x1000, 0x2010)) is None
+    assert r.writes(launch(0x1000, 0x2010)) is None
 
 
 def test_copies_and_fills_name_their_range():
     r = ranges()
-    assert r.of(record("memcpy_dtod", dst=0x1010, src=0x2000, size=16)) == ((0x1010, 0x1020),)
-    assert r.of(record("memcpy_dtod", dst=0x17F8, src=0x2000, size=16)) is None
+    assert r.writes(record("memcpy_dtod", dst=0x1010, src=0x2000, size=16)) == ((0x1010, 0x1020),)
+    assert r.writes(record("memcpy_dtod", dst=0x17F8, src=0x2000, size=16)) is None
     fill = {"dst": 0x1000, "pitch": 64, "width": 4, "element_bytes": 4}
-    assert r.of(record("memset", height=3, **fill)) == ((0x1000, 0x1090),)
-    assert r.of(record("memset", height=0, **fill)) == ()
+    assert r.writes(record("memset", height=3, **fill)) == ((0x1000, 0x1090),)
+    assert r.writes(record("memset", height=0, **fill)) == ()
 
 
 def test_a_graph_writes_what_its_nodes_write():
     r = ranges()
     go = record("graph_launch", graph_exec=9)
-    assert r.of(go) is None, "nobody has seen it"
+    assert r.writes(go) is None, "nobody has seen it"
     r.followed(record("graph_create", graph=5))
     node = launch(0x1000, 0x2000).fields()
     r.followed(record("graph_add_kernel_node", **{**node, "graph": 5, "node": 1}))
     r.followed(record("graph_add_memcpy_node", graph=5, node=2, dst=0x3000, src=0x1000, size=8))
     r.followed(record("graph_instantiate", graph_exec=9, graph=5))
-    assert r.of(go) == ((0x2000, 0x2004), (0x3000, 0x3008))
+    assert r.writes(go) == ((0x2000, 0x2004), (0x3000, 0x3008))
     other = launch(0x1000, 0x1000).fields()
     r.followed(record("graph_exec_kernel_node_set", **{**other, "graph_exec": 9, "node": 1}))
-    assert r.of(go) == ((0x1000, 0x1004), (0x3000, 0x3008))
+    assert r.writes(go) == ((0x1000, 0x1004), (0x3000, 0x3008))
     r.followed(record("graph_exec_destroy", graph_exec=9))
-    assert r.of(go) is None
+    assert r.writes(go) is None
 
 
 def test_a_graph_that_is_set_to_what_it_was_is_as_it_was():
@@ -284,34 +284,34 @@ def test_a_graph_that_is_set_to_what_it_was_is_as_it_was():
 def test_beside_the_session_a_kernel_is_unknown_until_it_was_looked_at():
     r = ranges(beside=True)
     before = r.layout, r.learnt
-    assert r.of(launch(0x1000, 0x2000)) is None
+    assert r.writes(launch(0x1000, 0x2000)) is None
     end = time.monotonic() + 20
     while r.learnt == before[1]:
         assert time.monotonic() < end
         time.sleep(0.001)
     assert r.layout == before[0], "what the program did is known as before"
-    assert r.of(launch(0x1000, 0x2000)) == ((0x2000, 0x2004),)
+    assert r.writes(launch(0x1000, 0x2000)) == ((0x2000, 0x2004),)
 
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_of_a_large_module_the_kernel_that_is_asked_for_is_looked_at(beside):
     rest = "".join(f".visible .entry k{i}() {{ ret; }}\n" for i in range(9))
     text = HEAD + " st.global.f32 [%d2], %f1; ret; }\n" + rest + "// " + "=" * LARGE_TEXT
-    out = WriteRanges((8, 0), beside=beside)
+    out = AccessRanges((8, 0), beside=beside)
     names = ["k", *(f"k{i}" for i in range(9))]
     out.loaded(1, ModuleInfo(tuple(KernelInfo(n, (), {}) for n in names), ()), text.encode())
     out.followed(record("mem_alloc", address=0x2000, size=0x800))
-    out.of(launch(0x1000, 0x2000))
+    out.writes(launch(0x1000, 0x2000))
     end = time.monotonic() + 20
     while beside and not out.learnt:
         assert time.monotonic() < end
         time.sleep(0.001)
-    assert out.of(launch(0x1000, 0x2000)) == ((0x2000, 0x2004),)
+    assert out.writes(launch(0x1000, 0x2000)) == ((0x2000, 0x2004),)
     assert out.statistics() == {"analysed_kernels": 1, "kernels_known": 1}
 
 
 def test_mapped_memory_is_one_across_its_pieces_while_it_may_be_written():
-    ranges = WriteRanges((8, 0))
+    ranges = AccessRanges((8, 0))
 
     def follow(name, **fields):
         ranges.followed(next(iter_calls(pack_call(name, 1, **fields))))

@@ -1,9 +1,9 @@
-"""Which bytes a launch may store to, from its kernel's PTX, its arguments and its geometry.
+"""Which bytes a launch may store to or load, from its kernel's PTX, its arguments and geometry.
 
 The kernel is followed once for all its threads. Every register is a sum of multiples of symbols
 (forms.py): the places of thread and block, how often a loop went round, and values of which only
 bounds are known. Conditions on the way to an instruction are facts about them. So for each store
-the least and the greatest address are numbers, or it is not known where it goes.
+(or load) the least and the greatest address are numbers, or it is not known where it goes.
 
 Symbols stand for one value at a time, as names in static single assignment form do: that of an
 instruction for what it gave last, that of a loop for the round that is on. What is assumed of a
@@ -13,6 +13,7 @@ pass until what a round makes of it is what was assumed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rrto_ros.devices.cpu.ptx import ast
@@ -21,7 +22,7 @@ from rrto_ros.execution.kernels.flow import Flow
 from rrto_ros.execution.kernels.forms import UNBOUNDED, Form, Range, Symbol, TooMuchError
 from rrto_ros.execution.kernels.values import OPEN, Geometry, Span, State, Unknown, Values, full
 
-__all__ = ["Geometry", "KernelExtents", "Span"]
+__all__ = ["Geometry", "KernelExtents", "Loads", "Span"]
 _PASSES = 60
 _MOST_FACTS = 8
 _ZERO = Form(0)
@@ -47,18 +48,30 @@ class _Loop:
     facts: dict[Form, bool] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """What a launch may read: spans of addresses, and variables of its module."""
+
+    spans: tuple[Span, ...]
+    variables: tuple[str, ...] = ()
+
+
 class KernelExtents:
-    """The stores of one kernel.
+    """The stores and loads of one kernel.
 
     Args:
         kernel: With its calls inlined.
+        variables: Bytes of the module's variables.
 
     Raises:
         PtxError: It is not well formed.
     """
 
-    def __init__(self, kernel: ast.Function) -> None:
+    def __init__(self, kernel: ast.Function, variables: Mapping[str, int] | None = None) -> None:
         self._flow = Flow(kernel)
+        self._loading: Flow | None = None
+        self._kernel = kernel
+        self._variables = variables
 
     def of(self, params: bytes, geometry: Geometry) -> tuple[Span, ...] | None:
         """Where a launch may store, each span once; None if that is not known.
@@ -67,14 +80,30 @@ class KernelExtents:
             params: The packed arguments.
             geometry: The launch's.
         """
-        if not self._flow.small:
-            return None
-        try:
-            return _Walk(self._flow, params, geometry).spans()
-        except (Unknown, TooMuchError):
-            return None
-        except (PtxError, IndexError, KeyError, ValueError, AttributeError, TypeError):
-            return None  # not understood, so not known
+        walk = _followed(self._flow, params, geometry)
+        return None if walk is None else walk.spans
+
+    def loads(self, params: bytes, geometry: Geometry) -> Loads | None:
+        """What a launch may read, in the same way; None if that is not known."""
+        if self._loading is None:
+            # Most kernels are never asked: speculation wants to know of stores only.
+            self._loading = Flow(self._kernel, loads=True, variables=self._variables)
+        walk = _followed(self._loading, params, geometry)
+        return None if walk is None else Loads(walk.spans, walk.variables)
+
+
+def _followed(flow: Flow, params: bytes, geometry: Geometry) -> _Walk | None:
+    """A launch, followed to its end; None where that cannot be done."""
+    if not flow.small:
+        return None
+    walk = _Walk(flow, params, geometry)
+    try:
+        walk.follow()
+    except (Unknown, TooMuchError):
+        return None
+    except (PtxError, IndexError, KeyError, ValueError, AttributeError, TypeError):
+        return None  # not understood, so not known
+    return walk
 
 
 class _Walk:
@@ -87,11 +116,19 @@ class _Walk:
         self._loops = {head: _Loop(changed=changed) for head, changed in flow.loops.items()}
         self._begun: dict[int, list[tuple[str, Form]]] = {}
 
+    @property
     def spans(self) -> tuple[Span, ...]:
+        return tuple(sorted(self._values.spans))
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        return tuple(sorted(self._values.variables))
+
+    def follow(self) -> None:
         for _ in range(_PASSES):
             self._values.begin()
             if self._followed():
-                return tuple(sorted(self._values.spans))
+                return
         raise Unknown
 
     def _followed(self) -> bool:

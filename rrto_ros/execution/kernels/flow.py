@@ -1,12 +1,13 @@
-"""How a kernel goes on, and what of it says where its stores go.
+"""How a kernel goes on, and what of it says where its stores or loads go.
 
 Blocks in an order in which each comes before those that it leads to, except where a loop goes
-back; the loops; and the instructions that addresses, branches and guards of stores are made of.
+back; the loops; and the instructions that addresses, branches and guards of those accesses are
+made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rrto_ros.devices.cpu.passes.cfg import Block, build_blocks, destinations, sources
 from rrto_ros.devices.cpu.ptx import ast
@@ -17,6 +18,8 @@ MAX_INSTRUCTIONS = 20_000
 OWN_SPACES = frozenset(("shared", "local", "param"))
 """State spaces of one block or thread."""
 STORES = frozenset(("st", "red", "atom"))
+LOADS = frozenset(("ld", "ldu", "red", "atom"))
+"""What reads memory; an atomic operation does, too."""
 
 
 class Flow:
@@ -24,8 +27,13 @@ class Flow:
 
     Args:
         kernel: With its calls inlined.
+        loads: What reads memory is followed, instead of what writes it.
+        variables: Bytes of the module's variables.
 
     Attributes:
+        loads: As given.
+        followed: Whether an instruction accesses memory that is asked for.
+        variables: Bytes of the module's variables.
         params: Offset of each argument.
         own: Bytes of each variable of the block or thread.
         passed: Those in which arguments and results of device functions are.
@@ -35,7 +43,7 @@ class Flow:
         order: Reachable blocks.
         place: Of a block in this order.
         before: Blocks that lead to a block.
-        code: Of each block: what says where stores go, with a number for each instruction.
+        code: Of each block: what says where accesses go, with a number for each instruction.
         loops: First block -> registers that change in the loop.
         around: First block -> the symbols of the loops around it.
         small: Whether the kernel is one that is looked at.
@@ -44,7 +52,16 @@ class Flow:
         PtxError: It is not well formed.
     """
 
-    def __init__(self, kernel: ast.Function) -> None:
+    def __init__(
+        self,
+        kernel: ast.Function,
+        *,
+        loads: bool = False,
+        variables: Mapping[str, int] | None = None,
+    ) -> None:
+        self.loads = loads
+        self.followed = self._reads if loads else stores
+        self.variables = dict(variables or {})
         self.blocks = build_blocks(kernel)
         self.params: dict[str, int] = {}
         at = 0
@@ -69,14 +86,14 @@ class Flow:
         self.loops = self._find_loops()
 
     def _needed(self) -> dict[int, list[tuple[int, ast.Instr]]]:
-        """Of each block: the instructions that say where stores go, with a number for each."""
+        """Of each block: the instructions that say where accesses go, with a number for each."""
         wanted: set[str] = set()
         everything: list[tuple[int, ast.Instr]] = []
         for block in self.blocks:
             everything += ((block.index, instr) for instr in block.instrs)
             wanted.update(r.name for r in (block.guard, block.selector) if r is not None)
         for _, instr in everything:
-            if stores(instr):
+            if self.followed(instr):
                 wanted.update(n for a in instr.args if isinstance(a, ast.Addr)
                               for n in _registers(a))  # fmt: skip
                 if instr.guard is not None:
@@ -95,10 +112,19 @@ class Flow:
                     wanted.add(instr.guard.name)
         out: dict[int, list[tuple[int, ast.Instr]]] = {b.index: [] for b in self.blocks}
         for number, (block_index, instr) in enumerate(everything):
-            kept = stores(instr) or self.slot(instr) is not None
+            kept = self.followed(instr) or self.slot(instr) is not None
             if kept or not wanted.isdisjoint(destinations(instr)):
                 out[block_index].append((number, instr))
         return out
+
+    def _reads(self, instr: ast.Instr) -> bool:
+        """Whether it reads memory other than arguments and what is passed to functions."""
+        if instr.op not in LOADS or OWN_SPACES & set(instr.mods):
+            return False
+        base = next((a.base for a in instr.args if isinstance(a, ast.Addr)), None)
+        return not (
+            isinstance(base, ast.Sym) and (base.name in self.params or base.name in self.passed)
+        )
 
     def slot(self, instr: ast.Instr) -> tuple[str, int, int] | None:
         """Variable, offset and bytes of what is passed to a device function, or from it."""

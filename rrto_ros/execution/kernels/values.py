@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from rrto_ros.devices.cpu.passes.cfg import destinations
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES
-from rrto_ros.execution.kernels.flow import Flow, elements, stores
+from rrto_ros.execution.kernels.flow import Flow, elements
 from rrto_ros.execution.kernels.forms import UNBOUNDED, Bounds, Facts, Form, Range, Symbol
 
 Span = tuple[int, int]
@@ -26,10 +26,12 @@ _ZERO = Form(0)
 _LANES = 32
 EFFORT = 200_000
 """Instructions followed and bounds looked at for one launch: about half a second at most."""
+EFFORT_FOR_LOADS = 20 * EFFORT
+"""A kernel has many more loads, and no program waits for what is found of them."""
 
 
 class Unknown(Exception):  # noqa: N818 no error: the answer is that it is not known
-    """It is not known where a store goes."""
+    """It is not known where an access goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,8 @@ class Values:
         ranges: Of all symbols, as far as they were met since `begin`.
         bounds: Of forms.
         limits: Numbers of rounds after which comparisons may end a loop.
-        spans: Where stores go, since `begin`.
+        spans: Where the accesses that the flow follows go, since `begin`.
+        variables: Variables of the module that they reach.
     """
 
     def __init__(self, flow: Flow, params: bytes, geometry: Geometry) -> None:
@@ -92,15 +95,20 @@ class Values:
                 self._specials[f"{name}.{axis}"] = form
                 self._specials[f"n{name}.{axis}"] = Form(count)
         self.ranges: dict[Symbol, Range] = {}
-        self.bounds = Bounds(self.ranges, EFFORT)
+        self.bounds = Bounds(self.ranges, EFFORT_FOR_LOADS if flow.loads else EFFORT)
         self.limits: dict[Symbol, set[int]] = {}
         self.spans: set[Span] = set()
+        self.variables: set[str] = set()
+        # An index is often widened before it is compared, and used where it was found good.
+        self._widened: dict[Symbol, tuple[Form, int, bool]] = {}
 
     def begin(self) -> None:
         """The kernel is followed from its beginning."""
         self.ranges.clear()
         self.ranges.update(self.fixed)
         self.spans.clear()
+        self.variables.clear()
+        self._widened.clear()
 
     def joined_facts(self, facts: Facts, more: Facts) -> Facts:
         """Facts, and those of a condition that help."""
@@ -165,6 +173,10 @@ class Values:
                 symbol: Symbol = ("own", name)
                 self.ranges[symbol] = (0, 1 << 62)
                 return Form(offset, ((symbol, 1),))
+            case ast.Sym(name, offset) if name in self._flow.variables:
+                symbol = ("variable", name)
+                self.ranges[symbol] = (0, 1 << 62)
+                return Form(offset, ((symbol, 1),))
         return None
 
     def _typed(self, operand: ast.Operand, kind: str, state: State) -> tuple[Form, Range] | None:
@@ -182,12 +194,12 @@ class Values:
         """Follow one instruction.
 
         Raises:
-            Unknown: It is a store, and where it goes is not known.
+            Unknown: It is an access that is followed, and where it goes is not known.
             TooMuchError: The kernel is too intricate.
         """
         self.bounds.spend()
-        if stores(instr):
-            self._store(instr, state)
+        if self._flow.followed(instr):
+            self._access(instr, state)
         slot = self._flow.slot(instr)
         if slot is not None and instr.op == "st":
             self._pass(slot, instr, state)
@@ -234,7 +246,7 @@ class Values:
         if form is not None and instr.guard is None and elements(instr) == 1:
             state.forms[f"{name}@{start}:{size}"] = form
 
-    def _store(self, instr: ast.Instr, state: State) -> None:
+    def _access(self, instr: ast.Instr, state: State) -> None:
         address = next((a for a in instr.args if isinstance(a, ast.Addr)), None)
         if address is None:
             raise Unknown
@@ -248,23 +260,36 @@ class Values:
         form = self._value(address.base, state)
         if form is None:
             raise Unknown
-        own = [s for s, _ in form.terms if s[0] == "own"]
+        named = [s for s, _ in form.terms if s[0] in ("own", "variable")]
         form = Form(form.const + address.offset, form.terms)
         size = _bytes(instr)
-        if own:
-            name = str(own[0][1])
-            offset = form.plus(Form(0, ((own[0], 1),)), -1)
+        if named:
+            kind, name = named[0][0], str(named[0][1])
+            offset = form.plus(Form(0, ((named[0], 1),)), -1)
             low, high = self.bounds.of(offset, facts)
-            inside = low >= 0 and high + size <= self._flow.own[name]
-            if not inside or any(s[0] == "own" for s, _ in offset.terms):
+            length = (self._flow.own if kind == "own" else self._flow.variables)[name]
+            if low < 0 or high + size > length or len(named) > 1 or offset.coefficient(named[0]):
                 raise Unknown
+            if kind == "variable":
+                self.variables.add(name)
             return
-        exact = self._exact(form, 64, facts, signed=False)
+        exact = self._exact(self._narrowed(form, facts), 64, facts, signed=False)
         if exact is None:
             raise Unknown
         low, high = self.bounds.of(exact, facts)
         if low <= high:
             self.spans.add((low, high + size))
+
+    def _narrowed(self, form: Form, facts: Facts) -> Form:
+        """A form with numbers that were widened, where the facts say now that none had wrapped."""
+        for symbol, coefficient in form.terms:
+            if symbol in self._widened:
+                narrow, bits, signed = self._widened[symbol]
+                exact = self._exact(narrow, bits, facts, signed=signed)
+                if exact is not None:
+                    without = form.plus(Form(0, ((symbol, 1),)), -coefficient)
+                    return self._narrowed(without.plus(exact, coefficient), facts)
+        return form
 
     def _predicate(self, instr: ast.Instr, names: list[str], state: State) -> None:
         conditions = state.conditions
@@ -402,13 +427,13 @@ class Values:
             if self.wide(name) != into.bits:
                 return None
             read = self._typed(args[1], kind_name, state)
-            return (
-                read[0]
-                if read is not None
-                else self.symbol(
-                    ("any", number, name), _all(kind.bits, signed=kind.signed), into.bits
-                )
-            )
+            if read is not None:
+                return read[0]
+            made = ("any", number, name)
+            narrow = self._value(args[1], state)
+            if narrow is not None:
+                self._widened[made] = narrow, kind.bits, kind.signed
+            return self.symbol(made, _all(kind.bits, signed=kind.signed), into.bits)
         if op in ("add", "sub") and kind.bits == self.wide(name):
             one, other = (self._value(a, state) for a in args[1:3])
             if one is None or other is None:
@@ -557,7 +582,7 @@ def _facts(how: str, one: Form, other: Form) -> Facts:
 
 
 def _bytes(instr: ast.Instr) -> int:
-    """Bytes that a store writes."""
+    """Bytes that an access moves."""
     kind = TYPES.get(instr.mods[-1])
     if kind is None:
         raise Unknown

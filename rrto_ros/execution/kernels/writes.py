@@ -1,7 +1,7 @@
 """Whether a launch's arguments and geometry alone decide what its kernel touches, from the PTX.
 
-Every register gets marks of what its value may be made of. Where stores go is then worked out for
-each launch (kernel_extents.py).
+Every register gets marks of what its value may be made of. Where stores and loads go is then
+worked out for each launch (extents.py).
 
 The answer holds for any content of memory: which addresses a launch reads and writes, and that it
 ends, must be decided by its arguments and geometry alone. So a kernel is not known if something
@@ -111,7 +111,8 @@ def _writer(kernel: str, outline: Outline) -> KernelExtents | None:
     try:
         module = outline.reached(kernel)
         inlined = inline_calls(module.functions[kernel], module)
-        return KernelExtents(inlined) if _Finder(inlined).decided() else None
+        variables = {v.name: v.size for v in module.variables}
+        return KernelExtents(inlined, variables) if _Finder(inlined).decided() else None
     except (PtxError, IndexError, KeyError, ValueError, AttributeError, TypeError):
         return None  # not understood, so not known
 

@@ -1,9 +1,9 @@
-"""Which memory a call may write, on the server: follows a session's memory, modules and graphs.
+"""Which memory a call may write and read: follows a session's memory, modules and graphs.
 
-A copy or fill names its range. Where a launch stores follows from its kernel, arguments and
-geometry (kernels/extents.py), and must lie in allocations; a graph writes what its nodes do.
-Where that is not known the answer is None, and the call must not be executed before the program
-makes it.
+A copy or fill names its ranges. Where a launch stores and loads follows from its kernel, arguments
+and geometry (kernels/extents.py); stores must lie in allocations. A graph has the accesses of its
+nodes. Where writes are not known the answer is None, and the call must not be executed before the
+program makes it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import queue
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
 from rrto_ros.api.info import ModuleInfo
-from rrto_ros.api.ops import GRAPH_EFFECTS, MEMORY_EFFECTS, OPS, Effect, Work
+from rrto_ros.api.ops import GRAPH_EFFECTS, MEMORY_EFFECTS, OPS, Effect, Op, Work
 from rrto_ros.execution.kernels.extents import Geometry, KernelExtents, Span
 from rrto_ros.execution.kernels.writes import ModuleWriters, Writers
-from rrto_ros.wire.accesses import Range, fill_bytes
+from rrto_ros.wire.accesses import Range, fill_bytes, merged, named
 from rrto_ros.wire.allocations import Allocations
 from rrto_ros.wire.codec import CallRecord
 from rrto_ros.wire.graph_nodes import GraphNodes
@@ -34,9 +34,9 @@ _FOLLOWED = GRAPH_EFFECTS | MEMORY_EFFECTS | {Effect.UNLOAD}
 FOLLOWED = frozenset(op.code for op in OPS if op.effect in _FOLLOWED)
 """Operations that `followed` must be told of."""
 Layout = tuple[int, int]
-"""See `WriteRanges.layout`."""
-_Described = tuple[Work, dict[str, Any]]
-"""What a node does, with its fields."""
+"""See `AccessRanges.layout`."""
+Node = tuple[Op, dict[str, Any]]
+"""The operation that described a node, with its fields."""
 _Key = tuple[int, int, bytes, Geometry]
 """Load of a module, kernel, arguments and geometry."""
 _Load = tuple[int, int]
@@ -45,7 +45,7 @@ _GONE = 0
 """Instead of a load: the module was unloaded."""
 
 
-class WriteRanges:
+class AccessRanges:
     """One session's. Not thread-safe.
 
     Args:
@@ -61,14 +61,15 @@ class WriteRanges:
         self._loads: dict[int, int] = {}
         self._memory = Allocations()
         self._names: dict[int, tuple[str, ...]] = {}
-        self._globals: dict[int, tuple[int, ...]] = {}
+        self._globals: dict[int, dict[str, Range]] = {}
         self._images: OrderedDict[int, bytes] = OrderedDict()
         self._images_bytes = 0
         self._writers: dict[int, ModuleWriters] = {}
         self._kernels: dict[int, dict[str, KernelExtents | None]] = {}
         self._wanted: dict[int, set[str]] = {}
-        self._nodes: GraphNodes[_Described] = GraphNodes()
+        self._nodes: GraphNodes[Node] = GraphNodes()
         self._extents: dict[_Key, tuple[Span, ...] | None] = {}
+        self._loads_of: dict[_Key, tuple[Range, ...] | None] = {}
         self._digests: dict[int, dict[int, int]] = {}
         self._graphs = 0
         self._changes = 0
@@ -95,7 +96,7 @@ class WriteRanges:
     def learnt(self) -> int:
         """Counts what was found of modules.
 
-        While it and the layout are the same, `of` gives the same for the same call.
+        While it and the layout are the same, `writes` and `reads` give the same for the same call.
         """
         while not self._found.empty():
             (module, load), kernels = self._found.get()
@@ -116,7 +117,9 @@ class WriteRanges:
         self._loads[module] = self._changes
         self._names[module] = tuple(kernel.name for kernel in info.kernels)
         # A program may hand the address of a module's variable to a kernel.
-        self._globals[module] = tuple(g.address for g in info.globals if g.bytes)
+        self._globals[module] = {
+            g.name: (g.address, g.address + g.bytes) for g in info.globals if g.bytes
+        }
         for variable in info.globals:
             if variable.bytes:
                 self._memory.add(variable.address, variable.bytes)
@@ -137,7 +140,7 @@ class WriteRanges:
             self._changes += 1
             self._unload(f["module"])
             return
-        self._nodes.apply(op.effect, f, lambda: (op.work, _plain(f)))
+        self._nodes.apply(op.effect, f, lambda: (op, _plain(f)))
         if "graph_exec" in f:
             self._instantiated(f["graph_exec"], f.get("node"))
 
@@ -151,29 +154,74 @@ class WriteRanges:
             works = [] if work is None else [work]
         else:
             works = list(self._nodes.of(graph_exec) or ())
-        for what, fields in works:
-            text = repr((graph_exec, what.name, fields)).encode()
+        for op, fields in works:
+            text = repr((graph_exec, op.work.name, fields)).encode()
             digest = int.from_bytes(blake2b(text, digest_size=16).digest(), "little")
             digests[fields["node"]] = digest
             self._graphs ^= digest
         if not digests:
             del self._digests[graph_exec]
 
-    def of(self, record: CallRecord) -> tuple[Range, ...] | None:
+    def writes(self, record: CallRecord) -> tuple[Range, ...] | None:
         """Ranges that a call of `templates.WRITES` may write; None if that is not known."""
+        return self._each(record, self.node_writes)
+
+    def reads(self, record: CallRecord) -> tuple[Range, ...] | None:
+        """Ranges that a call may read; None if that is not known.
+
+        More than it reads may be in them, and more than memory is: only what memory there is
+        counts.
+        """
+        return self._each(record, self.node_reads)
+
+    def nodes(self, record: CallRecord) -> tuple[Node, ...] | None:
+        """What a launched graph does, each node after those that it depends on; None: unknown."""
+        found = self._nodes.of(record.fields()["graph_exec"])
+        return None if found is None else tuple(found)
+
+    def _each(
+        self,
+        record: CallRecord,
+        ranges_of: Callable[[Op, dict[str, Any]], tuple[Range, ...] | None],
+    ) -> tuple[Range, ...] | None:
+        """Of a call, or of all nodes of the graph that it launches."""
         f = record.fields()
         if record.op.work is not Work.GRAPH:
-            return self._work(record.op.work, f)
+            return ranges_of(record.op, f)
         nodes = self._nodes.of(f["graph_exec"])
         if nodes is None:
             return None
         out: set[Range] = set()
-        for work, fields in nodes:
-            ranges = self._work(work, fields)
+        for op, fields in nodes:
+            ranges = ranges_of(op, fields)
             if ranges is None:
                 return None
             out.update(ranges)
         return tuple(sorted(out))
+
+    def node_writes(self, op: Op, f: dict[str, Any]) -> tuple[Range, ...] | None:
+        """What `writes` says, of a node."""
+        return self._work(op.work, f)
+
+    def node_reads(self, op: Op, f: dict[str, Any]) -> tuple[Range, ...] | None:
+        """What `reads` says, of a node."""
+        if op.work is not Work.LAUNCH:
+            return named(op, f, 0).reads
+        known = self._kernel(f)
+        if known is None:
+            return None
+        kernel, key = known
+        if key not in self._loads_of:
+            if len(self._loads_of) >= MAX_EXTENTS:
+                self._loads_of.clear()
+            found = kernel.loads(key[2], key[3])
+            variables = self._globals.get(f["module"], {})
+            if found is None or not variables.keys() >= set(found.variables):
+                self._loads_of[key] = None
+            else:
+                spans = [*found.spans, *(variables[name] for name in found.variables)]
+                self._loads_of[key] = tuple(merged(spans))
+        return self._loads_of[key]
 
     def _work(self, work: Work, f: dict[str, Any]) -> tuple[Range, ...] | None:
         if work is Work.LAUNCH:
@@ -194,6 +242,21 @@ class WriteRanges:
         return ((start, start + size),)
 
     def _launch(self, f: dict[str, Any]) -> tuple[Range, ...] | None:
+        known = self._kernel(f)
+        if known is None:
+            return None
+        kernel, key = known
+        if key not in self._extents:
+            if len(self._extents) >= MAX_EXTENTS:
+                self._extents.clear()
+            self._extents[key] = kernel.of(key[2], key[3])
+        spans = self._extents[key]
+        if spans is None or not all(self.holds(start, end - start) for start, end in spans):
+            return None
+        return tuple(merged(spans))
+
+    def _kernel(self, f: dict[str, Any]) -> tuple[KernelExtents, _Key] | None:
+        """A launch's kernel, and what its accesses depend on; None if the kernel is not known."""
         names = self._names.get(f["module"], ())
         if f["kernel"] >= len(names):
             return None
@@ -201,16 +264,9 @@ class WriteRanges:
         if kernel is None:
             return None
         grid, block = (tuple(f[f"{what}_{axis}"] for axis in "xyz") for what in ("grid", "block"))
-        params = bytes(f["params"])
-        key = (self._loads[f["module"]], f["kernel"], params, Geometry(grid, block))
-        if key not in self._extents:
-            if len(self._extents) >= MAX_EXTENTS:
-                self._extents.clear()
-            self._extents[key] = kernel.of(params, key[-1])
-        spans = self._extents[key]
-        if spans is None or not all(self.holds(start, end - start) for start, end in spans):
-            return None
-        return _merged(spans)
+        return kernel, (
+            self._loads[f["module"]], f["kernel"], bytes(f["params"]), Geometry(grid, block)
+        )  # fmt: skip
 
     def _analysed(self, module: int, name: str) -> KernelExtents | None:
         """Where a kernel stores; None if that is not known, or not yet."""
@@ -252,7 +308,7 @@ class WriteRanges:
     def _unload(self, module: int) -> None:
         self._names.pop(module, None)
         self._loads.pop(module, None)
-        for address in self._globals.pop(module, ()):
+        for address, _ in self._globals.pop(module, {}).values():
             self._memory.remove(address)
         self._kernels.pop(module, None)
         self._writers.pop(module, None)
@@ -270,17 +326,6 @@ class WriteRanges:
             "analysed_kernels": len(kernels),
             "kernels_known": sum(kernel is not None for kernel in kernels),
         }
-
-
-def _merged(spans: Iterable[Span]) -> tuple[Range, ...]:
-    """Spans in order of their starts; those that overlap or meet as one."""
-    out: list[Range] = []
-    for start, end in sorted(spans):
-        if out and start <= out[-1][1]:
-            out[-1] = out[-1][0], max(end, out[-1][1])
-        else:
-            out.append((start, end))
-    return tuple(out)
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
