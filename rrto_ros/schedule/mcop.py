@@ -3,8 +3,9 @@
 Wu, Sun, Wolter et al., "An Optimal Offloading Partitioning Algorithm in Mobile Cloud Computing"
 (arXiv 1510.07986; IEEE TPDS 2019). Calls that cannot be offloaded are merged into one, the start.
 A phase adds, from there, again and again the call v with the largest
-w(A, v) - (local(v) - edge(v)), where A is what it has added. Of the last two the later one, t, is the phase's cut: what has been
-merged into it goes to the edge, the rest stays. Then t is merged into the other of the two.
+w(A, v) - (local(v) - edge(v)), where A is what it has added. Of the last two the later one, t, is
+the phase's cut: what has been merged into it goes to the edge, the rest stays. Then t is merged
+into the other of the two.
 
 The heuristic is not exact, whatever its title says: the order of Stoer and Wagner guarantees
 minimum cuts where only edges have weights. It is here to be compared with `min_cut`.
