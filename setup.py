@@ -90,6 +90,7 @@ setup(
     ],
     install_requires=[
         "numpy",
+        "scipy",
         "pyyaml",
         "llvmlite",
         "lz4",
