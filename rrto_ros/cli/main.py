@@ -292,6 +292,32 @@ def analyze_command(
         Path | None, typer.Option(help="Write a timeline of the calls (of the longest session).")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write an interactive one.")] = None,
+    partition: Annotated[
+        bool,
+        typer.Option(
+            "--partition",
+            help="Execute the bag here, and say where its inference is best cut between robot and "
+            "edge, by the link's rate; --png then draws that.",
+        ),
+    ] = False,
+    slower: Annotated[
+        float, typer.Option(help="--partition: how many times slower the robot is than this.")
+    ] = 10.0,
+    round_trip_ms: Annotated[
+        float, typer.Option(help="--partition: the link's round trip without load.")
+    ] = 4.0,
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="--partition: what is made least: latency, energy, or weighted (half and half)."
+        ),
+    ] = "latency",
+    algorithm: Annotated[
+        str, typer.Option(help="--partition: min_cut (exact), mcop, all_local or all_edge.")
+    ] = "min_cut",
+    power: Annotated[
+        str, typer.Option(help="--partition: profile of config/power_profiles.yaml, for energy.")
+    ] = "",
 ) -> None:
     """Find the operator sequences that inferences repeat in recorded driver calls."""
     from rrto_ros.evaluation.analyze import analyze, report
@@ -301,6 +327,14 @@ def analyze_command(
     options = SearchOptions(
         min_repetitions=min_repetitions, min_length=min_length, max_length=max_length
     )
+    if partition:
+        from rrto_ros.cli.partitions import show
+
+        show(
+            path,
+            Wanted(search, options, slower, round_trip_ms / 1e3, objective, algorithm, power, png),
+        )
+        return
     done = analyze(path, algorithm=search, options=options)
     for analysis in done:
         typer.echo(report(analysis))

@@ -9,9 +9,9 @@ import pytest
 
 from rrto_ros.api.info import GlobalInfo, KernelInfo, ModuleInfo
 from rrto_ros.devices.cpu.outline import LARGE_TEXT
+from rrto_ros.execution.access_ranges import AccessRanges
 from rrto_ros.execution.kernels.extents import Geometry
 from rrto_ros.execution.kernels.writes import kernel_writes
-from rrto_ros.execution.access_ranges import AccessRanges
 from rrto_ros.wire.codec import OP_BY_NAME, iter_calls, pack_call
 
 HEAD = """

@@ -1,0 +1,197 @@
+"""`rrto analyze --partition`: where an inference of a bag would be cut, link by link, as text.
+
+What the calls cost and hand on was found by executing them here (profiled.py). The robot is this
+machine made slower by a factor that the user gives, and everything said of a link is modelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from rrto_ros.errors import ConfigError
+from rrto_ros.evaluation.profiled import Profiled
+from rrto_ros.schedule.algorithms import algorithm
+from rrto_ros.schedule.costs import Link, Measured, Modelled
+from rrto_ros.schedule.dataflow import live
+from rrto_ros.schedule.power import Power, power_profiles
+from rrto_ros.schedule.problem import Placement
+from rrto_ros.schedule.rates import RateTable, rate_table
+
+RATES_MBIT = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_MBIT = 1e6 / 8
+_CANDIDATES = 12
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is taken for granted of robot and link.
+
+    Attributes:
+        slower: How many times longer the robot takes than this machine; more than 0.
+        round_trip_s: Of the link, without load.
+        objective: What is minimised, one of `costs.OBJECTIVES`.
+        solver: One of `algorithms.ALGORITHMS`.
+        power: Of the robot; None: energy is not said.
+    """
+
+    slower: float = 10.0
+    round_trip_s: float = 4e-3
+    objective: str = "latency"
+    solver: str = "min_cut"
+    power: Power | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.slower <= 1e6:
+            raise ConfigError(f"the robot is {self.slower:g} times slower, want more than 0")
+        if not 0 <= self.round_trip_s <= 60:
+            raise ConfigError(f"a round trip takes {self.round_trip_s:g} s, want 0 to 60")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is best over a link, and what it takes."""
+
+    rate_mbit: float
+    placement: Placement
+    best: Modelled
+    all_local: Modelled
+    all_edge: Modelled
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """An inference's placements.
+
+    Attributes:
+        profiled: The inference.
+        measured: What of it the schedule was given.
+        situation: What was taken for granted.
+        table: The best placements over all rates.
+        choices: At `RATES_MBIT`.
+        live_bytes: Crossing a cut before each piece.
+    """
+
+    profiled: Profiled
+    measured: Measured
+    situation: Situation
+    table: RateTable
+    choices: tuple[Choice, ...]
+    live_bytes: tuple[int, ...]
+
+
+def partitions(profiled: Profiled, situation: Situation) -> Partitions:
+    """Find the placements of an inference.
+
+    Raises:
+        ConfigError: The situation names no objective or algorithm, or lacks what one needs.
+    """
+    measured = profiled.measured(situation.slower)
+    table = rate_table(
+        measured,
+        situation.round_trip_s,
+        objective=situation.objective,
+        power=situation.power,
+        solve=algorithm(situation.solver),
+    )
+    choices = []
+    for rate in RATES_MBIT:
+        link = Link(rate * _MBIT, rate * _MBIT, situation.round_trip_s)
+        chosen = table.best(rate * _MBIT).placement
+        whole = table.unit.all_local, table.unit.all_edge
+        best, local, edge = (
+            measured.modelled(one, link, situation.power) for one in (chosen, *whole)
+        )
+        choices.append(Choice(rate, chosen, best, local, edge))
+    crossing = live(profiled.tensors, len(profiled.pieces))
+    return Partitions(profiled, measured, situation, table, tuple(choices), tuple(crossing))
+
+
+def power_of(name: str, file: Path) -> Power | None:
+    """The power profile of a name; None for an empty one.
+
+    Raises:
+        ConfigError: The file has no such profile, or cannot be read.
+    """
+    if not name:
+        return None
+    profiles = power_profiles(file)
+    if name not in profiles:
+        raise ConfigError(f"power profile {name!r}: want one of {', '.join(profiles)}")
+    return profiles[name]
+
+
+def at_edge(placement: Sequence[bool], free: Sequence[int]) -> str:
+    """Which pieces run at the edge, of those that may."""
+    away = [n for n in free if placement[n]]
+    if not away:
+        return "all at the robot"
+    if len(away) == len(free):
+        return "all at the edge"
+    runs = []
+    for _, group in groupby(enumerate(away), lambda pair: pair[1] - pair[0]):
+        numbers = [n for _, n in group]
+        runs.append(f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]}")
+    return "edge: " + ", ".join(runs)
+
+
+def cut_points(found: Partitions) -> list[int]:
+    """Places where few bytes cross: less than just before, and not more than just after."""
+    crossing = found.live_bytes
+    points = [
+        n
+        for n in range(1, len(crossing) - 1)
+        if crossing[n] < crossing[n - 1] and crossing[n] <= crossing[n + 1]
+    ]
+    return sorted(sorted(points, key=lambda n: crossing[n])[:_CANDIDATES])
+
+
+def report(found: Partitions) -> str:
+    """The placements as text."""
+    profiled, measured, situation = found.profiled, found.measured, found.situation
+    here, robot = sum(measured.edge_s), sum(measured.local_s)
+    lines = [
+        f"inference of {profiled.program}",
+        f"    executed here {profiled.inferences} times: {len(profiled.pieces)} calls and nodes, "
+        f"{1e3 * here:.1f} ms (device cpu, each timed alone)",
+        f"    a robot that is {situation.slower:g} times slower: {1e3 * robot:.1f} ms (modelled)",
+    ]
+    if profiled.unknown:
+        names = ", ".join(profiled.unknown[:5]) + (" ..." if len(profiled.unknown) > 5 else "")
+        lines.append(
+            f"    what {len(profiled.unknown)} kernels touch is not known, so they take all "
+            f"memory with them: {names}"
+        )
+    lines += ["", "where few bytes cross:", "    before    bytes       of the time  next"]
+    done, passed = [], 0.0
+    for seconds in measured.edge_s:
+        done.append(passed / here if here else 0.0)
+        passed += seconds
+    lines += (
+        f"    {n:<8}  {found.live_bytes[n]:<10,}  {100 * done[n]:>6.1f} %     "
+        f"{profiled.pieces[n].name}"
+        for n in cut_points(found)
+    )
+    free = [n for n in range(len(profiled.pieces)) if n not in measured.at_robot]
+    lines += ["", f"best {situation.objective} over a round trip of "
+              f"{1e3 * situation.round_trip_s:g} ms ({situation.solver}, modelled):",
+              "    Mbit/s  latency ms  all robot   all edge    bytes up    bytes down  placement"]  # fmt: skip
+    lines += (
+        f"    {c.rate_mbit:<6g}  {1e3 * c.best.latency_s:<10.1f}  {1e3 * c.all_local.latency_s:<10.1f}"
+        f"  {1e3 * c.all_edge.latency_s:<10.1f}  {c.best.up_bytes:<10,.0f}  "
+        f"{c.best.down_bytes:<10,.0f}  {at_edge(c.placement, free)}"
+        for c in found.choices
+    )
+    if situation.power is not None:
+        lines += ["", "the robot's energy per inference, J (modelled):",
+                  "    Mbit/s  best        all robot   all edge"]  # fmt: skip
+        lines += (
+            f"    {c.rate_mbit:<6g}  {c.best.energy_j:<10.3f}  {c.all_local.energy_j:<10.3f}  "
+            f"{c.all_edge.energy_j:<10.3f}"
+            for c in found.choices
+        )
+    changes = ", ".join(f"{rate / _MBIT:.3g}" for rate in found.table.rates)
+    lines += ["", f"the best placement changes at {changes or 'no rate'} Mbit/s"]
+    return "\n".join(lines)

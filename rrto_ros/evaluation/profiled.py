@@ -1,0 +1,150 @@
+"""An inference of a bag, executed here call by call: what each costs, and what goes where.
+
+The bag's calls are executed on the virtual device of this machine, from the first to the last, so
+that memory, modules and graphs are what they were. Those of the sequence that is found most often
+are timed and looked at each time that they come.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rrto_ros.api.ops import Kind
+from rrto_ros.devices.registry import DeviceSettings, create_device
+from rrto_ros.errors import ConfigError, ProtocolError
+from rrto_ros.evaluation.analyze import Analysis, analyze_log
+from rrto_ros.evaluation.analyze_bag import log_of
+from rrto_ros.execution.executor import Executor
+from rrto_ros.execution.profile import Piece
+from rrto_ros.robot.search import SearchOptions
+from rrto_ros.schedule.costs import Data, Measured
+from rrto_ros.schedule.dataflow import Flow, Touched, flows
+from rrto_ros.wire.blob_store import BlobStore
+from rrto_ros.wire.codec import iter_headers
+from rrto_ros.wire.literal import LiteralReader
+
+_ON_DEVICE = (Kind.WORK, Kind.OPEN)
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """An inference as it was executed here.
+
+    Attributes:
+        program: Of the session.
+        inferences: How often it was executed.
+        pieces: Its calls and the nodes of its graphs, without those that touch no memory.
+        tensors: What goes between them, by their places in `pieces`.
+        unknown: Names of kernels of which it is not known what they access.
+    """
+
+    program: str
+    inferences: int
+    pieces: tuple[Piece, ...]
+    tensors: tuple[Flow, ...]
+    unknown: tuple[str, ...]
+
+    def measured(self, slower: float) -> Measured:
+        """What a schedule needs, of a robot that takes so many times longer than this machine.
+
+        Uploads and what the program reads stay at the robot; an upload that is the same each time
+        is at both places.
+        """
+        at_robot = [n for n, p in enumerate(self.pieces) if p.kind not in _ON_DEVICE]
+        times = [p.typical if p.kind in _ON_DEVICE else 0.0 for p in self.pieces]
+        return Measured(
+            local_s=tuple(slower * seconds for seconds in times),
+            edge_s=tuple(times),
+            data=tuple(
+                Data(t.producer, t.readers,
+                     0 if self.pieces[t.producer].constant else t.bytes, t.bytes)
+                for t in self.tensors
+            ),
+            at_robot=frozenset(at_robot),
+        )  # fmt: skip
+
+
+def profile_bag(
+    path: str | os.PathLike[str],
+    *,
+    algorithm: str = "operator_sequence",
+    options: SearchOptions | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Profiled:
+    """Execute the longest session of a bag here and look at its most frequent sequence.
+
+    Args:
+        path: Folder of the bag, or file.
+        algorithm: Of the search, one of `rrto_ros.robot.search.ALGORITHMS`.
+        options: Of the search.
+        progress: Told how many batches of how many are done.
+
+    Raises:
+        ConfigError: It is no bag, or no sequence repeats in it.
+        ProtocolError: A message is missing, damaged or sealed, or a call fails here.
+    """
+    # Only here: a log in a file of its own needs no reader of bags.
+    from rrto_ros.ros.bag_file import read_bag
+
+    sessions = [(s, log_of(s)) for s in read_bag(Path(path))]
+    if not sessions:
+        raise ConfigError(f"{path}: there are no driver calls in it")
+    session, log = max(sessions, key=lambda s: len(s[1]))
+    analysis = analyze_log(log, algorithm=algorithm, options=options)
+    if not analysis.found:
+        raise ConfigError(
+            f"{path}: no sequence of calls repeats; record more inferences, or see "
+            "min_repetitions and min_length"
+        )
+    places = _places(analysis, session.batches)
+    with tempfile.TemporaryDirectory(prefix="rrto-profile-") as folder:
+        settings = DeviceSettings(
+            limit_bytes=max(1 << 30, session.arena_bytes // 8), arena_base=session.arena_base
+        )
+        device = create_device("cpu", settings)
+        try:
+            executor = Executor(device, BlobStore(Path(folder), 1 << 40))
+            profiler = executor.profile(places.get)
+            reader = LiteralReader()
+            for done, batch in enumerate(session.batches):
+                executor.execute(b"".join(reader.read(batch)))
+                if executor.sticky or executor.malformed or executor.blocked:
+                    raise ProtocolError(_why(executor))
+                progress(done + 1, len(session.batches))
+            pieces = [p for p in profiler.pieces if p.reads != () or p.writes != ()]
+            memory = [(base, base + size) for base, size in executor.memory]
+        finally:
+            device.close()
+    tensors = flows([Touched(p.reads, p.writes, p.covers) for p in pieces], memory)
+    unknown = sorted({p.name for p in pieces if p.reads is None or p.writes is None})
+    times = len(analysis.found[0].starts)
+    return Profiled(session.program, times, tuple(pieces), tensors, tuple(unknown))
+
+
+def _places(analysis: Analysis, batches: list[bytes]) -> dict[int, int]:
+    """Index of each call that belongs to the most frequent sequence -> its place in it."""
+    reader = LiteralReader()
+    indices = [
+        header.index
+        for batch in batches
+        for record in reader.read(batch)
+        for header in iter_headers(record)
+    ][analysis.log.base :]
+    own: list[int] = np.flatnonzero(analysis.labels == 0).tolist()
+    return {indices[at]: int(analysis.items[at]) for at in own}
+
+
+def _why(executor: Executor) -> str:
+    said = executor.statistics()
+    if executor.blocked:
+        return (
+            "the bag names an upload that is not in it; record it anew with `rrto bag record` "
+            "running before the program starts"
+        )
+    return f"the recorded calls fail here: {said['malformed'] or said['sticky_text']}"
