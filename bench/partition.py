@@ -8,10 +8,8 @@
 Simulated from profiles: times of operators that others measured on a robot's computer and on a
 server, and the additive model of `rrto_ros/schedule/costs.py`. Nothing is executed or sent here.
 
-Profiles (JSON): {model: {"op": names, "dst": readers of each, "bytes": of each one's output,
-"robot_ms": .., "server_ms": ..}}; the first operator is the input and the last one the end, both
-at the robot. A model whose lists differ in length is left out by name. A trace (JSON): {name:
-[[seconds, whole MB/s], ..]}.
+Profiles are as bench/partition_profiles.py says; a trace is JSON: {name: [[seconds, whole MB/s],
+..]}.
 """
 
 from __future__ import annotations
@@ -21,108 +19,28 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from partition_picture import WORTH, picture
+from partition_profiles import MBIT, Model, models, profile
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from rrto_ros.errors import ConfigError, RrtoError  # noqa: E402
-from rrto_ros.schedule.costs import Data, Link, Measured  # noqa: E402
-from rrto_ros.schedule.hysteresis import Chooser  # noqa: E402
-from rrto_ros.schedule.mcop import mcop  # noqa: E402
-from rrto_ros.schedule.min_cut import min_cut  # noqa: E402
-from rrto_ros.schedule.power import Power, power_profiles  # noqa: E402
-from rrto_ros.schedule.problem import Placement, Problem  # noqa: E402
-from rrto_ros.schedule.rates import Line, RateTable, line_of, rate_table  # noqa: E402
+from rrto_ros.errors import ConfigError, RrtoError
+from rrto_ros.schedule.hysteresis import Chooser
+from rrto_ros.schedule.mcop import mcop
+from rrto_ros.schedule.min_cut import min_cut
+from rrto_ros.schedule.rates import rate_table
 
 MBITS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 TRIPS_MS = (1, 5, 10, 50)
-MBIT = 1e6 / 8
 NOTHING = 1e-5
 """A cut that saves less than this part is none, but what rounding leaves."""
-WORTH = 0.01
-"""A cut that saves less than this part is not told from none."""
 STEP_S = 1.0
 """Of a trace, an inference begins so often."""
 TRACE_TRIP_S = 0.004
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model of the profiles.
-
-    Attributes:
-        name: Its own.
-        measured: Its operators.
-        power: Of the robot, for least energy; None for least latency.
-    """
-
-    name: str
-    measured: Measured
-    power: Power | None = None
-
-    def problem(self, rate: float, trip_s: float) -> Problem:
-        """At a rate in bytes per second, the same both ways."""
-        link = Link(rate, rate, trip_s)
-        return self.measured.problem(link, "energy" if self.power else "latency", self.power)
-
-    @cache  # noqa: B019 (a handful of models, which live as long as the program)
-    def lines(self, trip_s: float) -> dict[str, list[Line]]:
-        """All at the robot, all at the edge, and every prefix at the robot with the rest there."""
-        unit = self.problem(1.0, trip_s)
-        calls = len(self.measured.local_s)
-        prefixes: list[Placement] = [
-            tuple(first <= call < calls - 1 for call in range(calls)) for first in range(1, calls)
-        ]
-        return {
-            "local": [line_of(unit, unit.all_local)],
-            "edge": [line_of(unit, unit.all_edge)],
-            "prefix": [line_of(unit, one) for one in prefixes],
-        }
-
-    @cache  # noqa: B019
-    def table(self, trip_s: float) -> RateTable:
-        """The best placements at every rate."""
-        objective = "energy" if self.power else "latency"
-        return rate_table(self.measured, trip_s, objective=objective, power=self.power)
-
-
-def models(file: Path, byte_ends: list[str]) -> Iterator[Model]:
-    """The models of a file of profiles; says on stderr which are left out.
-
-    Args:
-        file: As this program's text says.
-        byte_ends: Models whose input and output have one byte per element, not four.
-
-    Raises:
-        ConfigError: It is no such file.
-    """
-    try:
-        for name, one in json.loads(file.read_text()).items():
-            if not len(one["op"]) == len(one["robot_ms"]) == len(one["server_ms"]):
-                print(f"{name}: the graphs of robot and server differ, left out", file=sys.stderr)
-                continue
-            sizes, calls = list(map(float, one["bytes"])), len(one["op"])
-            if name in byte_ends:
-                ends = {0, *(call for call in range(calls) if calls - 1 in one["dst"][call])}
-                sizes = [size / 4 if call in ends else size for call, size in enumerate(sizes)]
-            data = tuple(
-                Data(call, tuple(readers), sizes[call], sizes[call])
-                for call, readers in enumerate(one["dst"])
-                if readers
-            )
-            local, edge = (tuple(ms / 1e3 for ms in one[key]) for key in ("robot_ms", "server_ms"))
-            yield Model(name, Measured(local, edge, data, frozenset({0, calls - 1})))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise ConfigError(
-            f"profiles {file}: {type(error).__name__} {error}; want the JSON that "
-            "bench/partition.py describes"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -164,13 +82,6 @@ def answer(model: Model, mbit: float, trip_s: float, heuristic: bool) -> Answer:
     kept = problem.parts(found).local / problem.parts(problem.all_local).local
     other = problem.cost(mcop(problem)) if heuristic else float("nan")
     return Answer(problem.cost(found), at["edge"], at["local"], at["prefix"], other, kept)
-
-
-def profile(name: str) -> Power:
-    profiles = power_profiles(ROOT / "config" / "power_profiles.yaml")
-    if name not in profiles:
-        raise ConfigError(f"--energy {name!r}: want one of {', '.join(profiles)}; choose one")
-    return profiles[name]
 
 
 def ms(seconds: float) -> str:
@@ -337,52 +248,6 @@ def decision_table(some: list[Model], heuristic: bool) -> list[str]:
             f"{whole * 1e3:.0f} | {len(table.lines)} | {timed(look, 5) / len(rates) * 1e6:.1f} |"
         )
     return out
-
-
-def picture(some: list[Model], file: Path) -> None:
-    """Latency over the link's rate, for each model and two round trips."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    trips = (5, 50)
-    figure, axes = plt.subplots(
-        len(trips), len(some), figsize=(3.1 * len(some), 5.6), sharex=True, squeeze=False
-    )
-    mbits = np.geomspace(MBITS[0], MBITS[-1], 241)
-    styles = {"local": ("all local", "#9aa5b1"), "edge": ("all edge", "#d8b365")}
-    for row, trip in zip(axes, trips, strict=True):
-        for axis, model in zip(row, some, strict=True):
-            lines, table = model.lines(trip / 1e3), model.table(trip / 1e3)
-            simple = np.full(len(mbits), np.inf)
-            for way, (label, colour) in styles.items():
-                costs = np.array([1e3 * lines[way][0].cost(m * MBIT) for m in mbits])
-                axis.plot(mbits, costs, color=colour, label=label, linewidth=2.5)
-                simple = np.minimum(simple, costs)
-            best = np.array([1e3 * table.best(m * MBIT).cost(m * MBIT) for m in mbits])
-            axis.plot(mbits, best, color="#1f6fb5", label="best placement", linewidth=1.2)
-            worth = best < simple * (1 - WORTH)
-            low, high = 0.7 * best.min(), 1.6 * simple.max()
-            axis.fill_between(mbits, low, high, where=worth, color="#1f6fb5", alpha=0.12,
-                              label="a cut saves 1 % or more")  # fmt: skip
-            axis.set(xscale="log", yscale="log", ylim=(low, high))
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_formatter("{x:g}")
-            axis.tick_params(labelsize=7, which="both")
-            axis.set_title(f"{model.name}, {trip} ms", fontsize=10)
-            axis.grid(alpha=0.25)
-    for axis in axes[-1]:
-        axis.set_xlabel("link, Mbit/s")
-    for row in axes:
-        row[0].set_ylabel("ms per inference")
-    axes[0][-1].legend(fontsize=7)
-    figure.suptitle(
-        "Simulated from operators' times on a Jetson Xavier NX and a server", fontsize=11
-    )
-    figure.tight_layout()
-    figure.savefig(file, dpi=90, metadata={"Software": None})
-    plt.close(figure)
 
 
 def main() -> int:

@@ -16,7 +16,10 @@ ROWS = (
     {"api"},
 )
 RANK = {room: len(ROWS) - row for row, rooms in enumerate(ROWS) for room in rooms}
-APART = {("robot", "edge"), ("edge", "robot"), ("execution", "ros"), ("ros", "execution")}
+APART = {
+    ("robot", "edge"), ("edge", "robot"), ("execution", "ros"), ("ros", "execution"),
+    ("schedule", "execution"), ("schedule", "ros"), ("schedule", "clients"),
+}  # fmt: skip
 """Rooms of one row that must not know each other: other machines, other processes."""
 ROS = {
     "rclpy", "rrto_msgs", "sensor_msgs", "std_msgs", "std_srvs", "geometry_msgs",
@@ -68,6 +71,8 @@ def violations(path, source):
             out.append(f"{path}: {name} outside devices/gpu/")
         if top == "llvmlite" and parts[:2] != ("devices", "cpu"):
             out.append(f"{path}: {name} outside devices/cpu/")
+        if top == "scipy" and room != "schedule":
+            out.append(f"{path}: {name} outside schedule/")
         if top == "ray" and room != "edge":
             out.append(f"{path}: {name} outside edge/")
     return out
@@ -132,6 +137,8 @@ def test_a_circle_is_found():
         ("devices/cpu/jit.py", "from cuda.bindings import driver"),
         ("robot/ring.py", "import llvmlite.binding"),
         ("schedule/placement.py", "import ray"),
+        ("schedule/placement.py", "from rrto_ros.execution import worker"),
+        ("edge/host.py", "from scipy.sparse import csr_matrix"),
     ],
 )
 def test_a_forbidden_import_is_found(path, source):

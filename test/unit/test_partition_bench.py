@@ -1,6 +1,6 @@
 """bench/partition.py: from profiles of operators to the tables of docs/evaluation/partition.md."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -21,13 +21,11 @@ PROFILE = {
 
 @pytest.fixture(scope="module")
 def bench():
-    pytest.importorskip("scipy", reason="no SciPy in this Python")
-    spec = importlib.util.spec_from_file_location("partition", ROOT / "bench/partition.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["partition"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["partition"]
+    for name, said in (("scipy", "SciPy"), ("yaml", "PyYAML")):
+        pytest.importorskip(name, reason=f"no {said} in this Python")
+    sys.path.insert(0, str(ROOT / "bench"))
+    yield importlib.import_module("partition")
+    sys.path.remove(str(ROOT / "bench"))
 
 
 @pytest.fixture

@@ -159,6 +159,7 @@ def test_a_link_that_cannot_be_is_refused(given):
 
 
 def test_the_committed_power_profiles_have_the_published_values():
+    pytest.importorskip("yaml", reason="no PyYAML in this Python")
     profiles = power_profiles(ROOT / "config" / "power_profiles.yaml")
     assert profiles["mcop_phone"] == Power(0.9, 0.3, 1.3)
     assert 7.8 <= profiles["jetson_xavier_nx"].compute_w <= 15.2
@@ -179,6 +180,7 @@ def test_the_committed_power_profiles_have_the_published_values():
     ],
 )
 def test_power_profiles_that_cannot_be_are_refused(text, says, tmp_path):
+    pytest.importorskip("yaml", reason="no PyYAML in this Python")
     file = tmp_path / "profiles.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=says):
