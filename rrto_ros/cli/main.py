@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from rrto_ros.api.parameters import OPTIONS, RECORDER, Parameter
+from rrto_ros.cli.analyze_command import analyze
 from rrto_ros.cli.arguments import FAILED, UNUSABLE, Domain, Robot, client_of, need_ros
 from rrto_ros.cli.bag_commands import bag
 from rrto_ros.cli.key_commands import keys
@@ -281,67 +282,7 @@ def move_command(
     raise typer.Exit(0 if moved else FAILED)
 
 
-@app.command("analyze")
-def analyze_command(
-    path: Annotated[Path, typer.Argument(help="A bag of the call topics, or a dumped call log.")],
-    search: Annotated[str, described(RECORDER["search"])] = "operator_sequence",
-    min_repetitions: Annotated[int, described(RECORDER["min_repetitions"])] = 2,
-    min_length: Annotated[int, described(RECORDER["min_length"])] = 3,
-    max_length: Annotated[int, described(RECORDER["max_length"])] = 32768,
-    png: Annotated[
-        Path | None, typer.Option(help="Write a timeline of the calls (of the longest session).")
-    ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write an interactive one.")] = None,
-    partition: Annotated[
-        bool,
-        typer.Option(
-            "--partition",
-            help="Execute the bag here, and say where its inference is best cut between robot and "
-            "edge, by the link's rate; --png then draws that.",
-        ),
-    ] = False,
-    slower: Annotated[
-        float, typer.Option(help="--partition: how many times slower the robot is than this.")
-    ] = 10.0,
-    round_trip_ms: Annotated[
-        float, typer.Option(help="--partition: the link's round trip without load.")
-    ] = 4.0,
-    objective: Annotated[
-        str,
-        typer.Option(
-            help="--partition: what is made least: latency, energy, or weighted (half and half)."
-        ),
-    ] = "latency",
-    algorithm: Annotated[
-        str, typer.Option(help="--partition: min_cut (exact), mcop, all_local or all_edge.")
-    ] = "min_cut",
-    power: Annotated[
-        str, typer.Option(help="--partition: profile of config/power_profiles.yaml, for energy.")
-    ] = "",
-) -> None:
-    """Find the operator sequences that inferences repeat in recorded driver calls."""
-    from rrto_ros.evaluation.analyze import analyze, report
-    from rrto_ros.evaluation.timeline import write_html, write_png
-    from rrto_ros.robot.search import SearchOptions
-
-    options = SearchOptions(
-        min_repetitions=min_repetitions, min_length=min_length, max_length=max_length
-    )
-    if partition:
-        from rrto_ros.cli.partitions import show
-
-        show(
-            path,
-            Wanted(search, options, slower, round_trip_ms / 1e3, objective, algorithm, power, png),
-        )
-        return
-    done = analyze(path, algorithm=search, options=options)
-    for analysis in done:
-        typer.echo(report(analysis))
-    for picture, write in ((png, write_png), (html, write_html)):
-        if picture is not None:
-            write(done[0], picture)
-            typer.echo(f"picture: {picture}")
+app.command("analyze")(analyze)
 
 
 def _complain(error: RrtoError) -> None:

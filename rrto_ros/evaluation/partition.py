@@ -6,6 +6,7 @@ machine made slower by a factor that the user gives, and everything said of a li
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,7 +15,7 @@ from pathlib import Path
 from rrto_ros.errors import ConfigError
 from rrto_ros.evaluation.profiled import Profiled
 from rrto_ros.schedule.algorithms import algorithm
-from rrto_ros.schedule.costs import Link, Measured, Modelled
+from rrto_ros.schedule.costs import OBJECTIVES, Link, Measured, Modelled
 from rrto_ros.schedule.dataflow import live
 from rrto_ros.schedule.power import Power, power_profiles
 from rrto_ros.schedule.problem import Placement
@@ -48,6 +49,14 @@ class Situation:
             raise ConfigError(f"the robot is {self.slower:g} times slower, want more than 0")
         if not 0 <= self.round_trip_s <= 60:
             raise ConfigError(f"a round trip takes {self.round_trip_s:g} s, want 0 to 60")
+        algorithm(self.solver)
+        if self.objective not in OBJECTIVES:
+            raise ConfigError(f"objective {self.objective!r}: want one of {', '.join(OBJECTIVES)}")
+        if self.objective != "latency" and self.power is None:
+            raise ConfigError(
+                f"objective {self.objective!r} needs the robot's power: name a profile of "
+                "config/power_profiles.yaml with --power"
+            )
 
 
 @dataclass(frozen=True)
@@ -138,13 +147,14 @@ def at_edge(placement: Sequence[bool], free: Sequence[int]) -> str:
 
 
 def cut_points(found: Partitions) -> list[int]:
-    """Places where few bytes cross: less than just before, and not more than just after."""
+    """Places where few bytes cross: less than at both sides, or than anywhere before."""
     crossing = found.live_bytes
-    points = [
-        n
-        for n in range(1, len(crossing) - 1)
-        if crossing[n] < crossing[n - 1] and crossing[n] <= crossing[n + 1]
-    ]
+    points, least = [], math.inf
+    for n in range(1, len(crossing) - 1):
+        dip = crossing[n] < crossing[n - 1] and crossing[n] <= crossing[n + 1]
+        if dip or crossing[n] < least:
+            points.append(n)
+        least = min(least, crossing[n])
     return sorted(sorted(points, key=lambda n: crossing[n])[:_CANDIDATES])
 
 
@@ -154,8 +164,10 @@ def report(found: Partitions) -> str:
     here, robot = sum(measured.edge_s), sum(measured.local_s)
     lines = [
         f"inference of {profiled.program}",
-        f"    executed here {profiled.inferences} times: {len(profiled.pieces)} calls and nodes, "
-        f"{1e3 * here:.1f} ms (device cpu, each timed alone)",
+        (
+            f"    executed here {profiled.inferences} times: {len(profiled.pieces)} calls and "
+            f"nodes, {1e3 * here:.1f} ms (device cpu, each timed alone)"
+        ),
         f"    a robot that is {situation.slower:g} times slower: {1e3 * robot:.1f} ms (modelled)",
     ]
     if profiled.unknown:
@@ -175,23 +187,32 @@ def report(found: Partitions) -> str:
         for n in cut_points(found)
     )
     free = [n for n in range(len(profiled.pieces)) if n not in measured.at_robot]
-    lines += ["", f"best {situation.objective} over a round trip of "
-              f"{1e3 * situation.round_trip_s:g} ms ({situation.solver}, modelled):",
-              "    Mbit/s  latency ms  all robot   all edge    bytes up    bytes down  placement"]  # fmt: skip
-    lines += (
-        f"    {c.rate_mbit:<6g}  {1e3 * c.best.latency_s:<10.1f}  {1e3 * c.all_local.latency_s:<10.1f}"
-        f"  {1e3 * c.all_edge.latency_s:<10.1f}  {c.best.up_bytes:<10,.0f}  "
-        f"{c.best.down_bytes:<10,.0f}  {at_edge(c.placement, free)}"
-        for c in found.choices
-    )
+    lines += [
+        "",
+        (
+            f"best {situation.objective} over a round trip of {1e3 * situation.round_trip_s:g} ms "
+            f"({situation.solver}, modelled):"
+        ),
+        _row("Mbit/s", "latency ms", "all robot", "all edge", "bytes up", "bytes down")
+        + "placement",
+    ]
+    for c in found.choices:
+        times = (f"{1e3 * one.latency_s:.1f}" for one in (c.best, c.all_local, c.all_edge))
+        sizes = f"{c.best.up_bytes:,.0f}", f"{c.best.down_bytes:,.0f}"
+        lines.append(_row(f"{c.rate_mbit:g}", *times, *sizes) + at_edge(c.placement, free))
     if situation.power is not None:
-        lines += ["", "the robot's energy per inference, J (modelled):",
-                  "    Mbit/s  best        all robot   all edge"]  # fmt: skip
-        lines += (
-            f"    {c.rate_mbit:<6g}  {c.best.energy_j:<10.3f}  {c.all_local.energy_j:<10.3f}  "
-            f"{c.all_edge.energy_j:<10.3f}"
-            for c in found.choices
-        )
+        lines += [
+            "",
+            "the robot's energy per inference, J (modelled):",
+            _row("Mbit/s", "best", "all robot", "all edge").rstrip(),
+        ]
+        for c in found.choices:
+            joules = (f"{one.energy_j:.3f}" for one in (c.best, c.all_local, c.all_edge))
+            lines.append(_row(f"{c.rate_mbit:g}", *joules).rstrip())
     changes = ", ".join(f"{rate / _MBIT:.3g}" for rate in found.table.rates)
     lines += ["", f"the best placement changes at {changes or 'no rate'} Mbit/s"]
     return "\n".join(lines)
+
+
+def _row(rate: str, *cells: str) -> str:
+    return f"    {rate:<8}" + "".join(f"{cell:<12}" for cell in cells)

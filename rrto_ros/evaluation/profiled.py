@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from rrto_ros.schedule.dataflow import Flow, Touched, flows
 from rrto_ros.wire.blob_store import BlobStore
 from rrto_ros.wire.codec import iter_headers
 from rrto_ros.wire.literal import LiteralReader
+
+if TYPE_CHECKING:
+    from rrto_ros.ros.bag_file import RecordedSession
 
 _ON_DEVICE = (Kind.WORK, Kind.OPEN)
 
@@ -102,11 +106,29 @@ def profile_bag(
             f"{path}: no sequence of calls repeats; record more inferences, or see "
             "min_repetitions and min_length"
         )
+    return profile_session(session, analysis, progress)
+
+
+def profile_session(
+    session: RecordedSession,
+    analysis: Analysis,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Profiled:
+    """Execute a session here and look at its most frequent sequence.
+
+    Args:
+        session: Of a bag.
+        analysis: Of its calls; at least one sequence was found.
+        progress: Told how many batches of how many are done.
+
+    Raises:
+        ProtocolError: A call fails here, or an upload is missing.
+    """
     places = _places(analysis, session.batches)
+    settings = DeviceSettings(
+        limit_bytes=max(1 << 30, session.arena_bytes // 8), arena_base=session.arena_base
+    )
     with tempfile.TemporaryDirectory(prefix="rrto-profile-") as folder:
-        settings = DeviceSettings(
-            limit_bytes=max(1 << 30, session.arena_bytes // 8), arena_base=session.arena_base
-        )
         device = create_device("cpu", settings)
         try:
             executor = Executor(device, BlobStore(Path(folder), 1 << 40))
@@ -117,14 +139,14 @@ def profile_bag(
                 if executor.sticky or executor.malformed or executor.blocked:
                     raise ProtocolError(_why(executor))
                 progress(done + 1, len(session.batches))
-            pieces = [p for p in profiler.pieces if p.reads != () or p.writes != ()]
             memory = [(base, base + size) for base, size in executor.memory]
         finally:
             device.close()
+    pieces = tuple(p for p in profiler.pieces if p.reads != () or p.writes != ())
     tensors = flows([Touched(p.reads, p.writes, p.covers) for p in pieces], memory)
     unknown = sorted({p.name for p in pieces if p.reads is None or p.writes is None})
     times = len(analysis.found[0].starts)
-    return Profiled(session.program, times, tuple(pieces), tensors, tuple(unknown))
+    return Profiled(session.program, times, pieces, tensors, tuple(unknown))
 
 
 def _places(analysis: Analysis, batches: list[bytes]) -> dict[int, int]:

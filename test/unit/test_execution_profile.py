@@ -13,7 +13,7 @@ from rrto_ros.schedule.coherence import Coherence
 from rrto_ros.schedule.dataflow import Touched, flows
 from rrto_ros.wire.codec import pack_call
 
-LONG = os.environ.get("RRTO_SCHEDULE") == "all"
+SEEDS = min(400, int(os.environ.get("RRTO_PARTITIONS", "8")))
 N = 64
 """Floats of a buffer; that many threads."""
 HEAD = """.version 8.0
@@ -292,7 +292,7 @@ def random_placements(sessions, seed, brings=lambda _: True):
     return at[0].content == plain.content
 
 
-@pytest.mark.parametrize("seed", range(400 if LONG else 8))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_calls_at_random_places_give_the_bits_of_plain_execution(sessions, seed):
     assert random_placements(sessions, seed)
 

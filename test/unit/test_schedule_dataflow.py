@@ -8,8 +8,7 @@ from rrto_ros.schedule.coherence import Coherence
 from rrto_ros.schedule.dataflow import BEFORE, Flow, Touched, flows, live
 from rrto_ros.schedule.intervals import IntervalMap, without
 
-LONG = os.environ.get("RRTO_SCHEDULE") == "all"
-SEEDS = 10_000 if LONG else 200
+SEEDS = int(os.environ.get("RRTO_PARTITIONS", "200"))
 SIZE = 40
 MEMORY = ((0, 20), (21, SIZE))
 
