@@ -82,6 +82,11 @@ class AccessRanges:
         return self._memory
 
     @property
+    def code(self) -> tuple[int, int]:
+        """What graphs are like, and which modules were loaded: `layout` without memory."""
+        return self._graphs, self._changes
+
+    @property
     def layout(self) -> Layout:
         """What memory and graphs are like, and which modules were loaded.
 

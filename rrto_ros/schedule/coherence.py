@@ -74,6 +74,20 @@ class Coherence:
         for span in writes:
             self._newest.set(span, frozenset((place,)))
 
+    def everywhere(self, call: Touched, memory: Iterable[Range]) -> None:
+        """A call ran at all places."""
+        for span in merged(memory) if call.writes is None else call.writes:
+            self._newest.set(span, self._all)
+
+    def missing(self, place: int, call: Touched) -> int:
+        """Bytes that would have to be brought to a place for what a call reads."""
+        return sum(
+            end - start
+            for span in merged(call.reads or ())
+            for start, end, newest in self._newest.within(span)
+            if place not in newest
+        )
+
     def stale(self, place: int, memory: Iterable[Range]) -> tuple[Transfer, ...]:
         """What to bring so that a place has all of memory; it counts as brought."""
         return self.before(place, Touched(tuple(memory)), ())
