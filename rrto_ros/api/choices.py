@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-READY_MODES = ("rpc", "batched", "replay", "local")
-"""The modes that this version can run."""
-LATER_MODES = ("partition",)
-MODES = (*READY_MODES, *LATER_MODES)
+MODES = ("rpc", "batched", "replay", "local", "partition")
 LOCAL = "local"
 """The mode in which sessions run on the robot's own device."""
+PARTITION = "partition"
+"""The mode in which they run there and at an edge."""
+ON_ROBOT = (LOCAL, PARTITION)
+"""The modes in which the robot's own place has the session."""
+PARTITION_ALGORITHMS = ("min_cut", "mcop", "all_local", "all_edge")
+OBJECTIVES = ("latency", "energy", "weighted")
 RESUME = ("exact", "off")
 FALLBACK = ("none", "local")
 COMPRESSION = ("auto", "off")
@@ -22,4 +25,4 @@ that write as well, where rolling them back is cheaper than the exchanges that a
 
 def travels(mode: str) -> str:
     """The mode in which calls travel to wherever they are executed: to the robot's device, too."""
-    return "replay" if mode == LOCAL else mode
+    return "replay" if mode in ON_ROBOT else mode

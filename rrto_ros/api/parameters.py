@@ -24,8 +24,9 @@ from rrto_ros.api.choices import (
     CONFINEMENTS,
     DEVICES,
     FALLBACK,
-    LATER_MODES,
-    READY_MODES,
+    MODES,
+    OBJECTIVES,
+    PARTITION_ALGORITHMS,
     RESUME,
     RUN_AHEAD,
     SEARCHES,
@@ -242,9 +243,19 @@ RECORDER = by_name((
     Parameter("mode", "batched",
               "How calls travel: rpc (every operator waits for its answer), batched (calls that "
               "nobody waits for travel together), replay (batched, and a sequence of calls that "
-              "was found to repeat is only named) or local (no edge: on the robot's own device). "
-              "Holds from every program's next call on.",
-              choices=READY_MODES, later=LATER_MODES, changes=ANY_TIME, in_file=True),
+              "was found to repeat is only named), local (no edge: on the robot's own device) or "
+              "partition (part of each inference here and part at an edge, wherever that is "
+              "faster; for programs that start in it). Holds from every program's next call on.",
+              choices=MODES, changes=ANY_TIME, in_file=True),
+    _later("partition_algorithm", "min_cut",
+           "Mode partition: how it is chosen which calls run here: min_cut (exact), mcop (the "
+           "published heuristic), all_local or all_edge.", choices=PARTITION_ALGORITHMS),
+    _later("partition_objective", "latency",
+           "Mode partition: what is to be least: latency, energy (the robot's, modelled) or "
+           "weighted (half and half).", choices=OBJECTIVES),
+    _later("power_profile", "",
+           "Mode partition: what the robot draws: a name in config/power_profiles.yaml; for "
+           "energy and weighted."),
     _later("device", "",
            "Device wanted on the server: cpu, gpu, null, or empty for the server's own.",
            choices=(*DEVICES, "")),

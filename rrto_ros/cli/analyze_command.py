@@ -70,12 +70,12 @@ def analyze(
             raise ConfigError("--html with --partition: its picture is a PNG, give --png FILE")
         # Wrong values are told before a bag is executed.
         from rrto_ros.bringup.processes import config_folder
-        from rrto_ros.evaluation.partition import Situation, power_of
+        from rrto_ros.evaluation.partition import Situation
+        from rrto_ros.schedule.power import power_profile
 
         profiles = config_folder() / "power_profiles.yaml"
-        situation = Situation(
-            slower, round_trip_ms / 1e3, objective, algorithm, power_of(power, profiles)
-        )
+        drawn = power_profile(profiles, power) if power else None
+        situation = Situation(slower, round_trip_ms / 1e3, objective, algorithm, drawn)
         _partition(path, search, options, situation, png)
         return
     from rrto_ros.evaluation.analyze import analyze as analysed

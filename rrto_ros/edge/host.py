@@ -11,15 +11,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from rrto_ros.api.info import DeviceInfo
 from rrto_ros.edge.gate import Admission, Peer
 from rrto_ros.edge.refusals import refuse_calls
 from rrto_ros.edge.told import closed_message
-from rrto_ros.edge.worker_process import WorkerDeath, WorkerProcess
+from rrto_ros.edge.worker_process import WorkerDeath
 from rrto_ros.errors import ProtocolError
 from rrto_ros.execution.messages import Results
 from rrto_ros.text import printable
@@ -74,13 +74,38 @@ class HostLimits:
     unsent_bytes: int = WINDOW_BYTES
 
 
+class Worker(Protocol):
+    """What executes a session: a process (`WorkerProcess`), or what stands for one."""
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that it holds."""
+        ...
+
+    def send(self, batch: Buffer) -> None:
+        """Hand over a batch; never waits."""
+        ...
+
+    def end(self, reason: str) -> None:
+        """End it because of something it did."""
+        ...
+
+    def close(self, patience_s: float = 2.0) -> None:
+        """End it."""
+        ...
+
+    def statistics(self) -> Mapping[str, Any]:
+        """Its counters."""
+        ...
+
+
 class SessionHost:
     """One open session.
 
     Args:
         request: What the robot asked for.
         info: The session's device.
-        worker: Its worker; what it says is to be given to `on_results`, `on_malformed` and
+        worker: What executes it; what it says is to be given to `on_results`, `on_malformed` and
             `on_death`.
         publish: Sends one message; called by several threads, one at a time per session.
         limits: Bounds.
@@ -94,7 +119,7 @@ class SessionHost:
         self,
         request: OpenRequest,
         info: DeviceInfo,
-        worker: WorkerProcess,
+        worker: Worker,
         publish: Callable[[ResultsMessage], None],
         limits: HostLimits,
         wake: Callable[[float], None] = lambda _: None,
@@ -150,8 +175,8 @@ class SessionHost:
         return self.request.session
 
     @property
-    def worker(self) -> WorkerProcess:
-        """The session's worker process."""
+    def worker(self) -> Worker:
+        """What executes the session."""
         return self._worker
 
     @property

@@ -10,14 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 from rrto_ros.errors import ConfigError
 from rrto_ros.evaluation.profiled import Profiled
 from rrto_ros.schedule.algorithms import algorithm
 from rrto_ros.schedule.costs import OBJECTIVES, Link, Measured, Modelled
 from rrto_ros.schedule.dataflow import live
-from rrto_ros.schedule.power import Power, power_profiles
+from rrto_ros.schedule.power import Power
 from rrto_ros.schedule.problem import Placement
 from rrto_ros.schedule.rates import RateTable, rate_table
 
@@ -116,20 +115,6 @@ def partitions(profiled: Profiled, situation: Situation) -> Partitions:
         choices.append(Choice(rate, chosen, best, local, edge))
     crossing = live(profiled.tensors, len(profiled.pieces))
     return Partitions(profiled, measured, situation, table, tuple(choices), tuple(crossing))
-
-
-def power_of(name: str, file: Path) -> Power | None:
-    """The power profile of a name; None for an empty one.
-
-    Raises:
-        ConfigError: The file has no such profile, or cannot be read.
-    """
-    if not name:
-        return None
-    profiles = power_profiles(file)
-    if name not in profiles:
-        raise ConfigError(f"power profile {name!r}: want one of {', '.join(profiles)}")
-    return profiles[name]
 
 
 def at_edge(placement: Sequence[bool], free: Sequence[int]) -> str:

@@ -10,12 +10,15 @@ from typing import Any
 from rclpy.node import Node
 
 from rrto_ros.api.parameters import RECORDER, check_values
+from rrto_ros.bringup.processes import config_folder
 from rrto_ros.errors import ConfigError
 from rrto_ros.robot.places.place import Place
+from rrto_ros.robot.places.planner import Aim
 from rrto_ros.robot.places.servers import Servers, choice_of
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.ros.context import APART
+from rrto_ros.schedule.power import power_profile, power_profiles
 from rrto_ros.session_keys import disclose
 from rrto_ros.wire.credentials import of_robot
 from rrto_ros.wire.port import topic
@@ -78,6 +81,29 @@ def session_config(
         choice=choice_of(v["servers"], servers),
         credentials=None if v["authentication"] == "off" else of_robot,
     )
+
+
+def aim_of(node: Node, changed: dict[str, Any] | None = None) -> Aim:
+    """What placements of mode partition are chosen for.
+
+    Args:
+        node: With declared parameters.
+        changed: Values that are to replace the present ones.
+
+    Raises:
+        ConfigError: There is no such power profile, or the objective needs one.
+    """
+    names = ("partition_algorithm", "partition_objective", "power_profile")
+    v = {name: node.get_parameter(name).value for name in names} | (changed or {})
+    objective, profile = v["partition_objective"], v["power_profile"]
+    file = config_folder() / "power_profiles.yaml"
+    if not profile and objective != "latency":
+        raise ConfigError(
+            f"partition_objective is {objective!r} and power_profile is empty: want one of "
+            f"{', '.join(power_profiles(file))}"
+        )
+    power = power_profile(file, profile) if profile else None
+    return Aim(v["partition_algorithm"], objective, power)
 
 
 def _check_fallback(v: dict[str, Any]) -> None:

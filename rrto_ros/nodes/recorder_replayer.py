@@ -43,7 +43,8 @@ from rrto_ros.api.parameters import RECORDER, SESSIONS
 from rrto_ros.errors import ConfigError, RrtoError
 from rrto_ros.nodes.known_devices import KnownDevices
 from rrto_ros.nodes.local_place import LocalPlace
-from rrto_ros.nodes.recorder_parameters import session_config
+from rrto_ros.nodes.partitioned_place import PartitionedPlace, RobotPlaces
+from rrto_ros.nodes.recorder_parameters import aim_of, session_config
 from rrto_ros.nodes.session_messages import session_message
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.places.balance import MEASURE_S, Balance
@@ -95,7 +96,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         self._port: RosRobotPort | None = None
         self._servers = Servers()
         self._orders = Orders(self._open_sessions, self._servers)
-        self._place: LocalPlace | None = None
+        self._place: RobotPlaces | None = None
         self._balance = Balance(self._servers, self._orders.send)
         self._server_seen = False
         self._server_transports = ""
@@ -130,7 +131,10 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         """Check the parameters; make the socket and the topics."""
         try:
             known = KnownDevices(self._robot, self._log_info)
-            place = LocalPlace(self._deliver, self._log_info, known)
+            local = LocalPlace(self._deliver, self._log_info, known)
+            partitioned = PartitionedPlace(local, self._deliver, self._log_info)
+            place = RobotPlaces(local, partitioned)
+            aim_of(self)
             config = session_config(self, self._servers, place=place)
             sessions = int(self.get_parameter("max_sessions").value)
             path = socket_path(self._robot, self.context.get_domain_id())
@@ -145,6 +149,11 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
             domain, self._robot, on_results, self.get_name(), self.publish_status,
             self._servers_announced, lambda: self._server_transports, self._log_info,
         )  # fmt: skip
+        partitioned.connect(
+            self._port,
+            lambda: session_config(self, self._servers, place=place),
+            lambda: aim_of(self),
+        )
         super().on_configure(state)
         self._entered("inactive")
         return _OK
@@ -257,7 +266,9 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
 
     def _check_change(self, parameters: list[Parameter]) -> SetParametersResult:
         try:
-            session_config(self, self._servers, {p.name: p.value for p in parameters})
+            changed = {p.name: p.value for p in parameters}
+            session_config(self, self._servers, changed)
+            aim_of(self, changed)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -277,9 +288,9 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
     # ---- what others see (the sessions' threads and the timers)
 
     def _deliver(self, message: ResultsMessage) -> None:
-        """Results of the robot's own device."""
-        host = self._host
-        if host is not None:
+        """Results of places on the robot."""
+        host, place = self._host, self._place
+        if host is not None and not (place is not None and place.takes(message)):
             host.on_results(message)
 
     def _log_info(self, text: str) -> None:

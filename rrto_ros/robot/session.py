@@ -26,7 +26,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import replace
 
-from rrto_ros.api.choices import LOCAL, travels
+from rrto_ros.api.choices import LOCAL, PARTITION, travels
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.robot.blob_references import BlobReferences
@@ -192,8 +192,9 @@ class RobotSession:
 
     @property
     def stays_local(self) -> bool:
-        """Whether it is to be on the robot's own device, and nowhere else."""
-        return self._mode == LOCAL and self._config.place is not None
+        """Whether the place on the robot is to have it, and nobody else."""
+        partitioned = self._where.fallback.partitioned
+        return (partitioned or self._mode == LOCAL) and self._config.place is not None
 
     @property
     def ordered(self) -> bool:
@@ -226,7 +227,8 @@ class RobotSession:
     @property
     def here_s(self) -> float:
         """For how long it has been on the robot's own device, in seconds; 0 if it is not."""
-        return self._where.fallback.here_s(time.monotonic())
+        fallback = self._where.fallback
+        return 0.0 if fallback.partitioned else fallback.here_s(time.monotonic())
 
     @property
     def server(self) -> bytes:
@@ -271,6 +273,10 @@ class RobotSession:
             self._consumer = RingConsumer(ring)
             self._replies = ReplyWriter(ring, config.untaken_bytes)
             blobs = None
+            if self._where.fallback.partitioned:
+                # Nobody there knows uploads by name, or executes anything ahead.
+                ahead = replace(config.replay, run_ahead="off")
+                config = replace(config, blob_references=False, replay=ahead)
             if config.blob_references:
                 blobs = BlobReferences(answer.known_blobs, config.blob_min_bytes)
             memory = memory_of(self._plans, hello.program, answer.info.arena_base)
@@ -297,6 +303,8 @@ class RobotSession:
         """
         if self._mode == LOCAL:
             return self._where.fallback.start(request, None)
+        if self._mode == PARTITION:
+            return self._where.fallback.start_partitioned(request)
         config = self._config
         try:
             return open_somewhere(

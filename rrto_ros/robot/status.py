@@ -45,7 +45,7 @@ class SessionConfig:
 
     Attributes:
         robot: Robot name.
-        mode: One of `choices.READY_MODES`.
+        mode: One of `choices.MODES`.
         device: Wanted device: cpu, gpu, null or empty for the server's choice.
         linger_s: How long calls that nobody waits for may wait for company.
         batch_bytes: A batch of this size leaves at once.

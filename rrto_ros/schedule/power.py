@@ -65,6 +65,19 @@ def power_profiles(file: Path) -> dict[str, Power]:
     return {str(name): _profile(f"{file}: {name}", one) for name, one in content.items()}
 
 
+def power_profile(file: Path, name: str) -> Power:
+    """The profile of a name.
+
+    Raises:
+        ConfigError: The file has none of that name; as `power_profiles`.
+        UnavailableError: As `power_profiles`.
+    """
+    profiles = power_profiles(file)
+    if name not in profiles:
+        raise ConfigError(f"power profile {name!r}: want one of {', '.join(profiles)}")
+    return profiles[name]
+
+
 def _profile(where: str, content: Any) -> Power:
     wanted = [one.name for one in fields(Power)]
     got = sorted(map(str, content)) if isinstance(content, dict) else content

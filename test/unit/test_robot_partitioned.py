@@ -116,7 +116,7 @@ class Parted(Plain):
         self.records = []
         self.came = threading.Condition()
         knows = KnownCalls(ends[0].info.compute_capability, beside=False)
-        self.session = PartitionedSession(ends, FAR, knows, self._take, patience_s=60)
+        self.session = PartitionedSession(ends, knows, self._take, patience_s=60)
         self.knows = knows
         for place, end in enumerate(ends):
             end.take = lambda records, place=place: self.session.results(place, records)
@@ -278,8 +278,8 @@ def test_random_placements_give_the_bits_of_plain_execution(program):
     for seed in range(SEEDS):
         run(program, random.Random(seed))
     done = program.sessions[1].session.statistics()
-    assert done["work_0"] > 0
-    assert done["work_1"] > 0
+    assert done["work_robot"] > 0
+    assert done["work_edge"] > 0
     assert done["brought_bytes"] > 0
     assert done["awaited"] == 0
 
@@ -306,11 +306,11 @@ def test_a_plan_of_another_module_is_not_placed_any_more(program):
     parted.session.place(1, Placed(placed.code, (NEAR,) * len(one), placed.touched))
     program.call("module_unload", module=1)
     program.call("module_load", module=1, payload=IMAGE.replace(b"add.f32", b"sub.f32"))
-    work = parted.session.statistics()["work_0"]
+    work = parted.session.statistics()["work_robot"]
     program.send(one.reference(1, program.index + 1, random.Random(4)))
     program.index += len(one)
     program.same(program.index)
-    assert parted.session.statistics()["work_0"] == work
+    assert parted.session.statistics()["work_robot"] == work
     program.memory()
 
 
@@ -397,4 +397,4 @@ def test_a_session_that_maps_memory_itself_stays_at_home(program):
     program.send(one.reference(1, program.index + 1, random.Random(6)))
     program.index += len(one)
     program.same(program.index)
-    assert parted.session.statistics()["work_0"] == 0
+    assert parted.session.statistics()["work_robot"] == 0

@@ -38,6 +38,7 @@ SOON_S = 60.0
 AGAIN_S = 2.0
 """Between two questions to a place that cannot be had."""
 OWN = "this robot's own device"
+BOTH = "this robot's own device and an edge"
 
 
 class Order(Protocol):
@@ -83,6 +84,8 @@ class Fallback:
         self._here_at = 0.0
         self._falls = self._returns = 0
         self._objection = ""
+        self.partitioned = False
+        """Whether the session runs partly on the robot and partly at an edge, to its end."""
 
     # ---- opening
 
@@ -90,6 +93,24 @@ class Fallback:
     def patience_s(self) -> float:
         """How long a program that starts waits for an edge's first answer; 0: as ever."""
         return self._config.fallback_after_s if self._falls_back else 0.0
+
+    def start_partitioned(self, request: OpenRequest) -> Opened:
+        """Open a session on the robot and at an edge; may take seconds.
+
+        Args:
+            request: As an edge would be asked.
+
+        Raises:
+            UnavailableError: There is no such place, or one of the two cannot be had.
+        """
+        if self._place is None:
+            raise UnavailableError(f"mode is partition, and there is no {OWN}")
+        asks = replace(request, server=self._place.server)
+        opened = open_session(self._place.partition(), asks, None, self._config.connect_timeout_s)
+        if not opened.answer.accepted:
+            raise UnavailableError(f"mode is partition: {opened.answer.reason}")
+        self.partitioned = True
+        return opened
 
     def start(self, request: OpenRequest, why: UnavailableError | None) -> Opened:
         """Open a session on the robot; may take seconds.

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from rrto_ros.api.ops import Effect, Kind, Work
@@ -38,12 +39,13 @@ from rrto_ros.wire.format import (
     FLAG_REPLY,
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
+    RESULT_PROFILE,
     RESULT_STATE,
     Buffer,
 )
 from rrto_ros.wire.plan import Plan, read_define
 from rrto_ros.wire.reference import pieces, read_reference
-from rrto_ros.wire.result_codec import iter_results, pack_result
+from rrto_ros.wire.result_codec import ResultRecord, iter_results, pack_result
 from rrto_ros.wire.templates import CallTemplate
 
 _INDEX = struct.Struct("<Q")
@@ -51,8 +53,9 @@ _INDEX_AT = 8
 _ALIKE = frozenset(("module_load", "kernel_load", "texture_create"))
 """What all places must answer alike, or the program's later calls would not mean the same."""
 _MAPPED = frozenset(("mem_create", "mem_map"))
-ANYWHERE = Touched(None, None)
-"""It is not known what a call touches."""
+ROBOT, HOME = 0, 1
+"""The places: the robot's own, and the edge's, where everything is that has no other place."""
+_PLACES = (ROBOT, HOME)
 
 
 class PlaceEnd(Protocol):
@@ -60,6 +63,42 @@ class PlaceEnd(Protocol):
 
     def execute(self, batch: bytes) -> None:
         """Take whole records, to be executed after those before; does not wait for it."""
+        ...
+
+
+class Chooses(Protocol):
+    """Says where plans run (`planner.Planner`)."""
+
+    def defined(self, number: int, plan: Plan) -> None:
+        """A plan has a number from now on."""
+        ...
+
+    def begins(self, number: int, code: object) -> bool:
+        """An inference of a plan begins; whether it is to be timed."""
+        ...
+
+    def profile_of(self, number: int) -> int:
+        """Under which number a plan's profile is asked for."""
+        ...
+
+    def timed(self, number: int) -> bool:
+        """An inference was timed to its end; whether the profile is to be told."""
+        ...
+
+    def left(self, number: int) -> None:
+        """A program left an inference that was being timed."""
+        ...
+
+    def arrived(self, place: int, result: ResultRecord, memory: Sequence[Range]) -> None:
+        """A place tells a piece of a profile."""
+        ...
+
+    def placed(self, number: int) -> Placed | None:
+        """Where an inference that begins now runs; None: at home."""
+        ...
+
+    def probes(self, crosses: bool) -> bool:
+        """Whether an upload is to go to the edge although nobody reads it there."""
         ...
 
 
@@ -104,6 +143,23 @@ class Placed:
     touched: tuple[Touched, ...]
 
 
+@dataclass(slots=True)
+class _Timing:
+    """An inference that is being timed.
+
+    Attributes:
+        plan: Its plan's number.
+        calls: How many it has.
+        index: The program's number of its first call.
+        records: Those that came so far.
+    """
+
+    plan: int
+    calls: int
+    index: int
+    records: list[tuple[bytes, bool]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Item:
     """A call of the program.
@@ -127,29 +183,30 @@ class PartitionedSession:
     """One session at several places. `execute` belongs to one thread; `results` may be another's.
 
     Args:
-        ends: The places, by number.
-        home: The place of what has no other.
+        ends: The robot's place, and the edge's.
         knowledge: Of its calls.
         deliver: Takes result records for the program, in order (both threads, never at once).
+        chooses: Says where plans run; None: who calls `place` does.
         patience_s: How long bytes may take from place to place.
     """
 
     def __init__(
         self,
         ends: Sequence[PlaceEnd],
-        home: int,
         knowledge: Knowledge,
         deliver: Callable[[bytes], None],
+        chooses: Chooses | None = None,
         patience_s: float = 60.0,
     ) -> None:
         self._ends = ends
-        self._all = tuple(range(len(ends)))
-        self._home = home
         self._knows = knowledge
+        self._chooses = chooses
         self._patience_s = patience_s
         self._arrival = threading.Condition(threading.RLock())
         self._replies = OrderedReplies(len(ends), deliver)
-        self._coherence = Coherence(self._all)
+        self._coherence = Coherence(_PLACES)
+        self._timing: _Timing | None = None
+        self._profiles: deque[tuple[int, ResultRecord]] = deque()
         self._next = [1] * len(ends)
         self._ready: list[list[bytes]] = [[] for _ in ends]
         self._plans: dict[int, Plan] = {}
@@ -158,6 +215,10 @@ class PartitionedSession:
         self._maps = False
         self._over = ""
         self._work = [0] * len(ends)
+        self._last = 0
+        self._marks: deque[tuple[tuple[int, ...], int]] = deque()
+        self._executed = [0] * len(ends)
+        self._done = self._done_call = 0
 
     # ---- the thread that executes
 
@@ -185,11 +246,14 @@ class PartitionedSession:
                         self._replies.refuse(item.header.index)
             else:
                 self._call(item)
+            self._last = item.header.index or self._last
         self._flush()
+        with self._arrival:
+            self._marks.append((tuple(own - 1 for own in self._next), self._last))
 
     def statistics(self) -> dict[str, int]:
         """Calls of work by place, and what was brought from place to place."""
-        work = {f"work_{place}": count for place, count in enumerate(self._work)}
+        work = {"work_robot": self._work[ROBOT], "work_edge": self._work[HOME]}
         return {**work, **self._coherence.statistics(), **self._replies.statistics()}
 
     def _items(self, batch: Buffer) -> Iterator[_Item]:
@@ -199,6 +263,8 @@ class PartitionedSession:
                 number, plan = read_define(view, header)
                 self._plans[number] = plan
                 self._placed.pop(number, None)
+                if self._chooses is not None:
+                    self._chooses.defined(number, plan)
             elif header.op == PLAN_REF_OP:
                 yield from self._referred(view, header)
             else:
@@ -209,6 +275,8 @@ class PartitionedSession:
         plan = self._plans.get(ref.plan)
         if plan is None:
             raise ProtocolError(f"reference to plan {ref.plan}, not defined")
+        if not ref.first and self._chooses is not None and not self._replies.broken:
+            self._begins(self._chooses, ref.plan, len(plan), ref.index)
         for k, flags, body, payload in pieces(plan, ref):
             call = plan.calls[k]
             size = len(payload) if payload is not None else 0
@@ -217,6 +285,59 @@ class PartitionedSession:
             record = whole.record(ref.index + k - ref.first, ref.thread, shown, payload)
             yield _item(bytes(record), ref.plan, k, body is None)
 
+    def _begins(self, chooses: Chooses, number: int, calls: int, index: int) -> None:
+        """An inference begins: see to its placement, or have it timed."""
+        while self._profiles:
+            chooses.arrived(*self._profiles.popleft(), self._knows.memory)
+        if chooses.begins(number, self._knows.code):
+            self._placed.pop(number, None)
+            self._timing = _Timing(number, calls, index, [])
+            self._profile(HOME, chooses.profile_of(number), calls)
+        elif (placed := chooses.placed(number)) is not None:
+            self._placed[number] = placed
+        else:
+            self._placed.pop(number, None)
+
+    def _times(self, chooses: Chooses, timing: _Timing, item: _Item, replies: bool) -> None:
+        """A call came while an inference is being timed, and was sent."""
+        whole = item.plan == timing.plan and item.place == len(timing.records)
+        if not whole or item.header.index != timing.index + item.place:
+            # The numbers that are timed at home are of other calls.
+            self._timing = None
+            chooses.left(timing.plan)
+            return
+        timing.records.append((item.record, replies))
+        if len(timing.records) < timing.calls:
+            return
+        self._timing = None
+        number = chooses.profile_of(timing.plan)
+        # Once more at the robot, which the program does not wait for.
+        self._profile(ROBOT, number, timing.calls)
+        with self._arrival:
+            for record, replies_ in timing.records:
+                own = self._number(ROBOT)
+                if replies_:
+                    self._replies.expect([(ROBOT, own)], 0, ROBOT)
+                self._ready[ROBOT].append(_numbered(record, own))
+        for touched in self._written(timing):
+            self._coherence.after(HOME, touched, self._knows.memory)
+        if chooses.timed(timing.plan):
+            for place in _PLACES:
+                self._profile(place, number, 0)
+
+    def _written(self, timing: _Timing) -> Iterator[Touched]:
+        """What the calls of an inference touch."""
+        for record, _ in timing.records:
+            (header,) = iter_headers(record)
+            call = decode_call(memoryview(record), header)
+            if call.op.work is not Work.NONE:
+                yield self._knows.touched(call)
+
+    def _profile(self, place: int, number: int, calls: int) -> None:
+        self._ready[place].append(
+            pack_call("profile", 0, number=number, calls=calls, first=self._next[place])
+        )
+
     def _call(self, item: _Item) -> None:
         record = decode_call(memoryview(item.record), item.header)
         op = record.op
@@ -224,7 +345,7 @@ class PartitionedSession:
         touched, placed = self._touched(item, record)
         if op.work is not Work.NONE and op.effect is Effect.NONE:
             unknown = touched.reads is None or touched.writes is None
-            at = self._home
+            at = HOME
             if placed is not None and not unknown and not self._maps:
                 at = placed.places[item.place]
             self._work[at] += 1
@@ -234,18 +355,21 @@ class PartitionedSession:
         elif op.brings_memory:
             places = (self._nearest(touched),)
         else:
-            places, touched = self._all, Touched()
+            places, touched = _PLACES, Touched()
         memory = self._knows.memory
         for place in places:
             for transfer in self._coherence.before(place, touched, memory):
                 self._bring(transfer)
         self._send(item, record, places)
-        if places == self._all:
+        if places == _PLACES:
             self._coherence.everywhere(touched, memory)
         else:
             for place in places:
                 self._coherence.after(place, touched, memory)
         self._followed(record)
+        if self._timing is not None and self._chooses is not None:
+            replies = bool(item.header.flags & FLAG_REPLY)
+            self._times(self._chooses, self._timing, item, replies)
 
     def _touched(self, item: _Item, record: CallRecord) -> tuple[Touched, Placed | None]:
         """What a call touches, and the placement of its plan where one holds."""
@@ -261,16 +385,18 @@ class PartitionedSession:
     def _read_at(self, item: _Item, placed: Placed | None) -> tuple[int, ...]:
         """Where an upload goes: of a placed plan to the first that reads it, else to all."""
         if placed is None or self._maps or not item.fixed:
-            return self._all
+            return _PLACES
         written = placed.touched[item.place].covers
         for k in range(item.place + 1, len(placed.places)):
             if _meet(placed.touched[k].reads, written):
-                return (placed.places[k],)
-        return self._all
+                at = placed.places[k]
+                probes = self._chooses is not None and self._chooses.probes(at == HOME)
+                return _PLACES if probes else (at,)
+        return _PLACES
 
     def _nearest(self, touched: Touched) -> int:
         """Where the least of what is read has to be brought; at home, if that is equal."""
-        order = (self._home, *(place for place in self._all if place != self._home))
+        order = (HOME, *(place for place in _PLACES if place != HOME))
         return min(order, key=lambda place: self._coherence.missing(place, touched))
 
     def _send(self, item: _Item, record: CallRecord, places: tuple[int, ...]) -> None:
@@ -280,7 +406,7 @@ class PartitionedSession:
             for place, own in owns:
                 self._replies.sent(place, own, index)
             if header.flags & FLAG_REPLY:
-                speaks = self._home if self._home in places else places[0]
+                speaks = HOME if HOME in places else places[0]
                 alike = record.op.name in _ALIKE
                 told = None
                 if record.op.effect is Effect.LOAD:
@@ -376,8 +502,28 @@ class PartitionedSession:
         """
         with self._arrival:
             for result in iter_results(records):
-                self._replies.arrived(place, result)
+                if result.flags & RESULT_PROFILE:
+                    kept = replace(result, payload=memoryview(bytes(result.payload)))
+                    self._profiles.append((place, kept))
+                else:
+                    self._replies.arrived(place, result)
             self._arrival.notify_all()
+
+    def progress(self, place: int, own: int) -> tuple[int, int]:
+        """A place has executed its calls up to a number.
+
+        Returns:
+            How many batches all places have executed, and the last call in them.
+        """
+        with self._arrival:
+            self._executed[place] = max(self._executed[place], own)
+            while self._marks and all(
+                done >= wanted
+                for done, wanted in zip(self._executed, self._marks[0][0], strict=True)
+            ):
+                self._done_call = self._marks.popleft()[1]
+                self._done += 1
+            return self._done, self._done_call
 
     def died(self, place: int, own: int, status: int, text: str) -> None:
         """A place has ended in the middle of the call that has this number there (0: of none)."""

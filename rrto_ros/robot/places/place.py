@@ -39,6 +39,10 @@ class Place(Protocol):
         """
         ...
 
+    def partition(self) -> RobotPort:
+        """The way to sessions that run partly here and partly at an edge."""
+        ...
+
     def seen(self, info: DeviceInfo) -> None:
         """An edge has opened a session on this device."""
         ...
@@ -57,6 +61,10 @@ class Place(Protocol):
 
     def close_session(self, session: bytes, reason: str, proof: bytes = b"") -> None:
         """Close a session that it has; does not wait."""
+        ...
+
+    def takes(self, message: ResultsMessage) -> bool:
+        """Take a message of an edge for a part of a session that it has; whether it is one."""
         ...
 
 
@@ -109,7 +117,7 @@ def from_outside(
     """
 
     def take(message: ResultsMessage) -> None:
-        if not place.has(message.session):
+        if not (place.has(message.session) or place.takes(message)):
             on_results(message)
 
     return take

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rrto_ros.api.info import DeviceInfo
-from rrto_ros.robot.places.fallback import OWN, Fallback
+from rrto_ros.robot.places.fallback import BOTH, OWN, Fallback
 from rrto_ros.robot.places.migration import MOMENT_S, SUSPECT_S, Migration
 from rrto_ros.robot.places.servers import Wanted
 from rrto_ros.robot.places.standby import Routed, Standby
@@ -189,6 +189,8 @@ class Whereabouts:
     @property
     def name(self) -> str:
         """Of the place where the session is, for people."""
+        if self.fallback.partitioned:
+            return BOTH
         return OWN if self.fallback.here else self._config.choice.servers.name_of(self._server)
 
     @property

@@ -1,0 +1,151 @@
+"""What executes a session at two places: owns its threads, and the two sessions it is made of.
+
+To the session's host (`edge/host.py`) it is what a worker process is: it takes batches and gives
+results. One thread executes batches (`robot/places/partitioned.py`) and waits where bytes go from
+place to place; another takes what the places answer, so that who brings their messages never
+waits.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from rrto_ros.api.results import CUresult
+from rrto_ros.edge.worker_process import WorkerDeath
+from rrto_ros.errors import ProtocolError, RrtoError
+from rrto_ros.execution.messages import Results
+from rrto_ros.execution.progress import Executing
+from rrto_ros.robot.places.end_session import EndSession
+from rrto_ros.robot.places.known_calls import KnownCalls
+from rrto_ros.robot.places.partitioned import PartitionedSession
+from rrto_ros.robot.places.planner import Aim, Planner
+from rrto_ros.wire.format import Buffer
+
+_NAMES = ("this robot's own device", "the edge")
+EndMaker = Callable[[int, Callable[[bytes, int], None], Callable[[str], None]], EndSession]
+"""Makes the session at a place: told the place, what takes its results, and its loss."""
+
+
+class PartitionedWorker:
+    """One session's.
+
+    Args:
+        capability: Compute capability of its device.
+        aim: What placements are chosen for.
+        make: Makes the sessions at the places.
+        on_results: Takes results (a thread of its own).
+        on_malformed: Told of a batch that is no call log.
+        on_death: Told once if a place is lost.
+    """
+
+    def __init__(
+        self,
+        capability: tuple[int, int],
+        aim: Aim,
+        make: EndMaker,
+        on_results: Callable[[Results], None],
+        on_malformed: Callable[[str], None],
+        on_death: Callable[[WorkerDeath], None],
+    ) -> None:
+        self._on_results, self._on_malformed = on_results, on_malformed
+        self._on_death = on_death
+        self._batches: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[int, bytes, int] | None] = queue.SimpleQueue()
+        self._records: list[bytes] = []
+        self._last_reply = self._done = self._executed = 0
+        self._dead = threading.Event()
+        self._lock = threading.Lock()
+        self.ends = tuple(make(place, self._taker(place), self._loser(place)) for place in (0, 1))
+        self._planner = Planner(aim, self.ends[1])
+        self._session = PartitionedSession(
+            self.ends, KnownCalls(capability), self._records.append, self._planner
+        )
+        self._threads = [
+            threading.Thread(target=run, name=f"partitioned {name}", daemon=True)
+            for name, run in (("calls", self._execute), ("results", self._answer))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of a process of its own: it has none."""
+        return 0
+
+    def send(self, batch: Buffer) -> None:
+        """Hand over a batch; never waits."""
+        self._batches.put(batch)
+
+    def end(self, reason: str) -> None:
+        """End it because of something it did."""
+        self._die(CUresult.LAUNCH_FAILED, reason)
+
+    def close(self, patience_s: float = 2.0) -> None:
+        """End it, and the sessions at the places."""
+        self._dead.set()
+        self._session.end("the session is closed")
+        self._batches.put(None)
+        self._answers.put(None)
+        for end in self.ends:
+            end.close("the session is closed")
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(patience_s + 1.0)
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters of the session, of what places its calls, and of both links."""
+        return {
+            "executor": self._session.statistics(),
+            "planner": self._planner.statistics(),
+            "robot": self.ends[0].statistics(),
+            "edge": self.ends[1].statistics(),
+        }
+
+    def _taker(self, place: int) -> Callable[[bytes, int], None]:
+        return lambda records, executed: self._answers.put((place, records, executed))
+
+    def _loser(self, place: int) -> Callable[[str], None]:
+        return lambda why: self._die(CUresult.DEVICE_UNAVAILABLE, f"{_NAMES[place]}: {why}")
+
+    def _execute(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            if self._dead.is_set():
+                continue
+            try:
+                self._session.execute(batch)
+            except ProtocolError as error:
+                self._on_malformed(f"malformed call log: {error}")
+                return
+            except RrtoError as error:
+                self._die(CUresult.DEVICE_UNAVAILABLE, str(error))
+                return
+            except Exception as error:
+                self._die(CUresult.UNKNOWN, f"{type(error).__name__}: {error}")
+                return
+
+    def _answer(self) -> None:
+        while (answer := self._answers.get()) is not None:
+            place, records, executed = answer
+            if self._dead.is_set():
+                continue
+            try:
+                if records:
+                    self._session.results(place, records)
+                self._done, self._executed = self._session.progress(place, executed)
+            except Exception as error:
+                self._die(CUresult.UNKNOWN, f"{_NAMES[place]}: {type(error).__name__}: {error}")
+                return
+            made, self._records[:] = b"".join(self._records), []
+            self._on_results(Results(made, self._executed, self._done, self._last_reply))
+
+    def _die(self, status: CUresult, text: str) -> None:
+        """No call is executed any more; said once."""
+        with self._lock:
+            if self._dead.is_set():
+                return
+            self._dead.set()
+        self._session.end(text)
+        self._on_death(WorkerDeath(status, text, Executing(self._executed, 0, "")))
