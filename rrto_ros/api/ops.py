@@ -230,6 +230,7 @@ CONTROL: tuple[Op, ...] = (
     Op(0xFF04, "results_wanted", ()),
     Op(0xFF05, "checkpoint", (("number", "u32"),)),
     Op(0xFF06, "memory_restore", (("address", "u64"), ("payload", "payload"))),
+    Op(0xFF07, "profile", (("number", "u32"), ("calls", "u32"), ("first", "u64"))),
 )  # fmt: skip
 """Records among the calls that are no calls of the program, by ascending code.
 
@@ -242,4 +243,6 @@ CONTROL: tuple[Op, ...] = (
 - checkpoint: recorder_replayer wants what changed in device memory since the last checkpoint.
 - memory_restore: memory as a checkpoint had it, after the calls that made the memory; its payload
   may be a reference to the content of an upload, and it has the index of that call then, else 0.
+- profile: recorder_replayer wants to know what `calls` calls from index `first` on cost and touch;
+  with no calls, that what was found so far is told.
 """

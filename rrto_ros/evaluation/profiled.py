@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,18 +22,22 @@ from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.evaluation.analyze import Analysis, analyze_log
 from rrto_ros.evaluation.analyze_bag import log_of
 from rrto_ros.execution.executor import Executor
-from rrto_ros.execution.profile import Piece
 from rrto_ros.robot.search import SearchOptions
 from rrto_ros.schedule.costs import Data, Measured
 from rrto_ros.schedule.dataflow import Flow, Touched, flows
 from rrto_ros.wire.blob_store import BlobStore
-from rrto_ros.wire.codec import iter_headers
+from rrto_ros.wire.codec import iter_headers, pack_call
+from rrto_ros.wire.format import RESULT_PROFILE, Buffer
 from rrto_ros.wire.literal import LiteralReader
+from rrto_ros.wire.profiles import ProfiledCall, ProfileReader
+from rrto_ros.wire.result_codec import iter_results
 
 if TYPE_CHECKING:
     from rrto_ros.ros.bag_file import RecordedSession
 
 _ON_DEVICE = (Kind.WORK, Kind.OPEN)
+_NUMBER = 1
+"""Of the only profile that is made."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Profiled:
 
     program: str
     inferences: int
-    pieces: tuple[Piece, ...]
+    pieces: tuple[ProfiledCall, ...]
     tensors: tuple[Flow, ...]
     unknown: tuple[str, ...]
 
@@ -132,17 +136,17 @@ def profile_session(
         device = create_device("cpu", settings)
         try:
             executor = Executor(device, BlobStore(Path(folder), 1 << 40))
-            profiler = executor.profile(places.get)
             reader = LiteralReader()
             for done, batch in enumerate(session.batches):
-                executor.execute(b"".join(reader.read(batch)))
+                executor.execute(b"".join(_announced(reader.read(batch), places)))
                 if executor.sticky or executor.malformed or executor.blocked:
                     raise ProtocolError(_why(executor))
                 progress(done + 1, len(session.batches))
             memory = [(base, base + size) for base, size in executor.memory]
+            profile = _told(executor)
         finally:
             device.close()
-    pieces = tuple(p for p in profiler.pieces if p.reads != () or p.writes != ())
+    pieces = tuple(p for p in profile if p.reads != () or p.writes != ())
     tensors = flows([Touched(p.reads, p.writes, p.covers) for p in pieces], memory)
     unknown = sorted({p.name for p in pieces if p.reads is None or p.writes is None})
     times = len(analysis.found[0].starts)
@@ -160,6 +164,31 @@ def _places(analysis: Analysis, batches: list[bytes]) -> dict[int, int]:
     ][analysis.log.base :]
     own: list[int] = np.flatnonzero(analysis.labels == 0).tolist()
     return {indices[at]: int(analysis.items[at]) for at in own}
+
+
+def _announced(records: Iterable[Buffer], places: dict[int, int]) -> Iterator[Buffer]:
+    """A batch's calls; those of the sequence are announced one by one.
+
+    Other calls may come between them, so that they have no range of their own.
+    """
+    for record in records:
+        index = next(iter_headers(record)).index
+        place = places.get(index)
+        if place is not None:
+            yield pack_call("profile", 0, number=_NUMBER, first=index - place, calls=place + 1)
+        yield record
+
+
+def _told(executor: Executor) -> list[ProfiledCall]:
+    """What the executor found of the calls that were announced."""
+    reader = ProfileReader(_NUMBER)
+    results = executor.execute(pack_call("profile", 0, number=_NUMBER, first=0, calls=0))
+    for result in iter_results(results):
+        if result.flags & RESULT_PROFILE:
+            reader.take(result)
+    if reader.error or not reader.done:
+        raise ProtocolError(f"the calls cannot be told of: {reader.error or 'no end came'}")
+    return reader.calls
 
 
 def _why(executor: Executor) -> str:

@@ -24,7 +24,7 @@ from rrto_ros.execution.access_ranges import FOLLOWED, AccessRanges
 from rrto_ros.execution.checkpoints import Checkpoints
 from rrto_ros.execution.dispatch import Handler, Prepared, bind, prepare, read_memory
 from rrto_ros.execution.prepared_plan import Preparer, RowRun, Step
-from rrto_ros.execution.profile import Profiler
+from rrto_ros.execution.profile import Profiler, Profiles
 from rrto_ros.execution.progress import Progress, describe
 from rrto_ros.execution.references import BlobAwaited, BlobReferences, BlobSource, NoBlobs
 from rrto_ros.execution.session_plans import SessionPlans
@@ -42,8 +42,10 @@ from rrto_ros.wire.format import (
     MEMORY_RESTORE_OP,
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
+    PROFILE_OP,
     RESULT_ERRORS,
     RESULT_PRINTED,
+    RESULT_PROFILE,
     RESULT_STATE,
     RESULT_STICKY,
     Buffer,
@@ -130,25 +132,9 @@ class Executor:
         self._last_error = ""
         self._skipped = 0
         self._busy_s = 0.0
-        self._profiler: Profiler | None = None
-        self._place: Callable[[int], int | None] = lambda _: None
-        self._device = device
-
-    def profile(self, place: Callable[[int], int | None]) -> Profiler:
-        """From now on note what calls of an inference cost and touch.
-
-        Args:
-            place: Gives the place in the inference of the call with an index; None for others.
-
-        Returns:
-            What executes these calls, and knows then.
-        """
-        self._place = place
-        self._profiler = Profiler(
-            self._device, self._handlers, self._ranges,
-            lambda module, kernel: self._kernel_name(module, kernel).decode(errors="replace"),
-        )  # fmt: skip
-        return self._profiler
+        self._profiles = Profiles(
+            lambda: Profiler(device, self._handlers, self._ranges, self._kernel_text)
+        )
 
     @property
     def memory(self) -> Allocations:
@@ -267,6 +253,10 @@ class Executor:
                     self._keep_state(decode_call(pending.view, header), header, flush)
                 step = None
                 continue
+            if header.op == PROFILE_OP:
+                self._profile(decode_call(pending.view, header), flush)
+                step = None
+                continue
             if header.index <= self._last_index:
                 raise ProtocolError(
                     f"call #{header.index} comes after call #{self._last_index}, indices ascend"
@@ -288,7 +278,13 @@ class Executor:
         """Execute what the program will probably call next."""
         send = flush or self._results.append
         try:
-            self._speculation.run(self._results, lambda: send(self._take_results()))
+            self._speculation.run(
+                self._results,
+                lambda: send(self._take_results()),
+                # A call is looked at when the program makes it, and what was guessed is not
+                # executed then.
+                hold=self._profiles.ahead(self._last_index),
+            )
         except CudaError as error:
             self._not_rolled_back(error)
 
@@ -324,9 +320,9 @@ class Executor:
         kernel = self._begin(header.index, record)
         self._calls += 1
         try:
-            place = self._place(header.index) if self._profiler is not None else None
-            if self._profiler is not None and place is not None:
-                data = self._profiler.execute(place, record)
+            if self._profiles.coming and (profiled := self._profiles.of(header.index)):
+                profiler, place = profiled
+                data = profiler.execute(place, record)
             else:
                 data = run() if run is not None else self._handlers[header.op](record)
         except CudaError as error:
@@ -389,6 +385,28 @@ class Executor:
         else:
             self._results.append(pack_result(number, status, text.encode(), RESULT_STATE))
 
+    def _profile(self, record: CallRecord, flush: Callable[[bytes], None] | None) -> None:
+        """Look at calls that come, or tell what was found; the last record says how it went."""
+        number, calls, first = record.values
+        status, text = self._sticky, self._sticky_text
+        if calls:
+            if not status:
+                self._profiles.announce(number, first, calls, self._last_index)
+            return
+        payloads: list[bytes] = []
+        if not status:
+            try:
+                payloads = self._profiles.end(number)
+            except CudaError as error:
+                status, text = int(error.result), str(error).encode()
+        for payload in payloads:
+            self._results.append(pack_result(number, 0, payload, RESULT_PROFILE))
+            self._results_bytes += len(payload)
+            if self._results_bytes >= FLUSH_BYTES and flush is not None:
+                flush(self._take_results())
+        # An empty payload: that was all.
+        self._results.append(pack_result(number, status, text if status else b"", RESULT_PROFILE))
+
     def _print(self) -> None:
         """What kernels printed goes before the result that a thread waits for."""
         if self._printing is None:
@@ -401,6 +419,13 @@ class Executor:
     def _several(self, run: RowRun) -> CallHeader:
         """Execute calls that the device runs as one; returns the last one's header."""
         last = run.headers[-1]
+        if self._profiles.ahead(self._last_index):
+            for header, record in zip(run.headers, run.records, strict=True):
+                if self._sticky:
+                    self._skip(header)
+                else:
+                    self._call(record, header, None)
+            return last
         if self._sticky:
             self._skipped += len(run.headers)
             return last
@@ -490,3 +515,6 @@ class Executor:
     def _kernel_name(self, module: int, kernel: int) -> bytes:
         names = self._kernels.get(module, ())
         return names[kernel] if kernel < len(names) else b"?"
+
+    def _kernel_text(self, module: int, kernel: int) -> str:
+        return self._kernel_name(module, kernel).decode(errors="replace")

@@ -139,18 +139,22 @@ class Speculation:
 
     # ---- what is executed
 
-    def run(self, results: list[bytes], flush: Callable[[], None]) -> None:
+    def run(self, results: list[bytes], flush: Callable[[], None], *, hold: bool = False) -> None:
         """Execute what the program will probably call next.
 
         Args:
             results: Where results go.
             flush: Sends them.
+            hold: Execute nothing, whatever the robot allows, and say so.
 
         Raises:
             CudaError: Memory could not be restored after a call that failed.
         """
         wanted = self._wanted
-        self._run(results, flush)
+        if hold:
+            self._wanted = self._done
+        else:
+            self._run(results, flush)
         if self._done < wanted:
             # The robot waits for what was announced until it hears this.
             index = self._index + self._done

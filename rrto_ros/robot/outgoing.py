@@ -36,6 +36,7 @@ from rrto_ros.wire.format import (
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
     PLAN_TAKEN_OP,
+    PROFILE_OP,
     RESULT_PRINTED,
     RESULT_ROLLED_BACK,
     RESULT_SPECULATIVE,
@@ -55,7 +56,9 @@ MOST_LONGER = 4
 the server has as much to do as was sent, and a long plan costs few messages."""
 SPECULATIVE_LINGER_S = 1.0
 """References to calls that the server has executed speculatively can wait for company so long."""
-_RECORDER_OPS = frozenset((BLOB_DATA_OP, PLAN_DEFINE_OP, CHECKPOINT_OP, MEMORY_RESTORE_OP))
+_RECORDER_OPS = frozenset(
+    (BLOB_DATA_OP, PLAN_DEFINE_OP, CHECKPOINT_OP, MEMORY_RESTORE_OP, PROFILE_OP)
+)
 _SHIM_OPS = frozenset((PLAN_REF_OP, PLAN_TAKEN_OP))
 
 Totals = Callable[[], tuple[int, int, int]]

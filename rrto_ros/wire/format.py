@@ -44,6 +44,9 @@ RESULT_ERRORS = 64
 RESULT_STATE = 128
 """No result: a piece of a checkpoint, whose number is in the index's place; never given to the
 program."""
+RESULT_PROFILE = 256
+"""No result: a part of a profile, whose number is in the index's place; never given to the
+program."""
 ALL_RESULT_FLAGS = (
     RESULT_STICKY
     | RESULT_BLOB_WANTED
@@ -52,11 +55,12 @@ ALL_RESULT_FLAGS = (
     | RESULT_PRINTED
     | RESULT_ERRORS
     | RESULT_STATE
+    | RESULT_PROFILE
 )
 
 (
     BLOB_DATA_OP, PLAN_DEFINE_OP, PLAN_REF_OP, PLAN_TAKEN_OP, RESULTS_WANTED_OP,
-    CHECKPOINT_OP, MEMORY_RESTORE_OP,
+    CHECKPOINT_OP, MEMORY_RESTORE_OP, PROFILE_OP,
 ) = (op.code for op in CONTROL)  # fmt: skip
 
 CALL_HEADER = struct.Struct("<IHHQII")

@@ -12,13 +12,16 @@ from rrto_ros.wire.format import (
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
     PLAN_TAKEN_OP,
+    PROFILE_OP,
     RESULTS_WANTED_OP,
     Buffer,
 )
 from rrto_ros.wire.plan import Plan, read_define
 from rrto_ros.wire.reference import literal, read_reference
 
-_NO_CALLS = (PLAN_TAKEN_OP, RESULTS_WANTED_OP, CHECKPOINT_OP, MEMORY_RESTORE_OP)
+_NO_CALLS = (
+    PLAN_TAKEN_OP, RESULTS_WANTED_OP, CHECKPOINT_OP, MEMORY_RESTORE_OP, PROFILE_OP,
+)  # fmt: skip
 
 
 def literal_records(

@@ -12,6 +12,8 @@ from rrto_ros.execution.executor import Executor
 from rrto_ros.schedule.coherence import Coherence
 from rrto_ros.schedule.dataflow import Touched, flows
 from rrto_ros.wire.codec import pack_call
+from rrto_ros.wire.profiles import ProfileReader
+from rrto_ros.wire.result_codec import iter_results
 
 SEEDS = min(400, int(os.environ.get("RRTO_PARTITIONS", "8")))
 N = 64
@@ -117,15 +119,30 @@ def floats(rnd, count=N):
     return struct.pack(f"<{count}f", *(rnd.uniform(-9, 9) for _ in range(count)))
 
 
+def told(session, number):
+    """The profile as its result records tell it, and what else came with them."""
+    reader = ProfileReader(number)
+    out = session.executor.execute(pack_call("profile", 0, number=number, first=0, calls=0))
+    for result in iter_results(out):
+        reader.take(result)
+    assert reader.done
+    return reader
+
+
+def announce(session, calls, number=1, first=0):
+    """Say that calls come which are to be looked at."""
+    first = first or session.index + 1
+    return session.executor.execute(
+        pack_call("profile", 0, number=number, first=first, calls=calls)
+    )
+
+
 def profiled(session, calls):
     """What each of some calls touches, executed once."""
-    first = session.index + 1
-    profiler = session.executor.profile(
-        lambda index: index - first if first <= index < first + len(calls) else None
-    )
+    assert announce(session, len(calls)) == b""
     for name, fields in calls:
         session.call(name, **fields)
-    return profiler.pieces
+    return told(session, 1).calls
 
 
 def relative(session, ranges):
