@@ -126,8 +126,11 @@ class PartitionedPlace:
         patience_s: float = 0.0,  # noqa: ARG002
     ) -> OpenAnswer:
         """Open a session at an edge and here (`RobotPort.open_session`)."""
+        admission = self._gate.admit(request, "")
+        if isinstance(admission, OpenAnswer):
+            return admission
         try:
-            return self._open(request, timeout_s)
+            return self._open(request, admission, timeout_s)
         except RrtoError as error:
             self._refused += 1
             return OpenAnswer(False, str(error), server=self.server)
@@ -167,7 +170,7 @@ class PartitionedPlace:
             "last_refusal": why,
         }
 
-    def _open(self, request: OpenRequest, timeout_s: float) -> OpenAnswer:
+    def _open(self, request: OpenRequest, admission: Admission, timeout_s: float) -> OpenAnswer:
         edges, config = self._edges, self._config()
         if edges is None or self._closed:
             raise UnavailableError("the recorder is not active")
@@ -199,8 +202,6 @@ class PartitionedPlace:
         except RrtoError:
             close_session(edges, far, asks.session, "it cannot be had on the robot, too")
             raise
-        admission = self._gate.admit(request, "")
-        assert isinstance(admission, Admission)
         return self._join(request, admission, info, config, (port, own.session, near),
                           (edges, asks.session, far))  # fmt: skip
 
@@ -216,10 +217,13 @@ class PartitionedPlace:
         ready = threading.Event()
 
         def make(
-            place: int, took: Callable[[bytes, int], None], lost: Callable[[str], None]
+            place: int,
+            took: Callable[[bytes, int], None],
+            lost: Callable[[str], None],
+            full: Callable[[], bool],
         ) -> EndSession:
             port, session, opened = parts[place]
-            end = EndSession(config, port, session, opened, took, lost)
+            end = EndSession(config, port, session, opened, took, lost, full)
             self._ends[session] = end
             return end
 
@@ -262,9 +266,10 @@ class PartitionedPlace:
         self.close_session(host.session, reason)
 
     def _end(self, host: SessionHost, reason: str) -> None:
-        host.close(reason)
         worker = host.worker
         assert isinstance(worker, PartitionedWorker)
+        self._log(f"session {host.session.hex()[:8]} ran {worker.in_words()}")
+        host.close(reason)
         for end in worker.ends:
             self._ends.pop(end.session, None)
 

@@ -25,8 +25,13 @@ from rrto_ros.robot.places.planner import Aim, Planner
 from rrto_ros.wire.format import Buffer
 
 _NAMES = ("this robot's own device", "the edge")
-EndMaker = Callable[[int, Callable[[bytes, int], None], Callable[[str], None]], EndSession]
-"""Makes the session at a place: told the place, what takes its results, and its loss."""
+EndMaker = Callable[
+    [int, Callable[[bytes, int], None], Callable[[str], None], Callable[[], bool]], EndSession
+]
+"""Makes the session at a place: told the place, what takes its results and its loss, and what says
+that no more results are wanted."""
+MOST_UNTAKEN_BYTES = 64 << 20
+"""Results that wait for the program; with more the places are asked to send none."""
 
 
 class PartitionedWorker:
@@ -55,10 +60,12 @@ class PartitionedWorker:
         self._batches: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[int, bytes, int] | None] = queue.SimpleQueue()
         self._records: list[bytes] = []
-        self._last_reply = self._done = self._executed = 0
+        self._last_reply = self._done = self._executed = self._untaken = 0
         self._dead = threading.Event()
         self._lock = threading.Lock()
-        self.ends = tuple(make(place, self._taker(place), self._loser(place)) for place in (0, 1))
+        self.ends = tuple(
+            make(place, self._taker(place), self._loser(place), self.full) for place in (0, 1)
+        )
         self._planner = Planner(aim, self.ends[1])
         self._session = PartitionedSession(
             self.ends, KnownCalls(capability), self._records.append, self._planner
@@ -78,6 +85,10 @@ class PartitionedWorker:
     def send(self, batch: Buffer) -> None:
         """Hand over a batch; never waits."""
         self._batches.put(batch)
+
+    def full(self) -> bool:
+        """Whether more results are here than the program takes."""
+        return self._untaken > MOST_UNTAKEN_BYTES
 
     def end(self, reason: str) -> None:
         """End it because of something it did."""
@@ -104,8 +115,25 @@ class PartitionedWorker:
             "edge": self.ends[1].statistics(),
         }
 
+    def in_words(self) -> str:
+        """Where its work ran, for people."""
+        executor, planner = self._session.statistics(), self._planner.statistics()
+        text = (
+            f"{executor['work_robot']} calls on this robot and {executor['work_edge']} at the "
+            f"edge, with {executor['brought_bytes']} bytes brought between them; "
+            f"{planner['understood']} of {planner['plans']} plans understood, "
+            f"{planner['changes']} placements"
+        )
+        why = planner["last_refusal"]
+        return f"{text}; not placed: {why}" if why else text
+
     def _taker(self, place: int) -> Callable[[bytes, int], None]:
-        return lambda records, executed: self._answers.put((place, records, executed))
+        def took(records: bytes, executed: int) -> None:
+            with self._lock:
+                self._untaken += len(records)
+            self._answers.put((place, records, executed))
+
+        return took
 
     def _loser(self, place: int) -> Callable[[str], None]:
         return lambda why: self._die(CUresult.DEVICE_UNAVAILABLE, f"{_NAMES[place]}: {why}")
@@ -129,6 +157,8 @@ class PartitionedWorker:
     def _answer(self) -> None:
         while (answer := self._answers.get()) is not None:
             place, records, executed = answer
+            with self._lock:
+                self._untaken -= len(records)
             if self._dead.is_set():
                 continue
             try:

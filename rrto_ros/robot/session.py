@@ -304,7 +304,10 @@ class RobotSession:
         if self._mode == LOCAL:
             return self._where.fallback.start(request, None)
         if self._mode == PARTITION:
-            return self._where.fallback.start_partitioned(request)
+            try:
+                return self._where.fallback.start_partitioned(request)
+            except UnavailableError as error:
+                return self._where.fallback.start(request, error)
         config = self._config
         try:
             return open_somewhere(

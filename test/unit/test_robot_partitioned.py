@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from rrto_ros.api.ops import Work
 from rrto_ros.api.results import CUresult
 from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.worker_process import WorkerProcess
@@ -140,8 +141,12 @@ class Program:
         self.sessions = sessions
         self.index = 0
         self.call("module_load", module=1, payload=IMAGE)
-        self.call("mem_alloc", address=BASE, size=BUFFERS * BYTES, stream=0)
-        self.call("memcpy_htod", dst=BASE, stream=0, payload=floats(random.Random(0), 8 * N))
+        # Beside each other, so that what a call touches may lie in several.
+        for first, count in ((0, 3), (3, 1), (4, 4)):
+            self.call("mem_alloc", address=at(first), size=count * BYTES, stream=0)
+        for buffer in range(BUFFERS):
+            content = floats(random.Random(buffer))
+            self.call("memcpy_htod", dst=at(buffer), stream=0, payload=content)
 
     def send(self, record):
         for one in self.sessions:
@@ -160,7 +165,10 @@ class Program:
         return answers[0]
 
     def memory(self):
-        return self.call("memcpy_dtoh", src=BASE, size=BUFFERS * BYTES, stream=0)[2]
+        return [
+            self.call("memcpy_dtoh", src=at(buffer), size=BYTES, stream=0)[2]
+            for buffer in range(BUFFERS)
+        ]
 
 
 @pytest.fixture
@@ -212,6 +220,7 @@ class Inference:
             templates[k] = CallTemplate(templates[k].code, 0, body[:-8] + bytes(8))
             varying.append(Varying(k, 24 + len(body) - 8, 8))
         self.plan = Plan(tuple(templates), tuple(varying))
+        self.work = tuple(call.op.work is not Work.NONE for call in templates)
 
     def __len__(self):
         return len(self.calls)
@@ -227,7 +236,7 @@ class Inference:
                 found = Touched(found.reads, found.writes, found.writes)
             touched.append(found)
         places = tuple(rnd.randrange(2) for _ in self.calls)
-        return Placed(knows.code, places, tuple(touched))
+        return Placed(knows.code, places, tuple(touched), self.work)
 
     def reference(self, number, index, rnd, first=0, count=None):
         count = len(self) - first if count is None else count
@@ -303,7 +312,7 @@ def test_a_plan_of_another_module_is_not_placed_any_more(program):
     parted = program.sessions[1]
     program.send(pack_define(1, one.plan))
     placed = one.placed(parted.knows, random.Random(3))
-    parted.session.place(1, Placed(placed.code, (NEAR,) * len(one), placed.touched))
+    parted.session.place(1, Placed(placed.code, (NEAR,) * len(one), placed.touched, one.work))
     program.call("module_unload", module=1)
     program.call("module_load", module=1, payload=IMAGE.replace(b"add.f32", b"sub.f32"))
     work = parted.session.statistics()["work_robot"]
@@ -367,7 +376,7 @@ def test_a_place_that_does_not_answer_is_told(program):
     parted.execute(pack_define(1, one.plan))
     placed = one.placed(parted.knows, random.Random(5))
     reads = Touched(((at(1), at(2)),), ((at(4), at(5)),), ((at(4), at(5)),))
-    parted.session.place(1, Placed(placed.code, (NEAR,) * len(one), (reads,) * len(one)))
+    parted.session.place(1, Placed(placed.code, (NEAR,) * len(one), (reads,) * len(one), one.work))
     with pytest.raises(UnavailableError, match=r"place 1 has not answered for 0\.2 s"):
         parted.execute(one.reference(1, program.index + 2, random.Random(5)))
 
@@ -393,7 +402,7 @@ def test_a_session_that_maps_memory_itself_stays_at_home(program):
     program.send(pack_define(1, one.plan))
     program.call("mem_create", handle=5, size=1 << 21)
     placed = one.placed(parted.knows, random.Random(6))
-    parted.session.place(1, Placed(placed.code, (NEAR,) * len(one), placed.touched))
+    parted.session.place(1, Placed(placed.code, (NEAR,) * len(one), placed.touched, one.work))
     program.send(one.reference(1, program.index + 1, random.Random(6)))
     program.index += len(one)
     program.same(program.index)

@@ -33,6 +33,7 @@ class EndSession:
         opened: What its opening came to.
         took: Takes results, in order (the thread that brings messages).
         lost: Told once why no results will come any more.
+        full: Whether the place is to send no more results for now.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class EndSession:
         opened: Opened,
         took: Took,
         lost: Callable[[str], None],
+        full: Callable[[], bool] = lambda: False,
     ) -> None:
         self.session = session
         self._port = port
         self._opened = opened
         self._took = took
         self._tell_lost = lost
+        self._full = full
         self._lock = threading.Condition()
         # What leaves is numbered and sealed in one order, whoever sends it.
         self._leaving = threading.Lock()
@@ -135,7 +138,8 @@ class EndSession:
         with self._leaving:
             with self._lock:
                 now = time.monotonic()
-                due = self._link.due(now) if not (self._over or self._lost) else []
+                over = self._over or self._lost
+                due = [] if over else self._link.due(now, full=self._full())
             for message in self._link.leaving(due):
                 if len(message.data) >= MEASURES_BYTES:
                     with self._lock:

@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import struct
 import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 from rrto_ros.api.ops import Effect, Kind, Work
@@ -31,7 +33,8 @@ from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.robot.places.ordered_replies import OrderedReplies
 from rrto_ros.schedule.coherence import Coherence, Transfer
 from rrto_ros.schedule.dataflow import Touched
-from rrto_ros.wire.accesses import Range
+from rrto_ros.schedule.intervals import without
+from rrto_ros.wire.accesses import Range, merged
 from rrto_ros.wire.codec import CallHeader, CallRecord, decode_call, iter_headers, pack_call
 from rrto_ros.wire.format import (
     ALL_FLAGS,
@@ -48,6 +51,8 @@ from rrto_ros.wire.reference import pieces, read_reference
 from rrto_ros.wire.result_codec import ResultRecord, iter_results, pack_result
 from rrto_ros.wire.templates import CallTemplate
 
+PIECE_BYTES = 16 << 20
+"""Brought by one call, at most."""
 _INDEX = struct.Struct("<Q")
 _INDEX_AT = 8
 _ALIKE = frozenset(("module_load", "kernel_load", "texture_create"))
@@ -56,6 +61,7 @@ _MAPPED = frozenset(("mem_create", "mem_map"))
 ROBOT, HOME = 0, 1
 """The places: the robot's own, and the edge's, where everything is that has no other place."""
 _PLACES = (ROBOT, HOME)
+PLACES = len(_PLACES)
 
 
 class PlaceEnd(Protocol):
@@ -136,11 +142,38 @@ class Placed:
         code: `Knowledge.code` for which this holds.
         places: Of each call; it counts for work only.
         touched: What each call touches if nothing in it varies.
+        work: Whether each call is work.
     """
 
     code: object
     places: tuple[int, ...]
     touched: tuple[Touched, ...]
+    work: tuple[bool, ...]
+
+    @cached_property
+    def wanted(self) -> dict[int, Touched]:
+        """What the calls from one on read of what was there before, up to the next change.
+
+        Of each call with which work begins at a place. What a stretch reads is brought at once:
+        one exchange for all of it, and not one for each call.
+        """
+        out: dict[int, Touched] = {}
+        start = before = -1
+        reads: list[Range] = []
+        made: list[Range] = []
+        for k, (place, touched) in enumerate(zip(self.places, self.touched, strict=True)):
+            if not self.work[k]:
+                if touched.writes:
+                    before = -1  # an upload: what comes after it reads something else
+                continue
+            if place != before:
+                start, before, reads, made = k, place, [], []
+            reads += without(
+                [*(touched.reads or ()), *without(touched.writes or (), touched.covers)], made
+            )
+            made = merged([*made, *touched.covers])
+            out[start] = Touched(reads=tuple(merged(reads)))
+        return out
 
 
 @dataclass(slots=True)
@@ -358,8 +391,11 @@ class PartitionedSession:
             places, touched = _PLACES, Touched()
         memory = self._knows.memory
         for place in places:
-            for transfer in self._coherence.before(place, touched, memory):
-                self._bring(transfer)
+            transfers = self._coherence.before(place, touched, memory)
+            if placed is not None and item.place in placed.wanted and len(places) == 1:
+                transfers += self._coherence.before(place, placed.wanted[item.place], memory)
+            if transfers:
+                self._bring(transfers)
         self._send(item, record, places)
         if places == _PLACES:
             self._coherence.everywhere(touched, memory)
@@ -388,7 +424,7 @@ class PartitionedSession:
             return _PLACES
         written = placed.touched[item.place].covers
         for k in range(item.place + 1, len(placed.places)):
-            if _meet(placed.touched[k].reads, written):
+            if placed.work[k] and _meet(placed.touched[k].reads, written):
                 at = placed.places[k]
                 probes = self._chooses is not None and self._chooses.probes(at == HOME)
                 return _PLACES if probes else (at,)
@@ -435,40 +471,43 @@ class PartitionedSession:
         if op.effect is not Effect.LOAD:
             self._knows.follow(record)
 
-    def _bring(self, transfer: Transfer) -> None:
-        """Read bytes at one place and write them at another."""
-        start, end = transfer.span
-        got: list[tuple[int, bytes]] = []
-        source, own = transfer.source, 0
+    def _bring(self, transfers: Sequence[Transfer]) -> None:
+        """Read bytes at one place and write them at another, all in one exchange."""
+        source, target = transfers[0].source, transfers[0].target
+        # What other streams have under way there is finished first.
         self._order(pack_call("ctx_synchronize", 1, context=0), source)
-        own = self._number(source)
-        with self._arrival:
-            self._replies.expect(
-                [(source, own)], 0, source, told=lambda status, data: got.append((status, data))
+        got: dict[int, tuple[int, bytes]] = {}
+        memory = self._knows.memory
+        spans = [piece for one in transfers for piece in _pieces(one.span, memory)]
+        for start, end in spans:
+            own = self._number(source)
+            with self._arrival:
+                self._replies.expect([(source, own)], 0, source, told=_keeping(got, start))
+            self._ready[source].append(
+                pack_call("memcpy_dtoh", own, src=start, size=end - start, stream=0)
             )
-        self._ready[source].append(
-            pack_call("memcpy_dtoh", own, src=start, size=end - start, stream=0)
-        )
         self._flush()
         with self._arrival:
-            self._arrival.wait_for(lambda: got or self._over, self._patience_s)
-        if not got:
+            self._arrival.wait_for(lambda: len(got) == len(spans) or self._over, self._patience_s)
+        if len(got) < len(spans):
             why = self._over or f"has not answered for {self._patience_s:g} s"
-            raise UnavailableError(f"place {source} {why}: {end - start} bytes are missing")
-        status, data = got[0]
-        if status:
-            # Its answer broke the session, or does now: nothing else can be right.
-            with self._arrival:
-                self._replies.break_(0, status, data)
-            return
-        self._order(pack_call("ctx_synchronize", 1, context=0), transfer.target)
-        own = self._number(transfer.target)
-        self._ready[transfer.target].append(
-            pack_call("memcpy_htod", own, dst=start, stream=0, payload=data)
-        )
+            size = sum(end - start for start, end in spans)
+            raise UnavailableError(f"place {source} {why}: {size} bytes are missing")
+        for status, text in got.values():
+            if status:
+                # Its answer broke the session, or does now: nothing else can be right.
+                with self._arrival:
+                    self._replies.break_(0, status, text)
+                return
+        self._order(pack_call("ctx_synchronize", 1, context=0), target)
+        for start, _ in spans:
+            own = self._number(target)
+            self._ready[target].append(
+                pack_call("memcpy_htod", own, dst=start, stream=0, payload=got[start][1])
+            )
 
     def _order(self, record: bytes, place: int) -> None:
-        """What other streams have under way there is finished first; nobody asked for it."""
+        """A call that the program has not made."""
         own = self._number(place)
         with self._arrival:
             self._replies.expect([(place, own)], 0, place)
@@ -546,6 +585,24 @@ def _item(record: bytes, plan: int = -1, place: int = 0, fixed: bool = False) ->
 def _numbered(record: bytes, own: int) -> bytes:
     """A record under another number."""
     return record[:_INDEX_AT] + _INDEX.pack(own) + record[_INDEX_AT + _INDEX.size :]
+
+
+def _keeping(got: dict[int, tuple[int, bytes]], start: int) -> Callable[[int, bytes], None]:
+    def told(status: int, data: bytes) -> None:
+        got[start] = status, data
+
+    return told
+
+
+def _pieces(span: Range, memory: Sequence[Range]) -> Iterator[Range]:
+    """A range in pieces that fit a record well, each in one allocation; no memory is left out."""
+    first = max(0, bisect_right(memory, (span[0], span[0])) - 1)
+    for base, limit in memory[first:]:
+        if base >= span[1]:
+            return
+        low, high = max(base, span[0]), min(limit, span[1])
+        for start in range(low, high, PIECE_BYTES):
+            yield start, min(start + PIECE_BYTES, high)
 
 
 def _meet(some: Sequence[Range] | None, others: Sequence[Range]) -> bool:

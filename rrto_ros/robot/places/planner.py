@@ -18,7 +18,7 @@ from typing import Protocol
 
 from rrto_ros.api.ops import Effect, Kind, Op, Work
 from rrto_ros.errors import ConfigError, ProtocolError
-from rrto_ros.robot.places.partitioned import HOME, ROBOT, Placed
+from rrto_ros.robot.places.partitioned import HOME, PLACES, ROBOT, Placed
 from rrto_ros.schedule.algorithms import algorithm
 from rrto_ros.schedule.costs import Data, Measured
 from rrto_ros.schedule.dataflow import Touched, flows
@@ -29,7 +29,7 @@ from rrto_ros.schedule.problem import Placement
 from rrto_ros.schedule.rates import RateTable, rate_table
 from rrto_ros.wire.accesses import Range, merged
 from rrto_ros.wire.plan import Plan
-from rrto_ros.wire.profiles import ProfiledCall, read_profile
+from rrto_ros.wire.profiles import ProfiledCall, ProfileReader
 from rrto_ros.wire.result_codec import ResultRecord
 
 LOOKED_AT_AFTER = 2
@@ -38,6 +38,8 @@ SAMPLES = 3
 """Inferences that are timed."""
 PROBE_S = 5.0
 """The link is measured at least so often."""
+UNMEASURED_BYTES_PER_S = 12.5e6
+"""A link on which no message was long enough to measure it: with short ones it hardly counts."""
 _LEAST_RATE = 1e3
 
 
@@ -80,12 +82,12 @@ class _Learnt:
         uses: Inferences that began.
         samples: Those that were timed.
         profiles: What each place told.
-        told: Places that have told all.
         code: `Knowledge.code` when it was asked.
         calls: Its calls' touches, once known.
         measured: What they cost, once known.
         chooser: Of placements, once there is a link.
         placement: As it is.
+        placed: The same for the session.
     """
 
     number: int
@@ -94,12 +96,12 @@ class _Learnt:
     uses: int = 0
     samples: int = 0
     asked: bool = False
-    profiles: dict[int, list[ProfiledCall]] = field(default_factory=dict)
-    told: set[int] = field(default_factory=set)
+    profiles: dict[int, ProfileReader] = field(default_factory=dict)
     calls: tuple[Touched, ...] = ()
     measured: Measured | None = None
     chooser: Chooser | None = None
     placement: Placement | None = None
+    placed: Placed | None = None
 
 
 class Planner:
@@ -176,14 +178,11 @@ class Planner:
         learnt = self._numbers.get(result.index)
         if learnt is None:
             return
-        if result.status:
-            self._refuse(learnt, bytes(result.payload).decode(errors="replace"))
-            return
-        if len(result.payload):
-            learnt.profiles.setdefault(place, []).extend(read_profile(result.payload))
-            return
-        learnt.told.add(place)
-        if len(learnt.told) == 2:
+        reader = learnt.profiles.setdefault(place, ProfileReader(learnt.number))
+        reader.take(result)
+        if reader.error:
+            self._refuse(learnt, reader.error)
+        elif len(learnt.profiles) == PLACES and all(r.done for r in learnt.profiles.values()):
             try:
                 self._understand(learnt, memory)
             except ConfigError as error:
@@ -195,7 +194,7 @@ class Planner:
         if learnt is None or learnt.measured is None:
             return None
         rate, trip = self._way.bytes_per_s, self._way.round_trip_s
-        if not rate or not trip:
+        if not trip:
             return None
         try:
             if learnt.chooser is None:
@@ -205,11 +204,19 @@ class Planner:
         except ConfigError as error:
             self._refuse(learnt, str(error))
             return None
-        placement = learnt.chooser.choose(max(rate, _LEAST_RATE), self._now())
-        self._changes += placement != learnt.placement
-        learnt.placement = placement
-        places = tuple(HOME if away else ROBOT for away in placement)
-        return Placed(learnt.code, places, learnt.calls)
+        placement = learnt.chooser.choose(
+            max(rate or UNMEASURED_BYTES_PER_S, _LEAST_RATE), self._now()
+        )
+        if learnt.placed is None or placement != learnt.placement:
+            self._changes += 1
+            learnt.placement = placement
+            learnt.placed = Placed(
+                learnt.code,
+                tuple(HOME if away else ROBOT for away in placement),
+                learnt.calls,
+                tuple(call.op.work is not Work.NONE for call in learnt.plan.calls),
+            )
+        return learnt.placed
 
     def probes(self, crosses: bool) -> bool:
         """Whether an upload is to go to the edge although nobody reads it there.
@@ -266,9 +273,7 @@ class Planner:
         """Both places have told all: what its calls cost and hand on."""
         self._numbers.pop(learnt.number, None)
         count = len(learnt.plan)
-        by_call = {place: _by_call(found, count) for place, found in learnt.profiles.items()}
-        if len(by_call) < 2:
-            raise ConfigError("a place told nothing of a plan's calls")
+        by_call = {place: _by_call(told.calls, count) for place, told in learnt.profiles.items()}
         calls = tuple(_touched(pieces) for pieces in by_call[HOME])
         work = [call.op.work is not Work.NONE for call in learnt.plan.calls]
         constant = [any(piece.constant for piece in pieces) for pieces in by_call[HOME]]

@@ -1,0 +1,82 @@
+"""Mode partition: part of each inference runs on the robot, and the program sees nothing of it."""
+
+import re
+import signal
+import sys
+
+import pytest
+from support.rig import said
+
+RAN = (
+    r"ran (\d+) calls on this robot and (\d+) at the edge, with (\d+) bytes brought between them; "
+    r"(\d+) of (\d+) plans understood, (\d+) placements"
+)
+
+
+def ran(recorder):
+    """Calls on the robot and at the edge, bytes brought, plans understood, plans, placements."""
+    recorder.wait_for(RAN, 20)
+    return [int(number) for number in re.findall(RAN, recorder.text())[-1]]
+
+
+def both(rig, algorithm, *program):
+    """What a program gives in mode batched, and in mode partition; the recorder."""
+    _, recorder = rig.both("cpu", "batched", recorder={"partition_algorithm": algorithm})
+    plain = said(rig.program(*program), 60, done=True)["digest"]
+    command = [sys.executable, "-m", "rrto_ros.cli.main", "mode", "partition"]
+    mode = rig.start("rrto", command, rig.environment(RRTO_ROBOT=rig.robot))
+    assert mode.wait(30) == 0, mode.text()
+    watch = rig.watch()
+    running = rig.program(*program)
+    parted = said(running, 120, done=True)["digest"]
+    assert running.wait(20) == 0
+    report = watch.report(running.pid)
+    assert (report["error"], report["server"]) == ("", "this robot's own device and an edge")
+    return plain, parted, recorder
+
+
+@pytest.mark.parametrize("algorithm", ["min_cut", "all_local", "all_edge"])
+def test_an_inference_that_runs_at_two_places_gives_the_results_of_one(rig, algorithm):
+    plain, parted, recorder = both(rig, algorithm, "infer.py", "60")
+    assert plain == parted
+    here, there, _, understood, plans, placements = ran(recorder)
+    assert (understood, plans) == (1, 1)
+    assert placements >= 1
+    if algorithm == "all_local":
+        assert here > there
+    if algorithm == "all_edge":
+        assert here == 0
+
+
+@pytest.mark.parametrize("algorithm", ["all_local", "all_edge"])
+def test_a_program_that_leaves_its_plans_gets_the_results_of_one_device(rig, algorithm):
+    plain, parted, recorder = both(rig, algorithm, "wander.py", "300", "--cascade")
+    assert plain == parted
+    here, there, *_ = ran(recorder)
+    assert here + there > 300
+
+
+def test_an_edge_that_is_lost_ends_the_program_with_an_error_that_names_it(rig):
+    server, recorder = rig.both("cpu", "partition")
+    program = rig.program("infer.py", "1000000")
+    said(program, 60, iteration=30)
+    server.kill()
+    assert said(program, 30, failed=...)["failed"] == "DEVICE_UNAVAILABLE"
+    assert program.wait(10) == 3
+    recorder.wait_for("the edge: ", 5)
+
+
+def test_a_program_that_starts_without_an_edge_is_refused_or_runs_here(rig):
+    recorder = rig.recorder("partition", connect_timeout_s=1.0)
+    program = rig.program("infer.py", "12")
+    assert said(program, 30, failed=...)["failed"] == "SYSTEM_NOT_READY"
+    assert "mode is partition: " in program.text()
+    recorder.signal(signal.SIGINT)
+    assert recorder.wait(20) == 0
+    rig.recorder("partition", connect_timeout_s=3.0, fallback="local")
+    assert said(rig.program("infer.py", "12"), 60, done=True)
+
+
+def test_what_cannot_be_chosen_is_refused_by_name(rig):
+    recorder = rig.recorder("partition", wait=False, partition_objective="energy")
+    recorder.wait_for("power_profile is empty: want one of jetson_xavier_nx", 30)
