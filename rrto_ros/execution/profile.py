@@ -225,7 +225,7 @@ class Profiler:
             # Of a kernel that is not known nothing is certain, and it may not run on other data.
             covers = ()
             if writes and reads is not None:
-                # Where this machine has no room for what is there, the session goes on all the same.
+                # Without room for what is there the session goes on all the same.
                 with contextlib.suppress(MemoryError):
                     covers = covered(self._device, run, writes)
         elif op.work is Work.FILL and fields["height"] > 1:
