@@ -7,6 +7,7 @@ those that it has without being looked at.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -222,7 +223,11 @@ class Profiler:
         covers = writes or ()
         if op.work is Work.LAUNCH:
             # Of a kernel that is not known nothing is certain, and it may not run on other data.
-            covers = covered(self._device, run, writes) if writes and reads is not None else ()
+            covers = ()
+            if writes and reads is not None:
+                # Without room for what is there the session goes on all the same.
+                with contextlib.suppress(MemoryError):
+                    covers = covered(self._device, run, writes)
         elif op.work is Work.FILL and fields["height"] > 1:
             covers = ()  # between its rows it leaves what is there
         return reads, writes, covers

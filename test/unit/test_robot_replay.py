@@ -349,10 +349,17 @@ def test_thresholds_are_obeyed(world):
     assert w.close().plans == 0
 
 
-def test_a_damaged_record_in_mode_replay_ends_the_session_with_the_reason(world):
+@pytest.mark.parametrize(
+    "record",
+    [
+        pack_call("blob_data", 10_000, payload=b"12345678"),
+        pack_call("profile", 0, number=1, first=1, calls=1),
+    ],
+)
+def test_a_damaged_record_in_mode_replay_ends_the_session_with_the_reason(world, record):
     w = world()
     w.infer()
-    w.client.put(pack_call("blob_data", 10_000, payload=b"12345678"))
+    w.client.put(record)
     end = time.monotonic() + 5
     while w.client.state != int(CUresult.UNKNOWN):
         assert time.monotonic() < end

@@ -8,8 +8,11 @@ import pytest
 
 from rrto_ros.api.ops import Kind
 from rrto_ros.errors import ProtocolError
+from rrto_ros.robot.incoming import Incoming
 from rrto_ros.wire import profiles
+from rrto_ros.wire.codec import pack_call
 from rrto_ros.wire.format import RESULT_PROFILE, RESULT_STATE
+from rrto_ros.wire.literal import LiteralReader
 from rrto_ros.wire.profiles import (
     MAX_CALLS,
     MAX_NAME_BYTES,
@@ -206,3 +209,16 @@ def test_a_failure_says_why_and_leaves_nothing():
     reader.take(record(packed(piece())))
     reader.take(record("größer".encode(), status=801))
     assert (reader.done, reader.error, reader.calls) == (True, "größer", [])
+
+
+def test_a_robot_refuses_what_it_did_not_ask_for():
+    incoming = Incoming(None, None, None)
+    for payload in (b"", packed(piece())):
+        with pytest.raises(ProtocolError, match=f"profile {NUMBER}, which nobody asked for"):
+            incoming.deliver(pack_result(NUMBER, 0, payload, RESULT_PROFILE), 0.0)
+
+
+def test_a_question_is_no_call_of_the_program():
+    call = pack_call("ctx_synchronize", 3, context=0)
+    asks = pack_call("profile", 0, number=1, first=3, calls=1)
+    assert [bytes(one) for one in LiteralReader().read(asks + call + asks)] == [call]
