@@ -54,7 +54,6 @@ class Parameter:
         text: What it means, with its unit.
         span: Least and greatest value of a number.
         choices: Values of a text, where it has a few.
-        later: Values that are known and cannot be used yet.
         changes: When it may be changed.
         form: (pattern, what it is in words) of a text that is not empty.
         power_of_two: Nothing else will do.
@@ -69,7 +68,6 @@ class Parameter:
     text: str
     span: Span | None = None
     choices: tuple[str, ...] = ()
-    later: tuple[str, ...] = ()
     changes: str = READ_ONLY
     form: tuple[str, str] | None = None
     power_of_two: bool = False
@@ -89,8 +87,8 @@ class Parameter:
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        """Values of a text that a command line takes, those that come later too."""
-        return (("",) if self.unset == "" else ()) + self.choices + self.later
+        """Values of a text that a command line takes."""
+        return (("",) if self.unset == "" else ()) + self.choices
 
     def parse(self, text: str) -> Any:
         """The value that a text means; its type is right then, and its range is not looked at.
@@ -105,12 +103,11 @@ class Parameter:
         except (KeyError, ValueError):
             raise self.refusal(text) from None
 
-    def check(self, value: Any, *, later: bool = False) -> None:
+    def check(self, value: Any) -> None:
         """Refuse a value that cannot be used.
 
         Args:
             value: Any.
-            later: Whether values that come later pass: who uses them refuses them.
 
         Raises:
             ConfigError: With the value got, the value wanted and the next step.
@@ -119,7 +116,7 @@ class Parameter:
         if good and self.unset is not None and value == self.unset:
             return
         if good and self.choices:
-            good = value in self.choices or (later and value in self.later)
+            good = value in self.choices
         if good and self.span is not None:
             good = self.span[0] <= value <= self.span[1]
         if good and self.power_of_two:
@@ -133,11 +130,7 @@ class Parameter:
         """The one message about a value that cannot be used."""
         names = ", ".join(choice or "empty" for choice in self.choices)
         inside = self.span is not None and type(value) is type(self.default)
-        if value in self.later:
-            wrong = f"comes later; this version runs: {names}"
-        elif self.later:
-            wrong = f"is unknown; use one of: {names}"
-        elif self.choices:
+        if self.choices:
             wrong = f"is none of {names}"
         elif self.power_of_two and inside and value > 0:
             wrong = f"is not a power of two, want one, {self.range_text()}"
@@ -176,16 +169,14 @@ def by_name(parameters: Iterable[Parameter]) -> dict[str, Parameter]:
     return {parameter.name: parameter for parameter in parameters}
 
 
-def check_values(
-    described: Mapping[str, Parameter], values: Mapping[str, Any], *, later: bool = False
-) -> None:
+def check_values(described: Mapping[str, Parameter], values: Mapping[str, Any]) -> None:
     """Check values, each and together.
 
     Raises:
         ConfigError: One cannot be used.
     """
     for name, value in values.items():
-        described[name].check(value, later=later)
+        described[name].check(value)
     shortest, longest = values.get("min_length", 0), values.get("max_length", 0)
     if longest and shortest > longest:
         raise ConfigError(

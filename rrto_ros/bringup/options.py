@@ -63,8 +63,7 @@ class Options(_Replay):
 
     def __post_init__(self) -> None:
         topic(self.robot, "status")
-        # Modes that come later are refused by the recorder, which knows what it can.
-        check_values(OPTIONS, {name: getattr(self, name) for name in OPTIONS}, later=True)
+        check_values(OPTIONS, {name: getattr(self, name) for name in OPTIONS})
         for name in ("params_file", "input"):
             path = getattr(self, name)
             if path and not Path(path).expanduser().exists():

@@ -24,8 +24,8 @@ from rrto_ros.execution.messages import Results
 from rrto_ros.nodes.local_place import LocalPlace
 from rrto_ros.nodes.local_table import SILENCE_S, InProcessGate
 from rrto_ros.nodes.partitioned_worker import PartitionedWorker
-from rrto_ros.robot.places.end_session import EndSession
-from rrto_ros.robot.places.planner import Aim
+from rrto_ros.robot.partition.end_session import EndSession
+from rrto_ros.robot.partition.planner import Aim
 from rrto_ros.robot.places.servers import open_somewhere
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.wire.opening import Opened, close_session, open_session

@@ -1,7 +1,7 @@
 """What executes a session at two places: owns its threads, and the two sessions it is made of.
 
 To the session's host (`edge/host.py`) it is what a worker process is: it takes batches and gives
-results. One thread executes batches (`robot/places/partitioned.py`) and waits where bytes go from
+results. One thread executes batches (`robot/partition/session.py`) and waits where bytes go from
 place to place; another takes what the places answer, so that who brings their messages never
 waits.
 """
@@ -18,10 +18,10 @@ from rrto_ros.edge.worker_process import WorkerDeath
 from rrto_ros.errors import ProtocolError, RrtoError
 from rrto_ros.execution.messages import Results
 from rrto_ros.execution.progress import Executing
-from rrto_ros.robot.places.end_session import EndSession
-from rrto_ros.robot.places.known_calls import KnownCalls
-from rrto_ros.robot.places.partitioned import PartitionedSession
-from rrto_ros.robot.places.planner import Aim, Planner
+from rrto_ros.robot.partition.end_session import EndSession
+from rrto_ros.robot.partition.known_calls import KnownCalls
+from rrto_ros.robot.partition.planner import Aim, Planner
+from rrto_ros.robot.partition.session import PartitionedSession
 from rrto_ros.wire.format import Buffer
 
 _NAMES = ("this robot's own device", "the edge")

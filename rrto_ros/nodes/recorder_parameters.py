@@ -12,8 +12,8 @@ from rclpy.node import Node
 from rrto_ros.api.parameters import RECORDER, check_values
 from rrto_ros.bringup.processes import config_folder
 from rrto_ros.errors import ConfigError
+from rrto_ros.robot.partition.planner import Aim
 from rrto_ros.robot.places.place import Place
-from rrto_ros.robot.places.planner import Aim
 from rrto_ros.robot.places.servers import Servers, choice_of
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig

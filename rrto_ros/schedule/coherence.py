@@ -88,6 +88,10 @@ class Coherence:
             if place not in newest
         )
 
+    def current(self, place: int) -> bool:
+        """Whether a place has the newest of all memory."""
+        return all(place in newest for _, _, newest in self._newest)
+
     def stale(self, place: int, memory: Iterable[Range]) -> tuple[Transfer, ...]:
         """What to bring so that a place has all of memory; it counts as brought."""
         return self.before(place, Touched(tuple(memory)), ())

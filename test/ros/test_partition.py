@@ -1,5 +1,6 @@
 """Mode partition: part of each inference runs on the robot, and the program sees nothing of it."""
 
+import os
 import re
 import signal
 import sys
@@ -7,6 +8,10 @@ import sys
 import pytest
 from support.rig import said
 
+LONG = "RRTO_PARTITIONS" in os.environ
+ALGORITHMS = ("min_cut", "all_local", "all_edge") if LONG else ("all_local",)
+ROUNDS = "600" if LONG else "150"
+JITS = ([], ["--jit"]) if LONG else ([],)
 RAN = (
     r"ran (\d+) calls on this robot and (\d+) at the edge, with (\d+) bytes brought between them; "
     r"(\d+) of (\d+) plans understood, (\d+) placements"
@@ -35,7 +40,7 @@ def both(rig, algorithm, *program):
     return plain, parted, recorder
 
 
-@pytest.mark.parametrize("algorithm", ["min_cut", "all_local", "all_edge"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_inference_that_runs_at_two_places_gives_the_results_of_one(rig, algorithm):
     plain, parted, recorder = both(rig, algorithm, "infer.py", "60")
     assert plain == parted
@@ -48,12 +53,23 @@ def test_an_inference_that_runs_at_two_places_gives_the_results_of_one(rig, algo
         assert here == 0
 
 
-@pytest.mark.parametrize("algorithm", ["all_local", "all_edge"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_program_that_leaves_its_plans_gets_the_results_of_one_device(rig, algorithm):
-    plain, parted, recorder = both(rig, algorithm, "wander.py", "300", "--cascade")
+    plain, parted, recorder = both(rig, algorithm, "wander.py", ROUNDS, "--cascade")
     assert plain == parted
     here, there, *_ = ran(recorder)
-    assert here + there > 300
+    assert here + there > int(ROUNDS)
+
+
+@pytest.mark.parametrize("jit", JITS, ids=["plain", "jit"][: len(JITS)])
+def test_a_network_runs_on_the_robot_with_the_results_of_the_edge(rig, jit):
+    """What its start made at the edge of the weights is brought once; a graph goes as a whole."""
+    plain, parted, recorder = both(rig, "all_local", "cnn_loop.py", "12", *jit)
+    assert plain == parted
+    here, _, brought, understood, *_ = ran(recorder)
+    assert understood >= 1
+    assert here > 0
+    assert brought > 0
 
 
 def test_an_edge_that_is_lost_ends_the_program_with_an_error_that_names_it(rig):

@@ -8,6 +8,7 @@ from support.failing_edge import FailingEdge
 
 from rrto_ros.errors import UnavailableError
 from rrto_ros.nodes.local_place import LocalPlace
+from rrto_ros.nodes.partitioned_place import PartitionedPlace, RobotPlaces
 from rrto_ros.robot.places.place import PlacedPort, from_outside
 
 
@@ -29,12 +30,18 @@ class AwayEdge(FailingEdge):
         self.place = LocalPlace(
             lambda message: self.host.on_results(message), lambda text: self.lines.append(text)
         )
-        config = dataclasses.replace(config, place=self.place)
+        parted = PartitionedPlace(
+            self.place,
+            lambda message: self.host.on_results(message),
+            lambda text: self.lines.append(text),
+        )
+        self.places = RobotPlaces(self.place, parted)
+        config = dataclasses.replace(config, place=self.places)
         super().__init__(path, config, limits, **server)
-        outside = from_outside(self.place, self.host.on_results)
+        outside = from_outside(self.places, self.host.on_results)
         self.down._deliver = self._arriving("down", outside)
         self.on_the_way = lambda _, message: [message] if self._mended.is_set() else []
-        self.host.activate(PlacedPort(self, self.place))
+        self.host.activate(PlacedPort(self, self.places))
 
     def cut(self):
         """Nothing arrives on either side any more."""

@@ -51,7 +51,6 @@ def test_every_command_has_help_without_ros(command):
         (["up", "--colour"], 2, ["--colour"]),
         (["mode"], 2, ["name"]),
         (["mode", "bogus"], 2, ["bogus", "rpc, batched"]),
-        (["mode", "partition"], 2, ["comes later"]),
         (["run"], 2, ["command"]),
         (["run", "--mode", "fast", "--", "true"], 125, ["'fast'", "rpc, batched"]),
         (

@@ -332,7 +332,7 @@ def test_results_of_the_network_for_a_session_that_is_here_are_dropped(edges):
     world.cut()
     found = world.wait(is_here)
     taken = []
-    take = from_outside(world.place, taken.append)
+    take = from_outside(world.places, taken.append)
     forged = closed_message(found.id)
     take(forged)
     assert taken == []

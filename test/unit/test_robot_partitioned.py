@@ -13,8 +13,8 @@ from rrto_ros.devices.registry import DeviceSettings
 from rrto_ros.edge.worker_process import WorkerProcess
 from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.execution.messages import Open
-from rrto_ros.robot.places.known_calls import KnownCalls
-from rrto_ros.robot.places.partitioned import PartitionedSession, Placed
+from rrto_ros.robot.partition.known_calls import KnownCalls
+from rrto_ros.robot.partition.session import PartitionedSession, Placed
 from rrto_ros.schedule.dataflow import Touched
 from rrto_ros.wire.codec import iter_calls, pack_call
 from rrto_ros.wire.format import FLAG_REPLY, RESULT_STATE, RESULT_STICKY
@@ -23,7 +23,7 @@ from rrto_ros.wire.reference import mark, pack_reference
 from rrto_ros.wire.result_codec import iter_results
 from rrto_ros.wire.templates import CallTemplate
 
-SEEDS = min(400, int(os.environ.get("RRTO_PARTITIONS", "8")))
+SEEDS = min(400, int(os.environ.get("RRTO_PARTITIONS", "5")))
 BASE = 0x2000_0000_0000
 N = 64
 BYTES = 4 * N

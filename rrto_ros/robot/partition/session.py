@@ -30,7 +30,7 @@ from typing import Protocol
 from rrto_ros.api.ops import Effect, Kind, Work
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError, UnavailableError
-from rrto_ros.robot.places.ordered_replies import OrderedReplies
+from rrto_ros.robot.partition.replies import OrderedReplies
 from rrto_ros.schedule.coherence import Coherence, Transfer
 from rrto_ros.schedule.dataflow import Touched
 from rrto_ros.schedule.intervals import without
@@ -131,6 +131,10 @@ class Knowledge(Protocol):
 
     def touched(self, record: CallRecord) -> Touched:
         """What a call touches."""
+        ...
+
+    def written(self, record: CallRecord) -> Touched:
+        """What a call of work may write, and nothing of what it reads."""
         ...
 
 
@@ -322,6 +326,10 @@ class PartitionedSession:
         """An inference begins: see to its placement, or have it timed."""
         while self._profiles:
             chooses.arrived(*self._profiles.popleft(), self._knows.memory)
+        if self._timing is not None:
+            # What is timed at home from now on is of another plan.
+            chooses.left(self._timing.plan)
+            self._timing = None
         if chooses.begins(number, self._knows.code):
             self._placed.pop(number, None)
             self._timing = _Timing(number, calls, index, [])
@@ -364,7 +372,7 @@ class PartitionedSession:
             (header,) = iter_headers(record)
             call = decode_call(memoryview(record), header)
             if call.op.work is not Work.NONE:
-                yield self._knows.touched(call)
+                yield self._knows.written(call)
 
     def _profile(self, place: int, number: int, calls: int) -> None:
         self._ready[place].append(
@@ -416,6 +424,10 @@ class PartitionedSession:
             placed = None
         if placed is not None and item.fixed:
             return placed.touched[item.place], placed
+        if placed is None and record.op.work is not Work.NONE and self._coherence.current(HOME):
+            # It runs at home, which lacks nothing that it could read.
+            found = self._knows.written(record)
+            return Touched(found.reads, found.writes, found.writes or ()), placed
         return self._knows.touched(record), placed
 
     def _read_at(self, item: _Item, placed: Placed | None) -> tuple[int, ...]:

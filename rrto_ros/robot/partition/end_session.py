@@ -1,6 +1,6 @@
 """A session at one place that another session is made of: owns its link, and keeps it alive.
 
-What the recorder says to a server for a program (`session.py`) is said here for a part of one: a
+What the recorder says to a server for a program (`robot/session.py`) is said here for a part of one: a
 batch leaves when it is given, results are handed on in order, and a thread answers, probes and
 sends again. A place that is lost is told once.
 """
@@ -24,7 +24,7 @@ Took = Callable[[bytes, int], None]
 
 
 class EndSession:
-    """One place's (`partitioned.PlaceEnd`). Every method may be called by any thread.
+    """One place's (`session.PlaceEnd`). Every method may be called by any thread.
 
     Args:
         config: Settings of the program's session.

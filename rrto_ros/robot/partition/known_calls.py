@@ -16,7 +16,7 @@ COPIES = frozenset((Work.NONE, Work.COPY))
 
 
 class KnownCalls:
-    """One session's (`partitioned.Knowledge`). Not thread-safe.
+    """One session's (`session.Knowledge`). Not thread-safe.
 
     Args:
         compute_capability: Of the device.
@@ -64,6 +64,12 @@ class KnownCalls:
             return Touched(spans.reads, spans.writes, spans.writes)
         reads, writes = self._ranges.reads(record), self._ranges.writes(record)
         return Touched(reads, writes, (writes or ()) if op.work in COPIES else ())
+
+    def written(self, record: CallRecord) -> Touched:
+        """What a call of work may write; cheaper by far than what it reads."""
+        _ = self._ranges.learnt
+        writes = self._ranges.writes(record)
+        return Touched((), writes, (writes or ()) if record.op.work in COPIES else ())
 
     def statistics(self) -> dict[str, int]:
         """Modules whose kernels were looked at, and kernels of which it is known."""

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from rrto_ros.api.ops import Effect, Kind, Op, Work
 from rrto_ros.errors import ConfigError, ProtocolError
-from rrto_ros.robot.places.partitioned import HOME, PLACES, ROBOT, Placed
+from rrto_ros.robot.partition.session import HOME, PLACES, ROBOT, Placed
 from rrto_ros.schedule.algorithms import algorithm
 from rrto_ros.schedule.costs import Data, Measured
 from rrto_ros.schedule.dataflow import Touched, flows
@@ -36,6 +36,8 @@ LOOKED_AT_AFTER = 2
 """Inferences of a plan before it is looked at."""
 SAMPLES = 3
 """Inferences that are timed."""
+MOST_OTHERS = 32
+"""Inferences of other plans, after which one that is being timed does not come back."""
 PROBE_S = 5.0
 """The link is measured at least so often."""
 UNMEASURED_BYTES_PER_S = 12.5e6
@@ -81,6 +83,8 @@ class _Learnt:
         plan: It.
         uses: Inferences that began.
         samples: Those that were timed.
+        asked: Whether both places were asked for it.
+        refused: Whether it stays at home.
         profiles: What each place told.
         code: `Knowledge.code` when it was asked.
         calls: Its calls' touches, once known.
@@ -96,6 +100,7 @@ class _Learnt:
     uses: int = 0
     samples: int = 0
     asked: bool = False
+    refused: bool = False
     profiles: dict[int, ProfileReader] = field(default_factory=dict)
     calls: tuple[Touched, ...] = ()
     measured: Measured | None = None
@@ -122,31 +127,29 @@ class Planner:
         self._numbers: dict[int, _Learnt] = {}
         self._next = 1
         self._measured_at = 0.0
+        self._timed: _Learnt | None = None
+        self._others = 0
         self._changes = self._refused = 0
         self._last_refusal = ""
 
     def defined(self, number: int, plan: Plan) -> None:
         """A plan has a number from now on."""
-        old = self._plans.pop(number, None)
-        if old is not None:
-            self._numbers.pop(old.number, None)
         learnt = self._learn(number, plan)
         makes = next((call.op.name for call in plan.calls if _shapes(call.op)), "")
         if makes:
             # It could not be executed a second time, to be timed at the robot.
-            learnt.asked = True
             self._refuse(learnt, f"{makes} is part of the inference")
 
     def begins(self, number: int, code: object) -> bool:
         """An inference of a plan begins; whether it is to be timed."""
         learnt = self._plans.get(number)
-        if learnt is None:
+        if learnt is None or learnt.refused:
             return False
         if learnt.asked and learnt.code != code:
             # Its kernels may be others: what is known of it is of the old ones.
             learnt = self._learn(number, learnt.plan)
         learnt.uses += 1
-        if learnt.asked or learnt.uses <= LOOKED_AT_AFTER:
+        if learnt.asked or learnt.uses <= LOOKED_AT_AFTER or not self._turn_of(learnt):
             return False
         if not learnt.samples:
             learnt.code = code
@@ -161,6 +164,8 @@ class Planner:
         learnt = self._plans[number]
         learnt.samples += 1
         learnt.asked = learnt.samples >= SAMPLES
+        if learnt.asked:
+            self._timed = None
         return learnt.asked
 
     def left(self, number: int) -> None:
@@ -251,10 +256,23 @@ class Planner:
         old = self._plans.get(number)
         if old is not None:
             self._numbers.pop(old.number, None)
+            self._timed = None if self._timed is old else self._timed
         learnt = self._plans[number] = _Learnt(self._next, plan)
         self._numbers[self._next] = learnt
         self._next += 1
         return learnt
+
+    def _turn_of(self, learnt: _Learnt) -> bool:
+        """Whether a plan may be timed now: a place keeps the times of one plan."""
+        if self._timed is not learnt:
+            self._others += 1
+            if self._timed is not None and self._others < MOST_OTHERS:
+                return False
+            self._timed = learnt
+            # What a place had found of it is forgotten there.
+            learnt.samples = 0
+        self._others = 0
+        return True
 
     def _refuse(self, learnt: _Learnt, why: str) -> None:
         """This plan stays at home."""
@@ -262,6 +280,7 @@ class Planner:
         self._last_refusal = why
         self._numbers.pop(learnt.number, None)
         learnt.measured = None
+        learnt.refused = True
 
     def _table(self, measured: Measured, round_trip_s: float) -> RateTable:
         aim = self._aim
