@@ -10,7 +10,9 @@ import pytest
 from support.rig import START_S, said
 
 RRTO = [sys.executable, "-m", "rrto_ros.cli.main"]
-RUN_AHEAD = ["reads", "auto"] + ["off"] * (os.environ.get("RRTO_REPLAY") == "all")
+LONG = os.environ.get("RRTO_REPLAY") == "all"
+RUN_AHEAD = ["reads", "auto"] + ["off"] * LONG
+JIT = [pytest.param([], id="plain"), *([pytest.param(["--jit"], id="jit")] * LONG)]
 LITERAL = {"blob_references": False}
 """Inputs that an earlier run has sent would be named, and bytes could not be compared."""
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -116,7 +118,7 @@ def test_the_status_shows_how_the_replay_goes(rig):
     robot.finish(program)
 
 
-@pytest.mark.parametrize("run_ahead", ["off", "reads", "auto"])
+@pytest.mark.parametrize("run_ahead", RUN_AHEAD)
 @pytest.mark.parametrize("program", [[], ["--cascade"]], ids=["once", "cascade"])
 def test_whatever_deviates_results_are_those_of_plain_execution(rig, run_ahead, program):
     """The program compares each result with NumPy; here the modes are compared too."""
@@ -214,7 +216,7 @@ def test_lost_doubled_and_swapped_messages_of_a_replay_change_no_result(rig, run
     assert counts["up"]["doubled"] > 0
 
 
-@pytest.mark.parametrize("run_ahead", ["off", "reads", "auto"])
+@pytest.mark.parametrize("run_ahead", ["auto", *(["off", "reads"] * LONG)])
 @pytest.mark.parametrize("victim", ["server", "recorder"])
 def test_a_node_lost_in_the_middle_of_a_replay_is_a_clean_error(rig, victim, run_ahead):
     robot = Robot(
@@ -238,7 +240,7 @@ def test_a_node_lost_in_the_middle_of_a_replay_is_a_clean_error(rig, victim, run
         assert said(rig.program("infer.py", "12"), done=True)
 
 
-@pytest.mark.parametrize("run_ahead", ["off", "auto"])
+@pytest.mark.parametrize("run_ahead", ["auto", *(["off"] * LONG)])
 def test_a_bag_of_a_replay_gives_the_same_results_in_a_fresh_server(rig, tmp_path, run_ahead):
     robot = Robot(rig, recorder={"run_ahead": run_ahead})
     bag = rig.start(
@@ -293,7 +295,7 @@ def test_a_second_start_is_replayed_from_its_first_inference(rig):
     assert plain["digest"] == other["digest"] != learnt["digest"]
 
 
-@pytest.mark.parametrize("jit", [[], ["--jit"]], ids=["plain", "jit"])
+@pytest.mark.parametrize("jit", JIT)
 def test_a_network_that_starts_again_is_replayed_from_its_first_inference(rig, jit):
     """tinygrad loads kernels in the first; with TinyJit it captures a graph in the second."""
     rounds = 10
