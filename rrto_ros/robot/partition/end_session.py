@@ -1,8 +1,8 @@
 """A session at one place that another session is made of: owns its link, and keeps it alive.
 
-What the recorder says to a server for a program (`robot/session.py`) is said here for a part of one: a
-batch leaves when it is given, results are handed on in order, and a thread answers, probes and
-sends again. A place that is lost is told once.
+What the recorder says to a server for a program (`robot/session.py`) is said here for a part of
+one: a batch leaves when it is given, results are handed on in order, and a thread answers, probes
+and sends again. A place that is lost is told once.
 """
 
 from __future__ import annotations
