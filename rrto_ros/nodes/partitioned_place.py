@@ -41,6 +41,7 @@ from rrto_ros.wire.port import (
 
 _PLANNED = ("plans", "understood", "calls_at_robot", "calls_at_edge", "changes")
 _EXECUTED = ("work_robot", "work_edge", "transfers", "brought_bytes")
+_EXCHANGED = ("sent_bytes", "received_bytes")
 
 
 class PartitionedPlace:
@@ -162,11 +163,12 @@ class PartitionedPlace:
             why = why or str(planner["last_refusal"])
             totals.update({name: planner[name] for name in _PLANNED})
             totals.update({name: executor[name] for name in _EXECUTED})
+            totals.update({name: said[name] for name in _EXCHANGED})
         return {
             "sessions": len(hosts),
             "opened": self._opened,
             "refused": self._refused,
-            **{name: totals[name] for name in (*_PLANNED, *_EXECUTED)},
+            **{name: totals[name] for name in (*_PLANNED, *_EXECUTED, *_EXCHANGED)},
             "last_refusal": why,
         }
 
@@ -236,9 +238,13 @@ class PartitionedPlace:
             self._log(f"session {request.session.hex()[:8]}: {death.text}")
             hosts[0].on_death(death)
 
+        def on_loss(why: str) -> None:
+            ready.wait()
+            self._over(hosts[0], why)
+
         worker = PartitionedWorker(
             info.compute_capability, self._aim(), make, on_results,
-            lambda text: hosts[0].on_malformed(text), on_death,
+            lambda text: hosts[0].on_malformed(text), on_death, on_loss,
         )  # fmt: skip
         if self._clock is None:
             self._clock = SessionClock(self._open_hosts, self._over, lambda _: None)
@@ -268,7 +274,7 @@ class PartitionedPlace:
     def _end(self, host: SessionHost, reason: str) -> None:
         worker = host.worker
         assert isinstance(worker, PartitionedWorker)
-        self._log(f"session {host.session.hex()[:8]} ran {worker.in_words()}")
+        self._log(f"session {host.session.hex()[:8]} ran {worker.in_words()}; closed: {reason}")
         host.close(reason)
         for end in worker.ends:
             self._ends.pop(end.session, None)

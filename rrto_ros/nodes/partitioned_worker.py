@@ -43,7 +43,8 @@ class PartitionedWorker:
         make: Makes the sessions at the places.
         on_results: Takes results (a thread of its own).
         on_malformed: Told of a batch that is no call log.
-        on_death: Told once if a place is lost.
+        on_death: Told once if it cannot go on, although its places can.
+        on_loss: Told once, instead, that a place is lost.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class PartitionedWorker:
         on_results: Callable[[Results], None],
         on_malformed: Callable[[str], None],
         on_death: Callable[[WorkerDeath], None],
+        on_loss: Callable[[str], None],
     ) -> None:
         self._on_results, self._on_malformed = on_results, on_malformed
-        self._on_death = on_death
+        self._on_death, self._on_loss = on_death, on_loss
         self._batches: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[int, bytes, int] | None] = queue.SimpleQueue()
         self._records: list[bytes] = []
@@ -110,6 +112,8 @@ class PartitionedWorker:
         """Counters of the session, of what places its calls, and of both links."""
         return {
             "executor": self._session.statistics(),
+            "sent_bytes": self.ends[1].traffic[0],
+            "received_bytes": self.ends[1].traffic[1],
             "planner": self._planner.statistics(),
             "robot": self.ends[0].statistics(),
             "edge": self.ends[1].statistics(),
@@ -118,9 +122,11 @@ class PartitionedWorker:
     def in_words(self) -> str:
         """Where its work ran, for people."""
         executor, planner = self._session.statistics(), self._planner.statistics()
+        sent, received = self.ends[1].traffic
         text = (
             f"{executor['work_robot']} calls on this robot and {executor['work_edge']} at the "
-            f"edge, with {executor['brought_bytes']} bytes brought between them; "
+            f"edge, with {executor['brought_bytes']} bytes brought between them, "
+            f"{sent} sent to the edge and {received} received; "
             f"{planner['understood']} of {planner['plans']} plans understood, "
             f"{planner['changes']} placements"
         )
@@ -136,7 +142,7 @@ class PartitionedWorker:
         return took
 
     def _loser(self, place: int) -> Callable[[str], None]:
-        return lambda why: self._die(CUresult.DEVICE_UNAVAILABLE, f"{_NAMES[place]}: {why}")
+        return lambda why: self._lose(f"{_NAMES[place]}: {why}")
 
     def _execute(self) -> None:
         while (batch := self._batches.get()) is not None:
@@ -148,7 +154,7 @@ class PartitionedWorker:
                 self._on_malformed(f"malformed call log: {error}")
                 return
             except RrtoError as error:
-                self._die(CUresult.DEVICE_UNAVAILABLE, str(error))
+                self._lose(str(error))
                 return
             except Exception as error:
                 self._die(CUresult.UNKNOWN, f"{type(error).__name__}: {error}")
@@ -171,11 +177,21 @@ class PartitionedWorker:
             made, self._records[:] = b"".join(self._records), []
             self._on_results(Results(made, self._executed, self._done, self._last_reply))
 
-    def _die(self, status: CUresult, text: str) -> None:
-        """No call is executed any more; said once."""
+    def _lose(self, why: str) -> None:
+        """A place is lost: the program's session can go on elsewhere; said once."""
+        if self._stops(why):
+            self._on_loss(why)
+
+    def _stops(self, why: str) -> bool:
+        """Nothing is executed any more; whether that is new."""
         with self._lock:
             if self._dead.is_set():
-                return
+                return False
             self._dead.set()
-        self._session.end(text)
-        self._on_death(WorkerDeath(status, text, Executing(self._executed, 0, "")))
+        self._session.end(why)
+        return True
+
+    def _die(self, status: CUresult, text: str) -> None:
+        """No call is executed any more; said once."""
+        if self._stops(text):
+            self._on_death(WorkerDeath(status, text, Executing(self._executed, 0, "")))

@@ -193,7 +193,7 @@ class RobotSession:
     @property
     def stays_local(self) -> bool:
         """Whether the place on the robot is to have it, and nobody else."""
-        partitioned = self._where.fallback.partitioned
+        partitioned = self._where.fallback.partitioned and self._mode == PARTITION
         return (partitioned or self._mode == LOCAL) and self._config.place is not None
 
     @property

@@ -55,9 +55,8 @@ class Coherence:
         Returns:
             Transfers by address; none overlap.
         """
-        everything = merged(memory)
-        writes = everything if call.writes is None else call.writes
-        reads = everything if call.reads is None else call.reads
+        writes = merged(memory) if call.writes is None else call.writes
+        reads = merged(memory) if call.reads is None else call.reads
         out: list[Transfer] = []
         for span in merged([*reads, *without(writes, call.covers)]):
             for start, end, newest in self._newest.within(span):

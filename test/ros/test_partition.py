@@ -13,8 +13,8 @@ ALGORITHMS = ("min_cut", "all_local", "all_edge") if LONG else ("all_local",)
 ROUNDS = "600" if LONG else "150"
 JITS = ([], ["--jit"]) if LONG else ([],)
 RAN = (
-    r"ran (\d+) calls on this robot and (\d+) at the edge, with (\d+) bytes brought between them; "
-    r"(\d+) of (\d+) plans understood, (\d+) placements"
+    r"ran (\d+) calls on this robot and (\d+) at the edge, with (\d+) bytes brought between them, "
+    r"\d+ sent to the edge and \d+ received; (\d+) of (\d+) plans understood, (\d+) placements"
 )
 
 
@@ -22,6 +22,13 @@ def ran(recorder):
     """Calls on the robot and at the edge, bytes brought, plans understood, plans, placements."""
     recorder.wait_for(RAN, 20)
     return [int(number) for number in re.findall(RAN, recorder.text())[-1]]
+
+
+def step(program, first, last):
+    """Have a program that waits for a word do these iterations."""
+    for iteration in range(first, last):
+        program.say("go")
+        said(program, 60, iteration=iteration)
 
 
 def both(rig, algorithm, *program):
@@ -72,14 +79,33 @@ def test_a_network_runs_on_the_robot_with_the_results_of_the_edge(rig, jit):
     assert brought > 0
 
 
-def test_an_edge_that_is_lost_ends_the_program_with_an_error_that_names_it(rig):
-    server, recorder = rig.both("cpu", "partition")
+def test_a_program_goes_on_here_when_its_edge_is_lost_and_returns_to_the_next(rig):
+    server, recorder = rig.both("cpu", "batched", recorder={"partition_algorithm": "all_local"})
+    plain = said(rig.program("infer.py", "60"), 60, done=True)["digest"]
+    command = [sys.executable, "-m", "rrto_ros.cli.main", "mode", "partition"]
+    assert rig.start("rrto", command, rig.environment(RRTO_ROBOT=rig.robot)).wait(30) == 0
+    watch = rig.watch()
+    program = rig.program("infer.py", "60", "--pace", stdin=True)
+    step(program, 0, 30)
+    server.kill()
+    step(program, 30, 40)
+    recorder.wait_for("goes on on this robot's cpu device as", 5)
+    rig.server("cpu")
+    recorder.wait_for("is back at an edge as", 60)
+    step(program, 40, 60)
+    assert said(program, 60, done=True)["digest"] == plain
+    report = watch.report(program.pid)
+    assert (report["error"], report["resumed"]) == ("", 2)
+
+
+def test_an_edge_that_is_lost_ends_a_program_that_is_not_to_be_resumed(rig):
+    server, recorder = rig.both("cpu", "partition", recorder={"resume": "off"})
     program = rig.program("infer.py", "1000000")
     said(program, 60, iteration=30)
     server.kill()
     assert said(program, 30, failed=...)["failed"] == "DEVICE_UNAVAILABLE"
     assert program.wait(10) == 3
-    recorder.wait_for("the edge: ", 5)
+    recorder.wait_for("closed: the edge: ", 5)
 
 
 def test_a_program_that_starts_without_an_edge_is_refused_or_runs_here(rig):

@@ -365,6 +365,86 @@ def test_own_errors_of_calls_are_answered_and_the_session_goes_on(program):
     program.memory()
 
 
+def watched(end, place, name, went):
+    """Note where calls of a name go."""
+
+    def execute(batch):
+        went.extend(place for c in iter_calls(batch) if c.op.name == name)
+        Plain.execute(end, batch)
+
+    return execute
+
+
+def asked(program, name, **fields):
+    """The places that a call goes to."""
+    parted, went = program.sessions[1], []
+    for place, end in enumerate(parted.ends):
+        end.execute = watched(end, place, name, went)
+    program.call(name, **fields)
+    for end in parted.ends:
+        del end.execute
+    return went
+
+
+def test_who_waits_waits_for_the_places_that_have_work(program):
+    one = Inference(random.Random(3))
+    parted = program.sessions[1]
+    program.send(pack_define(1, one.plan))
+    program.call("stream_create", stream=3, flags=0, priority=0)
+    assert asked(program, "ctx_synchronize", context=0) == [NEAR], "nobody has any"
+    name, fields = launch("add", 1, 2, 3)
+    program.call(name, **fields)
+    assert asked(program, "stream_synchronize", stream=3) == [NEAR]
+    assert asked(program, "ctx_synchronize", context=0) == [FAR]
+    placed = one.placed(parted.knows, random.Random(3))
+    parted.session.place(1, Placed(placed.code, (NEAR,) * len(one), placed.touched, one.work))
+    program.send(one.reference(1, program.index + 1, random.Random(4), 0, len(one) - 1))
+    program.index += len(one) - 1
+    assert NEAR in asked(program, "stream_query", stream=3)
+    asked(program, "ctx_synchronize", context=0)
+    assert asked(program, "ctx_synchronize", context=0) == [NEAR]
+
+
+def test_what_data_decides_is_not_executed_a_second_time(program):
+    """A gather on bytes that were not brought would read anywhere."""
+    plain, parted = program.sessions
+
+    class Chooses:
+        told = ()
+
+        def __getattr__(self, name):
+            return lambda *_: None
+
+        def begins(self, number, code):
+            return True
+
+        def profile_of(self, number):
+            return 7
+
+        def timed(self, number):
+            return True
+
+    parted.session._chooses = Chooses()
+    calls = [launch("gather", 1, 2, 3), launch("add", 4, 2, 3)]
+    plan = Plan(tuple(template(*call) for call in calls))
+    parted.execute(pack_define(1, plan))
+    went = []
+    near = parted.ends[NEAR]
+    near.execute = lambda batch: (
+        went.extend(iter_calls(bytes(batch))),
+        Plain.execute(near, batch),
+    )
+    for name, fields in calls:
+        plain.execute(pack_call(name, program.index + 1, **fields))
+        program.index += 1
+    parted.execute(pack_reference(1, 0, 2, program.index - 1, 1, [], [], b""))
+    del near.execute
+    names = [c.op.name for c in went]
+    assert names == ["profile", "ctx_synchronize", "launch", "profile"]
+    assert [c["kernel"] for c in went if c.op.name == "launch"] == [KERNELS.index("add")]
+    program.memory()
+
+
 def test_a_place_that_does_not_answer_is_told(program):
     parted = program.sessions[1]
     parted.session._patience_s = 0.2
@@ -388,12 +468,24 @@ def test_a_place_that_answers_what_nobody_asked_is_refused(program):
         program.sessions[1].session.results(0, pack_result(12345, 0))
 
 
-def test_checkpoints_are_refused_by_name(program):
+def test_a_checkpoint_is_told_by_the_edge_which_gets_all_of_memory(program):
+    one = Inference(random.Random(9))
     parted = program.sessions[1]
-    parted.execute(pack_call("checkpoint", program.index, number=7))
-    ((index, status, text, _),) = [r for r in parted.records if r[3] & RESULT_STATE]
-    assert (index, status) == (7, CUresult.NOT_SUPPORTED)
-    assert b"no checkpoints" in text
+    program.send(pack_define(1, one.plan))
+    placed = one.placed(parted.knows, random.Random(9))
+    parted.session.place(1, Placed(placed.code, (NEAR,) * len(one), placed.touched, one.work))
+    program.send(one.reference(1, program.index + 1, random.Random(9)))
+    program.index += len(one)
+    program.same(program.index)
+    assert not parted.session._coherence.current(FAR)
+    parted.execute(pack_call("checkpoint", 0, number=7))
+    with parted.came:
+        assert parted.came.wait_for(lambda: (7, 0, b"", RESULT_STATE) in parted.records, 60)
+    assert any(r[3] == RESULT_STATE and r[2] for r in parted.records)
+    assert parted.session._coherence.current(FAR)
+    brought = parted.session.statistics()["brought_bytes"]
+    program.memory()
+    assert parted.session.statistics()["brought_bytes"] == brought, "it was read at the edge"
 
 
 def test_a_session_that_maps_memory_itself_stays_at_home(program):

@@ -72,6 +72,12 @@ class EndSession:
         """What an exchange takes at least, in seconds; 0 as long as it is not known."""
         return self._link.sender.fastest_s
 
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes sent there, and received."""
+        with self._lock:
+            return self._link.exchanged
+
     def execute(self, batch: Buffer) -> None:
         """Have whole records executed; waits while the place has too much to do."""
         with self._lock:

@@ -85,6 +85,13 @@ class OrderedReplies:
             told: Told of the answer.
         """
         pairs = list(owns)
+        if self.broken:
+            # Nobody may answer any more.
+            if told is not None:
+                told(self.broken, self._text)
+            if index:
+                self.refuse(index)
+            return
         one = _Awaited(index, speaks, {place for place, _ in pairs}, alike, told)
         for place, own in pairs:
             self._awaited[place][own] = one

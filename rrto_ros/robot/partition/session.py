@@ -28,7 +28,6 @@ from functools import cached_property
 from typing import Protocol
 
 from rrto_ros.api.ops import Effect, Kind, Work
-from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.robot.partition.replies import OrderedReplies
 from rrto_ros.schedule.coherence import Coherence, Transfer
@@ -224,7 +223,7 @@ class PartitionedSession:
         knowledge: Of its calls.
         deliver: Takes result records for the program, in order (both threads, never at once).
         chooses: Says where plans run; None: who calls `place` does.
-        patience_s: How long bytes may take from place to place.
+        patience_s: How long bytes may take from place to place; None: until a place is lost.
     """
 
     def __init__(
@@ -233,7 +232,7 @@ class PartitionedSession:
         knowledge: Knowledge,
         deliver: Callable[[bytes], None],
         chooses: Chooses | None = None,
-        patience_s: float = 60.0,
+        patience_s: float | None = None,
     ) -> None:
         self._ends = ends
         self._knows = knowledge
@@ -252,6 +251,9 @@ class PartitionedSession:
         self._maps = False
         self._over = ""
         self._work = [0] * len(ends)
+        # Streams with work that the program has not waited for.
+        self._unwaited: tuple[set[int], ...] = tuple(set() for _ in ends)
+        self._shadowed = 0
         self._last = 0
         self._marks: deque[tuple[tuple[int, ...], int]] = deque()
         self._executed = [0] * len(ends)
@@ -276,7 +278,7 @@ class PartitionedSession:
         for item in self._items(batch):
             self._learn_loads()
             if item.header.op == CHECKPOINT_OP:
-                self._no_checkpoint(item)
+                self._checkpoint(item)
             elif self._replies.broken:
                 if item.header.flags & FLAG_REPLY:
                     with self._arrival:
@@ -354,25 +356,33 @@ class PartitionedSession:
         number = chooses.profile_of(timing.plan)
         # Once more at the robot, which the program does not wait for.
         self._profile(ROBOT, number, timing.calls)
-        with self._arrival:
-            for record, replies_ in timing.records:
-                own = self._number(ROBOT)
-                if replies_:
-                    self._replies.expect([(ROBOT, own)], 0, ROBOT)
-                self._ready[ROBOT].append(_numbered(record, own))
-        for touched in self._written(timing):
-            self._coherence.after(HOME, touched, self._knows.memory)
+        for record, replies_ in timing.records:
+            self._shadow(record, replies_)
+        self._shadowed = self._next[ROBOT] - 1
         if chooses.timed(timing.plan):
             for place in _PLACES:
                 self._profile(place, number, 0)
 
-    def _written(self, timing: _Timing) -> Iterator[Touched]:
-        """What the calls of an inference touch."""
-        for record, _ in timing.records:
-            (header,) = iter_headers(record)
-            call = decode_call(memoryview(record), header)
-            if call.op.work is not Work.NONE:
-                yield self._knows.written(call)
+    def _shadow(self, record: bytes, replies: bool) -> None:
+        """Execute a call on the robot that ran at home, only to see how long it takes.
+
+        What it reads is not brought. That is why work runs only if nothing that is read decides
+        what it touches; what it writes is of no use.
+        """
+        (header,) = iter_headers(record)
+        call = decode_call(memoryview(record), header)
+        if call.op.work is not Work.NONE:
+            touched = self._knows.written(call)
+            if touched.writes is None:
+                # Something in its place, so that the numbers of the others are right.
+                self._order(pack_call("ctx_synchronize", 1, context=0), ROBOT)
+                return
+            self._coherence.after(HOME, touched, self._knows.memory)
+        own = self._number(ROBOT)
+        if replies:
+            with self._arrival:
+                self._replies.expect([(ROBOT, own)], 0, ROBOT)
+        self._ready[ROBOT].append(_numbered(record, own))
 
     def _profile(self, place: int, number: int, calls: int) -> None:
         self._ready[place].append(
@@ -390,11 +400,15 @@ class PartitionedSession:
             if placed is not None and not unknown and not self._maps:
                 at = placed.places[item.place]
             self._work[at] += 1
+            self._unwaited[at].add(record["stream"])
             places: tuple[int, ...] = (at,)
         elif op.kind is Kind.INPUT:
             places = self._read_at(item, placed)
         elif op.brings_memory:
             places = (self._nearest(touched),)
+            self._unwaited[places[0]].discard(record["stream"])
+        elif op.kind in (Kind.SYNC, Kind.POLL):
+            places, touched = self._asked(record), Touched()
         else:
             places, touched = _PLACES, Touched()
         memory = self._knows.memory
@@ -446,6 +460,26 @@ class PartitionedSession:
         """Where the least of what is read has to be brought; at home, if that is equal."""
         order = (HOME, *(place for place in _PLACES if place != HOME))
         return min(order, key=lambda place: self._coherence.missing(place, touched))
+
+    def _asked(self, record: CallRecord) -> tuple[int, ...]:
+        """Who has to be waited for, or asked: where work is that the program did not wait for.
+
+        If there is none, one place is enough: the robot's, which is near, unless it is busy with
+        what the program knows nothing of.
+        """
+        name, waiting = record.op.name, [p for p in _PLACES if self._unwaited[p]]
+        if name == "ctx_synchronize":
+            for streams in self._unwaited:
+                streams.clear()
+        elif name == "stream_synchronize":
+            stream = record["stream"]
+            if stream:  # the legacy stream waits for others, too
+                waiting = [p for p in waiting if stream in self._unwaited[p]]
+            for streams in self._unwaited:
+                streams.discard(stream)
+        if not waiting:
+            return (HOME if self._executed[ROBOT] < self._shadowed else ROBOT,)
+        return tuple(waiting)
 
     def _send(self, item: _Item, record: CallRecord, places: tuple[int, ...]) -> None:
         index, header = item.header.index, item.header
@@ -502,7 +536,7 @@ class PartitionedSession:
         with self._arrival:
             self._arrival.wait_for(lambda: len(got) == len(spans) or self._over, self._patience_s)
         if len(got) < len(spans):
-            why = self._over or f"has not answered for {self._patience_s:g} s"
+            why = self._over or f"has not answered for {self._patience_s} s"
             size = sum(end - start for start, end in spans)
             raise UnavailableError(f"place {source} {why}: {size} bytes are missing")
         for status, text in got.values():
@@ -537,11 +571,13 @@ class PartitionedSession:
                 ready.clear()
                 self._ends[place].execute(batch)
 
-    def _no_checkpoint(self, item: _Item) -> None:
-        number = decode_call(memoryview(item.record), item.header).values[0]
-        text = b"a session at several places has no checkpoints"
-        with self._arrival:
-            self._replies.say(pack_result(number, CUresult.NOT_SUPPORTED, text, RESULT_STATE))
+    def _checkpoint(self, item: _Item) -> None:
+        """What memory holds is told by the home, which is brought all of it before."""
+        transfers = self._coherence.stale(HOME, self._knows.memory)
+        if transfers:
+            self._bring(transfers)
+        self._ready[HOME].append(item.record)
+        self._flush()
 
     # ---- any thread
 
@@ -556,6 +592,9 @@ class PartitionedSession:
                 if result.flags & RESULT_PROFILE:
                     kept = replace(result, payload=memoryview(bytes(result.payload)))
                     self._profiles.append((place, kept))
+                elif result.flags & RESULT_STATE:
+                    state = pack_result(result.index, result.status, result.payload, RESULT_STATE)
+                    self._replies.say(state)
                 else:
                     self._replies.arrived(place, result)
             self._arrival.notify_all()

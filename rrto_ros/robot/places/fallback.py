@@ -85,7 +85,7 @@ class Fallback:
         self._falls = self._returns = 0
         self._objection = ""
         self.partitioned = False
-        """Whether the session runs partly on the robot and partly at an edge, to its end."""
+        """Whether the session runs partly on the robot and partly at an edge."""
 
     # ---- opening
 
@@ -237,6 +237,7 @@ class Fallback:
 
     def moved(self, server: bytes, now: float) -> None:
         """The session has gone on elsewhere."""
+        self.partitioned = False
         if self._place is None:
             return
         self._drop("the session goes on elsewhere")
