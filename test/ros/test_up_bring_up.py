@@ -61,9 +61,9 @@ def test_a_node_that_stands_still_while_they_meet_is_started_anew(rig, node):
 def test_mode_changes_it_and_a_refusal_gives_the_reason(rig, up):
     assert rrto(rig, "mode", "rpc") == (0, "mode rpc (was batched)")
     up.wait_for("mode is rpc")
-    code, text = rrto(rig, "mode", "partition")
+    code, text = rrto(rig, "mode", "warp")
     assert code == 2
-    assert "partition" in text
+    assert "warp" in text
     assert "rpc, batched, replay" in text
     assert json.loads(rrto(rig, "status", "--json")[1])[1]["mode"] == "rpc"
 
