@@ -74,8 +74,13 @@ class LocalPlace:
     @property
     def server(self) -> bytes:
         """Its id as a server: made of a random number, which nobody outside can know."""
+        return self.gate.server
+
+    @property
+    def gate(self) -> Gate:
+        """Who may open a session: whoever has this object."""
         with self._lock:
-            return self._gate_of().server
+            return self._gate_of()
 
     def port(self, kind: str, like: DeviceInfo | None) -> _Port:
         """The way to devices of a kind (`robot.places.Place`)."""

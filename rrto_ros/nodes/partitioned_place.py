@@ -22,7 +22,7 @@ from rrto_ros.edge.worker_process import WorkerDeath
 from rrto_ros.errors import ProtocolError, RrtoError, UnavailableError
 from rrto_ros.execution.messages import Results
 from rrto_ros.nodes.local_place import LocalPlace
-from rrto_ros.nodes.local_table import SILENCE_S, InProcessGate
+from rrto_ros.nodes.local_table import SILENCE_S
 from rrto_ros.nodes.partitioned_worker import PartitionedWorker
 from rrto_ros.robot.partition.end_session import EndSession
 from rrto_ros.robot.partition.planner import Aim
@@ -62,7 +62,7 @@ class PartitionedPlace:
         self._local = local
         self._deliver = deliver
         self._log = log
-        self._gate = InProcessGate()
+        self._gate = local.gate
         self._lock = threading.Lock()
         self._hosts: dict[bytes, SessionHost] = {}
         self._ends: dict[bytes, EndSession] = {}

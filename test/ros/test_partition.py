@@ -71,7 +71,7 @@ def test_a_program_that_leaves_its_plans_gets_the_results_of_one_device(rig, alg
 @pytest.mark.parametrize("jit", JITS, ids=["plain", "jit"][: len(JITS)])
 def test_a_network_runs_on_the_robot_with_the_results_of_the_edge(rig, jit):
     """What its start made at the edge of the weights is brought once; a graph goes as a whole."""
-    plain, parted, recorder = both(rig, "all_local", "cnn_loop.py", "12", *jit)
+    plain, parted, recorder = both(rig, "all_local", "cnn_loop.py", "40", *jit)
     assert plain == parted
     here, _, brought, understood, *_ = ran(recorder)
     assert understood >= 1
@@ -89,7 +89,7 @@ def test_a_program_goes_on_here_when_its_edge_is_lost_and_returns_to_the_next(ri
     step(program, 0, 30)
     server.kill()
     step(program, 30, 40)
-    recorder.wait_for("goes on on this robot's cpu device as", 5)
+    recorder.wait_for("goes on on this robot's cpu device as", 30)
     rig.server("cpu")
     recorder.wait_for("is back at an edge as", 60)
     step(program, 40, 60)

@@ -187,12 +187,14 @@ class _Timing:
         plan: Its plan's number.
         calls: How many it has.
         index: The program's number of its first call.
+        own: The home's number of it; the others have to follow by one.
         records: Those that came so far.
     """
 
     plan: int
     calls: int
     index: int
+    own: int
     records: list[tuple[bytes, bool]]
 
 
@@ -334,7 +336,10 @@ class PartitionedSession:
             self._timing = None
         if chooses.begins(number, self._knows.code):
             self._placed.pop(number, None)
-            self._timing = _Timing(number, calls, index, [])
+            # Nothing but its calls is to be numbered at home meanwhile.
+            if transfers := self._coherence.stale(HOME, self._knows.memory):
+                self._bring(transfers)
+            self._timing = _Timing(number, calls, index, self._next[HOME], [])
             self._profile(HOME, chooses.profile_of(number), calls)
         elif (placed := chooses.placed(number)) is not None:
             self._placed[number] = placed
@@ -344,7 +349,8 @@ class PartitionedSession:
     def _times(self, chooses: Chooses, timing: _Timing, item: _Item, replies: bool) -> None:
         """A call came while an inference is being timed, and was sent."""
         whole = item.plan == timing.plan and item.place == len(timing.records)
-        if not whole or item.header.index != timing.index + item.place:
+        follows = self._next[HOME] == timing.own + len(timing.records) + 1
+        if not (whole and follows) or item.header.index != timing.index + item.place:
             # The numbers that are timed at home are of other calls.
             self._timing = None
             chooses.left(timing.plan)
@@ -468,12 +474,14 @@ class PartitionedSession:
         what the program knows nothing of.
         """
         name, waiting = record.op.name, [p for p in _PLACES if self._unwaited[p]]
+        if self._timing is not None:
+            waiting = [HOME]  # where everything of such an inference is
         if name == "ctx_synchronize":
             for streams in self._unwaited:
                 streams.clear()
         elif name == "stream_synchronize":
             stream = record["stream"]
-            if stream:  # the legacy stream waits for others, too
+            if stream and self._timing is None:  # the legacy stream waits for others, too
                 waiting = [p for p in waiting if stream in self._unwaited[p]]
             for streams in self._unwaited:
                 streams.discard(stream)

@@ -166,7 +166,8 @@ class Whereabouts:
             local: Whether the mode is.
             inference_ms: What an inference took there, 0 if that is not known.
         """
-        was_here_s = self.fallback.here_s(now)
+        # Of a partitioned session a part was at an edge.
+        was_here_s = 0.0 if self.fallback.partitioned else self.fallback.here_s(now)
         self._server = move.opened.answer.server
         self.fallback.moved(self._server, now)
         here = self.fallback.here
