@@ -334,15 +334,18 @@ def _by_call(found: Sequence[ProfiledCall], count: int) -> list[list[ProfiledCal
 
 
 def _touched(pieces: Sequence[ProfiledCall]) -> Touched:
-    """What a call touches: all nodes of a graph as one."""
+    """What a call touches: all nodes of a graph as one.
+
+    What it may write and does not certainly overwrite is among what it reads here, so that nobody
+    has to work that out again for every inference: what is certain may be thousands of ranges.
+    """
     if any(piece.reads is None or piece.writes is None for piece in pieces):
         return Touched(None, None)
     writes = merged(span for piece in pieces for span in piece.writes or ())
-    covers = merged(span for piece in pieces for span in piece.covers)
     reads: list[Range] = []
     made: list[Range] = []
     for piece in pieces:
         # What an earlier node made for certain does not come from outside.
         reads += without([*(piece.reads or ()), *without(piece.writes or (), piece.covers)], made)
         made += piece.covers
-    return Touched(tuple(merged(reads)), tuple(writes), tuple(covers))
+    return Touched(tuple(merged(reads)), tuple(writes), tuple(writes))
