@@ -124,3 +124,15 @@ def test_a_program_that_starts_without_an_edge_is_refused_or_runs_here(rig):
 def test_what_cannot_be_chosen_is_refused_by_name(rig):
     recorder = rig.recorder("partition", wait=False, partition_objective="energy")
     recorder.wait_for("power_profile is empty: want one of jetson_xavier_nx", 30)
+
+
+def test_a_session_goes_to_the_edge_as_a_whole_when_the_mode_says_so(rig):
+    _, recorder = rig.both("cpu", "partition", recorder={"partition_algorithm": "all_local"})
+    plain = said(rig.program("infer.py", "60"), 60, done=True)["digest"]
+    program = rig.program("infer.py", "60", "--pace", stdin=True)
+    step(program, 0, 30)
+    command = [sys.executable, "-m", "rrto_ros.cli.main", "mode", "replay"]
+    assert rig.start("rrto", command, rig.environment(RRTO_ROBOT=rig.robot)).wait(30) == 0
+    recorder.wait_for("is as a whole at an edge as", 30)
+    step(program, 30, 60)
+    assert said(program, 60, done=True)["digest"] == plain

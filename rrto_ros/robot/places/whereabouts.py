@@ -167,7 +167,8 @@ class Whereabouts:
             inference_ms: What an inference took there, 0 if that is not known.
         """
         # Of a partitioned session a part was at an edge.
-        was_here_s = 0.0 if self.fallback.partitioned else self.fallback.here_s(now)
+        parted = self.fallback.partitioned
+        was_here_s = 0.0 if parted else self.fallback.here_s(now)
         self._server = move.opened.answer.server
         self.fallback.moved(self._server, now)
         here = self.fallback.here
@@ -177,6 +178,8 @@ class Whereabouts:
             self.edge_ms = inference_ms or self.edge_ms
             because = "mode is local" if local else f"no edge answered for {outage_s:.1f} s"
             self.last_move = f"goes on on this robot's {self._device} device as {{}}: {because}"
+        elif parted:
+            self.last_move = "is as a whole at an edge as {}"
         elif was_here_s and not here:
             self.last_move = f"is back at an edge as {{}} after {was_here_s:.1f} s on this robot"
 
