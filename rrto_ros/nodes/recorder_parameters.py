@@ -5,23 +5,25 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rclpy.node import Node
 
 from rrto_ros.api.parameters import RECORDER, check_values
 from rrto_ros.bringup.processes import config_folder
 from rrto_ros.errors import ConfigError
-from rrto_ros.robot.partition.planner import Aim
 from rrto_ros.robot.places.place import Place
 from rrto_ros.robot.places.servers import Servers, choice_of
 from rrto_ros.robot.replay.replayer import ReplayOptions
 from rrto_ros.robot.status import SessionConfig
 from rrto_ros.ros.context import APART
-from rrto_ros.schedule.power import power_profile, power_profiles
+from rrto_ros.schedule.power import Power, power_profile, power_profiles
 from rrto_ros.session_keys import disclose
 from rrto_ros.wire.credentials import of_robot
 from rrto_ros.wire.port import topic
+
+if TYPE_CHECKING:
+    from rrto_ros.robot.partition.planner import Aim
 
 
 def session_config(
@@ -83,8 +85,8 @@ def session_config(
     )
 
 
-def aim_of(node: Node, changed: dict[str, Any] | None = None) -> Aim:
-    """What placements of mode partition are chosen for.
+def power_of(node: Node, changed: dict[str, Any] | None = None) -> Power | None:
+    """What the robot draws, for placements of mode partition; None if nobody said.
 
     Args:
         node: With declared parameters.
@@ -93,7 +95,7 @@ def aim_of(node: Node, changed: dict[str, Any] | None = None) -> Aim:
     Raises:
         ConfigError: There is no such power profile, or the objective needs one.
     """
-    names = ("partition_algorithm", "partition_objective", "power_profile")
+    names = ("partition_objective", "power_profile")
     v = {name: node.get_parameter(name).value for name in names} | (changed or {})
     objective, profile = v["partition_objective"], v["power_profile"]
     file = config_folder() / "power_profiles.yaml"
@@ -102,8 +104,22 @@ def aim_of(node: Node, changed: dict[str, Any] | None = None) -> Aim:
             f"partition_objective is {objective!r} and power_profile is empty: want one of "
             f"{', '.join(power_profiles(file))}"
         )
-    power = power_profile(file, profile) if profile else None
-    return Aim(v["partition_algorithm"], objective, power)
+    return power_profile(file, profile) if profile else None
+
+
+def aim_of(node: Node) -> Aim:
+    """What placements of mode partition are chosen for.
+
+    Raises:
+        ConfigError: As `power_of`.
+    """
+    # Only here: the planner brings what a recorder need not have to start.
+    from rrto_ros.robot.partition.planner import Aim
+
+    algorithm, objective = (
+        str(node.get_parameter(f"partition_{what}").value) for what in ("algorithm", "objective")
+    )
+    return Aim(algorithm, objective, power_of(node))
 
 
 def _check_fallback(v: dict[str, Any]) -> None:

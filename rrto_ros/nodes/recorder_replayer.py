@@ -43,8 +43,8 @@ from rrto_ros.api.parameters import RECORDER, SESSIONS
 from rrto_ros.errors import ConfigError, RrtoError
 from rrto_ros.nodes.known_devices import KnownDevices
 from rrto_ros.nodes.local_place import LocalPlace
-from rrto_ros.nodes.partitioned_place import PartitionedPlace, RobotPlaces
-from rrto_ros.nodes.recorder_parameters import aim_of, session_config
+from rrto_ros.nodes.recorder_parameters import aim_of, power_of, session_config
+from rrto_ros.nodes.robot_places import RobotPlaces
 from rrto_ros.nodes.session_messages import session_message
 from rrto_ros.robot.host import RobotHost
 from rrto_ros.robot.places.balance import MEASURE_S, Balance
@@ -132,9 +132,8 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         try:
             known = KnownDevices(self._robot, self._log_info)
             local = LocalPlace(self._deliver, self._log_info, known)
-            partitioned = PartitionedPlace(local, self._deliver, self._log_info)
-            place = RobotPlaces(local, partitioned)
-            aim_of(self)
+            place = RobotPlaces(local, self._deliver, self._log_info)
+            power_of(self)
             config = session_config(self, self._servers, place=place)
             sessions = int(self.get_parameter("max_sessions").value)
             path = socket_path(self._robot, self.context.get_domain_id())
@@ -149,7 +148,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
             domain, self._robot, on_results, self.get_name(), self.publish_status,
             self._servers_announced, lambda: self._server_transports, self._log_info,
         )  # fmt: skip
-        partitioned.connect(
+        place.connect(
             self._port,
             lambda: session_config(self, self._servers, place=place),
             lambda: aim_of(self),
@@ -268,7 +267,7 @@ class RecorderReplayer(LifecycleNode):  # type: ignore[misc]  # rclpy has no typ
         try:
             changed = {p.name: p.value for p in parameters}
             session_config(self, self._servers, changed)
-            aim_of(self, changed)
+            power_of(self, changed)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)

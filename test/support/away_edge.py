@@ -8,7 +8,7 @@ from support.failing_edge import FailingEdge
 
 from rrto_ros.errors import UnavailableError
 from rrto_ros.nodes.local_place import LocalPlace
-from rrto_ros.nodes.partitioned_place import PartitionedPlace, RobotPlaces
+from rrto_ros.nodes.robot_places import RobotPlaces
 from rrto_ros.robot.places.place import PlacedPort, from_outside
 
 
@@ -30,12 +30,11 @@ class AwayEdge(FailingEdge):
         self.place = LocalPlace(
             lambda message: self.host.on_results(message), lambda text: self.lines.append(text)
         )
-        parted = PartitionedPlace(
+        self.places = RobotPlaces(
             self.place,
             lambda message: self.host.on_results(message),
             lambda text: self.lines.append(text),
         )
-        self.places = RobotPlaces(self.place, parted)
         config = dataclasses.replace(config, place=self.places)
         super().__init__(path, config, limits, **server)
         outside = from_outside(self.places, self.host.on_results)
