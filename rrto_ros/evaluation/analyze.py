@@ -17,6 +17,7 @@ import numpy.typing as npt
 from rrto_ros.api.ops import Kind
 from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.evaluation.analyze_bag import logs_of_bag
+from rrto_ros.execution.coverage import runs
 from rrto_ros.robot.record.log import CallLog
 from rrto_ros.robot.record.log_file import is_log, load
 from rrto_ros.robot.search import SearchOptions, Sequence, make_search, shared_prefix
@@ -63,7 +64,7 @@ class Analysis:
     @property
     def noise(self) -> tuple[tuple[int, int], ...]:
         """Runs of calls that belong to no sequence: (first position, calls)."""
-        return tuple((self.log.base + a, b - a) for a, b in _runs(self.labels == NOISE))
+        return tuple((self.log.base + a, b - a) for a, b in runs(self.labels == NOISE))
 
     @property
     def coverage(self) -> float:
@@ -235,12 +236,6 @@ def _variant(found: list[Sequence], n: int) -> tuple[int, int] | None:
         if shared > 1 and (best is None or shared > best[1]):
             best = (m, shared)
     return best
-
-
-def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """(start, end) of each run of true values."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], mask.astype(np.int8), [0]))))
-    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def report(analysis: Analysis) -> str:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from rrto_ros.api.choices import OBJECTIVES
 from rrto_ros.errors import ConfigError
 from rrto_ros.evaluation.profiled import Profiled
 from rrto_ros.schedule.algorithms import algorithm
-from rrto_ros.schedule.costs import OBJECTIVES, Link, Measured, Modelled
+from rrto_ros.schedule.costs import Link, Measured, Modelled
 from rrto_ros.schedule.dataflow import live
 from rrto_ros.schedule.power import Power
 from rrto_ros.schedule.problem import Placement
@@ -32,7 +33,7 @@ class Situation:
     Attributes:
         slower: How many times longer the robot takes than this machine; more than 0.
         round_trip_s: Of the link, without load.
-        objective: What is minimised, one of `costs.OBJECTIVES`.
+        objective: What is minimised, one of `api.choices.OBJECTIVES`.
         solver: One of `algorithms.ALGORITHMS`.
         power: Of the robot; None: energy is not said.
     """

@@ -64,13 +64,13 @@ def covered(
         device.ctx_synchronize()
     out: list[Range] = []
     for (start, _), found in zip(bounds, written, strict=True):
-        out += ((start + low, start + high) for low, high in _runs(found))
+        out += ((start + low, start + high) for low, high in runs(found))
         if len(out) > MOST_RANGES:
             return ()
     return tuple(out)
 
 
-def _runs(mask: npt.NDArray[np.bool_]) -> list[Range]:
+def runs(mask: npt.NDArray[np.bool_]) -> list[Range]:
     """(start, end) of each run of true values."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], mask.astype(np.int8), [0]))))
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]

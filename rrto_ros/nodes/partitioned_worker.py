@@ -62,7 +62,7 @@ class PartitionedWorker:
         self._batches: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[int, bytes, int] | None] = queue.SimpleQueue()
         self._records: list[bytes] = []
-        self._last_reply = self._done = self._executed = self._untaken = 0
+        self._done = self._executed = self._untaken = 0
         self._dead = threading.Event()
         self._lock = threading.Lock()
         self.ends = tuple(
@@ -175,7 +175,8 @@ class PartitionedWorker:
                 self._die(CUresult.UNKNOWN, f"{_NAMES[place]}: {type(error).__name__}: {error}")
                 return
             made, self._records[:] = b"".join(self._records), []
-            self._on_results(Results(made, self._executed, self._done, self._last_reply))
+            last = self._session.last_reply
+            self._on_results(Results(made, self._executed, self._done, last))
 
     def _lose(self, why: str) -> None:
         """A place is lost: the program's session can go on elsewhere; said once."""

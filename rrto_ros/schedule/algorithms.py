@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
+from rrto_ros.api.choices import PARTITION_ALGORITHMS
 from rrto_ros.errors import ConfigError
 from rrto_ros.schedule.mcop import mcop
 from rrto_ros.schedule.min_cut import min_cut
@@ -25,7 +26,7 @@ def all_edge(problem: Problem) -> Placement:
 
 
 ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
-    {"min_cut": min_cut, "mcop": mcop, "all_local": all_local, "all_edge": all_edge}
+    dict(zip(PARTITION_ALGORITHMS, (min_cut, mcop, all_local, all_edge), strict=True))
 )
 """`min_cut` is exact; `mcop` is the published heuristic."""
 

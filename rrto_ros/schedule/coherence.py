@@ -67,16 +67,11 @@ class Coherence:
         self._brought += sum(t.span[1] - t.span[0] for t in out)
         return tuple(out)
 
-    def after(self, place: int, call: Touched, memory: Iterable[Range]) -> None:
-        """A call ran at a place."""
-        writes = merged(memory) if call.writes is None else call.writes
-        for span in writes:
-            self._newest.set(span, frozenset((place,)))
-
-    def everywhere(self, call: Touched, memory: Iterable[Range]) -> None:
-        """A call ran at all places."""
+    def after(self, places: Iterable[int], call: Touched, memory: Iterable[Range]) -> None:
+        """A call ran, at one place or alike at several."""
+        newest = frozenset(places)
         for span in merged(memory) if call.writes is None else call.writes:
-            self._newest.set(span, self._all)
+            self._newest.set(span, newest)
 
     def missing(self, place: int, call: Touched) -> int:
         """Bytes that would have to be brought to a place for what a call reads."""

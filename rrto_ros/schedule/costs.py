@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
 
+from rrto_ros.api.choices import OBJECTIVES
 from rrto_ros.errors import ConfigError
 from rrto_ros.schedule.power import Power
 from rrto_ros.schedule.problem import Placement, Problem, Tensor
-
-Objective: TypeAlias = Literal["latency", "energy", "weighted"]
-OBJECTIVES: tuple[str, ...] = get_args(Objective)
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,11 +233,22 @@ def literal(plan: Plan, ref: Reference) -> list[bytes]:
     Raises:
         ProtocolError: The reference does not fit the plan.
     """
-    out: list[bytes] = []
+    return [record for _, record, _ in records(plan, ref)]
+
+
+def records(plan: Plan, ref: Reference) -> Iterator[tuple[int, bytes, bool]]:
+    """The same, one by one.
+
+    Yields:
+        (call of the plan, its record, whether none of its words varies).
+
+    Raises:
+        ProtocolError: The reference does not fit the plan.
+    """
     for k, flags, body, payload in pieces(plan, ref):
         call = plan.calls[k]
         size = len(payload) if payload is not None else 0
         whole = CallTemplate(call.code, size, call.body if body is None else body)
         shown = flags & ALL_FLAGS
-        out.append(whole.record(ref.index + k - ref.first, ref.thread, shown, payload))
-    return out
+        record = whole.record(ref.index + k - ref.first, ref.thread, shown, payload)
+        yield k, record, body is None

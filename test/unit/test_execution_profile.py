@@ -184,7 +184,7 @@ def random_placements(sessions, seed, brings=lambda _: True):
                     at[place].bring(transfer.span, at[transfer.source])
             if plain.call(name, fields) != at[place].call(name, fields):
                 return False
-            coherence.after(place, call, memory)
+            coherence.after((place,), call, memory)
     for transfer in coherence.stale(0, memory):
         at[0].bring(transfer.span, at[1])
     return at[0].content == plain.content

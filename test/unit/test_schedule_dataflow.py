@@ -135,7 +135,7 @@ def random_runs(brings):
                     if brings(rnd):
                         at[place].memory[low:high] = at[transfer.source].memory[low:high]
                 at[place].run(n, call, turn)
-                coherence.after(place, call, MEMORY)
+                coherence.after((place,), call, MEMORY)
             if rnd.random() < 0.5:
                 # The program leaves the plan: everything goes to one place.
                 place = rnd.randrange(3)
@@ -160,7 +160,7 @@ def test_what_is_newest_everywhere_is_not_brought():
     coherence = Coherence((0, 1))
     call = Touched(reads=((0, 8),), writes=((8, 16),), covers=((8, 16),))
     assert coherence.before(1, call, ()) == ()
-    coherence.after(1, call, ())
+    coherence.after((1,), call, ())
     (transfer,) = coherence.before(0, Touched(reads=((4, 12),)), ())
     assert (transfer.source, transfer.target, transfer.span) == (1, 0, (8, 12))
     assert coherence.before(0, Touched(reads=((4, 12),)), ()) == ()

@@ -66,10 +66,10 @@ class KnownCalls:
         return Touched(reads, writes, (writes or ()) if op.work in COPIES else ())
 
     def written(self, record: CallRecord) -> Touched:
-        """What a call of work may write; cheaper by far than what it reads."""
+        """What a call of work may write, as if it read nothing; cheaper by far than all of it."""
         _ = self._ranges.learnt
         writes = self._ranges.writes(record)
-        return Touched((), writes, (writes or ()) if record.op.work in COPIES else ())
+        return Touched((), writes, writes or ())
 
     def statistics(self) -> dict[str, int]:
         """Modules whose kernels were looked at, and kernels of which it is known."""

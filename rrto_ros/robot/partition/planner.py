@@ -65,7 +65,7 @@ class Aim:
 
     Attributes:
         algorithm: One of `schedule.algorithms.ALGORITHMS`.
-        objective: One of `schedule.costs.OBJECTIVES`.
+        objective: One of `api.choices.OBJECTIVES`.
         power: Of the robot, for energy.
     """
 

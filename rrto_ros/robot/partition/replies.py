@@ -61,6 +61,8 @@ class OrderedReplies:
         """CUresult that every call gets from now on, 0 while the session is sound."""
         self._text = b""
         self._delivered = 0
+        self.last = 0
+        """The program's number of the last call whose answer was delivered."""
 
     def sent(self, place: int, own: int, index: int) -> None:
         """A place gets the program's call `index` under its own number."""
@@ -185,4 +187,5 @@ class OrderedReplies:
         while self._order and not self._order[0].missing:
             first = self._order.popleft()
             self._delivered += 1
+            self.last = first.index
             self._deliver(pack_result(first.index, first.status, first.data or b"", first.flags))

@@ -36,7 +36,6 @@ from rrto_ros.schedule.intervals import without
 from rrto_ros.wire.accesses import Range, merged
 from rrto_ros.wire.codec import CallHeader, CallRecord, decode_call, iter_headers, pack_call
 from rrto_ros.wire.format import (
-    ALL_FLAGS,
     CHECKPOINT_OP,
     FLAG_REPLY,
     PLAN_DEFINE_OP,
@@ -46,9 +45,8 @@ from rrto_ros.wire.format import (
     Buffer,
 )
 from rrto_ros.wire.plan import Plan, read_define
-from rrto_ros.wire.reference import pieces, read_reference
+from rrto_ros.wire.reference import read_reference, records
 from rrto_ros.wire.result_codec import ResultRecord, iter_results, pack_result
-from rrto_ros.wire.templates import CallTemplate
 
 PIECE_BYTES = 16 << 20
 """Brought by one call, at most."""
@@ -292,6 +290,11 @@ class PartitionedSession:
         with self._arrival:
             self._marks.append((tuple(own - 1 for own in self._next), self._last))
 
+    @property
+    def last_reply(self) -> int:
+        """The last call whose answer was delivered, 0 before the first."""
+        return self._replies.last
+
     def statistics(self) -> dict[str, int]:
         """Calls of work by place, and what was brought from place to place."""
         work = {"work_robot": self._work[ROBOT], "work_edge": self._work[HOME]}
@@ -318,13 +321,8 @@ class PartitionedSession:
             raise ProtocolError(f"reference to plan {ref.plan}, not defined")
         if not ref.first and self._chooses is not None and not self._replies.broken:
             self._begins(self._chooses, ref.plan, len(plan), ref.index)
-        for k, flags, body, payload in pieces(plan, ref):
-            call = plan.calls[k]
-            size = len(payload) if payload is not None else 0
-            whole = CallTemplate(call.code, size, call.body if body is None else body)
-            shown = flags & ALL_FLAGS
-            record = whole.record(ref.index + k - ref.first, ref.thread, shown, payload)
-            yield _item(bytes(record), ref.plan, k, body is None)
+        for k, record, fixed in records(plan, ref):
+            yield _item(record, ref.plan, k, fixed)
 
     def _begins(self, chooses: Chooses, number: int, calls: int, index: int) -> None:
         """An inference begins: see to its placement, or have it timed."""
@@ -341,10 +339,8 @@ class PartitionedSession:
                 self._bring(transfers)
             self._timing = _Timing(number, calls, index, self._next[HOME], [])
             self._profile(HOME, chooses.profile_of(number), calls)
-        elif (placed := chooses.placed(number)) is not None:
-            self._placed[number] = placed
         else:
-            self._placed.pop(number, None)
+            self.place(number, chooses.placed(number))
 
     def _times(self, chooses: Chooses, timing: _Timing, item: _Item, replies: bool) -> None:
         """A call came while an inference is being timed, and was sent."""
@@ -381,9 +377,9 @@ class PartitionedSession:
             touched = self._knows.written(call)
             if touched.writes is None:
                 # Something in its place, so that the numbers of the others are right.
-                self._order(pack_call("ctx_synchronize", 1, context=0), ROBOT)
+                self._settle(ROBOT)
                 return
-            self._coherence.after(HOME, touched, self._knows.memory)
+            self._coherence.after((HOME,), touched, self._knows.memory)
         own = self._number(ROBOT)
         if replies:
             with self._arrival:
@@ -425,11 +421,7 @@ class PartitionedSession:
             if transfers:
                 self._bring(transfers)
         self._send(item, record, places)
-        if places == _PLACES:
-            self._coherence.everywhere(touched, memory)
-        else:
-            for place in places:
-                self._coherence.after(place, touched, memory)
+        self._coherence.after(places, touched, memory)
         self._followed(record)
         if self._timing is not None and self._chooses is not None:
             replies = bool(item.header.flags & FLAG_REPLY)
@@ -446,8 +438,7 @@ class PartitionedSession:
             return placed.touched[item.place], placed
         if placed is None and record.op.work is not Work.NONE and self._coherence.current(HOME):
             # It runs at home, which lacks nothing that it could read.
-            found = self._knows.written(record)
-            return Touched(found.reads, found.writes, found.writes or ()), placed
+            return self._knows.written(record), placed
         return self._knows.touched(record), placed
 
     def _read_at(self, item: _Item, placed: Placed | None) -> tuple[int, ...]:
@@ -529,7 +520,7 @@ class PartitionedSession:
         """Read bytes at one place and write them at another, all in one exchange."""
         source, target = transfers[0].source, transfers[0].target
         # What other streams have under way there is finished first.
-        self._order(pack_call("ctx_synchronize", 1, context=0), source)
+        self._settle(source)
         got: dict[int, tuple[int, bytes]] = {}
         memory = self._knows.memory
         spans = [piece for one in transfers for piece in _pieces(one.span, memory)]
@@ -553,19 +544,19 @@ class PartitionedSession:
                 with self._arrival:
                     self._replies.break_(0, status, text)
                 return
-        self._order(pack_call("ctx_synchronize", 1, context=0), target)
+        self._settle(target)
         for start, _ in spans:
             own = self._number(target)
             self._ready[target].append(
                 pack_call("memcpy_htod", own, dst=start, stream=0, payload=got[start][1])
             )
 
-    def _order(self, record: bytes, place: int) -> None:
-        """A call that the program has not made."""
+    def _settle(self, place: int) -> None:
+        """All work at a place is finished before what comes next; nobody asked for that."""
         own = self._number(place)
         with self._arrival:
             self._replies.expect([(place, own)], 0, place)
-        self._ready[place].append(_numbered(record, own))
+        self._ready[place].append(pack_call("ctx_synchronize", own, context=0))
 
     def _number(self, place: int) -> int:
         own = self._next[place]
