@@ -1,12 +1,14 @@
-"""Waiting for SIGINT or SIGTERM, for processes whose work is done by other threads."""
+"""Signals that end a wait of the main thread, or reach a thread, however they fall."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -58,3 +60,41 @@ class Termination:
             number = os.read(self._read, 1)[0]
             if number in SIGNALS:
                 return signal.Signals(number)
+
+
+@contextlib.contextmanager
+def told_of(
+    numbers: Sequence[signal.Signals], told: Callable[[signal.Signals], None]
+) -> Iterator[None]:
+    """A context manager, for a main thread that waits for something else than a signal.
+
+    Within it the signals do nothing but call `told`, in a thread of its own, while the main thread
+    waits in whatever call it likes: a handler would only run when that call returns, where the
+    signal came between the interpreter's last look and the call.
+
+    Args:
+        numbers: The signals.
+        told: Called with each; returns soon.
+    """
+    read, write = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(write, False)
+
+    def follow() -> None:
+        while data := os.read(read, 64):
+            for number in data:
+                if number in numbers:
+                    told(signal.Signals(number))
+
+    thread = threading.Thread(target=follow, name="signals", daemon=True)
+    thread.start()
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(write)
+        thread.join()
+        os.close(read)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import signal
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from rrto_ros.cli.ready import get_ready
 from rrto_ros.cli.sessions import collect_reports
 from rrto_ros.cli.summary import report, summary_table
 from rrto_ros.errors import UnavailableError
+from rrto_ros.termination import SIGNALS, told_of
 from rrto_ros.wire.port import RECORDER, SERVER
 
 INTERRUPTED = 130
@@ -34,16 +34,12 @@ def ends_on_signal(supervisor: Supervisor) -> Iterator[list[int]]:
     """Ctrl-C and SIGTERM end the waiting; the list receives the signal's number."""
     got: list[int] = []
 
-    def handle(number: int, _: Any) -> None:
+    def told(number: int) -> None:
         got.append(number)
         supervisor.interrupt()
 
-    before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with told_of(SIGNALS, told):
         yield got
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def up(options: Options) -> int:

@@ -7,6 +7,7 @@ import dataclasses
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ from rrto_ros.cli.ready import get_ready
 from rrto_ros.cli.replay_options import flags
 from rrto_ros.errors import ConfigError, UnavailableError
 from rrto_ros.runtime_files import held, serves, socket_lock, socket_path
+from rrto_ros.termination import told_of
 from rrto_ros.wire.port import RECORDER, SERVER
 
 if TYPE_CHECKING:
@@ -220,20 +222,25 @@ def run_child(command: list[str], environment: Mapping[str, str]) -> int:
     children: list[subprocess.Popen[bytes]] = []
     from_terminal = sys.stdin is not None and sys.stdin.isatty()
 
-    def forward(number: int, _: Any) -> None:
+    started = threading.Event()
+
+    def forward(number: int) -> None:
+        started.wait()
         # The terminal has sent Ctrl-C to the program as well.
         if children and not (number == signal.SIGINT and from_terminal):
             children[0].send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
-        children.append(subprocess.Popen(command, executable=program, env=dict(environment)))
-        code = children[0].wait()
+        with told_of(_FORWARDED, forward):
+            try:
+                children.append(
+                    subprocess.Popen(command, executable=program, env=dict(environment))
+                )
+            finally:
+                started.set()
+            code = children[0].wait()
     except OSError as error:
         raise ConfigError(f"cannot start {command[0]!r}: {error.strerror}") from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return code if code >= 0 else 128 - code
 
 

@@ -116,9 +116,8 @@ def aim_of(node: Node) -> Aim:
     # Only here: the planner brings what a recorder need not have to start.
     from rrto_ros.robot.partition.planner import Aim
 
-    algorithm, objective = (
-        str(node.get_parameter(f"partition_{what}").value) for what in ("algorithm", "objective")
-    )
+    algorithm = str(node.get_parameter("partition_algorithm").value)
+    objective = str(node.get_parameter("partition_objective").value)
     return Aim(algorithm, objective, power_of(node))
 
 

@@ -1,6 +1,7 @@
 """Signals end the wait, whenever they come and whichever thread gets them."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import threading
 
 import pytest
 
-from rrto_ros.termination import Termination
+from rrto_ros.termination import Termination, told_of
 
 
 def test_a_signal_that_came_before_the_wait_ends_it():
@@ -75,3 +76,28 @@ def test_a_thread_that_cannot_handle_signals_is_told():
     thread.start()
     thread.join()
     assert errors == ["told"]
+
+
+def test_a_signal_is_told_while_the_main_thread_waits_in_a_call_that_it_does_not_end():
+    got = queue.SimpleQueue()
+    with told_of([signal.SIGINT, signal.SIGUSR1], got.put):
+        # Blocked here, the kernel gives it to the other thread and interrupts no call of this one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        waits, done = threading.Event(), threading.Event()
+
+        def other():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+            waits.wait(20)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            done.wait(20)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        try:
+            waits.set()
+            assert got.get(timeout=20) == signal.SIGUSR1
+        finally:
+            done.set()
+            thread.join()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    assert signal.set_wakeup_fd(-1) == -1
