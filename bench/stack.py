@@ -199,6 +199,7 @@ class Stack(Running):
         discovery: ROS_AUTOMATIC_DISCOVERY_RANGE of nodes on one machine. With LOCALHOST the
             middleware takes transports of its own, whose shared memory holds 512 KB.
         parameters: Node name -> further ROS parameters, as in a parameter file.
+        recorder_script: What Python runs instead of the recorder's own module, with arguments.
 
     Raises:
         UnavailableError: A node ended or was not ready in time; the text holds its log.
@@ -212,8 +213,10 @@ class Stack(Running):
         parameters: Mapping[str, Mapping[str, Any]] | None = None,
         name: str = "",
         discovery: str = "LOCALHOST",
+        recorder_script: Sequence[str] = (),
     ) -> None:
         super().__init__(name)
+        self._recorder_script = tuple(recorder_script)
         self._machines = machines
         self._started: dict[str, tuple[Process, Mapping[str, Any]]] = {}
         self._meets["ROS_DOMAIN_ID"] = str(measuring_domain())
@@ -249,6 +252,9 @@ class Stack(Running):
 
     def _start(self, process: Process, parameters: Mapping[str, Any]) -> None:
         command = list(process.command)
+        if self._recorder_script and process.lifecycle:
+            assert command[1] == "-m"
+            command[1:3] = self._recorder_script
         at = command.index("--log-level")
         settings = {name: value for name, value in SETTINGS.items() if name in NODES[process.name]}
         for name, value in {**settings, **parameters}.items():
