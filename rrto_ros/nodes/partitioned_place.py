@@ -176,14 +176,7 @@ class PartitionedPlace:
         edges, config = self._edges, self._config()
         if edges is None or self._closed:
             raise UnavailableError("the recorder is not active")
-        if request.arena_base:
-            raise UnavailableError(
-                "a session that runs already cannot be partitioned; start its program in mode "
-                "partition"
-            )
-        asks = replace(
-            request, session=uuid.uuid4().bytes, server=ANY_SERVER, device=config.device
-        )
+        asks = replace(request, session=uuid.uuid4().bytes, server=ANY_SERVER)
         far = open_somewhere(edges, asks, config.credentials, timeout_s, config.choice)
         info = _info(far, "the edge")
         if far.seal is not None:

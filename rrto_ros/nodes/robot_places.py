@@ -68,6 +68,11 @@ class RobotPlaces:
                     self._partitioned.connect(*self._edges)
             return self._partitioned
 
+    def parts(self, session: bytes) -> bool:
+        """As `Place`."""
+        partitioned = self._partitioned
+        return partitioned is not None and partitioned.has(session)
+
     def seen(self, info: DeviceInfo) -> None:
         """As `Place`."""
         self._local.seen(info)
@@ -110,4 +115,4 @@ class RobotPlaces:
     def _of(self, session: bytes) -> PartitionedPlace | LocalPlace:
         """The place that has a session."""
         partitioned = self._partitioned
-        return partitioned if partitioned is not None and partitioned.has(session) else self._local
+        return partitioned if partitioned is not None and self.parts(session) else self._local

@@ -197,6 +197,12 @@ class RobotSession:
         return (partitioned or self._mode == LOCAL) and self._config.place is not None
 
     @property
+    def _to_part(self) -> bool:
+        """Whether it is to be partitioned, and is not."""
+        fallback = self._where.fallback
+        return self._mode == PARTITION and fallback.fits and not fallback.partitioned
+
+    @property
     def ordered(self) -> bool:
         """Whether it is to move and has not yet."""
         return self._where.ordered
@@ -273,7 +279,7 @@ class RobotSession:
             self._consumer = RingConsumer(ring)
             self._replies = ReplyWriter(ring, config.untaken_bytes)
             blobs = None
-            if self._where.fallback.partitioned:
+            if self._where.fallback.fits:
                 # Nobody there knows uploads by name, or executes anything ahead.
                 ahead = replace(config.replay, run_ahead="off")
                 config = replace(config, blob_references=False, replay=ahead)
@@ -499,7 +505,8 @@ class RobotSession:
     def _seek(self, now: float) -> None:
         """Where the server is lost, in doubt, or to be left: look for another, and move."""
         where, heard_at = self._where, self._link.heard_at
-        still = self._phase == "open" and not (self._lost or self.stays_local)
+        wanted_elsewhere = self.stays_local or self._to_part
+        still = self._phase == "open" and not (self._lost or wanted_elsewhere)
         if self._phase == "lost" or (still and where.rests(now, heard_at)):
             return
         movable = self._movable
@@ -511,7 +518,9 @@ class RobotSession:
             return
         out = self._out
         quiet = self._link.sender.idle and not (out.waits or out.pending)
-        at = Situation(now, heard_at, bool(self._lost), quiet, movable, self.stays_local)
+        at = Situation(
+            now, heard_at, bool(self._lost), quiet, movable, self.stays_local, self._to_part
+        )
         if where.may_adopt(at) and not self._kept.settle():
             at = replace(at, movable=False)
         move = where.look(at)

@@ -81,7 +81,7 @@ def test_a_network_runs_on_the_robot_with_the_results_of_the_edge(rig, jit):
     assert brought > 0
 
 
-def test_a_program_goes_on_here_when_its_edge_is_lost_and_returns_to_the_next(rig):
+def test_a_program_goes_on_here_when_its_edge_is_lost_and_is_partitioned_with_the_next(rig):
     server, recorder = rig.both("cpu", "batched", recorder={"partition_algorithm": "all_local"})
     plain = said(rig.program("infer.py", "60"), 60, done=True)["digest"]
     command = [sys.executable, "-m", "rrto_ros.cli.main", "mode", "partition"]
@@ -93,11 +93,16 @@ def test_a_program_goes_on_here_when_its_edge_is_lost_and_returns_to_the_next(ri
     step(program, 30, 40)
     recorder.wait_for("goes on on this robot's cpu device as", 30)
     rig.server("cpu")
-    recorder.wait_for("is back at an edge as", 60)
+    recorder.wait_for("is partitioned again as .* on this robot", 60)
     step(program, 40, 60)
     assert said(program, 60, done=True)["digest"] == plain
     report = watch.report(program.pid)
     assert (report["error"], report["resumed"]) == ("", 2)
+    assert report["server"] == "this robot's own device and an edge"
+    # The plan was understood again, and its calls placed.
+    here, _, _, understood, _, placements = ran(recorder)
+    assert (understood, placements) == (1, 1)
+    assert here > 0
 
 
 def test_an_edge_that_is_lost_ends_a_program_that_is_not_to_be_resumed(rig):
@@ -126,7 +131,7 @@ def test_what_cannot_be_chosen_is_refused_by_name(rig):
     recorder.wait_for("power_profile is empty: want one of jetson_xavier_nx", 30)
 
 
-def test_a_session_goes_to_the_edge_as_a_whole_when_the_mode_says_so(rig):
+def test_a_session_goes_to_the_edge_as_a_whole_and_is_partitioned_again_when_the_mode_says_so(rig):
     _, recorder = rig.both("cpu", "partition", recorder={"partition_algorithm": "all_local"})
     plain = said(rig.program("infer.py", "60"), 60, done=True)["digest"]
     program = rig.program("infer.py", "60", "--pace", stdin=True)
@@ -134,5 +139,9 @@ def test_a_session_goes_to_the_edge_as_a_whole_when_the_mode_says_so(rig):
     command = [sys.executable, "-m", "rrto_ros.cli.main", "mode", "replay"]
     assert rig.start("rrto", command, rig.environment(RRTO_ROBOT=rig.robot)).wait(30) == 0
     recorder.wait_for("is as a whole at an edge as", 30)
-    step(program, 30, 60)
+    step(program, 30, 45)
+    command[-1] = "partition"
+    assert rig.start("rrto", command, rig.environment(RRTO_ROBOT=rig.robot)).wait(30) == 0
+    recorder.wait_for("is partitioned again as", 30)
+    step(program, 45, 60)
     assert said(program, 60, done=True)["digest"] == plain

@@ -26,6 +26,7 @@ from rrto_ros.errors import UnavailableError
 from rrto_ros.nodes import local_place
 from rrto_ros.nodes.known_devices import KnownDevices
 from rrto_ros.nodes.local_place import LocalPlace
+from rrto_ros.nodes.robot_places import RobotPlaces
 from rrto_ros.robot.places import edge_watch, fallback, migration, rescue, whereabouts
 from rrto_ros.robot.places.place import from_outside
 from rrto_ros.robot.replay.replayer import ReplayOptions
@@ -379,7 +380,7 @@ class Silent:
 
 
 def test_who_loses_the_edge_again_soon_waits_longer_the_next_time():
-    orders, place = [], LocalPlace(print, print)
+    orders, place = [], RobotPlaces(LocalPlace(print, print), print, print)
     config = SessionConfig(fallback="local", place=place)
     judge = fallback.Fallback(config, Silent(), lambda: None, lambda *given: orders.append(given))
     info = DeviceInfo("cpu", "d", bytes(16), (8, 9), 13000, 1 << 30, 1 << 21, 1 << 36)
@@ -388,11 +389,11 @@ def test_who_loses_the_edge_again_soon_waits_longer_the_next_time():
     waits = []
     now = 1000.0
     for pause in (10.0, 10.0, 10.0, 100.0):
-        judge.moved(place.server, now)
+        judge.moved(bytes(16), place.server, now)
         waits.append(judge.statistics()["steady_s"])
-        judge.moved(bytes([1] * 16), now + 5.0)
+        judge.moved(bytes(16), bytes([1] * 16), now + 5.0)
         now += 5.0 + pause
-    judge.moved(place.server, now)
+    judge.moved(bytes(16), place.server, now)
     waits.append(judge.statistics()["steady_s"])
     assert waits == [3.0, 6.0, 12.0, 24.0, 3.0]
     judge.cancel("the test is over")

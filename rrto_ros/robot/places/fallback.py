@@ -10,6 +10,10 @@ lost again soon after, so that a link that comes and goes does not carry the ses
 It does not wait for the robot's device to answer: with kernels to compile that can take a minute.
 
 In mode `local` nothing of that is asked: a session opens here, or is ordered here, and stays.
+
+In mode `partition` a session opens here and at an edge. What has lost that edge goes on here, and
+is ordered to be partitioned again once an edge is steady; where that cannot be had, it goes to the
+edge as a whole, and is asked for again from there.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ SOON_S = 60.0
 """Who loses the edge again within this time waits twice as long the next time."""
 AGAIN_S = 2.0
 """Between two questions to a place that cannot be had."""
+MOST_AGAIN_S = 60.0
 OWN = "this robot's own device"
 BOTH = "this robot's own device and an edge"
 
@@ -84,6 +89,11 @@ class Fallback:
         self._here_at = 0.0
         self._falls = self._returns = 0
         self._objection = ""
+        self._parts_at = 0.0
+        self._parts_again_s = AGAIN_S
+        self._whole = False
+        self.fits = False
+        """Whether the session was opened as one that can be partitioned: in mode partition."""
         self.partitioned = False
         """Whether the session runs partly on the robot and partly at an edge."""
 
@@ -103,6 +113,7 @@ class Fallback:
         Raises:
             UnavailableError: There is no such place, or one of the two cannot be had.
         """
+        self.fits = True
         if self._place is None:
             raise UnavailableError(f"mode is partition, and there is no {OWN}")
         asks = replace(request, server=self._place.server)
@@ -186,7 +197,14 @@ class Fallback:
         return at if self._rescue is not None else at - LEAD_S
 
     def look(
-        self, now: float, heard_at: float, lost: bool, doubted: bool, ordered: bool, local: bool
+        self,
+        now: float,
+        heard_at: float,
+        lost: bool,
+        doubted: bool,
+        ordered: bool,
+        local: bool,
+        to_part: bool = False,
     ) -> tuple[bytes, Opened] | None:
         """Go on on the robot, or see to the way back; call it again and again.
 
@@ -197,6 +215,7 @@ class Fallback:
             doubted: Whether the session may go elsewhere, and its server is lost or in doubt.
             ordered: Whether the session is under way to another server by order.
             local: Whether the mode is.
+            to_part: Whether the session is to be partitioned, and is not.
 
         Returns:
             The session that was opened on the robot, if it is time to go on there.
@@ -207,7 +226,7 @@ class Fallback:
         if (self._here_since or local) and not lost:
             self._drop("the session is where it is wanted, or goes there by order")
             if not local:
-                self._look_back(now, asked, ordered)
+                self._look_back(now, asked, ordered, to_part)
             elif self._here_since:
                 self._unwatch()
             elif not ordered and now >= self._here_at:
@@ -215,6 +234,12 @@ class Fallback:
                 own = place.server
                 self._order(lambda server: server == own, "mode is local", True, self._search)
             return None
+        if to_part and not (lost or doubted or ordered) and now >= self._parts_at:
+            # What cannot be had now is asked for less and less often.
+            self._parts_at = now + self._parts_again_s
+            self._parts_again_s = min(2 * self._parts_again_s, MOST_AGAIN_S)
+            own = place.server
+            self._order(lambda server: server == own, "mode is partition", True, self._both)
         due = now if local else heard_at + self._config.fallback_after_s
         if not (doubted and (local or self._falls_back)) or now < due - LEAD_S:
             self._drop("the edge is heard again")
@@ -235,13 +260,25 @@ class Fallback:
             )
         return taken
 
-    def moved(self, server: bytes, now: float) -> None:
-        """The session has gone on elsewhere."""
-        self.partitioned = False
+    def moved(self, session: bytes, server: bytes, now: float) -> None:
+        """The session has gone on elsewhere.
+
+        Args:
+            session: Its id there.
+            server: Where.
+            now: Monotonic seconds.
+        """
+        self.partitioned = self._whole = False
         if self._place is None:
             return
         self._drop("the session goes on elsewhere")
-        if server == self._place.server:
+        if self._place.parts(session):
+            self.partitioned = True
+            self._unwatch()
+            self._parts_again_s = AGAIN_S
+            self._returned_at, self._here_since = now, self._here_since or now
+            self._returns += 1
+        elif server == self._place.server:
             self._came(now)
         elif self._here_since:
             self._unwatch()
@@ -269,10 +306,21 @@ class Fallback:
         """Ask the place for room, again and again."""
         assert self._place is not None
         assert self._asked is not None
-        request, info = self._asked
+        _, info = self._asked
         port = self._place.port(self._config.fallback_device or info.kind, info)
+        return self._asks(port, OWN, found)
+
+    def _both(self, found: Callable[[], None]) -> Rescue:
+        """Ask the place for room there and at an edge."""
+        assert self._place is not None
+        return self._asks(self._place.partition(), BOTH, found)
+
+    def _asks(self, port: RobotPort, name: str, found: Callable[[], None]) -> Rescue:
+        assert self._place is not None
+        assert self._asked is not None
+        request, info = self._asked
         request = replace(request, server=self._place.server)
-        return Rescue(port, request, info, None, found, Search(Choice()), OWN, AGAIN_S)
+        return Rescue(port, request, info, None, found, Search(Choice()), name, AGAIN_S)
 
     def _came(self, now: float) -> None:
         soon = self._returned_at and now - self._returned_at < SOON_S
@@ -282,13 +330,17 @@ class Fallback:
         self._falls += 1
         self._objection = ""
 
-    def _look_back(self, now: float, asked: tuple[OpenRequest, DeviceInfo], ordered: bool) -> None:
+    def _look_back(
+        self, now: float, asked: tuple[OpenRequest, DeviceInfo], ordered: bool, to_part: bool
+    ) -> None:
         place = self._place
         if place is None or ordered:
             return
         if self._ordered:
             # It was not carried out: the edge did not open the session after all.
             self._ordered = False
+            # The next time without the part here, if that was asked for.
+            self._whole = to_part and not self._whole
             self._steady_s = min(2 * self._steady_s, MOST_STEADY_S)
             self._unwatch()
         if self._watch is None:
@@ -300,7 +352,11 @@ class Fallback:
         if self._watch.steady_s(now) >= self._steady_s:
             here = place.server
             self._ordered = True
-            self._order(lambda server: server != here, "an edge answers again", True)
+            why = "an edge answers again"
+            if to_part and not self._whole:
+                self._order(lambda server: server == here, why, True, self._both)
+            else:
+                self._order(lambda server: server != here, why, True)
 
     def _unwatch(self) -> None:
         watch, self._watch = self._watch, None

@@ -43,6 +43,10 @@ class Place(Protocol):
         """The way to sessions that run partly here and partly at an edge."""
         ...
 
+    def parts(self, session: bytes) -> bool:
+        """Whether it has a session, and that runs partly here and partly at an edge."""
+        ...
+
     def seen(self, info: DeviceInfo) -> None:
         """An edge has opened a session on this device."""
         ...

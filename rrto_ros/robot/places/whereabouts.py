@@ -36,6 +36,7 @@ class Situation:
         quiet: Whether nothing is under way, and the program waits for nothing.
         movable: Whether the session could go on elsewhere.
         local: Whether it is to be on the robot's own device, and nowhere else.
+        to_part: Whether it is to be partitioned, and is not.
     """
 
     now: float
@@ -44,6 +45,7 @@ class Situation:
     quiet: bool
     movable: bool
     local: bool
+    to_part: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +144,9 @@ class Whereabouts:
         self.standby.look(at.now, self._server, stays, doubted)
         migration.look(at.now, at.movable, doubted and not at.local)
         taken = migration.take(at.now, at.quiet) or fallback.look(
-            at.now, at.heard_at, at.lost, at.movable and doubted, migration.ordered, at.local
-        )
+            at.now, at.heard_at, at.lost, at.movable and doubted, migration.ordered, at.local,
+            at.to_part,
+        )  # fmt: skip
         return Move(*taken) if taken is not None else None
 
     def moved(
@@ -170,11 +173,14 @@ class Whereabouts:
         parted = self.fallback.partitioned
         was_here_s = 0.0 if parted else self.fallback.here_s(now)
         self._server = move.opened.answer.server
-        self.fallback.moved(self._server, now)
+        self.fallback.moved(move.session, self._server, now)
         here = self.fallback.here
         self.migration.moved(now, silence=silence and here)
         self.last_move = ""
-        if here and not was_here_s:
+        if self.fallback.partitioned:
+            after = f" after {was_here_s:.1f} s on this robot" if was_here_s else ""
+            self.last_move = f"is partitioned again as {{}}{after}"
+        elif here and not was_here_s:
             self.edge_ms = inference_ms or self.edge_ms
             because = "mode is local" if local else f"no edge answered for {outage_s:.1f} s"
             self.last_move = f"goes on on this robot's {self._device} device as {{}}: {because}"
