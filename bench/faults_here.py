@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT / "test"))
 from support.bad_air import BadLane, Weather  # noqa: E402
 from support.faulty_world import BreakableRobot, BreakableServer, FaultyWorld  # noqa: E402
 
+from rrto_ros.api.choices import PARTITION_ALGORITHMS  # noqa: E402
 from rrto_ros.bringup.environment import interposed_environment  # noqa: E402
 from rrto_ros.edge.host import HostLimits  # noqa: E402
 from rrto_ros.heap import give_back  # noqa: E402
@@ -43,8 +44,11 @@ from rrto_ros.robot.state import journal  # noqa: E402
 from rrto_ros.robot.status import SessionConfig  # noqa: E402
 
 PROGRAMS = ROOT / "test" / "support" / "programs"
-SETTINGS = (("batched", "off"), ("replay", "off"), ("replay", "reads"), ("replay", "auto"))
-"""Mode and run_ahead; each program has one of them."""
+SETTINGS = (
+    ("batched", "off"), ("replay", "off"), ("replay", "reads"), ("replay", "auto"),
+    *(("partition", algorithm) for algorithm in PARTITION_ALGORITHMS),
+)  # fmt: skip
+"""Mode, and run_ahead or partition_algorithm; each program has one of them."""
 PATIENCE_S = 300.0
 """Of a program, whatever happens to it."""
 OUTAGE_S = 60.0
@@ -101,7 +105,7 @@ class Robot:
     def excuse(self, reason: str, session: bytes | None = None, later_s: float = 0.0) -> None:
         """The program that runs now (with this session) may end with an error, from then on."""
         with self._lock:
-            mine = session is None or any(one.id == session for one in self.robot.host.sessions)
+            mine = session is None or self.robot.has(session)
             if self.run is not None and mine:
                 self.run.excuses[reason] = time.monotonic() + later_s
 
@@ -127,9 +131,12 @@ class Robot:
             self._one()
 
     def _one(self) -> None:
-        mode, run_ahead = self._rng.choice(SETTINGS)
+        mode, how = self._rng.choice(SETTINGS)
         host = self.robot.host
         config = host._config
+        run_ahead = "off" if mode == "partition" else how
+        if mode == "partition":
+            self.robot.algorithm = how
         replay = dataclasses.replace(config.replay, run_ahead=run_ahead)
         host.reconfigure(dataclasses.replace(config, mode=mode, replay=replay))
         script, *arguments = program(self._rng)
@@ -146,7 +153,7 @@ class Robot:
             self.run = run
         if time.monotonic() < self._cut_until:
             self.cut_for(0.0)
-        name = f"{script} {' '.join(arguments)} ({mode}, {run_ahead})"
+        name = f"{script} {' '.join(arguments)} ({mode}, {how})"
         try:
             _, errors = process.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
@@ -528,6 +535,8 @@ def _settle(world: FaultyWorld, seen: Outcome) -> None:
         seen.left += [f"session {session.hex()[:8]}" for _, session in server.workers()]
     for robot in world.robots:
         seen.left += [f"session {one.id.hex()[:8]} of a robot" for one in robot.host.sessions]
+        here = robot.places.statistics()
+        seen.left += [f"{here['sessions']} sessions on a robot's device"] * bool(here["sessions"])
     gc.collect()
     give_back()
     last = resident_mib(os.getpid())

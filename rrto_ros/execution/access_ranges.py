@@ -56,7 +56,7 @@ class AccessRanges:
     def __init__(self, compute_capability: tuple[int, int], *, beside: bool = False) -> None:
         self._capability = compute_capability
         self._beside = beside
-        self._asked: queue.SimpleQueue[tuple[_Load, str, bytes | None]] | None = None
+        self._asked: queue.SimpleQueue[tuple[_Load, str, bytes | None] | None] | None = None
         self._found: queue.SimpleQueue[tuple[_Load, Writers]] = queue.SimpleQueue()
         self._loads: dict[int, int] = {}
         self._memory = Allocations()
@@ -299,8 +299,8 @@ class AccessRanges:
     def _look(self) -> None:
         assert self._asked is not None
         writers: dict[int, tuple[int, ModuleWriters]] = {}
-        while True:
-            (module, load), name, image = self._asked.get()
+        while (asked := self._asked.get()) is not None:
+            (module, load), name, image = asked
             if image is not None:
                 writers[module] = load, ModuleWriters(image, self._capability)
             elif load == _GONE:
@@ -323,6 +323,11 @@ class AccessRanges:
         image = self._images.pop(module, None)
         if image is not None:
             self._images_bytes -= len(image)
+
+    def close(self) -> None:
+        """Kernels are looked at no more; does not wait for the thread that does."""
+        if self._asked is not None:
+            self._asked.put(None)
 
     def statistics(self) -> dict[str, int]:
         """Modules whose kernels were looked at, and kernels of which it is known."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -61,7 +62,8 @@ class PartitionedWorker:
         self._on_death, self._on_loss = on_death, on_loss
         self._batches: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[int, bytes, int] | None] = queue.SimpleQueue()
-        self._records: list[bytes] = []
+        # Results for the program, from both threads; one of them takes them.
+        self._records: deque[bytes] = deque()
         self._done = self._executed = self._untaken = 0
         self._dead = threading.Event()
         self._lock = threading.Lock()
@@ -69,8 +71,9 @@ class PartitionedWorker:
             make(place, self._taker(place), self._loser(place), self.full) for place in (0, 1)
         )
         self._planner = Planner(aim, self.ends[1])
+        self._knows = KnownCalls(capability)
         self._session = PartitionedSession(
-            self.ends, KnownCalls(capability), self._records.append, self._planner
+            self.ends, self._knows, self._records.append, self._planner
         )
         self._threads = [
             threading.Thread(target=run, name=f"partitioned {name}", daemon=True)
@@ -107,6 +110,7 @@ class PartitionedWorker:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(patience_s + 1.0)
+        self._knows.close()
 
     def statistics(self) -> dict[str, Any]:
         """Counters of the session, of what places its calls, and of both links."""
@@ -159,6 +163,9 @@ class PartitionedWorker:
             except Exception as error:
                 self._die(CUresult.UNKNOWN, f"{type(error).__name__}: {error}")
                 return
+            if self._records:
+                # Answers that no place gives: nothing of one may come after them.
+                self._answers.put((0, b"", 0))
 
     def _answer(self) -> None:
         while (answer := self._answers.get()) is not None:
@@ -174,7 +181,7 @@ class PartitionedWorker:
             except Exception as error:
                 self._die(CUresult.UNKNOWN, f"{_NAMES[place]}: {type(error).__name__}: {error}")
                 return
-            made, self._records[:] = b"".join(self._records), []
+            made = b"".join(self._records.popleft() for _ in range(len(self._records)))
             last = self._session.last_reply
             self._on_results(Results(made, self._executed, self._done, last))
 

@@ -13,7 +13,13 @@ from rrto_ros.errors import ProtocolError
 from rrto_ros.robot.outgoing import Outgoing
 from rrto_ros.robot.reply_writer import ReplyWriter
 from rrto_ros.robot.state.journal import Journal
-from rrto_ros.wire.format import RESULT_BLOB_WANTED, RESULT_PROFILE, RESULT_STATE, Buffer
+from rrto_ros.wire.format import (
+    RESULT_BLOB_WANTED,
+    RESULT_CONTAINED,
+    RESULT_PROFILE,
+    RESULT_STATE,
+    Buffer,
+)
 from rrto_ros.wire.result_codec import ResultRecord, iter_results
 
 WAIT_SAMPLES, LEAST_WAITS = 512, 16
@@ -63,12 +69,15 @@ class Incoming:
         for result in iter_results(view):
             if result.flags & RESULT_PROFILE:
                 raise ProtocolError(f"a part of profile {result.index}, which nobody asked for")
-            again = self._moved and not result.flags & RESULT_STATE
+            told = result.flags & (RESULT_STATE | RESULT_CONTAINED)
+            again = self._moved and not told
             known, rest = self._journal.repeated(result) if again else (False, b"")
             if result.flags & RESULT_BLOB_WANTED:
                 self.blobs_wanted.append(result.index)
             elif result.flags & RESULT_STATE:
                 self._journal.piece(result)
+            elif result.flags & RESULT_CONTAINED:
+                self._journal.contains(result)
             elif known:
                 if rest:
                     records.append(rest)

@@ -21,9 +21,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from rrto_ros.schedule.intervals import without
+from rrto_ros.schedule.intervals import IntervalMap, without
 from rrto_ros.wire.accesses import Range
 
+_UNSEEN, _BROUGHT, _MADE = range(3)
+"""Of a byte in an inference: not accessed yet, read as it was before, written by it."""
 BEFORE = -1
 """Instead of a producer: written before the inference began."""
 
@@ -57,6 +59,35 @@ class Flow:
     producer: int
     readers: tuple[int, ...]
     bytes: int
+
+
+def self_contained(calls: Sequence[Touched]) -> bool:
+    """Whether an inference leaves the same behind however many of its kind came before.
+
+    So it is if every byte that it may write is written for certain, and nothing that it reads
+    before that is one that it writes: then each inference makes all of what it leaves from what
+    none of them changes, and from its uploads.
+
+    Args:
+        calls: Of the inference, in order.
+    """
+    seen: IntervalMap[int] = IntervalMap(_UNSEEN)
+    for call in calls:
+        if call.reads is None or call.writes is None:
+            return False
+        for span in call.reads:
+            for start, end, how in list(seen.within(span)):
+                if how == _UNSEEN:
+                    seen.set((start, end), _BROUGHT)
+        # What is not written for certain may be what was there before.
+        for span in without(call.writes, call.covers):
+            if any(how != _MADE for *_, how in seen.within(span)):
+                return False
+        for span in call.covers:
+            if any(how == _BROUGHT for *_, how in seen.within(span)):
+                return False
+            seen.set(span, _MADE)
+    return True
 
 
 @dataclass(slots=True)

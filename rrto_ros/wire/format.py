@@ -47,6 +47,10 @@ program."""
 RESULT_PROFILE = 256
 """No result: a part of a profile, whose number is in the index's place; never given to the
 program."""
+RESULT_CONTAINED = 512
+"""No result: of the plan whose number is in the index's place it is known from a call on, whose
+number is the data, that nothing of an inference but its last one's writes outlives it; never given
+to the program."""
 ALL_RESULT_FLAGS = (
     RESULT_STICKY
     | RESULT_BLOB_WANTED
@@ -56,6 +60,7 @@ ALL_RESULT_FLAGS = (
     | RESULT_ERRORS
     | RESULT_STATE
     | RESULT_PROFILE
+    | RESULT_CONTAINED
 )
 
 (

@@ -475,6 +475,11 @@ class MessageReceiver:
         return self._next - 1
 
     @property
+    def whole(self) -> bool:
+        """Whether everything is here that is known to have been sent, to the end of a batch."""
+        return self._newest < self._next and not self._parts
+
+    @property
     def refused(self) -> int:
         """How many messages were refused."""
         return self._refusals.total()

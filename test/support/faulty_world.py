@@ -5,6 +5,7 @@ Sessions are sealed, and a server that is started anew has the id that it had.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import queue
@@ -22,7 +23,11 @@ from rrto_ros.edge.host import HostLimits
 from rrto_ros.edge.settings import ServerSettings
 from rrto_ros.edge.table import SessionTable
 from rrto_ros.errors import UnavailableError
+from rrto_ros.nodes.local_place import LocalPlace
+from rrto_ros.nodes.robot_places import RobotPlaces
 from rrto_ros.robot.host import RobotHost
+from rrto_ros.robot.partition.planner import Aim
+from rrto_ros.robot.places.place import PlacedPort, from_outside
 from rrto_ros.wire.handshake import Credentials
 
 ASK_S = 0.05
@@ -153,16 +158,29 @@ class BreakableRobot:
         path: Of its socket.
         config: SessionConfig.
         rng: Of its lanes.
+
+    Attributes:
+        algorithm: Of the placements of sessions that are opened in mode partition.
     """
 
     def __init__(self, world, path, config, rng):
         self._world = world
         self._over = False
+        self.algorithm = "min_cut"
         self.reports = queue.SimpleQueue()
+        local = LocalPlace(self._deliver, world.log)
+        self.places = RobotPlaces(local, self._deliver, world.log)
+        config = dataclasses.replace(config, place=self.places)
         self.host = RobotHost(path, config, 4, self.reports.put, world.log)
         self.up = BadLane(world.to_server, random.Random(rng.random()))
-        self.down = BadLane(self.host.on_results, random.Random(rng.random()))
-        self.host.activate(self)
+        outside = from_outside(self.places, self.host.on_results)
+        self.down = BadLane(outside, random.Random(rng.random()))
+        self.places.connect(self, lambda: self.host._config, lambda: Aim(self.algorithm))
+        self.host.activate(PlacedPort(self, self.places))
+
+    def _deliver(self, message):
+        if not self.places.takes(message):
+            self.host.on_results(message)
 
     @property
     def lanes(self):
@@ -196,9 +214,15 @@ class BreakableRobot:
         if server is not None and not self.up.loses():
             server.close_session(session, reason, proof)
 
+    def has(self, session):
+        """Whether a session is that of a program here, or was opened for a part of one."""
+        mine = any(one.id == session for one in self.host.sessions)
+        return mine or self._world.robot_of(session) is self
+
     def close(self):
         self._over = True
         self.host.close()
+        self.places.close("the campaign is over")
         for lane in self.lanes:
             lane.close()
 

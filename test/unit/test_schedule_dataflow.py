@@ -5,7 +5,7 @@ import os
 import random
 
 from rrto_ros.schedule.coherence import Coherence
-from rrto_ros.schedule.dataflow import BEFORE, Flow, Touched, flows, live
+from rrto_ros.schedule.dataflow import BEFORE, Flow, Touched, flows, live, self_contained
 from rrto_ros.schedule.intervals import IntervalMap, without
 
 SEEDS = int(os.environ.get("RRTO_PARTITIONS", "200"))
@@ -154,6 +154,37 @@ def test_calls_at_random_places_leave_the_memory_of_plain_execution():
 
 def test_a_transfer_that_is_left_out_is_seen_by_this_test():
     assert random_runs(lambda rnd: rnd.random() < 0.9)
+
+
+def test_the_last_of_self_contained_inferences_leaves_what_all_of_them_leave():
+    contained = others = 0
+    for seed in range(10 * SEEDS):
+        rnd = random.Random(f"contained {seed}")
+        calls = inference(rnd)[: rnd.randint(1, 4)]
+        content = [rnd.randrange(251) for _ in range(SIZE)]
+        every, last = Place(content), Place(content)
+        for turn in range(4):
+            for n, call in enumerate(calls):
+                every.run(n, call, turn)
+                if turn == 3:
+                    last.run(n, call, turn)
+        if self_contained(calls):
+            assert every.memory == last.memory, seed
+            contained += any(places(call.writes) for call in calls)
+        else:
+            others += every.memory != last.memory
+    # Neither is rare, so the test sees both.
+    assert contained > SEEDS // 10
+    assert others > SEEDS
+
+
+def test_what_an_inference_adds_to_is_not_left_out():
+    grows = [Touched(((0, 8),), ((0, 8),), ((0, 8),))]
+    partly = [Touched((), ((0, 8),), ((0, 7),))]
+    assert not self_contained(grows)
+    assert not self_contained(partly)
+    assert self_contained([Touched((), ((0, 8),), ((0, 8),)), *grows, *partly])
+    assert not self_contained([Touched(None, ())])
 
 
 def test_what_is_newest_everywhere_is_not_brought():

@@ -58,7 +58,7 @@ class EndSession:
         self._link = ServerLink(config, session, opened, time.monotonic())
         self._lost = ""
         self._over = False
-        self._executed = 0
+        self._executed = self._said_executed = 0
         self._thread = threading.Thread(target=self._run, name="place", daemon=True)
         self._thread.start()
 
@@ -109,7 +109,9 @@ class EndSession:
                 if link.receiver.broken:
                     self._lose(link.receiver.broken)
                 return
-            executed = max(self._executed, believed.executed_call)
+            self._said_executed = max(self._said_executed, believed.executed_call)
+            # A message may come before those with the answers of what it says was executed.
+            executed = self._said_executed if link.receiver.whole else self._executed
             told, self._executed = executed > self._executed, executed
             self._lock.notify_all()
         for batch in batches:

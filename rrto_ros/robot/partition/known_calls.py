@@ -71,6 +71,10 @@ class KnownCalls:
         writes = self._ranges.writes(record)
         return Touched((), writes, writes or ())
 
+    def close(self) -> None:
+        """The session is over; its thread ends by itself."""
+        self._ranges.close()
+
     def statistics(self) -> dict[str, int]:
         """Modules whose kernels were looked at, and kernels of which it is known."""
         return self._ranges.statistics()

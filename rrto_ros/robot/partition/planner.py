@@ -21,7 +21,7 @@ from rrto_ros.errors import ConfigError, ProtocolError
 from rrto_ros.robot.partition.session import HOME, PLACES, ROBOT, Placed
 from rrto_ros.schedule.algorithms import algorithm
 from rrto_ros.schedule.costs import Data, Measured
-from rrto_ros.schedule.dataflow import Touched, flows
+from rrto_ros.schedule.dataflow import Touched, flows, self_contained
 from rrto_ros.schedule.hysteresis import Chooser
 from rrto_ros.schedule.intervals import without
 from rrto_ros.schedule.power import Power
@@ -88,6 +88,7 @@ class _Learnt:
         profiles: What each place told.
         code: `Knowledge.code` when it was asked.
         calls: Its calls' touches, once known.
+        contained: Whether its inferences are self-contained, and nobody was told so.
         measured: What they cost, once known.
         chooser: Of placements, once there is a link.
         placement: As it is.
@@ -103,6 +104,7 @@ class _Learnt:
     refused: bool = False
     profiles: dict[int, ProfileReader] = field(default_factory=dict)
     calls: tuple[Touched, ...] = ()
+    contained: bool = False
     measured: Measured | None = None
     chooser: Chooser | None = None
     placement: Placement | None = None
@@ -223,6 +225,14 @@ class Planner:
             )
         return learnt.placed
 
+    def contained(self, number: int, code: object) -> bool:
+        """Whether it is to be told now that a plan's inferences are self-contained."""
+        learnt = self._plans.get(number)
+        if learnt is None or not learnt.contained or learnt.code != code:
+            return False
+        learnt.contained = False
+        return True
+
     def probes(self, crosses: bool) -> bool:
         """Whether an upload is to go to the edge although nobody reads it there.
 
@@ -316,6 +326,7 @@ class Planner:
             at_edge=frozenset(n for n, what in enumerate(unknown) if what and work[n]),
         )  # fmt: skip
         learnt.calls = calls
+        learnt.contained = self_contained(calls)
         learnt.profiles.clear()
 
 

@@ -40,6 +40,7 @@ from rrto_ros.wire.format import (
     FLAG_REPLY,
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
+    RESULT_CONTAINED,
     RESULT_PROFILE,
     RESULT_STATE,
     Buffer,
@@ -98,6 +99,10 @@ class Chooses(Protocol):
 
     def placed(self, number: int) -> Placed | None:
         """Where an inference that begins now runs; None: at home."""
+        ...
+
+    def contained(self, number: int, code: object) -> bool:
+        """Whether it is to be told now that a plan's inferences are self-contained."""
         ...
 
     def probes(self, crosses: bool) -> bool:
@@ -341,6 +346,10 @@ class PartitionedSession:
             self._profile(HOME, chooses.profile_of(number), calls)
         else:
             self.place(number, chooses.placed(number))
+            if chooses.contained(number, self._knows.code):
+                with self._arrival:
+                    told = pack_result(number, 0, _INDEX.pack(index), RESULT_CONTAINED)
+                    self._replies.say(told)
 
     def _times(self, chooses: Chooses, timing: _Timing, item: _Item, replies: bool) -> None:
         """A call came while an inference is being timed, and was sent."""

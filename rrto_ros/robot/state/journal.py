@@ -8,11 +8,13 @@ that still give the session its shape (`shape.py`), and what memory held (`memor
 When a session is made again, calls since the checkpoint that were answered are answered a second
 time. Those results are compared with the digests and left out. One that differs ends the session
 with an error: nothing is resumed that is not exact. Results that depend on time (queries, elapsed
-times) may differ.
+times) may differ. Inferences that leave nothing behind once another has come are not executed
+again (`superseded.py`).
 """
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from rrto_ros.api.ops import Kind
 from rrto_ros.errors import ProtocolError
 from rrto_ros.robot.state.memory_image import MemoryImage
 from rrto_ros.robot.state.shape import SHAPES, Shape, has_shape
+from rrto_ros.robot.state.superseded import without_superseded
 from rrto_ros.wire.codec import OP_BY_CODE, OP_BY_NAME, CallHeader, iter_headers, pack_call
 from rrto_ros.wire.format import (
     FLAG_KEEP,
@@ -58,6 +61,9 @@ _DIGEST_BYTES = 8
 _RESULT_BYTES = 100
 """What a digest takes in memory, with its entry."""
 _RESTORE_BYTES = 1 << 20
+MOST_CONTAINED = 1024
+"""Plans of which it is known."""
+_CALL = struct.Struct("<Q")
 _ELAPSED = OP_BY_NAME["event_elapsed_ms"].code
 _HTOD = OP_BY_NAME["memcpy_htod"].code
 _TEXTURE = OP_BY_NAME["texture_create"].code
@@ -106,6 +112,8 @@ class Journal:
         self._shape = Shape()
         self._image = MemoryImage()
         self._plans: dict[int, tuple[bytes, Plan]] = {}
+        self._contained: dict[int, int] = {}
+        self._shaped_at = self._superseded = 0
         self._kept_answers: set[int] = set()
         self._uploads: dict[int, Buffer] = {}
         self._referred: dict[int, bytes] = {}
@@ -180,6 +188,17 @@ class Journal:
             self._newest = max(self._newest, result.index)
             self._answers[result.index] = _digest(result)
             self._grow(_RESULT_BYTES)
+
+    def contains(self, result: ResultRecord) -> None:
+        """Take a record that says of a plan that its inferences are self-contained.
+
+        Raises:
+            ProtocolError: It does not fit the format.
+        """
+        if len(result.payload) != _CALL.size:
+            raise ProtocolError(f"{len(result.payload)} bytes are no number of a call")
+        if len(self._contained) < MOST_CONTAINED or result.index in self._contained:
+            (self._contained[result.index],) = _CALL.unpack(result.payload)
 
     # ---- checkpoints
 
@@ -317,6 +336,13 @@ class Journal:
             self._outstanding = False
             self._image.forget_coming()
         self._repeats_to = self._newest
+        if self._contained and not any(output.told for output in self._printed.values()):
+            # What kernels printed is compared, so all of it is executed again.
+            plans = {number: plan for number, (_, plan) in self._plans.items()}
+            self._batches, left_out = without_superseded(
+                self._batches, plans, self._contained, self._newest, self._shaped_at
+            )
+            self._superseded += left_out
         for output in self._printed.values():
             output.again = output.told
         if holds and holds == self._completed:
@@ -365,6 +391,7 @@ class Journal:
             "checkpoint_bytes": self._shape_bytes + self._image.kept_bytes,
             "whole": int(self._whole),
             "compared": self._compared,
+            "superseded": self._superseded,
             "checkpoints": self._number,
             "completed": self._completed,
             "covered": self._covered,
@@ -393,6 +420,8 @@ class Journal:
         for header in iter_headers(view):
             if header.op == PLAN_DEFINE_OP:
                 number, plan = read_define(view, header)
+                if self._contained.get(number, 0) <= self._covered:
+                    self._contained.pop(number, None)
                 record = bytes(view[header.offset : header.offset + header.size])
                 self._plans[number] = record, plan
             elif header.op == PLAN_REF_OP:
@@ -408,6 +437,7 @@ class Journal:
 
     def _fold_call(self, view: memoryview, header: CallHeader) -> None:
         if header.op in SHAPES:
+            self._shaped_at = header.index
             self._shape.feed(view, header)
             if header.op == _TEXTURE:
                 self._kept_answers.add(header.index)
