@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from rrto_ros.errors import ConfigError
 
 if TYPE_CHECKING:
     from rrto_ros.evaluation.partition import Situation
+    from rrto_ros.evaluation.pipeline import Overlap
     from rrto_ros.robot.search import SearchOptions
 
 
@@ -58,6 +60,23 @@ def analyze(
     power: Annotated[
         str, typer.Option(help="--partition: the robot's profile in config/power_profiles.yaml.")
     ] = "",
+    in_flight: Annotated[
+        int,
+        typer.Option(
+            "--pipeline",
+            metavar="N",
+            help="--partition: say as well what is best with N inferences under way, so that "
+            "robot, link and edge work at the same time; 0: do not.",
+        ),
+    ] = 0,
+    bits: Annotated[
+        int,
+        typer.Option(
+            help="--pipeline: of each float32 that goes between kernels and crosses, where 32 is "
+            "exact. Whether accuracy allows fewer is not looked at."
+        ),
+    ] = 32,
+    as_json: Annotated[bool, typer.Option("--json", help="--partition: print JSON.")] = False,
 ) -> None:
     """Find the operator sequences that inferences repeat in recorded driver calls."""
     from rrto_ros.robot.search import SearchOptions
@@ -76,8 +95,20 @@ def analyze(
         profiles = config_folder() / "power_profiles.yaml"
         drawn = power_profile(profiles, power) if power else None
         situation = Situation(slower, round_trip_ms / 1e3, objective, algorithm, drawn)
-        _partition(path, search, options, situation, png)
+        overlap = None
+        if in_flight:
+            from rrto_ros.evaluation.pipeline import Overlap
+            from rrto_ros.schedule.pipeline import Stream
+
+            overlap = Overlap(Stream(in_flight), bits)
+        elif bits != 32:
+            raise ConfigError("--bits without --pipeline: say how many inferences are under way")
+        _partition(path, search, options, situation, overlap, png, as_json)
         return
+    if in_flight or as_json:
+        raise ConfigError(
+            f"{'--pipeline' if in_flight else '--json'} without --partition: give that as well"
+        )
     from rrto_ros.evaluation.analyze import analyze as analysed
     from rrto_ros.evaluation.analyze import report
     from rrto_ros.evaluation.timeline import write_html, write_png
@@ -92,10 +123,18 @@ def analyze(
 
 
 def _partition(
-    path: Path, search: str, options: SearchOptions, situation: Situation, png: Path | None
+    path: Path,
+    search: str,
+    options: SearchOptions,
+    situation: Situation,
+    overlap: Overlap | None,
+    png: Path | None,
+    as_json: bool,
 ) -> None:
     from rrto_ros.cli.console import err
-    from rrto_ros.evaluation.partition import partitions, report
+    from rrto_ros.evaluation import partition as text
+    from rrto_ros.evaluation import pipeline
+    from rrto_ros.evaluation.partition import partitions
     from rrto_ros.evaluation.partition_picture import write_png
     from rrto_ros.evaluation.profiled import profile_bag
 
@@ -111,7 +150,16 @@ def _partition(
             ),
             situation,
         )
-    typer.echo(report(found))
+    ways = () if overlap is None else pipeline.pipelined(found, overlap)
+    if as_json:
+        told = text.as_json(found)
+        if overlap is not None:
+            told["pipeline"] = pipeline.as_json(ways, overlap)
+        typer.echo(json.dumps(told, indent=2))
+    else:
+        typer.echo(text.report(found))
+        if overlap is not None:
+            typer.echo("\n" + pipeline.report(found, ways, overlap))
     if png is not None:
         write_png(found, png)
-        typer.echo(f"picture: {png}")
+        typer.echo(f"picture: {png}", err=as_json)

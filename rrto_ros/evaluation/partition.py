@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
+from typing import Any
 
 from rrto_ros.api.choices import OBJECTIVES
 from rrto_ros.errors import ConfigError
@@ -22,7 +23,8 @@ from rrto_ros.schedule.problem import Placement
 from rrto_ros.schedule.rates import RateTable, rate_table
 
 RATES_MBIT = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-_MBIT = 1e6 / 8
+MBIT = 1e6 / 8
+"""Bytes per second."""
 _CANDIDATES = 12
 
 
@@ -107,8 +109,8 @@ def partitions(profiled: Profiled, situation: Situation) -> Partitions:
     )
     choices = []
     for rate in RATES_MBIT:
-        link = Link(rate * _MBIT, rate * _MBIT, situation.round_trip_s)
-        chosen = table.best(rate * _MBIT).placement
+        link = Link(rate * MBIT, rate * MBIT, situation.round_trip_s)
+        chosen = table.best(rate * MBIT).placement
         whole = table.unit.all_local, table.unit.all_edge
         best, local, edge = (
             measured.modelled(one, link, situation.power) for one in (chosen, *whole)
@@ -179,26 +181,58 @@ def report(found: Partitions) -> str:
             f"best {situation.objective} over a round trip of {1e3 * situation.round_trip_s:g} ms "
             f"({situation.solver}, modelled):"
         ),
-        _row("Mbit/s", "latency ms", "all robot", "all edge", "bytes up", "bytes down")
+        row("Mbit/s", "latency ms", "all robot", "all edge", "bytes up", "bytes down")
         + "placement",
     ]
     for c in found.choices:
         times = (f"{1e3 * one.latency_s:.1f}" for one in (c.best, c.all_local, c.all_edge))
         sizes = f"{c.best.up_bytes:,.0f}", f"{c.best.down_bytes:,.0f}"
-        lines.append(_row(f"{c.rate_mbit:g}", *times, *sizes) + at_edge(c.placement, free))
+        lines.append(row(f"{c.rate_mbit:g}", *times, *sizes) + at_edge(c.placement, free))
     if situation.power is not None:
         lines += [
             "",
             "the robot's energy per inference, J (modelled):",
-            _row("Mbit/s", "best", "all robot", "all edge").rstrip(),
+            row("Mbit/s", "best", "all robot", "all edge").rstrip(),
         ]
         for c in found.choices:
             joules = (f"{one.energy_j:.3f}" for one in (c.best, c.all_local, c.all_edge))
-            lines.append(_row(f"{c.rate_mbit:g}", *joules).rstrip())
-    changes = ", ".join(f"{rate / _MBIT:.3g}" for rate in found.table.rates)
+            lines.append(row(f"{c.rate_mbit:g}", *joules).rstrip())
+    changes = ", ".join(f"{rate / MBIT:.3g}" for rate in found.table.rates)
     lines += ["", f"the best placement changes at {changes or 'no rate'} Mbit/s"]
     return "\n".join(lines)
 
 
-def _row(rate: str, *cells: str) -> str:
+def row(rate: str, *cells: str) -> str:
+    """A line of a table, up to its last column."""
     return f"    {rate:<8}" + "".join(f"{cell:<12}" for cell in cells)
+
+
+def as_json(found: Partitions) -> dict[str, Any]:
+    """The placements, for JSON; seconds, joules and bytes."""
+    situation = found.situation
+    return {
+        "program": found.profiled.program,
+        "calls": len(found.profiled.pieces),
+        "unknown_kernels": list(found.profiled.unknown),
+        "here_s": sum(found.measured.edge_s),
+        "robot_s": sum(found.measured.local_s),
+        "round_trip_s": situation.round_trip_s,
+        "objective": situation.objective,
+        "algorithm": situation.solver,
+        "changes_at_mbit_per_s": [rate / MBIT for rate in found.table.rates],
+        "rates": [
+            {
+                "mbit_per_s": one.rate_mbit,
+                "at_edge": [call for call, away in enumerate(one.placement) if away],
+                "best": _modelled(one.best),
+                "all_local": _modelled(one.all_local),
+                "all_edge": _modelled(one.all_edge),
+            }
+            for one in found.choices
+        ],
+    }
+
+
+def _modelled(one: Modelled) -> dict[str, float | int | None]:
+    # JSON has no number that is none.
+    return {k: None if v != v else v for k, v in asdict(one).items()}

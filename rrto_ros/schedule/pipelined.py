@@ -17,6 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from rrto_ros.schedule.costs import Link, Measured
+from rrto_ros.schedule.fifo import passed
 from rrto_ros.schedule.pipeline import (
     DOWN,
     EDGE,
@@ -35,7 +36,13 @@ from rrto_ros.schedule.widths import EXACT, WIDTHS, Packing, narrowest, packed_b
 Passes: TypeAlias = Callable[[int, int], bool]
 """Whether accuracy is kept if a tensor (its place in `Measured.data`) crosses in so many bits."""
 Key: TypeAlias = tuple[float, float]
-"""What is minimised: the period, then the latency of an inference by itself; seconds."""
+"""What is minimised: the period, then the latency of an inference by itself; seconds.
+
+Bubbles are no aim of their own: at the same period, fewer of them mean that more is done for an
+inference, and so that it takes longer.
+"""
+SIMULATED = 60
+"""Rounds of all streams, where a period has to be simulated."""
 TOGETHER = 6
 """So many tensors, or fewer, are tried packed and as they are in every combination."""
 SAME = 1e-9
@@ -62,19 +69,6 @@ class Task:
     widths: Sequence[int] = WIDTHS
     packing: Packing = FREE
 
-    def key(self, stages_s: Sequence[float], alone_s: float) -> Key:
-        """Of a placement with these times.
-
-        Bubbles are no aim of their own: at the same period, fewer of them mean that more is done
-        for an inference, and so that it takes longer.
-        """
-        stream = self.stream
-        return max(*stages_s, alone_s / stream.in_flight, stream.every_s), alone_s
-
-    def plan(self, placement: Placement, widths: tuple[int, ...]) -> Pipeline:
-        """How it goes through the stages."""
-        return pipeline(self.measured, placement, self.link, widths, self.packing)
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -84,7 +78,8 @@ class Plan:
         placement: Of the calls.
         widths: Of each tensor, as `pipeline` takes them; `EXACT` for those that do not cross.
         pipeline: How an inference goes through the stages.
-        steady: What the stream settles to.
+        steady: What the stream settles to; its period is a lower bound unless `pipeline.once`.
+        period_s: What is reached, first come first served; simulated unless `pipeline.once`.
         bound_s: No placement whatever has a shorter period; 0 if that is not known.
         questions: How often it was asked whether a width is allowed.
     """
@@ -93,8 +88,9 @@ class Plan:
     widths: tuple[int, ...]
     pipeline: Pipeline
     steady: Steady
-    bound_s: float
-    questions: int
+    period_s: float
+    bound_s: float = 0.0
+    questions: int = 0
 
 
 class Choices:
@@ -207,12 +203,21 @@ def _ways(parts: Floats) -> Indices:
     return out
 
 
-def made(
-    task: Task, placement: Placement, widths: tuple[int, ...], bound_s: float, questions: int
-) -> Plan:
-    """The plan of a placement."""
-    found = task.plan(placement, widths)
-    return Plan(placement, widths, found, found.steady(task.stream), bound_s, questions)
+def made(task: Task, placement: Placement, widths: tuple[int, ...]) -> Plan:
+    """The plan of a placement, with the period that it reaches."""
+    found = pipeline(task.measured, placement, task.link, widths, task.packing)
+    steady, stream = found.steady(task.stream), task.stream
+    period = steady.period_s
+    if not found.once:
+        period = max(period, passed(found, stream, SIMULATED * stream.in_flight).period_s)
+    return Plan(placement, widths, found, steady, period)
+
+
+def better(one: Key, other: Key) -> bool:
+    """Whether one is less by more than rounding."""
+    if abs(one[0] - other[0]) > SAME * max(one[0], other[0]):
+        return one[0] < other[0]
+    return one[1] < other[1] * (1 - SAME)
 
 
 def totals(choice: Floats) -> Floats:

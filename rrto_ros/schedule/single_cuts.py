@@ -19,12 +19,13 @@ for n calls, and O(n^2) where accuracy spoils nearly every cut.
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 
 import numpy as np
 
 from rrto_ros.schedule.costs import Link
 from rrto_ros.schedule.pipeline import EDGE, ROBOT, STAGES
-from rrto_ros.schedule.pipelined import SAME, Choices, Key, Plan, Task, made, totals
+from rrto_ros.schedule.pipelined import SAME, Choices, Key, Plan, Task, better, made, totals
 from rrto_ros.schedule.problem import Floats, Indices, Placement
 
 
@@ -124,16 +125,10 @@ def best_cut(task: Task) -> Plan:
             break
         if cuts.alone_s[cut] * (1 - SAME) < best[1] or periods[cut] < best[0] * (1 - 2 * SAME):
             key, its = cuts.best(cut)
-            if _better(key, best):
+            if better(key, best):
                 best, found, packed = key, cut, its
         for part in ((low, cut), (cut + 1, high)):
             if part[0] < part[1]:
                 heapq.heappush(ranges, ranged(*part))
-    return made(task, cuts.placement(found), choices.widths(packed), 0.0, choices.questions)
-
-
-def _better(one: Key, other: Key) -> bool:
-    """Whether one is less by more than rounding."""
-    if abs(one[0] - other[0]) > SAME * max(one[0], other[0]):
-        return one[0] < other[0]
-    return one[1] < other[1] * (1 - SAME)
+    plan = made(task, cuts.placement(found), choices.widths(packed))
+    return replace(plan, questions=choices.questions)

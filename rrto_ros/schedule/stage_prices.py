@@ -15,14 +15,17 @@ not known to us; this takes its place.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from heapq import nsmallest
+from typing import TypeAlias
+
 import numpy as np
 
 from rrto_ros.errors import UnavailableError
 from rrto_ros.schedule.costs import Link
-from rrto_ros.schedule.fifo import passed
 from rrto_ros.schedule.min_cut import min_cut
 from rrto_ros.schedule.pipeline import EDGE, ROBOT, STAGES
-from rrto_ros.schedule.pipelined import SAME, Choices, Key, Plan, Task, made
+from rrto_ros.schedule.pipelined import Choices, Key, Plan, Task, better, made
 from rrto_ros.schedule.problem import Flags, Floats, Indices, Placement, Problem, Tensor
 from rrto_ros.schedule.single_cuts import best_cut
 
@@ -34,8 +37,10 @@ STARTS, STEPS = 4, 40
 """From so many placements single calls change sides, so often at most."""
 NEIGHBOURS = 200
 """So many calls at most are tried in a step."""
-_SIMULATED = 60
-"""Rounds of all streams, where the period of a placement has to be simulated."""
+KEPT = 24
+"""So many placements, the best ones, are kept in the end, to be simulated if need be."""
+_Judged: TypeAlias = tuple[Key, Flags, tuple[int, ...]]
+"""What is minimised, the side of each call, and the tensors that are packed."""
 
 
 class _Loads:
@@ -111,30 +116,27 @@ class _Loads:
 def best_placement(task: Task) -> Plan:
     """The placement with the shortest period that is found, and a bound for all.
 
-    It is never worse than the best single cut. Where stages work twice at an inference, it is
-    preferred to that cut only if its period is shorter by a simulation, first come first served.
+    It is never worse than the best single cut. Where a stage works twice at an inference, what
+    counts is the period that a simulation reaches, first come first served (`Plan.period_s`).
 
     Raises:
         ConfigError: As `Measured.problem` says.
         UnavailableError: SciPy is not installed.
     """
-    cut = best_cut(task)
+    best = best_cut(task)
+    if not task.measured.local_s:
+        return best
     choices = Choices(task)
     loads = _Loads(task, choices)
-    if not task.measured.local_s:
-        return cut
-    found, bound = _priced(task, loads, choices, cut.placement)
-    key, sides, packed = _improved(loads, [sides for sides, _ in found])
-    questions = cut.questions + choices.questions
-    plan = made(task, tuple(sides.tolist()), choices.widths(packed), 0.0, questions)
-    cut_key = task.key(cut.pipeline.stages_s, cut.pipeline.alone_s)
-    better = key < (cut_key[0] * (1 - SAME), cut_key[1])
-    if better and not plan.pipeline.once:
-        count = _SIMULATED * task.stream.in_flight
-        better = passed(plan.pipeline, task.stream, count).period_s < cut_key[0] * (1 - SAME)
-    chosen = plan if better else cut
-    bound = min(max(bound, task.stream.every_s), chosen.steady.period_s)
-    return Plan(chosen.placement, chosen.widths, chosen.pipeline, chosen.steady, bound, questions)
+    found, bound = _priced(task, loads, choices, best.placement)
+    for key, sides, packed in _improved(loads, [sides for sides, _ in found]):
+        if not better(key, (best.period_s, best.pipeline.alone_s)):
+            break
+        plan = made(task, tuple(sides.tolist()), choices.widths(packed))
+        if better((plan.period_s, key[1]), (best.period_s, best.pipeline.alone_s)):
+            best = plan
+    bound = min(max(bound, task.stream.every_s), best.period_s)
+    return replace(best, bound_s=bound, questions=best.questions + choices.questions)
 
 
 def _priced(
@@ -192,26 +194,31 @@ def _learn(choices: Choices, loads: _Loads, sides: Flags) -> None:
     choices.learn(np.flatnonzero(up | down).tolist())
 
 
-def _improved(loads: _Loads, found: list[Flags]) -> tuple[Key, Flags, tuple[int, ...]]:
-    """The best that single calls which change sides make of the best placements."""
-
-    def judged(sides: Flags) -> tuple[Key, Flags, tuple[int, ...]]:
-        key, packed = loads.best(sides)
-        return key, sides, packed
-
-    starts = sorted(map(judged, found), key=lambda one: one[0])
-    best = starts[0]
+def _improved(loads: _Loads, found: list[Flags]) -> list[_Judged]:
+    """The best that single calls which change sides make of the best placements, best first."""
+    starts = sorted((_judged(loads, sides) for sides in found), key=_key)
+    kept = starts[:KEPT]
     fixed = [*loads.problem.at_robot, *loads.problem.at_edge]
     for now in starts[:STARTS]:
         for _ in range(STEPS):
-            moves = _border(loads, now[1], fixed)
-            tried = (judged(_moved(now[1], call)) for call in moves)
-            step = min(tried, key=lambda one: one[0], default=now)
-            if not step[0] < (now[0][0] * (1 - SAME), now[0][1]):
+            tried = (
+                _judged(loads, _moved(now[1], call)) for call in _border(loads, now[1], fixed)
+            )
+            steps = nsmallest(KEPT, tried, key=_key)
+            kept = nsmallest(KEPT, [*kept, *steps], key=_key)
+            if not steps or not better(steps[0][0], now[0]):
                 break
-            now = step
-        best = min(best, now, key=lambda one: one[0])
-    return best
+            now = steps[0]
+    return kept
+
+
+def _judged(loads: _Loads, sides: Flags) -> _Judged:
+    key, packed = loads.best(sides)
+    return key, sides, packed
+
+
+def _key(one: _Judged) -> Key:
+    return one[0]
 
 
 def _border(loads: _Loads, sides: Flags, fixed: list[int]) -> Indices:

@@ -96,26 +96,24 @@ def best_of(task, placements):
         for away, here, there in zip(sides, measured.local_s, measured.edge_s, strict=True):
             fixed[2 if away else 0] += there if away else here
         delay = sum(a is not b for a, b in itertools.pairwise(sides)) * link.round_trip_s / 2
-        options = []
+        stages = fixed[None]
         for tensor, one in enumerate(measured.data):
             if all(sides[reader] is sides[one.producer] for reader in one.readers):
                 continue
             down = sides[one.producer]
             size = one.down_bytes if down else one.up_bytes
             rate = link.down_bytes_per_s if down else link.up_bytes_per_s
-            ways = []
-            for bits in safe[tensor]:
-                took = np.zeros(4)
+            ways = np.zeros((len(safe[tensor]), 4))
+            for took, bits in zip(ways, safe[tensor], strict=True):
                 sent = packed_bytes(size, bits)
                 took[3 if down else 1] = sent / rate
                 if sent < size:
                     took[0] = size / packing.robot_bytes_per_s
                     took[2] = size / packing.edge_bytes_per_s
-                ways.append(took)
-            options.append(ways)
-        for chosen in itertools.product(*options):
-            stages = fixed + sum(chosen, np.zeros(4))
-            alone = stages.sum() + delay
-            period = max(*stages, alone / stream.in_flight, stream.every_s)
-            best = min(best, (period, alone))
+            stages = (stages[:, None] + ways).reshape(-1, 4)
+        alone = stages.sum(axis=1) + delay
+        periods = np.maximum(stages.max(axis=1), alone / stream.in_flight)
+        periods = np.maximum(periods, stream.every_s)
+        way = np.lexsort((alone, periods))[0]
+        best = min(best, (float(periods[way]), float(alone[way])))
     return best

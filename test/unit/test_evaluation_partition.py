@@ -1,24 +1,31 @@
 """Where the inference of a recorded session is best cut, and how that is told."""
 
+import json
 import random
 import struct
+from pathlib import Path
 
 import pytest
 
+from rrto_ros.cli.analyze_command import analyze
 from rrto_ros.errors import ConfigError, ProtocolError
+from rrto_ros.evaluation import pipeline
 from rrto_ros.evaluation.analyze import analyze_log
 from rrto_ros.evaluation.analyze_bag import log_of
 from rrto_ros.evaluation.partition import (
     RATES_MBIT,
     Situation,
+    as_json,
     at_edge,
     cut_points,
     partitions,
     report,
 )
 from rrto_ros.evaluation.partition_picture import write_png
+from rrto_ros.evaluation.pipeline import Overlap, pipelined
 from rrto_ros.evaluation.profiled import profile_session
 from rrto_ros.ros.bag_file import RecordedSession
+from rrto_ros.schedule.pipeline import Stream
 from rrto_ros.schedule.power import Power
 from rrto_ros.wire.codec import pack_call
 
@@ -121,6 +128,50 @@ def test_the_report_and_the_picture_say_what_was_found(profiled, tmp_path):
     assert (tmp_path / "chain.png").stat().st_size > 10_000
     with pytest.raises(ConfigError, match="cannot be written"):
         write_png(found, tmp_path / "none" / "chain.png")
+
+
+def test_several_inferences_under_way_are_told_and_are_json(profiled):
+    found = partitions(profiled, Situation(slower=30, round_trip_s=1e-4))
+    overlap = Overlap(Stream(4), 8)
+    ways = pipelined(found, overlap)
+    text = pipeline.report(found, ways, overlap)
+    for said in ("4 inferences under way", "8 bits between kernels", "slowest"):
+        assert said in text
+    told = json.loads(json.dumps({**as_json(found), **pipeline.as_json(ways, overlap)}))
+    assert [told["program"], told["in_flight"], told["bits"]] == ["funnel", 4, 8]
+    assert as_json(found)["rates"][0]["best"]["energy_j"] is None, "no power is known"
+    robot = sum(found.measured.local_s)
+    for one in told["rates"]:
+        best, others = one["best"], [one[name] for name in ("all_local", "all_edge", "fastest")]
+        assert best["period_s"] <= min(other["period_s"] for other in others) * (1 + 1e-9)
+        assert one["all_local"]["period_s"] == pytest.approx(robot)
+        assert best["bubbles_s"][best["slowest"]] >= 0
+        # What comes from the camera and what the program reads cross as they are.
+        if best["at_edge"] == [1, 2, 3, 4]:
+            up = best["stages_s"]["up"]
+            assert up == pytest.approx(4 * N / (one["mbit_per_s"] * 1e6 / 8))
+    # The overlap is worth something: where the link is as fast as the robot is slow.
+    assert any(one["best"]["period_s"] < 0.9 * one["fastest"]["period_s"] for one in told["rates"])
+
+
+def test_the_command_prints_both_as_text_and_as_json(profiled, monkeypatch, capsys):
+    def executed(path, **_):
+        return profiled
+
+    monkeypatch.setattr("rrto_ros.evaluation.profiled.profile_bag", executed)
+    analyze(Path("bag"), partition=True, in_flight=2)
+    out = capsys.readouterr().out
+    assert out.index("best latency") < out.index("results per second with 2 inferences under way")
+    analyze(Path("bag"), partition=True, in_flight=2, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["pipeline"]["in_flight"] == 2
+    analyze(Path("bag"), partition=True, as_json=True)
+    assert "pipeline" not in json.loads(capsys.readouterr().out)
+
+
+def test_an_overlap_that_cannot_be_is_refused():
+    with pytest.raises(ConfigError, match="1 bits of an element"):
+        Overlap(Stream(2), 1)
 
 
 def test_placements_are_told_as_runs():

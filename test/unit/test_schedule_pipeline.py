@@ -175,10 +175,10 @@ def test_placements_are_near_the_best_of_all_and_bounds_below_it(make, packing):
         found, cut = best_placement(task), best_cut(task)
         best = best_of(task, all_placements(task.measured))[0]
         assert found.bound_s <= best * (1 + 1e-9), seed
-        assert best * (1 - 1e-9) <= found.steady.period_s <= cut.steady.period_s, seed
+        assert best * (1 - 1e-9) <= found.period_s <= cut.period_s, seed
         if best:
-            gaps.append(found.steady.period_s / best - 1)
-            single.append(cut.steady.period_s / best - 1)
+            gaps.append(found.period_s / best - 1)
+            single.append(cut.period_s / best - 1)
     for name, some in (("placements", gaps), ("single cuts", single)):
         missed = sum(gap > 1e-6 for gap in some)
         print(f"{make.__name__}, {name}: {missed} of {len(some)} not the best, "
