@@ -13,9 +13,9 @@ from typing import Any
 from rrto_ros.errors import ConfigError
 from rrto_ros.evaluation.partition import MBIT, Partitions, at_edge, row
 from rrto_ros.schedule.costs import Link
+from rrto_ros.schedule.in_turn import Turns, best_turns
 from rrto_ros.schedule.pipeline import STAGES, Stream
 from rrto_ros.schedule.pipelined import Plan, Task, made
-from rrto_ros.schedule.stage_prices import best_placement
 from rrto_ros.schedule.widths import EXACT
 
 
@@ -46,14 +46,19 @@ class Pipelined:
         all_local: Everything at the robot.
         all_edge: Everything at the edge that can be there.
         fastest: The placement that is best for an inference by itself.
-        best: The one with the shortest period.
+        turns: The placements with the shortest period if inferences take them in turn.
     """
 
     rate_mbit: float
     all_local: Plan
     all_edge: Plan
     fastest: Plan
-    best: Plan
+    turns: Turns
+
+    @property
+    def best(self) -> Plan:
+        """The placement with the shortest period, if all inferences have the same."""
+        return self.turns.single
 
 
 def pipelined(found: Partitions, overlap: Overlap) -> tuple[Pipelined, ...]:
@@ -81,7 +86,7 @@ def pipelined(found: Partitions, overlap: Overlap) -> tuple[Pipelined, ...]:
         local, edge, fastest = (
             made(task, one, exact) for one in (unit.all_local, unit.all_edge, choice.placement)
         )
-        out.append(Pipelined(choice.rate_mbit, local, edge, fastest, best_placement(task)))
+        out.append(Pipelined(choice.rate_mbit, local, edge, fastest, best_turns(task)))
     return tuple(out)
 
 
@@ -95,10 +100,12 @@ def report(found: Partitions, ways: tuple[Pipelined, ...], overlap: Overlap) -> 
             f"results per second with {stream.in_flight} inferences under way, each with memory "
             f"of its own, over a round trip of {trip:g} ms{bits} (modelled):"
         ),
-        row("Mbit/s", "best", "all robot", "all edge", "fastest one") + "placement of the best",
+        row("Mbit/s", "best", "all robot", "all edge", "fastest one", "in turn")
+        + "placement of the best",
     ]
     for one in ways:
-        rates = (_per_second(w) for w in (one.best, one.all_local, one.all_edge, one.fastest))
+        ways_here = (one.best, one.all_local, one.all_edge, one.fastest, one.turns)
+        rates = (_per_second(way) for way in ways_here)
         lines.append(row(f"{one.rate_mbit:g}", *rates) + at_edge(one.best.placement, free))
     lines += [
         "",
@@ -110,6 +117,15 @@ def report(found: Partitions, ways: tuple[Pipelined, ...], overlap: Overlap) -> 
         times = (one.best.period_s, best.alone_s, *best.stages_s)
         cells = (f"{1e3 * seconds:.1f}" for seconds in times)
         lines.append(row(f"{one.rate_mbit:g}", *cells) + STAGES[best.slowest])
+    mixed = [one for one in ways if len(one.turns.plans) > 1]
+    if mixed:
+        lines += ["", "in turn: these shares of the inferences", row("Mbit/s").rstrip()]
+    for one in mixed:
+        shares = (
+            f"{share:.0%} {at_edge(plan.placement, free)}"
+            for plan, share in zip(one.turns.plans, one.turns.shares, strict=True)
+        )
+        lines.append(row(f"{one.rate_mbit:g}") + "; ".join(shares))
     return "\n".join(lines)
 
 
@@ -124,6 +140,13 @@ def as_json(ways: tuple[Pipelined, ...], overlap: Overlap) -> dict[str, Any]:
                 **{
                     name: _plan(getattr(one, name))
                     for name in ("best", "all_local", "all_edge", "fastest")
+                },
+                "in_turn": {
+                    "period_s": one.turns.period_s,
+                    "latency_alone_s": one.turns.alone_s,
+                    "least_period_of_any_s": one.turns.bound_s,
+                    "shares": list(one.turns.shares),
+                    "plans": [_plan(plan) for plan in one.turns.plans],
                 },
             }
             for one in ways
@@ -147,5 +170,5 @@ def _plan(plan: Plan) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _per_second(plan: Plan) -> str:
-    return f"{1 / plan.period_s:.2f}" if plan.period_s else "any"
+def _per_second(way: Plan | Turns) -> str:
+    return f"{1 / way.period_s:.2f}" if way.period_s else "any"

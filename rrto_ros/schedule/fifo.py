@@ -7,10 +7,11 @@ time by number. Nothing is random, so a result is exact to rounding.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rrto_ros.errors import ConfigError
-from rrto_ros.schedule.pipeline import STAGES, Pipeline, Stream
+from rrto_ros.schedule.pipeline import STAGES, Pipeline, Stream, Visit
 
 
 @dataclass(frozen=True)
@@ -59,38 +60,44 @@ class Passed:
         return sum(last) / len(last)
 
 
-def passed(pipeline: Pipeline, stream: Stream, count: int) -> Passed:
+def passed(pipeline: Pipeline | Sequence[Pipeline], stream: Stream, count: int) -> Passed:
     """Send inferences through the stages.
 
     Inference n is of stream n modulo `in_flight`. It is taken when its input is there, n times
     `every_s` after the first, and the stream's inference before it has its result.
 
     Args:
-        pipeline: Of each.
+        pipeline: Of each; or several, which they take in turn, over and over, as they begin.
         stream: Of them all.
         count: How many; 1 or more.
 
     Raises:
-        ConfigError: There are fewer.
+        ConfigError: There are fewer, or no pipeline.
     """
-    flight, every, visits = stream.in_flight, stream.every_s, pipeline.visits
+    turns = [pipeline] if isinstance(pipeline, Pipeline) else list(pipeline)
+    flight, every = stream.in_flight, stream.every_s
+    if not turns:
+        raise ConfigError("no pipeline: want one or more that inferences take in turn")
     if count < 1:
         raise ConfigError(f"{count} inferences: want 1 or more to simulate")
     free, busy = [0.0] * len(STAGES), [0.0] * len(STAGES)
     begun, done = [0.0] * count, [0.0] * count
+    visits: list[tuple[Visit, ...]] = [()] * count
+    order = 0
     waiting = [(n * every, n, 0) for n in range(min(flight, count))]
     heapq.heapify(waiting)
     while waiting:
         now, number, step = heapq.heappop(waiting)
         if not step:
-            begun[number] = now
-        if step == len(visits):
+            begun[number], visits[number] = now, turns[order % len(turns)].visits
+            order += 1
+        if step == len(visits[number]):
             done[number] = now
             following = number + flight
             if following < count:
                 heapq.heappush(waiting, (max(now, following * every), following, 0))
             continue
-        visit = visits[step]
+        visit = visits[number][step]
         end = now
         if visit.busy_s:
             end = max(now, free[visit.stage]) + visit.busy_s

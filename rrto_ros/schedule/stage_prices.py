@@ -43,7 +43,7 @@ _Judged: TypeAlias = tuple[Key, Flags, tuple[int, ...]]
 """What is minimised, the side of each call, and the tensors that are packed."""
 
 
-class _Loads:
+class Loads:
     """What placements take of each stage, and by themselves.
 
     Args:
@@ -85,8 +85,8 @@ class _Loads:
         made_there = sides[arrays.producer]
         return away & ~made_there, here & made_there
 
-    def of(self, sides: Flags, stage: Floats) -> Floats:
-        """Seconds of each stage and of the latency.
+    def of(self, sides: Flags, stage: Floats) -> tuple[Floats, tuple[int, ...]]:
+        """Seconds of each stage and of the latency, and the tensors that are packed.
 
         Args:
             sides: Of each call, whether it runs at the edge.
@@ -96,13 +96,15 @@ class _Loads:
         out = np.zeros(len(STAGES))
         out[ROBOT] = arrays.local[~sides].sum()
         out[EDGE] = arrays.edge[sides].sum()
+        packed = list[int]()
         for some, seconds in zip(self.crossing(sides), (choices.up, choices.down), strict=True):
             at = np.flatnonzero(some)
             narrow = (seconds[1, at] @ stage) < (seconds[0, at] @ stage)
             out += np.where(narrow[:, None], seconds[1, at], seconds[0, at]).sum(axis=0)
+            packed += at[narrow].tolist()
         changes = np.count_nonzero(sides[1:] != sides[:-1])
         alone = out.sum() + changes * self._task.link.round_trip_s / 2
-        return np.append(out, alone)
+        return np.append(out, alone), tuple(packed)
 
     def best(self, sides: Flags) -> tuple[Key, tuple[int, ...]]:
         """What is minimised, and the tensors that are packed then; asks what accuracy allows."""
@@ -127,8 +129,8 @@ def best_placement(task: Task) -> Plan:
     if not task.measured.local_s:
         return best
     choices = Choices(task)
-    loads = _Loads(task, choices)
-    found, bound = _priced(task, loads, choices, best.placement)
+    loads = Loads(task, choices)
+    found, bound = priced_cuts(task, loads, choices, best.placement)
     for key, sides, packed in _improved(loads, [sides for sides, _ in found]):
         if not better(key, (best.period_s, best.pipeline.alone_s)):
             break
@@ -139,8 +141,8 @@ def best_placement(task: Task) -> Plan:
     return replace(best, bound_s=bound, questions=best.questions + choices.questions)
 
 
-def _priced(
-    task: Task, loads: _Loads, choices: Choices, first: Placement
+def priced_cuts(
+    task: Task, loads: Loads, choices: Choices, first: Placement
 ) -> tuple[list[tuple[Flags, Floats]], float]:
     """Placements by minimum cuts, each with the prices of its stages; and the greatest bound."""
     try:
@@ -167,7 +169,7 @@ def _priced(
         stage = prices[:-1] + prices[-1] / task.stream.in_flight
         _learn(choices, loads, sides)
         found.append((sides, stage))
-        table = np.array([loads.of(*one) / divided for one in found])
+        table = np.array([loads.of(*one)[0] / divided for one in found])
         least = table.max(axis=1).min()
         if not least > bound * (1 + ACCURACY):
             break
@@ -189,12 +191,12 @@ def _priced(
     return found, bound * (1 - ACCURACY)
 
 
-def _learn(choices: Choices, loads: _Loads, sides: Flags) -> None:
+def _learn(choices: Choices, loads: Loads, sides: Flags) -> None:
     up, down = loads.crossing(sides)
     choices.learn(np.flatnonzero(up | down).tolist())
 
 
-def _improved(loads: _Loads, found: list[Flags]) -> list[_Judged]:
+def _improved(loads: Loads, found: list[Flags]) -> list[_Judged]:
     """The best that single calls which change sides make of the best placements, best first."""
     starts = sorted((_judged(loads, sides) for sides in found), key=_key)
     kept = starts[:KEPT]
@@ -212,7 +214,7 @@ def _improved(loads: _Loads, found: list[Flags]) -> list[_Judged]:
     return kept
 
 
-def _judged(loads: _Loads, sides: Flags) -> _Judged:
+def _judged(loads: Loads, sides: Flags) -> _Judged:
     key, packed = loads.best(sides)
     return key, sides, packed
 
@@ -221,7 +223,7 @@ def _key(one: _Judged) -> Key:
     return one[0]
 
 
-def _border(loads: _Loads, sides: Flags, fixed: list[int]) -> Indices:
+def _border(loads: Loads, sides: Flags, fixed: list[int]) -> Indices:
     """Calls that may change sides: those that write or read what crosses come first."""
     up, down = loads.crossing(sides)
     arrays, some = loads.problem.arrays, up | down

@@ -145,13 +145,17 @@ def test_several_inferences_under_way_are_told_and_are_json(profiled):
         best, others = one["best"], [one[name] for name in ("all_local", "all_edge", "fastest")]
         assert best["period_s"] <= min(other["period_s"] for other in others) * (1 + 1e-9)
         assert one["all_local"]["period_s"] == pytest.approx(robot)
+        assert one["in_turn"]["period_s"] <= best["period_s"] * (1 + 1e-9)
         assert best["bubbles_s"][best["slowest"]] >= 0
         # What comes from the camera and what the program reads cross as they are.
         if best["at_edge"] == [1, 2, 3, 4]:
             up = best["stages_s"]["up"]
             assert up == pytest.approx(4 * N / (one["mbit_per_s"] * 1e6 / 8))
-    # The overlap is worth something: where the link is as fast as the robot is slow.
-    assert any(one["best"]["period_s"] < 0.9 * one["fastest"]["period_s"] for one in told["rates"])
+    # Where both are nearly as fast as each other, inferences go to one and the other in turn.
+    alike = partitions(profiled, Situation(slower=1.2, round_trip_s=1e-4))
+    ways = pipelined(alike, overlap)
+    assert "in turn: these shares" in pipeline.report(alike, ways, overlap)
+    assert ways[-1].turns.period_s < 0.9 * ways[-1].best.period_s
 
 
 def test_the_command_prints_both_as_text_and_as_json(profiled, monkeypatch, capsys):
