@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ from rrto_ros.schedule.min_cut import min_cut
 from rrto_ros.schedule.pipeline import STAGES, Stream
 from rrto_ros.schedule.pipelined import Plan, Task, made
 from rrto_ros.schedule.single_cuts import best_cut
+from rrto_ros.schedule.spare_bits import widened
+from rrto_ros.schedule.widths import EXACT
 
 MBITS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 TRIPS_MS = (1, 5, 10, 50)
@@ -194,6 +196,25 @@ def claims_table(answers: dict[tuple[str, int, int], Answer]) -> list[str]:
     return out
 
 
+def spare_table(
+    some: list[Model], make: Callable[[Model, float, float], Setting], few: int
+) -> list[str]:
+    """How many bits the best cut with few of them may have for the same throughput."""
+    kinds = ("nothing packed", few, 16, EXACT)
+    out = head("model", *(f"{one} bits" if isinstance(one, int) else one for one in kinds))
+    for model in some:
+        counts = dict.fromkeys(kinds, 0)
+        for trip in TRIPS_MS:
+            for mbit in MBITS:
+                task = replace(make(model, mbit, trip).task(True), widths=(few, 16))
+                plan = best_cut(task)
+                packed = [n for n, bits in enumerate(plan.widths) if bits != EXACT]
+                wide = widened(task, plan).widths
+                counts[min((wide[n] for n in packed), default=kinds[0])] += 1
+        out.append(f"| {model.name} | {' | '.join(map(str, counts.values()))} |")
+    return out
+
+
 def camera_table(some: list[Model], make: Callable[[Model, float, float], Setting]) -> list[str]:
     """From which rate on a camera's frames are kept up with."""
     out = head(
@@ -302,6 +323,7 @@ def main() -> int:
         parts = {
             "Results per second": throughput_table(answers),
             "Where COACH's figures are reached": claims_table(answers),
+            "Bits that cost no throughput": spare_table(some, make, options.bits),
             "A camera": camera_table(some, make),
             "Placements in turn": turns_table(some, make),
         }

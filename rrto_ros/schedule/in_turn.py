@@ -20,9 +20,8 @@ import numpy as np
 from rrto_ros.errors import UnavailableError
 from rrto_ros.schedule.fifo import passed
 from rrto_ros.schedule.pipeline import STAGES
-from rrto_ros.schedule.pipelined import SIMULATED, Choices, Plan, Task, made
-from rrto_ros.schedule.single_cuts import best_cut
-from rrto_ros.schedule.stage_prices import Loads, best_placement, priced_cuts
+from rrto_ros.schedule.pipelined import SIMULATED, Plan, Task, made
+from rrto_ros.schedule.stage_prices import searched
 
 LEAST = 1e-3
 """A share below this is none."""
@@ -76,7 +75,8 @@ def best_turns(task: Task) -> Turns:
         ConfigError: As `Measured.problem` says.
         UnavailableError: SciPy is not installed.
     """
-    best = best_placement(task)
+    search = searched(task)
+    best, choices = search.plan, search.choices
     one = Turns((best,), (1.0,), best.period_s, best.bound_s, best)
     if not task.measured.local_s:
         return one
@@ -87,10 +87,7 @@ def best_turns(task: Task) -> Turns:
             f"best_turns needs SciPy, which cannot be imported ({error}): pip install scipy, or "
             "take a single cut"
         ) from error
-    choices = Choices(task)
-    loads = Loads(task, choices)
-    found, bound = priced_cuts(task, loads, choices, best_cut(task).placement)
-    told = [loads.of(*cut) for cut in found]
+    told = [search.loads.of(*cut) for cut in search.found]
     divided = np.array([1.0] * len(STAGES) + [task.stream.in_flight])
     table = np.array([seconds for seconds, _ in told]) / divided
     scale = table.max(axis=1).min()
@@ -111,13 +108,13 @@ def best_turns(task: Task) -> Turns:
     some = np.flatnonzero(result.x[:-1] >= LEAST)
     shares = result.x[some] / result.x[some].sum()
     plans = tuple(
-        made(task, tuple(found[n][0].tolist()), choices.widths(told[n][1])) for n in some.tolist()
+        made(task, tuple(search.found[n][0].tolist()), choices.widths(told[n][1]))
+        for n in some.tolist()
     )
-    bound = max(bound, task.stream.every_s)
-    mixed = Turns(plans, tuple(shares.tolist()), math.inf, bound, best)
+    mixed = Turns(plans, tuple(shares.tolist()), math.inf, search.bound_s, best)
     count = SIMULATED * task.stream.in_flight
     turns = [plans[n].pipeline for n in mixed.order(count)]
     period = passed(turns, task.stream, count).period_s
     if not period < one.period_s:
         return one
-    return replace(mixed, period_s=period, bound_s=min(bound, period))
+    return replace(mixed, period_s=period, bound_s=min(search.bound_s, period))

@@ -117,18 +117,16 @@ class Choices:
         for tensor in range(len(data)):
             self._price(tensor)
 
-    def learn(self, tensors: Iterable[int]) -> bool:
-        """Ask for tensors how narrow they may be; whether any is dearer than was thought."""
-        dearer = False
+    def learn(self, tensors: Iterable[int]) -> None:
+        """Ask for tensors how narrow they may be; each is asked for once."""
         for tensor in tensors:
             if self._known[tensor]:
                 continue
             self._known[tensor] = True
             bits = narrowest(partial(self._asked, tensor), self._task.widths)
             if bits != self._bits[tensor]:
-                self._bits[tensor], dearer = bits, True
+                self._bits[tensor] = bits
                 self._price(tensor)
-        return dearer
 
     def best(
         self, calls_s: Floats, delay_s: float, up: Indices, down: Indices

@@ -92,17 +92,21 @@ def _spread(count: int, low: Indices, high: Indices, value: Floats) -> Floats:
     return np.maximum(np.cumsum(change)[:count], 0.0)
 
 
-def best_cut(task: Task) -> Plan:
+def best_cut(task: Task, choices: Choices | None = None) -> Plan:
     """The single cut with the shortest period; of those the one with the least latency.
 
     The period is exact where `Pipeline.once` says so, as it is unless fixed calls that take time
     stand between others. Better by less than `SAME` is not better. Of many tensors that cross at
     once, with packing that takes time, not every combination is tried (`Choices.best`).
 
+    Args:
+        task: What is to be placed.
+        choices: Of its tensors, with what is known of them already.
+
     Raises:
         ConfigError: As `Measured.problem` says.
     """
-    choices = Choices(task)
+    choices = choices or Choices(task)
     cuts = Cuts(task, choices)
     slowest = cuts.stages_s.max(axis=1)
     stream = task.stream

@@ -15,7 +15,7 @@ not known to us; this takes its place.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from heapq import nsmallest
 from typing import TypeAlias
 
@@ -115,6 +115,25 @@ class Loads:
         return self._choices.best(calls, delay, up, down)
 
 
+@dataclass(frozen=True)
+class Searched:
+    """A search's result, and what it went through.
+
+    Attributes:
+        plan: The placement with the shortest period that was found, with a bound for all.
+        choices: What is known of the tensors.
+        loads: What placements take.
+        found: Placements by minimum cuts, each with the prices of the stages.
+        bound_s: No placement, and no several in turn, have a shorter period.
+    """
+
+    plan: Plan
+    choices: Choices
+    loads: Loads
+    found: list[tuple[Flags, Floats]]
+    bound_s: float
+
+
 def best_placement(task: Task) -> Plan:
     """The placement with the shortest period that is found, and a bound for all.
 
@@ -125,23 +144,28 @@ def best_placement(task: Task) -> Plan:
         ConfigError: As `Measured.problem` says.
         UnavailableError: SciPy is not installed.
     """
-    best = best_cut(task)
-    if not task.measured.local_s:
-        return best
+    return searched(task).plan
+
+
+def searched(task: Task) -> Searched:
+    """As `best_placement`, with what it went through."""
     choices = Choices(task)
-    loads = Loads(task, choices)
-    found, bound = priced_cuts(task, loads, choices, best.placement)
+    best, loads = best_cut(task, choices), Loads(task, choices)
+    if not task.measured.local_s:
+        return Searched(best, choices, loads, [], 0.0)
+    found, bound = _priced_cuts(task, loads, choices, best.placement)
+    bound = max(bound, task.stream.every_s)
     for key, sides, packed in _improved(loads, [sides for sides, _ in found]):
         if not better(key, (best.period_s, best.pipeline.alone_s)):
             break
         plan = made(task, tuple(sides.tolist()), choices.widths(packed))
         if better((plan.period_s, key[1]), (best.period_s, best.pipeline.alone_s)):
             best = plan
-    bound = min(max(bound, task.stream.every_s), best.period_s)
-    return replace(best, bound_s=bound, questions=best.questions + choices.questions)
+    bounded = replace(best, bound_s=min(bound, best.period_s), questions=choices.questions)
+    return Searched(bounded, choices, loads, found, bound)
 
 
-def priced_cuts(
+def _priced_cuts(
     task: Task, loads: Loads, choices: Choices, first: Placement
 ) -> tuple[list[tuple[Flags, Floats]], float]:
     """Placements by minimum cuts, each with the prices of its stages; and the greatest bound."""

@@ -21,8 +21,9 @@ from rrto_ros.errors import ConfigError
 from rrto_ros.schedule.costs import Data, Link, Measured
 from rrto_ros.schedule.fifo import passed
 from rrto_ros.schedule.pipeline import STAGES, Pipeline, Stream, Visit, pipeline
-from rrto_ros.schedule.pipelined import Task
+from rrto_ros.schedule.pipelined import Task, made
 from rrto_ros.schedule.single_cuts import best_cut
+from rrto_ros.schedule.spare_bits import widened
 from rrto_ros.schedule.widths import (
     EXACT,
     HEADER,
@@ -257,6 +258,32 @@ def test_packing_slower_than_the_link_is_left():
         task = Task(SEGMENTS, fast, Stream(), lambda *_: True, (8,), packing)
         widths = best_cut(task).widths
         assert (8 in widths) is packed
+
+
+def test_bits_for_which_the_link_has_time_cost_no_throughput():
+    # Cut in the middle the robot takes 20 ms and 100 kB at 10 MB/s take 10: all bits fit.
+    def few(rate):
+        link = Link(rate, rate, 0.0)
+        task = Task(SEGMENTS, link, Stream(100), lambda *_: True, (4, 8, 16))
+        widths = (EXACT, EXACT, 4, EXACT, EXACT)
+        plan = made(task, tuple(call > 2 for call in range(6)), widths)
+        wide = widened(task, plan)
+        assert wide.period_s == pytest.approx(plan.period_s)
+        assert wide.pipeline.alone_s >= plan.pipeline.alone_s
+        return wide.widths[2]
+
+    # 100 kB in 20 ms; 50, 25 and 12.5 kB, with some more bytes of headers.
+    assert [few(rate) for rate in (5.1e6, 4.9e6, 2.6e6, 2.4e6, 1.3e6, 1.2e6, 1e5)] == [
+        32, 16, 16, 8, 8, 4, 4,
+    ]  # fmt: skip
+    for seed in range(COUNT):
+        rng = random.Random(seed)
+        task = random_task(rng, random_dag(rng), rng.choice([Packing(), SLOW]))
+        plan = best_cut(task)
+        wide = widened(task, plan)
+        assert wide.placement == plan.placement
+        assert wide.period_s <= plan.period_s * (1 + 1e-8)
+        assert all(a >= b for a, b in zip(wide.widths, plan.widths, strict=True))
 
 
 def test_accuracy_is_asked_of_few_tensors_of_a_long_chain():
