@@ -122,8 +122,8 @@ def test_an_inference_in_several_parts_is_whole_with_its_last(robot):
 
 
 @pytest.mark.parametrize("between", [
-    lambda robot: robot.call("memset", dst=4096, value=2, width=4, height=1, pitch=0, element_bytes=4,
-                             stream=0),
+    lambda robot: robot.call("memset", dst=4096, value=2, width=4, height=1, pitch=0,
+                             element_bytes=4, stream=0),
     lambda robot: robot.call("memcpy_htod", dst=4096, stream=0, payload=bytes(8)),
     lambda robot: robot.reference(first=0, count=1),
     lambda robot: robot.reference(first=1, count=1),
