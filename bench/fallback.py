@@ -29,9 +29,9 @@ from typing import Any
 from common import machine
 from replay_models import HERE, NANODET, PROGRAM
 from stack import Stack, stack
-from talker import Talker, started
 
 from rrto_ros.errors import RrtoError, UnavailableError
+from rrto_ros.evaluation.talker import Talker, started
 
 WANDER = HERE.parent / "test" / "support" / "programs" / "wander.py"
 WARM = 12

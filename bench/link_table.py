@@ -32,13 +32,13 @@ from link_models import NETWORKS, Network
 from link_report import Cost, judge, show
 from over_link import apart_environment
 from stack import Stack, measuring_domain
-from talker import Talker, started
 
 from rrto_ros.bringup.environment import interposed_environment
 from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.evaluation.link_emulator import LinkedMachines, joined_by_link
 from rrto_ros.evaluation.link_queue import LinkSettings
 from rrto_ros.evaluation.netns import Namespace
+from rrto_ros.evaluation.talker import Talker, started
 
 MODES = ("rpc", "batched", "replay")
 WARM_UP = {"rpc": 4, "batched": 6, "replay": 10, "direct": 6}

@@ -13,12 +13,12 @@ from typing import Any
 
 from common import HERE
 from stack import Stack, measuring_domain
-from talker import Talker, started
 
 from rrto_ros.bringup.environment import node_environment
 from rrto_ros.errors import UnavailableError
 from rrto_ros.evaluation.link_emulator import LinkedMachines
 from rrto_ros.evaluation.link_queue import LinkSettings
+from rrto_ros.evaluation.talker import Talker, started
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

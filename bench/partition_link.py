@@ -33,11 +33,11 @@ from common import HERE, machine
 from link_models import NETWORKS
 from slow_recorder import CUT, TOLD
 from stack import Stack
-from talker import Talker, started
 
 from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.evaluation.link_emulator import LinkedMachines, joined_by_link
 from rrto_ros.evaluation.link_queue import LinkSettings
+from rrto_ros.evaluation.talker import Talker, started
 
 PROGRAM = {"DEV": "CUDA:PTX", "JIT": "2"}
 WAYS = ("local", "replay", "partition")

@@ -26,10 +26,10 @@ from typing import Any
 
 from common import HERE, machine
 from stack import Stack, measuring_domain, stack
-from talker import Talker, started
 
 from rrto_ros.bringup.environment import interposed_environment, node_environment
 from rrto_ros.errors import RrtoError, UnavailableError
+from rrto_ros.evaluation.talker import Talker, started
 
 NANODET = HERE.parent / "rrto_ros" / "data" / "nanodet_416_fp16.onnx"
 PROGRAM = {"DEV": "CUDA:PTX"}

@@ -23,8 +23,8 @@ from typing import Any
 
 from common import HERE, machine, temporary
 from stack import Running, stack
-from talker import Talker, started
 
+from rrto_ros.evaluation.talker import Talker, started
 from rrto_ros.wire.port import CallsMessage
 from rrto_ros.wire.seal import (
     AES_256_GCM,

@@ -17,9 +17,9 @@ from rrto_ros.bringup.supervisor import Supervisor
 from rrto_ros.cli.ambient import users_environment
 from rrto_ros.cli.console import err, note, out, process_line
 from rrto_ros.cli.ready import get_ready
-from rrto_ros.cli.sessions import collect_reports
 from rrto_ros.cli.summary import report, summary_table
 from rrto_ros.errors import UnavailableError
+from rrto_ros.ros.reports import collect_reports
 from rrto_ros.termination import SIGNALS, told_of
 from rrto_ros.wire.port import RECORDER, SERVER
 

@@ -278,8 +278,8 @@ def run_interposed(
         start = time.monotonic()
         code = run_child(command, environment)
         seconds = time.monotonic() - start
-        from rrto_ros.cli.sessions import collect_reports
         from rrto_ros.cli.summary import report
+        from rrto_ros.ros.reports import collect_reports
 
         sessions, complete = collect_reports(client, label)
     return report(command, code, seconds, sessions, complete)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -28,10 +31,15 @@ class Talker:
         self.process, self._what, self._errors = process, what, errors
         self.hear()
 
-    def hear(self) -> str:
+    def hear(self, patience_s: float = PATIENCE_S) -> str:
+        """The next line that is an answer.
+
+        Raises:
+            UnavailableError: The process ended, or was ended because it took longer.
+        """
         assert self.process.stdout is not None
         # A process that hangs must not hang the measurement: its end closes the pipe.
-        timer = threading.Timer(PATIENCE_S, self.process.kill)
+        timer = threading.Timer(patience_s, self.process.kill)
         timer.start()
         try:
             while line := self.process.stdout.readline():
@@ -42,14 +50,34 @@ class Talker:
         said = self._errors.read_text(errors="replace")[-1500:]
         raise UnavailableError(f"{self._what} ended: {said}")
 
-    def ask(self, line: str) -> Any:
+    def ask(self, line: str, patience_s: float = PATIENCE_S) -> Any:
+        """The answer to a line, waited for at most so long.
+
+        Raises:
+            UnavailableError: The process ended, or was ended because it took longer.
+        """
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # `hear` says why
-        return json.loads(self.hear())
+        except (BrokenPipeError, ValueError):
+            pass  # `hear` says why; it may have been closed from another thread
+        return json.loads(self.hear(patience_s))
+
+    def close_input(self) -> None:
+        """Tell it to leave."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+
+    def end(self, patience_s: float = 10.0) -> None:
+        """Close its input, which tells it to leave, and insist after a while."""
+        self.close_input()
+        try:
+            self.process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def started(
