@@ -27,7 +27,13 @@ from typing import Any
 
 from rrto_ros.errors import ConfigError, RrtoError, UnavailableError
 from rrto_ros.evaluation.link_queue import LinkSettings
-from rrto_ros.evaluation.netns import EDGE_ADDRESS, ROBOT_ADDRESS, Machines, two_namespaces
+from rrto_ros.evaluation.netns import (
+    EDGE_ADDRESS,
+    ROBOT_ADDRESS,
+    Machines,
+    require_namespaces,
+    two_namespaces,
+)
 
 _TUN = Path("/dev/net/tun")
 _TUNSETIFF = 0x400454CA
@@ -53,6 +59,16 @@ def open_tun(name: str) -> int:
         os.close(fd)
         raise UnavailableError(f"cannot make TUN device {name}: {error.strerror}") from None
     return fd
+
+
+def require_emulation() -> None:
+    """Check that a link can be emulated here.
+
+    Raises:
+        UnavailableError: Not root, a tool or /dev/net/tun is missing; the text says which.
+    """
+    require_namespaces()
+    os.close(open_tun(f"tt{os.getpid()}"))
 
 
 class LinkEmulator:
