@@ -24,7 +24,8 @@ class Difference:
         before, after: Medians of the rounds.
         spread: How far apart the rounds of one evaluation are at most, as a share of its median;
             None where neither has two rounds.
-        apart: Whether no round of one is between two of the other.
+        counts: Whether there is a difference that is larger than the spread: no round of one lies
+            between two of the other, and the medians are farther apart than any two rounds.
     """
 
     mode: str
@@ -32,17 +33,12 @@ class Difference:
     before: float
     after: float
     spread: float | None
-    apart: bool
+    counts: bool
 
     @property
     def ratio(self) -> float | None:
         """How many times as much it is after; less is better."""
         return self.after / self.before if self.before else None
-
-    @property
-    def counts(self) -> bool:
-        """Whether the difference is larger than the spread of the rounds."""
-        return self.apart and self.before != self.after
 
     def over(self, percent: float) -> bool:
         """Whether it is worse by more than so many per cent, and that counts."""
@@ -58,12 +54,14 @@ def _difference(
         for values in (before, after)
         if len(values) > 1 and statistics.median(values)
     ]
+    widest = max(max(values) - min(values) for values in (before, after))
     apart = max(before) < min(after) or max(after) < min(before)
+    larger = abs(statistics.median(after) - statistics.median(before)) > widest
     # A single round says nothing of how much rounds differ.
     known = len(before) > 1 and len(after) > 1
     return Difference(
         mode, measure, statistics.median(before), statistics.median(after),
-        max(spreads, default=None), apart and known,
+        max(spreads, default=None), apart and larger and known,
     )  # fmt: skip
 
 
@@ -120,10 +118,9 @@ def rows(found: list[Difference]) -> list[list[str]]:
     out = [["mode", "measure", "A", "B", "B : A", "spread", ""]]
     for one in found:
         unit = "" if ":" in one.mode else one.measure.unit
-        cells = [number(value, unit) for value in (one.before, one.after)]
+        cells = [f"{number(value, unit)} {unit}".strip() for value in (one.before, one.after)]
         ratio = "-" if one.ratio is None else f"{one.ratio:.3f}"
         spread = "-" if one.spread is None else f"{one.spread:.0%}"
         says = ("less" if one.after < one.before else "more") if one.counts else ""
-        title = f"{one.measure.title}{f', {unit}' if unit else ''}"
-        out.append([one.mode, title, *cells, ratio, spread, says])
+        out.append([one.mode, one.measure.title, *cells, ratio, spread, says])
     return out

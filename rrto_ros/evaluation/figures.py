@@ -113,7 +113,7 @@ MEASURES = (
     Measure("latency_p95", "latency, 95 %", "ms", _latency(0.95)),
     Measure("latency_p99", "latency, 99 %", "ms", _latency(0.99)),
     Measure("waiting", "waiting per inference", "ms", waiting_ms),
-    Measure("own", "program's own time per inference", "ms", own_ms),
+    Measure("own", "own time per inference", "ms", own_ms),
     Measure(
         "round_trips",
         "round trips per inference",
@@ -129,16 +129,14 @@ MEASURES = (
     ),
     Measure("first", "first result after", "s", _plain("first_s")),
     Measure("seconds", "whole program", "s", _plain("seconds")),
-    Measure("round_trips_all", "round trips of the program", "", _sum("round_trips")),
-    Measure("bytes_up_all", "bytes up of the program", "B", _sum("bytes_sent")),
-    Measure("wire_up", "bytes on the link up", "B", _plain("wire_up")),
-    Measure("wire_down", "bytes on the link down", "B", _plain("wire_down")),
-    Measure("program_cpu", "program's processor time", "s", _plain("program_cpu_s")),
-    Measure("recorder_cpu", "recorder's processor time", "s", _plain("recorder_cpu_s")),
-    Measure("program_memory", "program's memory at most", "MB", _plain("program_memory_kb", 1e-3)),
-    Measure(
-        "recorder_memory", "recorder's memory at its end", "MB", _plain("recorder_memory_kb", 1e-3)
-    ),
+    Measure("round_trips_all", "round trips, whole", "", _sum("round_trips")),
+    Measure("bytes_up_all", "bytes up, whole", "B", _sum("bytes_sent")),
+    Measure("wire_up", "link's bytes up", "B", _plain("wire_up")),
+    Measure("wire_down", "link's bytes down", "B", _plain("wire_down")),
+    Measure("program_cpu", "program's CPU time", "s", _plain("program_cpu_s")),
+    Measure("recorder_cpu", "recorder's CPU time", "s", _plain("recorder_cpu_s")),
+    Measure("program_memory", "program's memory", "MB", _plain("program_memory_kb", 1e-3)),
+    Measure("recorder_memory", "recorder's memory", "MB", _plain("recorder_memory_kb", 1e-3)),
 )
 IN_TABLE = (
     "latency_median", "latency_p95", "latency_p99", "first", "seconds", "round_trips", "bytes_up",
@@ -211,7 +209,13 @@ def notes(results: Results) -> list[str]:
         "Round trips and bytes per inference are the recorder's medians in mode replay, elsewhere "
         "differences of two of its statuses in the later two thirds of a run, right to an "
         "inference or two of all those. Bytes on the link are of a whole run, with all headers, "
-        "heartbeats and what the start sends."
+        "heartbeats (some for the process that watches here) and what the start sends."
+    )
+    first = "latency was told" if chosen.latency_pattern else "line was written"
+    out.append(
+        f"First result: when the first {first}, from the program's start. CPU time is of a whole "
+        "run, the program's with those of its children that it waited for. Memory: of the "
+        "program's main process at most, of the recorder at the end of the run."
     )
     if {"local", "partition"} & set(chosen.modes):
         out.append(

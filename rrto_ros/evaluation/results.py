@@ -167,6 +167,8 @@ def opened(folder: Path, wanted: Settings, *, again: bool) -> Results:
             f"{folder / FILE} was made with other settings: {'; '.join(differing)}. Give another "
             "--output, or --again to start anew"
         )
+    # What failed is tried again.
+    kept.runs = [run for run in kept.runs if not run["failed"]]
     return kept
 
 

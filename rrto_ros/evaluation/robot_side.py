@@ -24,9 +24,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
+from rrto_ros.bringup.stand_ins import with_stand_ins
 from rrto_ros.errors import RrtoError, UnavailableError
 from rrto_ros.evaluation.stack import cpu_seconds
-from rrto_ros.ros.client import RECORDER, RobotClient
+from rrto_ros.ros.client import RECORDER, SERVER, RobotClient
 from rrto_ros.ros.reports import collect_reports
 
 READY_S = 60.0
@@ -43,7 +44,7 @@ class Wanted:
     Attributes:
         mode: Of the recorder.
         command: Program and arguments.
-        environment: The whole one, interposed.
+        environment: The whole one, interposed; what the server's device needs is added.
         label: Of its sessions.
         timeout_s: For so long at most.
         latency: A pattern whose group is an inference's time in ms in a line of its output.
@@ -108,10 +109,17 @@ class Watch:
         client: Follows the robot.
         label: Of the sessions.
         output: What the program wrote so far.
+        pid: Of the program.
+
+    Attributes:
+        seen: The statuses.
+        memory_kb: Of the program at most, up to the last status.
     """
 
-    def __init__(self, client: RobotClient, label: str, output: Output) -> None:
+    def __init__(self, client: RobotClient, label: str, output: Output, pid: int) -> None:
         self.seen: list[Seen] = []
+        self.memory_kb = 0
+        self._pid = pid
         self._client, self._label, self._output = client, label, output
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
@@ -133,6 +141,7 @@ class Watch:
                 continue
             status = self._client.status(RECORDER, since)
             since = time.monotonic()
+            self.memory_kb = memory_kb(self._pid, "VmHWM") or self.memory_kb
             mine = [s for s in (status or {}).get("sessions", []) if s["label"] == self._label]
             if len(mine) == 1 and mine[0]["phase"] != "closed":
                 self.seen.append(Seen(since, len(self._output.latencies_ms), mine[0]))
@@ -173,11 +182,19 @@ def sampled(seen: list[Seen]) -> list[float]:
     return out
 
 
-def resident_kb(pid: int) -> int:
-    """Memory of a process now, 0 if it has ended."""
+def memory_kb(pid: int, line_of: str = "VmRSS") -> int:
+    """Memory of a process, 0 if it has ended.
+
+    The usage that `os.wait4` gives begins with this process's own memory, which the program shared
+    before it was executed; the kernel's lines are of the program alone.
+
+    Args:
+        pid: The process.
+        line_of: `VmRSS` for now, `VmHWM` for the most so far.
+    """
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(f"{line_of}:"):
                 return int(line.split()[1])
     return 0
 
@@ -220,7 +237,7 @@ class RobotSide:
         else:
             del done["said"]
         done["recorder_cpu_s"] = cpu_seconds(self._recorder) - cpu
-        done["recorder_memory_kb"] = resident_kb(self._recorder)
+        done["recorder_memory_kb"] = memory_kb(self._recorder)
         return {**done, "sessions": sessions, "complete": complete}
 
     def _mode(self, mode: str) -> None:
@@ -236,11 +253,18 @@ class RobotSide:
         if not self._client.wait(set_, MODE_S):
             raise UnavailableError(f"recorder_replayer is not in mode {mode!r} after {MODE_S:g} s")
 
+    def _device(self) -> str:
+        """Kind of the server's device."""
+        if not self._client.wait(lambda: self._client.status(SERVER) is not None, MODE_S):
+            raise UnavailableError(f"the server has said nothing for {MODE_S:g} s")
+        return str((self._client.status(SERVER) or {})["device"])
+
     def _go(self, wanted: Wanted, errors: IO[str]) -> dict[str, Any]:
+        environment = with_stand_ins(wanted.environment, self._device())
         output = Output(time.monotonic())
         try:
             program = subprocess.Popen(
-                wanted.command, env=wanted.environment, stdin=subprocess.DEVNULL,
+                wanted.command, env=environment, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace",
                 start_new_session=True,
             )  # fmt: skip
@@ -255,7 +279,7 @@ class RobotSide:
 
         timer = threading.Timer(wanted.timeout_s, too_long)
         timer.start()
-        watch = Watch(self._client, wanted.label, output)
+        watch = Watch(self._client, wanted.label, output, program.pid)
         assert program.stdout is not None
         try:
             with program.stdout:
@@ -279,7 +303,7 @@ class RobotSide:
             "steady": steady(watch.seen),
             "results": output.results.hexdigest()[:16],
             "program_cpu_s": usage.ru_utime + usage.ru_stime,
-            "program_memory_kb": usage.ru_maxrss,
+            "program_memory_kb": watch.memory_kb or None,
         }
 
 

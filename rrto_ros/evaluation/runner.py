@@ -20,7 +20,6 @@ from typing import Any
 
 from rrto_ros.api.runtime_tables import VALIDITY_VARIABLE
 from rrto_ros.bringup.environment import find_program, node_environment
-from rrto_ros.bringup.stand_ins import with_stand_ins
 from rrto_ros.errors import UnavailableError
 from rrto_ros.evaluation.link_emulator import LinkedMachines, joined_by_link
 from rrto_ros.evaluation.links import Link, played, settings
@@ -165,7 +164,6 @@ class Robot:
         """
         chosen = self._settings
         _, env = self.nodes.command(chosen.program, foreign=True)
-        env = with_stand_ins(env, chosen.device)
         if chosen.cuda_runtime:
             env[VALIDITY_VARIABLE] = "1"
         label = str(uuid.uuid4())
