@@ -199,9 +199,11 @@ def _run(
             progress.update(task, description=f"mode {mode}, {where}")
 
         def ended(run: dict[str, Any]) -> None:
-            if run["failed"]:
-                note(f"mode {run['mode']}, round {run['round'] + 1}: {run['failed']}")
             progress.advance(task)
+            what = run["failed"] or f"{run['seconds']:.1f} s"
+            if run["failed"] or not err.is_terminal:
+                rest = f"{int(progress.tasks[task].remaining or 0)} left"
+                note(f"mode {run['mode']}, round {run['round'] + 1}: {what}; {rest}")
 
         evaluate(results, plan, link, folder, begins, ended, stop)
     if results.runs:

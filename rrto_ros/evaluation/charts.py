@@ -11,6 +11,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 WIDTH, HEIGHT = 720, 320
 LEFT, RIGHT, TOP, BOTTOM = 56, 120, 16, 44
 BAR, GAP, NAMES = 22, 12, 110
+MOST_STEPS = 500
 WIDE_RATIO = 20.0
 """Of the largest to the smallest value, from which on an axis is logarithmic."""
 
@@ -25,6 +26,11 @@ def ticks(low: float, high: float, *, wide: bool) -> list[float]:
         step *= next(times for times in (1, 2, 5, 10) if (high - low) / (step * times) <= 8)
         found = [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
     return [value for value in found if low <= value <= high]
+
+
+def amount(value: float) -> str:
+    """A value as people read it."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
@@ -79,8 +85,10 @@ def cumulative(series: Mapping[str, Sequence[float]], axis: str) -> str:
     for number, (name, values) in enumerate(lines.items()):
         colour = COLOURS[list(series).index(name) % len(COLOURS)]
         path = f"M{x(values[0]):.1f} {y(0):.1f}"
-        for place, value in enumerate(values, 1):
-            path += f"H{x(value):.1f}V{y(place / len(values)):.1f}"
+        for place in range(1, len(values) + 1):
+            # More steps than the picture has points would only make the page large.
+            if place * MOST_STEPS // len(values) > (place - 1) * MOST_STEPS // len(values):
+                path += f"H{x(values[place - 1]):.1f}V{y(place / len(values)):.1f}"
         parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         at = TOP + 14 + 18 * number
         parts.append(f'<rect x="{WIDTH - RIGHT + 14}" y="{at - 9}" width="12" height="10" '
@@ -114,13 +122,16 @@ def stacked(rows: Mapping[str, Mapping[str, float]], unit: str) -> str:
         out.append(_text(NAMES - 8, y + BAR * 0.7, name, "end"))
         at = float(NAMES)
         for number, part in enumerate(names):
-            width = across * parts.get(part, 0.0) / most
+            value = parts.get(part, 0.0)
+            width = across * value / most
             out.append(f'<rect x="{at:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BAR}" '
                        f'fill="{COLOURS[number % len(COLOURS)]}"><title>{escape(part)} '
-                       f"{parts.get(part, 0.0):,.4g} {escape(unit)}</title></rect>")  # fmt: skip
+                       f"{amount(value)} {escape(unit)}</title></rect>")  # fmt: skip
             at += width
-        total = f"{sum(parts.values()):,.4g} {unit}".strip()
+        total = f"{amount(sum(parts.values()))} {unit}".strip()
         out.append(_text(at + 6, y + BAR * 0.7, total, "start"))
         y += BAR + GAP
-    label = "; ".join(f"{name} {sum(parts.values()):.4g} {unit}" for name, parts in kept.items())
+    label = "; ".join(
+        f"{name} {amount(sum(parts.values()))} {unit}" for name, parts in kept.items()
+    )
     return _svg(y, label, out)

@@ -238,11 +238,30 @@ def evaluate(
     results.write(folder)
     with ExitStack() as ends:
         try:
-            _make(Robot(results, link, ends, folder), results, plan, folder, begins, ended, stop)
+            robot = _robot(results, link, ends, folder, stop)
+            _make(robot, results, plan, folder, begins, ended, stop)
         except UnavailableError:
             # What was ended for the user's sake did not fail.
             if not stop.asked:
                 raise
+
+
+def _robot(results: Results, link: Link, ends: ExitStack, folder: Path, stop: Stop) -> Robot:
+    """Nodes that meet; they are started once more where they do not, which happens.
+
+    ARCHITECTURE.md says why: "Who does not find the other is started anew".
+    """
+    for last in (False, True):
+        with ExitStack() as started_now:
+            try:
+                robot = Robot(results, link, started_now, folder)
+            except UnavailableError:
+                if last or stop.asked:
+                    raise
+                continue
+            ends.enter_context(started_now.pop_all())
+            return robot
+    raise AssertionError
 
 
 def _make(
