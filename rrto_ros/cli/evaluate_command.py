@@ -118,8 +118,8 @@ def evaluate(
         command, between.name, between.origin, between.digest, chosen, device, latency_pattern,
         result_pattern, compare_output or bool(result_pattern), cuda_runtime,
     )  # fmt: skip
+    need_ros(look=True)
     results = opened(output, settings, again=again)
-    need_ros()
     raise typer.Exit(_run(results, between, rounds, timeout, output, quick=quick))
 
 

@@ -18,13 +18,13 @@ TOLD, SAMPLED = "told", "sampled"
 
 
 def latencies(run: Run) -> list[float]:
-    """An inference's times, without the first one, in ms.
+    """An inference's times in ms, without the first one where there are more.
 
     What the program told, else what the recorder measured of the inferences whose sequence it
     knows, looked at ten times per second; empty where neither is known.
     """
     told, found = run["told_ms"], run["sampled_ms"]
-    return list(told[1:] if told else found)
+    return list((told[1:] or told) if told else found)
 
 
 def source(results: Results) -> str:
@@ -143,6 +143,8 @@ IN_TABLE = (
     "bytes_down", "wire_up", "wire_down", "program_cpu", "recorder_cpu", "recorder_memory",
 )  # fmt: skip
 """Measures that the table of the modes has."""
+WHOLE = {"round_trips": "round_trips_all", "bytes_up": "bytes_up_all"}
+"""Per inference -> of the whole program."""
 
 
 def by_round(results: Results, mode: str, measure: Measure) -> dict[int, float]:
@@ -158,12 +160,17 @@ def middle(results: Results, mode: str, measure: Measure) -> float | None:
 
 
 def known(results: Results, names: Sequence[str] = IN_TABLE) -> list[Measure]:
-    """Those of the measures that are known in one mode at least."""
-    return [
+    """Those of the measures that are known in one mode at least.
+
+    Round trips and bytes of the whole program are only for who has none per inference.
+    """
+    found = [
         measure for measure in MEASURES
-        if measure.name in names
-        and any(by_round(results, mode, measure) for mode in results.settings.modes)
+        if any(by_round(results, mode, measure) for mode in results.settings.modes)
     ]  # fmt: skip
+    here = {measure.name for measure in found}
+    wanted = {*names, *(whole for each, whole in WHOLE.items() if each not in here)}
+    return [measure for measure in found if measure.name in wanted]
 
 
 def number(value: float | None, unit: str = "") -> str:
@@ -224,9 +231,14 @@ def notes(results: Results) -> list[str]:
         )
     if chosen.compare_output:
         wrong = unequal(results)
+        what = (
+            "What `--result-pattern` finds in the output"
+            if chosen.result_pattern
+            else "What the program wrote, times aside,"
+        )
         out.append(
             f"**The output differs from the first run's in {'; '.join(wrong)}.**" if wrong
-            else "What the program wrote is equal in all runs, times aside."
+            else f"{what} is equal in all runs."
         )  # fmt: skip
     failed = [run for run in results.runs if run["failed"]]
     out += [

@@ -46,11 +46,13 @@ class Model:
         origin: Where its figures are from.
         total_s: How long it is.
         generate: Makes the steps of a seed.
+        seeded: Whether seeds make a difference.
     """
 
     origin: str
     total_s: float
     generate: Callable[[random.Random], Iterator[Step]]
+    seeded: bool = True
 
     def steps(self, seed: int) -> list[Step]:
         """All steps; the same seed gives the same ones."""
@@ -133,7 +135,10 @@ MODELS = {
         _lte,
     ),
     "outage": Model(
-        "80 Mbit/s and 4 ms, and for 3 s of every 20 s the link is gone: our choice", 20.0, _outage
+        "80 Mbit/s and 4 ms, and for 3 s of every 20 s the link is gone: our choice",
+        20.0,
+        _outage,
+        seeded=False,
     ),
 }
 """Name -> model."""

@@ -91,7 +91,8 @@ def named(text: str, seed: int = 0) -> Link:
         return Link(text, "constant", (step,), 3600.0)
     if text in MODELS:
         model = MODELS[text]
-        return Link(text, model.origin, tuple(model.steps(seed)), model.total_s)
+        origin = f"{model.origin} (--seed {seed})" if model.seeded else model.origin
+        return Link(text, origin, tuple(model.steps(seed)), model.total_s)
     if text.endswith(".csv") or Path(text).is_file():
         return from_file(Path(text))
     raise ConfigError(

@@ -48,7 +48,7 @@ def test_the_modes_are_measured_and_compared_on_the_loopback(rig, tmp_path):
     assert by["replay"]["sessions"][0]["inferences"] > 20
     assert "| replay |" in (folder / "report.md").read_text()
     assert "<svg" in (folder / "report.html").read_text()
-    assert "equal in all runs" in first.text()
+    assert "is equal in all runs" in first.text()
     # The same settings go on, others are refused.
     again = start(rig, folder, "--link", "loopback", *modes, "--rounds", "1")
     assert again.wait(PATIENCE_S) == 0, again.text()

@@ -33,7 +33,7 @@ def rrto(*arguments, code=None, **environment):
 @pytest.mark.parametrize(
     "command",
     [[], ["up"], ["run"], ["status"], ["mode"], ["demo"], ["bag"], ["bag", "record"],
-     ["bag", "play"], ["bag", "info"], ["analyze"]],
+     ["bag", "play"], ["bag", "info"], ["analyze"], ["evaluate"], ["compare"]],
 )  # fmt: skip
 def test_every_command_has_help_without_ros(command):
     code, out, err = rrto(*command, "--help")
@@ -53,6 +53,17 @@ def test_every_command_has_help_without_ros(command):
         (["analyze", "bag", "--json"], 2, ["--json without --partition"]),
         (["analyze", "bag", "--partition", "--bits", "8"], 2, ["--bits without --pipeline"]),
         (["analyze", "bag", "--partition", "--pipeline", "-1"], 2, ["-1 inferences under way"]),
+        (["evaluate", "--link", "wifi"], 2, ["'wifi'", "wifi-indoor", "80mbit-4ms"]),
+        (["evaluate", "--modes", "rpc,fast"], 2, ["'fast'", "rpc, batched"]),
+        (["evaluate", "--modes", "rpc,rpc"], 2, ["'rpc,rpc'", "each once"]),
+        (["evaluate", "--rounds", "-1"], 2, ["-1", "1 to 1000"]),
+        (["evaluate", "--latency-pattern", "took .*"], 2, ["no group", "(.*)"]),
+        (["evaluate", "--result-pattern", "("], 2, ["no regular expression"]),
+        (["evaluate", "--program", "a 'b"], 2, ["a 'b", "command line"]),
+        (["evaluate", "--device", "tpu"], 2, ["'tpu'"]),
+        (["evaluate", "--link", "loopback"], 2, ["ROS 2"]),
+        (["compare", "nowhere", "nowhere"], 2, ["nowhere"]),
+        (["compare", "a", "b", "--fail-over", "-3"], 2, ["-3", "0 or more"]),
         (["mode"], 2, ["name"]),
         (["mode", "bogus"], 2, ["bogus", "rpc, batched"]),
         (["run"], 2, ["command"]),
