@@ -112,6 +112,7 @@ MEASURES = (
     Measure("latency_median", "latency, median", "ms", _latency(0.5)),
     Measure("latency_p95", "latency, 95 %", "ms", _latency(0.95)),
     Measure("latency_p99", "latency, 99 %", "ms", _latency(0.99)),
+    Measure("latency_longest", "latency, longest", "ms", _latency(1.0)),
     Measure("waiting", "waiting per inference", "ms", waiting_ms),
     Measure("own", "own time per inference", "ms", own_ms),
     Measure(
@@ -139,8 +140,9 @@ MEASURES = (
     Measure("recorder_memory", "recorder's memory", "MB", _plain("recorder_memory_kb", 1e-3)),
 )
 IN_TABLE = (
-    "latency_median", "latency_p95", "latency_p99", "first", "seconds", "round_trips", "bytes_up",
-    "bytes_down", "wire_up", "wire_down", "program_cpu", "recorder_cpu", "recorder_memory",
+    "latency_median", "latency_p95", "latency_p99", "latency_longest", "first", "seconds",
+    "round_trips", "bytes_up", "bytes_down", "wire_up", "wire_down", "program_cpu",
+    "recorder_cpu", "recorder_memory",
 )  # fmt: skip
 """Measures that the table of the modes has."""
 WHOLE = {"round_trips": "round_trips_all", "bytes_up": "bytes_up_all"}
