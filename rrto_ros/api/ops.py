@@ -220,6 +220,7 @@ OPS: tuple[Op, ...] = (
         needs=(("graph", "graph_exec"),)),
 )  # fmt: skip
 """Every wire operation, by ascending code."""
+_QUANTISED = (("address", "u64"), ("elements", "u64"), ("kind", "u32"), ("bits", "u32"))
 CONTROL: tuple[Op, ...] = (
     Op(0xFF00, "blob_data", (("payload", "payload"),)),
     Op(0xFF01, "plan_define", (("plan", "u32"), ("digest", "bytes"), ("payload", "payload"))),
@@ -231,6 +232,8 @@ CONTROL: tuple[Op, ...] = (
     Op(0xFF05, "checkpoint", (("number", "u32"),)),
     Op(0xFF06, "memory_restore", (("address", "u64"), ("payload", "payload"))),
     Op(0xFF07, "profile", (("number", "u32"), ("calls", "u32"), ("first", "u64"))),
+    Op(0xFF08, "quantised_read", _QUANTISED, reply="bytes"),
+    Op(0xFF09, "quantised_write", (*_QUANTISED, ("payload", "payload"))),
 )  # fmt: skip
 """Records among the calls that are no calls of the program, by ascending code.
 
@@ -245,4 +248,6 @@ CONTROL: tuple[Op, ...] = (
   may be a reference to the content of an upload, and it has the index of that call then, else 0.
 - profile: recorder_replayer wants to know what `calls` calls from index `first` on cost and touch;
   with no calls, that what was found so far is told.
+- quantised_read, quantised_write: floats in memory are told, or become what the payload says, in a
+  few bits each; in mode partition, between calls, with an index of their own.
 """

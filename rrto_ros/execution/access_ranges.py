@@ -18,9 +18,10 @@ from typing import Any
 
 from rrto_ros.api.info import ModuleInfo
 from rrto_ros.api.ops import GRAPH_EFFECTS, MEMORY_EFFECTS, OPS, Effect, Op, Work
+from rrto_ros.execution.kernels.element_types import UNKNOWN
 from rrto_ros.execution.kernels.extents import Geometry, KernelExtents, Span
 from rrto_ros.execution.kernels.writes import ModuleWriters, Writers
-from rrto_ros.wire.accesses import Range, fill_bytes, merged, named
+from rrto_ros.wire.accesses import Range, Typed, fill_bytes, merged, named
 from rrto_ros.wire.allocations import Allocations
 from rrto_ros.wire.codec import CallRecord
 from rrto_ros.wire.graph_nodes import GraphNodes
@@ -227,6 +228,39 @@ class AccessRanges:
                 spans = [*found.spans, *(variables[name] for name in found.variables)]
                 self._loads_of[key] = tuple(merged(spans))
         return self._loads_of[key]
+
+    def typed(self, record: CallRecord) -> Typed | None:
+        """Which elements a call of work may access, all nodes of a graph together; None: unknown.
+
+        Nothing of it is kept: who asks, asks once for a plan.
+        """
+        nodes: tuple[Node, ...] | None = ((record.op, record.fields()),)
+        if record.op.work is Work.GRAPH:
+            nodes = self.nodes(record)
+        if nodes is None:
+            return None
+        found = [self._node_typed(op, f) for op, f in nodes]
+        known = [one for one in found if one is not None]
+        if len(known) < len(found):
+            return None
+        return Typed(
+            tuple(span for one in known for span in one.reads),
+            tuple(span for one in known for span in one.writes),
+        )
+
+    def _node_typed(self, op: Op, f: dict[str, Any]) -> Typed | None:
+        if op.work is not Work.LAUNCH:
+            # What it moves may be anything.
+            spans = named(op, f, 0)
+            return Typed(
+                tuple((*span, UNKNOWN) for span in spans.reads),
+                tuple((*span, UNKNOWN) for span in spans.writes),
+            )
+        known = self._kernel(f)
+        if known is None:
+            return None
+        kernel, key = known
+        return kernel.typed(key[2], key[3])
 
     def _work(self, work: Work, f: dict[str, Any]) -> tuple[Range, ...] | None:
         if work is Work.LAUNCH:

@@ -26,6 +26,7 @@ from rrto_ros.execution.dispatch import Handler, Prepared, bind, prepare, read_m
 from rrto_ros.execution.prepared_plan import Preparer, RowRun, Step
 from rrto_ros.execution.profile import Profiler, Profiles
 from rrto_ros.execution.progress import Progress, describe
+from rrto_ros.execution.quantised import quantised_handlers
 from rrto_ros.execution.references import BlobAwaited, BlobReferences, BlobSource, NoBlobs
 from rrto_ros.execution.session_plans import SessionPlans
 from rrto_ros.execution.speculation import Speculation
@@ -103,6 +104,7 @@ class Executor:
         self._printing = device if isinstance(device, PrintingDevice) else None
         self._comes = device.call_comes if isinstance(device, NumberedDevice) else None
         self._ranges = AccessRanges(device.info.compute_capability, beside=beside)
+        self._handlers |= quantised_handlers(device, self._ranges.holds)
         self._speculation = Speculation(
             Checkpoints(device), self._ranges, self._begin, interrupted
         )

@@ -37,6 +37,8 @@ from rrto_ros.wire.format import (
     PLAN_REF_OP,
     PLAN_TAKEN_OP,
     PROFILE_OP,
+    QUANTISED_READ_OP,
+    QUANTISED_WRITE_OP,
     RESULT_PRINTED,
     RESULT_ROLLED_BACK,
     RESULT_SPECULATIVE,
@@ -57,7 +59,15 @@ the server has as much to do as was sent, and a long plan costs few messages."""
 SPECULATIVE_LINGER_S = 1.0
 """References to calls that the server has executed speculatively can wait for company so long."""
 _RECORDER_OPS = frozenset(
-    (BLOB_DATA_OP, PLAN_DEFINE_OP, CHECKPOINT_OP, MEMORY_RESTORE_OP, PROFILE_OP)
+    (
+        BLOB_DATA_OP,
+        PLAN_DEFINE_OP,
+        CHECKPOINT_OP,
+        MEMORY_RESTORE_OP,
+        PROFILE_OP,
+        QUANTISED_READ_OP,
+        QUANTISED_WRITE_OP,
+    )
 )
 _SHIM_OPS = frozenset((PLAN_REF_OP, PLAN_TAKEN_OP))
 

@@ -24,11 +24,21 @@ Places = frozenset[int]
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Bytes to bring from one place to another before a call."""
+    """Bytes to bring from one place to another before a call.
+
+    Attributes:
+        source: Where they are.
+        target: Where they are wanted.
+        span: They.
+        kind: Type of their elements, if they may be coarse (`coarse.py`).
+        bits: Of an element then; 0: they are brought exactly.
+    """
 
     source: int
     target: int
     span: Range
+    kind: str = ""
+    bits: int = 0
 
 
 class Coherence:

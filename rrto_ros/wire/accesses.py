@@ -23,6 +23,23 @@ Range = tuple[int, int]
 """First address and the address after the last."""
 
 
+TypedRange = tuple[int, int, str]
+"""A range, and the type of its elements: of `quantised.KINDS`, or empty if it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """Elements that a call may access; ranges may overlap.
+
+    Attributes:
+        reads: What it may read.
+        writes: What it may write.
+    """
+
+    reads: tuple[TypedRange, ...] = ()
+    writes: tuple[TypedRange, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Accesses:
     """Accesses of one call.

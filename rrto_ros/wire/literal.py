@@ -13,6 +13,8 @@ from rrto_ros.wire.format import (
     PLAN_REF_OP,
     PLAN_TAKEN_OP,
     PROFILE_OP,
+    QUANTISED_READ_OP,
+    QUANTISED_WRITE_OP,
     RESULTS_WANTED_OP,
     Buffer,
 )
@@ -21,6 +23,7 @@ from rrto_ros.wire.reference import literal, read_reference
 
 _NO_CALLS = (
     PLAN_TAKEN_OP, RESULTS_WANTED_OP, CHECKPOINT_OP, MEMORY_RESTORE_OP, PROFILE_OP,
+    QUANTISED_READ_OP, QUANTISED_WRITE_OP,
 )  # fmt: skip
 
 

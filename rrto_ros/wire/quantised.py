@@ -187,11 +187,11 @@ def _narrow(codes: _Codes, bits: int) -> bytes:
         return flat.astype(f"<u{size}").tobytes()
     if bits == 4:
         flat = np.pad(flat.astype(np.uint8), (0, len(flat) % 2))
-        return (flat[::2] | flat[1::2] << np.uint8(4)).tobytes()
-    flat = np.pad(flat, (0, -len(flat) % per)).reshape(-1, per)
-    words = flat[:, 0].astype("<u8")
+        return bytes((flat[::2] | flat[1::2] << np.uint8(4)).tobytes())
+    rows = np.pad(flat, (0, -len(flat) % per)).reshape(-1, per)
+    words = rows[:, 0].astype("<u8")
     for k in range(1, per):
-        words |= flat[:, k].astype("<u8") << np.uint64(k * bits)
+        words |= rows[:, k].astype("<u8") << np.uint64(k * bits)
     return words.view(np.uint8).reshape(-1, 8)[:, :size].tobytes()
 
 

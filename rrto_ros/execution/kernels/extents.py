@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.errors import PtxError
+from rrto_ros.execution.kernels.element_types import UNKNOWN
 from rrto_ros.execution.kernels.flow import Flow
 from rrto_ros.execution.kernels.forms import UNBOUNDED, Form, Range, Symbol, TooMuchError
 from rrto_ros.execution.kernels.values import OPEN, Geometry, Span, State, Unknown, Values, full
+from rrto_ros.wire.accesses import Typed, TypedRange
 
 __all__ = ["Geometry", "KernelExtents", "Loads", "Span"]
 _PASSES = 60
@@ -83,13 +85,30 @@ class KernelExtents:
         walk = _followed(self._flow, params, geometry)
         return None if walk is None else walk.spans
 
+    def typed(self, params: bytes, geometry: Geometry) -> Typed | None:
+        """Which elements a launch may read and store, in the same way; None if that is not known.
+
+        Variables of the module are not among them.
+        """
+        stores, loads = self._flow, self._loads_flow()
+        found = []
+        for flow in (loads, stores):
+            walk = _followed(flow, params, geometry)
+            if walk is None:
+                return None
+            found.append(walk.typed)
+        return Typed(*found)
+
     def loads(self, params: bytes, geometry: Geometry) -> Loads | None:
         """What a launch may read, in the same way; None if that is not known."""
+        walk = _followed(self._loads_flow(), params, geometry)
+        return None if walk is None else Loads(walk.spans, walk.variables)
+
+    def _loads_flow(self) -> Flow:
         if self._loading is None:
             # Most kernels are never asked: speculation wants to know of stores only.
             self._loading = Flow(self._kernel, loads=True, variables=self._variables)
-        walk = _followed(self._loading, params, geometry)
-        return None if walk is None else Loads(walk.spans, walk.variables)
+        return self._loading
 
 
 def _followed(flow: Flow, params: bytes, geometry: Geometry) -> _Walk | None:
@@ -119,6 +138,15 @@ class _Walk:
     @property
     def spans(self) -> tuple[Span, ...]:
         return tuple(sorted(self._values.spans))
+
+    @property
+    def typed(self) -> tuple[TypedRange, ...]:
+        types = self._flow.types
+        return tuple(
+            (start, end, kinds.pop() if len(kinds) == 1 else UNKNOWN)
+            for (start, end), numbers in sorted(self._values.spans.items())
+            if (kinds := {types.get(number, UNKNOWN) for number in numbers})
+        )
 
     @property
     def variables(self) -> tuple[str, ...]:

@@ -8,10 +8,12 @@ made of.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from rrto_ros.devices.cpu.passes.cfg import Block, build_blocks, destinations, sources
 from rrto_ros.devices.cpu.ptx import ast
 from rrto_ros.devices.cpu.ptx.types import TYPES
+from rrto_ros.execution.kernels.element_types import element_types
 from rrto_ros.execution.kernels.forms import Symbol
 
 MAX_INSTRUCTIONS = 20_000
@@ -84,6 +86,11 @@ class Flow:
         self.small = sum(len(b.instrs) for b in self.blocks) <= MAX_INSTRUCTIONS
         self.code = self._needed()
         self.loops = self._find_loops()
+
+    @cached_property
+    def types(self) -> Mapping[int, str]:
+        """Of the elements of each load and store, by the numbers that `code` has."""
+        return element_types(self.blocks, self.predicates)
 
     def _needed(self) -> dict[int, list[tuple[int, ast.Instr]]]:
         """Of each block: the instructions that say where accesses go, with a number for each."""

@@ -78,7 +78,7 @@ class Values:
         ranges: Of all symbols, as far as they were met since `begin`.
         bounds: Of forms.
         limits: Numbers of rounds after which comparisons may end a loop.
-        spans: Where the accesses that the flow follows go, since `begin`.
+        spans: Where the accesses that the flow follows go, since `begin`, and which go there.
         variables: Variables of the module that they reach.
     """
 
@@ -97,7 +97,7 @@ class Values:
         self.ranges: dict[Symbol, Range] = {}
         self.bounds = Bounds(self.ranges, EFFORT_FOR_LOADS if flow.loads else EFFORT)
         self.limits: dict[Symbol, set[int]] = {}
-        self.spans: set[Span] = set()
+        self.spans: dict[Span, set[int]] = {}
         self.variables: set[str] = set()
         # An index is often widened before it is compared, and used where it was found good.
         self._widened: dict[Symbol, tuple[Form, int, bool]] = {}
@@ -199,7 +199,7 @@ class Values:
         """
         self.bounds.spend()
         if self._flow.followed(instr):
-            self._access(instr, state)
+            self._access(number, instr, state)
         slot = self._flow.slot(instr)
         if slot is not None and instr.op == "st":
             self._pass(slot, instr, state)
@@ -246,7 +246,7 @@ class Values:
         if form is not None and instr.guard is None and elements(instr) == 1:
             state.forms[f"{name}@{start}:{size}"] = form
 
-    def _access(self, instr: ast.Instr, state: State) -> None:
+    def _access(self, number: int, instr: ast.Instr, state: State) -> None:
         address = next((a for a in instr.args if isinstance(a, ast.Addr)), None)
         if address is None:
             raise Unknown
@@ -278,7 +278,7 @@ class Values:
             raise Unknown
         low, high = self.bounds.of(exact, facts)
         if low <= high:
-            self.spans.add((low, high + size))
+            self.spans.setdefault((low, high + size), set()).add(number)
 
     def _narrowed(self, form: Form, facts: Facts) -> Form:
         """A form with numbers that were widened, where the facts say now that none had wrapped."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rrto_ros.api.ops import Work
 from rrto_ros.execution.access_ranges import FOLLOWED, AccessRanges
 from rrto_ros.schedule.dataflow import Touched
-from rrto_ros.wire.accesses import Range, named
+from rrto_ros.wire.accesses import Range, Typed, named
 from rrto_ros.wire.codec import CallRecord
 from rrto_ros.wire.descriptions import unpack_module_info
 
@@ -74,6 +74,11 @@ class KnownCalls:
     def close(self) -> None:
         """The session is over; its thread ends by itself."""
         self._ranges.close()
+
+    def typed(self, record: CallRecord) -> Typed | None:
+        """Which elements a call of work may access; None if that is not known."""
+        _ = self._ranges.learnt
+        return self._ranges.typed(record)
 
     def statistics(self) -> dict[str, int]:
         """Modules whose kernels were looked at, and kernels of which it is known."""

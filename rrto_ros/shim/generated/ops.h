@@ -5,7 +5,7 @@
 
 struct rrto_wait;
 
-#define RRTO_TABLE_HASH {0xc1, 0x97, 0x74, 0xb6, 0x37, 0x03, 0x2c, 0x9b, 0xca, 0xf3, 0xab, 0x25, 0x2b, 0x63, 0x50, 0x18, 0x71, 0x1e, 0xf3, 0x8c, 0x16, 0x4d, 0x98, 0xec, 0xeb, 0x83, 0xf2, 0xa6, 0xbf, 0x59, 0x1d, 0x3b}
+#define RRTO_TABLE_HASH {0x0b, 0x9b, 0xa4, 0x56, 0x6a, 0xa4, 0xdd, 0x68, 0xc6, 0xa6, 0xf4, 0x89, 0x13, 0x5b, 0xa0, 0x81, 0x94, 0xbc, 0x3d, 0x2c, 0x3c, 0xa3, 0x75, 0xee, 0xfe, 0xe0, 0xdd, 0xf7, 0x63, 0x67, 0x46, 0xc3}
 
 #define RRTO_OP_MODULE_LOAD 1
 struct rrto_op_module_load {
@@ -470,6 +470,24 @@ struct rrto_op_profile {
     uint64_t first;
 };
 _Static_assert((sizeof(struct rrto_op_profile) + 7) / 8 * 8 == 16, "layout of profile");
+
+#define RRTO_OP_QUANTISED_READ 65288
+struct rrto_op_quantised_read {
+    uint64_t address;
+    uint64_t elements;
+    uint32_t kind;
+    uint32_t bits;
+};
+_Static_assert((sizeof(struct rrto_op_quantised_read) + 7) / 8 * 8 == 24, "layout of quantised_read");
+
+#define RRTO_OP_QUANTISED_WRITE 65289
+struct rrto_op_quantised_write {
+    uint64_t address;
+    uint64_t elements;
+    uint32_t kind;
+    uint32_t bits;
+};
+_Static_assert((sizeof(struct rrto_op_quantised_write) + 7) / 8 * 8 == 24, "layout of quantised_write");
 
 /* Whether a call makes the device work. */
 static inline int rrto_keeps_busy(unsigned op)
