@@ -11,6 +11,8 @@ ON_ROBOT = (LOCAL, PARTITION)
 """The modes in which the robot's own place has the session."""
 PARTITION_ALGORITHMS = ("min_cut", "mcop", "all_local", "all_edge")
 OBJECTIVES = ("latency", "energy", "weighted")
+EXACT = "exact"
+TRANSFER_PRECISIONS = (EXACT, "adaptive")
 RESUME = ("exact", "off")
 FALLBACK = ("none", "local")
 COMPRESSION = ("auto", "off")

@@ -30,6 +30,7 @@ from rrto_ros.api.choices import (
     RESUME,
     RUN_AHEAD,
     SEARCHES,
+    TRANSFER_PRECISIONS,
 )
 from rrto_ros.errors import ConfigError
 
@@ -247,6 +248,14 @@ RECORDER = by_name((
     _later("power_profile", "",
            "Mode partition: what the robot draws: a name in config/power_profiles.yaml; for "
            "energy and weighted."),
+    _later("transfer_precision", "exact",
+           "Mode partition: what crosses between robot and edge within an inference: exact "
+           "(bit for bit) or adaptive (floats in 4 to 16 bits, where that is needed and outputs "
+           "stay within accuracy_budget, by samples; docs/partition.md).",
+           choices=TRANSFER_PRECISIONS),
+    _later("accuracy_budget", 0.005,
+           "transfer_precision adaptive: relative error that no output of an inference may have, "
+           "0.005 is half a percent.", (1e-6, 0.5)),
     _later("device", "",
            "Device wanted on the server: cpu, gpu, null, or empty for the server's own.",
            choices=(*DEVICES, "")),

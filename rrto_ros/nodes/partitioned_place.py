@@ -41,6 +41,7 @@ from rrto_ros.wire.port import (
 
 _PLANNED = ("plans", "understood", "calls_at_robot", "calls_at_edge", "changes")
 _EXECUTED = ("work_robot", "work_edge", "transfers", "brought_bytes")
+_PRECISION = ("coarse_inferences", "coarse_bytes", "saved_bytes", "samples", "raised")
 _EXCHANGED = ("sent_bytes", "received_bytes")
 
 
@@ -156,7 +157,8 @@ class PartitionedPlace:
         with self._lock:
             hosts = list(self._hosts.values())
         totals: Counter[str] = Counter()
-        why = ""
+        why = exact = ""
+        bits, worst = 0, 0.0
         for host in hosts:
             said = host.worker.statistics()
             planner, executor = said["planner"], said["executor"]
@@ -164,12 +166,21 @@ class PartitionedPlace:
             totals.update({name: planner[name] for name in _PLANNED})
             totals.update({name: executor[name] for name in _EXECUTED})
             totals.update({name: said[name] for name in _EXCHANGED})
+            if precision := said["precision"]:
+                totals.update({f"precision_{name}": precision[name] for name in _PRECISION})
+                bits = int(precision["bits"])
+                worst = max(worst, float(precision["worst_error"]))
+                exact = exact or str(precision["exact_because"])
         return {
             "sessions": len(hosts),
             "opened": self._opened,
             "refused": self._refused,
             **{name: totals[name] for name in (*_PLANNED, *_EXECUTED, *_EXCHANGED)},
             "last_refusal": why,
+            **{f"precision_{name}": totals[f"precision_{name}"] for name in _PRECISION},
+            "precision_bits": bits,
+            "precision_worst_error": worst,
+            "precision_exact_because": exact,
         }
 
     def _open(self, request: OpenRequest, admission: Admission, timeout_s: float) -> OpenAnswer:

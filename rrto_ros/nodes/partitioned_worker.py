@@ -14,11 +14,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from rrto_ros.api.choices import EXACT
 from rrto_ros.api.results import CUresult
 from rrto_ros.edge.worker_process import WorkerDeath
 from rrto_ros.errors import ProtocolError, RrtoError
 from rrto_ros.execution.messages import Results
 from rrto_ros.execution.progress import Executing
+from rrto_ros.robot.partition.adaptive import Adaptive
 from rrto_ros.robot.partition.end_session import EndSession
 from rrto_ros.robot.partition.known_calls import KnownCalls
 from rrto_ros.robot.partition.planner import Aim, Planner
@@ -70,10 +72,13 @@ class PartitionedWorker:
         self.ends = tuple(
             make(place, self._taker(place), self._loser(place), self.full) for place in (0, 1)
         )
-        self._planner = Planner(aim, self.ends[1])
         self._knows = KnownCalls(capability)
+        self._planner = Planner(aim, self.ends[1], typed=self._knows.typed)
+        self._adaptive = None
+        if aim.transfer_precision != EXACT:
+            self._adaptive = Adaptive(aim.accuracy_budget, self.ends[1])
         self._session = PartitionedSession(
-            self.ends, self._knows, self._records.append, self._planner
+            self.ends, self._knows, self._records.append, self._planner, adaptive=self._adaptive
         )
         self._threads = [
             threading.Thread(target=run, name=f"partitioned {name}", daemon=True)
@@ -119,6 +124,7 @@ class PartitionedWorker:
             "sent_bytes": self.ends[1].traffic[0],
             "received_bytes": self.ends[1].traffic[1],
             "planner": self._planner.statistics(),
+            "precision": self._adaptive.statistics() if self._adaptive is not None else {},
             "robot": self.ends[0].statistics(),
             "edge": self.ends[1].statistics(),
         }
@@ -134,6 +140,8 @@ class PartitionedWorker:
             f"{planner['understood']} of {planner['plans']} plans understood, "
             f"{planner['changes']} placements"
         )
+        if self._adaptive is not None:
+            text += f"; {self._adaptive.in_words()}"
         why = planner["last_refusal"]
         return f"{text}; not placed: {why}" if why else text
 

@@ -118,7 +118,9 @@ def aim_of(node: Node) -> Aim:
 
     algorithm = str(node.get_parameter("partition_algorithm").value)
     objective = str(node.get_parameter("partition_objective").value)
-    return Aim(algorithm, objective, power_of(node))
+    precision = str(node.get_parameter("transfer_precision").value)
+    budget = float(node.get_parameter("accuracy_budget").value)
+    return Aim(algorithm, objective, power_of(node), precision, budget)
 
 
 def _check_fallback(v: dict[str, Any]) -> None:

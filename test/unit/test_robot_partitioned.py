@@ -14,7 +14,8 @@ from rrto_ros.edge.worker_process import WorkerProcess
 from rrto_ros.errors import ProtocolError, UnavailableError
 from rrto_ros.execution.messages import Open
 from rrto_ros.robot.partition.known_calls import KnownCalls
-from rrto_ros.robot.partition.session import PartitionedSession, Placed
+from rrto_ros.robot.partition.placed import Placed
+from rrto_ros.robot.partition.session import PartitionedSession
 from rrto_ros.schedule.dataflow import Touched
 from rrto_ros.wire.codec import iter_calls, pack_call
 from rrto_ros.wire.format import FLAG_REPLY, RESULT_STATE, RESULT_STICKY
@@ -447,7 +448,7 @@ def test_what_data_decides_is_not_executed_a_second_time(program):
 
 def test_a_place_that_does_not_answer_is_told(program):
     parted = program.sessions[1]
-    parted.session._patience_s = 0.2
+    parted.session._out.patience_s = 0.2
     name, fields = launch("add", 1, 2, 3)
     record = pack_call(name, program.index + 1, **fields)
     parted.execute(record)

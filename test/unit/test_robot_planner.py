@@ -4,8 +4,8 @@ import pytest
 
 from rrto_ros.api.ops import Kind
 from rrto_ros.errors import ConfigError, ProtocolError
+from rrto_ros.robot.partition.placed import HOME, ROBOT
 from rrto_ros.robot.partition.planner import LOOKED_AT_AFTER, PROBE_S, SAMPLES, Aim, Planner
-from rrto_ros.robot.partition.session import HOME, ROBOT
 from rrto_ros.wire.codec import iter_calls, pack_call
 from rrto_ros.wire.format import RESULT_PROFILE
 from rrto_ros.wire.plan import Plan

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from rrto_ros.api.choices import EXACT
 from rrto_ros.api.ops import Effect, Kind, Op, Work
 from rrto_ros.errors import ConfigError, ProtocolError
-from rrto_ros.robot.partition.session import HOME, PLACES, ROBOT, Placed
+from rrto_ros.robot.partition.placed import HOME, PLACES, ROBOT, Placed
 from rrto_ros.schedule.algorithms import algorithm
+from rrto_ros.schedule.coarse import CoarsePlan, Step, coarse_plan
 from rrto_ros.schedule.costs import Data, Measured
 from rrto_ros.schedule.dataflow import Touched, flows, self_contained
 from rrto_ros.schedule.hysteresis import Chooser
@@ -27,7 +29,8 @@ from rrto_ros.schedule.intervals import without
 from rrto_ros.schedule.power import Power
 from rrto_ros.schedule.problem import Placement
 from rrto_ros.schedule.rates import RateTable, rate_table
-from rrto_ros.wire.accesses import Range, merged
+from rrto_ros.wire.accesses import Range, Typed, merged
+from rrto_ros.wire.codec import CallRecord, decode_call, iter_headers
 from rrto_ros.wire.plan import Plan
 from rrto_ros.wire.profiles import ProfiledCall, ProfileReader
 from rrto_ros.wire.result_codec import ResultRecord
@@ -42,6 +45,8 @@ PROBE_S = 5.0
 """The link is measured at least so often."""
 UNMEASURED_BYTES_PER_S = 12.5e6
 """A link on which no message was long enough to measure it: with short ones it hardly counts."""
+TRIES = 32
+"""Inferences in which it is looked again for types of elements that were not known yet."""
 _LEAST_RATE = 1e3
 
 
@@ -67,11 +72,15 @@ class Aim:
         algorithm: One of `schedule.algorithms.ALGORITHMS`.
         objective: One of `api.choices.OBJECTIVES`.
         power: Of the robot, for energy.
+        transfer_precision: One of `api.choices.TRANSFER_PRECISIONS`.
+        accuracy_budget: With `adaptive`: relative error that no output may exceed.
     """
 
     algorithm: str = "min_cut"
     objective: str = "latency"
     power: Power | None = None
+    transfer_precision: str = EXACT
+    accuracy_budget: float = 0.005
 
 
 @dataclass
@@ -89,6 +98,9 @@ class _Learnt:
         code: `Knowledge.code` when it was asked.
         calls: Its calls' touches, once known.
         contained: Whether its inferences are self-contained, and nobody was told so.
+        covers: What each writes for certain.
+        coarse: What may come coarsely, once known.
+        tries: How often that may still be looked for: kernels are looked at beside the calls.
         measured: What they cost, once known.
         chooser: Of placements, once there is a link.
         placement: As it is.
@@ -105,6 +117,9 @@ class _Learnt:
     profiles: dict[int, ProfileReader] = field(default_factory=dict)
     calls: tuple[Touched, ...] = ()
     contained: bool = False
+    covers: tuple[tuple[Range, ...], ...] = ()
+    coarse: CoarsePlan | None = None
+    tries: int = TRIES
     measured: Measured | None = None
     chooser: Chooser | None = None
     placement: Placement | None = None
@@ -118,13 +133,21 @@ class Planner:
         aim: What placements are chosen for.
         way: To the edge.
         now: Monotonic seconds.
+        typed: Which elements a call of work may access; for `transfer_precision: adaptive`.
     """
 
-    def __init__(self, aim: Aim, way: Way, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        aim: Aim,
+        way: Way,
+        now: Callable[[], float] = time.monotonic,
+        typed: Callable[[CallRecord], Typed | None] = lambda _: None,
+    ) -> None:
         self._aim = aim
         self._solve = algorithm(aim.algorithm)
         self._way = way
         self._now = now
+        self._typed = typed
         self._plans: dict[int, _Learnt] = {}
         self._numbers: dict[int, _Learnt] = {}
         self._next = 1
@@ -214,15 +237,20 @@ class Planner:
         placement = learnt.chooser.choose(
             max(rate or UNMEASURED_BYTES_PER_S, _LEAST_RATE), self._now()
         )
-        if learnt.placed is None or placement != learnt.placement:
-            self._changes += 1
+        found = self._look_for_types(learnt)
+        if learnt.placed is None or placement != learnt.placement or found:
+            self._changes += placement != learnt.placement
             learnt.placement = placement
+            measured = learnt.measured
             learnt.placed = Placed(
                 learnt.code,
                 tuple(HOME if away else ROBOT for away in placement),
                 learnt.calls,
                 tuple(call.op.work is not Work.NONE for call in learnt.plan.calls),
-            )
+                learnt.coarse,
+                sum(measured.edge_s[k] if away else measured.local_s[k]
+                    for k, away in enumerate(placement)),
+            )  # fmt: skip
         return learnt.placed
 
     def contained(self, number: int, code: object) -> bool:
@@ -261,6 +289,33 @@ class Planner:
             "refused": self._refused,
             "last_refusal": self._last_refusal,
         }
+
+    def _look_for_types(self, learnt: _Learnt) -> bool:
+        """Find what may come coarsely, if anything is to; whether more is known than before."""
+        if self._aim.transfer_precision == EXACT or not learnt.tries:
+            return False
+        learnt.tries -= 1
+        plan, steps = learnt.plan, []
+        streams: set[int] = set()
+        for k, (call, touched, covers) in enumerate(
+            zip(plan.calls, learnt.calls, learnt.covers, strict=True)
+        ):
+            work = call.op.work is not Work.NONE
+            typed = None
+            if work:
+                view = memoryview(call.record(0))
+                record = decode_call(view, next(iter_headers(view)))
+                streams.add(record["stream"])
+                # What varies in it may say what it accesses.
+                typed = self._typed(record) if k not in plan.ranges else Typed()
+                if typed is None and learnt.tries:
+                    return False
+            steps.append(Step(touched, covers, typed, call.op.brings_memory, work))
+        learnt.tries = 0
+        learnt.coarse = coarse_plan(steps)
+        if len(streams) > 1:
+            learnt.coarse = replace(learnt.coarse, refused="its work is in several streams")
+        return True
 
     def _learn(self, number: int, plan: Plan) -> _Learnt:
         old = self._plans.get(number)
@@ -327,6 +382,10 @@ class Planner:
         )  # fmt: skip
         learnt.calls = calls
         learnt.contained = self_contained(calls)
+        learnt.covers = tuple(
+            tuple(merged(span for piece in pieces for span in piece.covers))
+            for pieces in by_call[HOME]
+        )
         learnt.profiles.clear()
 
 

@@ -18,23 +18,22 @@ a session that maps memory itself, where one byte can have two addresses.
 
 from __future__ import annotations
 
-import struct
 import threading
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Protocol
 
 from rrto_ros.api.ops import Effect, Kind, Work
-from rrto_ros.errors import ProtocolError, UnavailableError
+from rrto_ros.errors import ProtocolError
+from rrto_ros.robot.partition.adaptive import Adaptive
+from rrto_ros.robot.partition.carrier import Carrier, PlaceEnd, numbered
+from rrto_ros.robot.partition.placed import BOTH, HOME, ROBOT, Chooses, Knowledge, Placed
 from rrto_ros.robot.partition.replies import OrderedReplies
-from rrto_ros.schedule.coherence import Coherence, Transfer
+from rrto_ros.robot.partition.sampling import Kept, came
+from rrto_ros.schedule.coherence import Coherence
 from rrto_ros.schedule.dataflow import Touched
-from rrto_ros.schedule.intervals import without
-from rrto_ros.wire.accesses import Range, merged
-from rrto_ros.wire.codec import CallHeader, CallRecord, decode_call, iter_headers, pack_call
+from rrto_ros.wire.accesses import Range
+from rrto_ros.wire.codec import CallHeader, CallRecord, decode_call, iter_headers
 from rrto_ros.wire.format import (
     CHECKPOINT_OP,
     FLAG_REPLY,
@@ -49,137 +48,9 @@ from rrto_ros.wire.plan import Plan, read_define
 from rrto_ros.wire.reference import read_reference, records
 from rrto_ros.wire.result_codec import ResultRecord, iter_results, pack_result
 
-PIECE_BYTES = 16 << 20
-"""Brought by one call, at most."""
-_INDEX = struct.Struct("<Q")
-_INDEX_AT = 8
 _ALIKE = frozenset(("module_load", "kernel_load", "texture_create"))
 """What all places must answer alike, or the program's later calls would not mean the same."""
 _MAPPED = frozenset(("mem_create", "mem_map"))
-ROBOT, HOME = 0, 1
-"""The places: the robot's own, and the edge's, where everything is that has no other place."""
-_PLACES = (ROBOT, HOME)
-PLACES = len(_PLACES)
-
-
-class PlaceEnd(Protocol):
-    """Where calls are executed; results come back through `PartitionedSession.results`."""
-
-    def execute(self, batch: bytes) -> None:
-        """Take whole records, to be executed after those before; does not wait for it."""
-        ...
-
-
-class Chooses(Protocol):
-    """Says where plans run (`planner.Planner`)."""
-
-    def defined(self, number: int, plan: Plan) -> None:
-        """A plan has a number from now on."""
-        ...
-
-    def begins(self, number: int, code: object) -> bool:
-        """An inference of a plan begins; whether it is to be timed."""
-        ...
-
-    def profile_of(self, number: int) -> int:
-        """Under which number a plan's profile is asked for."""
-        ...
-
-    def timed(self, number: int) -> bool:
-        """An inference was timed to its end; whether the profile is to be told."""
-        ...
-
-    def left(self, number: int) -> None:
-        """A program left an inference that was being timed."""
-        ...
-
-    def arrived(self, place: int, result: ResultRecord, memory: Sequence[Range]) -> None:
-        """A place tells a piece of a profile."""
-        ...
-
-    def placed(self, number: int) -> Placed | None:
-        """Where an inference that begins now runs; None: at home."""
-        ...
-
-    def contained(self, number: int, code: object) -> bool:
-        """Whether it is to be told now that a plan's inferences are self-contained."""
-        ...
-
-    def probes(self, crosses: bool) -> bool:
-        """Whether an upload is to go to the edge although nobody reads it there."""
-        ...
-
-
-class Knowledge(Protocol):
-    """What is known of a session's calls."""
-
-    @property
-    def code(self) -> object:
-        """Another value whenever modules or graphs are others."""
-        ...
-
-    @property
-    def memory(self) -> Sequence[Range]:
-        """Live memory."""
-        ...
-
-    def follow(self, record: CallRecord) -> None:
-        """A call is executed."""
-        ...
-
-    def loaded(self, record: CallRecord, info: bytes) -> None:
-        """A module was loaded, and this was the answer."""
-        ...
-
-    def touched(self, record: CallRecord) -> Touched:
-        """What a call touches."""
-        ...
-
-    def written(self, record: CallRecord) -> Touched:
-        """What a call of work may write, and nothing of what it reads."""
-        ...
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Where the calls of a plan run.
-
-    Attributes:
-        code: `Knowledge.code` for which this holds.
-        places: Of each call; it counts for work only.
-        touched: What each call touches if nothing in it varies.
-        work: Whether each call is work.
-    """
-
-    code: object
-    places: tuple[int, ...]
-    touched: tuple[Touched, ...]
-    work: tuple[bool, ...]
-
-    @cached_property
-    def wanted(self) -> dict[int, Touched]:
-        """What the calls from one on read of what was there before, up to the next change.
-
-        Of each call with which work begins at a place. What a stretch reads is brought at once:
-        one exchange for all of it, and not one for each call.
-        """
-        out: dict[int, Touched] = {}
-        start = before = -1
-        reads: list[Range] = []
-        made: list[Range] = []
-        for k, (place, touched) in enumerate(zip(self.places, self.touched, strict=True)):
-            if not self.work[k]:
-                if touched.writes:
-                    before = -1  # an upload: what comes after it reads something else
-                continue
-            if place != before:
-                start, before, reads, made = k, place, [], []
-            reads += without(
-                [*(touched.reads or ()), *without(touched.writes or (), touched.covers)], made
-            )
-            made = merged([*made, *touched.covers])
-            out[start] = Touched(reads=tuple(merged(reads)))
-        return out
 
 
 @dataclass(slots=True)
@@ -229,6 +100,7 @@ class PartitionedSession:
         deliver: Takes result records for the program, in order (both threads, never at once).
         chooses: Says where plans run; None: who calls `place` does.
         patience_s: How long bytes may take from place to place; None: until a place is lost.
+        adaptive: Says what may cross in fewer bits; None: all of it crosses exactly.
     """
 
     def __init__(
@@ -238,23 +110,23 @@ class PartitionedSession:
         deliver: Callable[[bytes], None],
         chooses: Chooses | None = None,
         patience_s: float | None = None,
+        adaptive: Adaptive | None = None,
     ) -> None:
-        self._ends = ends
         self._knows = knowledge
         self._chooses = chooses
-        self._patience_s = patience_s
         self._arrival = threading.Condition(threading.RLock())
         self._replies = OrderedReplies(len(ends), deliver)
-        self._coherence = Coherence(_PLACES)
+        self._out = Carrier(
+            ends, self._replies, self._arrival, lambda: knowledge.memory, patience_s
+        )
+        self._adaptive = adaptive
+        self._coherence = Coherence(BOTH) if adaptive is None else adaptive.coherence
         self._timing: _Timing | None = None
         self._profiles: deque[tuple[int, ResultRecord]] = deque()
-        self._next = [1] * len(ends)
-        self._ready: list[list[bytes]] = [[] for _ in ends]
         self._plans: dict[int, Plan] = {}
         self._placed: dict[int, Placed] = {}
         self._loads: list[tuple[CallRecord, bytes]] = []
         self._maps = False
-        self._over = ""
         self._work = [0] * len(ends)
         # Streams with work that the program has not waited for.
         self._unwaited: tuple[set[int], ...] = tuple(set() for _ in ends)
@@ -291,9 +163,9 @@ class PartitionedSession:
             else:
                 self._call(item)
             self._last = item.header.index or self._last
-        self._flush()
+        self._out.flush()
         with self._arrival:
-            self._marks.append((tuple(own - 1 for own in self._next), self._last))
+            self._marks.append((tuple(own - 1 for own in self._out.next), self._last))
 
     @property
     def last_reply(self) -> int:
@@ -312,6 +184,8 @@ class PartitionedSession:
                 number, plan = read_define(view, header)
                 self._plans[number] = plan
                 self._placed.pop(number, None)
+                if self._adaptive is not None:
+                    self._adaptive.defined(number)
                 if self._chooses is not None:
                     self._chooses.defined(number, plan)
             elif header.op == PLAN_REF_OP:
@@ -324,8 +198,12 @@ class PartitionedSession:
         plan = self._plans.get(ref.plan)
         if plan is None:
             raise ProtocolError(f"reference to plan {ref.plan}, not defined")
-        if not ref.first and self._chooses is not None and not self._replies.broken:
-            self._begins(self._chooses, ref.plan, len(plan), ref.index)
+        if not ref.first and not self._replies.broken:
+            if self._chooses is not None:
+                self._begins(self._chooses, ref.plan, len(plan), ref.index)
+            if self._adaptive is not None:
+                placed = None if self._timing is not None else self._placed.get(ref.plan)
+                self._adaptive.begins(ref.plan, ref.index, placed)
         for k, record, fixed in records(plan, ref):
             yield _item(record, ref.plan, k, fixed)
 
@@ -341,20 +219,20 @@ class PartitionedSession:
             self._placed.pop(number, None)
             # Nothing but its calls is to be numbered at home meanwhile.
             if transfers := self._coherence.stale(HOME, self._knows.memory):
-                self._bring(transfers)
-            self._timing = _Timing(number, calls, index, self._next[HOME], [])
-            self._profile(HOME, chooses.profile_of(number), calls)
+                self._out.bring(transfers)
+            self._timing = _Timing(number, calls, index, self._out.next[HOME], [])
+            self._out.profile(HOME, chooses.profile_of(number), calls)
         else:
             self.place(number, chooses.placed(number))
             if chooses.contained(number, self._knows.code):
                 with self._arrival:
-                    told = pack_result(number, 0, _INDEX.pack(index), RESULT_CONTAINED)
+                    told = pack_result(number, 0, index.to_bytes(8, "little"), RESULT_CONTAINED)
                     self._replies.say(told)
 
     def _times(self, chooses: Chooses, timing: _Timing, item: _Item, replies: bool) -> None:
         """A call came while an inference is being timed, and was sent."""
         whole = item.plan == timing.plan and item.place == len(timing.records)
-        follows = self._next[HOME] == timing.own + len(timing.records) + 1
+        follows = self._out.next[HOME] == timing.own + len(timing.records) + 1
         if not (whole and follows) or item.header.index != timing.index + item.place:
             # The numbers that are timed at home are of other calls.
             self._timing = None
@@ -366,13 +244,13 @@ class PartitionedSession:
         self._timing = None
         number = chooses.profile_of(timing.plan)
         # Once more at the robot, which the program does not wait for.
-        self._profile(ROBOT, number, timing.calls)
+        self._out.profile(ROBOT, number, timing.calls)
         for record, replies_ in timing.records:
             self._shadow(record, replies_)
-        self._shadowed = self._next[ROBOT] - 1
+        self._shadowed = self._out.next[ROBOT] - 1
         if chooses.timed(timing.plan):
-            for place in _PLACES:
-                self._profile(place, number, 0)
+            for place in BOTH:
+                self._out.profile(place, number, 0)
 
     def _shadow(self, record: bytes, replies: bool) -> None:
         """Execute a call on the robot that ran at home, only to see how long it takes.
@@ -386,19 +264,14 @@ class PartitionedSession:
             touched = self._knows.written(call)
             if touched.writes is None:
                 # Something in its place, so that the numbers of the others are right.
-                self._settle(ROBOT)
+                self._out.settle(ROBOT)
                 return
             self._coherence.after((HOME,), touched, self._knows.memory)
-        own = self._number(ROBOT)
+        own = self._out.number(ROBOT)
         if replies:
             with self._arrival:
                 self._replies.expect([(ROBOT, own)], 0, ROBOT)
-        self._ready[ROBOT].append(_numbered(record, own))
-
-    def _profile(self, place: int, number: int, calls: int) -> None:
-        self._ready[place].append(
-            pack_call("profile", 0, number=number, calls=calls, first=self._next[place])
-        )
+        self._out.add(ROBOT, numbered(record, own))
 
     def _call(self, item: _Item) -> None:
         record = decode_call(memoryview(item.record), item.header)
@@ -421,20 +294,40 @@ class PartitionedSession:
         elif op.kind in (Kind.SYNC, Kind.POLL):
             places, touched = self._asked(record), Touched()
         else:
-            places, touched = _PLACES, Touched()
+            places, touched = BOTH, Touched()
         memory = self._knows.memory
         for place in places:
+            if placed is not None and item.fixed and (adaptive := self._adaptive) is not None:
+                bits = adaptive.bits(item.plan, placed) if placed.work[item.place] else 0
+                if bits:
+                    adaptive.bring(self._out, place, item.place, touched, placed, memory, bits)
+                    continue
             transfers = self._coherence.before(place, touched, memory)
             if placed is not None and item.place in placed.wanted and len(places) == 1:
                 transfers += self._coherence.before(place, placed.wanted[item.place], memory)
             if transfers:
-                self._bring(transfers)
+                self._out.bring(transfers)
         self._send(item, record, places)
         self._coherence.after(places, touched, memory)
         self._followed(record)
+        if self._adaptive is not None and self._adaptive.sample is not None:
+            self._sampled(self._adaptive, item, record, touched, places[0])
         if self._timing is not None and self._chooses is not None:
             replies = bool(item.header.flags & FLAG_REPLY)
             self._times(self._chooses, self._timing, item, replies)
+
+    def _sampled(
+        self, adaptive: Adaptive, item: _Item, record: CallRecord, touched: Touched, at: int
+    ) -> None:
+        """A call came while an inference is a sample, and was sent."""
+        sample = adaptive.sample
+        if sample is None or self._placed.get(item.plan) is not sample.placed or self._maps:
+            adaptive.sample = None
+            return
+        work, brings = sample.placed.work[item.place], record.op.brings_memory
+        one = Kept(item.place, item.record, touched, item.fixed, at, work, brings)
+        index, memory = item.header.index, self._knows.memory
+        came(adaptive, sample, one, item.plan, index, self._out, memory)
 
     def _touched(self, item: _Item, record: CallRecord) -> tuple[Touched, Placed | None]:
         """What a call touches, and the placement of its plan where one holds."""
@@ -453,18 +346,18 @@ class PartitionedSession:
     def _read_at(self, item: _Item, placed: Placed | None) -> tuple[int, ...]:
         """Where an upload goes: of a placed plan to the first that reads it, else to all."""
         if placed is None or self._maps or not item.fixed:
-            return _PLACES
+            return BOTH
         written = placed.touched[item.place].covers
         for k in range(item.place + 1, len(placed.places)):
             if placed.work[k] and _meet(placed.touched[k].reads, written):
                 at = placed.places[k]
                 probes = self._chooses is not None and self._chooses.probes(at == HOME)
-                return _PLACES if probes else (at,)
-        return _PLACES
+                return BOTH if probes else (at,)
+        return BOTH
 
     def _nearest(self, touched: Touched) -> int:
         """Where the least of what is read has to be brought; at home, if that is equal."""
-        order = (HOME, *(place for place in _PLACES if place != HOME))
+        order = (HOME, *(place for place in BOTH if place != HOME))
         return min(order, key=lambda place: self._coherence.missing(place, touched))
 
     def _asked(self, record: CallRecord) -> tuple[int, ...]:
@@ -473,7 +366,7 @@ class PartitionedSession:
         If there is none, one place is enough: the robot's, which is near, unless it is busy with
         what the program knows nothing of.
         """
-        name, waiting = record.op.name, [p for p in _PLACES if self._unwaited[p]]
+        name, waiting = record.op.name, [p for p in BOTH if self._unwaited[p]]
         if self._timing is not None:
             waiting = [HOME]  # where everything of such an inference is
         if name == "ctx_synchronize":
@@ -491,7 +384,7 @@ class PartitionedSession:
 
     def _send(self, item: _Item, record: CallRecord, places: tuple[int, ...]) -> None:
         index, header = item.header.index, item.header
-        owns = [(place, self._number(place)) for place in places]
+        owns = [(place, self._out.number(place)) for place in places]
         with self._arrival:
             for place, own in owns:
                 self._replies.sent(place, own, index)
@@ -501,11 +394,13 @@ class PartitionedSession:
                 told = None
                 if record.op.effect is Effect.LOAD:
                     told = self._loading(record)
+                elif record.op.brings_memory and self._adaptive is not None:
+                    told = self._adaptive.output(item.plan, item.place)
                 self._replies.expect(owns, index, speaks, alike=alike, told=told)
         for place, own in owns:
-            self._ready[place].append(_numbered(item.record, own))
+            self._out.add(place, numbered(item.record, own))
         if header.flags & FLAG_REPLY:
-            self._flush()
+            self._out.flush()
 
     def _loading(self, record: CallRecord) -> Callable[[int, bytes], None]:
         def told(status: int, info: bytes) -> None:
@@ -525,67 +420,13 @@ class PartitionedSession:
         if op.effect is not Effect.LOAD:
             self._knows.follow(record)
 
-    def _bring(self, transfers: Sequence[Transfer]) -> None:
-        """Read bytes at one place and write them at another, all in one exchange."""
-        source, target = transfers[0].source, transfers[0].target
-        # What other streams have under way there is finished first.
-        self._settle(source)
-        got: dict[int, tuple[int, bytes]] = {}
-        memory = self._knows.memory
-        spans = [piece for one in transfers for piece in _pieces(one.span, memory)]
-        for start, end in spans:
-            own = self._number(source)
-            with self._arrival:
-                self._replies.expect([(source, own)], 0, source, told=_keeping(got, start))
-            self._ready[source].append(
-                pack_call("memcpy_dtoh", own, src=start, size=end - start, stream=0)
-            )
-        self._flush()
-        with self._arrival:
-            self._arrival.wait_for(lambda: len(got) == len(spans) or self._over, self._patience_s)
-        if len(got) < len(spans):
-            why = self._over or f"has not answered for {self._patience_s} s"
-            size = sum(end - start for start, end in spans)
-            raise UnavailableError(f"place {source} {why}: {size} bytes are missing")
-        for status, text in got.values():
-            if status:
-                # Its answer broke the session, or does now: nothing else can be right.
-                with self._arrival:
-                    self._replies.break_(0, status, text)
-                return
-        self._settle(target)
-        for start, _ in spans:
-            own = self._number(target)
-            self._ready[target].append(
-                pack_call("memcpy_htod", own, dst=start, stream=0, payload=got[start][1])
-            )
-
-    def _settle(self, place: int) -> None:
-        """All work at a place is finished before what comes next; nobody asked for that."""
-        own = self._number(place)
-        with self._arrival:
-            self._replies.expect([(place, own)], 0, place)
-        self._ready[place].append(pack_call("ctx_synchronize", own, context=0))
-
-    def _number(self, place: int) -> int:
-        own = self._next[place]
-        self._next[place] += 1
-        return own
-
-    def _flush(self) -> None:
-        for place, ready in enumerate(self._ready):
-            if ready:
-                batch = b"".join(ready)
-                ready.clear()
-                self._ends[place].execute(batch)
-
     def _checkpoint(self, item: _Item) -> None:
         """What memory holds is told by the home, which is brought all of it before."""
         transfers = self._coherence.stale(HOME, self._knows.memory)
         if transfers:
-            self._bring(transfers)
-        self._ready[HOME].append(item.record)
-        self._flush()
+            self._out.bring(transfers)
+        self._out.add(HOME, item.record)
+        self._out.flush()
 
     # ---- any thread
 
@@ -632,36 +473,13 @@ class PartitionedSession:
     def end(self, why: str) -> None:
         """No place will answer any more."""
         with self._arrival:
-            self._over = self._over or why
+            self._out.over = self._out.over or why
             self._arrival.notify_all()
 
 
 def _item(record: bytes, plan: int = -1, place: int = 0, fixed: bool = False) -> _Item:
     (header,) = iter_headers(record)
     return _Item(header, record, plan, place, fixed)
-
-
-def _numbered(record: bytes, own: int) -> bytes:
-    """A record under another number."""
-    return record[:_INDEX_AT] + _INDEX.pack(own) + record[_INDEX_AT + _INDEX.size :]
-
-
-def _keeping(got: dict[int, tuple[int, bytes]], start: int) -> Callable[[int, bytes], None]:
-    def told(status: int, data: bytes) -> None:
-        got[start] = status, data
-
-    return told
-
-
-def _pieces(span: Range, memory: Sequence[Range]) -> Iterator[Range]:
-    """A range in pieces that fit a record well, each in one allocation; no memory is left out."""
-    first = max(0, bisect_right(memory, (span[0], span[0])) - 1)
-    for base, limit in memory[first:]:
-        if base >= span[1]:
-            return
-        low, high = max(base, span[0]), min(limit, span[1])
-        for start in range(low, high, PIECE_BYTES):
-            yield start, min(start + PIECE_BYTES, high)
 
 
 def _meet(some: Sequence[Range] | None, others: Sequence[Range]) -> bool:
