@@ -4,9 +4,9 @@ Nothing is assumed of a width that was not tried: outputs do not get better with
 samples, inferences whose program gets exact results, the calls are executed again with each width
 that is to be known, and the outputs compared. A width is used once enough samples had an error of
 half the budget at most; the one in use is looked at again and again, more and more seldom while
-all is well. When it exceeds that half, it and all that are smaller are given up before the
-budget is spent, and for good. COACH's unknowns (its rule from separability to bits, its updates)
-are not imitated; this guard is a design of this project.
+all is well. When it exceeds that half, it and all that are smaller are given up for good, and
+transfers are exact until larger ones have passed anew. COACH's unknowns (its rule from
+separability to bits, its updates) are not imitated; this guard is a design of this project.
 """
 
 from __future__ import annotations
@@ -180,6 +180,8 @@ class Precision:
                 self.raised += 1
                 for other, one in self._widths.items():
                     one.gone = one.gone or other <= bits
+                    # Those that passed did so with other inputs than come now.
+                    one.samples = 0
         if self.bits != EXACT and self._widths[self.bits].gone:
             self.bits = EXACT
         settled = self.bits != EXACT and not self._unknown()

@@ -295,24 +295,25 @@ class Planner:
         if self._aim.transfer_precision == EXACT or not learnt.tries:
             return False
         learnt.tries -= 1
-        plan, steps = learnt.plan, []
+        plan, calls = learnt.plan, learnt.calls
+        steps: list[Step] = []
         streams: set[int] = set()
-        for k, (call, touched, covers) in enumerate(
-            zip(plan.calls, learnt.calls, learnt.covers, strict=True)
-        ):
+        for call, touched, covers in zip(plan.calls, calls, learnt.covers, strict=True):
             work = call.op.work is not Work.NONE
             typed = None
             if work:
                 view = memoryview(call.record(0))
                 record = decode_call(view, next(iter_headers(view)))
                 streams.add(record["stream"])
-                # What varies in it may say what it accesses.
-                typed = self._typed(record) if k not in plan.ranges else Typed()
+                typed = self._typed(record)
                 if typed is None and learnt.tries:
                     return False
             steps.append(Step(touched, covers, typed, call.op.brings_memory, work))
         learnt.tries = 0
         learnt.coarse = coarse_plan(steps)
+        if any(calls[k].reads or calls[k].writes for k in plan.ranges):
+            # What it touches next time is not known, so nobody could say what comes of it twice.
+            learnt.coarse = replace(learnt.coarse, refused="a call of it varies")
         if len(streams) > 1:
             learnt.coarse = replace(learnt.coarse, refused="its work is in several streams")
         return True

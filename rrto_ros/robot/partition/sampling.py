@@ -28,7 +28,6 @@ class Kept:
         place: In the plan.
         record: As it came.
         touched: What it touches.
-        stays: Whether nothing in it varies.
         at: The place that has its work.
         work: Whether it is work.
         brings: Whether it brings memory to the program.
@@ -37,7 +36,6 @@ class Kept:
     place: int
     record: bytes
     touched: Touched
-    stays: bool
     at: int
     work: bool
     brings: bool
@@ -161,7 +159,7 @@ def again(
     got: dict[int, tuple[int, bytes]] = {}
     wanted = 0
     for one in sample.kept:
-        if one.work and one.stays and bits:
+        if one.work and bits:
             transfers = judge.missing(one.at, one.place, one.touched, sample.placed, memory, bits)
         else:
             transfers = coherence.before(one.at, one.touched, memory)

@@ -325,7 +325,7 @@ class PartitionedSession:
             adaptive.sample = None
             return
         work, brings = sample.placed.work[item.place], record.op.brings_memory
-        one = Kept(item.place, item.record, touched, item.fixed, at, work, brings)
+        one = Kept(item.place, item.record, touched, at, work, brings)
         index, memory = item.header.index, self._knows.memory
         came(adaptive, sample, one, item.plan, index, self._out, memory)
 
