@@ -183,8 +183,12 @@ class Adaptive:
             return
         kinds = sample.placed.coarse.outputs
         precision = self._precision(sample.plan, sample.placed)
+        # A pause of the machine is no time that packing takes.
+        before = precision.crossing
+        same = before is not None and before.bytes == crossed.bytes
+        pack_s = min(crossed.pack_s, before.pack_s) if same and before else crossed.pack_s
         precision.crossing = Crossing(
-            crossed.bytes, crossed.elements, sample.placed.busy_s, crossed.pack_s
+            crossed.bytes, crossed.elements, sample.placed.busy_s, pack_s
         )
         raised = precision.raised
         if crossed.bytes:
@@ -200,9 +204,9 @@ class Adaptive:
         self._worst = max(self._worst, precision.worst)
 
     def statistics(self) -> dict[str, int | float | str]:
-        """Bits now, inferences and bytes in fewer bits, samples, the worst error of those used."""
+        """Bits now (0: exact), what crossed in fewer, samples, the worst error of widths in use."""
         return {
-            "bits": self._bits or 32 * bool(self._plan >= 0),
+            "bits": self._bits,
             "coarse_inferences": self._coarse_inferences,
             "coarse_bytes": self._used.bytes,
             "saved_bytes": self._used.bytes - self._used.sent,
@@ -217,7 +221,8 @@ class Adaptive:
         said = self.statistics()
         text = (
             f"{said['coarse_inferences']} inferences with transfers in fewer bits (now "
-            f"{said['bits']}), which saved {said['saved_bytes']} of {said['coarse_bytes']} bytes; "
+            f"{said['bits'] or 'exact'}), which saved {said['saved_bytes']} of "
+            f"{said['coarse_bytes']} bytes; "
             f"{said['samples']} samples, worst error {said['worst_error']:.2g}, "
             f"{said['raised']} times raised"
         )

@@ -306,7 +306,8 @@ class Planner:
                 record = decode_call(view, next(iter_headers(view)))
                 streams.add(record["stream"])
                 typed = self._typed(record)
-                if typed is None and learnt.tries:
+                known = touched.reads is not None and touched.writes is not None
+                if typed is None and known and learnt.tries:
                     return False
             steps.append(Step(touched, covers, typed, call.op.brings_memory, work))
         learnt.tries = 0
