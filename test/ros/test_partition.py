@@ -31,9 +31,11 @@ def step(program, first, last):
         said(program, 60, iteration=iteration)
 
 
-def both(rig, algorithm, *program):
+def both(rig, algorithm, *program, **parameters):
     """What a program gives in mode batched, and in mode partition; the recorder."""
-    _, recorder = rig.both("cpu", "batched", recorder={"partition_algorithm": algorithm})
+    _, recorder = rig.both(
+        "cpu", "batched", recorder={"partition_algorithm": algorithm, **parameters}
+    )
     plain = said(rig.program(*program), 60, done=True)["digest"]
     command = [sys.executable, "-m", "rrto_ros.cli.main", "mode", "partition"]
     mode = rig.start("rrto", command, rig.environment(RRTO_ROBOT=rig.robot))
@@ -66,6 +68,15 @@ def test_a_program_that_leaves_its_plans_gets_the_results_of_one_device(rig, alg
     assert plain == parted
     here, there, *_ = ran(recorder)
     assert here + there > int(ROUNDS)
+
+
+def test_adaptive_transfers_are_exact_where_nothing_is_cut(rig):
+    plain, parted, recorder = both(
+        rig, "all_local", "infer.py", "60", transfer_precision="adaptive"
+    )
+    assert plain == parted
+    assert ran(recorder)[3] == 1
+    recorder.wait_for(r"0 inferences with transfers in fewer bits \(now exact\)", 5)
 
 
 @pytest.mark.parametrize("jit", JITS, ids=["plain", "jit"][: len(JITS)])

@@ -204,7 +204,7 @@ class Adaptive:
         self._worst = max(self._worst, precision.worst)
 
     def statistics(self) -> dict[str, int | float | str]:
-        """Bits now (0: exact), what crossed in fewer, samples, the worst error of widths in use."""
+        """Bits now (0: exact), what crossed in fewer, samples, worst error of widths in use."""
         return {
             "bits": self._bits,
             "coarse_inferences": self._coarse_inferences,
