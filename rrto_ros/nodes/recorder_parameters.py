@@ -49,7 +49,8 @@ def session_config(
     ring, directory = v["ring_mib"] << 20, v["plan_cache_directory"]
     same = (
         "robot", "mode", "device", "batch_bytes", "max_message_bytes", "window",
-        "blob_references", "blob_min_bytes", "upload_compression", "server_timeout_s",
+        "blob_references", "blob_min_bytes", "upload_compression", "transfer_precision",
+        "server_timeout_s",
         "connect_timeout_s",
         "limit_bytes", "plan_cache_bytes", "cuda_runtime", "resume", "resume_bytes",
         "outage_timeout_s", "standby", "fallback", "fallback_device",

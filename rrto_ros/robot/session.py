@@ -26,7 +26,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import replace
 
-from rrto_ros.api.choices import LOCAL, PARTITION, travels
+from rrto_ros.api.choices import EXACT, LOCAL, PARTITION, travels
 from rrto_ros.api.results import CUresult
 from rrto_ros.errors import ConfigError, ProtocolError, UnavailableError
 from rrto_ros.robot.blob_references import BlobReferences
@@ -283,6 +283,7 @@ class RobotSession:
                 # Nobody there knows uploads by name, or executes anything ahead.
                 ahead = replace(config.replay, run_ahead="off")
                 config = replace(config, blob_references=False, replay=ahead)
+                self._journal.coarse = config.transfer_precision != EXACT
             if config.blob_references:
                 blobs = BlobReferences(answer.known_blobs, config.blob_min_bytes)
             memory = memory_of(self._plans, hello.program, answer.info.arena_base)

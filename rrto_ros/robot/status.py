@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rrto_ros.api import choices
+from rrto_ros.api.choices import EXACT
 from rrto_ros.api.parameters import RECORDER
 from rrto_ros.robot.places.place import Place
 from rrto_ros.robot.places.servers import Choice
@@ -57,6 +58,8 @@ class SessionConfig:
         blob_references: Whether uploads that the server has are named instead of sent.
         blob_min_bytes: Smaller uploads are always sent.
         upload_compression: `auto` or `off`: whether inputs of inferences leave in fewer bytes.
+        transfer_precision: `exact` or `adaptive`, in mode `partition`: whether its results
+            may come with transfers in fewer bits.
         apart: Whether robot and edge are two machines although they share this one's secret.
         server_timeout_s: Silence after which the server is lost, where it cannot be resumed.
         resume: `exact` or `off`: whether a session goes on at another server, or the same one
@@ -93,6 +96,7 @@ class SessionConfig:
     blob_references: bool = True
     blob_min_bytes: int = 16 << 10
     upload_compression: str = "auto"
+    transfer_precision: str = EXACT
     apart: bool = False
     server_timeout_s: float = 5.0
     resume: str = "exact"

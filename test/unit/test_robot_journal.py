@@ -2,6 +2,9 @@
 
 import time
 
+import pytest
+
+from rrto_ros.errors import ProtocolError
 from rrto_ros.robot.state.journal import PERIOD_S, Journal
 from rrto_ros.wire.codec import pack_call
 from rrto_ros.wire.format import RESULT_PRINTED
@@ -36,6 +39,28 @@ def test_a_text_that_comes_again_in_other_pieces_is_given_out_once_however_often
         for piece in pieces:
             out += gets(journal, piece)
     assert out == b"one two three four five"
+
+
+def answer(index, data, status=0):
+    (result,) = iter_results(memoryview(pack_result(index, status, data)))
+    return result
+
+
+def test_a_result_that_differs_ends_what_is_exact_and_not_what_came_with_fewer_bits():
+    for coarse in (False, True):
+        journal = Journal(1 << 20)
+        journal.coarse = coarse
+        journal.sent(pack_call("memcpy_dtoh", 1, src=1, size=4, stream=0))
+        journal.answered(answer(1, b"1234"))
+        journal.begin_again()
+        assert journal.repeated(answer(1, b"1234")) == (True, b"")
+        if coarse:
+            assert journal.repeated(answer(1, b"1235")) == (True, b""), "the program has its own"
+        else:
+            with pytest.raises(ProtocolError, match="gives another result"):
+                journal.repeated(answer(1, b"1235"))
+        with pytest.raises(ProtocolError, match="gives another result"):
+            journal.repeated(answer(1, b"", 700))
 
 
 LIMIT = 1 << 16

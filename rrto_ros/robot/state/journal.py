@@ -8,8 +8,8 @@ that still give the session its shape (`shape.py`), and what memory held (`memor
 When a session is made again, calls since the checkpoint that were answered are answered a second
 time. Those results are compared with the digests and left out. One that differs ends the session
 with an error: nothing is resumed that is not exact. Results that depend on time (queries, elapsed
-times) may differ. Inferences that leave nothing behind once another has come are not executed
-again (`superseded.py`).
+times) may differ, and all may where the session's transfers were not exact (`coarse`). Inferences
+that leave nothing behind once another has come are not executed again (`superseded.py`).
 """
 
 from __future__ import annotations
@@ -94,9 +94,13 @@ class Journal:
         limit_bytes: Beyond it everything is forgotten, and the session cannot be resumed; 0 for a
             journal that keeps nothing.
         archive: Where uploads by reference are kept.
+
+    Attributes:
+        coarse: Whether results may have come with transfers in fewer bits (mode `partition`).
     """
 
     def __init__(self, limit_bytes: int, archive: Archive = lambda _: None) -> None:
+        self.coarse = False
         self._limit_bytes = limit_bytes
         self._archive = archive
         self._batches: list[Buffer] = []
@@ -376,7 +380,11 @@ class Journal:
             # It came to the program unasked, by a speculative call.
             return True, b""
         self._compared += 1
-        if before != _digest(result) and not self._depends_on_time(result.index):
+        if before == _digest(result):
+            return True, b""
+        # Executed again, all is exact, and the program has what was within its budget.
+        good = self.coarse and not result.status
+        if not good and not self._depends_on_time(result.index):
             raise ProtocolError(
                 f"call #{result.index}, executed again, gives another result (status "
                 f"{result.status}, {len(result.payload)} bytes) than the program got"
