@@ -25,7 +25,7 @@ import over_link
 from common import HERE, machine
 from over_link import LinkedPair
 
-from rrto_ros.api.choices import READY_MODES
+from rrto_ros.api.choices import MODES, PARTITION
 from rrto_ros.api.runtime_tables import VALIDITY_VARIABLE
 from rrto_ros.errors import RrtoError
 from rrto_ros.evaluation.link_emulator import LinkedMachines, joined_by_link
@@ -97,7 +97,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--python", type=Path, required=True, help="an interpreter with torch")
-    parser.add_argument("--modes", nargs="+", choices=READY_MODES, default=list(READY_MODES))
+    usual = [mode for mode in MODES if mode != PARTITION]
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=usual)
     parser.add_argument("--warm-up", type=int, default=30, help="inferences (%(default)s)")
     parser.add_argument("--inferences", type=int, default=50, help="measured (%(default)s)")
     over_link.add_arguments(parser)
