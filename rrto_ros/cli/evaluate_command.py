@@ -1,4 +1,4 @@
-"""`rrto evaluate` and `rrto compare`: own their arguments, their help and what they show."""
+"""`rrto evaluate`: owns its arguments, its help and what it shows."""
 
 from __future__ import annotations
 
@@ -236,75 +236,16 @@ def _show(results: Results, folder: Path) -> int:
     """Print the table; the exit code."""
     from rich.markup import escape
 
+    from rrto_ros.cli.compare_command import print_cells
     from rrto_ros.cli.console import out
     from rrto_ros.evaluation.figures import notes, table
     from rrto_ros.evaluation.results import unequal
 
     head, *rows = table(results)
     # One column a mode fits a terminal; measures are many.
-    _print([list(row) for row in zip(head, *rows, strict=True)], left=1)
+    print_cells([list(row) for row in zip(head, *rows, strict=True)], left=1)
     for text in notes(results):
         out.print(escape(f"- {text.replace('**', '')}"))
     out.print(f"report: {folder / 'report.html'}")
     failed = any(run["failed"] for run in results.runs)
     return FAILED if failed or unequal(results) else 0
-
-
-def _print(rows: list[list[str]], left: int) -> None:
-    """Print cells, of which so many columns have words."""
-    from rich import box
-    from rich.table import Table
-
-    from rrto_ros.cli.console import out
-
-    head, *rest = rows
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for place, title in enumerate(head):
-        shown.add_column(title, justify="left" if place < left else "right")
-    for row in rest:
-        shown.add_row(*row)
-    out.print(shown)
-
-
-def compare(
-    before: Annotated[Path, typer.Argument(metavar="A", help="results.json, or its folder.")],
-    after: Annotated[Path, typer.Argument(metavar="B", help="The other one.")],
-    fail_over: Annotated[
-        float | None,
-        typer.Option(
-            help="Exit with 1 where B is worse by more than so many per cent, and by "
-            "more than the rounds differ."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Compare two evaluations: ratios of each mode and measure, and which are more than spread."""
-    if fail_over is not None and not 0 <= fail_over <= 1e6:
-        raise ConfigError(f"--fail-over is {fail_over:g} %, want 0 or more")
-    from rrto_ros.cli.console import note, out, print_json
-    from rrto_ros.evaluation.comparison import cautions, rows
-    from rrto_ros.evaluation.comparison import compare as compared
-    from rrto_ros.evaluation.results import read
-
-    pair = read(before), read(after)
-    found = compared(*pair)
-    if as_json:
-        print_json([
-            {"mode": one.mode, "measure": one.measure.name, "before": one.before,
-             "after": one.after, "ratio": one.ratio, "spread": one.spread, "counts": one.counts}
-            for one in found
-        ])  # fmt: skip
-    else:
-        _print(rows(found), left=2)
-        out.print(
-            "Medians of the rounds; less is better. `less` and `more`: no round of one lies "
-            "between rounds of the other, and the medians are farther apart than any two rounds. "
-            "`replay : rpc`: ratio within each round."
-        )
-    for text in cautions(*pair):
-        note(text)
-    if fail_over is not None:
-        worse = [one for one in found if one.over(fail_over)]
-        for one in worse:
-            note(f"{one.mode}, {one.measure.title}: {one.ratio or 0:.3f} times as much")
-        raise typer.Exit(FAILED if worse else 0)

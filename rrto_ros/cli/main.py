@@ -13,7 +13,8 @@ from rrto_ros.api.parameters import OPTIONS, RECORDER, Parameter
 from rrto_ros.cli.analyze_command import analyze
 from rrto_ros.cli.arguments import FAILED, UNUSABLE, Domain, Robot, client_of, need_ros
 from rrto_ros.cli.bag_commands import bag
-from rrto_ros.cli.evaluate_command import compare, evaluate
+from rrto_ros.cli.compare_command import compare
+from rrto_ros.cli.evaluate_command import evaluate
 from rrto_ros.cli.key_commands import keys
 from rrto_ros.cli.replay_options import described, flags, option, with_replay_options
 from rrto_ros.errors import ConfigError, RrtoError

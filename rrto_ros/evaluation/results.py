@@ -34,7 +34,7 @@ class Settings:
         link_digest: Of its steps.
         modes: To compare.
         device: Of the server.
-        latency_pattern, result_pattern: As of `robot_side.Wanted`.
+        latency_pattern, result_pattern: As of `watching.Wanted`.
         compare_output: Whether what the program wrote has to be equal in all modes.
         cuda_runtime: Whether the CUDA runtime's check is answered.
     """

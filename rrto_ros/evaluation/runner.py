@@ -8,13 +8,14 @@ an order that is turned round by round, and all its runs begin at the same place
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from rrto_ros.errors import UnavailableError
 from rrto_ros.evaluation.link_emulator import LinkedMachines, joined_by_link
 from rrto_ros.evaluation.links import Link, played, settings
 from rrto_ros.evaluation.results import Results, now
-from rrto_ros.evaluation.robot_side import Wanted, request
 from rrto_ros.evaluation.stack import Stack, measuring_domain
 from rrto_ros.evaluation.talker import Talker, started
+from rrto_ros.evaluation.watching import Wanted
 
 RECORDER = "recorder_replayer"
 STATUS_RATE_HZ = 10.0
@@ -175,7 +176,7 @@ class Robot:
         load = os.getloadavg()[0]
         change = self._machines.link.set if self._machines is not None else None
         with self.explained(), played(self._link, begin_s, lambda s: change and change(s, s)):
-            found = self._talker.ask(request(wanted), timeout_s + SLACK_S)
+            found = self._talker.ask(json.dumps(asdict(wanted)), timeout_s + SLACK_S)
             after = self._crossed()
         run = {"mode": mode, "round": number, "at": at, "link_begin_s": begin_s, "load": load}
         if "error" in found:

@@ -14,8 +14,8 @@ from rrto_ros.evaluation.comparison import cautions, compare
 from rrto_ros.evaluation.figures import markdown, notes, share, table
 from rrto_ros.evaluation.report import page
 from rrto_ros.evaluation.results import FILE, Results, Settings, opened, read, unequal
-from rrto_ros.evaluation.robot_side import LEAST_STEADY, Output, Seen, Wanted, sampled, steady
 from rrto_ros.evaluation.runner import Plan, Stop
+from rrto_ros.evaluation.watching import LEAST_STEADY, Output, Seen, Wanted, sampled, steady
 
 MODES = ["local", "rpc", "replay"]
 
