@@ -73,7 +73,9 @@ def steps(modes: list[dict[str, Any]], axes: Any) -> None:
 def _log(axes: Any) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    low, high = axes.get_ylim()
+    # Beyond two decades the numbers between their ends would be over each other.
+    axes.yaxis.set_minor_formatter("{x:g}" if high < 100 * low else "")
     axes.tick_params(labelsize=8, which="both")
 
 

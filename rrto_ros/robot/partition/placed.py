@@ -42,6 +42,11 @@ class Placed:
     busy_s: float = 0.0
 
     @cached_property
+    def crosses(self) -> bool:
+        """Whether some of its work is at the edge: what is handed over then measures the link."""
+        return any(does and at == HOME for does, at in zip(self.work, self.places, strict=True))
+
+    @cached_property
     def wanted(self) -> dict[int, Touched]:
         """What the calls from one on read of what was there before, up to the next change.
 

@@ -351,7 +351,9 @@ class PartitionedSession:
         for k in range(item.place + 1, len(placed.places)):
             if placed.work[k] and _meet(placed.touched[k].reads, written):
                 at = placed.places[k]
-                probes = self._chooses is not None and self._chooses.probes(at == HOME)
+                probes = self._chooses is not None and self._chooses.probes(
+                    at == HOME or placed.crosses
+                )
                 return BOTH if probes else (at,)
         return BOTH
 
