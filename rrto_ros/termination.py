@@ -25,10 +25,8 @@ class Termination:
     def __enter__(self) -> Termination:  # noqa: PYI034 (Self is newer than Python 3.10)
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("signals are handled in the main thread only")
-        self._read, self._write = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._write, False)
-        self._before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
-        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._ends = contextlib.ExitStack()
+        self._read = self._ends.enter_context(_numbers_of(SIGNALS))
         return self
 
     def __exit__(
@@ -37,11 +35,8 @@ class Termination:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        signal.set_wakeup_fd(self._wakeup)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._ends.close()
         os.close(self._read)
-        os.close(self._write)
 
     def wait(self, timeout_s: float | None = None) -> signal.Signals | None:
         """Wait for a signal, also one that came before.
@@ -63,6 +58,26 @@ class Termination:
 
 
 @contextlib.contextmanager
+def _numbers_of(numbers: Sequence[signal.Signals]) -> Iterator[int]:
+    """A context manager, for the main thread: within it the signals only write their numbers.
+
+    Yields:
+        What they are read from, a byte each, until the context is left; the caller closes it.
+    """
+    read, write = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(write, False)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    try:
+        yield read
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(write)
+
+
+@contextlib.contextmanager
 def told_of(
     numbers: Sequence[signal.Signals], told: Callable[[signal.Signals], None]
 ) -> Iterator[None]:
@@ -76,25 +91,21 @@ def told_of(
         numbers: The signals.
         told: Called with each; returns soon.
     """
-    read, write = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(write, False)
 
-    def follow() -> None:
+    def follow(read: int) -> None:
         while data := os.read(read, 64):
             for number in data:
                 if number in numbers:
                     told(signal.Signals(number))
 
-    thread = threading.Thread(target=follow, name="signals", daemon=True)
-    thread.start()
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
-    wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(write)
-        thread.join()
-        os.close(read)
+    with contextlib.ExitStack() as ends:
+        read = ends.enter_context(_numbers_of(numbers))
+        thread = threading.Thread(target=follow, args=(read,), name="signals", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            # What it reads ends with the context.
+            ends.close()
+            thread.join()
+            os.close(read)

@@ -11,12 +11,15 @@ from rrto_ros.wire.format import (
     ALL_RESULT_FLAGS,
     HEADER_BYTES,
     PADDING_STATUS,
+    RESULT_CONTAINED,
     RESULT_HEADER,
     RESULT_STICKY,
     Buffer,
     check_padding,
     pad8,
 )
+
+_CALL = struct.Struct("<Q")
 
 
 @dataclass(slots=True)
@@ -41,6 +44,25 @@ class ResultRecord:
     def sticky(self) -> bool:
         """An asynchronous call failed and the session is in error from here on."""
         return bool(self.flags & RESULT_STICKY)
+
+
+def pack_contained(plan: int, since: int) -> bytes:
+    """A record that says of a plan that its inferences are self-contained from a call on."""
+    return pack_result(plan, 0, _CALL.pack(since), RESULT_CONTAINED)
+
+
+def read_contained(result: ResultRecord) -> tuple[int, int]:
+    """What such a record says.
+
+    Returns:
+        (number of the plan, number of the call).
+
+    Raises:
+        ProtocolError: It does not fit the format.
+    """
+    if len(result.payload) != _CALL.size:
+        raise ProtocolError(f"{len(result.payload)} bytes are no number of a call")
+    return result.index, int(_CALL.unpack(result.payload)[0])
 
 
 def iter_results(buffer: Buffer) -> Iterator[ResultRecord]:

@@ -7,17 +7,18 @@ right where an inference neither goes on from what it left nor writes over what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from rrto_ros.errors import UnavailableError
 from rrto_ros.robot.partition.carrier import Carrier, Coarsely
 from rrto_ros.robot.partition.placed import BOTH, Placed
-from rrto_ros.schedule.coarse import CoarseCoherence
-from rrto_ros.schedule.coherence import Transfer
 from rrto_ros.schedule.dataflow import Touched
 from rrto_ros.wire.accesses import Range
+
+if TYPE_CHECKING:
+    from rrto_ros.robot.partition.adaptive import Adaptive
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,37 +65,8 @@ class Sample:
     outputs: dict[int, tuple[int, bytes]] = field(default_factory=dict)
 
 
-class Judge(Protocol):
-    """Says what comes coarsely, and what a sample means (`adaptive.Adaptive`)."""
-
-    coherence: CoarseCoherence
-    sample: Sample | None
-
-    def missing(
-        self,
-        at: int,
-        place: int,
-        touched: Touched,
-        placed: Placed,
-        memory: Iterable[Range],
-        bits: int,
-    ) -> tuple[Transfer, ...]:
-        """What to bring to a place before a plan's call runs there."""
-        ...
-
-    def sampled(
-        self,
-        sample: Sample,
-        tried: dict[int, dict[int, bytes]],
-        exact: dict[int, bytes],
-        crossed: Coarsely,
-    ) -> None:
-        """A sample was executed again."""
-        ...
-
-
 def came(
-    judge: Judge,
+    judge: Adaptive,
     sample: Sample,
     one: Kept,
     plan: int,
@@ -105,7 +77,7 @@ def came(
     """A call came while an inference is a sample, and was sent; after the last comes all again.
 
     Args:
-        judge: Told of it.
+        judge: Says what comes coarsely, and is told of it.
         sample: The inference.
         one: The call.
         plan: The number of the plan that it belongs to.
@@ -140,7 +112,7 @@ def came(
 
 
 def again(
-    sample: Sample, judge: Judge, carrier: Carrier, memory: Sequence[Range], bits: int
+    sample: Sample, judge: Adaptive, carrier: Carrier, memory: Sequence[Range], bits: int
 ) -> dict[int, bytes] | None:
     """Execute a sample's calls once more; its outputs by the call's place, None if that failed.
 

@@ -39,14 +39,13 @@ from rrto_ros.wire.format import (
     FLAG_REPLY,
     PLAN_DEFINE_OP,
     PLAN_REF_OP,
-    RESULT_CONTAINED,
     RESULT_PROFILE,
     RESULT_STATE,
     Buffer,
 )
 from rrto_ros.wire.plan import Plan, read_define
 from rrto_ros.wire.reference import read_reference, records
-from rrto_ros.wire.result_codec import ResultRecord, iter_results, pack_result
+from rrto_ros.wire.result_codec import ResultRecord, iter_results, pack_contained, pack_result
 
 _ALIKE = frozenset(("module_load", "kernel_load", "texture_create"))
 """What all places must answer alike, or the program's later calls would not mean the same."""
@@ -226,8 +225,7 @@ class PartitionedSession:
             self.place(number, chooses.placed(number))
             if chooses.contained(number, self._knows.code):
                 with self._arrival:
-                    told = pack_result(number, 0, index.to_bytes(8, "little"), RESULT_CONTAINED)
-                    self._replies.say(told)
+                    self._replies.say(pack_contained(number, index))
 
     def _times(self, chooses: Chooses, timing: _Timing, item: _Item, replies: bool) -> None:
         """A call came while an inference is being timed, and was sent."""

@@ -231,15 +231,13 @@ class Fallback:
                 self._unwatch()
             elif not ordered and now >= self._here_at:
                 self._here_at = now + AGAIN_S
-                own = place.server
-                self._order(lambda server: server == own, "mode is local", True, self._search)
+                self._order_here("mode is local", self._search)
             return None
         if to_part and not (lost or doubted or ordered) and now >= self._parts_at:
             # What cannot be had now is asked for less and less often.
             self._parts_at = now + self._parts_again_s
             self._parts_again_s = min(2 * self._parts_again_s, MOST_AGAIN_S)
-            own = place.server
-            self._order(lambda server: server == own, "mode is partition", True, self._both)
+            self._order_here("mode is partition", self._both)
         due = now if local else heard_at + self._config.fallback_after_s
         if not (doubted and (local or self._falls_back)) or now < due - LEAD_S:
             self._drop("the edge is heard again")
@@ -302,6 +300,12 @@ class Fallback:
             out.update({f"edge_{name}": value for name, value in watch.statistics().items()})
         return out
 
+    def _order_here(self, why: str, rescue: Callable[[Callable[[], None]], Rescue]) -> None:
+        """Have the session move to the place on the robot, as `rescue` asks for it."""
+        assert self._place is not None
+        own = self._place.server
+        self._order(lambda server: server == own, why, True, rescue)
+
     def _search(self, found: Callable[[], None]) -> Rescue:
         """Ask the place for room, again and again."""
         assert self._place is not None
@@ -354,7 +358,7 @@ class Fallback:
             self._ordered = True
             why = "an edge answers again"
             if to_part and not self._whole:
-                self._order(lambda server: server == here, why, True, self._both)
+                self._order_here(why, self._both)
             else:
                 self._order(lambda server: server != here, why, True)
 

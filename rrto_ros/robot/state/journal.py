@@ -14,7 +14,6 @@ that leave nothing behind once another has come are not executed again (`superse
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ from rrto_ros.wire.format import (
 from rrto_ros.wire.link import keeps_more
 from rrto_ros.wire.plan import Plan, read_define
 from rrto_ros.wire.reference import literal, read_reference
-from rrto_ros.wire.result_codec import ResultRecord, pack_result
+from rrto_ros.wire.result_codec import ResultRecord, pack_result, read_contained
 from rrto_ros.wire.state import read_pieces
 
 PERIOD_S = 10.0
@@ -63,7 +62,6 @@ _RESULT_BYTES = 100
 _RESTORE_BYTES = 1 << 20
 MOST_CONTAINED = 1024
 """Plans of which it is known."""
-_CALL = struct.Struct("<Q")
 _ELAPSED = OP_BY_NAME["event_elapsed_ms"].code
 _HTOD = OP_BY_NAME["memcpy_htod"].code
 _TEXTURE = OP_BY_NAME["texture_create"].code
@@ -199,10 +197,9 @@ class Journal:
         Raises:
             ProtocolError: It does not fit the format.
         """
-        if len(result.payload) != _CALL.size:
-            raise ProtocolError(f"{len(result.payload)} bytes are no number of a call")
-        if len(self._contained) < MOST_CONTAINED or result.index in self._contained:
-            (self._contained[result.index],) = _CALL.unpack(result.payload)
+        plan, since = read_contained(result)
+        if len(self._contained) < MOST_CONTAINED or plan in self._contained:
+            self._contained[plan] = since
 
     # ---- checkpoints
 
